@@ -1,0 +1,111 @@
+"""The flags that several programs share, and the text form `name(argument=value)` of models and methods."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from typing import Any
+
+from absl import flags
+
+from kd_keras.contracts import mismatch, nearest
+
+FLAGS = flags.FLAGS
+
+
+def define_data() -> None:
+    """Flags that say which images."""
+    flags.DEFINE_string("dataset", "digits", "A TFDS name, a folder of images, or the embedded 'digits'.")
+    flags.DEFINE_string("data_dir", None, "Where TFDS keeps prepared datasets; TFDS's own place by default.")
+    flags.DEFINE_string("train_split", "train", "Split to train on, in TFDS's notation: 'train[:5000]'.")
+    flags.DEFINE_string("test_dataset", None, "Dataset to test on; --dataset by default.")
+    flags.DEFINE_string("test_split", "test", "Split to test on.")
+    flags.DEFINE_list("image_size", None, "Height,width to resize to, in pixels; the images' own by default.")
+    flags.DEFINE_integer("batch_size", 128, "Images a step.", lower_bound=1)
+
+
+def define_training() -> None:
+    """Flags that say how to train."""
+    flags.DEFINE_string("run", None, "Directory of the run; the same command goes on where it stopped.", required=True)
+    flags.DEFINE_boolean("overwrite", False, "Delete what stands in --run first.")
+    flags.DEFINE_integer("epochs", 30, "Passes over the training images.", lower_bound=1)
+    flags.DEFINE_integer("seed", 0, "Seed of weights, order and augmentation.", lower_bound=0)
+    flags.DEFINE_enum("optimizer", "sgd", ["sgd", "adam", "adamw"], "Optimizer; sgd has momentum 0.9.")
+    flags.DEFINE_float("learning_rate", 0.05, "Highest learning rate.", lower_bound=0.0)
+    flags.DEFINE_enum(
+        "schedule", "cosine", ["cosine", "steps", "constant"], "Learning rate; steps: x0.1 at 5/8, 6/8 and 7/8."
+    )
+    flags.DEFINE_float("warmup_epochs", 0.0, "Epochs of linear warm-up.", lower_bound=0.0)
+    flags.DEFINE_float("weight_decay", 0.0, "Decoupled weight decay, as Keras's optimizers apply it.", lower_bound=0.0)
+    flags.DEFINE_float("label_smoothing", 0.0, "Share of a label spread over all classes.", lower_bound=0.0)
+    flags.DEFINE_integer("crop", 0, "Augmentation: pad by so many pixels and crop.", lower_bound=0)
+    flags.DEFINE_boolean("flip", False, "Augmentation: mirror left to right.")
+    flags.DEFINE_integer("shift", 0, "Augmentation: move by up to so many pixels.", lower_bound=0)
+    flags.DEFINE_boolean("resized_crop", False, "Augmentation: a random part, resized.")
+    flags.DEFINE_list("rand_augment", None, "Augmentation: RandAugment's layers,magnitude.")
+    flags.DEFINE_float("mixup", 0.0, "Augmentation: mixup's alpha; 0 is off, 1 mixes evenly.", lower_bound=0.0)
+    flags.DEFINE_float("cutmix", 0.0, "Augmentation: cutmix's alpha; 0 is off.", lower_bound=0.0)
+
+
+def define_model(name: str, default: str) -> None:
+    """The flag of the network to train."""
+    flags.DEFINE_string(name, default, "A model of the zoo, with options: 'mlp(hidden=(32,))', 'applications/VGG16'.")
+
+
+def parse_call(text: str) -> tuple[str, dict[str, Any]]:
+    """Reads `name` or `name(argument=literal, ...)`; nothing in it is ever evaluated.
+
+    Raises:
+        ValueError: where it is anything else.
+
+    >>> parse_call("kd(temperature=4, weight=0.9)")
+    ('kd', {'temperature': 4, 'weight': 0.9})
+    """
+    name, bracket, rest = text.strip().partition("(")
+    try:
+        call = ast.parse(f"f({rest}" if bracket else "f()", mode="eval").body
+        if not isinstance(call, ast.Call) or call.args or not all(keyword.arg for keyword in call.keywords):
+            raise ValueError("only name=value")
+        return name.strip(), {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
+    except (ValueError, SyntaxError) as error:
+        needed = "name(argument=value, ...) with literal values"
+        raise ValueError(mismatch(needed, repr(text), "for instance kd(temperature=4, weight=0.9)")) from error
+
+
+def parse_method(text: str) -> Any:
+    """The method of a text such as `kd(temperature=4)`.
+
+    Raises:
+        ValueError: for an unknown method, an unknown argument (with those that there are) or a wrong value.
+
+    >>> parse_method("kd(temperature=2)").temperature
+    2.0
+    """
+    from kd_keras import methods
+
+    name, arguments = parse_call(text)
+    classes = {each.lower(): getattr(methods, each) for each in methods.__all__}
+    classes = {each: kind for each, kind in classes.items() if inspect.isclass(kind) and each not in ("method", "taps")}
+    if name not in classes:
+        raise ValueError(mismatch("--method= a method", repr(name), nearest(name, classes)))
+    known = [each for each in inspect.signature(classes[name]).parameters]
+    for argument in arguments:
+        if argument not in known:
+            raise ValueError(
+                mismatch(f"arguments of {name}: {', '.join(known)}", repr(argument), nearest(argument, known))
+            )
+    return classes[name](**arguments)
+
+
+def integers(name: str, count: int) -> tuple[int, ...] | None:
+    """The value of a list flag as so many whole numbers, or `None`.
+
+    Raises:
+        ValueError: where it is anything else.
+    """
+    texts = FLAGS[name].value
+    if texts is None:
+        return None
+    if len(texts) != count or not all(text.strip().isdigit() for text in texts):
+        raise ValueError(mismatch(f"--{name}= {count} whole numbers with commas", ",".join(texts)))
+    return tuple(int(text) for text in texts)

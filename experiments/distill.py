@@ -1,0 +1,44 @@
+"""Distils a student from a trained teacher, or from several.
+
+    python -m experiments.distill --teacher=runs/teacher --student=mobilenet_v2 --dataset=digits \\
+        --method="kd(temperature=4, weight=0.9)" --hard_weight=0.1 --run=runs/student
+
+Unlabelled images (a folder of them) need --hard_weight=0.
+"""
+
+from absl import app, flags
+
+from experiments import arguments, teachers, training
+from experiments.runs import Run
+from kd_keras import Distiller, models
+
+FLAGS = flags.FLAGS
+arguments.define_data()
+arguments.define_training()
+arguments.define_model("student", "mobilenet_v2")
+teachers.define_teacher()
+flags.DEFINE_multi_string("method", ["kd"], "A method, such as 'kd(temperature=4, weight=0.9)'; repeat to combine.")
+flags.DEFINE_float("hard_weight", 1.0, "Weight of the loss on the labels; 0 needs no labels.", lower_bound=0.0)
+
+
+def main(_: list[str]) -> None:
+    methods = [arguments.parse_method(text) for text in FLAGS.method]
+    run = Run(FLAGS.run, FLAGS.overwrite)
+    if run.complete:
+        print(f"{run.path} is complete: nothing to do.")
+        return
+    training.begin(FLAGS.seed)
+    images = training.load_images()
+    teacher = teachers.load_teacher(images)
+    name, options = arguments.parse_call(FLAGS.student)
+    classes = images.train.classes or teacher.tapped(["logits"]).specs["logits"].shape[-1]
+    student = models.build(name, images.shape, classes, **options)
+    taught = sum(network.count_params() for network in teacher.networks)
+    print(f"Distilling {' and '.join(FLAGS.teacher)} ({taught:,} parameters)", end=" ")
+    print(f"into {FLAGS.student} ({student.count_params():,}) on {images.train.size:,} images.")
+    distiller = Distiller(student=student, teacher=teacher, methods=methods, hard_weight=FLAGS.hard_weight)
+    training.fit(distiller, images, run)
+
+
+if __name__ == "__main__":
+    app.run(main)

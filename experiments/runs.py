@@ -1,0 +1,119 @@
+"""A run's directory: what was asked, what happened, what came of it.
+
+    flags.txt        a flagfile that repeats the run
+    metrics.csv      every epoch's metrics
+    tensorboard/     the same as events
+    checkpoint/      what an interrupted run goes on from
+    model.keras      the trained network alone
+    result.json      the outcome, the data, the seed and the software; a run without it is not complete
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib.metadata
+import json
+import platform
+import shutil
+from pathlib import Path
+from typing import Any
+
+import keras
+from absl import flags
+
+import kd_keras
+from kd_keras.callbacks import save_beside
+from kd_keras.contracts import mismatch
+
+PACKAGES = ("tensorflow", "keras", "tensorflow-datasets", "numpy")
+NOT_RECORDED = ("overwrite", "run", "flagfile")
+
+
+class Run:
+    """One run's directory, new or to be gone on with.
+
+    Attributes:
+        complete: whether it has its result already.
+
+    Raises:
+        ValueError: where the directory holds something else, or a run with other flags, and nothing allows to
+            overwrite it.
+    """
+
+    def __init__(self, directory: str, overwrite: bool = False):
+        self.path = Path(directory)
+        asked = recorded_flags()
+        flagfile = self.path / "flags.txt"
+        if overwrite and flagfile.exists():
+            shutil.rmtree(self.path)
+        if flagfile.exists():
+            self._check_same(asked, flagfile.read_text().splitlines())
+        elif self.path.exists() and any(self.path.iterdir()):
+            raise ValueError(mismatch("--run= a new directory or a run", f"{self.path}, which holds something else"))
+        self.path.mkdir(parents=True, exist_ok=True)
+        save_beside(flagfile, lambda name: Path(name).write_text("\n".join(asked) + "\n") and None)
+        self.complete = (self.path / "result.json").exists()
+
+    def _check_same(self, asked: list[str], before: list[str]) -> None:
+        changed = [f"{line} (before)" for line in before if line not in asked]
+        changed += [f"{line} (now)" for line in asked if line not in before]
+        if changed:
+            remedy = "name another --run, or --overwrite to delete it"
+            raise ValueError(mismatch(f"the flags that {self.path} was run with", ", ".join(changed), remedy))
+
+    def callbacks(self, start_epoch: int) -> list[keras.callbacks.Callback]:
+        """What writes the metrics, going on after `start_epoch` epochs."""
+        metrics = self.path / "metrics.csv"
+        if metrics.exists():  # an epoch that was logged but not saved is run again
+            lines = metrics.read_text().splitlines()
+            save_beside(metrics, lambda name: Path(name).write_text("\n".join(lines[: start_epoch + 1]) + "\n") and None)
+        return [
+            keras.callbacks.CSVLogger(str(metrics), append=start_epoch > 0),
+            keras.callbacks.TensorBoard(str(self.path / "tensorboard"), write_graph=False),
+        ]
+
+    def metrics(self) -> dict[str, Any]:
+        """The metrics of the last epoch, and the best accuracy on the test set, from the whole run's record."""
+        with open(self.path / "metrics.csv", newline="") as lines:
+            rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(lines)]
+        return {"last": rows[-1], "best_val_accuracy": max((row.get("val_accuracy", 0.0) for row in rows))}
+
+    def finish(self, model: keras.Model, result: dict[str, Any]) -> None:
+        """Saves the trained network and the result; the run is complete with it."""
+        save_beside(self.path / "model.keras", model.save)
+        versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+        versions |= {"python": platform.python_version(), "kd_keras": kd_keras.__version__}
+        text = json.dumps({**result, "versions": versions}, indent=1)
+        save_beside(self.path / "result.json", lambda name: Path(name).write_text(text) and None)
+        shutil.rmtree(self.path / "checkpoint", ignore_errors=True)
+
+
+def recorded_flags() -> list[str]:
+    """The flags of the program and of this package, each as a line of a flagfile, the defaults too."""
+    lines = []
+    for module, defined in sorted(flags.FLAGS.flags_by_module_dict().items()):
+        if "experiments" in module or "__main__" in module or module.endswith(".py"):
+            lines += [f.serialize() for f in defined if f.value is not None and f.name not in NOT_RECORDED]
+    return sorted(line for each in lines for line in each.splitlines() if line)
+
+
+def load_model(run: str) -> keras.Model:
+    """The trained network of a run, or of a `.keras` file.
+
+    Raises:
+        ValueError: where there is none, or the file is damaged.
+    """
+    path = Path(run)
+    path = path / "model.keras" if path.is_dir() else path
+    if not path.exists():
+        raise ValueError(mismatch("a finished run or a .keras file", str(run), "train it first"))
+    try:
+        return keras.saving.load_model(path, compile=False)
+    except Exception as error:
+        raise ValueError(mismatch(f"a whole model file at {path}", f"{type(error).__name__}: {error}")) from error
+
+
+def load_result(run: str) -> dict[str, Any]:
+    """What a run recorded of itself; empty for a bare `.keras` file."""
+    path = Path(run) / "result.json"
+    return json.loads(path.read_text()) if path.exists() else {}

@@ -1,0 +1,60 @@
+"""From the teacher flags to a `Teacher` that sees and names things as the student does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from absl import flags
+
+from experiments.runs import load_model, load_result
+from experiments.training import Images
+from kd_keras import Teacher, data
+from kd_keras.contracts import mismatch
+
+FLAGS = flags.FLAGS
+
+
+def define_teacher() -> None:
+    """Flags of the teacher or teachers."""
+    flags.DEFINE_multi_string("teacher", None, "A finished run or a .keras file; repeat it for several.", required=True)
+    flags.DEFINE_list("teacher_weights", None, "How much each of several teachers counts.")
+    flags.DEFINE_enum("combine", "probabilities", ["probabilities", "logits"], "What is averaged over teachers.")
+
+
+def load_teacher(images: Images) -> Teacher:
+    """The teacher of the flags; each network gets its own normalisation, as its run recorded it.
+
+    Raises:
+        ValueError: where a teacher is missing or damaged, or has other classes than the images.
+    """
+    records = [load_result(run).get("data", {}) for run in FLAGS.teacher]
+    orders = [class_order(record, images) for record in records]
+    if any(order != orders[0] for order in orders):
+        raise ValueError(mismatch("teachers that order their classes alike", f"{orders}"))
+    return Teacher(
+        [load_model(run) for run in FLAGS.teacher],
+        weights=[float(weight) for weight in FLAGS.teacher_weights] if FLAGS.teacher_weights else None,
+        combine=FLAGS.combine,
+        preprocess=[renormalise(record, images.normalisation) for record in records],
+        class_order=orders[0],
+    )
+
+
+def renormalise(record: dict[str, Any], own: data.Normalisation) -> Callable | None:
+    """From images normalised for the student to those a teacher was trained on; nothing where both are alike."""
+    if not record or (tuple(record["mean"]), tuple(record["std"])) == (tuple(own.mean), tuple(own.std)):
+        return None
+    theirs = data.Normalisation(tuple(record["mean"]), tuple(record["std"]))
+    return lambda images: theirs(images * list(own.std) + list(own.mean))
+
+
+def class_order(record: dict[str, Any], images: Images) -> list[int] | None:
+    """For each class of the images its place among the teacher's, where both name theirs and the orders differ."""
+    theirs, ours = record.get("class_names"), images.train.class_names
+    if not theirs or not ours or list(ours) == theirs:
+        return None
+    missing = sorted(set(ours) - set(theirs))
+    if missing:
+        raise ValueError(mismatch(f"a teacher of the classes {list(ours)}", f"one of {theirs}", f"it lacks {missing}"))
+    return [theirs.index(name) for name in ours]

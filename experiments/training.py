@@ -1,0 +1,140 @@
+"""What `train` and `distill` share: from flags to data, from flags to a compiled Distiller, and the fit."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, NamedTuple
+
+import keras
+import tensorflow as tf
+from absl import flags, logging
+
+from experiments.arguments import integers
+from experiments.runs import Run
+from kd_keras import Distiller, data
+from kd_keras.callbacks import Checkpoint
+
+FLAGS = flags.FLAGS
+
+
+class Images(NamedTuple):
+    """The sources of a run, and how their images are prepared."""
+
+    train: data.Source
+    test: data.Source | None
+    image_size: tuple[int, int] | None
+    normalisation: data.Normalisation
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """`(H, W, C)` as the network reads it."""
+        return (*(self.image_size or self.train.image_shape[:2]), self.train.image_shape[2])
+
+    def describe(self) -> dict[str, Any]:
+        """What a result records of its data."""
+        names = self.train.class_names
+        return {
+            "dataset": self.train.name,
+            "classes": self.train.classes,
+            "class_names": list(names) if names else None,
+            "image_shape": list(self.shape),
+            "mean": list(self.normalisation.mean),
+            "std": list(self.normalisation.std),
+        }
+
+
+def load_images() -> Images:
+    """The sources that the flags name; where the training images are unlabelled, a test set must be named."""
+    train = data.load(FLAGS.dataset, FLAGS.train_split, FLAGS.data_dir)
+    test = None
+    if train.labelled or FLAGS.test_dataset:
+        test = data.load(FLAGS.test_dataset or FLAGS.dataset, FLAGS.test_split, FLAGS.data_dir)
+    return Images(train, test, integers("image_size", 2), data.measure(train))
+
+
+def augmentation() -> data.Augmentation:
+    return data.Augmentation(
+        crop=FLAGS.crop,
+        flip=FLAGS.flip,
+        shift=FLAGS.shift,
+        resized_crop=FLAGS.resized_crop,
+        rand_augment=integers("rand_augment", 2),
+        mixup=FLAGS.mixup,
+        cutmix=FLAGS.cutmix,
+    )
+
+
+def fit(distiller: Distiller, images: Images, run: Run) -> dict[str, Any]:
+    """Trains a Distiller's student as the flags say, from the run's last checkpoint, and finishes the run."""
+    soft_labels = FLAGS.label_smoothing > 0 or FLAGS.mixup > 0 or FLAGS.cutmix > 0
+    steps = data.steps_per_epoch(images.train, FLAGS.batch_size)
+    compile_from_flags(distiller, steps, soft_labels, images.train.labelled or images.test is not None)
+    checkpoint = Checkpoint(run.path / "checkpoint")
+    start = checkpoint.restore(distiller)
+    if start:
+        print(f"Going on after epoch {start} of {FLAGS.epochs}.")
+    view = {"batch_size": FLAGS.batch_size, "image_size": images.image_size, "normalisation": images.normalisation}
+    view["one_hot"] = soft_labels and images.train.labelled
+    train = data.training(images.train, augmentation=augmentation(), seed=FLAGS.seed, start_epoch=start, **view)
+    view["one_hot"] = soft_labels
+    test = data.evaluation(images.test, **view) if images.test else None
+    begun = time.perf_counter()
+    distiller.fit(
+        train,
+        validation_data=test,
+        epochs=FLAGS.epochs,
+        initial_epoch=start,
+        steps_per_epoch=steps,
+        shuffle=False,  # the pipeline has done it
+        callbacks=[*run.callbacks(start), checkpoint],
+        verbose=2 if FLAGS.epochs * steps > 20000 else "auto",
+    )
+    result = {
+        "epochs": FLAGS.epochs,
+        "seconds": round(time.perf_counter() - begun, 1),
+        "seed": FLAGS.seed,
+        **run.metrics(),
+        "parameters": distiller.student.count_params(),
+        "data": images.describe(),
+    }
+    run.finish(distiller.student, result)
+    if "val_accuracy" in result["last"]:
+        print(f"{run.path}: accuracy {result['last']['val_accuracy']:.4f} after {FLAGS.epochs} epochs")
+    return result
+
+
+def compile_from_flags(distiller: Distiller, steps: int, soft_labels: bool, labelled: bool) -> None:
+    """Compiles with the optimizer, the schedule and the loss of the flags."""
+    rate = learning_rate(FLAGS.epochs * steps, round(FLAGS.warmup_epochs * steps))
+    decay = {"weight_decay": FLAGS.weight_decay or None}
+    optimizer = {
+        "sgd": lambda: keras.optimizers.SGD(rate, momentum=0.9, **decay),
+        "adam": lambda: keras.optimizers.Adam(rate, **decay),
+        "adamw": lambda: keras.optimizers.AdamW(rate, weight_decay=FLAGS.weight_decay),
+    }[FLAGS.optimizer]()
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    if soft_labels:
+        loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=FLAGS.label_smoothing)
+    distiller.compile(optimizer=optimizer, loss=loss if labelled else None, metrics=["accuracy"] if labelled else None)
+
+
+def learning_rate(steps: int, warmup: int) -> Any:
+    """The learning rate over `steps` updates, with a linear warm-up over the first ones."""
+    peak = FLAGS.learning_rate
+    if FLAGS.schedule == "constant":
+        return peak
+    if FLAGS.schedule == "steps":
+        marks = [round(steps * part) for part in (5 / 8, 6 / 8, 7 / 8)]
+        return keras.optimizers.schedules.PiecewiseConstantDecay(marks, [peak, peak / 10, peak / 100, peak / 1000])
+    if not warmup:
+        return keras.optimizers.schedules.CosineDecay(peak, steps)
+    return keras.optimizers.schedules.CosineDecay(0.0, steps - warmup, warmup_target=peak, warmup_steps=warmup)
+
+
+def begin(seed: int) -> None:
+    """Seeds every generator, and says what device there is."""
+    keras.utils.set_random_seed(seed)
+    if FLAGS["verbosity"].using_default_value:
+        logging.set_verbosity(logging.ERROR)  # TFDS tells of every file it opens
+    devices = ", ".join(device.name for device in tf.config.get_visible_devices() if device.device_type != "CPU")
+    print(f"Training on {devices or 'the CPU'}.")

@@ -1,0 +1,65 @@
+"""Trainable maps from a student's tap to a teacher's."""
+
+from __future__ import annotations
+
+import keras
+from keras import layers
+
+from kd_keras.contracts import TapSpec, mismatch
+
+
+def regressor(student: TapSpec, teacher: TapSpec, *, relu: bool = True) -> keras.layers.Layer:
+    """A convolution, BatchNorm and, by default, ReLU from maps of the student's shape to the teacher's.
+
+    The convolution is 3x3 with stride 2 where the student's map is twice as large, a transposed 4x4 with stride 2
+    where it is half as large, and otherwise one without padding whose kernel is what the sizes differ by plus one.
+    Where the shapes agree it is the identity and has no variables.
+
+    Args:
+        student: what the student's tap delivers, `(None, H, W, C)`.
+        teacher: what the teacher's tap delivers.
+        relu: whether a ReLU ends it; no for maps before their activation.
+
+    Returns:
+        A built layer from `(B, Hs, Ws, Cs)` to `(B, Ht, Wt, Ct)`, float32 inside.
+
+    Raises:
+        ValueError: where either is no map, or no such convolution leads from one size to the other.
+
+    >>> regressor(TapSpec("a", (None, 16, 16, 8)), TapSpec("b", (None, 8, 8, 32))).output_shape
+    (None, 8, 8, 32)
+    """
+    if len(student.shape) != 4 or len(teacher.shape) != 4:
+        raise ValueError(mismatch("two maps (B, H, W, C)", _both(student, teacher), 'tap a stage, e.g. "stages[1]"'))
+    if student.shape[1:] == teacher.shape[1:]:
+        return layers.Identity(dtype="float32")
+    chain = [
+        keras.Input(student.shape[1:]),
+        _convolution(student, teacher),
+        layers.BatchNormalization(momentum=0.9, epsilon=1e-5, dtype="float32"),
+    ]
+    if relu:
+        chain.append(layers.ReLU(dtype="float32"))
+    return keras.Sequential(chain, name="regressor")
+
+
+def _convolution(student: TapSpec, teacher: TapSpec) -> keras.layers.Layer:
+    sizes, targets, width = student.shape[1:3], teacher.shape[1:3], teacher.shape[3]
+    options = {"use_bias": False, "kernel_initializer": "he_normal", "dtype": "float32"}
+    if sizes == targets:  # also where both are free
+        return layers.Conv2D(width, 1, **options)
+    if None in sizes + targets:
+        raise ValueError(mismatch("maps of known size", _both(student, teacher), "build both with a fixed input_shape"))
+    if all(size == 2 * target for size, target in zip(sizes, targets)):
+        return layers.Conv2D(width, 3, strides=2, padding="same", **options)
+    if all(2 * size == target for size, target in zip(sizes, targets)):
+        return layers.Conv2DTranspose(width, 4, strides=2, padding="same", **options)
+    if all(size >= target for size, target in zip(sizes, targets)):
+        kernel = tuple(1 + size - target for size, target in zip(sizes, targets))
+        return layers.Conv2D(width, kernel, padding="valid", **options)
+    remedy = "tap stages whose sizes are equal, double or half, or a larger map of the student"
+    raise ValueError(mismatch("a student's map at least as large as the teacher's", _both(student, teacher), remedy))
+
+
+def _both(student: TapSpec, teacher: TapSpec) -> str:
+    return f"student {student.layer!r} {student.shape}, teacher {teacher.layer!r} {teacher.shape}"

@@ -1,0 +1,95 @@
+"""The words that every part of the package shares: a batch, a network's outputs, a step, a tap's specification.
+
+Nothing here computes. A batch is made by `as_batch` from whatever Keras hands to a training step; a network's outputs
+travel as `Outputs`, a dictionary of named taps; what does not fit is said by `mismatch`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import keras
+
+# Keys that ride in `x` beside the images. A dataset without them is `x` alone and works just as well.
+INPUTS = "kd_inputs"  # what the student reads, where `x` is not already a dictionary of the student's own inputs
+INDEX = "kd_index"  # (B,) integer: the example's number in its dataset, stable over epochs
+RECORDED = "kd_recorded"  # dict tap name -> tensor: a teacher's outputs, read from disk
+
+Tensor = Any  # a tensor of the back end, a KerasTensor or a NumPy array
+Taps = Mapping[str, "Tensor | list[Tensor]"]
+
+
+class Batch(NamedTuple):
+    """One batch on its way through a step.
+
+    Attributes:
+        inputs: what the student reads: a tensor `(B, ...)` or a structure of them.
+        label: `(B,)` integer classes or `(B, K)` probabilities, any structure the compiled loss takes, or `None`.
+        weight: `(B,)` float example weights, or `None` for all ones.
+        index: `(B,)` integer example numbers, or `None`.
+        recorded: a recorded teacher's outputs by tap name, or `None`.
+    """
+
+    inputs: Any
+    label: Any = None
+    weight: Any = None
+    index: Any = None
+    recorded: Any = None
+
+
+class Step(NamedTuple):
+    """Where training stands: `number` of updates made and `epoch` (both from 0, scalar int tensors)."""
+
+    number: Any
+    epoch: Any
+
+
+class Outputs(dict):
+    """A network's outputs by tap name; `"stages"` is a list of maps `(B, H, W, C)`, every other tap one tensor.
+
+    `members` holds the outputs of each teacher where there are several (the dictionary itself then holds the
+    combined logits), or is empty.
+    """
+
+    def __init__(self, taps: Taps | Iterable = (), members: Iterable["Outputs"] = ()):
+        super().__init__(taps)
+        self.members = tuple(members)
+
+
+class TapSpec(NamedTuple):
+    """What a tap will deliver: the `layer` it reads (a path such as `"backbone/conv4_out"`) and its `shape`,
+    `None` where a dimension is free."""
+
+    layer: str
+    shape: tuple
+
+
+def as_batch(data: Any) -> Batch:
+    """Makes a `Batch` of what Keras hands to a step: `x`, `(x,)`, `(x, y)` or `(x, y, sample_weight)`.
+
+    >>> as_batch(({"kd_inputs": [[1.0]], "kd_index": [7]}, [0])).index
+    [7]
+    """
+    x, label, weight = keras.utils.unpack_x_y_sample_weight(data)
+    if not isinstance(x, Mapping) or not {INPUTS, INDEX, RECORDED} & set(x):
+        return Batch(x, label, weight)
+    own = {key: value for key, value in x.items() if key not in (INPUTS, INDEX, RECORDED)}
+    return Batch(x.get(INPUTS, own), label, weight, x.get(INDEX), x.get(RECORDED))
+
+
+def mismatch(needed: str, came: str, remedy: str = "") -> str:
+    """The one form of an error: what was needed, what came, what to do."""
+    return f"Needed: {needed}\nCame:   {came}" + (f"\nRemedy: {remedy}" if remedy else "")
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """The remedy for an unknown name: the choices closest to it, or all of them.
+
+    >>> nearest("resnet21", ["mlp", "resnet20"])
+    'did you mean resnet20?'
+    """
+    choices = sorted(choices)
+    close = difflib.get_close_matches(name, choices, n=3, cutoff=0.6)
+    return f"did you mean {' or '.join(close)}?" if close else f"choose one of: {', '.join(choices)}"

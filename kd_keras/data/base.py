@@ -1,0 +1,72 @@
+"""What the parts of this folder share: a source of examples, and what the pipeline asks of an augmentation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import tensorflow as tf
+
+from kd_keras.contracts import mismatch
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """One split of a dataset, one example at a time, always in the same order.
+
+    Attributes:
+        examples: dictionaries of `image` `(H, W, C)` uint8, `index` () int64 and, where there are labels, `label` ()
+            int64. `index` counts from 0 in reading order, which is the same in each epoch and each run: it names an
+            example for as long as the dataset is unchanged.
+        name: the dataset's name, or its folder.
+        size: how many examples there are.
+        classes: K, or `None` where there are no labels.
+        class_names: K names in the order of the labels, or `None`.
+        image_shape: `(H, W, C)`, or `None` where images differ in size.
+
+    Raises:
+        ValueError: where `examples` is not a dataset of such dictionaries.
+
+    >>> examples = tf.data.Dataset.from_tensor_slices({"image": tf.zeros((2, 4, 4, 1), tf.uint8), "index": [0, 1]})
+    >>> examples = examples.map(lambda one: {**one, "index": tf.cast(one["index"], tf.int64)})
+    >>> Source(examples, name="black", size=2, image_shape=(4, 4, 1)).labelled
+    False
+    """
+
+    examples: tf.data.Dataset
+    name: str
+    size: int
+    classes: int | None = None
+    class_names: tuple[str, ...] | None = None
+    image_shape: tuple[int, int, int] | None = None
+
+    def __post_init__(self):
+        spec = self.examples.element_spec
+        types = {key: value.dtype.name for key, value in spec.items()} if isinstance(spec, dict) else spec
+        needed = {"image": "uint8", "index": "int64", "label": "int64"}
+        required = {"image": "uint8", "index": "int64"}
+        if not isinstance(types, dict) or not required.items() <= types.items() <= needed.items():
+            raise ValueError(mismatch(f"examples {needed}, label only where there are labels", str(types)))
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the examples have labels."""
+        return "label" in self.examples.element_spec
+
+
+class Views(Protocol):
+    """What the pipeline asks of an augmentation; `kd_keras.data.Augmentation` is one, a user's own may be another.
+
+    Both functions must give the same result for the same arguments, so that a view can be made again.
+    """
+
+    changes_images: bool  # whether `view` does anything at all
+    mixes: bool  # whether `mix` does: labels are then one-hot
+
+    def view(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """From one image `(H, W, C)` uint8 and a seed `(2,)` integer to its view, of the same shape and type."""
+
+    def mix(
+        self, images: tf.Tensor, labels: tf.Tensor | None, seed: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor | None]:
+        """From a batch `(B, H, W, C)` float32 with labels `(B, K)` float32 or `None` to the mixed ones."""

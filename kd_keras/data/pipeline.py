@@ -1,0 +1,264 @@
+"""From a source to batches: the view that teacher and student share is made here, once.
+
+The order: decode -> resize -> keep as uint8 -> shuffle -> augment -> scale to 0..1 -> normalise -> mix the batch. Which
+example comes when, and what its view looks like, follows from (seed, epoch, index) alone, so a run can start at any
+epoch and a recording can be replayed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from kd_keras.contracts import INDEX, INPUTS, mismatch
+from kd_keras.data.base import Source, Views
+
+MEMORY = 2**30  # bytes of decoded images that are kept; a larger dataset is read anew in each epoch
+BUFFER = 2**28  # bytes of images among which a larger dataset is shuffled
+
+
+class Normalisation(NamedTuple):
+    """Per-channel `mean` and `std` of images in 0..1; one number serves all channels. The default changes nothing.
+
+    >>> Normalisation((0.5,), (0.25,))(tf.constant([[[1.0]]])).numpy().item()
+    2.0
+    """
+
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+
+    def __call__(self, images: Any) -> tf.Tensor:
+        """From images `(..., C)` in 0..1 to normalised float32."""
+        return (tf.cast(images, tf.float32) - tf.constant(self.mean)) / tf.constant(self.std)
+
+
+def measure(source: Source, limit: int = 10000) -> Normalisation:
+    """Measures mean and standard deviation over all pixels of the first `limit` examples.
+
+    A channel that never changes gets the deviation 1, so that it can be divided by.
+
+    Raises:
+        ValueError: for a limit below 1.
+    """
+    _at_least(1, limit=limit)
+
+    channels = source.examples.element_spec["image"].shape[-1]
+
+    def add(total: tf.Tensor, example: dict) -> tf.Tensor:
+        pixels = tf.cast(tf.reshape(example["image"], (-1, channels)), tf.float64) / 255
+        return total + tf.reduce_sum(tf.stack([tf.ones_like(pixels), pixels, pixels**2]), 1)
+
+    total = source.examples.take(limit).reduce(tf.zeros((3, channels), tf.float64), add).numpy()
+    mean = total[1] / total[0]
+    std = np.sqrt(np.maximum(total[2] / total[0] - mean**2, 0))
+    return Normalisation(tuple(mean.tolist()), tuple(np.where(std > 1e-6, std, 1.0).tolist()))
+
+
+def steps_per_epoch(source: Source, batch_size: int, drop_remainder: bool = False) -> int:
+    """How many batches an epoch of `training` or `evaluation` has.
+
+    Raises:
+        ValueError: for a batch size below 1, or one above the source's size where the remainder is dropped.
+    """
+    _at_least(1, batch_size=batch_size)
+    if drop_remainder and batch_size > source.size:
+        came = f"{batch_size}, and drop_remainder leaves no batch"
+        raise ValueError(mismatch(f"a batch size of at most {source.size}, the examples of {source.name}", came))
+    return source.size // batch_size if drop_remainder else math.ceil(source.size / batch_size)
+
+
+def training(
+    source: Source,
+    *,
+    batch_size: int,
+    image_size: tuple[int, int] | None = None,
+    augmentation: Views | None = None,
+    normalisation: Normalisation = Normalisation(),
+    seed: int = 0,
+    start_epoch: int = 0,
+    epochs: int | None = None,
+    shuffle: bool = True,
+    cache: bool = True,
+    one_hot: bool = False,
+    with_index: bool = False,
+    drop_remainder: bool = False,
+) -> tf.data.Dataset:
+    """Makes training batches, one epoch after the other; give Keras `steps_per_epoch` where `epochs` is `None`.
+
+    Order and views follow from (seed, epoch, index): starting at epoch 3 gives what a run from 0 gives in its epoch
+    3, whatever the global seed. No batch spans two epochs. Up to 1 GB of decoded images is read here, at once, and
+    kept, and each epoch is a full permutation; more, or `cache=False`, is read anew in each epoch and shuffled in a
+    buffer of 256 MB.
+
+    Args:
+        source: where examples come from.
+        batch_size: B, at least 1; the last batch of an epoch is smaller, unless `drop_remainder`.
+        image_size: (H, W) to resize to (bilinear, antialiased) before augmentation; needed where sizes vary.
+        augmentation: an `Augmentation`, any object that does the same (`base.Views`), or `None` for none.
+        normalisation: applied to images in 0..1.
+        seed: from 0, for order and views.
+        start_epoch: the first epoch's number, from 0.
+        epochs: how many epochs to give, or `None` for no end.
+        shuffle: whether each epoch has an order of its own, or the reading order.
+        cache: whether decoded images may be kept in memory.
+        one_hot: labels `(B, K)` float32; always so where the augmentation mixes.
+        with_index: images as `{INPUTS: images, INDEX: (B,) int64}`, to join a recorded teacher's outputs.
+        drop_remainder: whether to leave out an epoch's smaller last batch.
+
+    Returns:
+        A dataset of `(x, y)`, or of `x` where the source has no labels: x `(B, H, W, C)` float32 (or the dictionary
+        above), y `(B,)` int64 or `(B, K)` float32.
+
+    Raises:
+        ValueError: for a number out of range, images of varying size without `image_size`, a normalisation of
+            another number of channels, or `one_hot` without labels.
+        tf.errors.InvalidArgumentError: for a label outside 0..K-1, when it is read, with the example's index.
+    """
+    steps = steps_per_epoch(source, batch_size, drop_remainder)
+    _at_least(0, seed=seed, start_epoch=start_epoch)
+    _at_least(1, epochs=1 if epochs is None else epochs)
+    finish = _Finish(source, normalisation, one_hot, with_index, augmentation)
+    stored = _stored(source, image_size)
+    memory = None
+    if cache and _bytes(source, stored) <= MEMORY:
+        memory = stored.batch(source.size, num_parallel_calls=tf.data.AUTOTUNE).get_single_element()
+
+    def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
+        epoch_seed = tf.random.fold_in(tf.constant([seed, 0], tf.int64), epoch)
+        if memory is None:
+            read = _shuffled(stored, _bytes(source, stored), source.size, epoch_seed[0]) if shuffle else stored
+            return read.batch(batch_size, drop_remainder).enumerate().map(
+                lambda number, batch: finish(batch, epoch_seed, number), tf.data.AUTOTUNE, deterministic=True
+            )
+        order = tf.range(source.size)
+        order = tf.random.experimental.stateless_shuffle(order, epoch_seed) if shuffle else order
+        chosen = tf.data.Dataset.from_tensor_slices(order).batch(batch_size, drop_remainder).enumerate()
+
+        def gather(number: tf.Tensor, rows: tf.Tensor) -> Any:
+            return finish({key: tf.gather(value, rows) for key, value in memory.items()}, epoch_seed, number)
+
+        return chosen.map(gather, tf.data.AUTOTUNE, deterministic=True)
+
+    numbers = tf.data.Dataset.counter(start_epoch)
+    batches = (numbers if epochs is None else numbers.take(epochs)).flat_map(one_epoch)
+    length = tf.data.INFINITE_CARDINALITY if epochs is None else epochs * steps
+    return _ready(batches.apply(tf.data.experimental.assert_cardinality(length)))
+
+
+def evaluation(
+    source: Source,
+    *,
+    batch_size: int,
+    image_size: tuple[int, int] | None = None,
+    normalisation: Normalisation = Normalisation(),
+    one_hot: bool = False,
+    with_index: bool = False,
+) -> tf.data.Dataset:
+    """Makes batches of every example once, in reading order and without augmentation; a finite dataset.
+
+    Arguments, result and errors are those of `training`. Up to 1 GB of decoded images is kept after the first pass.
+    """
+    _at_least(1, batch_size=batch_size)
+    finish = _Finish(source, normalisation, one_hot, with_index, None)
+    stored = _stored(source, image_size)
+    if _bytes(source, stored) <= MEMORY:
+        stored = stored.cache()
+    return _ready(stored.batch(batch_size).map(finish, tf.data.AUTOTUNE, deterministic=True))
+
+
+class _Finish:
+    """From a batch of stored examples to what Keras reads: views, scale, normalisation, labels, mixing."""
+
+    def __init__(
+        self, source: Source, normalisation: Normalisation, one_hot: bool, with_index: bool, augmentation: Views | None
+    ):
+        self.mixes = augmentation is not None and augmentation.mixes
+        self.one_hot = one_hot or (self.mixes and source.labelled)
+        self.normalisation, self.augmentation, self.with_index = normalisation, augmentation, with_index
+        self.classes = source.classes
+        if self.one_hot and not (source.labelled and self.classes):
+            came = f"{source.name}, classes {self.classes}, labelled {source.labelled}"
+            raise ValueError(mismatch("labels and a number of classes, for one-hot labels", came))
+        channels = source.examples.element_spec["image"].shape[-1]
+        for field, values in normalisation._asdict().items():
+            if len(values) not in (1, channels) or (field == "std" and min(values) <= 0):
+                needed = f"a normalisation with 1 or {channels} numbers each, every std above 0"
+                raise ValueError(mismatch(needed, f"{field} {values}", "measure(source) gives one that fits"))
+
+    def __call__(self, batch: dict, epoch_seed: tf.Tensor | None = None, number: tf.Tensor | None = None) -> Any:
+        images, label = batch["image"], batch.get("label")
+        if self.augmentation is not None and self.augmentation.changes_images:
+            # One image after the other: batches already run side by side, and a view need know nothing of batches.
+            images = tf.map_fn(
+                lambda one: self.augmentation.view(one[0], tf.random.fold_in(epoch_seed, one[1])),
+                (images, batch["index"]),
+                fn_output_signature=tf.TensorSpec(images.shape[1:], images.dtype),
+            )
+        images = self.normalisation(tf.cast(images, tf.float32) / 255)
+        if self.one_hot:
+            label = tf.one_hot(label, self.classes)
+        if self.mixes:
+            # Examples count from 0 upwards, batches from -1 downwards: no seed serves twice.
+            images, label = self.augmentation.mix(images, label, tf.random.fold_in(epoch_seed, -1 - number))
+        x = {INPUTS: images, INDEX: batch["index"]} if self.with_index else images
+        return x if label is None else (x, label)
+
+
+def _stored(source: Source, image_size: Sequence[int] | None) -> tf.data.Dataset:
+    """The examples as they are kept: uint8 of one size, with labels that are sure to be classes."""
+    if image_size is None and source.image_shape is None:
+        came = f"{source.name}, whose images differ in size"
+        raise ValueError(mismatch("images of one size", came, "give image_size=(height, width)"))
+    if image_size is not None and not (
+        isinstance(image_size, (tuple, list)) and len(image_size) == 2 and all(isinstance(n, int) for n in image_size)
+        and min(image_size) > 0
+    ):
+        raise ValueError(mismatch("image_size (height, width), both at least 1", repr(image_size)))
+    channels = source.examples.element_spec["image"].shape[-1]
+    size = tuple(image_size or source.image_shape[:2])
+
+    def example(one: dict) -> dict:
+        image = one["image"]
+        if source.image_shape is None or size != source.image_shape[:2]:
+            image = tf.cast(tf.round(tf.image.resize(image, size, antialias=True)), tf.uint8)
+        result = {**one, "image": tf.ensure_shape(image, (*size, channels))}
+        if source.labelled and source.classes is not None:
+            result["label"] = _checked(one["label"], one["index"], source)
+        return result
+
+    return source.examples.map(example, tf.data.AUTOTUNE, deterministic=True)
+
+
+def _checked(label: tf.Tensor, index: tf.Tensor, source: Source) -> tf.Tensor:
+    needed = f"a label of 0 to {source.classes - 1}, the classes of {source.name}"
+    message = tf.strings.format(mismatch(needed, "{} at example {}"), (label, index))
+    with tf.control_dependencies([tf.debugging.Assert((label >= 0) & (label < source.classes), [message])]):
+        return tf.identity(label)
+
+
+def _shuffled(stored: tf.data.Dataset, size_bytes: int, size: int, seed: tf.Tensor) -> tf.data.Dataset:
+    # `shuffle` mixes its seed with the graph's, which is the user's global one; this graph is one epoch's function.
+    tf.compat.v1.set_random_seed(1)
+    buffer = max(1, min(size, size * BUFFER // size_bytes))
+    return stored.shuffle(buffer, seed=tf.cast(seed, tf.int64), reshuffle_each_iteration=False)
+
+
+def _bytes(source: Source, stored: tf.data.Dataset) -> int:
+    return source.size * stored.element_spec["image"].shape.num_elements()
+
+
+def _ready(batches: tf.data.Dataset) -> tf.data.Dataset:
+    options = tf.data.Options()
+    # Several workers share the examples, not the files: the embedded arrays and small datasets have one file.
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+    return batches.with_options(options).prefetch(tf.data.AUTOTUNE)
+
+
+def _at_least(least: int, **numbers: int) -> None:
+    for name, number in numbers.items():
+        if isinstance(number, bool) or not isinstance(number, int) or number < least:
+            raise ValueError(mismatch(f"{name}: a whole number of at least {least}", repr(number)))

@@ -1,0 +1,116 @@
+"""Any image-classification dataset of TensorFlow Datasets as a source, whatever its features are called."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from kd_keras.contracts import mismatch, nearest
+from kd_keras.data.base import Source
+
+
+def read(name: str, split: str, data_dir: str | os.PathLike | None = None) -> Source:
+    """Opens one split of a TFDS dataset; a prepared one is read without touching the network.
+
+    Args:
+        name: as TFDS takes it, e.g. `"cifar10"`, `"cifar10:3.0.2"` or `"svhn_cropped"`.
+        split: a split or a slice of one, e.g. `"train"`, `"train[:1000]"`, `"train[90%:]"`, `"train+test"`.
+        data_dir: where TFDS keeps its datasets; `None` for its usual place.
+
+    Raises:
+        ValueError: for an unknown dataset or split (with the nearest ones), an empty split, and a dataset without
+            an 8-bit image and a class label.
+        FileNotFoundError: where the dataset is neither prepared nor can be downloaded.
+    """
+    builder = _prepared(name, data_dir)
+    image, label = _keys(builder)
+    size = _size(builder, split)
+    # One shard after the other and nothing shuffled: only then is the index the same in every run.
+    in_order = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
+    wanted = tfds.decode.PartialDecoding({image: True, label: True})
+    raw = builder.as_dataset(split=split, shuffle_files=False, read_config=in_order, decoders=wanted)
+
+    def example(index: tf.Tensor, features: dict) -> dict:
+        return {"image": features[image], "label": tf.cast(features[label], tf.int64), "index": index}
+
+    feature, shape = builder.info.features[label], builder.info.features[image].shape
+    return Source(
+        examples=raw.enumerate().map(example, tf.data.AUTOTUNE, deterministic=True),
+        name=name,
+        size=size,
+        classes=feature.num_classes,
+        class_names=tuple(feature.names) if feature.names else None,
+        image_shape=None if None in shape else tuple(shape),
+    )
+
+
+def _prepared(name: str, data_dir: str | os.PathLike | None) -> tfds.core.DatasetBuilder:
+    present = _names_in(data_dir)
+    try:
+        builder = tfds.builder(name, data_dir=data_dir)
+    except (tfds.core.DatasetNotFoundError, ValueError) as error:
+        # Prepared datasets alone where one is near: TFDS knows hundreds of others with like names.
+        known = {*present, *tfds.list_builders(with_community_datasets=False)}
+        remedy = nearest(name, known)
+        if not remedy.startswith("did you mean"):
+            remedy = f"prepared under {_place(data_dir)}: {', '.join(present) or 'none'}"
+        raise ValueError(mismatch("a TFDS dataset or a folder of images", repr(name), remedy)) from error
+    if builder.is_prepared():
+        return builder
+    try:
+        builder.download_and_prepare()
+    except Exception as error:  # whatever the host, the proxy, the disk or TFDS itself came up with
+        reason = str(error).splitlines()[0][:200] if str(error) else ""
+        came = f"neither prepared under {_place(data_dir)} nor downloadable: {type(error).__name__}: {reason}"
+        known = f"prepared there: {', '.join(present) or 'none'}"
+        if present:
+            known += f"; {nearest(name, present)}"
+        raise FileNotFoundError(mismatch(f"the dataset {name!r}", came, known)) from error
+    return builder
+
+
+def _names_in(data_dir: str | os.PathLike | None) -> list[str]:
+    """The datasets prepared in a directory: `<name>/<version>/` or `<name>/<config>/<version>/`."""
+    place = _place(data_dir)
+    found = [path for depth in ("*/*", "*/*/*") for path in tf.io.gfile.glob(f"{place}/{depth}/dataset_info.json")]
+    return sorted({path[len(place):].strip("/").split("/")[0] for path in found})
+
+
+def _place(data_dir: str | os.PathLike | None) -> str:
+    chosen = str(data_dir or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets"))
+    return str(Path(chosen).expanduser()) if "://" not in chosen else chosen
+
+
+def _keys(builder: tfds.core.DatasetBuilder) -> tuple[str, str]:
+    """The keys of the image and of its class: the supervised ones, else the first of each kind."""
+    features = builder.info.features
+    top = dict(features) if isinstance(features, tfds.features.FeaturesDict) else {}
+    preferred = [key for key in builder.info.supervised_keys or () if isinstance(key, str) and key in top]
+    order = [*preferred, *top]
+    images = [key for key in order if _is_image(top[key])]
+    labels = [key for key in order if isinstance(top[key], tfds.features.ClassLabel)]
+    if not images or not labels:
+        found = {key: type(feature).__name__ for key, feature in top.items()}
+        raise ValueError(mismatch("a dataset with an 8-bit image and a class label", f"{builder.name}: {found}"))
+    return images[0], labels[0]
+
+
+def _is_image(feature: tfds.features.FeatureConnector) -> bool:
+    # A mask is a kind of Image to TFDS; its values are classes.
+    image = isinstance(feature, tfds.features.Image) and not isinstance(feature, tfds.features.LabeledImage)
+    return image and feature.tf_dtype == tf.uint8
+
+
+def _size(builder: tfds.core.DatasetBuilder, split: str) -> int:
+    splits = list(builder.info.splits)
+    try:
+        size = builder.info.splits[split].num_examples
+    except Exception as error:  # a KeyError, a ValueError or an AssertionError, by what is wrong with the text
+        remedy = f"{nearest(split.partition('[')[0], splits)}, or a slice such as {splits[0]}[:1000]"
+        raise ValueError(mismatch(f"a split of {builder.name} ({', '.join(splits)})", repr(split), remedy)) from error
+    if not size:
+        raise ValueError(mismatch("a split with at least one example", f"{split!r} of {builder.name}"))
+    return size

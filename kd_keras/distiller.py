@@ -1,0 +1,309 @@
+"""The Distiller: a Keras model whose training step teaches a student. The route of a batch is `train_step`."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+from keras import ops, tree
+
+from kd_keras.contracts import Batch, Outputs, Step, TapSpec, Tensor, as_batch, mismatch
+from kd_keras.methods.base import Method, Weight, deserialize_weight, number, serialize_weight, weight_at
+from kd_keras.taps import Tapped
+from kd_keras.teacher import AbsentTeacher, Teacher, TeacherCheck
+
+
+@keras.saving.register_keras_serializable("kd_keras")
+class Distiller(keras.Model):
+    """Trains a student on its labels (the hard loss) and on what the methods make of a teacher's outputs.
+
+    `fit`, `evaluate`, `predict`, callbacks and sample weights work as on every Keras model. `evaluate`, `predict` and
+    `export` concern the student alone; `save` keeps student, methods and optimizer, but no teacher: `attach` it again
+    after loading. For several devices build it inside `strategy.scope()`.
+
+    Args:
+        student: the model to train; any built Keras model.
+        teacher: a trained model, several, or a `Teacher`; `None` where no method asks for one.
+        methods: the methods, each with its own weight.
+        hard_weight: what the compiled loss is multiplied by: a number or a schedule, as a method's weight. With 0,
+            data needs no labels and `compile` no loss.
+        name: the model's name.
+
+    Raises:
+        TypeError: where an argument is of the wrong kind.
+        ValueError: where student, teacher and methods do not fit together, and how they could.
+
+    >>> from kd_keras.methods import KD
+    >>> student = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    >>> teacher = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    >>> distiller = Distiller(student=student, teacher=teacher, methods=[KD()], hard_weight=0)
+    >>> distiller.compile(optimizer="sgd")
+    >>> sorted(distiller.fit(ops.ones((8, 4)), verbose=0).history)
+    ['kd', 'loss']
+    """
+
+    def __init__(
+        self,
+        *,
+        student: keras.Model,
+        teacher: Teacher | keras.Model | Sequence[keras.Model] | None = None,
+        methods: Sequence[Method] = (),
+        hard_weight: Weight = 1.0,
+        name: str = "distiller",
+    ):
+        if not isinstance(student, keras.Model):
+            raise TypeError(mismatch("a Keras model as student", type(student).__name__))
+        for method in methods:
+            if not isinstance(method, Method):
+                raise TypeError(mismatch("a list of methods such as kd_keras.methods.KD()", repr(method)))
+        if not callable(hard_weight):
+            number("Distiller", "hard_weight", hard_weight)
+        super().__init__(name=name, dtype=student.dtype_policy, autocast=False)
+        self.student = student
+        self.methods = list(methods)
+        self.hard_weight = hard_weight
+        self._student = Tapped(student, ["logits", *(tap for method in self.methods for tap in method.taps.student)])
+        self.attach(teacher)
+        for method in self.methods:
+            method.bind(self._student.specs, self._teacher.specs)
+        self._epoch = self.add_weight(name="epoch", shape=(), dtype="int32", initializer="zeros", trainable=False)
+        self._terms = {name: keras.metrics.Mean(name=name) for name in (*self._weights(), "regularisation")}
+        self._teacher_finite = keras.metrics.Mean(name="teacher_finite")
+        self._teacher_accuracy = keras.metrics.Mean(name="teacher_accuracy")
+        self._shown: set[str] = set()
+        self.built = True
+
+    def attach(self, teacher: Teacher | keras.Model | Sequence[keras.Model] | None) -> None:
+        """Sets the teacher, at construction or after loading from a file.
+
+        Raises:
+            ValueError: where a method asks for a tap that the teacher lacks, or that has another shape than before.
+        """
+        wanted = [tap for method in self.methods for tap in method.taps.teacher]
+        if isinstance(teacher, AbsentTeacher) or (teacher is None and not wanted):
+            self._teacher = teacher or AbsentTeacher({})
+            return
+        if teacher is None:
+            raise ValueError(mismatch("a teacher", f"none, for {[method.name for method in self.methods]}"))
+        teacher = teacher if isinstance(teacher, Teacher) else Teacher(teacher)
+        shape = getattr(self.student, "input_shape", None)
+        if isinstance(shape, tuple):
+            teacher.check_inputs(shape)
+        teacher = teacher.tapped(wanted)
+        before = getattr(self, "_teacher", None)
+        if before is not None and _shapes(before.specs) != _shapes(teacher.specs):
+            raise ValueError(mismatch(f"a teacher with taps {_shapes(before.specs)}", f"{_shapes(teacher.specs)}"))
+        self._teacher = teacher
+        self.train_function = None  # the one traced with another teacher
+
+    # ---- the step
+
+    def train_step(self, data: Any) -> dict[str, Tensor]:
+        batch, step = as_batch(data), Step(ops.convert_to_tensor(self.optimizer.iterations), self._epoch.value)
+        teacher = self._teach(batch)
+        weights, share = self._weights(), self._share(batch)
+        with tf.GradientTape() as tape:
+            output, student = self._student(batch.inputs, training=True)
+            terms = self._compute_terms(output, student, teacher, batch, step)
+            means = {name: _mean(term, batch.weight) for name, term in terms.items()}
+            loss = sum(ops.cast(weight_at(weights[name], step), "float32") * means[name] for name in means)
+            penalty = sum(ops.sum(ops.cast(each, "float32")) for each in self.losses)  # the student's regularisers
+            # The replicas' gradients are summed, so each gives its part of the mean over the global batch.
+            scaled = self.optimizer.scale_loss(share * loss + penalty / self._replicas())
+        variables = self.trainable_variables
+        self.optimizer.apply_gradients(zip(tape.gradient(scaled, variables), variables))
+        self._log(loss + penalty, {**means, "regularisation": penalty} if self.losses else means, teacher, batch)
+        return self._metrics_of(output, batch)
+
+    def test_step(self, data: Any) -> dict[str, Tensor]:
+        batch = as_batch(data)
+        if batch.label is None:
+            raise ValueError(mismatch("labels to evaluate with", "none"))
+        output, _ = self._student(batch.inputs, training=False)
+        if self._has_hard_loss():
+            self._loss_tracker.update_state(self._hard(output, batch, training=False), sample_weight=_size(batch))
+        return self._metrics_of(output, batch)
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        """The student's output."""
+        output, _ = self._student(as_batch((inputs,)).inputs, training=bool(training))
+        return output
+
+    def _teach(self, batch: Batch) -> Outputs:
+        """The teacher's taps, outside the tape: recorded, or computed now."""
+        if batch.recorded is not None:
+            return Outputs(batch.recorded)
+        return self._teacher(batch.inputs) if self._teacher.specs else Outputs({})
+
+    def _compute_terms(
+        self, output: Any, student: Outputs, teacher: Outputs, batch: Batch, step: Step
+    ) -> dict[str, Tensor]:
+        """Every term of the loss by name, `(B,)` or `()`, before its weight."""
+        terms = {}
+        if callable(self.hard_weight) or self.hard_weight != 0:
+            terms["hard"] = self._hard(output, batch, training=True)
+        names = list(self._weights())[1:]
+        return terms | {name: method(student, teacher, batch, step) for name, method in zip(names, self.methods)}
+
+    def _hard(self, output: Any, batch: Batch, training: bool) -> Tensor:
+        """The compiled loss of this replica's batch, or the student's own `compute_loss` where it has one."""
+        if batch.label is None:
+            raise ValueError(mismatch("labels for the hard loss", "none", "Distiller(hard_weight=0) needs none"))
+        if not self._has_hard_loss():
+            remedy = "compile(loss=...), or Distiller(hard_weight=0) where there is to be none"
+            raise ValueError(mismatch("a loss for the labels", "compile() was given none", remedy))
+        if _has_own_loss(self.student):
+            loss = self.student.compute_loss(batch.inputs, batch.label, output, batch.weight, training=training)
+        else:
+            loss = self._compile_loss(batch.label, output, batch.weight)
+        return ops.cast(loss, "float32") * self._replicas()  # Keras has divided it by their number
+
+    def _weights(self) -> dict[str, Weight]:
+        """The weight of every term by name; a second method of one name is called `<name>_2`."""
+        weights: dict[str, Weight] = {"hard": self.hard_weight}
+        for method in self.methods:
+            names = (f"{method.name}_{number}" if number > 1 else method.name for number in itertools.count(1))
+            weights[next(name for name in names if name not in weights)] = method.weight
+        return weights
+
+    def _share(self, batch: Batch) -> Any:
+        """This replica's part of the global batch, in (0, 1]."""
+        if self._replicas() == 1:
+            return 1.0
+        size = ops.cast(_size(batch), "float32")
+        return size / tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, size)
+
+    @staticmethod
+    def _replicas() -> int:
+        return tf.distribute.get_strategy().num_replicas_in_sync
+
+    # ---- what is logged
+
+    def _log(self, total: Tensor, means: dict[str, Tensor], teacher: Outputs, batch: Batch) -> None:
+        size = _size(batch)
+        self._loss_tracker.update_state(total, sample_weight=size)
+        for name, mean in means.items():
+            self._terms[name].update_state(mean, sample_weight=size)
+            self._shown.add(name)
+        if teacher:
+            answers = [teacher["logits"]] if "logits" in teacher else tree.flatten(dict(teacher))
+            finite = [ops.all(ops.isfinite(answer)) for answer in answers]
+            self._teacher_finite.update_state(ops.cast(ops.all(ops.stack(finite)), "float32"))
+        label = _classes(batch.label)
+        if "logits" in teacher and label is not None:
+            right = ops.equal(ops.cast(ops.argmax(teacher["logits"], axis=-1), "int64"), label)
+            self._teacher_accuracy.update_state(ops.cast(right, "float32"))
+
+    def _metrics_of(self, output: Any, batch: Batch) -> dict[str, Tensor]:
+        if batch.label is None:
+            return self.get_metrics_result()
+        return self.compute_metrics(batch.inputs, batch.label, output, sample_weight=batch.weight)
+
+    def get_metrics_result(self) -> dict[str, Tensor]:
+        """The logs: in training the total, every term and the compiled metrics; in evaluation no terms."""
+        hidden = {"teacher_finite", "teacher_accuracy", *self._terms} - self._shown
+        if self._evaluating:
+            hidden |= set(self._terms) | (set() if self._has_hard_loss() else {"loss"})
+        return {name: value for name, value in super().get_metrics_result().items() if name not in hidden}
+
+    def _has_hard_loss(self) -> bool:
+        return self._compile_loss is not None or _has_own_loss(self.student)
+
+    # ---- Keras's entrances
+
+    _evaluating = False
+
+    def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
+        """Keras's `fit`; it counts epochs for the methods and looks at the teacher's first answers."""
+        call = inspect.signature(super().fit).bind(*args, **kwargs)
+        classes = self._teacher.specs["logits"].shape[-1] if "logits" in self._teacher.specs else None
+        own = [keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: self._epoch.assign(epoch))]
+        if self._teacher.specs:
+            own.append(TeacherCheck(self._teacher_finite, self._teacher_accuracy, classes))
+        given = call.arguments.get("callbacks")
+        if isinstance(given, keras.callbacks.CallbackList):
+            for callback in own:
+                given.append(callback)
+        else:
+            call.arguments["callbacks"] = [*own, *tree.flatten(given or [])]
+        return super().fit(*call.args, **call.kwargs)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        """Keras's `evaluate` of the student alone: its `loss` is the hard loss, and no variable changes."""
+        with self._evaluation():
+            return super().evaluate(*args, **kwargs)
+
+    def test_on_batch(self, *args: Any, **kwargs: Any) -> Any:
+        """Keras's `test_on_batch` of the student alone."""
+        with self._evaluation():
+            return super().test_on_batch(*args, **kwargs)
+
+    @contextlib.contextmanager
+    def _evaluation(self) -> Iterator[None]:
+        self._evaluating = True
+        try:
+            yield
+        finally:
+            self._evaluating = False
+
+    def export(self, *args: Any, **kwargs: Any) -> Any:
+        """Exports the student alone, as `student.export` does."""
+        return self.student.export(*args, **kwargs)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "student": keras.saving.serialize_keras_object(self.student),
+            "methods": [keras.saving.serialize_keras_object(method) for method in self.methods],
+            "hard_weight": serialize_weight(self.hard_weight),
+            "teacher": AbsentTeacher(self._teacher.specs).get_config(),
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: dict | None = None) -> Distiller:
+        load = keras.saving.deserialize_keras_object
+        return cls(
+            name=config["name"],
+            student=load(config["student"], custom_objects=custom_objects),
+            methods=[load(method, custom_objects=custom_objects) for method in config["methods"]],
+            hard_weight=deserialize_weight(config["hard_weight"]),
+            teacher=AbsentTeacher.from_config(config["teacher"]),
+        )
+
+
+def _mean(term: Tensor, weight: Any) -> Tensor:
+    """The mean over the batch, examples weighted, as Keras's losses reduce; a scalar stays as it is."""
+    term = ops.cast(term, "float32")
+    if len(term.shape) == 0:
+        return term
+    if tree.is_nested(weight):
+        raise ValueError(mismatch("one sample_weight for an example", "a structure of them", "weigh the hard loss"))
+    if weight is not None:
+        term = term * ops.reshape(ops.cast(weight, "float32"), (-1,))
+    return ops.sum(term) / ops.cast(ops.maximum(ops.shape(term)[0], 1), "float32")
+
+
+def _size(batch: Batch) -> Tensor:
+    return ops.shape(tree.flatten(batch.inputs)[0])[0]
+
+
+def _classes(label: Any) -> Tensor | None:
+    """`(B,)` int64 classes of integer or one-hot labels; `None` for labels of another kind."""
+    if label is None or tree.is_nested(label) or len(label.shape) > 2:
+        return None
+    if len(label.shape) == 2:
+        label = ops.argmax(label, axis=-1) if label.shape[-1] != 1 else ops.squeeze(label, axis=-1)
+    return ops.cast(label, "int64")
+
+
+def _has_own_loss(student: keras.Model) -> bool:
+    return type(student).compute_loss is not keras.Model.compute_loss
+
+
+def _shapes(specs: dict[str, TapSpec | list[TapSpec]]) -> dict[str, Any]:
+    return {name: [s.shape for s in spec] if isinstance(spec, list) else spec.shape for name, spec in specs.items()}

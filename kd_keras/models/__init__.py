@@ -1,0 +1,76 @@
+"""The zoo: one architecture family a file, each a function `name(input_shape, classes) -> keras.Model` with logits."""
+
+from __future__ import annotations
+
+import sys
+
+import keras
+
+from kd_keras.contracts import mismatch, nearest
+from kd_keras.models import applications
+from kd_keras.models.mlp import mlp
+from kd_keras.models.mobilenet_v2 import mobilenet_v2
+from kd_keras.models.resnet import (
+    resnet8,
+    resnet8x4,
+    resnet14,
+    resnet20,
+    resnet32,
+    resnet32x4,
+    resnet44,
+    resnet56,
+    resnet110,
+)
+
+ZOO = (
+    "mlp",
+    "mobilenet_v2",
+    "resnet8",
+    "resnet8x4",
+    "resnet14",
+    "resnet20",
+    "resnet32",
+    "resnet32x4",
+    "resnet44",
+    "resnet56",
+    "resnet110",
+)
+__all__ = ("ZOO", "build", "names", *ZOO)
+
+
+def names() -> list[str]:
+    """Every name that `build` knows: the zoo's own and `applications/<name>`."""
+    return [*ZOO, *(f"applications/{name}" for name in applications.names())]
+
+
+def build(name: str, input_shape: tuple[int, ...], classes: int, **options) -> keras.Model:
+    """Builds a model of the zoo by name.
+
+    Args:
+        name: one of `names()`, e.g. `"resnet20"`, `"mobilenet_v2"` or `"applications/ResNet50"`.
+        input_shape: `(H, W, C)` of an image.
+        classes: number of classes K.
+        options: what that architecture takes beside: `width=` for mobilenet_v2, `hidden=` for mlp, `weights=` for
+            applications.
+
+    Returns:
+        A Functional model from `(B, H, W, C)` float images to `(B, K)` logits.
+
+    Raises:
+        ValueError: for an unknown name (with the nearest ones), a shape that is not three positive numbers, or
+            fewer than two classes.
+        TypeError: for an option that the architecture does not take.
+
+    >>> build("mlp", (8, 8, 1), 10, hidden=(16,)).output_shape
+    (None, 10)
+    """
+    if len(input_shape) != 3 or not all(isinstance(size, int) and size > 0 for size in input_shape):
+        raise ValueError(mismatch("an image shape (height, width, channels), all positive", repr(input_shape)))
+    if classes < 2:
+        raise ValueError(mismatch("at least two classes", str(classes)))
+    family, _, application = name.partition("/")
+    if family == "applications" and application:
+        return applications.application(application, input_shape, classes, **options)
+    if name not in ZOO:
+        raise ValueError(mismatch("a model of the zoo", repr(name), nearest(name, names())))
+    return getattr(sys.modules[__name__], name)(input_shape, classes, **options)

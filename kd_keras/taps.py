@@ -1,0 +1,332 @@
+"""Taps: one model with several outputs from any Keras model, in one forward pass, sharing its layers.
+
+A Functional or Sequential model is called again on fresh symbolic inputs, layer by layer, with nested models
+unfolded and fused activations split off (`Dense(10, activation="softmax")` becomes a linear layer and a softmax).
+On that graph
+
+* `"logits"` is what comes before a final softmax;
+* `"embedding"` is what the layer that computes the logits reads, before dropout, averaged over space;
+* `"stages"` are the last maps of each resolution that every path from input to logits passes;
+* `"stages:pre"` are the same before their activation, where they end in one, else the same maps;
+* `"stages[1]"` is one of either, and any other name is a layer's path, `"backbone/conv4_block6_out"`.
+
+A subclassed model cannot be walked: what it returns is its logits, or it returns a dictionary of taps.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import keras
+from keras import layers, tree
+
+from kd_keras.contracts import Outputs, TapSpec, mismatch, nearest
+
+FUSED = (layers.Dense, layers.EinsumDense, layers.Conv1D, layers.Conv2D, layers.Conv3D, layers.Conv2DTranspose)
+FUSED += (layers.DepthwiseConv2D, layers.SeparableConv2D)
+ACTIVATIONS = (layers.Activation, layers.ReLU, layers.LeakyReLU, layers.PReLU, layers.ELU, layers.Softmax)
+POOLINGS = (layers.GlobalAveragePooling2D, layers.GlobalMaxPooling2D, layers.Flatten)
+PADDINGS = (layers.ZeroPadding2D, layers.Cropping2D)
+DROPOUTS = (layers.Dropout, layers.SpatialDropout2D, layers.GaussianDropout, layers.GaussianNoise)
+
+
+class Tapped:
+    """A model that returns its own output and the taps that were asked for, in one pass.
+
+    Keras does not track it: the model's variables stay the model's own.
+
+    Args:
+        model: any built Keras model.
+        wanted: names of taps.
+
+    Attributes:
+        specs: for each tap its `TapSpec`, or a list of them for stages.
+
+    Raises:
+        ValueError: where the model is not built, or has no such tap (with those that it has).
+
+    >>> model = keras.Sequential([keras.Input((4,)), layers.Dense(3, activation="softmax", name="classify")])
+    >>> tapped = Tapped(model, ["logits", "embedding"])
+    >>> tapped.specs["embedding"].shape
+    (None, 4)
+    >>> output, taps = tapped(keras.ops.zeros((2, 4)), training=False)
+    >>> taps["logits"].shape[-1]
+    3
+    """
+
+    def __init__(self, model: keras.Model, wanted: Iterable[str]):
+        self.model = model
+        wanted = list(dict.fromkeys(wanted))
+        if is_walkable(model):
+            graph = Graph(model)
+            found = {name: graph.tap(name) for name in wanted}
+            self._flat = keras.Model(graph.inputs, {"output": graph.output, "taps": found})
+            self.specs = {name: tree.map_structure(graph.spec, tap) for name, tap in found.items()}
+        else:
+            self._flat = None
+            self.specs = {name: _declared_spec(model, name) for name in wanted}
+        self._wanted = wanted
+
+    def __call__(self, inputs: Any, training: bool) -> tuple[Any, Outputs]:
+        """The model's output and its taps."""
+        if self._flat is not None:
+            outputs = self._flat(inputs, training=training)
+            return outputs["output"], Outputs(outputs["taps"])
+        output = self.model(inputs, training=training)
+        taps = output if isinstance(output, Mapping) else {"logits": output}
+        return taps.get("logits", output), Outputs({name: taps[name] for name in self._wanted})
+
+
+def is_walkable(model: keras.Model) -> bool:
+    """Whether the model is a graph of layers: Functional or Sequential, and runs as one."""
+    functional = _functional(model)
+    return hasattr(functional, "_nodes_by_depth") and type(functional).call.__module__.startswith("keras.")
+
+
+def _functional(model: keras.Model) -> keras.Model:
+    if isinstance(model, keras.Sequential):
+        if not model.built:
+            raise ValueError(mismatch("a built model", f"{model.name!r}, unbuilt", "begin it with keras.Input(shape)"))
+        return model._functional
+    return model
+
+
+def _declared_spec(model: keras.Model, name: str) -> TapSpec | list[TapSpec]:
+    """The specification of a tap that a subclassed model returns."""
+    if not model.built:
+        raise ValueError(mismatch("a built model", f"{model.name!r}, unbuilt", "call it on one batch first"))
+    shape = next(iter(model.get_build_config().values()))
+    if not isinstance(shape, (tuple, list)) or not all(size is None or isinstance(size, int) for size in shape):
+        raise ValueError(mismatch("a subclassed model of one input tensor", f"{model.name!r}, built on {shape}"))
+    outputs = model.compute_output_spec(keras.KerasTensor((None, *shape[1:]), dtype=model.compute_dtype))
+    taps = outputs if isinstance(outputs, Mapping) else {"logits": outputs}
+    if name not in taps:
+        remedy = f'it gives {", ".join(sorted(taps))}; return a dictionary of taps from its call, "logits" among them'
+        raise ValueError(mismatch(f"the tap {name!r} of {model.name!r}, a subclassed model", "none such", remedy))
+    return tree.map_structure(lambda tensor: TapSpec(f"{model.name}[{name!r}]", tuple(tensor.shape)), taps[name])
+
+
+class Linear(layers.Layer):
+    """A layer without its fused activation, sharing its variables.
+
+    The activation is exchanged only while the layer is called, which keeps its own handling of dtypes, quantisation
+    and data formats.
+    """
+
+    def __init__(self, layer: layers.Layer):
+        super().__init__(name=f"{layer.name}_linear", dtype=layer.dtype_policy)
+        self.layer = layer
+        self.built = True
+
+    def call(self, inputs: Any) -> Any:
+        activation, self.layer.activation = self.layer.activation, keras.activations.linear
+        try:
+            return self.layer(inputs)
+        finally:
+            self.layer.activation = activation
+
+    def compute_output_shape(self, input_shape: tuple) -> tuple:
+        return self.layer.compute_output_shape(input_shape)
+
+
+class Edge(NamedTuple):
+    """One call of an operation in a graph, from tensors to tensors; without an operation, a nested model's output."""
+
+    path: str
+    operation: Any
+    sources: list
+    results: list
+
+
+class Graph:
+    """A model's operations, called again on fresh inputs, in an order in which each comes after what it reads."""
+
+    def __init__(self, model: keras.Model):
+        self.model = model
+        self.edges: list[Edge] = []
+        graph = _functional(model)
+        fresh = {id(t): keras.Input(batch_shape=t.shape, dtype=t.dtype, name=t.name) for t in graph.inputs}
+        structure = graph.input if graph is model else graph.inputs  # a Sequential's lone input comes without a list
+        self.inputs = tree.map_structure(lambda t: fresh[id(t)], structure)
+        self.output = self._replay(graph, [fresh[id(t)] for t in graph.inputs], "")
+        self._calls = [edge for edge in self.edges if edge.operation is not None]
+        self._made_by = {id(result): edge for edge in self._calls for result in edge.results}
+
+    def _replay(self, graph: keras.Model, inputs: list, prefix: str) -> Any:
+        values = dict(zip(map(id, graph.inputs), inputs))
+        for depth in sorted(graph._nodes_by_depth, reverse=True):
+            for node in graph._nodes_by_depth[depth]:
+                if node.is_input:
+                    continue
+                args, kwargs = node.arguments.fill_in(values)
+                results = self._call(node.operation, args, kwargs, prefix)
+                values.update(zip(map(id, node.outputs), tree.flatten(results)))
+        return tree.map_structure(lambda t: values[id(t)], graph._outputs_struct)
+
+    def _call(self, operation: Any, args: tuple, kwargs: dict, prefix: str) -> Any:
+        path = prefix + operation.name
+        if isinstance(operation, keras.Model) and is_walkable(operation):
+            nested = self._replay(_functional(operation), tree.flatten(args[0]), f"{path}/")
+            self.edges.append(Edge(path, None, [], tree.flatten(nested)))
+            return nested
+        if isinstance(operation, FUSED) and _is_fused(operation):
+            linear = Linear(operation)
+            args = (self._record(f"{path}:linear", linear, args, kwargs),)
+            kwargs = {}
+            operation = layers.Activation(operation.activation, name=operation.name, dtype=operation.dtype_policy)
+        return self._record(path, operation, args, kwargs)
+
+    def _record(self, path: str, operation: Any, args: tuple, kwargs: dict) -> Any:
+        results = operation(*args, **kwargs)
+        sources = [t for t in tree.flatten((args, kwargs)) if isinstance(t, keras.KerasTensor)]
+        self.edges.append(Edge(path, operation, sources, tree.flatten(results)))
+        return results
+
+    def spec(self, tensor: Any) -> TapSpec:
+        """The layer that makes a tensor and the tensor's shape."""
+        edge = self._maker(tensor)
+        return TapSpec(edge.path if edge else tensor.name, tuple(tensor.shape))
+
+    def tap(self, name: str) -> Any:
+        """The tensor, or for stages the tensors, of a tap.
+
+        Raises:
+            ValueError: where the model has none of that name.
+        """
+        indexed = re.fullmatch(r"(stages(?::pre)?)\[(-?\d+)\]", name)
+        if indexed:
+            stages, number = self.tap(indexed[1]), int(indexed[2])
+            if not -len(stages) <= number < len(stages):
+                raise self._absent(name, f"it has {len(stages)} stages, numbered from 0")
+            return stages[number]
+        named = self.output if isinstance(self.output, Mapping) else {}
+        if name in named:
+            return named[name]
+        if name == "logits":
+            return self.logits()
+        if name == "embedding":
+            return self.embedding()
+        if name in ("stages", "stages:pre"):
+            stages = self.stages()
+            return stages if name == "stages" else [self.before_activation(stage) for stage in stages]
+        return self._layer_output(name)
+
+    def _layer_output(self, path: str) -> Any:
+        calls = [edge for edge in self.edges if edge.path == path]
+        if not calls:
+            choices = ["logits", "embedding", "stages", "stages:pre", *(edge.path for edge in self.edges)]
+            raise self._absent(path, nearest(path, choices) if len(choices) < 40 else _close(path, choices))
+        if len(calls) > 1 or len(calls[0].results) > 1:
+            raise self._absent(path, "it is called more than once or has several outputs; tap a layer after it")
+        return calls[0].results[0]
+
+    def logits(self) -> Any:
+        """What comes before a final softmax."""
+        if tree.is_nested(self.output):
+            raise self._absent("logits", 'it has several outputs; name the one by the key "logits"')
+        return self.before_activation(self.output) if self._is_softmax(self._maker(self.output)) else self.output
+
+    def embedding(self) -> Any:
+        """What the classifier reads, `(B, D)`, before dropout and averaged over space."""
+        tensor = self._classifier().sources[0]
+        while (edge := self._maker(tensor)) and isinstance(edge.operation, DROPOUTS):
+            tensor = edge.sources[0]
+        if len(tensor.shape) != 4:
+            return tensor
+        mean = keras.ops.mean(tensor, axis=(1, 2))
+        self._made_by[id(mean)] = Edge(f"{self.spec(tensor).layer}:mean", None, [tensor], [mean])
+        return mean
+
+    def stages(self) -> list:
+        """The last map of each resolution that every path to the logits passes, largest first."""
+        stages: dict[tuple, Any] = {}
+        begun = False
+        classifier = self._classifier(required=False)
+        for tensor in self._dominators():
+            edge = self._maker(tensor)
+            if edge is None or isinstance(edge.operation, PADDINGS):
+                continue
+            begun = begun or _has_kernel(edge.operation)
+            if begun and (edge is classifier or _is_pooling(edge.operation)):
+                break
+            if begun and len(tensor.shape) == 4:
+                stages[tuple(tensor.shape[1:3])] = tensor
+        if not stages:
+            raise self._absent("stages", "no map lies on every path from input to logits; name the layers")
+        if any(None in size for size in stages):
+            raise self._absent("stages", "its maps have no known size; build it with a fixed input_shape")
+        return list(stages.values())
+
+    def before_activation(self, tensor: Any) -> Any:
+        """What an activation reads, where the tensor is an activation's output; else the tensor itself."""
+        edge = self._maker(tensor)
+        return edge.sources[0] if edge and _is_activation(edge.operation) else tensor
+
+    def _maker(self, tensor: Any) -> Edge | None:
+        return self._made_by.get(id(tensor))
+
+    def _classifier(self, required: bool = True) -> Edge | None:
+        """The last layer with a kernel on the way to the logits, where one way leads there."""
+        edge = self._maker(self.tap("logits"))
+        while edge is not None and not _has_kernel(edge.operation):
+            edge = self._maker(edge.sources[0]) if len(edge.sources) == 1 else None
+        if edge is None and required:
+            raise self._absent("embedding", "no single layer computes its logits; name the layer that you mean")
+        return edge
+
+    def _dominators(self) -> list:
+        """The tensors on every path from the inputs to the logits, in order.
+
+        A tensor is one of them if the paths that lead to it times those that lead on from it are all the paths.
+        """
+        logits = self.tap("logits")
+        inputs = tree.flatten(self.inputs)
+        to = {id(tensor): 1 for tensor in inputs}
+        for edge in self._calls:
+            to.update(dict.fromkeys(map(id, edge.results), sum(to.get(id(source), 0) for source in edge.sources)))
+        onward = {id(logits): 1}
+        for edge in reversed(self._calls):
+            ways = sum(onward.get(id(result), 0) for result in edge.results)
+            for source in edge.sources:
+                onward[id(source)] = onward.get(id(source), 0) + ways
+        every = [result for edge in self._calls for result in edge.results]
+        return [t for t in every if to[id(t)] * onward.get(id(t), 0) == to[id(logits)] > 0]
+
+    @staticmethod
+    def _is_softmax(edge: Edge | None) -> bool:
+        if edge is None:
+            return False
+        operation = edge.operation
+        return type(operation).__name__ == "Softmax" or getattr(operation, "activation", None) is SOFTMAX
+
+    def _absent(self, name: str, remedy: str) -> ValueError:
+        return ValueError(mismatch(f"the tap {name!r} of {self.model.name!r}", "none such", remedy))
+
+
+SOFTMAX = keras.activations.softmax
+ACTIVATION_NAMES = {name.replace("_", "") for name in dir(keras.activations) if name.islower()}
+
+
+def _is_fused(layer: layers.Layer) -> bool:
+    return layer.activation is not keras.activations.linear and layer.activity_regularizer is None
+
+
+def _is_activation(operation: Any) -> bool:
+    return isinstance(operation, ACTIVATIONS) or type(operation).__name__.lower() in ACTIVATION_NAMES
+
+
+def _is_pooling(operation: Any) -> bool:
+    return isinstance(operation, POOLINGS) or type(operation).__name__ in ("Mean", "Max")
+
+
+def _has_kernel(operation: Any) -> bool:
+    return any(len(variable.shape) > 1 for variable in getattr(operation, "weights", ()))
+
+
+def _close(path: str, choices: list[str]) -> str:
+    """The nearest of many layers, by the end of their paths, since a nested layer is often asked for by its name."""
+    by_end = {choice.rsplit("/", 1)[-1]: choice for choice in choices}
+    hint = nearest(path.rsplit("/", 1)[-1], by_end)
+    return hint if hint.startswith("did you") else "list them with model.summary(expand_nested=True)"

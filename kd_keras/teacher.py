@@ -1,0 +1,232 @@
+"""The teacher: one trained network or several, frozen, run outside the tape and unknown to Keras's tracking."""
+
+from __future__ import annotations
+
+import copy
+import numbers
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from kd_keras.contracts import Outputs, TapSpec, Tensor, mismatch, nearest
+from kd_keras.taps import Tapped
+
+COMBINATIONS = ("probabilities", "logits")
+
+
+class Teacher:
+    """One network or several whose outputs a student follows.
+
+    A plain object: Keras neither tracks nor trains nor saves it with the student. It always runs in inference form, and
+    its variables are left as they are. Images come as the student sees them, are changed by `preprocess` where that is
+    given, and are resized where a network has a fixed input size of its own.
+
+    Args:
+        networks: a built Keras model, or several.
+        weights: how much each of several counts, 0 or more, normalised to sum to 1; equal by default.
+        combine: `"probabilities"`, the logarithm of the weighted mean of the softmax at temperature 1, or `"logits"`,
+            their weighted mean.
+        preprocess: from the student's images to this teacher's, `(B, H, W, C) -> (B, H', W', C')`, such as another
+            normalisation; one function, or one for each network.
+        class_order: for each class of the student its position among the teacher's classes, `K` integers; by default
+            the order is the same.
+
+    Raises:
+        TypeError: where a network is no Keras model.
+        ValueError: for no network, weights that do not fit, an unknown combination or positions below zero.
+
+    >>> network = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    >>> teacher = Teacher([network, network], combine="logits").tapped(["logits"])
+    >>> teacher.specs["logits"].shape
+    (None, 3)
+    >>> teacher(ops.ones((2, 4)))["logits"].shape[0]
+    2
+    """
+
+    def __init__(
+        self,
+        networks: keras.Model | Sequence[keras.Model],
+        *,
+        weights: Sequence[float] | None = None,
+        combine: str = "probabilities",
+        preprocess: Callable[[Tensor], Tensor] | Sequence[Callable[[Tensor], Tensor]] | None = None,
+        class_order: Sequence[int] | None = None,
+    ):
+        self.networks = [networks] if isinstance(networks, keras.Model) else list(networks)
+        if not self.networks:
+            raise ValueError(mismatch("at least one network", "none"))
+        for network in self.networks:
+            if not isinstance(network, keras.Model):
+                raise TypeError(mismatch("a Keras model as teacher", type(network).__name__))
+        if combine not in COMBINATIONS:
+            raise ValueError(mismatch(f"combine= one of {COMBINATIONS}", repr(combine), nearest(combine, COMBINATIONS)))
+        if class_order is not None and min(class_order, default=-1) < 0:
+            raise ValueError(mismatch("class_order= positions among the teacher's classes", repr(class_order)))
+        self.combine = combine
+        self.weights = _normalised(weights, len(self.networks))
+        self.preprocess = _one_for_each(preprocess, len(self.networks))
+        self.class_order = None if class_order is None else [int(position) for position in class_order]
+        self.specs: dict[str, TapSpec | list[TapSpec]] = {}
+        self._tapped: list[Tapped] = []
+
+    def tapped(self, wanted: Iterable[str]) -> Teacher:
+        """The same teacher, ready to give the wanted taps; its `specs` say what they deliver.
+
+        Raises:
+            ValueError: where a network lacks a tap, several networks are asked for another tap than logits, their
+                class counts differ, or `class_order` names a class that there is not.
+        """
+        wanted = list(dict.fromkeys(wanted))
+        others = [tap for tap in wanted if tap != "logits"]
+        if others and len(self.networks) > 1:
+            raise ValueError(mismatch("one teacher for taps other than logits", f"{len(self.networks)} for {others}"))
+        ready = copy.copy(self)
+        ready._tapped = [Tapped(network, wanted) for network in self.networks]
+        ready.specs = dict(ready._tapped[0].specs)
+        if "logits" in ready.specs:
+            ready.specs["logits"] = ready._logits_spec()
+        return ready
+
+    def _logits_spec(self) -> TapSpec:
+        each = [tapped.specs["logits"] for tapped in self._tapped]
+        classes = {spec.shape[-1] for spec in each}
+        if len(classes) > 1:
+            raise ValueError(mismatch("teachers of one class count", f"{[spec.shape for spec in each]}"))
+        if self.class_order is None:
+            return each[0]
+        if max(self.class_order) >= each[0].shape[-1]:
+            raise ValueError(
+                mismatch(f"class_order= positions below {each[0].shape[-1]}", f"{max(self.class_order)}")
+            )
+        return TapSpec(each[0].layer, (*each[0].shape[:-1], len(self.class_order)))
+
+    def check_inputs(self, student_shape: tuple) -> None:
+        """Checks that the student's images suit every network that has no `preprocess`.
+
+        Raises:
+            ValueError: where the ranks or the channels differ.
+        """
+        for network, preprocess in zip(self.networks, self.preprocess):
+            own = _input_shape(network)
+            if preprocess or own is None or len(own) == len(student_shape) == 2 and own[1] == student_shape[1]:
+                continue
+            if len(own) != len(student_shape) or own[-1] != student_shape[-1]:
+                remedy = "give Teacher(preprocess=...) a function from the student's images to the teacher's"
+                came = f"teacher {network.name!r} reads {own}, the student reads {student_shape}"
+                raise ValueError(mismatch("teacher and student that read the same kind of image", came, remedy))
+
+    def __call__(self, inputs: Any) -> Outputs:
+        """The taps of `tapped`, in inference form, without gradient; with `members` where there are several."""
+        each = [self._run(*member, inputs) for member in zip(self._tapped, self.preprocess)]
+        if len(each) == 1:
+            return each[0]
+        return Outputs({"logits": self._combined([outputs["logits"] for outputs in each])}, members=each)
+
+    def _run(self, tapped: Tapped, preprocess: Callable | None, inputs: Any) -> Outputs:
+        inputs = preprocess(inputs) if preprocess else inputs
+        _, outputs = tapped(_resized(inputs, _input_shape(tapped.model)), training=False)
+        if self.class_order is not None and "logits" in outputs:
+            outputs["logits"] = ops.take(outputs["logits"], self.class_order, axis=-1)
+        return Outputs(keras.tree.map_structure(ops.stop_gradient, dict(outputs)))
+
+    def _combined(self, logits: list[Tensor]) -> Tensor:
+        stacked = ops.stack([ops.cast(each, "float32") for each in logits])
+        weights = ops.reshape(ops.convert_to_tensor(self.weights, "float32"), (-1, *[1] * len(logits[0].shape)))
+        if self.combine == "logits":
+            return ops.sum(weights * stacked, axis=0)
+        return ops.logsumexp(ops.log_softmax(stacked, axis=-1) + ops.log(weights), axis=0)
+
+
+def _normalised(weights: Sequence[float] | None, count: int) -> list[float]:
+    weights = [1.0] * count if weights is None else list(weights)
+    if len(weights) != count or not all(isinstance(w, numbers.Real) and w >= 0 for w in weights) or sum(weights) <= 0:
+        raise ValueError(mismatch(f"{count} weights, none below zero and not all zero", repr(weights)))
+    return [float(weight) / sum(weights) for weight in weights]
+
+
+def _one_for_each(preprocess: Any, count: int) -> list[Callable | None]:
+    if preprocess is None or callable(preprocess):
+        return [preprocess] * count
+    if len(preprocess) != count:
+        raise ValueError(mismatch(f"one preprocess= or {count}", str(len(preprocess))))
+    return list(preprocess)
+
+
+def _input_shape(network: keras.Model) -> tuple | None:
+    """The shape of a network's one input, or `None` where it has several or does not say."""
+    shape = getattr(network, "input_shape", None)
+    return shape if isinstance(shape, tuple) and not isinstance(shape[0], tuple) else None
+
+
+def _resized(inputs: Any, shape: tuple | None) -> Any:
+    if shape is None or len(shape) != 4 or None in shape[1:3] or tuple(inputs.shape[1:3]) == shape[1:3]:
+        return inputs
+    return ops.image.resize(inputs, shape[1:3], interpolation="bilinear", antialias=True)
+
+
+class AbsentTeacher:
+    """What stands in for the teacher of a Distiller loaded from a file: it knows what the taps deliver, and no more."""
+
+    def __init__(self, specs: dict[str, TapSpec | list[TapSpec]]):
+        self.specs = specs
+
+    def get_config(self) -> dict[str, list]:
+        return {tap: [list(s) for s in spec] if isinstance(spec, list) else list(spec) for tap, spec in self.specs.items()}
+
+    @classmethod
+    def from_config(cls, config: dict[str, list]) -> AbsentTeacher:
+        def spec(entry: list) -> Any:
+            return TapSpec(entry[0], tuple(entry[1])) if isinstance(entry[0], str) else [spec(each) for each in entry]
+
+        return cls({tap: spec(entry) for tap, entry in config.items()})
+
+    def __call__(self, inputs: Any) -> Outputs:
+        remedy = "distiller.attach(teacher) after loading; a Distiller is saved without its teacher"
+        raise ValueError(mismatch("a teacher", "none attached", remedy))
+
+
+class TeacherCheck(keras.callbacks.Callback):
+    """Looks at the teacher's answers to the first batches of a `fit`, once.
+
+    Stops with an error where they are not finite, and warns with the teacher's accuracy where that is at chance level:
+    a teacher that knows nothing trains a student in silence otherwise.
+
+    Args:
+        finite: mean of whether a batch's outputs were finite.
+        accuracy: the teacher's accuracy on examples that have a label; left empty where they have none.
+        classes: number of classes K, or `None`.
+        after: batches to look at.
+    """
+
+    def __init__(self, finite: keras.metrics.Mean, accuracy: keras.metrics.Mean, classes: int | None, after: int = 8):
+        super().__init__()
+        self.finite, self.accuracy, self.classes, self.after = finite, accuracy, classes, after
+        self.seen = 0
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        if self.seen >= self.after:
+            return
+        self.seen += 1
+        if float(self.finite.result()) < 1.0:
+            raise FloatingPointError(
+                mismatch("a teacher with finite outputs", f"NaN or infinity by batch {batch}", "retrain or reload it")
+            )
+        if self.seen == min(self.after, self.params.get("steps") or self.after):
+            self.seen = self.after
+            self._compare_with_chance()
+
+    def _compare_with_chance(self) -> None:
+        examples = float(self.accuracy.count * 1.0)
+        if not examples or not self.classes:
+            return
+        accuracy, chance = float(self.accuracy.result()), 1 / self.classes
+        # Two standard deviations above chance: of teachers that guess, about one in forty gets past this.
+        if accuracy < chance + 2 * (chance * (1 - chance) / examples) ** 0.5:
+            warnings.warn(
+                f"The teacher is right on {accuracy:.1%} of the first {examples:.0f} examples; chance is {chance:.1%}. "
+                "Is it trained, on these classes in this order (class_order=), and normalised alike (preprocess=)?",
+                stacklevel=2,
+            )

@@ -1,0 +1,13 @@
+# Makes a virtual environment with kd_keras in it, once; sourced by the other scripts from the project's top folder.
+# usage: . scripts/environment.sh [EXTRA]     KD_VENV names another place than .venv, PYTHON another interpreter
+KD_VENV="${KD_VENV:-.venv}"
+wanted="$(cat setup.cfg pyproject.toml; echo "${1:-}")"
+installed="$KD_VENV/kd_keras_${1:-plain}.txt"
+if [ ! -f "$installed" ] || [ "$wanted" != "$(cat "$installed")" ]; then
+    echo "Installing kd_keras into $KD_VENV (a few minutes, once) ..."
+    [ -x "$KD_VENV/bin/python" ] || "${PYTHON:-python3}" -m venv "$KD_VENV"
+    "$KD_VENV/bin/python" -m pip install --quiet --disable-pip-version-check --editable ".${1:+[$1]}"
+    echo "$wanted" > "$installed"
+fi
+. "$KD_VENV/bin/activate"
+export TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL:-2}"  # TensorFlow's notes on its own start

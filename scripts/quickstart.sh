@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# The five steps on the embedded digits: train a teacher, choose a student, distil, compare, export.
+# Run again, it goes on where it stopped. RUNS names another place than runs/quickstart.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/environment.sh
+RUNS="${RUNS:-runs/quickstart}"
+
+step() { printf '\n== %s\n' "$1"; }
+run() { printf '$ python %s\n' "$*"; python "$@"; }
+
+step "1. Train a teacher"
+run -m experiments.train --flagfile=experiments/configs/digits_teacher.flags --run="$RUNS/teacher"
+step "2. Choose a student, and train it alone, on labels, to compare with"
+run -m experiments.train --flagfile=experiments/configs/digits_alone.flags --run="$RUNS/alone"
+step "3. Distil: the same student, the same images, the same number of epochs, with the teacher's answers"
+run -m experiments.distill --flagfile=experiments/configs/digits_distill.flags --teacher="$RUNS/teacher" --run="$RUNS/distilled"
+step "4. Export the student alone as a SavedModel of raw images, and load it in a fresh process without kd_keras"
+run -m experiments.export --model="$RUNS/distilled" --output="$RUNS/saved_model"
+run scripts/check_saved_model.py "$RUNS/saved_model"
+step "5. Compare the students with the teacher"
+run -m experiments.evaluate --teacher="$RUNS/teacher" --model="$RUNS/alone" --model="$RUNS/distilled"

@@ -1,0 +1,83 @@
+"""FitNet against NumPy in float64, and its regressor against shapes worked out by hand."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from kd_keras import Distiller
+from kd_keras.contracts import TapSpec
+from kd_keras.methods import FitNet, fitnet_loss
+from tests.networks import compiled, convolutional, examples, values
+
+
+@pytest.mark.parametrize("batch", [1, 5])
+def test_value_and_gradient(batch):
+    random = np.random.default_rng(3)
+    student, teacher = (random.normal(size=(batch, 4, 3, 2)).astype("float32") for _ in range(2))
+    variable = tf.Variable(student)
+    with tf.GradientTape() as tape:
+        loss = fitnet_loss([variable], [teacher])
+        total = tf.reduce_mean(loss)
+    difference = student.astype("float64") - teacher
+    np.testing.assert_allclose(loss, (difference**2).reshape(batch, -1).mean(-1), rtol=1e-5)
+    np.testing.assert_allclose(tape.gradient(total, variable), 2 * difference / difference.size, rtol=1e-5, atol=1e-7)
+
+
+def test_several_maps_are_summed_and_one_may_come_alone():
+    zeros, ones = np.zeros((2, 3, 3, 1), "float32"), np.ones((2, 3, 3, 1), "float32")
+    np.testing.assert_allclose(fitnet_loss([zeros, zeros], [ones, 2 * ones]), [5.0, 5.0])
+    np.testing.assert_allclose(fitnet_loss(zeros, ones), [1.0, 1.0])
+    with pytest.raises(ValueError):
+        fitnet_loss([zeros], [ones, ones])
+
+
+def bound(student, teacher):
+    method = FitNet()
+    method.bind({"stages[1]": TapSpec("s", (None, *student))}, {"stages[1]": TapSpec("t", (None, *teacher))})
+    return method
+
+
+@pytest.mark.parametrize(
+    "student, teacher, kernel",
+    [
+        ((8, 8, 4), (8, 8, 6), (1, 1, 4, 6)),  # as large: 1x1
+        ((8, 8, 4), (4, 4, 6), (3, 3, 4, 6)),  # twice as large: 3x3, stride 2
+        ((4, 4, 4), (8, 8, 6), (4, 4, 6, 4)),  # half as large: transposed 4x4, stride 2
+        ((8, 8, 4), (7, 6, 6), (2, 3, 4, 6)),  # else 1 + Hs - Ht
+    ],
+)
+def test_the_regressor(student, teacher, kernel):
+    method = bound(student, teacher)
+    assert method.regressor.output_shape == (None, *teacher)
+    assert tuple(method.trainable_variables[0].shape) == kernel
+    assert len(method.trainable_variables) == 3  # kernel, BatchNorm's scale and offset
+
+
+def test_no_regressor_where_shapes_agree():
+    assert bound((8, 8, 4), (8, 8, 4)).variables == []
+
+
+def test_maps_that_cannot_be_brought_together():
+    with pytest.raises(ValueError, match=r"(?s)'s' \(None, 4, 4, 2\).*'t' \(None, 9, 9, 2\).*Remedy"):
+        bound((4, 4, 2), (9, 9, 2))
+    with pytest.raises(ValueError, match="stage"):
+        bound((10,), (10,))
+
+
+def test_the_adapter_trains_and_does_not_leave_with_the_student(tmp_path):
+    import keras
+
+    student, teacher = convolutional(4), convolutional(6)
+    distiller = compiled(Distiller(student=student, teacher=teacher, methods=[FitNet()]))
+    adapter = distiller.methods[0].trainable_variables
+    before = values(adapter)
+    distiller.fit(*examples(), verbose=0)
+    assert all(np.abs(a - b).max() > 0 for a, b in zip(before, values(adapter)))
+    student.save(tmp_path / "student.keras")
+    alone = keras.saving.load_model(tmp_path / "student.keras")
+    assert len(alone.variables) == len(convolutional(4).variables)
+
+
+def test_a_student_without_such_a_stage():
+    with pytest.raises(ValueError, match=r"(?s)stages\[7\].*2 stages"):
+        Distiller(student=convolutional(), teacher=convolutional(), methods=[FitNet(student_tap="stages[7]")])

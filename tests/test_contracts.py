@@ -1,0 +1,29 @@
+import numpy as np
+
+from kd_keras.contracts import INDEX, INPUTS, RECORDED, as_batch, mismatch, nearest
+
+X, Y, W = np.ones((2, 3)), np.zeros(2), np.ones(2)
+
+
+def test_every_form_that_keras_hands_over():
+    for data, expected in [(X, (X, None, None)), ((X,), (X, None, None)), ((X, Y), (X, Y, None)), ((X, Y, W), (X, Y, W))]:
+        batch = as_batch(data)
+        assert (batch.inputs is expected[0], batch.label is expected[1], batch.weight is expected[2]) == (True,) * 3
+        assert batch.index is None and batch.recorded is None
+
+
+def test_reserved_keys_leave_the_inputs():
+    batch = as_batch(({INPUTS: X, INDEX: Y, RECORDED: {"logits": W}}, Y))
+    assert batch.inputs is X and batch.index is Y and batch.recorded["logits"] is W
+
+
+def test_a_models_own_dictionary_of_inputs():
+    assert as_batch(({"a": X, "b": Y},)).inputs.keys() == {"a", "b"}
+    batch = as_batch(({"a": X, "b": Y, INDEX: W},))
+    assert batch.inputs.keys() == {"a", "b"} and batch.index is W
+
+
+def test_errors_say_what_was_needed_what_came_and_what_to_do():
+    assert mismatch("a", "b", "c") == "Needed: a\nCame:   b\nRemedy: c"
+    assert nearest("resnet21", ["resnet20", "mlp"]) == "did you mean resnet20?"
+    assert nearest("zzz", ["b", "a"]) == "choose one of: a, b"
