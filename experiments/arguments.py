@@ -38,6 +38,7 @@ def define_training() -> None:
     flags.DEFINE_float("warmup_epochs", 0.0, "Epochs of linear warm-up.", lower_bound=0.0)
     flags.DEFINE_float("weight_decay", 0.0, "Decoupled weight decay, as Keras's optimizers apply it.", lower_bound=0.0)
     flags.DEFINE_float("label_smoothing", 0.0, "Share of a label spread over all classes.", lower_bound=0.0)
+    flags.DEFINE_boolean("normalise", True, "Bring images to mean 0 and deviation 1 by channel; else they stay in 0..1.")
     flags.DEFINE_integer("crop", 0, "Augmentation: pad by so many pixels and crop.", lower_bound=0)
     flags.DEFINE_boolean("flip", False, "Augmentation: mirror left to right.")
     flags.DEFINE_integer("shift", 0, "Augmentation: move by up to so many pixels.", lower_bound=0)

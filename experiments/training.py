@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import Any, NamedTuple
 
@@ -49,7 +50,8 @@ def load_images() -> Images:
     test = None
     if train.labelled or FLAGS.test_dataset:
         test = data.load(FLAGS.test_dataset or FLAGS.dataset, FLAGS.test_split, FLAGS.data_dir)
-    return Images(train, test, integers("image_size", 2), data.measure(train))
+    normalisation = data.measure(train) if FLAGS.normalise else data.Normalisation()
+    return Images(train, test, integers("image_size", 2), normalisation)
 
 
 def augmentation() -> data.Augmentation:
@@ -87,7 +89,7 @@ def fit(distiller: Distiller, images: Images, run: Run) -> dict[str, Any]:
         steps_per_epoch=steps,
         shuffle=False,  # the pipeline has done it
         callbacks=[*run.callbacks(start), checkpoint],
-        verbose=2 if FLAGS.epochs * steps > 20000 else "auto",
+        verbose="auto" if sys.stdout.isatty() else 2,  # a progress bar, or in a log a line an epoch
     )
     result = {
         "epochs": FLAGS.epochs,

@@ -1,6 +1,6 @@
 # Makes a virtual environment with kd_keras in it, once; sourced by the other scripts from the project's top folder.
 # usage: . scripts/environment.sh [EXTRA]     KD_VENV names another place than .venv, PYTHON another interpreter
-KD_VENV="${KD_VENV:-.venv}"
+export KD_VENV="${KD_VENV:-$PWD/.venv}"
 wanted="$(cat setup.cfg pyproject.toml; echo "${1:-}")"
 installed="$KD_VENV/kd_keras_${1:-plain}.txt"
 if [ ! -f "$installed" ] || [ "$wanted" != "$(cat "$installed")" ]; then

@@ -22,13 +22,13 @@ Mixed = tuple[tf.Tensor, tf.Tensor | None]
 def pad_crop_flip(image: tf.Tensor, seed: tf.Tensor, pad: int = 4, flip: bool = True) -> tf.Tensor:
     """Pads with `pad` zeros on each side, crops the old size anywhere, and mirrors half of the images.
 
-    The usual augmentation of CIFAR (Lee et al. 2015, https://arxiv.org/abs/1409.5185, section 4).
+    The usual augmentation of CIFAR (Lee et al. 2015, https://arxiv.org/abs/1409.5185).
 
     >>> pad_crop_flip(tf.ones((8, 8, 1)), [1, 2], pad=2).shape
     TensorShape([8, 8, 1])
     """
     draws = tf.random.stateless_uniform((3,), seed)
-    view = image
+    view = image = tf.convert_to_tensor(image)
     if pad:
         # One draw for all: floor(u * n) is uniform over 0 to n - 1, as u < 1 also after rounding.
         corner = tf.cast(tf.floor(draws[:2] * (2 * pad + 1)), tf.int32)
@@ -57,6 +57,7 @@ def random_resized_crop(
     Szegedy et al. 2015 (https://arxiv.org/abs/1409.4842, section 6). The ratio is uniform in `ratio`, where
     torchvision's is uniform in its logarithm. The whole image is taken where no crop of ten fits.
     """
+    image = tf.convert_to_tensor(image)
     box, mirror = tf.unstack(tf.random.split(seed, 2))
     begin, extent, _ = tf.image.stateless_sample_distorted_bounding_box(
         tf.shape(image),
@@ -77,10 +78,11 @@ def rand_augment(image: tf.Tensor, seed: tf.Tensor, layers: int = 2, magnitude: 
     """Applies `layers` operations drawn from fourteen, all at one `magnitude` of 0 to 10.
 
     Cubuk et al. 2019 (https://arxiv.org/abs/1909.13719, section 3). Ranges are AutoAugment's
-    (https://arxiv.org/abs/1805.09501, table 6) at magnitude 10: 30 degrees, shear 0.3, translation 0.45 of the side,
+    (https://arxiv.org/abs/1805.09501) at magnitude 10: 30 degrees, shear 0.3, translation 0.45 of the side,
     4 bits, factors 0.1 and 1.9. Signs are drawn. Pixels that come in are zero. Keras's layer of this name keeps a
     random state of its own, and so cannot repeat one image's view.
     """
+    image = tf.convert_to_tensor(image)
     view = tf.image.convert_image_dtype(image, tf.float32)
     for layer in tf.unstack(tf.random.split(seed, layers)):
         draws = tf.random.stateless_uniform((2,), layer)
@@ -97,7 +99,7 @@ def rand_augment(image: tf.Tensor, seed: tf.Tensor, layers: int = 2, magnitude: 
 def mixup(images: tf.Tensor, labels: tf.Tensor | None, seed: tf.Tensor, alpha: float) -> Mixed:
     """Blends each image, and its label, with that of its partner: the batch in reverse.
 
-    Zhang et al. 2017 (https://arxiv.org/abs/1710.09412, equation 1); one share for each example, from
+    Zhang et al. 2017 (https://arxiv.org/abs/1710.09412); one share for each example, from
     Beta(alpha, alpha). `alpha` 1, a uniform share, is the mixing of "patient and consistent" teaching (Beyer et al.
     2021, https://arxiv.org/abs/2106.05237).
 

@@ -62,7 +62,8 @@ def _images(folder: Path, split: str) -> list[tuple[Path, str | None]]:
     splits = {name: images for name, images in splits.items() if images}
     classes = _classes(folder)
     if sum(map(bool, (loose, splits, classes))) > 1:
-        came = f"{folder} with {len(loose)} images, class folders {sorted({c for _, c in classes})}, splits {sorted(splits)}"
+        names = sorted({name for _, name in classes})
+        came = f"{folder} with {len(loose)} images, class folders {names}, split folders {sorted(splits)}"
         raise ValueError(mismatch("images, or class folders, or split folders of class folders, not a mixture", came))
     if split not in (*splits, "all") and not (split == "train" and not splits):
         choices = [*splits, "all"] if splits else ["train", "all"]

@@ -130,7 +130,7 @@ def training(
     def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
         epoch_seed = tf.random.fold_in(tf.constant([seed, 0], tf.int64), epoch)
         if memory is None:
-            read = _shuffled(stored, _bytes(source, stored), source.size, epoch_seed[0]) if shuffle else stored
+            read = _shuffled(stored, _bytes(source, stored), source.size, epoch_seed) if shuffle else stored
             return read.batch(batch_size, drop_remainder).enumerate().map(
                 lambda number, batch: finish(batch, epoch_seed, number), tf.data.AUTOTUNE, deterministic=True
             )
@@ -241,10 +241,12 @@ def _checked(label: tf.Tensor, index: tf.Tensor, source: Source) -> tf.Tensor:
 
 
 def _shuffled(stored: tf.data.Dataset, size_bytes: int, size: int, seed: tf.Tensor) -> tf.data.Dataset:
-    # `shuffle` mixes its seed with the graph's, which is the user's global one; this graph is one epoch's function.
+    # `shuffle` mixes its seed with the graph's, which is the user's global one; this graph is one epoch's function,
+    # so the setting goes no further. (With 0, TensorFlow would compare the other seed in Python, and fail.)
     tf.compat.v1.set_random_seed(1)
     buffer = max(1, min(size, size * BUFFER // size_bytes))
-    return stored.shuffle(buffer, seed=tf.cast(seed, tf.int64), reshuffle_each_iteration=False)
+    one_seed = tf.random.stateless_uniform((), seed, maxval=2**31 - 1, dtype=tf.int64)
+    return stored.shuffle(buffer, seed=one_seed, reshuffle_each_iteration=False)
 
 
 def _bytes(source: Source, stored: tf.data.Dataset) -> int:

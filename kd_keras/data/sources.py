@@ -30,8 +30,9 @@ def read(name: str, split: str, data_dir: str | os.PathLike | None = None) -> So
     size = _size(builder, split)
     # One shard after the other and nothing shuffled: only then is the index the same in every run.
     in_order = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
-    wanted = tfds.decode.PartialDecoding({image: True, label: True})
-    raw = builder.as_dataset(split=split, shuffle_files=False, read_config=in_order, decoders=wanted)
+    other = [key for key, feature in builder.info.features.items() if isinstance(feature, tfds.features.Image)]
+    unread = {key: tfds.decode.SkipDecoding() for key in other if key != image}
+    raw = builder.as_dataset(split=split, shuffle_files=False, read_config=in_order, decoders=unread)
 
     def example(index: tf.Tensor, features: dict) -> dict:
         return {"image": features[image], "label": tf.cast(features[label], tf.int64), "index": index}
@@ -51,13 +52,14 @@ def _prepared(name: str, data_dir: str | os.PathLike | None) -> tfds.core.Datase
     present = _names_in(data_dir)
     try:
         builder = tfds.builder(name, data_dir=data_dir)
-    except (tfds.core.DatasetNotFoundError, ValueError) as error:
-        # Prepared datasets alone where one is near: TFDS knows hundreds of others with like names.
-        known = {*present, *tfds.list_builders(with_community_datasets=False)}
-        remedy = nearest(name, known)
-        if not remedy.startswith("did you mean"):
+    except tfds.core.DatasetNotFoundError as error:
+        remedy = nearest(name, {*present, *tfds.list_builders(with_community_datasets=False)})
+        if not remedy.startswith("did you mean"):  # TFDS knows hundreds: too many to list
             remedy = f"prepared under {_place(data_dir)}: {', '.join(present) or 'none'}"
-        raise ValueError(mismatch("a TFDS dataset or a folder of images", repr(name), remedy)) from error
+        raise ValueError(mismatch("a TFDS dataset or an existing folder of images", repr(name), remedy)) from error
+    except Exception as error:  # a version or a configuration that the dataset has not, in several types
+        came = f"{name!r}: {str(error).splitlines()[0]}"
+        raise ValueError(mismatch("a TFDS dataset or an existing folder of images", came)) from error
     if builder.is_prepared():
         return builder
     try:
@@ -109,7 +111,7 @@ def _size(builder: tfds.core.DatasetBuilder, split: str) -> int:
     try:
         size = builder.info.splits[split].num_examples
     except Exception as error:  # a KeyError, a ValueError or an AssertionError, by what is wrong with the text
-        remedy = f"{nearest(split.partition('[')[0], splits)}, or a slice such as {splits[0]}[:1000]"
+        remedy = f"{nearest(split.partition('[')[0], splits)} (a slice is written {splits[0]}[:1000])"
         raise ValueError(mismatch(f"a split of {builder.name} ({', '.join(splits)})", repr(split), remedy)) from error
     if not size:
         raise ValueError(mismatch("a split with at least one example", f"{split!r} of {builder.name}"))

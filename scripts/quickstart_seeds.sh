@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# The quickstart's three trainings with several seeds, and the mean and spread of what they reach.
+# usage: scripts/quickstart_seeds.sh [SEED ...]     by default 0 1 2 3 4; finished runs are not run again
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/environment.sh
+RUNS="${RUNS:-runs/quickstart_seeds}"
+seeds=("${@:-0 1 2 3 4}")
+for seed in ${seeds[@]}; do
+    python -m experiments.train --flagfile=experiments/configs/digits_teacher.flags --seed="$seed" --run="$RUNS/teacher$seed"
+    python -m experiments.train --flagfile=experiments/configs/digits_alone.flags --seed="$seed" --run="$RUNS/alone$seed"
+    python -m experiments.distill --flagfile=experiments/configs/digits_distill.flags --seed="$seed" \
+        --teacher="$RUNS/teacher$seed" --run="$RUNS/distilled$seed"
+done | grep -v -e "^Epoch" -e "step - "
+python - "$RUNS" ${seeds[@]} <<'SUMMARY'
+import json, statistics, sys
+runs, seeds = sys.argv[1], sys.argv[2:]
+for kind in ("teacher", "alone", "distilled"):
+    last = [100 * json.load(open(f"{runs}/{kind}{seed}/result.json"))["last"]["val_accuracy"] for seed in seeds]
+    each = " ".join(f"{accuracy:.2f}" for accuracy in last)
+    spread = statistics.stdev(last) if len(last) > 1 else float("nan")
+    print(f"{kind:9s} {statistics.mean(last):.2f} % +- {spread:.2f}   {each}")
+SUMMARY

@@ -1,0 +1,117 @@
+"""Folders of images, written here with TensorFlow's encoders."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from kd_keras import data
+
+ENCODERS = {".png": tf.io.encode_png, ".jpg": lambda image: tf.io.encode_jpeg(image, quality=100)}
+
+
+def picture(path, value, size=(6, 4), channels=3):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tf.io.write_file(str(path), ENCODERS[path.suffix.lower()](np.full((*size, channels), value, np.uint8)))
+
+
+def rows(source):
+    return list(source.examples.as_numpy_iterator())
+
+
+def test_class_folders(tmp_path):
+    for value, name in [(10, "b/2.png"), (20, "b/10.png"), (30, "a/x.jpg"), (40, "c/y.PNG")]:
+        picture(tmp_path / name, value)
+    (tmp_path / "a" / "notes.txt").write_text("not an image")
+    (tmp_path / "a" / ".hidden.png").write_text("not an image")
+    (tmp_path / "empty").mkdir()
+    source = data.load(str(tmp_path), "train")
+    assert (source.size, source.classes, source.class_names) == (4, 3, ("a", "b", "c"))
+    assert source.image_shape == (6, 4, 3) and source.labelled and source.name == str(tmp_path)
+    read = rows(source)
+    assert [int(row["image"][0, 0, 0]) for row in read] == [30, 20, 10, 40]  # a/x b/10 b/2 c/y
+    assert [row["label"] for row in read] == [0, 1, 1, 2]
+    assert [row["index"] for row in read] == [0, 1, 2, 3]
+    assert [row["label"] for row in rows(data.load(str(tmp_path), "all"))] == [0, 1, 1, 2]
+
+
+def test_split_folders_share_their_class_numbers(tmp_path):
+    for name in ("train/a/1.png", "train/b/1.png", "train/c/1.png", "test/b/1.png", "test/c/1.png"):
+        picture(tmp_path / name, 7)
+    test = data.load(str(tmp_path), "test")
+    assert (test.size, test.class_names) == (2, ("a", "b", "c"))
+    assert [row["label"] for row in rows(test)] == [1, 2]
+    assert data.load(str(tmp_path), "all").size == 5
+    with pytest.raises(ValueError, match="a split of .*\nCame:   'tests'\nRemedy: did you mean test"):
+        data.load(str(tmp_path), "tests")
+
+
+def test_images_without_labels(tmp_path):
+    picture(tmp_path / "2.jpg", 20)
+    picture(tmp_path / "1.png", 10)
+    source = data.load(str(tmp_path), "train")
+    assert not source.labelled and source.classes is None and source.class_names is None and source.size == 2
+    assert [set(row) for row in rows(source)] == [{"image", "index"}] * 2
+    assert [int(row["image"][0, 0, 0]) for row in rows(source)] == [10, 20]
+
+
+def test_grey_images_become_three_channels_and_sizes_may_vary(tmp_path):
+    picture(tmp_path / "1.png", 10, channels=1)
+    picture(tmp_path / "2.png", 20, size=(3, 9))
+    source = data.load(str(tmp_path), "train")
+    assert source.image_shape is None
+    assert [row["image"].shape for row in rows(source)] == [(6, 4, 3), (3, 9, 3)]
+
+
+def test_other_formats(tmp_path):
+    header = b"BM" + (58).to_bytes(4, "little") + bytes(4) + (54).to_bytes(4, "little") + (40).to_bytes(4, "little")
+    one_pixel = (1).to_bytes(4, "little") * 2 + (1).to_bytes(2, "little") + (24).to_bytes(2, "little") + bytes(24)
+    (tmp_path / "a.bmp").write_bytes(header + one_pixel + bytes([30, 20, 10, 0]))  # blue, green, red
+    (tmp_path / "b.gif").write_bytes(bytes.fromhex(
+        "47494638396101000100800000" "0a141e" "000000" "2c00000000010001000002024401003b"))
+    read = rows(data.load(str(tmp_path), "train"))
+    assert [row["image"].tolist() for row in read] == [[[[10, 20, 30]]], [[[10, 20, 30]]]]
+
+
+def test_a_split_that_is_not_there(tmp_path):
+    picture(tmp_path / "a" / "1.png", 1)
+    with pytest.raises(ValueError, match="'validation'\nRemedy: choose one of: all, train"):
+        data.load(str(tmp_path), "validation")
+
+
+def test_no_images(tmp_path):
+    (tmp_path / "notes.txt").write_text("nothing to see")
+    with pytest.raises(FileNotFoundError, match=r"images \(.bmp .gif .jpeg .jpg .png\)\nCame:   .*without any"):
+        data.load(str(tmp_path), "train")
+
+
+def test_a_mixture_is_refused(tmp_path):
+    picture(tmp_path / "a" / "1.png", 1)
+    picture(tmp_path / "1.png", 1)
+    with pytest.raises(ValueError, match="not a mixture\nCame: .*with 1 images, class folders .'a'."):
+        data.load(str(tmp_path), "train")
+
+
+def test_a_broken_image_is_named_when_the_folder_is_opened(tmp_path):
+    picture(tmp_path / "1.png", 1)
+    (tmp_path / "2.png").write_bytes(b"<html>404</html>")
+    with pytest.raises(ValueError, match="can be decoded\nCame:   .*2.png"):
+        data.load(str(tmp_path), "train")
+
+
+def test_a_broken_image_is_named_when_it_is_read(tmp_path):
+    picture(tmp_path / "1.png", 1)
+    picture(tmp_path / "2.png", 1, size=(9, 9))  # sizes differ: opening stops looking here
+    whole = tf.io.encode_jpeg(np.zeros((9, 9, 3), np.uint8)).numpy()
+    (tmp_path / "3.jpg").write_bytes(whole[: len(whole) // 2])
+    source = data.load(str(tmp_path), "train")
+    with pytest.raises(tf.errors.InvalidArgumentError, match="3.jpg"):
+        rows(source)
+
+
+def test_a_folder_feeds_the_pipeline(tmp_path):
+    picture(tmp_path / "a" / "1.png", 51, size=(5, 7))
+    picture(tmp_path / "b" / "1.png", 102, size=(8, 3))
+    source = data.load(str(tmp_path), "train")
+    (x, y), = data.evaluation(source, batch_size=2, image_size=(4, 4))
+    np.testing.assert_allclose(x, np.array([0.2, 0.4])[:, None, None, None] * np.ones((1, 4, 4, 3)), atol=1e-6)
+    assert y.numpy().tolist() == [0, 1]

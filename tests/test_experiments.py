@@ -1,0 +1,210 @@
+"""The programs as a shell runs them: every flagfile one step, what a run leaves behind, and what is refused."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from absl import flags
+
+from experiments import arguments
+from kd_keras.methods import KD, FitNet
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = sorted((ROOT / "experiments" / "configs").glob("*.flags"))
+SMALL = ["--dataset=digits", "--train_split=train[:64]", "--test_split=test[:64]", "--epochs=1", "--batch_size=32"]
+RESULT = {"epochs", "seconds", "seed", "last", "best_val_accuracy", "parameters", "data", "versions"}
+
+
+def program(name, *arguments, check=True):
+    command = [sys.executable, "-m", f"experiments.{name}", *map(str, arguments)]
+    ran = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    if check:
+        assert ran.returncode == 0, ran.stderr[-3000:]
+    return ran
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    return f"--data_dir={tmp_path_factory.mktemp('datasets')}"
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory, data_dir):
+    run = tmp_path_factory.mktemp("runs") / "teacher"
+    program("train", "--model=mlp(hidden=(16,))", *SMALL, data_dir, f"--run={run}")
+    return run
+
+
+def test_what_a_run_leaves_behind(teacher, data_dir):
+    result = json.loads((teacher / "result.json").read_text())
+    assert set(result) == RESULT and set(result["versions"]) >= {"tensorflow", "keras", "kd_keras", "python"}
+    assert result["data"]["classes"] == 10 and result["data"]["image_shape"] == [8, 8, 1]
+    rows = list(csv.DictReader(open(teacher / "metrics.csv")))
+    assert len(rows) == 1 and float(rows[0]["val_accuracy"]) == result["last"]["val_accuracy"]
+    assert list((teacher / "tensorboard").rglob("events.*")) and not (teacher / "checkpoint").exists()
+    model = keras.saving.load_model(teacher / "model.keras")
+    assert model.output_shape == (None, 10) and model.optimizer is None
+
+
+def test_a_flagfile_repeats_the_run(teacher, tmp_path):
+    program("train", f"--flagfile={teacher / 'flags.txt'}", f"--run={tmp_path / 'again'}")
+    one, other = (keras.saving.load_model(run / "model.keras") for run in (teacher, tmp_path / "again"))
+    for a, b in zip(one.get_weights(), other.get_weights()):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+    assert (tmp_path / "again" / "flags.txt").read_text() == (teacher / "flags.txt").read_text()
+
+
+def test_the_same_command_does_nothing_more_and_another_is_refused(teacher, data_dir):
+    before = (teacher / "model.keras").read_bytes()
+    again = program("train", "--model=mlp(hidden=(16,))", *SMALL, data_dir, f"--run={teacher}")
+    assert "complete: nothing to do" in again.stdout
+    other = program("train", "--model=mlp(hidden=(9,))", *SMALL, data_dir, f"--run={teacher}", check=False)
+    assert other.returncode != 0 and "--overwrite" in other.stderr and "hidden=(16,)" in other.stderr
+    assert (teacher / "model.keras").read_bytes() == before
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_every_flagfile_runs_one_step(config, teacher, data_dir, tmp_path):
+    teaches = "--student" in config.read_text()
+    extra = [f"--teacher={teacher}"] if teaches else []
+    small = [*SMALL[:1], "--train_split=train[:32]", "--test_split=test[:32]", *SMALL[3:]]
+    program("distill" if teaches else "train", f"--flagfile={config}", *small, data_dir, *extra, f"--run={tmp_path / 'run'}")
+    metrics = json.loads((tmp_path / "run" / "result.json").read_text())["last"]
+    assert np.isfinite(list(metrics.values())).all()
+
+
+def test_a_killed_run_goes_on_where_it_stopped(data_dir, tmp_path):
+    command = ["--model=mlp(hidden=(16,), dropout=0.5)", *SMALL[:3], "--batch_size=32", "--shift=1", data_dir]
+    program("train", *command, "--epochs=6", f"--run={tmp_path / 'whole'}")
+    killed = subprocess.Popen(
+        [sys.executable, "-m", "experiments.train", *command, "--epochs=6", f"--run={tmp_path / 'killed'}"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+    for line in killed.stdout:
+        if line.startswith("Epoch 3"):
+            killed.kill()
+            break
+    killed.wait()
+    assert not (tmp_path / "killed" / "result.json").exists()
+    gone_on = program("train", *command, "--epochs=6", f"--run={tmp_path / 'killed'}")
+    assert "Going on after epoch" in gone_on.stdout
+    assert len(list(csv.DictReader(open(tmp_path / "killed" / "metrics.csv")))) == 6
+    one, other = (keras.saving.load_model(tmp_path / run / "model.keras") for run in ("whole", "killed"))
+    for a, b in zip(one.get_weights(), other.get_weights()):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_a_folder_of_unlabelled_images_trains_a_student(teacher, data_dir, tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for number in range(20):
+        keras.utils.save_img(folder / f"{number}.png", random.integers(0, 256, (8, 8, 3)).astype("uint8"))
+    colour = tmp_path / "teacher.keras"
+    inputs = keras.Input((8, 8, 3))
+    grey = keras.ops.mean(inputs, axis=-1, keepdims=True)
+    keras.Model(inputs, keras.saving.load_model(teacher / "model.keras")(grey)).save(colour)
+    run = tmp_path / "student"
+    common = [f"--dataset={folder}", "--student=mlp(hidden=(8,))", "--epochs=2", "--batch_size=8", f"--teacher={colour}"]
+    program("distill", *common, "--hard_weight=0", "--mixup=1", f"--run={run}")
+    result = json.loads((run / "result.json").read_text())
+    assert set(result["last"]) == {"epoch", "kd", "loss"} and np.isfinite(result["last"]["kd"])
+    refused = program("distill", *common, f"--run={tmp_path / 'other'}", check=False)
+    assert refused.returncode != 0 and "hard_weight=0" in refused.stderr
+
+
+def test_several_teachers_of_another_normalisation(teacher, data_dir, tmp_path):
+    from experiments.teachers import renormalise
+    from kd_keras.data import Normalisation
+
+    images, own = np.random.default_rng(0).uniform(size=(2, 4, 4, 1)).astype("float32"), Normalisation((0.3,), (0.2,))
+    convert = renormalise({"mean": [0.5], "std": [0.25]}, own)
+    np.testing.assert_allclose(convert(own(images)), (images - 0.5) / 0.25, rtol=1e-4, atol=1e-5)
+    assert renormalise({"mean": [0.3], "std": [0.2]}, own) is None
+    twice = [f"--teacher={teacher}", f"--teacher={teacher}", "--teacher_weights=3,1", "--combine=logits"]
+    ran = program("distill", "--student=mlp(hidden=(8,))", *SMALL, data_dir, *twice, f"--run={tmp_path / 'run'}")
+    assert "into mlp(hidden=(8,)) (610)" in ran.stdout
+
+
+def test_evaluate_and_export(teacher, data_dir, tmp_path):
+    ran = program("evaluate", f"--teacher={teacher}", f"--model={teacher}", data_dir, f"--output={tmp_path / 'table.json'}")
+    row = json.loads((tmp_path / "table.json").read_text())[str(teacher)]
+    assert row["agreement"] == 1.0 and row["kl"] == pytest.approx(0, abs=1e-6) and row["parameters"] == 65 * 16 + 17 * 10
+    assert "| accuracy | agreement |" in ran.stdout and f"| {teacher} | 1,210 |" in ran.stdout
+    program("export", f"--model={teacher}", data_dir, f"--output={tmp_path / 'out'}")
+    recorded = np.load(tmp_path / "out" / "check.npz")
+    assert recorded["images"].dtype == np.uint8 and len(recorded["images"]) == 797
+    labels = json.loads((tmp_path / "table.json").read_text())
+    assert labels  # the table and the export saw the same test images
+    command = [sys.executable, ROOT / "scripts" / "check_saved_model.py", tmp_path / "out"]
+    checked = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert checked.returncode == 0 and "797 of 797" in checked.stdout
+
+
+@pytest.mark.parametrize("name", ["train", "distill", "evaluate", "export"])
+def test_help_says_what_the_program_does(name):
+    text = program(name, "--help", check=False).stdout
+    assert f"python -m experiments.{name}" in text and "--dataset" in text
+
+
+@pytest.mark.parametrize(
+    "name, given, message",
+    [
+        ("train", ["--model=resnet21"], "did you mean"),
+        ("train", ["--dataset=digit"], "digits"),
+        ("train", ["--model=mlp(hidden=open('x'))"], "literal values"),
+        ("distill", ["--teacher=nowhere"], "train it first"),
+        ("distill", ["--teacher=nowhere", "--method=kdd"], "did you mean kd"),
+        ("distill", ["--teacher=nowhere", "--method=kd(temprature=3)"], "did you mean temperature"),
+        ("distill", ["--teacher=nowhere", "--method=kd(temperature='hot')"], "as a number"),
+    ],
+)
+def test_what_is_refused(name, given, message, data_dir, tmp_path):
+    ran = program(name, *SMALL, data_dir, *given, f"--run={tmp_path / 'run'}", check=False)
+    assert ran.returncode != 0 and message in ran.stderr
+
+
+def test_a_damaged_model_and_a_directory_of_something_else(teacher, data_dir, tmp_path):
+    broken = tmp_path / "broken.keras"
+    broken.write_bytes((teacher / "model.keras").read_bytes()[:500])
+    ran = program("evaluate", f"--teacher={broken}", data_dir, check=False)
+    assert ran.returncode != 0 and "a whole model file" in ran.stderr
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    ran = program("train", *SMALL, data_dir, f"--run={tmp_path / 'mine'}", "--overwrite", check=False)
+    assert ran.returncode != 0 and (tmp_path / "mine" / "thesis.txt").exists()
+
+
+def test_methods_from_text():
+    assert isinstance(arguments.parse_method("kd"), KD) and isinstance(arguments.parse_method("fitnet()"), FitNet)
+    assert arguments.parse_method("fitnet(student_tap='a/b', weight=3)").taps.student == ("a/b",)
+    for text in ("kd(4)", "kd(**{})", "kd(weight=__import__('os'))", "kd(", "kd)", "kd(temperature=4) or 1"):
+        with pytest.raises(ValueError, match="literal"):
+            arguments.parse_method(text)
+    assert not flags.FLAGS.is_parsed()
+
+
+def test_the_quickstart_end_to_end(tmp_path):
+    if "KD_VENV" not in os.environ:
+        pytest.skip("scripts/test.sh names the environment that the quickstart installs into")
+    environment = {**os.environ, "RUNS": str(tmp_path / "runs")}
+    first, second = (
+        subprocess.run(["bash", ROOT / "scripts" / "quickstart.sh"], capture_output=True, text=True, env=environment)
+        for _ in range(2)
+    )
+    assert first.returncode == 0, first.stderr[-3000:]
+    assert "797 of 797 images classified identically, kd_keras not loaded" in first.stdout
+    table = [line for line in first.stdout.splitlines() if line.startswith("| ")]
+    assert [line.split(" | ")[0].rsplit("/", 1)[-1] for line in table[1:]] == ["teacher", "alone", "distilled"]
+    accuracy = [float(line.split(" | ")[2]) for line in table[1:]]
+    assert accuracy[0] > 0.97 and min(accuracy) > 0.9
+    assert second.returncode == 0 and second.stdout.count("complete: nothing to do") == 3
