@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 from typing import Any
 
-from absl import flags
+from absl import flags, logging
 
 from kd_keras.contracts import mismatch, nearest
 
 FLAGS = flags.FLAGS
+
+
+def quiet() -> None:
+    """Leaves out what TFDS logs of every file it opens, unless --verbosity asks for it."""
+    if FLAGS["verbosity"].using_default_value:
+        logging.set_verbosity(logging.ERROR)
 
 
 def define_data() -> None:
@@ -38,7 +45,7 @@ def define_training() -> None:
     flags.DEFINE_float("warmup_epochs", 0.0, "Epochs of linear warm-up.", lower_bound=0.0)
     flags.DEFINE_float("weight_decay", 0.0, "Decoupled weight decay, as Keras's optimizers apply it.", lower_bound=0.0)
     flags.DEFINE_float("label_smoothing", 0.0, "Share of a label spread over all classes.", lower_bound=0.0)
-    flags.DEFINE_boolean("normalise", True, "Bring images to mean 0 and deviation 1 by channel; else they stay in 0..1.")
+    flags.DEFINE_boolean("normalise", True, "Bring images to mean 0 and deviation 1 by channel; else leave 0..1.")
     flags.DEFINE_integer("crop", 0, "Augmentation: pad by so many pixels and crop.", lower_bound=0)
     flags.DEFINE_boolean("flip", False, "Augmentation: mirror left to right.")
     flags.DEFINE_integer("shift", 0, "Augmentation: move by up to so many pixels.", lower_bound=0)
@@ -65,7 +72,8 @@ def parse_call(text: str) -> tuple[str, dict[str, Any]]:
     name, bracket, rest = text.strip().partition("(")
     try:
         call = ast.parse(f"f({rest}" if bracket else "f()", mode="eval").body
-        if not isinstance(call, ast.Call) or call.args or not all(keyword.arg for keyword in call.keywords):
+        plain = isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and not call.args
+        if not (plain and all(keyword.arg for keyword in call.keywords) and re.fullmatch(r"[\w./-]+", name.strip())):
             raise ValueError("only name=value")
         return name.strip(), {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
     except (ValueError, SyntaxError) as error:

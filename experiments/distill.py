@@ -22,13 +22,14 @@ flags.DEFINE_float("hard_weight", 1.0, "Weight of the loss on the labels; 0 need
 
 
 def main(_: list[str]) -> None:
+    arguments.quiet()
     methods = [arguments.parse_method(text) for text in FLAGS.method]
     run = Run(FLAGS.run, FLAGS.overwrite)
     if run.complete:
         print(f"{run.path} is complete: nothing to do.")
         return
-    training.begin(FLAGS.seed)
     images = training.load_images()
+    training.begin(FLAGS.seed)
     teacher = teachers.load_teacher(images)
     name, options = arguments.parse_call(FLAGS.student)
     classes = images.train.classes or teacher.tapped(["logits"]).specs["logits"].shape[-1]

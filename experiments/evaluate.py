@@ -10,10 +10,9 @@ import numpy as np
 from absl import app, flags
 
 from experiments import arguments
-from experiments.runs import load_model, load_result
+from experiments.runs import load_model, load_result, write_text
 from experiments.teachers import renormalise
 from kd_keras import data
-from kd_keras.callbacks import save_beside
 from kd_keras.contracts import mismatch
 from kd_keras.evaluation import accuracy, agreement, answers, cost
 
@@ -27,6 +26,7 @@ COLUMNS = ("parameters", "accuracy", "agreement", "kl", "kilobytes", "millisecon
 
 
 def main(_: list[str]) -> None:
+    arguments.quiet()
     source = data.load(FLAGS.test_dataset or FLAGS.dataset, FLAGS.test_split, FLAGS.data_dir)
     size = arguments.integers("image_size", 2)
     identity = data.Normalisation()
@@ -46,7 +46,7 @@ def main(_: list[str]) -> None:
     print(f"{source.size:,} test images of {source.name}; agreement and kl (nats) are with {FLAGS.teacher}.")
     print(table(rows))
     if FLAGS.output:
-        save_beside(FLAGS.output, lambda name: Path(name).write_text(json.dumps(rows, indent=1)) and None)
+        write_text(Path(FLAGS.output), json.dumps(rows, indent=1))
 
 
 def table(rows: dict[str, dict[str, float]]) -> str:

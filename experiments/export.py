@@ -23,6 +23,7 @@ flags.DEFINE_string("output", None, "Directory of the SavedModel; the run's own 
 
 
 def main(_: list[str]) -> None:
+    arguments.quiet()
     record = load_result(FLAGS.model).get("data")
     if record is None:
         raise ValueError(mismatch("a finished run", FLAGS.model, "its result.json says how images are normalised"))

@@ -51,7 +51,7 @@ class Run:
         elif self.path.exists() and any(self.path.iterdir()):
             raise ValueError(mismatch("--run= a new directory or a run", f"{self.path}, which holds something else"))
         self.path.mkdir(parents=True, exist_ok=True)
-        save_beside(flagfile, lambda name: Path(name).write_text("\n".join(asked) + "\n") and None)
+        write_text(flagfile, "\n".join(asked) + "\n")
         self.complete = (self.path / "result.json").exists()
 
     def _check_same(self, asked: list[str], before: list[str]) -> None:
@@ -66,7 +66,7 @@ class Run:
         metrics = self.path / "metrics.csv"
         if metrics.exists():  # an epoch that was logged but not saved is run again
             lines = metrics.read_text().splitlines()
-            save_beside(metrics, lambda name: Path(name).write_text("\n".join(lines[: start_epoch + 1]) + "\n") and None)
+            write_text(metrics, "\n".join(lines[: start_epoch + 1]) + "\n")
         return [
             keras.callbacks.CSVLogger(str(metrics), append=start_epoch > 0),
             keras.callbacks.TensorBoard(str(self.path / "tensorboard"), write_graph=False),
@@ -75,7 +75,8 @@ class Run:
     def metrics(self) -> dict[str, Any]:
         """The metrics of the last epoch, and the best accuracy on the test set, from the whole run's record."""
         with open(self.path / "metrics.csv", newline="") as lines:
-            rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(lines)]
+            rows = list(csv.DictReader(lines))
+        rows = [{name: float(value) for name, value in row.items() if value != "NA"} for row in rows]
         return {"last": rows[-1], "best_val_accuracy": max((row.get("val_accuracy", 0.0) for row in rows))}
 
     def finish(self, model: keras.Model, result: dict[str, Any]) -> None:
@@ -83,9 +84,13 @@ class Run:
         save_beside(self.path / "model.keras", model.save)
         versions = {name: importlib.metadata.version(name) for name in PACKAGES}
         versions |= {"python": platform.python_version(), "kd_keras": kd_keras.__version__}
-        text = json.dumps({**result, "versions": versions}, indent=1)
-        save_beside(self.path / "result.json", lambda name: Path(name).write_text(text) and None)
+        write_text(self.path / "result.json", json.dumps({**result, "versions": versions}, indent=1))
         shutil.rmtree(self.path / "checkpoint", ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file beside its place and renames it there."""
+    save_beside(path, lambda name: Path(name).write_text(text))
 
 
 def recorded_flags() -> list[str]:

@@ -17,12 +17,13 @@ arguments.define_model("model", "resnet20")
 
 
 def main(_: list[str]) -> None:
+    arguments.quiet()
     run = Run(FLAGS.run, FLAGS.overwrite)
     if run.complete:
         print(f"{run.path} is complete: nothing to do.")
         return
-    training.begin(FLAGS.seed)
     images = training.load_images()
+    training.begin(FLAGS.seed)
     if not images.train.labelled:
         raise ValueError(mismatch("labelled images to train on", f"{FLAGS.dataset!r}, unlabelled"))
     name, options = arguments.parse_call(FLAGS.model)

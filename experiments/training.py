@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
-from absl import flags, logging
+from absl import flags
 
 from experiments.arguments import integers
 from experiments.runs import Run
@@ -134,9 +134,7 @@ def learning_rate(steps: int, warmup: int) -> Any:
 
 
 def begin(seed: int) -> None:
-    """Seeds every generator, and says what device there is."""
+    """Seeds every generator, and says what device there is; after the data, whose preparing may draw numbers too."""
     keras.utils.set_random_seed(seed)
-    if FLAGS["verbosity"].using_default_value:
-        logging.set_verbosity(logging.ERROR)  # TFDS tells of every file it opens
     devices = ", ".join(device.name for device in tf.config.get_visible_devices() if device.device_type != "CPU")
     print(f"Training on {devices or 'the CPU'}.")

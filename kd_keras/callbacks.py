@@ -13,7 +13,7 @@ import numpy as np
 from kd_keras.contracts import mismatch
 
 
-def save_beside(path: str | Path, write: Callable[[str], None]) -> None:
+def save_beside(path: str | Path, write: Callable[[str], object]) -> None:
     """Writes a file beside its place and renames it there, so that a failed write leaves the old file whole.
 
     Args:
@@ -25,7 +25,7 @@ def save_beside(path: str | Path, write: Callable[[str], None]) -> None:
 
     >>> import tempfile
     >>> place = Path(tempfile.mkdtemp()) / "a.txt"
-    >>> save_beside(place, lambda name: Path(name).write_text("whole") and None)
+    >>> save_beside(place, lambda name: Path(name).write_text("whole"))
     >>> place.read_text()
     'whole'
     """

@@ -174,7 +174,8 @@ class AbsentTeacher:
         self.specs = specs
 
     def get_config(self) -> dict[str, list]:
-        return {tap: [list(s) for s in spec] if isinstance(spec, list) else list(spec) for tap, spec in self.specs.items()}
+        specs = self.specs.items()
+        return {tap: [list(s) for s in spec] if isinstance(spec, list) else list(spec) for tap, spec in specs}
 
     @classmethod
     def from_config(cls, config: dict[str, list]) -> AbsentTeacher:

@@ -1,4 +1,4 @@
-"""What every test starts from: two logical CPUs (a strategy needs them before TensorFlow runs), a seed, and the data."""
+"""What every test starts from: four logical CPUs (to be made before TensorFlow runs), a seed, and the data."""
 
 import os
 from pathlib import Path

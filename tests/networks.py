@@ -46,8 +46,8 @@ class Passes(layers.Layer):
     """Passes its input on and counts, in the graph, how often it runs in training and in inference form."""
 
     def build(self, shape):
-        options = {"shape": (), "initializer": "zeros", "trainable": False}
-        self.counts = {True: self.add_weight(name="training", **options), False: self.add_weight(name="inference", **options)}
+        names = {True: "training", False: "inference"}
+        self.counts = {form: self.add_weight((), "zeros", trainable=False, name=name) for form, name in names.items()}
 
     def call(self, inputs, training=False):
         self.counts[bool(training)].assign_add(1.0)

@@ -35,8 +35,9 @@ def test_imports_only_from_lower_floors(path):
             continue
         target = name.split(".")[1]
         if target == parts[0]:
-            own_base = name.split(".")[2:3] in ([], ["base"]) or not (PACKAGE / target / f"{name.split('.')[2]}.py").exists()
-            assert len(parts) > 1 and (parts[-1] == "__init__" or own_base), f"{path} imports its sibling {name}"
+            sibling = (name.split(".") + [""])[2]
+            allowed = sibling == "base" or not (PACKAGE / target / f"{sibling}.py").exists()
+            assert len(parts) > 1 and (parts[-1] == "__init__" or allowed), f"{path} imports its sibling {name}"
         else:
             assert FLOORS[target] < FLOORS[parts[0]], f"{path} (floor {FLOORS[parts[0]]}) imports {name}"
 

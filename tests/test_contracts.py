@@ -6,7 +6,8 @@ X, Y, W = np.ones((2, 3)), np.zeros(2), np.ones(2)
 
 
 def test_every_form_that_keras_hands_over():
-    for data, expected in [(X, (X, None, None)), ((X,), (X, None, None)), ((X, Y), (X, Y, None)), ((X, Y, W), (X, Y, W))]:
+    alone, labelled = (X, None, None), (X, Y, None)
+    for data, expected in [(X, alone), ((X,), alone), ((X, Y), labelled), ((X, Y, W), (X, Y, W))]:
         batch = as_batch(data)
         assert (batch.inputs is expected[0], batch.label is expected[1], batch.weight is expected[2]) == (True,) * 3
         assert batch.index is None and batch.recorded is None

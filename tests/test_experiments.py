@@ -49,7 +49,7 @@ def test_what_a_run_leaves_behind(teacher, data_dir):
     assert len(rows) == 1 and float(rows[0]["val_accuracy"]) == result["last"]["val_accuracy"]
     assert list((teacher / "tensorboard").rglob("events.*")) and not (teacher / "checkpoint").exists()
     model = keras.saving.load_model(teacher / "model.keras")
-    assert model.output_shape == (None, 10) and model.optimizer is None
+    assert model.output_shape == (None, 10) and getattr(model, "optimizer", None) is None
 
 
 def test_a_flagfile_repeats_the_run(teacher, tmp_path):
@@ -73,8 +73,8 @@ def test_the_same_command_does_nothing_more_and_another_is_refused(teacher, data
 def test_every_flagfile_runs_one_step(config, teacher, data_dir, tmp_path):
     teaches = "--student" in config.read_text()
     extra = [f"--teacher={teacher}"] if teaches else []
-    small = [*SMALL[:1], "--train_split=train[:32]", "--test_split=test[:32]", *SMALL[3:]]
-    program("distill" if teaches else "train", f"--flagfile={config}", *small, data_dir, *extra, f"--run={tmp_path / 'run'}")
+    small = [*SMALL[:1], "--train_split=train[:32]", "--test_split=test[:32]", *SMALL[3:], data_dir]
+    program("distill" if teaches else "train", f"--flagfile={config}", *small, *extra, f"--run={tmp_path / 'run'}")
     metrics = json.loads((tmp_path / "run" / "result.json").read_text())["last"]
     assert np.isfinite(list(metrics.values())).all()
 
@@ -114,11 +114,11 @@ def test_a_folder_of_unlabelled_images_trains_a_student(teacher, data_dir, tmp_p
     grey = keras.ops.mean(inputs, axis=-1, keepdims=True)
     keras.Model(inputs, keras.saving.load_model(teacher / "model.keras")(grey)).save(colour)
     run = tmp_path / "student"
-    common = [f"--dataset={folder}", "--student=mlp(hidden=(8,))", "--epochs=2", "--batch_size=8", f"--teacher={colour}"]
-    program("distill", *common, "--hard_weight=0", "--mixup=1", f"--run={run}")
+    few = [f"--dataset={folder}", f"--teacher={colour}", "--student=mlp(hidden=(8,))", "--batch_size=8"]
+    program("distill", *few, "--epochs=2", "--hard_weight=0", "--mixup=1", f"--run={run}")
     result = json.loads((run / "result.json").read_text())
     assert set(result["last"]) == {"epoch", "kd", "loss"} and np.isfinite(result["last"]["kd"])
-    refused = program("distill", *common, f"--run={tmp_path / 'other'}", check=False)
+    refused = program("distill", *few, f"--run={tmp_path / 'other'}", check=False)
     assert refused.returncode != 0 and "hard_weight=0" in refused.stderr
 
 
@@ -136,15 +136,15 @@ def test_several_teachers_of_another_normalisation(teacher, data_dir, tmp_path):
 
 
 def test_evaluate_and_export(teacher, data_dir, tmp_path):
-    ran = program("evaluate", f"--teacher={teacher}", f"--model={teacher}", data_dir, f"--output={tmp_path / 'table.json'}")
+    given = [f"--teacher={teacher}", f"--model={teacher}", data_dir, f"--output={tmp_path / 'table.json'}"]
+    ran = program("evaluate", *given)
     row = json.loads((tmp_path / "table.json").read_text())[str(teacher)]
-    assert row["agreement"] == 1.0 and row["kl"] == pytest.approx(0, abs=1e-6) and row["parameters"] == 65 * 16 + 17 * 10
+    assert row["agreement"] == 1.0 and row["kl"] == pytest.approx(0, abs=1e-6)
+    assert row["parameters"] == 65 * 16 + 17 * 10
     assert "| accuracy | agreement |" in ran.stdout and f"| {teacher} | 1,210 |" in ran.stdout
     program("export", f"--model={teacher}", data_dir, f"--output={tmp_path / 'out'}")
     recorded = np.load(tmp_path / "out" / "check.npz")
     assert recorded["images"].dtype == np.uint8 and len(recorded["images"]) == 797
-    labels = json.loads((tmp_path / "table.json").read_text())
-    assert labels  # the table and the export saw the same test images
     command = [sys.executable, ROOT / "scripts" / "check_saved_model.py", tmp_path / "out"]
     checked = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert checked.returncode == 0 and "797 of 797" in checked.stdout

@@ -22,9 +22,11 @@ from kd_keras.models.resnet import (
     resnet110,
 )
 
-ZOO = (
+__all__ = (
+    "build",
     "mlp",
     "mobilenet_v2",
+    "names",
     "resnet8",
     "resnet8x4",
     "resnet14",
@@ -35,7 +37,7 @@ ZOO = (
     "resnet56",
     "resnet110",
 )
-__all__ = ("ZOO", "build", "names", *ZOO)
+ZOO = tuple(name for name in __all__ if name not in ("build", "names"))
 
 
 def names() -> list[str]:

@@ -1,4 +1,4 @@
-"""A plain perceptron of fully connected layers: the students of Hinton, Vinyals and Dean 2015, 1503.02531, section 3."""
+"""A plain perceptron of fully connected layers, as in Hinton, Vinyals and Dean 2015, 1503.02531, section 3."""
 
 from __future__ import annotations
 

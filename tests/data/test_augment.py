@@ -25,7 +25,7 @@ def seeds(count):
 @pytest.mark.parametrize("image", [IMAGE, (IMAGE / 255).astype(np.float32)], ids=["uint8", "float32"])
 def test_a_view_follows_from_its_seed(view, image):
     made, compiled = {}, tf.function(view)
-    for seed in seeds(12):
+    for seed in seeds(8):
         tf.random.set_seed(seed[1])
         one = view(tf.constant(image), tf.constant(seed)).numpy()
         tf.random.set_seed(99)
@@ -35,7 +35,7 @@ def test_a_view_follows_from_its_seed(view, image):
         np.testing.assert_allclose(one.astype(float), again, atol=1e-6 if image.dtype != np.uint8 else 1)
         np.testing.assert_array_equal(one, view(tf.constant(image), tf.constant(seed)).numpy())
         made[one.tobytes()] = seed
-    assert len(made) >= 8
+    assert len(made) >= 6
 
 
 def crops(image, pad):
@@ -55,6 +55,8 @@ def test_pad_crop_flip_is_a_crop_of_the_padded_image_or_its_mirror_image():
     corners, counts = np.unique([corner for corner, _ in found], axis=0, return_counts=True)
     assert len(corners) == 25 and ((counts - 16) ** 2 / 16).sum() < 52  # chi square, 24 degrees, p = 0.001
     assert 160 < sum(mirrored for _, mirrored in found) < 240
+    for axis in (0, 1):  # mirroring does not go with the place
+        assert 0.35 < np.mean([mirrored for corner, mirrored in found if corner[axis] < 2]) < 0.65
 
 
 def test_shift_moves_without_mirroring():

@@ -83,7 +83,7 @@ def test_xla_and_eager_agree(kind):
 @pytest.mark.parametrize("kind", CLASSES_OF_ALL)
 @pytest.mark.parametrize("replicas", [2, 4])
 def test_replicas_make_the_same_update(kind, replicas):
-    """Without BatchNorm; the methods' own BatchNorm sees one replica's part, so their adapters are the identity here."""
+    """Without BatchNorm, which sees one replica's part of the batch; so the adapters are the identity here."""
     x, y = examples(40)  # two batches of 16 and an uneven one of 8
     results = []
     for devices in (1, replicas):
