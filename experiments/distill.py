@@ -37,8 +37,9 @@ def main(_: list[str]) -> None:
     taught = sum(network.count_params() for network in teacher.networks)
     print(f"Distilling {' and '.join(FLAGS.teacher)} ({taught:,} parameters)", end=" ")
     print(f"into {FLAGS.student} ({student.count_params():,}) on {images.train.size:,} images.")
+    known = training.teacher_accuracy(teacher, images)
     distiller = Distiller(student=student, teacher=teacher, methods=methods, hard_weight=FLAGS.hard_weight)
-    training.fit(distiller, images, run)
+    training.fit(distiller, images, run, known)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,9 @@ from absl import flags
 
 from experiments.arguments import integers
 from experiments.runs import Run
-from kd_keras import Distiller, data
+from kd_keras import Distiller, Teacher, data
 from kd_keras.callbacks import Checkpoint
+from kd_keras.evaluation import accuracy, answers
 
 FLAGS = flags.FLAGS
 
@@ -66,8 +67,30 @@ def augmentation() -> data.Augmentation:
     )
 
 
-def fit(distiller: Distiller, images: Images, run: Run) -> dict[str, Any]:
-    """Trains a Distiller's student as the flags say, from the run's last checkpoint, and finishes the run."""
+def teacher_accuracy(teacher: Teacher, images: Images) -> dict[str, float]:
+    """What the student is to hold up against: the teacher's accuracy on the test images, where there are any."""
+    if images.test is None:
+        return {}
+    test = data.evaluation(
+        images.test,
+        batch_size=FLAGS.batch_size,
+        image_size=images.image_size,
+        normalisation=images.normalisation,
+    )
+    known = dict(accuracy(answers(teacher, test)))
+    print(f"The teacher's accuracy on {images.test.size:,} test images is {known['accuracy']:.4f}.")
+    return {"teacher_accuracy": known["accuracy"]}
+
+
+def fit(distiller: Distiller, images: Images, run: Run, known: dict[str, float] | None = None) -> None:
+    """Trains a Distiller's student as the flags say, from the run's last checkpoint, and finishes the run.
+
+    Args:
+        distiller: not yet compiled.
+        images: what it trains and is tested on.
+        run: where everything is written.
+        known: what else the result shall record.
+    """
     soft_labels = FLAGS.label_smoothing > 0 or FLAGS.mixup > 0 or FLAGS.cutmix > 0
     steps = data.steps_per_epoch(images.train, FLAGS.batch_size)
     compile_from_flags(distiller, steps, soft_labels, images.train.labelled or images.test is not None)
@@ -96,13 +119,13 @@ def fit(distiller: Distiller, images: Images, run: Run) -> dict[str, Any]:
         "seconds": round(time.perf_counter() - begun, 1),
         "seed": FLAGS.seed,
         **run.metrics(),
+        **(known or {}),
         "parameters": distiller.student.count_params(),
         "data": images.describe(),
     }
     run.finish(distiller.student, result)
     if "val_accuracy" in result["last"]:
         print(f"{run.path}: accuracy {result['last']['val_accuracy']:.4f} after {FLAGS.epochs} epochs")
-    return result
 
 
 def compile_from_flags(distiller: Distiller, steps: int, soft_labels: bool, labelled: bool) -> None:

@@ -112,12 +112,12 @@ class Distiller(keras.Model):
             terms = self._compute_terms(output, student, teacher, batch, step)
             means = {name: _mean(term, batch.weight) for name, term in terms.items()}
             loss = sum(ops.cast(weight_at(weights[name], step), "float32") * means[name] for name in means)
-            penalty = sum(ops.sum(ops.cast(each, "float32")) for each in self.losses)  # the student's regularisers
+            penalty = self._penalty("hard" in terms)
             # The replicas' gradients are summed, so each gives its part of the mean over the global batch.
             scaled = self.optimizer.scale_loss(share * loss + penalty / self._replicas())
         variables = self.trainable_variables
         self.optimizer.apply_gradients(zip(tape.gradient(scaled, variables), variables))
-        self._log(loss + penalty, {**means, "regularisation": penalty} if self.losses else means, teacher, batch)
+        self._log(loss + penalty, means, penalty, teacher, batch)
         return self._metrics_of(output, batch)
 
     def test_step(self, data: Any) -> dict[str, Tensor]:
@@ -163,6 +163,12 @@ class Distiller(keras.Model):
             loss = self._compile_loss(batch.label, output, batch.weight)
         return ops.cast(loss, "float32") * self._replicas()  # Keras has divided it by their number
 
+    def _penalty(self, hard: bool) -> Tensor | int:
+        """The regularisers of student and adapters; a student's own `compute_loss` counts the student's itself."""
+        own = hard and _has_own_loss(self.student)
+        losses = [loss for method in self.methods for loss in method.losses] if own else self.losses
+        return sum(ops.sum(ops.cast(loss, "float32")) for loss in losses)
+
     def _weights(self) -> dict[str, Weight]:
         """The weight of every term by name; a second method of one name is called `<name>_2`."""
         weights: dict[str, Weight] = {"hard": self.hard_weight}
@@ -184,10 +190,11 @@ class Distiller(keras.Model):
 
     # ---- what is logged
 
-    def _log(self, total: Tensor, means: dict[str, Tensor], teacher: Outputs, batch: Batch) -> None:
+    def _log(self, total: Tensor, means: dict[str, Tensor], penalty: Any, teacher: Outputs, batch: Batch) -> None:
         size = _size(batch)
         self._loss_tracker.update_state(total, sample_weight=size)
-        for name, mean in means.items():
+        regularisers = {} if isinstance(penalty, int) else {"regularisation": penalty}
+        for name, mean in (means | regularisers).items():
             self._terms[name].update_state(mean, sample_weight=size)
             self._shown.add(name)
         if teacher:

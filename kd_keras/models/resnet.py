@@ -35,7 +35,7 @@ def resnet(
         ValueError: where `depth` is not 6 n + 2.
 
     >>> model = resnet8((32, 32, 3), 100)
-    >>> sum(keras.ops.size(variable).item() for variable in model.trainable_variables)
+    >>> sum(int(keras.ops.size(variable)) for variable in model.trainable_variables)
     83892
     """
     if depth < 8 or (depth - 2) % 6:
