@@ -6,6 +6,8 @@ installed="$KD_VENV/kd_keras_${1:-plain}.txt"
 if [ ! -f "$installed" ] || [ "$wanted" != "$(cat "$installed")" ]; then
     echo "Installing kd_keras into $KD_VENV (a few minutes, once) ..."
     [ -x "$KD_VENV/bin/python" ] || "${PYTHON:-python3}" -m venv "$KD_VENV"
+    # The pip that comes with Python 3.10 searches for compatible versions without end; a new one finds them at once.
+    "$KD_VENV/bin/python" -m pip install --quiet --disable-pip-version-check --upgrade pip
     "$KD_VENV/bin/python" -m pip install --quiet --disable-pip-version-check --editable ".${1:+[$1]}"
     echo "$wanted" > "$installed"
 fi
