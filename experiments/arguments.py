@@ -15,8 +15,8 @@ FLAGS = flags.FLAGS
 
 
 def quiet() -> None:
-    """Leaves out what TFDS logs of every file it opens, unless --verbosity asks for it."""
-    if FLAGS["verbosity"].using_default_value:
+    """Leaves out what TensorFlow and TFDS log of every file they open, unless --verbosity asks for it."""
+    if not FLAGS["verbosity"].present:
         logging.set_verbosity(logging.ERROR)
 
 

@@ -7,7 +7,8 @@ cd "$(dirname "$0")/.."
 RUNS="${RUNS:-runs/quickstart}"
 
 step() { printf '\n== %s\n' "$1"; }
-run() { printf '$ python %s\n' "$*"; python "$@"; }
+# TensorFlow's notes on its own start come before any setting can silence them.
+run() { printf '$ python %s\n' "$*"; python "$@" 2> >(grep --line-buffered -v -E '^([IWE]0000 |WARNING: All log)' >&2); }
 
 step "1. Train a teacher"
 run -m experiments.train --flagfile=experiments/configs/digits_teacher.flags --run="$RUNS/teacher"

@@ -36,7 +36,7 @@ def answers(
     """
     teacher = model if isinstance(model, Teacher) else Teacher(model, preprocess=preprocess)
     tapped = teacher.tapped(["logits"])
-    run = tf.function(lambda inputs: tapped(inputs), reduce_retracing=True)
+    run = tf.function(lambda inputs: tapped(inputs), input_signature=[as_batch(data.element_spec).inputs])
     logits, labels = [], []
     for each in data:
         batch = as_batch(each)
