@@ -22,13 +22,22 @@ def quiet() -> None:
 
 def define_data() -> None:
     """Flags that say which images."""
-    flags.DEFINE_string("dataset", "digits", "A TFDS name, a folder of images, or the embedded 'digits'.")
+    flags.DEFINE_string("dataset", "digits", "A TFDS name, a folder of <split>/<class>/ or of images, or 'digits'.")
     flags.DEFINE_string("data_dir", None, "Where TFDS keeps prepared datasets; TFDS's own place by default.")
     flags.DEFINE_string("train_split", "train", "Split to train on, in TFDS's notation: 'train[:5000]'.")
     flags.DEFINE_string("test_dataset", None, "Dataset to test on; --dataset by default.")
     flags.DEFINE_string("test_split", "test", "Split to test on.")
     flags.DEFINE_list("image_size", None, "Height,width to resize to, in pixels; the images' own by default.")
     flags.DEFINE_integer("batch_size", 128, "Images a step.", lower_bound=1)
+
+
+def load_test(record: dict[str, Any]) -> Any:
+    """The test images of the flags, or where they name none, of the data that a run recorded."""
+    from kd_keras import data
+
+    named = FLAGS["dataset"].present or FLAGS.test_dataset
+    name = (FLAGS.test_dataset or FLAGS.dataset) if named else record.get("dataset", FLAGS.dataset)
+    return data.load(name, FLAGS.test_split, FLAGS.data_dir)
 
 
 def define_training() -> None:

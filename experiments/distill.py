@@ -17,6 +17,8 @@ arguments.define_data()
 arguments.define_training()
 arguments.define_model("student", "mobilenet_v2")
 teachers.define_teacher()
+flags.adopt_module_key_flags(arguments)
+flags.adopt_module_key_flags(teachers)
 flags.DEFINE_multi_string("method", ["kd"], "A method, such as 'kd(temperature=4, weight=0.9)'; repeat to combine.")
 flags.DEFINE_float("hard_weight", 1.0, "Weight of the loss on the labels; 0 needs no labels.", lower_bound=0.0)
 

@@ -1,23 +1,26 @@
 """Compares trained networks with their teacher on the test images.
 
-    python -m experiments.evaluate --teacher=runs/teacher --model=runs/alone --model=runs/student --dataset=digits
+    python -m experiments.evaluate --teacher=runs/teacher --model=runs/alone --model=runs/student
+
+The images are those of the teacher's run, unless --dataset names others.
 """
 
 import json
 from pathlib import Path
 
-import numpy as np
+import tensorflow as tf
 from absl import app, flags
 
 from experiments import arguments
 from experiments.runs import load_model, load_result, write_text
-from experiments.teachers import renormalise
-from kd_keras import data
-from kd_keras.contracts import mismatch
+from experiments.teachers import class_order, renormalise
+from kd_keras import Teacher, data
+from kd_keras.contracts import as_batch, mismatch
 from kd_keras.evaluation import accuracy, agreement, answers, cost
 
 FLAGS = flags.FLAGS
 arguments.define_data()
+flags.adopt_module_key_flags(arguments)
 flags.DEFINE_string("teacher", None, "The teacher: a finished run or a .keras file.", required=True)
 flags.DEFINE_multi_string("model", [], "A network to compare with it; repeat for several.")
 flags.DEFINE_string("output", None, "Write the table as JSON to this file too.")
@@ -27,21 +30,20 @@ COLUMNS = ("parameters", "accuracy", "agreement", "kl", "kilobytes", "millisecon
 
 def main(_: list[str]) -> None:
     arguments.quiet()
-    source = data.load(FLAGS.test_dataset or FLAGS.dataset, FLAGS.test_split, FLAGS.data_dir)
-    size = arguments.integers("image_size", 2)
-    identity = data.Normalisation()
-    images = data.evaluation(source, batch_size=FLAGS.batch_size, image_size=size)
-    single = np.concatenate([np.asarray(x) for x, *_ in images.take(1)])
+    source = arguments.load_test(load_result(FLAGS.teacher).get("data", {}))
+    images = data.evaluation(source, batch_size=FLAGS.batch_size, image_size=arguments.integers("image_size", 2))
+    some = as_batch(next(iter(images))).inputs
     rows, teacher = {}, None
     for run in [FLAGS.teacher, *FLAGS.model]:
         model, record = load_model(run), load_result(run).get("data", {})
-        preprocess = renormalise(record, identity)
-        each = answers(model, images, preprocess)
+        order = class_order(record, source.class_names)
+        each = answers(Teacher(model, preprocess=renormalise(record, data.Normalisation()), class_order=order), images)
         teacher = teacher or each
         if each.logits.shape[-1] != (source.classes or each.logits.shape[-1]):
             raise ValueError(mismatch(f"{source.classes} classes", f"{run} gives {each.logits.shape[-1]}"))
         path = Path(run) / "model.keras" if Path(run).is_dir() else Path(run)
-        rows[run] = dict(accuracy(each)) | dict(agreement(each, teacher)) | dict(cost(model, single))
+        fitting = tf.image.resize(some, model.input_shape[1:3]).numpy()
+        rows[run] = dict(accuracy(each)) | dict(agreement(each, teacher)) | dict(cost(model, fitting))
         rows[run]["kilobytes"] = path.stat().st_size / 1000
     print(f"{source.size:,} test images of {source.name}; agreement and kl (nats) are with {FLAGS.teacher}.")
     print(table(rows))

@@ -1,6 +1,6 @@
 """Exports a trained network as a SavedModel that takes raw images.
 
-    python -m experiments.export --model=runs/student --dataset=digits --output=runs/student/saved_model
+    python -m experiments.export --model=runs/student --output=runs/student/saved_model
 
 Beside it stands `check.npz`, raw test images and the classes that the network gives them: any process can compare.
 """
@@ -13,11 +13,12 @@ from absl import app, flags
 from experiments import arguments
 from experiments.runs import load_model, load_result
 from kd_keras import data
-from kd_keras.contracts import mismatch
+from kd_keras.contracts import as_batch, mismatch
 from kd_keras.export import saved_model
 
 FLAGS = flags.FLAGS
 arguments.define_data()
+flags.adopt_module_key_flags(arguments)
 flags.DEFINE_string("model", None, "A finished run.", required=True)
 flags.DEFINE_string("output", None, "Directory of the SavedModel; the run's own by default.")
 
@@ -29,9 +30,9 @@ def main(_: list[str]) -> None:
         raise ValueError(mismatch("a finished run", FLAGS.model, "its result.json says how images are normalised"))
     model, normalise = load_model(FLAGS.model), data.Normalisation(tuple(record["mean"]), tuple(record["std"]))
     output = Path(FLAGS.output or Path(FLAGS.model) / "saved_model")
-    source = data.load(FLAGS.test_dataset or FLAGS.dataset, FLAGS.test_split, FLAGS.data_dir)
+    source = arguments.load_test(record)
     batches = data.evaluation(source, batch_size=FLAGS.batch_size, image_size=tuple(record["image_shape"][:2]))
-    images = np.concatenate([np.asarray(x) for x, *_ in batches])
+    images = np.concatenate([np.asarray(as_batch(each).inputs) for each in batches])
     raw = np.round(images * 255).astype("uint8")
     difference = saved_model(
         model, output, image_shape=tuple(record["image_shape"]), normalise=normalise, sample=raw[: FLAGS.batch_size]

@@ -42,24 +42,27 @@ class Run:
 
     def __init__(self, directory: str, overwrite: bool = False):
         self.path = Path(directory)
-        asked = recorded_flags()
         flagfile = self.path / "flags.txt"
         if overwrite and flagfile.exists():
             shutil.rmtree(self.path)
         if flagfile.exists():
-            self._check_same(asked, flagfile.read_text().splitlines())
+            self._check_same(recorded_flags(), flagfile.read_text().splitlines())
         elif self.path.exists() and any(self.path.iterdir()):
             raise ValueError(mismatch("--run= a new directory or a run", f"{self.path}, which holds something else"))
-        self.path.mkdir(parents=True, exist_ok=True)
-        write_text(flagfile, "\n".join(asked) + "\n")
         self.complete = (self.path / "result.json").exists()
 
     def _check_same(self, asked: list[str], before: list[str]) -> None:
-        changed = [f"{line} (before)" for line in before if line not in asked]
-        changed += [f"{line} (now)" for line in asked if line not in before]
-        if changed:
+        if asked != before:
+            changed = [f"{line} (before)" for line in before if before.count(line) != asked.count(line)]
+            changed += [f"{line} (now)" for line in asked if before.count(line) != asked.count(line)]
+            changed = changed or ["the same in another order"]
             remedy = "name another --run, or --overwrite to delete it"
             raise ValueError(mismatch(f"the flags that {self.path} was run with", ", ".join(changed), remedy))
+
+    def begin(self) -> None:
+        """Writes down the flags; not before everything that they name was found, so that a slip leaves no run."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_text(self.path / "flags.txt", "\n".join(recorded_flags()) + "\n")
 
     def callbacks(self, start_epoch: int) -> list[keras.callbacks.Callback]:
         """What writes the metrics, going on after `start_epoch` epochs."""
@@ -94,12 +97,12 @@ def write_text(path: Path, text: str) -> None:
 
 
 def recorded_flags() -> list[str]:
-    """The flags of the program and of this package, each as a line of a flagfile, the defaults too."""
-    lines = []
-    for module, defined in sorted(flags.FLAGS.flags_by_module_dict().items()):
+    """The flags of the program and of this package, the defaults too, as lines of a flagfile ordered by name."""
+    found = {}
+    for module, defined in flags.FLAGS.flags_by_module_dict().items():
         if "experiments" in module or "__main__" in module or module.endswith(".py"):
-            lines += [f.serialize() for f in defined if f.value is not None and f.name not in NOT_RECORDED]
-    return sorted(line for each in lines for line in each.splitlines() if line)
+            found |= {f.name: f.serialize() for f in defined if f.value is not None and f.name not in NOT_RECORDED}
+    return [line for name in sorted(found) for line in found[name].splitlines() if line]
 
 
 def load_model(run: str) -> keras.Model:
@@ -119,6 +122,6 @@ def load_model(run: str) -> keras.Model:
 
 
 def load_result(run: str) -> dict[str, Any]:
-    """What a run recorded of itself; empty for a bare `.keras` file."""
-    path = Path(run) / "result.json"
+    """What a run recorded of itself, named by its directory or its model; empty for a bare `.keras` file."""
+    path = (Path(run) if Path(run).is_dir() else Path(run).parent) / "result.json"
     return json.loads(path.read_text()) if path.exists() else {}

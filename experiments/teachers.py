@@ -17,7 +17,8 @@ FLAGS = flags.FLAGS
 
 def define_teacher() -> None:
     """Flags of the teacher or teachers."""
-    flags.DEFINE_multi_string("teacher", None, "A finished run or a .keras file; repeat it for several.", required=True)
+    text = "A finished run, or a .keras file that reads images in 0..1; repeat it for several."
+    flags.DEFINE_multi_string("teacher", None, text, required=True)
     flags.DEFINE_list("teacher_weights", None, "How much each of several teachers counts.")
     flags.DEFINE_enum("combine", "probabilities", ["probabilities", "logits"], "What is averaged over teachers.")
 
@@ -29,7 +30,7 @@ def load_teacher(images: Images) -> Teacher:
         ValueError: where a teacher is missing or damaged, or has other classes than the images.
     """
     records = [load_result(run).get("data", {}) for run in FLAGS.teacher]
-    orders = [class_order(record, images) for record in records]
+    orders = [class_order(record, images.train.class_names) for record in records]
     if any(order != orders[0] for order in orders):
         raise ValueError(mismatch("teachers that order their classes alike", f"{orders}"))
     return Teacher(
@@ -42,19 +43,22 @@ def load_teacher(images: Images) -> Teacher:
 
 
 def renormalise(record: dict[str, Any], own: data.Normalisation) -> Callable | None:
-    """From images normalised for the student to those a teacher was trained on; nothing where both are alike."""
-    if not record or (tuple(record["mean"]), tuple(record["std"])) == (tuple(own.mean), tuple(own.std)):
+    """From images normalised in one way to those a teacher was trained on; nothing where both are alike.
+
+    A teacher that has no record, a bare `.keras` file, reads images in 0..1.
+    """
+    theirs = data.Normalisation(tuple(record["mean"]), tuple(record["std"])) if record else data.Normalisation()
+    if theirs == own:
         return None
-    theirs = data.Normalisation(tuple(record["mean"]), tuple(record["std"]))
     return lambda images: theirs(images * list(own.std) + list(own.mean))
 
 
-def class_order(record: dict[str, Any], images: Images) -> list[int] | None:
-    """For each class of the images its place among the teacher's, where both name theirs and the orders differ."""
-    theirs, ours = record.get("class_names"), images.train.class_names
+def class_order(record: dict[str, Any], ours: tuple[str, ...] | None) -> list[int] | None:
+    """For each class of the images its place among a network's, where both name theirs and the orders differ."""
+    theirs = record.get("class_names")
     if not theirs or not ours or list(ours) == theirs:
         return None
     missing = sorted(set(ours) - set(theirs))
     if missing:
-        raise ValueError(mismatch(f"a teacher of the classes {list(ours)}", f"one of {theirs}", f"it lacks {missing}"))
+        raise ValueError(mismatch(f"a network of the classes {list(ours)}", f"one of {theirs}", f"it lacks {missing}"))
     return [theirs.index(name) for name in ours]

@@ -14,6 +14,7 @@ FLAGS = flags.FLAGS
 arguments.define_data()
 arguments.define_training()
 arguments.define_model("model", "resnet20")
+flags.adopt_module_key_flags(arguments)
 
 
 def main(_: list[str]) -> None:

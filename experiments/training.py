@@ -14,6 +14,7 @@ from experiments.arguments import integers
 from experiments.runs import Run
 from kd_keras import Distiller, Teacher, data
 from kd_keras.callbacks import Checkpoint
+from kd_keras.contracts import mismatch
 from kd_keras.evaluation import accuracy, answers
 
 FLAGS = flags.FLAGS
@@ -30,7 +31,10 @@ class Images(NamedTuple):
     @property
     def shape(self) -> tuple[int, int, int]:
         """`(H, W, C)` as the network reads it."""
-        return (*(self.image_size or self.train.image_shape[:2]), self.train.image_shape[2])
+        if not (self.image_size or self.train.image_shape):
+            raise ValueError(mismatch("images of one size", f"{self.train.name}, of several", "--image_size=H,W"))
+        channels = self.train.examples.element_spec["image"].shape[-1]
+        return (*(self.image_size or self.train.image_shape[:2]), channels)
 
     def describe(self) -> dict[str, Any]:
         """What a result records of its data."""
@@ -51,6 +55,10 @@ def load_images() -> Images:
     test = None
     if train.labelled or FLAGS.test_dataset:
         test = data.load(FLAGS.test_dataset or FLAGS.dataset, FLAGS.test_split, FLAGS.data_dir)
+        if test.labelled and train.labelled and test.class_names != train.class_names:
+            came = f"{train.class_names} and {test.class_names}"
+            raise ValueError(mismatch("training and test images of the same classes, in one order", came))
+        test = test if test.labelled else None
     normalisation = data.measure(train) if FLAGS.normalise else data.Normalisation()
     return Images(train, test, integers("image_size", 2), normalisation)
 
@@ -91,6 +99,7 @@ def fit(distiller: Distiller, images: Images, run: Run, known: dict[str, float] 
         run: where everything is written.
         known: what else the result shall record.
     """
+    run.begin()
     soft_labels = FLAGS.label_smoothing > 0 or FLAGS.mixup > 0 or FLAGS.cutmix > 0
     steps = data.steps_per_epoch(images.train, FLAGS.batch_size)
     compile_from_flags(distiller, steps, soft_labels, images.train.labelled or images.test is not None)
@@ -146,6 +155,8 @@ def compile_from_flags(distiller: Distiller, steps: int, soft_labels: bool, labe
 def learning_rate(steps: int, warmup: int) -> Any:
     """The learning rate over `steps` updates, with a linear warm-up over the first ones."""
     peak = FLAGS.learning_rate
+    if warmup and FLAGS.schedule != "cosine":
+        raise ValueError(mismatch("--schedule=cosine with --warmup_epochs", f"--schedule={FLAGS.schedule}"))
     if FLAGS.schedule == "constant":
         return peak
     if FLAGS.schedule == "steps":

@@ -79,7 +79,7 @@ class Checkpoint(keras.callbacks.Callback):
         before = self._checkpoints()
         self.directory.mkdir(parents=True, exist_ok=True)
         variables = self.model.variables + self.model.optimizer.variables
-        arrays = {str(number): keras.ops.convert_to_numpy(variable) for number, variable in enumerate(variables)}
+        arrays = {str(number): _array(variable) for number, variable in enumerate(variables)}
         save_beside(self.directory / f"epoch_{epoch + 1:05d}.npz", lambda name: np.savez(name, **arrays))
         for path in before:
             path.unlink()
@@ -90,3 +90,8 @@ class Checkpoint(keras.callbacks.Callback):
     @staticmethod
     def _epochs(path: Path) -> int:
         return int(re.search(r"\d+", path.name)[0])
+
+
+def _array(variable: keras.Variable) -> np.ndarray:
+    array = keras.ops.convert_to_numpy(variable)
+    return array.astype("float32") if variable.dtype == "bfloat16" else array  # NumPy's files do not know bfloat16

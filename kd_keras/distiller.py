@@ -24,7 +24,8 @@ class Distiller(keras.Model):
 
     `fit`, `evaluate`, `predict`, callbacks and sample weights work as on every Keras model. `evaluate`, `predict` and
     `export` concern the student alone; `save` keeps student, methods and optimizer, but no teacher: `attach` it again
-    after loading. For several devices build it inside `strategy.scope()`.
+    after loading. For several devices build it inside `strategy.scope()`. A student with a `compute_loss` of its own,
+    such as a detector, is compiled by itself before; that loss is then the hard loss, and scales for replicas itself.
 
     Args:
         student: the model to train; any built Keras model.
@@ -67,9 +68,11 @@ class Distiller(keras.Model):
         self.student = student
         self.methods = list(methods)
         self.hard_weight = hard_weight
-        self._student = Tapped(student, ["logits", *(tap for method in self.methods for tap in method.taps.student)])
+        self._student = Tapped(student, [tap for method in self.methods for tap in method.taps.student])
         self.attach(teacher)
         for method in self.methods:
+            if method.built:
+                raise ValueError(mismatch("a method of its own", f"{method.name!r}, bound before", "make a new one"))
             method.bind(self._student.specs, self._teacher.specs)
         self._epoch = self.add_weight(name="epoch", shape=(), dtype="int32", initializer="zeros", trainable=False)
         self._terms = {name: keras.metrics.Mean(name=name) for name in (*self._weights(), "regularisation")}
@@ -92,8 +95,10 @@ class Distiller(keras.Model):
             raise ValueError(mismatch("a teacher", f"none, for {[method.name for method in self.methods]}"))
         teacher = teacher if isinstance(teacher, Teacher) else Teacher(teacher)
         shape = getattr(self.student, "input_shape", None)
-        if isinstance(shape, tuple):
+        shape = shape if isinstance(shape, tuple) else None
+        if shape:
             teacher.check_inputs(shape)
+        self.supports_jit = teacher.supports_jit(shape)
         teacher = teacher.tapped(wanted)
         before = getattr(self, "_teacher", None)
         if before is not None and _shapes(before.specs) != _shapes(teacher.specs):
@@ -125,6 +130,8 @@ class Distiller(keras.Model):
         if batch.label is None:
             raise ValueError(mismatch("labels to evaluate with", "none"))
         output, _ = self._student(batch.inputs, training=False)
+        if not self._has_hard_loss() and self._compile_metrics is None:
+            raise ValueError(mismatch("a loss or metrics to evaluate with", "compile() was given neither"))
         if self._has_hard_loss():
             self._loss_tracker.update_state(self._hard(output, batch, training=False), sample_weight=_size(batch))
         return self._metrics_of(output, batch)
@@ -232,12 +239,9 @@ class Distiller(keras.Model):
         own = [keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: self._epoch.assign(epoch))]
         if self._teacher.specs:
             own.append(TeacherCheck(self._teacher_finite, self._teacher_accuracy, classes))
-        given = call.arguments.get("callbacks")
-        if isinstance(given, keras.callbacks.CallbackList):
-            for callback in own:
-                given.append(callback)
-        else:
-            call.arguments["callbacks"] = [*own, *tree.flatten(given or [])]
+        given = call.arguments.get("callbacks") or []
+        given = given.callbacks if isinstance(given, keras.callbacks.CallbackList) else tree.flatten(given)
+        call.arguments["callbacks"] = [*own, *given]
         return super().fit(*call.args, **call.kwargs)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
@@ -313,4 +317,7 @@ def _has_own_loss(student: keras.Model) -> bool:
 
 
 def _shapes(specs: dict[str, TapSpec | list[TapSpec]]) -> dict[str, Any]:
-    return {name: [s.shape for s in spec] if isinstance(spec, list) else spec.shape for name, spec in specs.items()}
+    def shape(spec: TapSpec | list[TapSpec]) -> Any:
+        return [shape(each) for each in spec] if isinstance(spec, list) else spec.shape[1:]
+
+    return {name: shape(spec) for name, spec in specs.items()}

@@ -10,7 +10,8 @@ On that graph
 * `"stages:pre"` are the same before their activation, where they end in one, else the same maps;
 * `"stages[1]"` is one of either, and any other name is a layer's path, `"backbone/conv4_block6_out"`.
 
-A subclassed model cannot be walked: what it returns is its logits, or it returns a dictionary of taps.
+A subclassed model cannot be walked: the tensor that it returns is its logits, or it returns a dictionary of taps, of
+which "logits" is then its output.
 """
 
 from __future__ import annotations
@@ -131,6 +132,18 @@ class Linear(layers.Layer):
         return self.layer.compute_output_shape(input_shape)
 
 
+class Renamed(layers.Layer):
+    """An operation under another name."""
+
+    def __init__(self, operation: Any, name: str):
+        super().__init__(name=name, dtype=getattr(operation, "dtype_policy", None), autocast=False)
+        self.operation = operation
+        self.built = True
+
+    def call(self, *args: Any, **kwargs: Any) -> Any:
+        return self.operation(*args, **kwargs)
+
+
 class Edge(NamedTuple):
     """One call of an operation in a graph, from tensors to tensors; without an operation, a nested model's output."""
 
@@ -150,7 +163,10 @@ class Graph:
         fresh = {id(t): keras.Input(batch_shape=t.shape, dtype=t.dtype, name=t.name) for t in graph.inputs}
         structure = graph.input if graph is model else graph.inputs  # a Sequential's lone input comes without a list
         self.inputs = tree.map_structure(lambda t: fresh[id(t)], structure)
-        self.output = self._replay(graph, [fresh[id(t)] for t in graph.inputs], "")
+        self._named: dict[str, Any] = {}
+        self._split: dict[int, tuple] = {}
+        output = self._replay(graph, [fresh[id(t)] for t in graph.inputs], "")
+        self.output = output[0] if isinstance(output, (list, tuple)) and len(output) == 1 else output
         self._calls = [edge for edge in self.edges if edge.operation is not None]
         self._made_by = {id(result): edge for edge in self._calls for result in edge.results}
 
@@ -168,21 +184,28 @@ class Graph:
     def _call(self, operation: Any, args: tuple, kwargs: dict, prefix: str) -> Any:
         path = prefix + operation.name
         if isinstance(operation, keras.Model) and is_walkable(operation):
-            nested = self._replay(_functional(operation), tree.flatten(args[0]), f"{path}/")
+            nested = self._replay(_functional(operation), tree.flatten((args, kwargs.get("inputs", ()))), f"{path}/")
             self.edges.append(Edge(path, None, [], tree.flatten(nested)))
             return nested
         if isinstance(operation, FUSED) and _is_fused(operation):
-            linear = Linear(operation)
-            args = (self._record(f"{path}:linear", linear, args, kwargs),)
-            kwargs = {}
-            operation = layers.Activation(operation.activation, name=operation.name, dtype=operation.dtype_policy)
+            linear, operation = self._split.setdefault(id(operation), _split(operation))
+            args, kwargs = (self._record(f"{path}:linear", linear, args, kwargs),), {}
         return self._record(path, operation, args, kwargs)
 
     def _record(self, path: str, operation: Any, args: tuple, kwargs: dict) -> Any:
-        results = operation(*args, **kwargs)
+        results = self._unique(operation, path)(*args, **kwargs)
         sources = [t for t in tree.flatten((args, kwargs)) if isinstance(t, keras.KerasTensor)]
         self.edges.append(Edge(path, operation, sources, tree.flatten(results)))
         return results
+
+    def _unique(self, operation: Any, path: str) -> Any:
+        """The operation, behind another name where nested models use one name twice, which Keras does not allow."""
+        if self._named.setdefault(operation.name, operation) is operation:
+            return operation
+        name = path.replace("/", "_").replace(":", "_")
+        while (taken := self._named.get(name)) is not None and getattr(taken, "operation", None) is not operation:
+            name += "_"
+        return self._named.setdefault(name, taken or Renamed(operation, name))
 
     def spec(self, tensor: Any) -> TapSpec:
         """The layer that makes a tensor and the tensor's shape."""
@@ -202,10 +225,10 @@ class Graph:
                 raise self._absent(name, f"it has {len(stages)} stages, numbered from 0")
             return stages[number]
         named = self.output if isinstance(self.output, Mapping) else {}
-        if name in named:
-            return named[name]
         if name == "logits":
             return self.logits()
+        if name in named:
+            return named[name]
         if name == "embedding":
             return self.embedding()
         if name in ("stages", "stages:pre"):
@@ -224,9 +247,15 @@ class Graph:
 
     def logits(self) -> Any:
         """What comes before a final softmax."""
-        if tree.is_nested(self.output):
+        output = self.output.get("logits") if isinstance(self.output, Mapping) else self.output
+        if output is None or tree.is_nested(output):
             raise self._absent("logits", 'it has several outputs; name the one by the key "logits"')
-        return self.before_activation(self.output) if self._is_softmax(self._maker(self.output)) else self.output
+        edge = self._maker(output)
+        if edge is None or not _is_softmax(edge.operation):
+            return output
+        if not _is_activation(edge.operation):
+            raise self._absent("logits", f"{edge.path!r} regularises its softmax; make the softmax a layer of its own")
+        return edge.sources[0]
 
     def embedding(self) -> Any:
         """What the classifier reads, `(B, D)`, before dropout and averaged over space."""
@@ -269,48 +298,55 @@ class Graph:
 
     def _classifier(self, required: bool = True) -> Edge | None:
         """The last layer with a kernel on the way to the logits, where one way leads there."""
-        edge = self._maker(self.tap("logits"))
+        edge = self._maker(self._sinks()[0]) if len(self._sinks()) == 1 else None
         while edge is not None and not _has_kernel(edge.operation):
             edge = self._maker(edge.sources[0]) if len(edge.sources) == 1 else None
         if edge is None and required:
             raise self._absent("embedding", "no single layer computes its logits; name the layer that you mean")
         return edge
 
+    def _sinks(self) -> list:
+        """Where all paths lead: the logits, or in a model of several outputs without them all outputs."""
+        named = isinstance(self.output, Mapping) and "logits" in self.output
+        return tree.flatten(self.output) if tree.is_nested(self.output) and not named else [self.logits()]
+
     def _dominators(self) -> list:
         """The tensors on every path from the inputs to the logits, in order.
 
         A tensor is one of them if the paths that lead to it times those that lead on from it are all the paths.
         """
-        logits = self.tap("logits")
+        sinks = {id(tensor): 1 for tensor in self._sinks()}
         inputs = tree.flatten(self.inputs)
         to = {id(tensor): 1 for tensor in inputs}
         for edge in self._calls:
             to.update(dict.fromkeys(map(id, edge.results), sum(to.get(id(source), 0) for source in edge.sources)))
-        onward = {id(logits): 1}
+        onward = dict(sinks)
         for edge in reversed(self._calls):
             ways = sum(onward.get(id(result), 0) for result in edge.results)
             for source in edge.sources:
                 onward[id(source)] = onward.get(id(source), 0) + ways
         every = [result for edge in self._calls for result in edge.results]
-        return [t for t in every if to[id(t)] * onward.get(id(t), 0) == to[id(logits)] > 0]
-
-    @staticmethod
-    def _is_softmax(edge: Edge | None) -> bool:
-        if edge is None:
-            return False
-        operation = edge.operation
-        return type(operation).__name__ == "Softmax" or getattr(operation, "activation", None) is SOFTMAX
+        paths = sum(to[sink] for sink in sinks)
+        return [t for t in every if to[id(t)] * onward.get(id(t), 0) == paths > 0]
 
     def _absent(self, name: str, remedy: str) -> ValueError:
         return ValueError(mismatch(f"the tap {name!r} of {self.model.name!r}", "none such", remedy))
 
 
-SOFTMAX = keras.activations.softmax
 ACTIVATION_NAMES = {name.replace("_", "") for name in dir(keras.activations) if name.islower()}
 
 
 def _is_fused(layer: layers.Layer) -> bool:
     return layer.activation is not keras.activations.linear and layer.activity_regularizer is None
+
+
+def _split(layer: layers.Layer) -> tuple[layers.Layer, layers.Layer]:
+    return Linear(layer), layers.Activation(layer.activation, name=layer.name, dtype=layer.dtype_policy)
+
+
+def _is_softmax(operation: Any) -> bool:
+    activation = getattr(operation, "activation", None)  # Keras's own or TensorFlow's
+    return type(operation).__name__ == "Softmax" or getattr(activation, "__name__", "") in ("softmax", "softmax_v2")
 
 
 def _is_activation(operation: Any) -> bool:

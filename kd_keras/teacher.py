@@ -118,6 +118,13 @@ class Teacher:
                 came = f"teacher {network.name!r} reads {own}, the student reads {student_shape}"
                 raise ValueError(mismatch("teacher and student that read the same kind of image", came, remedy))
 
+    def supports_jit(self, student_shape: tuple | None) -> bool:
+        """Whether XLA can compile it: a network that reads smaller images than the student needs a resize it lacks."""
+        shapes = [_input_shape(network) for network in self.networks]
+        maps = [shape for shape in shapes if shape and student_shape and len(shape) == len(student_shape) == 4]
+        shrinks = any((own or 0) < (size or 0) for s in maps for own, size in zip(s[1:3], student_shape[1:3]) if own)
+        return not shrinks and all(layer.supports_jit for n in self.networks for layer in n._flatten_layers())
+
     def __call__(self, inputs: Any) -> Outputs:
         """The taps of `tapped`, in inference form, without gradient; with `members` where there are several."""
         each = [self._run(*member, inputs) for member in zip(self._tapped, self.preprocess)]
@@ -164,7 +171,8 @@ def _input_shape(network: keras.Model) -> tuple | None:
 def _resized(inputs: Any, shape: tuple | None) -> Any:
     if shape is None or len(shape) != 4 or None in shape[1:3] or tuple(inputs.shape[1:3]) == shape[1:3]:
         return inputs
-    return ops.image.resize(inputs, shape[1:3], interpolation="bilinear", antialias=True)
+    smaller = any(size > target for size, target in zip(inputs.shape[1:3], shape[1:3]))
+    return ops.image.resize(inputs, shape[1:3], interpolation="bilinear", antialias=smaller)
 
 
 class AbsentTeacher:

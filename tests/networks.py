@@ -42,6 +42,14 @@ def same(before, after, atol=0.0):
     return len(before) == len(after) and all(np.allclose(a, b, rtol=0, atol=atol) for a, b in zip(before, after))
 
 
+def mirrored(devices):
+    """A strategy over logical CPUs; without collectives, whose keys several strategies in one process would share."""
+    import tensorflow as tf
+
+    reduction = tf.distribute.ReductionToOneDevice()
+    return tf.distribute.MirroredStrategy([f"CPU:{device}" for device in range(devices)], reduction)
+
+
 class Passes(layers.Layer):
     """Passes its input on and counts, in the graph, how often it runs in training and in inference form."""
 

@@ -1,5 +1,7 @@
 """The step and its guarantees, each on a real fit."""
 
+import contextlib
+
 import keras
 import numpy as np
 import pytest
@@ -65,9 +67,10 @@ def test_the_teacher_never_changes_and_is_nowhere_kept(tmp_path):
     assert same(before, values(teacher.variables)) and len(teacher.trainable_variables) == trainable
     theirs = {id(variable) for variable in teacher.variables}
     assert not theirs & {id(variable) for variable in distiller.variables + distiller.optimizer.variables}
-    assert not theirs & {id(layer) for layer in distiller._flatten_layers()}
+    assert not set(map(id, teacher._flatten_layers())) & set(map(id, distiller._flatten_layers()))
     saved = tf.train.Checkpoint(model=distiller).save(str(tmp_path / "checkpoint"))
     kept = [tf.train.load_variable(saved, name) for name, shape in tf.train.list_variables(saved) if shape]
+    assert len(kept) >= len(distiller.trainable_variables)
     assert not any(k.shape == b.shape and b.ndim > 1 and np.array_equal(k, b) for k in kept for b in before)
     distiller.save(tmp_path / "distiller.keras")
     assert keras.saving.load_model(tmp_path / "distiller.keras")._teacher.specs == distiller._teacher.specs
@@ -308,3 +311,24 @@ def test_teachers_of_a_list():
     distiller = compiled(Distiller(student=convolutional(), teacher=teachers, methods=[KD()]))
     expected = kd(distiller.student(X), np.array(Teacher(teachers).tapped(["logits"])(X)["logits"])).mean()
     assert distiller.train_on_batch(X, Y, return_dict=True)["kd"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_evaluation_without_anything_to_say():
+    with pytest.raises(ValueError, match="a loss or metrics"):
+        pair(methods=[KD], hard_weight=0, loss=None, metrics=None).evaluate(X, Y, verbose=0)
+
+
+def test_a_list_of_callbacks_that_keras_made():
+    distiller = pair()
+    made = keras.callbacks.CallbackList([keras.callbacks.TerminateOnNaN()], add_history=True, model=distiller)
+    assert np.isfinite(distiller.fit(X, Y, callbacks=made, verbose=0).history["loss"]).all()
+
+
+@pytest.mark.parametrize("size", [4, 16])
+def test_a_teacher_of_another_size_under_xla(size):
+    """Keras leaves XLA off, with its own warning, where the images must shrink, which XLA cannot do smoothly."""
+    teacher = convolutional(6, shape=(size, size, 3), name="teacher")
+    distiller = Distiller(student=convolutional(), teacher=teacher, methods=[KD()])
+    with pytest.warns(UserWarning, match="jit") if size < 8 else contextlib.nullcontext():
+        compiled(distiller, jit_compile=True)
+    assert np.isfinite(distiller.fit(X, Y, verbose=0).history["kd"]).all()

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -153,7 +154,8 @@ def test_evaluate_and_export(teacher, data_dir, tmp_path):
 @pytest.mark.parametrize("name", ["train", "distill", "evaluate", "export"])
 def test_help_says_what_the_program_does(name):
     text = program(name, "--help", check=False).stdout
-    assert f"python -m experiments.{name}" in text and "--dataset" in text
+    assert f"python -m experiments.{name}" in text and "--test_split: Split to test on" in text
+    assert "--learning_rate" in text or name in ("evaluate", "export")
 
 
 @pytest.mark.parametrize(
@@ -208,3 +210,54 @@ def test_the_quickstart_end_to_end(tmp_path):
     accuracy = [float(line.split(" | ")[2]) for line in table[1:]]
     assert accuracy[0] > 0.97 and min(accuracy) > 0.9
     assert second.returncode == 0 and second.stdout.count("complete: nothing to do") == 3
+
+
+def test_a_slip_leaves_no_run_in_the_way(data_dir, tmp_path):
+    run = f"--run={tmp_path / 'run'}"
+    assert program("train", "--model=mlq", *SMALL, data_dir, run, check=False).returncode != 0
+    program("train", "--model=mlp(hidden=(4,))", *SMALL, data_dir, run)
+
+
+def test_evaluate_knows_a_run_by_its_model_and_by_its_own_order_of_classes(teacher, data_dir, tmp_path):
+    turned = tmp_path / "turned"
+    shutil.copytree(teacher, turned)
+    model = keras.saving.load_model(turned / "model.keras")
+    head = model.get_layer("logits")
+    head.set_weights([weights[..., ::-1] for weights in head.get_weights()])
+    model.save(turned / "model.keras")
+    result = json.loads((turned / "result.json").read_text())
+    result["data"]["class_names"] = result["data"]["class_names"][::-1]
+    (turned / "result.json").write_text(json.dumps(result))
+    others = [f"--model={teacher / 'model.keras'}", f"--model={turned}"]
+    program("evaluate", f"--teacher={teacher}", *others, data_dir, f"--output={tmp_path / 'table.json'}")
+    rows = list(json.loads((tmp_path / "table.json").read_text()).values())
+    assert [row["agreement"] for row in rows] == [1.0, 1.0, 1.0]
+    assert len({row["accuracy"] for row in rows}) == 1
+
+
+def test_several_teachers_stay_in_their_order(teacher, data_dir, tmp_path):
+    second = tmp_path / "a_second"  # before "teacher" in the alphabet
+    shutil.copytree(teacher, second)
+    given = [f"--teacher={teacher}", f"--teacher={second}", "--teacher_weights=3,1", *SMALL, data_dir]
+    program("distill", "--student=mlp(hidden=(4,))", *given, f"--run={tmp_path / 'run'}")
+    lines = (tmp_path / "run" / "flags.txt").read_text().splitlines()
+    assert [line for line in lines if line.startswith("--teacher=")] == given[:2]
+    swapped = [given[1], given[0], *given[2:]]
+    ran = program("distill", "--student=mlp(hidden=(4,))", *swapped, f"--run={tmp_path / 'run'}", check=False)
+    assert ran.returncode != 0 and "another order" in ran.stderr
+
+
+def test_photographs_of_several_sizes(tmp_path):
+    random = np.random.default_rng(0)
+    for split, count in (("train", 8), ("test", 4)):
+        for kind in ("cat", "dog"):
+            folder = tmp_path / "photos" / split / kind
+            folder.mkdir(parents=True)
+            for number in range(count):
+                pixels = random.integers(0, 256, (10 + number, 12, 3)).astype("uint8")
+                keras.utils.save_img(folder / f"{number}.png", pixels)
+    given = [f"--dataset={tmp_path / 'photos'}", "--model=mlp(hidden=(4,))", "--epochs=1", "--batch_size=4"]
+    refused = program("train", *given, f"--run={tmp_path / 'run'}", check=False)
+    assert refused.returncode != 0 and "--image_size" in refused.stderr
+    program("train", *given, "--image_size=8,8", "--label_smoothing=0.1", f"--run={tmp_path / 'run'}")
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["data"]["class_names"] == ["cat", "dog"]

@@ -226,3 +226,61 @@ def test_classifiers_of_keras_applications_with_their_softmax(name):
     output, taps = each(images, training=False)
     np.testing.assert_allclose(output, model(images), atol=1e-6)
     np.testing.assert_allclose(keras.ops.softmax(taps["logits"]), output, atol=1e-6)
+
+
+def test_a_shared_layer_with_a_fused_activation():
+    shared = layers.Dense(4, activation="relu", name="shared")
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, layers.Dense(2, activation="softmax")(shared(shared(inputs))))
+    x = np.random.default_rng(0).normal(size=(3, 4)).astype("float32")
+    output, taps = Tapped(model, ["logits", "embedding"])(x, training=False)
+    np.testing.assert_allclose(output, model(x), rtol=1e-6)
+    np.testing.assert_allclose(taps["embedding"], shared(shared(x)), rtol=1e-6)
+
+
+def test_nested_models_whose_layers_have_the_same_names():
+    one, other = convolutional(name="one"), convolutional(name="other", normalised=True, dropout=0.5)
+    inputs = keras.Input(SHAPE)
+    x = layers.Conv2D(3, 1, activation="relu", name="conv1")(inputs)
+    model = keras.Model(inputs, layers.Average()([one(x), other(inputs=x)]))
+    each, output, taps = tapped(model, "logits", "one/relu1", "other/relu1", "other/conv1")
+    np.testing.assert_allclose(output, model(X), rtol=1e-6)
+    inner = keras.Model(other.input, other.get_layer("relu1").output)(model.get_layer("conv1")(X))
+    np.testing.assert_allclose(taps["other/relu1"], inner, rtol=1e-6)
+    assert np.abs(taps["one/relu1"] - taps["other/relu1"]).max() > 0
+    twin = keras.models.clone_model(model)
+    twin.set_weights(model.get_weights())
+    keras.utils.set_random_seed(0)
+    each(X, training=True)
+    twin(X, training=True)
+    for a, b in zip(model.get_weights(), twin.get_weights()):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("softmax", ["named", "tensorflow", "regularised"])
+def test_other_forms_of_a_softmax(softmax):
+    import tensorflow as tf
+
+    inputs = keras.Input((4,))
+    activation = tf.nn.softmax if softmax == "tensorflow" else "softmax"
+    regulariser = "l2" if softmax == "regularised" else None
+    output = layers.Dense(3, activation=activation, activity_regularizer=regulariser, name="classify")(inputs)
+    model = keras.Model(inputs, {"logits": output} if softmax == "named" else output)
+    x = np.random.default_rng(0).normal(size=(3, 4)).astype("float32")
+    if softmax == "regularised":
+        with pytest.raises(ValueError, match="a layer of its own"):
+            Tapped(model, ["logits"])
+        return
+    _, taps = Tapped(model, ["logits"])(x, training=False)
+    weights, bias = model.get_layer("classify").get_weights()
+    np.testing.assert_allclose(taps["logits"], x @ weights + bias, rtol=1e-5)
+
+
+def test_a_model_of_one_output_in_a_list_and_one_of_several():
+    body = convolutional()
+    _, output, taps = tapped(keras.Model(body.inputs, body.outputs), "logits")
+    np.testing.assert_array_equal(output, taps["logits"])
+    several = keras.Model(body.input, [body.output, layers.Dense(4)(body.get_layer("pool").output)], name="several")
+    assert [spec.layer for spec in Tapped(several, ["stages"]).specs["stages"]] == ["relu1", "relu2"]
+    with pytest.raises(ValueError, match='several outputs; name the one by the key "logits"'):
+        Tapped(several, ["logits"])

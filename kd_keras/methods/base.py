@@ -74,9 +74,11 @@ class Method(keras.layers.Layer):
 
 
 def same_classes(student: TapSpec, teacher: TapSpec) -> None:
-    """Raises ValueError where the two sides have different class counts."""
+    """Raises ValueError where the two sides have different class counts, or a single logit."""
+    came = f"student {student.layer!r} {student.shape}, teacher {teacher.layer!r} {teacher.shape}"
+    if student.shape[-1] == 1:
+        raise ValueError(mismatch("logits of two or more classes", came, "give a binary model two logits"))
     if student.shape[-1] != teacher.shape[-1]:
-        came = f"student {student.layer!r} {student.shape}, teacher {teacher.layer!r} {teacher.shape}"
         remedy = "Teacher(class_order=...) chooses and orders the teacher's classes"
         raise ValueError(mismatch("logits of the same classes", came, remedy))
 

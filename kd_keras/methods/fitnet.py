@@ -36,10 +36,11 @@ def _mean_square(x: Tensor) -> Tensor:
 class FitNet(Method):
     """One of the student's maps, through a trainable regressor, follows one of the teacher's (the hint).
 
-    The regressor is a convolution to the teacher's size and width, BatchNorm and ReLU; where the shapes agree there
-    is none. It trains with the student in one stage, as in the published tables; the paper trains it first, alone
-    (a first `fit` with `hard_weight=0`). Tables that give the regressor to maps of equal shape too differ in this.
-    Between architectures of different families the student can fall below one trained alone: tune the weight.
+    The regressor is a convolution to the teacher's size and width, BatchNorm and ReLU (none for a hint of
+    "stages:pre"); where the shapes agree it is the identity, and tables that give maps of equal shape a regressor too
+    differ in this. It trains with the student in one stage, as in the published tables; the paper trains it first,
+    alone (a first `fit` with `hard_weight=0`). Between architectures of different families the student can fall below
+    one trained alone: tune the weight.
 
     Args:
         student_tap: the map to guide, by default that of the second stage.
@@ -60,7 +61,8 @@ class FitNet(Method):
         self.taps = Taps((student_tap,), (teacher_tap,))
 
     def bind(self, student: Specs, teacher: Specs) -> None:
-        self.regressor = regressor(student[self.taps.student[0]], teacher[self.taps.teacher[0]])
+        before = self.taps.teacher[0].startswith("stages:pre")  # a hint before its activation has negative values
+        self.regressor = regressor(student[self.taps.student[0]], teacher[self.taps.teacher[0]], relu=not before)
         super().bind(student, teacher)
 
     def call(self, student: Outputs, teacher: Outputs, batch: Batch, step: Step) -> Tensor:

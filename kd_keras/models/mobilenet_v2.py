@@ -1,8 +1,10 @@
 """MobileNetV2 for small images: Sandler et al. 2018, *Inverted Residuals and Linear Bottlenecks*, 1801.04381, table 2.
 
 The form of the published distillation tables: half width, the second stage at full resolution, an expansion
-convolution in every block (even where it expands by 1), ReLU where the paper has ReLU6. The bottleneck's output is
-linear, so a stage has no pre-activation of its own.
+convolution in every block (even where it expands by 1), ReLU where the paper has ReLU6. A bottleneck's output is
+linear; the last maps of a resolution, "stages", are those to which the next block expands it. The bottlenecks
+themselves go by their layers: `stage2_block2_sum`, `stage3_block3_sum`, `stage5_block3_sum`,
+`stage7_block1_project_bn`.
 """
 
 from __future__ import annotations

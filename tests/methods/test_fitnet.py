@@ -7,7 +7,7 @@ import tensorflow as tf
 from kd_keras import Distiller
 from kd_keras.contracts import TapSpec
 from kd_keras.methods import FitNet, fitnet_loss
-from tests.networks import compiled, convolutional, examples, values
+from tests.networks import compiled, convolutional, examples, mirrored, values
 
 
 @pytest.mark.parametrize("batch", [1, 5])
@@ -81,3 +81,22 @@ def test_the_adapter_trains_and_does_not_leave_with_the_student(tmp_path):
 def test_a_student_without_such_a_stage():
     with pytest.raises(ValueError, match=r"(?s)stages\[7\].*2 stages"):
         Distiller(student=convolutional(), teacher=convolutional(), methods=[FitNet(student_tap="stages[7]")])
+
+
+def test_a_hint_before_its_activation_keeps_its_sign():
+    method = FitNet(student_tap="stages:pre[1]", teacher_tap="stages:pre[1]")
+    spec = {"stages:pre[1]": TapSpec("s", (None, 4, 4, 3))}, {"stages:pre[1]": TapSpec("t", (None, 4, 4, 6))}
+    method.bind(*spec)
+    assert np.min(method.regressor(np.random.default_rng(0).normal(size=(2, 4, 4, 3)))) < 0
+    with pytest.raises(ValueError, match="bound before"):
+        Distiller(student=convolutional(), teacher=convolutional(), methods=[method])
+
+
+def test_an_adapter_on_two_replicas():
+    with mirrored(2).scope():
+        method = FitNet(weight=1.0)
+        distiller = compiled(Distiller(student=convolutional(4), teacher=convolutional(6), methods=[method]))
+    before = values(distiller.methods[0].trainable_variables)
+    history = distiller.fit(*examples(), epochs=5, verbose=0).history
+    assert history["fitnet"][-1] < history["fitnet"][0]
+    assert all(np.abs(a - b).max() > 0 for a, b in zip(before, values(distiller.methods[0].trainable_variables)))

@@ -69,6 +69,13 @@ def test_a_wrong_temperature(temperature, error):
         KD(temperature=temperature)
 
 
+def test_one_logit_has_nothing_to_teach():
+    from kd_keras import Distiller
+
+    with pytest.raises(ValueError, match="two or more classes"):
+        Distiller(student=convolutional(classes=1), teacher=convolutional(classes=1), methods=[KD()])
+
+
 def test_class_counts_that_differ():
     from kd_keras import Distiller
 
