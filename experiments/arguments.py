@@ -45,6 +45,7 @@ def define_training() -> None:
     flags.DEFINE_string("run", None, "Directory of the run; the same command goes on where it stopped.", required=True)
     flags.DEFINE_boolean("overwrite", False, "Delete what stands in --run first.")
     flags.DEFINE_integer("epochs", 30, "Passes over the training images.", lower_bound=1)
+    flags.DEFINE_integer("test_every", 1, "Epochs from one test and checkpoint to the next.", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "Seed of weights, order and augmentation.", lower_bound=0)
     flags.DEFINE_enum("optimizer", "sgd", ["sgd", "adam", "adamw"], "Optimizer; sgd has momentum 0.9.")
     flags.DEFINE_float("learning_rate", 0.05, "Highest learning rate.", lower_bound=0.0)

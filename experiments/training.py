@@ -103,7 +103,7 @@ def fit(distiller: Distiller, images: Images, run: Run, known: dict[str, float] 
     soft_labels = FLAGS.label_smoothing > 0 or FLAGS.mixup > 0 or FLAGS.cutmix > 0
     steps = data.steps_per_epoch(images.train, FLAGS.batch_size)
     compile_from_flags(distiller, steps, soft_labels, images.train.labelled or images.test is not None)
-    checkpoint = Checkpoint(run.path / "checkpoint")
+    checkpoint = Checkpoint(run.path / "checkpoint", FLAGS.test_every)
     start = checkpoint.restore(distiller)
     if start:
         print(f"Going on after epoch {start} of {FLAGS.epochs}.")
@@ -116,6 +116,7 @@ def fit(distiller: Distiller, images: Images, run: Run, known: dict[str, float] 
     distiller.fit(
         train,
         validation_data=test,
+        validation_freq=[*range(FLAGS.test_every, FLAGS.epochs, FLAGS.test_every), FLAGS.epochs],
         epochs=FLAGS.epochs,
         initial_epoch=start,
         steps_per_epoch=steps,

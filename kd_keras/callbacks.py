@@ -40,18 +40,19 @@ def save_beside(path: str | Path, write: Callable[[str], object]) -> None:
 
 
 class Checkpoint(keras.callbacks.Callback):
-    """Saves every variable of a model and of its optimizer after every epoch, and restores the newest.
+    """Saves every variable of a model and of its optimizer as epochs end, and restores the newest.
 
     That includes the states of random generators, which a file of weights leaves out; a Distiller's checkpoint holds
     student, adapters and optimizer, and no teacher. The one before is deleted only when the new one stands.
 
     Args:
         directory: where the checkpoints stand; made if need be.
+        every: epochs from one checkpoint to the next.
     """
 
-    def __init__(self, directory: str | Path):
+    def __init__(self, directory: str | Path, every: int = 1):
         super().__init__()
-        self.directory = Path(directory)
+        self.directory, self.every = Path(directory), every
 
     def restore(self, model: keras.Model) -> int:
         """Loads the newest checkpoint into a compiled model, and returns how many epochs it has behind it.
@@ -76,6 +77,8 @@ class Checkpoint(keras.callbacks.Callback):
         return self._epochs(checkpoints[-1])
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        if (epoch + 1) % self.every:
+            return
         before = self._checkpoints()
         self.directory.mkdir(parents=True, exist_ok=True)
         variables = self.model.variables + self.model.optimizer.variables

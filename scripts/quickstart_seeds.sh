@@ -11,7 +11,7 @@ for seed in ${seeds[@]}; do
     python -m experiments.train --flagfile=experiments/configs/digits_alone.flags --seed="$seed" --run="$RUNS/alone$seed"
     python -m experiments.distill --flagfile=experiments/configs/digits_distill.flags --seed="$seed" \
         --teacher="$RUNS/teacher$seed" --run="$RUNS/distilled$seed"
-done | grep -v -e "^Epoch" -e "step - "
+done | grep --line-buffered "accuracy"
 python - "$RUNS" ${seeds[@]} <<'SUMMARY'
 import json, statistics, sys
 runs, seeds = sys.argv[1], sys.argv[2:]
