@@ -121,8 +121,8 @@ def fit(distiller: Distiller, images: Images, run: Run, known: dict[str, float] 
         initial_epoch=start,
         steps_per_epoch=steps,
         shuffle=False,  # the pipeline has done it
-        callbacks=[*run.callbacks(start), checkpoint],
-        verbose="auto" if sys.stdout.isatty() else 2,  # a progress bar, or in a log a line an epoch
+        callbacks=[*run.callbacks(start), checkpoint, *([one_bar()] if FLAGS.test_every > 1 else [])],
+        verbose=(0 if FLAGS.test_every > 1 else "auto" if sys.stdout.isatty() else 2),  # in a log a line an epoch
     )
     result = {
         "epochs": FLAGS.epochs,
@@ -136,6 +136,18 @@ def fit(distiller: Distiller, images: Images, run: Run, known: dict[str, float] 
     run.finish(distiller.student, result)
     if "val_accuracy" in result["last"]:
         print(f"{run.path}: accuracy {result['last']['val_accuracy']:.4f} after {FLAGS.epochs} epochs")
+
+
+def one_bar() -> keras.callbacks.Callback:
+    """One progress bar over all epochs, for many short ones, that moves at every test."""
+    bar = keras.utils.Progbar(FLAGS.epochs, unit_name="epoch")
+
+    def move(epoch: int, logs: dict[str, float]) -> None:
+        if any(name.startswith("val_") for name in logs) or (epoch + 1) % FLAGS.test_every == 0:
+            bar.stateful_metrics = set(logs)
+            bar.update(epoch + 1, list(logs.items()))
+
+    return keras.callbacks.LambdaCallback(on_epoch_end=move)
 
 
 def compile_from_flags(distiller: Distiller, steps: int, soft_labels: bool, labelled: bool) -> None:
