@@ -188,7 +188,9 @@ class Graph:
             self.edges.append(Edge(path, None, [], tree.flatten(nested)))
             return nested
         if isinstance(operation, FUSED) and _is_fused(operation):
-            linear, operation = self._split.setdefault(id(operation), _split(operation))
+            if id(operation) not in self._split:  # a shared layer is split once
+                self._split[id(operation)] = _split(operation)
+            linear, operation = self._split[id(operation)]
             args, kwargs = (self._record(f"{path}:linear", linear, args, kwargs),), {}
         return self._record(path, operation, args, kwargs)
 

@@ -61,10 +61,6 @@ class Method(keras.layers.Layer):
         """The loss `(B,)` or `()` of one batch, float32, before the weight."""
         raise NotImplementedError
 
-    def weight_at(self, step: Step) -> Any:
-        """The weight at a step."""
-        return weight_at(self.weight, step)
-
     def get_config(self) -> dict[str, Any]:
         return {"name": self.name, "weight": serialize_weight(self.weight)}
 
