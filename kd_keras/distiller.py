@@ -154,8 +154,10 @@ class Distiller(keras.Model):
         terms = {}
         if callable(self.hard_weight) or self.hard_weight != 0:
             terms["hard"] = self._hard(output, batch, training=True)
-        names = list(self._weights())[1:]
-        return terms | {name: method(student, teacher, batch, step) for name, method in zip(names, self.methods)}
+        for name, method in zip(list(self._weights())[1:], self.methods):
+            seen = (student, teacher, batch)
+            terms[name] = method(*(_gathered(*seen, method) if method.across_replicas else seen), step)
+        return terms
 
     def _hard(self, output: Any, batch: Batch, training: bool) -> Tensor:
         """The compiled loss of this replica's batch, or the student's own `compute_loss` where it has one."""
@@ -297,6 +299,24 @@ def _mean(term: Tensor, weight: Any) -> Tensor:
     if weight is not None:
         term = term * ops.reshape(ops.cast(weight, "float32"), (-1,))
     return ops.sum(term) / ops.cast(ops.maximum(ops.shape(term)[0], 1), "float32")
+
+
+def _gathered(student: Outputs, teacher: Outputs, batch: Batch, method: Method) -> tuple[Outputs, Outputs, Batch]:
+    """What a method of the global batch sees: the taps that it wants and the labels of all replicas, differentiably."""
+    if tf.distribute.get_strategy().num_replicas_in_sync == 1:
+        return student, teacher, batch
+    context = tf.distribute.get_replica_context()
+
+    def gather(structure: Any) -> Any:
+        return tree.map_structure(lambda x: context.all_gather(ops.convert_to_tensor(x), axis=0), structure)
+
+    given = {name: value for name in ("label", "weight", "index") if (value := getattr(batch, name)) is not None}
+    batch = batch._replace(**{name: gather(value) for name, value in given.items()})
+    return (
+        Outputs({tap: gather(student[tap]) for tap in method.taps.student}),
+        Outputs({tap: gather(teacher[tap]) for tap in method.taps.teacher}),
+        batch,
+    )
 
 
 def _size(batch: Batch) -> Tensor:

@@ -21,6 +21,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 from keras import layers, tree
 
 from kd_keras.contracts import Outputs, TapSpec, mismatch, nearest
@@ -33,6 +34,51 @@ PADDINGS = (layers.ZeroPadding2D, layers.Cropping2D)
 DROPOUTS = (layers.Dropout, layers.SpatialDropout2D, layers.GaussianDropout, layers.GaussianNoise)
 
 
+class Specs(dict):
+    """What a network's taps will deliver, by name: a `TapSpec`, or for stages a list of them.
+
+    Of a network that is at hand it also knows the constants that some methods read; after loading from a file there is
+    none, and what a method made of them then is in the file.
+
+    Args:
+        specs: by the tap's name.
+        graph: the walked network, if it is at hand and can be walked.
+        class_order: for each class its position among the network's classes.
+    """
+
+    def __init__(self, specs: Mapping[str, Any], graph: Graph | None = None, class_order: list[int] | None = None):
+        super().__init__(specs)
+        self._graph = graph
+        self._class_order = class_order
+
+    def reordered(self, class_order: list[int] | None) -> Specs:
+        """The same with another order of the classes."""
+        return Specs(self, self._graph, class_order)
+
+    def classifier(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """The kernel `(D, K)` and the bias `(K,)` from embedding to logits, float32; `None` without a network.
+
+        Raises:
+            ValueError: where the logits are not one linear layer of the embedding.
+        """
+        if self._graph is None:
+            return None
+        kernel, bias = self._graph.classifier_weights()
+        order = slice(None) if self._class_order is None else self._class_order
+        return kernel[:, order], bias[order]
+
+    def batch_norms(self, tap: str) -> list[tuple[np.ndarray, np.ndarray]] | None:
+        """For each map of a tap before activation, the scale and the offset `(C,)` of the BatchNorm that makes it, or
+        that ends the longest of the branches that are added up to it; `None` without a network.
+
+        Raises:
+            ValueError: where a map does not come from a BatchNorm.
+        """
+        if self._graph is None:
+            return None
+        return [self._graph.batch_norm(tensor) for tensor in tree.flatten(self._graph.tap(tap))]
+
+
 class Tapped:
     """A model that returns its own output and the taps that were asked for, in one pass.
 
@@ -43,7 +89,7 @@ class Tapped:
         wanted: names of taps.
 
     Attributes:
-        specs: for each tap its `TapSpec`, or a list of them for stages.
+        specs: for each tap its `TapSpec`, or a list of them for stages; as `Specs`.
 
     Raises:
         ValueError: where the model is not built, or has no such tap (with those that it has).
@@ -64,10 +110,10 @@ class Tapped:
             graph = Graph(model)
             found = {name: graph.tap(name) for name in wanted}
             self._flat = keras.Model(graph.inputs, {"output": graph.output, "taps": found})
-            self.specs = {name: tree.map_structure(graph.spec, tap) for name, tap in found.items()}
+            self.specs = Specs({name: tree.map_structure(graph.spec, tap) for name, tap in found.items()}, graph)
         else:
             self._flat = None
-            self.specs = {name: _declared_spec(model, name) for name in wanted}
+            self.specs = Specs({name: _declared_spec(model, name) for name in wanted})
         self._wanted = wanted
 
     def __call__(self, inputs: Any, training: bool) -> tuple[Any, Outputs]:
@@ -273,16 +319,15 @@ class Graph:
     def stages(self) -> list:
         """The last map of each resolution that every path to the logits passes, largest first."""
         stages: dict[tuple, Any] = {}
-        begun = False
+        learned = self._learned()
         classifier = self._classifier(required=False)
         for tensor in self._dominators():
             edge = self._maker(tensor)
-            if edge is None or isinstance(edge.operation, PADDINGS):
+            if id(tensor) not in learned or isinstance(edge.operation, PADDINGS):
                 continue
-            begun = begun or _has_kernel(edge.operation)
-            if begun and (edge is classifier or _is_pooling(edge.operation)):
+            if edge is classifier or _is_pooling(edge.operation):
                 break
-            if begun and len(tensor.shape) == 4:
+            if len(tensor.shape) == 4:
                 stages[tuple(tensor.shape[1:3])] = tensor
         if not stages:
             raise self._absent("stages", "no map lies on every path from input to logits; name the layers")
@@ -290,10 +335,61 @@ class Graph:
             raise self._absent("stages", "its maps have no known size; build it with a fixed input_shape")
         return list(stages.values())
 
+    def _learned(self) -> set[int]:
+        """The tensors that a layer with a kernel leads to; those before it are the image, prepared."""
+        found: set[int] = set()
+        for edge in self._calls:
+            if _has_kernel(edge.operation) or any(id(source) in found for source in edge.sources):
+                found.update(map(id, edge.results))
+        return found
+
     def before_activation(self, tensor: Any) -> Any:
         """What an activation reads, where the tensor is an activation's output; else the tensor itself."""
         edge = self._maker(tensor)
         return edge.sources[0] if edge and _is_activation(edge.operation) else tensor
+
+    def classifier_weights(self) -> tuple[np.ndarray, np.ndarray]:
+        """The kernel `(D, K)` and the bias `(K,)` of the classifier."""
+        edge = self._classifier()
+        layer = getattr(edge.operation, "operation", edge.operation)
+        layer = layer.layer if isinstance(layer, Linear) else layer
+        kernel = np.array(getattr(layer, "kernel", ()), "float32")
+        if kernel.ndim < 2 or kernel.size != kernel.shape[-2] * kernel.shape[-1]:
+            remedy = "end it in a Dense layer"
+            raise ValueError(mismatch(f"a linear classifier of {self.model.name!r}", f"{edge.path!r}", remedy))
+        bias = np.zeros(kernel.shape[-1]) if layer.bias is None else layer.bias
+        return kernel.reshape(kernel.shape[-2:]), np.array(bias, "float32")
+
+    def batch_norm(self, tensor: Any) -> tuple[np.ndarray, np.ndarray]:
+        """The scale and the offset `(C,)` of the BatchNorm that makes a map, or ends the longest branch of its sum."""
+        edge = self._maker(tensor)
+        found = [edge] if edge else []
+        if edge and isinstance(edge.operation, layers.Add):
+            depths = self._depths()
+            branches = [source for source in edge.sources if self._is_batch_norm(self._maker(source))]
+            found = [self._maker(max(branches, key=lambda source: depths[id(source)]))] if branches else found
+        if not found or not self._is_batch_norm(found[0]):
+            remedy = 'tap "stages:pre" of a network that normalises by batch before each activation'
+            came = f"{self.spec(tensor).layer!r} of {self.model.name!r}"
+            raise ValueError(mismatch("a map that comes from a BatchNormalization", came, remedy))
+        layer = getattr(found[0].operation, "operation", found[0].operation)
+        width = tensor.shape[-1]
+        scale = np.ones(width) if layer.gamma is None else layer.gamma
+        offset = np.zeros(width) if layer.beta is None else layer.beta
+        return np.array(scale, "float32"), np.array(offset, "float32")
+
+    @staticmethod
+    def _is_batch_norm(edge: Edge | None) -> bool:
+        operation = edge and getattr(edge.operation, "operation", edge.operation)
+        return isinstance(operation, layers.BatchNormalization)
+
+    def _depths(self) -> dict[int, int]:
+        """How many operations lead to each tensor, on the longest way."""
+        depths: dict[int, int] = {}
+        for edge in self._calls:
+            depth = 1 + max((depths.get(id(source), 0) for source in edge.sources), default=0)
+            depths.update(dict.fromkeys(map(id, edge.results), depth))
+        return depths
 
     def _maker(self, tensor: Any) -> Edge | None:
         return self._made_by.get(id(tensor))

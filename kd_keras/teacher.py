@@ -12,7 +12,7 @@ import keras
 from keras import ops
 
 from kd_keras.contracts import Outputs, TapSpec, Tensor, mismatch, nearest
-from kd_keras.taps import Tapped
+from kd_keras.taps import Specs, Tapped
 
 COMBINATIONS = ("probabilities", "logits")
 
@@ -69,7 +69,7 @@ class Teacher:
         self.weights = _normalised(weights, len(self.networks))
         self.preprocess = _one_for_each(preprocess, len(self.networks))
         self.class_order = None if class_order is None else [int(position) for position in class_order]
-        self.specs: dict[str, TapSpec | list[TapSpec]] = {}
+        self.specs = Specs({})
         self._tapped: list[Tapped] = []
 
     def tapped(self, wanted: Iterable[str]) -> Teacher:
@@ -85,7 +85,7 @@ class Teacher:
             raise ValueError(mismatch("one teacher for taps other than logits", f"{len(self.networks)} for {others}"))
         ready = copy.copy(self)
         ready._tapped = [Tapped(network, wanted) for network in self.networks]
-        ready.specs = dict(ready._tapped[0].specs)
+        ready.specs = ready._tapped[0].specs.reordered(self.class_order)
         if "logits" in ready.specs:
             ready.specs["logits"] = ready._logits_spec()
         return ready
@@ -179,7 +179,7 @@ class AbsentTeacher:
     """What stands in for the teacher of a Distiller loaded from a file: it knows what the taps deliver, and no more."""
 
     def __init__(self, specs: dict[str, TapSpec | list[TapSpec]]):
-        self.specs = specs
+        self.specs = Specs(specs)
 
     def get_config(self) -> dict[str, list]:
         specs = self.specs.items()

@@ -10,9 +10,9 @@ from keras import layers
 
 from kd_keras import Distiller, Teacher
 from kd_keras.contracts import INDEX, INPUTS, RECORDED
-from kd_keras.methods import KD, FitNet, Method
+from kd_keras.methods import KD, FitNet, Method, Taps
 from tests.methods.test_kd import log_softmax, softmax
-from tests.networks import CLASSES, SHAPE, compiled, convolutional, counted, examples, same, values
+from tests.networks import CLASSES, SHAPE, compiled, convolutional, counted, examples, mirrored, same, values
 
 X, Y = examples()
 KD_AND_FITNET = [lambda: KD(), lambda: FitNet(weight=0.5)]
@@ -332,3 +332,29 @@ def test_a_teacher_of_another_size_under_xla(size):
     with pytest.warns(UserWarning, match="jit") if size < 8 else contextlib.nullcontext():
         compiled(distiller, jit_compile=True)
     assert np.isfinite(distiller.fit(X, Y, verbose=0).history["kd"]).all()
+
+
+class Similarities(Method):
+    """Couples every example with every other, and weighs them by their labels."""
+
+    taps = Taps(("embedding",), ("embedding",))
+    across_replicas = True
+
+    def call(self, student, teacher, batch, step):
+        student, teacher = (tf.matmul(e, e, transpose_b=True) for e in (student["embedding"], teacher["embedding"]))
+        return keras.ops.mean(keras.ops.square(student - teacher) * keras.ops.cast(batch.label, "float32"))
+
+
+def test_a_method_of_the_global_batch_is_the_same_over_replicas():
+    """37 examples in batches of 16: whole batches, and a last one of 5 that falls into 3 and 2."""
+    results = []
+    for devices in (1, 2):
+        with mirrored(devices).scope():
+            keras.utils.set_random_seed(0)
+            distiller = pair([Similarities], optimizer=keras.optimizers.SGD(0.05), jit_compile=False)
+        data = tf.data.Dataset.from_tensor_slices(examples(37)).batch(16)
+        history = distiller.fit(data, epochs=2, verbose=0).history
+        results.append((values(distiller.student.variables), history))
+    (weights, history), (others, history_of_both) = results
+    assert same(weights, others, atol=1e-6) and history["similarities"][0] > 1e-4
+    np.testing.assert_allclose(history["similarities"], history_of_both["similarities"], rtol=1e-5)

@@ -284,3 +284,30 @@ def test_a_model_of_one_output_in_a_list_and_one_of_several():
     assert [spec.layer for spec in Tapped(several, ["stages"]).specs["stages"]] == ["relu1", "relu2"]
     with pytest.raises(ValueError, match='several outputs; name the one by the key "logits"'):
         Tapped(several, ["logits"])
+
+
+def test_the_classifier_and_the_batch_norms_of_a_network_at_hand():
+    model = softmaxed()
+    specs = Tapped(model, ["logits"]).specs
+    kernel, bias = model.get_layer("classify").get_weights()
+    np.testing.assert_array_equal(specs.classifier()[0], kernel)
+    np.testing.assert_array_equal(specs.reordered([2, 0]).classifier()[1], bias[[2, 0]])
+    norms = [model.get_layer("backbone").get_layer(name) for name in ("bn1", "bn2")]
+    for norm, number in zip(norms, (1.0, 2.0)):
+        norm.gamma.assign(number + np.zeros(norm.gamma.shape))
+    assert [scale[0] for scale, _ in specs.batch_norms("stages:pre")] == [1.0, 2.0]
+    with pytest.raises(ValueError, match="(?s)from a BatchNormalization.*conv1"):
+        Tapped(convolutional(), ["logits"]).specs.batch_norms("stages:pre")
+
+
+@pytest.mark.parametrize("shortcut_first", [True, False])
+def test_the_batch_norm_of_a_sum_is_that_of_the_longest_branch(shortcut_first):
+    x = inputs = keras.Input(SHAPE)
+    shortcut = layers.BatchNormalization(name="shortcut")(layers.Conv2D(4, 1)(x))
+    x = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(4, 3, padding="same")(x)))
+    x = layers.BatchNormalization(name="branch", gamma_initializer="zeros")(layers.Conv2D(4, 3, padding="same")(x))
+    x = layers.ReLU()(layers.Add()([shortcut, x] if shortcut_first else [x, shortcut]))
+    model = keras.Model(inputs, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
+    scale, offset = Tapped(model, ["logits"]).specs.batch_norms("stages:pre[0]")[0]
+    np.testing.assert_array_equal(scale, np.zeros(4))
+    np.testing.assert_array_equal(offset, np.zeros(4))

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import keras
 
 from kd_keras.contracts import Batch, Outputs, Step, TapSpec, Tensor, mismatch
+from kd_keras.taps import Specs
 
 Weight = float | keras.optimizers.schedules.LearningRateSchedule | Callable[[Step], Tensor]
-Specs = Mapping[str, TapSpec | list[TapSpec]]
 
 
 class Taps(NamedTuple):
@@ -27,7 +27,8 @@ class Method(keras.layers.Layer):
 
     A method sets `taps`, may create adapters in `bind`, and returns in `call` a loss of shape `(B,)`, or `()` where it
     couples examples, before its weight. It computes in float32 under any dtype policy. It knows nothing of replicas,
-    loss scaling or averaging: the Distiller does these.
+    loss scaling or averaging: the Distiller does these. One that couples examples sees its replica's part of the batch,
+    or with `across_replicas` the whole, and then returns `()`.
 
     Args:
         weight: what the loss is multiplied by: a number, a Keras learning-rate schedule of the update's number, or a
@@ -39,6 +40,7 @@ class Method(keras.layers.Layer):
     """
 
     taps = Taps()
+    across_replicas = False  # whether it is given the global batch: taps and labels of all replicas, one after another
 
     def __init__(self, *, weight: Weight = 1.0, name: str | None = None):
         super().__init__(name=name or type(self).__name__.lower(), dtype="float32", autocast=False)
