@@ -8,7 +8,8 @@ On that graph
 * `"embedding"` is what the layer that computes the logits reads, before dropout, averaged over space;
 * `"stages"` are the last maps of each resolution that every path from input to logits passes;
 * `"stages:pre"` are the same before their activation, where they end in one, else the same maps;
-* `"stages[1]"` is one of either, and any other name is a layer's path, `"backbone/conv4_block6_out"`.
+* `"stages[1]"` is one of either;
+* any other name is a layer's path, `"backbone/conv4_block6_out"`; with `*` or `?` in it, a list of all that match.
 
 A subclassed model cannot be walked: the tensor that it returns is its logits, or it returns a dictionary of taps, of
 which "logits" is then its output.
@@ -16,6 +17,7 @@ which "logits" is then its output.
 
 from __future__ import annotations
 
+import fnmatch
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -282,7 +284,8 @@ class Graph:
         if name in ("stages", "stages:pre"):
             stages = self.stages()
             return stages if name == "stages" else [self.before_activation(stage) for stage in stages]
-        return self._layer_output(name)
+        paths = dict.fromkeys(edge.path for edge in self.edges if fnmatch.fnmatchcase(edge.path, name))
+        return [self._layer_output(path) for path in paths] if {*"*?"} & {*name} and paths else self._layer_output(name)
 
     def _layer_output(self, path: str) -> Any:
         calls = [edge for edge in self.edges if edge.path == path]
@@ -324,6 +327,8 @@ class Graph:
         for tensor in self._dominators():
             edge = self._maker(tensor)
             if id(tensor) not in learned or isinstance(edge.operation, PADDINGS):
+                continue
+            if _is_rearranged(edge) and tuple(tensor.shape[1:3]) not in stages:  # such as inside a channel shuffle
                 continue
             if edge is classifier or _is_pooling(edge.operation):
                 break
@@ -453,6 +458,11 @@ def _is_activation(operation: Any) -> bool:
 
 def _is_pooling(operation: Any) -> bool:
     return isinstance(operation, POOLINGS) or type(operation).__name__ in ("Mean", "Max")
+
+
+def _is_rearranged(edge: Edge) -> bool:
+    """Whether it only moves the values of a map about."""
+    return type(edge.operation).__name__ in ("Reshape", "Permute", "Transpose") and len(edge.sources[0].shape) == 4
 
 
 def _has_kernel(operation: Any) -> bool:

@@ -9,33 +9,60 @@ import keras
 from kd_keras.contracts import mismatch, nearest
 from kd_keras.models import applications
 from kd_keras.models.mlp import mlp
+from kd_keras.models.mobilenet_v1 import mobilenet_v1
 from kd_keras.models.mobilenet_v2 import mobilenet_v2
+from kd_keras.models.mobilenet_v3 import mobilenet_v3_small
 from kd_keras.models.resnet import (
     resnet8,
     resnet8x4,
     resnet14,
+    resnet18,
     resnet20,
     resnet32,
     resnet32x4,
+    resnet34,
     resnet44,
+    resnet50,
     resnet56,
     resnet110,
 )
+from kd_keras.models.shufflenet_v1 import shufflenet_v1, shufflenet_v1_imagenet
+from kd_keras.models.shufflenet_v2 import shufflenet_v2, shufflenet_v2_imagenet
+from kd_keras.models.vgg import vgg8, vgg11, vgg13, vgg16, vgg19
+from kd_keras.models.wide_resnet import wrn_16_1, wrn_16_2, wrn_40_1, wrn_40_2
 
 __all__ = (
     "build",
     "mlp",
+    "mobilenet_v1",
     "mobilenet_v2",
+    "mobilenet_v3_small",
     "names",
     "resnet8",
     "resnet8x4",
     "resnet14",
+    "resnet18",
     "resnet20",
     "resnet32",
     "resnet32x4",
+    "resnet34",
     "resnet44",
+    "resnet50",
     "resnet56",
     "resnet110",
+    "shufflenet_v1",
+    "shufflenet_v1_imagenet",
+    "shufflenet_v2",
+    "shufflenet_v2_imagenet",
+    "vgg8",
+    "vgg11",
+    "vgg13",
+    "vgg16",
+    "vgg19",
+    "wrn_16_1",
+    "wrn_16_2",
+    "wrn_40_1",
+    "wrn_40_2",
 )
 ZOO = tuple(name for name in __all__ if name not in ("build", "names"))
 

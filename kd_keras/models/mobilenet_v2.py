@@ -2,19 +2,23 @@
 
 The form of the published distillation tables: half width, the second stage at full resolution, an expansion
 convolution in every block (even where it expands by 1), ReLU where the paper has ReLU6. A bottleneck's output is
-linear; the last maps of a resolution, "stages", are those to which the next block expands it. The bottlenecks
-themselves go by their layers: `stage2_block2_sum`, `stage3_block3_sum`, `stage5_block3_sum`,
-`stage7_block1_project_bn`.
+linear and has no activation, before which there could be a tap; the published taps of the last bottlenecks of a
+resolution are `"stage?_out"`. `"stages"` are the last maps with an activation, to which the next block expands them.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 from keras import layers
 
+from kd_keras.contracts import mismatch
+from kd_keras.models.base import classified, conv_bn, depthwise_bn
+
 # expansion, channels at full width, blocks, stride of the first block
-STAGES = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
-INITIALIZER = keras.initializers.VarianceScaling(2.0, mode="fan_out", distribution="untruncated_normal")
+ROWS = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+LAST = (2, 3, 5, 7)  # the rows after which the size changes, or the classifier comes
 
 
 def mobilenet_v2(
@@ -30,36 +34,26 @@ def mobilenet_v2(
     (None, 100)
     """
     if int(16 * width) < 1:
-        raise ValueError(f"Needed: a width of at least 1/16\nCame:   {width}")
+        raise ValueError(mismatch("a width of at least 1/16", repr(width)))
     inputs = keras.Input(input_shape, name="image")
-    x = _conv_bn(inputs, int(32 * width), "stem", kernel=3, strides=2)
-    x = layers.ReLU(name="stem_out")(x)
-    for stage, (expansion, channels, blocks, first_strides) in enumerate(STAGES, start=1):
+    x = layers.ReLU(name="stem_out")(conv_bn(inputs, int(32 * width), "stem", strides=2))
+    for row, (expansion, channels, blocks, first_strides) in enumerate(ROWS, start=1):
         for block in range(1, blocks + 1):
             strides = first_strides if block == 1 else 1
-            x = _inverted_residual(x, expansion, int(channels * width), strides, f"stage{stage}_block{block}")
-    x = _conv_bn(x, int(1280 * max(width, 1.0)), "head")
-    x = layers.ReLU(name="head_out")(x)
-    x = layers.GlobalAveragePooling2D(name="pool")(x)
-    return keras.Model(inputs, layers.Dense(classes, name="logits")(x), name=name)
+            x = _inverted_residual(x, expansion, int(channels * width), strides, f"bottleneck{row}_{block}")
+        if row in LAST:
+            x = layers.Identity(name=f"stage{LAST.index(row) + 1}_out")(x)
+    x = layers.ReLU(name="head_out")(conv_bn(x, int(1280 * max(width, 1.0)), "head", kernel_size=1))
+    return classified(inputs, x, classes, name)
 
 
-def _inverted_residual(x, expansion: int, width: int, strides: int, name: str):
+def _inverted_residual(x: Any, expansion: int, width: int, strides: int, name: str) -> Any:
     shortcut = x
-    x = layers.ReLU(name=f"{name}_expand_relu")(_conv_bn(x, expansion * x.shape[-1], f"{name}_expand"))
-    x = layers.DepthwiseConv2D(
-        3, strides, padding="same", use_bias=False, depthwise_initializer=INITIALIZER, name=f"{name}_depthwise"
-    )(x)
-    x = layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=f"{name}_depthwise_bn")(x)
+    x = conv_bn(x, expansion * x.shape[-1], f"{name}_expand", kernel_size=1)
+    x = layers.ReLU(name=f"{name}_expand_relu")(x)
+    x = depthwise_bn(x, f"{name}_depthwise", strides=strides)
     x = layers.ReLU(name=f"{name}_depthwise_relu")(x)
-    x = _conv_bn(x, width, f"{name}_project")
+    x = conv_bn(x, width, f"{name}_project", kernel_size=1)
     if strides == 1 and shortcut.shape[-1] == width:
         x = layers.Add(name=f"{name}_sum")([x, shortcut])
     return x
-
-
-def _conv_bn(x, width: int, name: str, kernel: int = 1, strides: int = 1):
-    x = layers.Conv2D(
-        width, kernel, strides, padding="same", use_bias=False, kernel_initializer=INITIALIZER, name=f"{name}_conv"
-    )(x)
-    return layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=f"{name}_bn")(x)

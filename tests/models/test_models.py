@@ -113,5 +113,5 @@ def test_what_is_refused(arguments, error, message):
 def test_an_option_that_there_is_not():
     with pytest.raises(TypeError, match="widht"):
         build("mobilenet_v2", (32, 32, 3), 10, widht=0.5)
-    with pytest.raises(ValueError, match="6 n"):
+    with pytest.raises(TypeError, match="depth"):
         build("resnet8", (32, 32, 3), 10, depth=9)

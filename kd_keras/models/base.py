@@ -1,0 +1,62 @@
+"""What the families are built of: convolutions, BatchNorm, the channel shuffle, and the end in a classifier."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import layers
+
+from kd_keras.contracts import mismatch
+
+
+def convolution(x: Any, width: int, name: str, **options: Any) -> Any:
+    """A convolution, 3x3 unless `kernel_size` says otherwise, whose initial values are He's by its fan-out."""
+    options = {"kernel_size": 3, "padding": "same", "use_bias": False} | options
+    return layers.Conv2D(width, kernel_initializer=fan_out(), name=name, **options)(x)
+
+
+def conv_bn(x: Any, width: int, name: str, **options: Any) -> Any:
+    """A convolution and BatchNorm: the layers `<name>_conv` and `<name>_bn`."""
+    return batch_norm(convolution(x, width, f"{name}_conv", **options), f"{name}_bn")
+
+
+def depthwise_bn(x: Any, name: str, *, kernel_size: int = 3, strides: int = 1) -> Any:
+    """A convolution of each channel by itself, and BatchNorm: the layers `<name>` and `<name>_bn`."""
+    x = layers.DepthwiseConv2D(
+        kernel_size, strides, padding="same", use_bias=False, depthwise_initializer=fan_out(), name=name
+    )(x)
+    return batch_norm(x, f"{name}_bn")
+
+
+def batch_norm(x: Any, name: str) -> Any:
+    return layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=name)(x)
+
+
+def fan_out() -> keras.initializers.Initializer:
+    """A new initializer for each layer: one that several share gives all of a shape the same values."""
+    return keras.initializers.VarianceScaling(2.0, mode="fan_out", distribution="untruncated_normal")
+
+
+def channel_shuffle(x: Any, groups: int, name: str) -> Any:
+    """Deals the channels of each group out over all groups: Zhang et al. 2018, 1707.01083, section 3.1.
+
+    Channels `0 1 2 | 3 4 5` in two groups become `0 3 1 4 2 5`. It is a reshape, a transpose and the reshape back, on
+    tensors of four dimensions, which is what LiteRT's delegates and ONNX take.
+    """
+    height, width, channels = x.shape[1:]
+    x = layers.Reshape((height * width, groups, channels // groups), name=f"{name}_groups")(x)
+    x = layers.Permute((1, 3, 2), name=f"{name}_transpose")(x)
+    return layers.Reshape((height, width, channels), name=name)(x)
+
+
+def classified(inputs: Any, x: Any, classes: int, name: str) -> keras.Model:
+    """The model from the inputs to the logits `(B, classes)` that it reads from the mean of the last maps."""
+    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    return keras.Model(inputs, layers.Dense(classes, name="logits")(x), name=name)
+
+
+def positive(name: str, argument: str, value: Any) -> None:
+    """Raises ValueError where an architecture's argument is not above zero."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+        raise ValueError(mismatch(f"{name}({argument}=...) above zero", repr(value)))

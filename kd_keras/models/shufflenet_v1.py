@@ -1,0 +1,102 @@
+"""ShuffleNet V1: Zhang, Zhou, Lin, Sun 2018, *An Extremely Efficient Convolutional Neural Network*, 1707.01083, table 1.
+
+`shufflenet_v1_imagenet` is the paper's own. `shufflenet_v1` is for small images, as the published distillation tables
+use it: its stem is a 1x1 convolution that keeps the size, a ReLU follows the depthwise convolution too, and the unit
+that begins a stage has a bottleneck of a quarter of the channels that it adds, not of those that it puts out.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import layers
+
+from kd_keras.contracts import mismatch
+from kd_keras.models.base import channel_shuffle, classified, conv_bn, depthwise_bn, positive
+
+# groups: channels of the first stage at full width (table 1); each later stage has twice as many
+CHANNELS = {1: 144, 2: 200, 3: 240, 4: 272, 8: 384}
+UNITS = (4, 8, 4)
+
+
+def shufflenet_v1(
+    input_shape: tuple[int, int, int],
+    classes: int,
+    *,
+    width: float = 1.0,
+    groups: int = 3,
+    name: str = "shufflenet_v1",
+) -> keras.Model:
+    """ShuffleNet V1 for small images, whose output is `(B, classes)` logits.
+
+    Args:
+        input_shape: `(H, W, C)` of an image.
+        classes: number of classes K.
+        width: what the channels are multiplied by, above 0.
+        groups: of the 1x1 convolutions: 1, 2, 3, 4 or 8.
+        name: the model's name.
+
+    Raises:
+        ValueError: for other groups, or a width at which they do not divide the channels.
+
+    >>> shufflenet_v1((32, 32, 3), 100).output_shape
+    (None, 100)
+    """
+    inputs = keras.Input(input_shape, name="image")
+    x = layers.ReLU(name="stem_out")(conv_bn(inputs, 24, "stem", kernel_size=1))
+    return _stages(inputs, x, classes, width, groups, True, name)
+
+
+def shufflenet_v1_imagenet(
+    input_shape: tuple[int, int, int],
+    classes: int,
+    *,
+    width: float = 1.0,
+    groups: int = 3,
+    name: str = "shufflenet_v1_imagenet",
+) -> keras.Model:
+    """ShuffleNet V1 as in the paper, made for 224 pixels, whose output is `(B, classes)` logits.
+
+    Arguments and errors are those of `shufflenet_v1`; the paper's widths are 0.25, 0.5, 1, 1.5 and 2. The stem has 24
+    channels at every width.
+
+    >>> shufflenet_v1_imagenet((64, 64, 3), 1000, width=0.5).output_shape
+    (None, 1000)
+    """
+    inputs = keras.Input(input_shape, name="image")
+    x = layers.ReLU(name="stem_out")(conv_bn(inputs, 24, "stem", strides=2))
+    x = layers.MaxPooling2D(3, 2, padding="same", name="stem_pool")(x)
+    return _stages(inputs, x, classes, width, groups, False, name)
+
+
+def _stages(inputs: Any, x: Any, classes: int, width: float, groups: int, small: bool, name: str) -> keras.Model:
+    positive(name, "width", width)
+    if groups not in CHANNELS:
+        raise ValueError(mismatch(f"{name}(groups=...) one of {', '.join(map(str, CHANNELS))}", repr(groups)))
+    if (CHANNELS[groups] * width) % (4 * groups):
+        raise ValueError(mismatch(f"a width at which {4 * groups} divides {CHANNELS[groups]} width", repr(width)))
+    for stage, units in enumerate(UNITS, start=1):
+        channels = int(CHANNELS[groups] * width) * 2 ** (stage - 1)
+        for unit in range(1, units + 1):
+            label = f"stage{stage}_unit{unit}"
+            first = 1 if stage == unit == 1 else groups  # the stem has too few channels for groups
+            if unit == 1:
+                added = channels - x.shape[-1]
+                bottleneck = (added if small else channels) // 4
+                shortcut = layers.AveragePooling2D(3, 2, padding="same", name=f"{label}_shortcut")(x)
+                x = _branch(x, bottleneck, added, 2, (first, groups), small, label)
+                x = layers.Concatenate(name=f"{label}_joined")([shortcut, x])
+            else:
+                branch = _branch(x, channels // 4, channels, 1, (first, groups), small, label)
+                x = layers.Add(name=f"{label}_sum")([branch, x])
+            x = layers.ReLU(name=f"stage{stage}_out" if unit == units else f"{label}_out")(x)
+    return classified(inputs, x, classes, name)
+
+
+def _branch(x: Any, bottleneck: int, width: int, strides: int, groups: tuple, relu: bool, name: str) -> Any:
+    x = layers.ReLU(name=f"{name}_1_relu")(conv_bn(x, bottleneck, f"{name}_1", kernel_size=1, groups=groups[0]))
+    x = channel_shuffle(x, groups[1], f"{name}_shuffle") if groups[1] > 1 else x
+    x = depthwise_bn(x, f"{name}_depthwise", strides=strides)
+    x = layers.ReLU(name=f"{name}_depthwise_relu")(x) if relu else x
+    return conv_bn(x, width, f"{name}_2", kernel_size=1, groups=groups[1])

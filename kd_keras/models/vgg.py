@@ -1,0 +1,43 @@
+"""VGG with BatchNorm for small images: Simonyan, Zisserman 2015, *Very Deep Convolutional Networks*, 1409.1556, table 1.
+
+The form of the published distillation tables: one linear classifier of the last maps' mean in place of three, and
+at 32 pixels three poolings, so that the last two stages are both of 4x4. `vgg8` has one convolution a stage.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import keras
+from keras import layers
+
+from kd_keras.models.base import classified, conv_bn
+
+
+def vgg(input_shape: tuple[int, int, int], classes: int, *, convolutions: tuple[int, ...], name: str) -> keras.Model:
+    """A VGG whose output is `(B, classes)` logits.
+
+    Args:
+        input_shape: `(H, W, C)` of an image; of 64 pixels or more, a fourth pooling comes before the last stage.
+        classes: number of classes K.
+        convolutions: how many each of the five stages has.
+        name: the model's name.
+
+    >>> vgg8((32, 32, 3), 100).output_shape
+    (None, 100)
+    """
+    x = inputs = keras.Input(input_shape, name="image")
+    for stage, (count, width) in enumerate(zip(convolutions, (64, 128, 256, 512, 512), strict=True), start=1):
+        if 1 < stage < 5 or (stage == 5 and min(input_shape[:2]) >= 64):
+            x = layers.MaxPooling2D(name=f"stage{stage}_pool")(x)
+        for number in range(1, count + 1):
+            x = conv_bn(x, width, f"stage{stage}_{number}", use_bias=True)
+            x = layers.ReLU(name=f"stage{stage}_out" if number == count else f"stage{stage}_{number}_relu")(x)
+    return classified(inputs, x, classes, name)
+
+
+vgg8 = functools.partial(vgg, convolutions=(1, 1, 1, 1, 1), name="vgg8")
+vgg11 = functools.partial(vgg, convolutions=(1, 1, 2, 2, 2), name="vgg11")
+vgg13 = functools.partial(vgg, convolutions=(2, 2, 2, 2, 2), name="vgg13")
+vgg16 = functools.partial(vgg, convolutions=(2, 2, 3, 3, 3), name="vgg16")
+vgg19 = functools.partial(vgg, convolutions=(2, 2, 4, 4, 4), name="vgg19")
