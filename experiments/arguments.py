@@ -68,6 +68,7 @@ def define_training() -> None:
 def define_model(name: str, default: str) -> None:
     """The flag of the network to train."""
     flags.DEFINE_string(name, default, "A model of the zoo, with options: 'mlp(hidden=(32,))', 'applications/VGG16'.")
+    flags.DEFINE_string("weights", None, f"A .keras or .weights.h5 file to start --{name} from, whole or in part.")
 
 
 def parse_call(text: str) -> tuple[str, dict[str, Any]]:
@@ -83,7 +84,7 @@ def parse_call(text: str) -> tuple[str, dict[str, Any]]:
     try:
         call = ast.parse(f"f({rest}" if bracket else "f()", mode="eval").body
         plain = isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and not call.args
-        if not (plain and all(keyword.arg for keyword in call.keywords) and re.fullmatch(r"[\w./-]+", name.strip())):
+        if not (plain and all(keyword.arg for keyword in call.keywords) and re.fullmatch(r"[\w./:-]+", name.strip())):
             raise ValueError("only name=value")
         return name.strip(), {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
     except (ValueError, SyntaxError) as error:

@@ -10,7 +10,7 @@ from absl import app, flags
 
 from experiments import arguments, teachers, training
 from experiments.runs import Run
-from kd_keras import Distiller, models
+from kd_keras import Distiller
 
 FLAGS = flags.FLAGS
 arguments.define_data()
@@ -33,9 +33,8 @@ def main(_: list[str]) -> None:
     images = training.load_images()
     training.begin(FLAGS.seed)
     teacher = teachers.load_teacher(images)
-    name, options = arguments.parse_call(FLAGS.student)
     classes = images.train.classes or teacher.tapped(["logits"]).specs["logits"].shape[-1]
-    student = models.build(name, images.shape, classes, **options)
+    student = training.network(FLAGS.student, images, classes)
     taught = sum(network.count_params() for network in teacher.networks)
     print(f"Distilling {' and '.join(FLAGS.teacher)} ({taught:,} parameters)", end=" ")
     print(f"into {FLAGS.student} ({student.count_params():,}) on {images.train.size:,} images.")

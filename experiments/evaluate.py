@@ -25,7 +25,7 @@ flags.DEFINE_string("teacher", None, "The teacher: a finished run or a .keras fi
 flags.DEFINE_multi_string("model", [], "A network to compare with it; repeat for several.")
 flags.DEFINE_string("output", None, "Write the table as JSON to this file too.")
 
-COLUMNS = ("parameters", "accuracy", "agreement", "kl", "kilobytes", "milliseconds")
+COLUMNS = ("parameters", "macs", "accuracy", "agreement", "kl", "kilobytes", "milliseconds")
 
 
 def main(_: list[str]) -> None:
@@ -53,7 +53,7 @@ def main(_: list[str]) -> None:
 
 def table(rows: dict[str, dict[str, float]]) -> str:
     """Rows of results as Markdown; a value that a row lacks is a dash."""
-    forms = {"parameters": "{:,.0f}", "accuracy": "{:.4f}", "agreement": "{:.4f}", "kl": "{:.4f}"}
+    forms = {"parameters": "{:,.0f}", "macs": "{:,.0f}", "accuracy": "{:.4f}", "agreement": "{:.4f}", "kl": "{:.4f}"}
     lines = ["| model | " + " | ".join(COLUMNS) + " |", "|---|" + "---:|" * len(COLUMNS)]
     for name, row in rows.items():
         cells = [forms.get(column, "{:.2f}").format(row[column]) if column in row else "-" for column in COLUMNS]

@@ -7,7 +7,7 @@ from absl import app, flags
 
 from experiments import arguments, training
 from experiments.runs import Run
-from kd_keras import Distiller, models
+from kd_keras import Distiller
 from kd_keras.contracts import mismatch
 
 FLAGS = flags.FLAGS
@@ -27,8 +27,7 @@ def main(_: list[str]) -> None:
     training.begin(FLAGS.seed)
     if not images.train.labelled:
         raise ValueError(mismatch("labelled images to train on", f"{FLAGS.dataset!r}, unlabelled"))
-    name, options = arguments.parse_call(FLAGS.model)
-    model = models.build(name, images.shape, images.train.classes, **options)
+    model = training.network(FLAGS.model, images, images.train.classes)
     print(f"Training {FLAGS.model} ({model.count_params():,} parameters) on {images.train.size:,} images.")
     training.fit(Distiller(student=model), images, run)
 

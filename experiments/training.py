@@ -10,12 +10,13 @@ import keras
 import tensorflow as tf
 from absl import flags
 
-from experiments.arguments import integers
+from experiments.arguments import integers, parse_call
 from experiments.runs import Run
-from kd_keras import Distiller, Teacher, data
+from kd_keras import Distiller, Teacher, data, models
 from kd_keras.callbacks import Checkpoint
 from kd_keras.contracts import mismatch
 from kd_keras.evaluation import accuracy, answers
+from kd_keras.weights import load_weights
 
 FLAGS = flags.FLAGS
 
@@ -61,6 +62,15 @@ def load_images() -> Images:
         test = test if test.labelled else None
     normalisation = data.measure(train) if FLAGS.normalise else data.Normalisation()
     return Images(train, test, integers("image_size", 2), normalisation)
+
+
+def network(text: str, images: Images, classes: int) -> keras.Model:
+    """The network that a flag names, with the weights of --weights where that is given."""
+    name, options = parse_call(text)
+    model = models.build(name, images.shape, classes, **options)
+    if FLAGS.weights:
+        print(f"{FLAGS.weights}: {load_weights(model, FLAGS.weights)}")
+    return model
 
 
 def augmentation() -> data.Augmentation:

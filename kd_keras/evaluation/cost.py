@@ -1,17 +1,22 @@
-"""What does a model cost: parameters, and time for an image?"""
+"""What does a model cost: parameters, multiply-accumulates, and time for an image?"""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from kd_keras.contracts import mismatch
+
 
 def cost(model: keras.Model, images: np.ndarray, runs: int = 100) -> Iterator[tuple[str, float]]:
-    """Yields `parameters` (all variables of the model) and `milliseconds`, the median time of one image alone.
+    """Yields `parameters` (all variables of the model), `macs` of one image, and `milliseconds`, the median time of
+    one image alone.
 
     Args:
         model: any built Keras model of one input.
@@ -19,10 +24,12 @@ def cost(model: keras.Model, images: np.ndarray, runs: int = 100) -> Iterator[tu
         runs: how many are timed, after ten that are not.
 
     >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
-    >>> dict(cost(model, np.ones((1, 4), "float32"), runs=3))["parameters"]
-    15
+    >>> found = dict(cost(model, np.ones((1, 4), "float32"), runs=3))
+    >>> found["parameters"], found["macs"]
+    (15, 12)
     """
     yield "parameters", model.count_params()
+    yield "macs", macs(model, images.shape[1:])
     forward = tf.function(lambda image: model(image, training=False))
     seconds = []
     for run in range(10 + runs):
@@ -31,3 +38,94 @@ def cost(model: keras.Model, images: np.ndarray, runs: int = 100) -> Iterator[tu
         forward(image).numpy()
         seconds.append(time.perf_counter() - start)
     yield "milliseconds", 1000 * float(np.median(seconds[10:]))
+
+
+def macs(model: keras.Model, input_shape: tuple[int, ...] | None = None) -> int:
+    """The multiply-accumulates of one example's forward pass: those of convolutions and matrix products.
+
+    The graph that TensorFlow traces is walked, so that it may be any Keras model: nested, subclassed, with shared
+    layers (counted as often as they run) or attention. Biases, normalisation, pooling and activations count nothing.
+
+    Args:
+        model: a built model of one input.
+        input_shape: the input's shape without the batch; by default the model's own.
+
+    Raises:
+        ValueError: where that shape, or one inside the model, is not known.
+
+    >>> macs(keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(5, 3, padding="same")]))
+    8640
+    """
+    shape = tuple(input_shape or model.input_shape[1:])
+    if None in shape:
+        raise ValueError(mismatch("an input of known shape", f"{model.name!r}, which reads {shape}", "give input_shape"))
+    image = tf.TensorSpec((1, *shape), keras.backend.floatx())
+    forward = tf.function(lambda x: model(x, training=False), autograph=False)
+    return _macs_of(forward.get_concrete_function(image).graph)
+
+
+def _macs_of(graph: tf.Graph) -> int:
+    """The sum over a graph's operations, those of the functions that it calls among them."""
+    total = 0
+    for operation in graph.get_operations():
+        if operation.type in ("PartitionedCall", "StatefulPartitionedCall"):
+            total += _macs_of(graph._get_function(operation.get_attr("f").name).graph)
+        elif operation.type in COUNTS:
+            count = COUNTS[operation.type](operation)
+            if count is None:
+                raise ValueError(mismatch("maps of known size", f"{operation.name!r}", "give a fixed input_shape"))
+            total += count
+    return total
+
+
+def _convolution(operation: Any) -> int | None:
+    """Each value put out is a sum over the kernel's window and over the channels of its group."""
+    return _product(operation.outputs[0].shape, operation.inputs[1].shape[:-1])
+
+
+def _depthwise(operation: Any) -> int | None:
+    return _product(operation.outputs[0].shape, operation.inputs[1].shape[:2])
+
+
+def _transposed(operation: Any) -> int | None:
+    """Each value read is spread over the kernel's window and over the channels put out."""
+    return _product(operation.inputs[2].shape, operation.inputs[1].shape[:-1])
+
+
+def _matrix_product(operation: Any) -> int | None:
+    transposed = operation.get_attr("transpose_a" if operation.type == "MatMul" else "adj_x")
+    return _product(operation.outputs[0].shape, operation.inputs[0].shape[-2 if transposed else -1 :][:1])
+
+
+def _einsum(operation: Any) -> int | None:
+    """The product of the sizes of all letters, each once."""
+    operands, _ = operation.get_attr("equation").decode().split("->")
+    sizes: dict[str, int | None] = {}
+    for letters, tensor in zip(operands.split(","), operation.inputs):
+        before, dots, after = letters.partition("...")
+        shape = tensor.shape.as_list()
+        sizes.update(zip(before, shape))
+        sizes.update(zip(reversed(after), reversed(shape)))
+        if dots:
+            inner = shape[len(before) : len(shape) - len(after)]
+            sizes.update({f"...{place}": size for place, size in enumerate(reversed(inner)) if size != 1})
+    return _product(sizes.values())
+
+
+def _product(*sizes: Any) -> int | None:
+    every = [size for shape in sizes for size in shape]
+    return None if None in every else math.prod(every)
+
+
+COUNTS = {
+    "Conv2D": _convolution,
+    "Conv3D": _convolution,
+    "DepthwiseConv2dNative": _depthwise,
+    "Conv2DBackpropInput": _transposed,
+    "Conv3DBackpropInputV2": _transposed,
+    "MatMul": _matrix_product,
+    "BatchMatMul": _matrix_product,
+    "BatchMatMulV2": _matrix_product,
+    "BatchMatMulV3": _matrix_product,
+    "Einsum": _einsum,
+}

@@ -8,6 +8,7 @@ import keras
 
 from kd_keras.contracts import mismatch, nearest
 from kd_keras.models import applications
+from kd_keras.models.hub import hub
 from kd_keras.models.mlp import mlp
 from kd_keras.models.mobilenet_v1 import mobilenet_v1
 from kd_keras.models.mobilenet_v2 import mobilenet_v2
@@ -68,7 +69,7 @@ ZOO = tuple(name for name in __all__ if name not in ("build", "names"))
 
 
 def names() -> list[str]:
-    """Every name that `build` knows: the zoo's own and `applications/<name>`."""
+    """Every name that `build` knows by itself: the zoo's own and `applications/<name>`; `hub/<name>` comes on top."""
     return [*ZOO, *(f"applications/{name}" for name in applications.names())]
 
 
@@ -76,11 +77,12 @@ def build(name: str, input_shape: tuple[int, ...], classes: int, **options) -> k
     """Builds a model of the zoo by name.
 
     Args:
-        name: one of `names()`, e.g. `"resnet20"`, `"mobilenet_v2"` or `"applications/ResNet50"`.
+        name: one of `names()`, e.g. `"resnet20"`, `"mobilenet_v2"` or `"applications/ResNet50"`, or with KerasHub
+            installed `"hub/<preset or class>"`.
         input_shape: `(H, W, C)` of an image.
         classes: number of classes K.
-        options: what that architecture takes beside: `width=` for mobilenet_v2, `hidden=` for mlp, `weights=` for
-            applications.
+        options: what that architecture takes beside: `width=` for the mobile networks, `hidden=` for mlp, `weights=`
+            for applications and presets.
 
     Returns:
         A Functional model from `(B, H, W, C)` float images to `(B, K)` logits.
@@ -89,6 +91,7 @@ def build(name: str, input_shape: tuple[int, ...], classes: int, **options) -> k
         ValueError: for an unknown name (with the nearest ones), a shape that is not three positive numbers, or
             fewer than two classes.
         TypeError: for an option that the architecture does not take.
+        ImportError: for a model of KerasHub where that is not installed.
 
     >>> build("mlp", (8, 8, 1), 10, hidden=(16,)).output_shape
     (None, 10)
@@ -97,9 +100,11 @@ def build(name: str, input_shape: tuple[int, ...], classes: int, **options) -> k
         raise ValueError(mismatch("an image shape (height, width, channels), all positive", repr(input_shape)))
     if classes < 2:
         raise ValueError(mismatch("at least two classes", str(classes)))
-    family, _, application = name.partition("/")
-    if family == "applications" and application:
-        return applications.application(application, input_shape, classes, **options)
+    family, _, member = name.partition("/")
+    if family == "applications" and member:
+        return applications.application(member, input_shape, classes, **options)
+    if family == "hub" and member:
+        return hub(member, input_shape, classes, **options)
     if name not in ZOO:
         raise ValueError(mismatch("a model of the zoo", repr(name), nearest(name, names())))
     return getattr(sys.modules[__name__], name)(input_shape, classes, **options)

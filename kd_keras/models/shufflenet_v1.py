@@ -18,6 +18,8 @@ from kd_keras.models.base import channel_shuffle, classified, conv_bn, depthwise
 # groups: channels of the first stage at full width (table 1); each later stage has twice as many
 CHANNELS = {1: 144, 2: 200, 3: 240, 4: 272, 8: 384}
 UNITS = (4, 8, 4)
+# width: channels of the stem, of which the paper gives 24 at full width; these lead to its complexities in table 2
+STEMS = {0.25: 12, 0.5: 12, 1.0: 24, 1.5: 24, 2.0: 48}
 
 
 def shufflenet_v1(
@@ -58,14 +60,15 @@ def shufflenet_v1_imagenet(
 ) -> keras.Model:
     """ShuffleNet V1 as in the paper, made for 224 pixels, whose output is `(B, classes)` logits.
 
-    Arguments and errors are those of `shufflenet_v1`; the paper's widths are 0.25, 0.5, 1, 1.5 and 2. The stem has 24
-    channels at every width.
+    Arguments and errors are those of `shufflenet_v1`; `width` is one of the paper's, 0.25, 0.5, 1, 1.5 or 2.
 
     >>> shufflenet_v1_imagenet((64, 64, 3), 1000, width=0.5).output_shape
     (None, 1000)
     """
+    if width not in STEMS:
+        raise ValueError(mismatch(f"{name}(width=...) one of {', '.join(map(str, STEMS))}", repr(width)))
     inputs = keras.Input(input_shape, name="image")
-    x = layers.ReLU(name="stem_out")(conv_bn(inputs, 24, "stem", strides=2))
+    x = layers.ReLU(name="stem_out")(conv_bn(inputs, STEMS[width], "stem", strides=2))
     x = layers.MaxPooling2D(3, 2, padding="same", name="stem_pool")(x)
     return _stages(inputs, x, classes, width, groups, False, name)
 
