@@ -58,7 +58,7 @@ def macs(model: keras.Model, input_shape: tuple[int, ...] | None = None) -> int:
     """
     shape = tuple(input_shape or model.input_shape[1:])
     if None in shape:
-        raise ValueError(mismatch("an input of known shape", f"{model.name!r}, which reads {shape}", "give input_shape"))
+        raise ValueError(mismatch("an input of known shape", f"{model.name!r} of {shape}", "give input_shape"))
     image = tf.TensorSpec((1, *shape), keras.backend.floatx())
     forward = tf.function(lambda x: model(x, training=False), autograph=False)
     return _macs_of(forward.get_concrete_function(image).graph)

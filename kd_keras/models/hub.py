@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +41,8 @@ def hub(
         choices = [*known, *models.ImageClassifier.presets]
         raise ValueError(mismatch("an image classifier or a preset of KerasHub", repr(name), nearest(name, choices)))
     try:
-        options = {"num_classes": classes, "image_shape": tuple(input_shape), "load_weights": weights} | options
-        return models.ImageClassifier.from_preset(name, **options)
+        options = {"image_shape": tuple(input_shape), "load_weights": weights, "preprocessor": None} | options
+        return _preset(functools.partial(models.ImageClassifier.from_preset, name, **options), classes)
     except Exception as error:  # a download fails in many ways
         remedy = "check the network, or the folder; KerasHub downloads a preset when it is first used"
         raise ValueError(mismatch(f"KerasHub's preset {name!r}", f"{type(error).__name__}: {error}", remedy)) from error
@@ -52,6 +54,15 @@ def _keras_hub() -> Any:
     except ImportError as error:
         raise ImportError(mismatch("KerasHub for a model hub/...", "none", 'pip install "kd_keras[hub]"')) from error
     return keras_hub
+
+
+def _preset(load: Callable[..., keras.Model], classes: int) -> keras.Model:
+    """The preset with its own classifier, where that has as many classes, or with a new one."""
+    try:
+        model = load()
+    except TypeError:  # a backbone alone, which needs to be told
+        return load(num_classes=classes)
+    return model if model.num_classes == classes else load(num_classes=classes)
 
 
 def _new(kind: type, input_shape: tuple[int, int, int], classes: int, options: dict[str, Any]) -> keras.Model:

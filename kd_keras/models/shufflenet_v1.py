@@ -1,4 +1,4 @@
-"""ShuffleNet V1: Zhang, Zhou, Lin, Sun 2018, *An Extremely Efficient Convolutional Neural Network*, 1707.01083, table 1.
+"""ShuffleNet V1: Zhang, Zhou et al. 2018, *An Extremely Efficient Convolutional Neural Network*, 1707.01083, table 1.
 
 `shufflenet_v1_imagenet` is the paper's own. `shufflenet_v1` is for small images, as the published distillation tables
 use it: its stem is a 1x1 convolution that keeps the size, a ReLU follows the depthwise convolution too, and the unit

@@ -1,4 +1,4 @@
-"""VGG with BatchNorm for small images: Simonyan, Zisserman 2015, *Very Deep Convolutional Networks*, 1409.1556, table 1.
+"""VGG with BatchNorm, small images: Simonyan, Zisserman 2015, *Very Deep Convolutional Networks*, 1409.1556, table 1.
 
 The form of the published distillation tables: one linear classifier of the last maps' mean in place of three, and
 at 32 pixels three poolings, so that the last two stages are both of 4x4. `vgg8` has one convolution a stage.

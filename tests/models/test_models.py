@@ -1,5 +1,6 @@
-"""The zoo: parameters as published, names, and what is refused."""
+"""The zoo: layers and counts as published, initial values, names, and what is refused."""
 
+import csv
 import json
 import math
 from pathlib import Path
@@ -8,76 +9,186 @@ import keras
 import numpy as np
 import pytest
 
+from kd_keras.evaluation import macs
 from kd_keras.models import ZOO, applications, build, names
 from kd_keras.taps import Tapped
 
-REFERENCE = Path(__file__).parents[3] / "shared" / "reference" / "models.json"
-# name -> name in the reference, trainable parameters at 100 classes and 32 px, convolutions, widths of the stages
-PUBLISHED = {
-    "resnet8": ("resnet8", 83892, 9, (16, 32, 64)),
-    "resnet20": ("resnet20", 278324, 21, (16, 32, 64)),
-    "resnet56": ("resnet56", 861620, 57, (16, 32, 64)),
-    "resnet8x4": ("resnet8x4", 1233540, 10, (64, 128, 256)),
-    "resnet32x4": ("resnet32x4", 7433860, 34, (64, 128, 256)),
-    "mobilenet_v2": ("MobileNetV2", 812836, 53, None),
-}
+ROOT = Path(__file__).parents[2]
+REFERENCE = ROOT.parent / "shared" / "reference" / "models.json"
+IN_REFERENCE = ["resnet8", "resnet20", "resnet56", "resnet8x4", "resnet32x4", "wrn_16_2", "wrn_40_2", "vgg8", "vgg13"]
+IN_REFERENCE += ["mobilenet_v2", "shufflenet_v1", "shufflenet_v2"]
+OTHER_NAMES = {"mobilenet_v2": "MobileNetV2", "shufflenet_v1": "ShuffleV1", "shufflenet_v2": "ShuffleV2"}
+SMALLEST = ["mlp", "mobilenet_v1", "mobilenet_v2", "mobilenet_v3_small", "resnet8", "resnet50", "shufflenet_v1"]
+SMALLEST += ["shufflenet_v1_imagenet", "shufflenet_v2", "shufflenet_v2_imagenet", "vgg8", "wrn_16_1"]  # one a form
 
 
 def trainable(model):
     return sum(math.prod(variable.shape) for variable in model.trainable_variables)
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_parameters_and_layers_as_published(name):
-    reference, parameters, convolutions, widths = PUBLISHED[name]
-    model = build(name, (32, 32, 3), 100)
-    assert trainable(model) == parameters
-    kinds = [type(layer).__name__ for layer in model.layers]
-    assert kinds.count("Conv2D") + kinds.count("DepthwiseConv2D") == convolutions
-    assert kinds.count("BatchNormalization") == convolutions
-    if widths:
-        shapes = [spec.shape[1:] for spec in Tapped(model, ["stages"]).specs["stages"]]
-        assert shapes == [(32 // 2**stage, 32 // 2**stage, width) for stage, width in enumerate(widths)]
-    if REFERENCE.exists():
-        entry = json.loads(REFERENCE.read_text())["models"][reference]
-        assert (entry["params"], entry["layers"]["conv"]) == (parameters, convolutions)
+def published():
+    with open(ROOT / "experiments" / "results" / "zoo_published.csv", newline="") as lines:
+        return list(csv.DictReader(lines))
 
 
-@pytest.mark.parametrize("name", ["resnet8", "resnet20", "resnet8x4", "mobilenet_v2"])
-def test_kernels_and_taps_equal_the_reference(name):
-    if not REFERENCE.exists():
-        pytest.skip("no reference beside the project")
-    entry = json.loads(REFERENCE.read_text())["models"][PUBLISHED[name][0]]
-    model = build(name, (32, 32, 3), 100)
-    found: dict[str, int] = {}
+def kernels(model):
+    """How many convolutions there are of each form, out x in / groups x height x width / stride, padding, groups."""
+    found = {}
     for layer in model.layers:
         if isinstance(layer, keras.layers.DepthwiseConv2D):
-            height, width, channels, _ = layer.kernel.shape
-            text = f"{channels}x1x{height}x{width}/s{layer.strides[0]}p{height // 2}g{channels}"
+            height, width, outs, _ = layer.kernel.shape
+            ins, groups = 1, outs
         elif isinstance(layer, keras.layers.Conv2D):
-            height, width, ins, outs = layer.kernel.shape
-            text = f"{outs}x{ins}x{height}x{width}/s{layer.strides[0]}p{height // 2}g1"
+            (height, width, ins, outs), groups = layer.kernel.shape, layer.groups
         else:
             continue
+        text = f"{outs}x{ins}x{height}x{width}/s{layer.strides[0]}p{height // 2}g{groups}"
         found[text] = found.get(text, 0) + 1
-    assert found == entry["conv_weights_OIHW"]
-    assert Tapped(model, ["embedding"]).specs["embedding"].shape[1:] == tuple(entry["pooled_feat"][1:])
+    return found
 
 
-def test_depth_by_the_rule_of_the_paper():
-    """6 n + 2 weighted layers: every deeper network of the family has six convolutions more a block of each stage."""
-    for name, blocks in (("resnet14", 2), ("resnet32", 5), ("resnet44", 7), ("resnet110", 18)):
-        layers = [layer.name for layer in build(name, (8, 8, 1), 10).layers]
-        assert sum(layer.endswith("_sum") for layer in layers) == 3 * blocks
+@pytest.mark.parametrize("name", IN_REFERENCE)
+def test_everything_equals_the_reference(name):
+    if not REFERENCE.exists():
+        pytest.skip("no reference beside the project")
+    entry = json.loads(REFERENCE.read_text())["models"][OTHER_NAMES.get(name, name)]
+    model = build(name, (32, 32, 3), 100)
+    assert trainable(model) == entry["params"] and macs(model) == entry["macs_per_image"]
+    assert kernels(model) == entry["conv_weights_OIHW"]
+    convolutions = [layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
+    assert sum(layer.use_bias for layer in convolutions) == entry["convs_with_bias"]
+    kinds = [type(layer).__name__ for layer in model.layers]
+    assert kinds.count("BatchNormalization") == entry["layers"]["bn"] and kinds.count("Dense") == 1
+    stem = [] if name.startswith("vgg") else ["stem_out"]
+    images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype("float32")
+    _, outputs = Tapped(model, [*stem, "stage?_out", "embedding"])(images, training=True)
+    maps = [*(outputs[tap] for tap in stem), *outputs["stage?_out"]]
+    assert [list(each.shape) for each in maps] == entry["feats_nhwc"]
+    assert [bool(np.min(each) >= 0) for each in maps] == entry["feats_nonnegative"]
+    assert list(outputs["embedding"].shape) == entry["pooled_feat"]
 
 
-@pytest.mark.parametrize("name", ZOO)
-def test_every_model_gives_logits_on_small_grey_images(name):
+@pytest.mark.parametrize("name", IN_REFERENCE)
+def test_counts_as_published(name):
+    """As the test before, for who has no reference beside the project."""
+    row = next(row for row in published() if row["model"] == name and row["source"] == "RepDistiller")
+    model = build(name, (32, 32, 3), 100)
+    assert (trainable(model), macs(model)) == (int(row["parameters"]), int(row["macs"]))
+
+
+@pytest.mark.parametrize("row", [row for row in published() if row["source"] != "RepDistiller"], ids=str)
+def test_counts_of_other_sources(row):
+    """To the digits in print, unless the row says why not."""
+    width = {"width": float(row["options"][6:])} if row["options"] else {}
+    model = build(row["model"], (int(row["size"]), int(row["size"]), 3), int(row["classes"]), **width)
+    for ours, text in ((trainable(model), row["parameters"]), (macs(model) if row["macs"] else 0, row["macs"])):
+        unit = {"M": 10**6, "G": 10**9}.get(text[-1:], 1)
+        number = text.rstrip("MG")
+        last_digit = 10.0 ** -len(number.partition(".")[2])
+        if text and not row["note"]:
+            assert abs(ours / unit - float(number)) <= last_digit / 2
+        elif text:
+            assert abs(ours / unit - float(number)) <= max(last_digit, 0.015 * float(number))
+
+
+@pytest.mark.parametrize("name, blocks", [("wrn_16_1", 2), ("wrn_40_1", 6), ("wrn_16_2", 2), ("wrn_40_2", 6)])
+def test_parameters_of_wide_networks_by_hand(name, blocks):
+    """Convolutions of 9 c c', BatchNorms of 2 c before each, shortcuts of c c' where a width changes."""
+    widths = [16, *(int(name[-1]) * each for each in (16, 32, 64))]
+    count = 3 * 9 * 16
+    for before, width in zip(widths, widths[1:]):
+        count += 9 * before * width + (2 * blocks - 1) * 9 * width**2 + (before * width if before != width else 0)
+        count += 2 * before + (2 * blocks - 1) * 2 * width
+    assert trainable(build(name, (32, 32, 3), 100)) == count + 2 * widths[-1] + 100 * (widths[-1] + 1)
+
+
+@pytest.mark.parametrize(
+    "name, application, width",
+    [
+        ("mobilenet_v1", "MobileNet", 1.0),
+        ("mobilenet_v1", "MobileNet", 0.25),
+        ("mobilenet_v3_small", "MobileNetV3Small", 1.0),
+        ("mobilenet_v3_small", "MobileNetV3Small", 0.75),
+    ],
+)
+def test_mobile_networks_have_the_layers_of_keras_applications(name, application, width):
+    """Which differ in their strides alone; MobileNetV3's classifier is a 1x1 convolution there."""
+    theirs = build(f"applications/{application}", (64, 64, 3), 100, alpha=width)
+    ours = build(name, (32, 32, 3), 100, width=width)
+    assert ours.count_params() == theirs.count_params()
+
+    def sizes(model):
+        return sorted(tuple(variable.shape) for variable in model.trainable_variables if len(variable.shape) == 4)
+
+    dense = [layer.kernel.shape for layer in ours.layers if isinstance(layer, keras.layers.Dense)]
+    assert sizes(theirs) == sorted([*sizes(ours), *((1, 1, *shape) for shape in dense)])
+
+
+@pytest.mark.parametrize("name, application", [("vgg16", "VGG16"), ("vgg19", "VGG19")])
+def test_vgg_has_the_convolutions_of_keras_applications(name, application):
+    backbone = getattr(keras.applications, application)(weights=None, include_top=False, input_shape=(32, 32, 3))
+    ours = build(name, (32, 32, 3), 100)
+    norms = sum(layer.count_params() for layer in ours.layers if isinstance(layer, keras.layers.BatchNormalization))
+    assert ours.count_params() - norms - 100 * 513 == backbone.count_params()
+
+
+def test_vgg_pools_once_more_above_32_pixels():
+    assert [spec.shape[1] for spec in Tapped(build("vgg8", (64, 64, 3), 10), ["stages"]).specs["stages"]] == [
+        64, 32, 16, 8, 4,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["resnet20", "vgg13", "wrn_16_1", "mobilenet_v2", "shufflenet_v1", "shufflenet_v2"])
+def test_every_layer_draws_its_own_initial_values(name):
+    first, again, other = [], [], []
+    for values, seed in ((first, 1), (again, 1), (other, 2)):
+        keras.utils.set_random_seed(seed)
+        model = build(name, (8, 8, 3), 10)
+        values.extend(np.array(v) for v in model.trainable_variables if v.path.endswith("kernel"))
+    assert all(np.array_equal(a, b) for a, b in zip(first, again))
+    assert not any(np.array_equal(a, b) for a, b in zip(first, other))
+    shapes = {}
+    for value in first:
+        assert not any(np.array_equal(value, same) for same in shapes.get(value.shape, []))
+        shapes.setdefault(value.shape, []).append(value)
+
+
+def test_the_channel_shuffle_deals_them_out():
+    from kd_keras.models.base import channel_shuffle
+
+    inputs = keras.Input((3, 2, 12))
+    shuffled = keras.Model(inputs, channel_shuffle(inputs, 3, "shuffle"))
+    images = np.random.default_rng(0).normal(size=(2, 3, 2, 12)).astype("float32")
+    order = [group * 4 + place for place in range(4) for group in range(3)]
+    np.testing.assert_array_equal(shuffled(images), images[..., order])
+    assert all(len(layer.output.shape) == 4 for layer in shuffled.layers)
+
+
+def test_a_convolution_in_groups_is_that_of_keras():
+    from kd_keras.models.base import GroupedConv2D
+
+    images = np.random.default_rng(0).normal(size=(2, 5, 5, 6)).astype("float32")
+    theirs, ours = keras.layers.Conv2D(9, 3, groups=3), GroupedConv2D(9, 3, groups=3)
+    theirs(images), ours(images)
+    ours.set_weights(theirs.get_weights())
+    np.testing.assert_allclose(ours(images), theirs(images), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", SMALLEST)
+def test_small_grey_images_and_back_from_a_file(name, tmp_path):
     model = build(name, (8, 8, 1), 10)
     logits = np.array(model(np.random.default_rng(0).normal(size=(2, 8, 8, 1)).astype("float32")))
     assert logits.shape == (2, 10) and np.isfinite(logits).all()
     zeros = np.zeros((1, 8, 8, 1))
     np.testing.assert_array_equal(Tapped(model, ["logits"])(zeros, False)[0], model(zeros))
+    model.save(tmp_path / "model.keras")
+    np.testing.assert_array_equal(keras.saving.load_model(tmp_path / "model.keras")(zeros), model(zeros))
+
+
+def test_the_smallest_stand_for_every_form():
+    """Of each function that builds: its name, or for a family of depths that of the family."""
+    functions = {name: getattr(getattr(build, "__globals__")[name], "func", None) for name in ZOO}
+    assert {functions[name] or name for name in ZOO} == {functions[name] or name for name in SMALLEST}
 
 
 def test_every_classifier_of_keras_applications_is_known():
@@ -110,8 +221,19 @@ def test_what_is_refused(arguments, error, message):
         build(*arguments)
 
 
-def test_an_option_that_there_is_not():
-    with pytest.raises(TypeError, match="widht"):
-        build("mobilenet_v2", (32, 32, 3), 10, widht=0.5)
-    with pytest.raises(TypeError, match="depth"):
-        build("resnet8", (32, 32, 3), 10, depth=9)
+@pytest.mark.parametrize(
+    "name, options, error, message",
+    [
+        ("mobilenet_v2", {"widht": 0.5}, TypeError, "widht"),
+        ("resnet8", {"depth": 9}, TypeError, "depth"),
+        ("mobilenet_v1", {"width": 0.01}, ValueError, "1/32"),
+        ("mobilenet_v3_small", {"width": 0}, ValueError, "above zero"),
+        ("shufflenet_v1", {"groups": 5}, ValueError, "1, 2, 3, 4, 8"),
+        ("shufflenet_v1", {"width": 0.33}, ValueError, "12 divides"),
+        ("shufflenet_v1_imagenet", {"width": 0.75}, ValueError, "0.25, 0.5, 1.0"),
+        ("shufflenet_v2", {"width": 0.75}, ValueError, "0.5, 1.0, 1.5, 2.0"),
+    ],
+)
+def test_an_option_that_there_is_not(name, options, error, message):
+    with pytest.raises(error, match=message):
+        build(name, (32, 32, 3), 10, **options)
