@@ -123,6 +123,22 @@ def test_a_folder_of_unlabelled_images_trains_a_student(teacher, data_dir, tmp_p
     assert refused.returncode != 0 and "hard_weight=0" in refused.stderr
 
 
+def test_a_network_starts_from_weights_of_a_file(teacher, data_dir, tmp_path):
+    given = ["--model=mlp(hidden=(16,))", *SMALL, data_dir, "--learning_rate=0"]
+    ran = program("train", *given, f"--weights={teacher / 'model.keras'}", f"--run={tmp_path / 'run'}")
+    assert "2 layers loaded" in ran.stdout
+    one, other = (keras.saving.load_model(run / "model.keras") for run in (teacher, tmp_path / "run"))
+    for a, b in zip(one.get_weights(), other.get_weights()):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_the_zoo_and_its_taps(teacher):
+    ran = program("models", "--model=resnet8", f"--model={teacher / 'model.keras'}", "--classes=10")
+    assert "| resnet8 | 78,042 | 12,501,632 |" in ran.stdout and "32x32x16 16x16x32 8x8x64" in ran.stdout
+    assert "| stages[2] | stage3_out | 8x8x64 | stage3_block1_sum |" in ran.stdout
+    assert "| 1,210 | 1,184 |" in ran.stdout and "| logits | logits | 10 |" in ran.stdout
+
+
 def test_several_teachers_of_another_normalisation(teacher, data_dir, tmp_path):
     from experiments.teachers import renormalise
     from kd_keras.data import Normalisation
@@ -151,11 +167,12 @@ def test_evaluate_and_export(teacher, data_dir, tmp_path):
     assert checked.returncode == 0 and "797 of 797" in checked.stdout
 
 
-@pytest.mark.parametrize("name", ["train", "distill", "evaluate", "export"])
+@pytest.mark.parametrize("name", ["train", "distill", "evaluate", "export", "models"])
 def test_help_says_what_the_program_does(name):
     text = program(name, "--help", check=False).stdout
-    assert f"python -m experiments.{name}" in text and "--test_split: Split to test on" in text
-    assert "--learning_rate" in text or name in ("evaluate", "export")
+    assert f"python -m experiments.{name}" in text
+    assert ("--test_split: Split to test on" in text) == (name != "models")
+    assert ("--learning_rate" in text) == (name in ("train", "distill"))
 
 
 @pytest.mark.parametrize(

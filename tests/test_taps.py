@@ -112,6 +112,15 @@ def test_nested_layers_go_by_path():
     assert [spec.layer for spec in each.specs["stages"]] == ["backbone/relu1", "backbone/relu2"]
 
 
+def test_a_pattern_of_names():
+    model = convolutional(normalised=True)
+    _, _, taps = tapped(model, "relu?", "conv*", "relu1")
+    assert [value.shape[-1] for value in taps["relu?"]] == [value.shape[-1] for value in taps["conv*"]] == [4, 8]
+    np.testing.assert_array_equal(taps["relu?"][0], taps["relu1"])
+    with pytest.raises(ValueError, match="(?s)relv[?].*relu1"):
+        Tapped(model, ["relv?"])
+
+
 def test_a_sequential_model_and_one_inside_another():
     inner = keras.Sequential([keras.Input(SHAPE), layers.Conv2D(3, 3, name="conv"), layers.Flatten()], name="inner")
     model = keras.Sequential([keras.Input(SHAPE), inner, layers.Dense(CLASSES, activation="softmax")])

@@ -8,6 +8,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from kd_keras.evaluation import macs
 from kd_keras.models import ZOO, applications, build, names
@@ -183,6 +184,47 @@ def test_small_grey_images_and_back_from_a_file(name, tmp_path):
     np.testing.assert_array_equal(Tapped(model, ["logits"])(zeros, False)[0], model(zeros))
     model.save(tmp_path / "model.keras")
     np.testing.assert_array_equal(keras.saving.load_model(tmp_path / "model.keras")(zeros), model(zeros))
+
+
+QUICK = ("resnet8", "vgg8", "mobilenet_v2", "shufflenet_v1", "shufflenet_v2")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in SMALLEST])
+def test_a_step_in_half_precision_and_a_saved_model(name, tmp_path):
+    keras.config.set_dtype_policy("mixed_float16")
+    # No smaller: a BatchNorm over maps of one pixel, in a batch of four, has gradients that float16 does not hold.
+    images = np.random.default_rng(0).normal(size=(4, 32, 32, 3)).astype("float32")
+    model = build(name, (32, 32, 3), 10)
+    optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.01), initial_scale=8.0)
+    model.compile(optimizer=optimizer, loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    before = [np.array(variable) for variable in model.trainable_variables]
+    assert np.isfinite(model.train_on_batch(images, np.arange(4), return_dict=True)["loss"])
+    assert any(np.abs(np.array(a) - b).max() > 0 for a, b in zip(model.trainable_variables, before))
+    model.export(tmp_path / "saved", verbose=False)
+    loaded = tf.saved_model.load(str(tmp_path / "saved"))
+    np.testing.assert_allclose(loaded.serve(images), model(images, training=False), rtol=1e-2, atol=1e-2)  # of float16
+
+
+@pytest.mark.parametrize("name", ["shufflenet_v1", "shufflenet_v2"])
+def test_the_shuffle_in_litert_and_onnx(name, tmp_path):
+    model = build(name, (8, 8, 3), 10, **({"groups": 2} if name == "shufflenet_v1" else {}))
+    image = np.random.default_rng(0).normal(size=(1, 8, 8, 3)).astype("float32")
+    expected = np.array(model(image))
+    model.export(tmp_path / "model.tflite", format="litert", verbose=False)
+    interpreter = tf.lite.Interpreter(str(tmp_path / "model.tflite"))
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], image)
+    interpreter.invoke()
+    found = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    kinds = [operation["op_name"] for operation in interpreter._get_ops_details()]
+    assert kinds.count("TRANSPOSE") == sum(type(layer).__name__ == "Permute" for layer in model.layers)
+    pytest.importorskip("tf2onnx")
+    runtime = pytest.importorskip("onnxruntime")
+    model.export(tmp_path / "model.onnx", format="onnx", verbose=False)
+    session = runtime.InferenceSession(str(tmp_path / "model.onnx"))
+    found = session.run(None, {session.get_inputs()[0].name: image})[0]
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_the_smallest_stand_for_every_form():
