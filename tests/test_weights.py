@@ -1,7 +1,6 @@
 """Weights from files: what is loaded, what is not and why, and what is refused."""
 
 import keras
-import numpy as np
 import pytest
 from keras import layers
 
@@ -62,7 +61,8 @@ def test_a_backbone_alone_and_one_inside(tmp_path):
 def test_layers_made_of_layers_and_bfloat16(tmp_path):
     def attention():
         inputs = keras.Input((10, 16))
-        return keras.Model(inputs, layers.Dense(3, name="top")(layers.MultiHeadAttention(2, 8, name="mha")(inputs, inputs)))
+        attended = layers.MultiHeadAttention(2, 8, name="mha")(inputs, inputs)
+        return keras.Model(inputs, layers.Dense(3, name="top")(attended))
 
     keras.config.set_dtype_policy("bfloat16")
     one, other = attention(), attention()
