@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 from keras import layers
 
@@ -33,30 +35,54 @@ def regressor(student: TapSpec, teacher: TapSpec, *, relu: bool = True) -> keras
         raise ValueError(mismatch("two maps (B, H, W, C)", _both(student, teacher), 'tap a stage, e.g. "stages[1]"'))
     if student.shape[1:] == teacher.shape[1:]:
         return layers.Identity(dtype="float32")
-    chain = [
-        keras.Input(student.shape[1:]),
-        _convolution(student, teacher),
-        layers.BatchNormalization(momentum=0.9, epsilon=1e-5, dtype="float32"),
-    ]
-    if relu:
-        chain.append(layers.ReLU(dtype="float32"))
-    return keras.Sequential(chain, name="regressor")
+    activation = [layers.ReLU(dtype="float32")] if relu else []
+    return chain(student, _convolution(student, teacher), batch_norm(), *activation, name="regressor")
+
+
+def convolution(width: int, kernel_size: int | tuple[int, int] = 1, **options: Any) -> keras.layers.Layer:
+    """A convolution in float32, without bias and with He's initial values unless `options` say otherwise."""
+    defaults = {"padding": "same", "use_bias": False, "kernel_initializer": "he_normal", "dtype": "float32"}
+    return layers.Conv2D(width, kernel_size, **defaults | options)
+
+
+def batch_norm() -> keras.layers.Layer:
+    """BatchNorm in float32 over the global batch, so that several replicas adapt as one does."""
+    return layers.BatchNormalization(momentum=0.9, epsilon=1e-5, synchronized=True, dtype="float32")
+
+
+def chain(spec: TapSpec, *parts: keras.layers.Layer, name: str) -> keras.Sequential:
+    """Layers one after the other, built for what a tap delivers.
+
+    >>> chain(TapSpec("a", (None, 8, 8, 4)), convolution(6), batch_norm(), name="adapter").output_shape
+    (None, 8, 8, 6)
+    """
+    return keras.Sequential([keras.Input(spec.shape[1:], dtype="float32"), *parts], name=name)
+
+
+def linear(spec: TapSpec, width: int, **options: Any) -> keras.Sequential:
+    """A dense layer in float32 from a tap's vectors to those of another width.
+
+    >>> linear(TapSpec("pool", (None, 64)), 128).output_shape
+    (None, 128)
+    """
+    return chain(spec, layers.Dense(width, **{"dtype": "float32"} | options), name="linear")
 
 
 def _convolution(student: TapSpec, teacher: TapSpec) -> keras.layers.Layer:
     sizes, targets, width = student.shape[1:3], teacher.shape[1:3], teacher.shape[3]
-    options = {"use_bias": False, "kernel_initializer": "he_normal", "dtype": "float32"}
     if sizes == targets:  # also where both are free
-        return layers.Conv2D(width, 1, **options)
+        return convolution(width)
     if None in sizes + targets:
         raise ValueError(mismatch("maps of known size", _both(student, teacher), "build both with a fixed input_shape"))
     if all(size == 2 * target for size, target in zip(sizes, targets)):
-        return layers.Conv2D(width, 3, strides=2, padding="same", **options)
+        return convolution(width, 3, strides=2)
     if all(2 * size == target for size, target in zip(sizes, targets)):
-        return layers.Conv2DTranspose(width, 4, strides=2, padding="same", **options)
+        return layers.Conv2DTranspose(
+            width, 4, strides=2, padding="same", use_bias=False, kernel_initializer="he_normal", dtype="float32"
+        )
     if all(size >= target for size, target in zip(sizes, targets)):
         kernel = tuple(1 + size - target for size, target in zip(sizes, targets))
-        return layers.Conv2D(width, kernel, padding="valid", **options)
+        return convolution(width, kernel, padding="valid")
     remedy = "tap stages whose sizes are equal, double or half, or a larger map of the student"
     raise ValueError(mismatch("a student's map at least as large as the teacher's", _both(student, teacher), remedy))
 

@@ -13,7 +13,7 @@ import tensorflow as tf
 from keras import ops, tree
 
 from kd_keras.contracts import Batch, Outputs, Step, TapSpec, Tensor, as_batch, mismatch
-from kd_keras.methods.base import Method, Weight, deserialize_weight, number, serialize_weight, weight_at
+from kd_keras.methods.base import Method, Weight, as_weight, deserialize_weight, serialize_weight, weight_at
 from kd_keras.taps import Tapped
 from kd_keras.teacher import AbsentTeacher, Teacher, TeacherCheck
 
@@ -31,8 +31,8 @@ class Distiller(keras.Model):
         student: the model to train; any built Keras model.
         teacher: a trained model, several, or a `Teacher`; `None` where no method asks for one.
         methods: the methods, each with its own weight.
-        hard_weight: what the compiled loss is multiplied by: a number or a schedule, as a method's weight. With 0,
-            data needs no labels and `compile` no loss.
+        hard_weight: what the compiled loss is multiplied by: a number, numbers by epoch or a schedule, as a method's
+            weight. With 0, data needs no labels and `compile` no loss.
         name: the model's name.
 
     Raises:
@@ -62,12 +62,10 @@ class Distiller(keras.Model):
         for method in methods:
             if not isinstance(method, Method):
                 raise TypeError(mismatch("a list of methods such as kd_keras.methods.KD()", repr(method)))
-        if not callable(hard_weight):
-            number("Distiller", "hard_weight", hard_weight)
         super().__init__(name=name, dtype=student.dtype_policy, autocast=False)
         self.student = student
         self.methods = list(methods)
-        self.hard_weight = hard_weight
+        self.hard_weight = as_weight("Distiller", "hard_weight", hard_weight)
         self._student = Tapped(student, [tap for method in self.methods for tap in method.taps.student])
         self.attach(teacher)
         for method in self.methods:

@@ -1,12 +1,11 @@
-"""The maths that several methods share, in `keras.ops` and float32.
-
-So far the softened Kullback-Leibler divergence. Every function takes the student first.
-"""
+"""The maths that several methods share, in `keras.ops` and float32. Every function takes the student first."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import numpy as np
 from keras import ops
 
 Tensor = Any  # as kd_keras.contracts has it, on the same floor
@@ -40,3 +39,80 @@ def softened_kl(student: Tensor, teacher: Tensor, temperature: float | Tensor = 
     near = d > -30.0  # else p_s is all of the term, and exp(-d) may overflow
     term = p_teacher * (d + ops.expm1(-ops.where(near, d, 0.0)))
     return ops.sum(ops.where(near, term, p_student - p_teacher + p_teacher * d), axis=-1)
+
+
+def each(maps: Tensor | list[Tensor]) -> list[Tensor]:
+    """A list of maps; one map alone may come without its list."""
+    return list(maps) if isinstance(maps, (list, tuple)) else [maps]
+
+
+def flat(x: Tensor) -> Tensor:
+    """`(B, ...)` as float32 `(B, D)`."""
+    return ops.reshape(ops.cast(x, "float32"), (-1, math.prod(x.shape[1:])))
+
+
+def unit(x: Tensor, axis: int = -1) -> Tensor:
+    """`x / ||x||_2` along an axis, float32.
+
+    A vector of zeros, such as a dead channel, has no direction: it stays zero and gets no gradient.
+
+    >>> unit(np.array([[3.0, 4.0], [0.0, 0.0]], "float32")).numpy().round(4).tolist()
+    [[0.6000000238418579, 0.800000011920929], [0.0, 0.0]]
+    """
+    x = ops.cast(x, "float32")
+    square = ops.sum(ops.square(x), axis=axis, keepdims=True)
+    alive = square > 1e-24  # a norm of 1e-12, below which references divide by that
+    return ops.where(alive, x * ops.rsqrt(ops.where(alive, square, 1.0)), 0.0)
+
+
+def attention(maps: Tensor, power: float = 2.0) -> Tensor:
+    """The attention map of `(B, H, W, C)`: the mean of |x|^p over channels as a unit vector `(B, H W)`.
+
+    Zagoruyko and Komodakis 2017, 1612.03928, equation 2.
+    """
+    maps = ops.cast(maps, "float32")
+    powers = ops.square(maps) if power == 2 else ops.abs(maps) ** power
+    return unit(flat(ops.mean(powers, axis=-1)))
+
+
+def pooled(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Average-pools `(B, H, W, C)` to `(B, h, w, C)`: row i is the mean of rows i H / h, rounded down, to (i + 1) H / h
+    rounded up; so are columns.
+
+    >>> pooled(np.arange(3.0).reshape(1, 3, 1, 1), (2, 1)).numpy().ravel().tolist()
+    [0.5, 1.5]
+    """
+    maps = ops.cast(maps, "float32")
+    if tuple(maps.shape[1:3]) == tuple(size):
+        return maps
+    rows, columns = (_averages(length, cells) for length, cells in zip(maps.shape[1:3], size))
+    return ops.einsum("ih,bhwc,jw->bijc", rows, maps, columns)
+
+
+def _averages(length: int, cells: int) -> np.ndarray:
+    """The matrix `(cells, length)` that averages over each cell."""
+    matrix = np.zeros((cells, length), "float32")
+    for cell in range(cells):
+        start, end = cell * length // cells, -(-(cell + 1) * length // cells)
+        matrix[cell, start:end] = 1 / (end - start)
+    return matrix
+
+
+def at_one_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Two maps `(B, H, W, C)` of one size: the larger is average-pooled to the smaller."""
+    size = tuple(min(ours, theirs) for ours, theirs in zip(student.shape[1:3], teacher.shape[1:3]))
+    return pooled(student, size), pooled(teacher, size)
+
+
+def distances(x: Tensor) -> Tensor:
+    """The Euclidean distances `(B, B)` of vectors `(B, D)`, with zeros on the diagonal.
+
+    The square is at least 1e-12, so that a pair of equal vectors has a gradient, which is zero. The Gram matrix is
+    that of centred vectors: distances stay the same, and less cancels. Memory: B^2.
+    """
+    x = ops.cast(x, "float32")
+    x = x - ops.mean(x, axis=0, keepdims=True)
+    square = ops.sum(ops.square(x), axis=-1)
+    between = square[:, None] + square[None, :] - 2 * ops.matmul(x, ops.transpose(x))
+    others = 1 - ops.eye(ops.shape(x)[0], dtype="float32")
+    return ops.sqrt(ops.maximum(between, 1e-12)) * others

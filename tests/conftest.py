@@ -21,7 +21,7 @@ def _seeded():
     keras.utils.set_random_seed(1)
     yield
     keras.config.set_dtype_policy("float32")
-    keras.backend.clear_session()
+    keras.utils.clear_session(free_memory=False)  # collecting garbage after each test took a quarter of a second
 
 
 @pytest.fixture

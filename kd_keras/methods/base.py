@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
+from keras import ops
 
 from kd_keras.contracts import Batch, Outputs, Step, TapSpec, Tensor, mismatch
 from kd_keras.taps import Specs
 
-Weight = float | keras.optimizers.schedules.LearningRateSchedule | Callable[[Step], Tensor]
+Weight = float | Mapping[int, float] | keras.optimizers.schedules.LearningRateSchedule | Callable[[Step], Tensor]
 
 
 class Taps(NamedTuple):
@@ -31,23 +32,28 @@ class Method(keras.layers.Layer):
     or with `across_replicas` the whole, and then returns `()`.
 
     Args:
-        weight: what the loss is multiplied by: a number, a Keras learning-rate schedule of the update's number, or a
-            function of the `Step`.
+        weight: what the loss is multiplied by: a number, numbers by the epoch from which they hold
+            (`{0: 1.0, 30: 0.0}`), a Keras learning-rate schedule of the update's number, or a function of the `Step`.
         name: how the term is logged; by default the class's name in lower case.
 
     Raises:
         TypeError: where `weight` is none of these.
+        ValueError: where a number is not finite, or epochs do not begin with 0.
     """
 
+    family = ""  # of which kind it is, for the list of methods: "logits", "features", "relations", "dense", ...
     taps = Taps()
     across_replicas = False  # whether it is given the global batch: taps and labels of all replicas, one after another
+    indexed = False  # whether it needs `batch.index`
 
     def __init__(self, *, weight: Weight = 1.0, name: str | None = None):
         super().__init__(name=name or type(self).__name__.lower(), dtype="float32", autocast=False)
-        if not callable(weight):
-            number(type(self).__name__, "weight", weight)
-        self.weight = weight
+        self.weight = as_weight(type(self).__name__, "weight", weight)
         self._allow_non_tensor_positional_args = True  # Keras's word for a call of dictionaries of tensors
+
+    def student_from(self, student: keras.Model, teacher: keras.Model) -> keras.Model:
+        """The student that this method trains, made of the one that was chosen; for most methods that one itself."""
+        return student
 
     def bind(self, student: Specs, teacher: Specs) -> None:
         """Builds what the method owns, once, from what the taps will deliver.
@@ -69,6 +75,106 @@ class Method(keras.layers.Layer):
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Method:
         return cls(**{**config, "weight": deserialize_weight(config["weight"])})
+
+
+class Tapping(Method):
+    """Base of the methods whose taps the user may choose: one or several a side, as many on both.
+
+    Args:
+        student_tap: the name of a tap, or several; `"stages"` are as many as there are stages.
+        teacher_tap: what they follow, in the same order.
+        weight: as for every method.
+        name: the term's name in the log.
+    """
+
+    def __init__(
+        self,
+        *,
+        student_tap: str | Sequence[str],
+        teacher_tap: str | Sequence[str],
+        weight: Weight = 1.0,
+        name: str | None = None,
+    ):
+        super().__init__(weight=weight, name=name)
+        self.taps = Taps(*(((tap,) if isinstance(tap, str) else tuple(tap)) for tap in (student_tap, teacher_tap)))
+
+    def pairs(self, student: Specs, teacher: Specs, rank: int | None = None) -> list[tuple[TapSpec, TapSpec]]:
+        """What the taps of both sides will deliver, pair by pair.
+
+        Args:
+            student: the student's specifications.
+            teacher: the teacher's.
+            rank: 4 where they must be maps `(B, H, W, C)`, 2 where they must be vectors `(B, D)`.
+
+        Raises:
+            ValueError: where the two sides have different numbers of taps, or one is of another rank.
+        """
+        ours, theirs = (_listed(side, taps) for side, taps in zip((student, teacher), self.taps))
+        came = f"student {_shown(ours)}; teacher {_shown(theirs)}"
+        if len(ours) != len(theirs):
+            remedy = "name as many of each: student_tap=(...), teacher_tap=(...), such as the stages of equal size"
+            raise ValueError(mismatch(f"as many taps of both for {self.name!r}", came, remedy))
+        kind = {4: "maps (B, H, W, C)", 2: "vectors (B, D)"}
+        if rank and any(len(spec.shape) != rank for spec in ours + theirs):
+            remedy = {4: 'tap stages, such as "stages[1]"', 2: 'tap "embedding" or "logits"'}[rank]
+            raise ValueError(mismatch(f"{kind[rank]} for {self.name!r}", came, remedy))
+        return list(zip(ours, theirs))
+
+    def tensors(self, student: Outputs, teacher: Outputs) -> tuple[list[Tensor], list[Tensor]]:
+        """The tensors of the taps of both sides, in the order of `pairs`."""
+        return tuple(_listed(side, taps) for side, taps in zip((student, teacher), self.taps))
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "student_tap": self.taps.student, "teacher_tap": self.taps.teacher}
+
+
+def _listed(side: Mapping[str, Any], taps: tuple[str, ...]) -> list:
+    """What one side has for some taps, one after the other; `"stages"` is a list of its own."""
+    return [each for tap in taps for each in (side[tap] if isinstance(side[tap], list) else [side[tap]])]
+
+
+def _shown(specs: list[TapSpec]) -> str:
+    return ", ".join(f"{spec.layer!r} {spec.shape}" for spec in specs)
+
+
+@keras.saving.register_keras_serializable("kd_keras")
+class ByEpoch:
+    """A weight by the epoch from which it holds, counted from 0.
+
+    >>> float(ByEpoch({0: 1.0, 30: 0.0})(Step(number=0, epoch=29)))
+    1.0
+    """
+
+    def __init__(self, values: Mapping[int, float] | Sequence[tuple[int, float]]):
+        self.values = sorted((int(epoch), float(value)) for epoch, value in dict(values).items())
+        if not self.values or self.values[0][0] != 0:
+            raise ValueError(mismatch("weights by epoch that begin with epoch 0", repr(values), "for instance {0: 1}"))
+
+    def __call__(self, step: Step) -> Tensor:
+        changes = zip(self.values, self.values[1:])
+        later = (ops.where(step.epoch >= epoch, value - before, 0.0) for (_, before), (epoch, value) in changes)
+        return sum(later, ops.convert_to_tensor(self.values[0][1]))
+
+    def get_config(self) -> dict[str, Any]:
+        return {"values": self.values}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> ByEpoch:
+        return cls(config["values"])
+
+
+def as_weight(owner: str, argument: str, weight: Weight) -> Weight:
+    """A weight as it is kept: numbers by epoch become a function of the step; the rest is checked.
+
+    Raises:
+        TypeError: where it is no weight.
+        ValueError: where a number is not finite, or epochs do not begin with 0.
+    """
+    if isinstance(weight, Mapping):
+        return ByEpoch({epoch: number(owner, f"{argument}[{epoch}]", value) for epoch, value in weight.items()})
+    if not callable(weight):
+        number(owner, argument, weight)
+    return weight
 
 
 def same_classes(student: TapSpec, teacher: TapSpec) -> None:

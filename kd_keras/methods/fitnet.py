@@ -7,7 +7,7 @@ from keras import ops
 
 from kd_keras.adapters import regressor
 from kd_keras.contracts import Batch, Outputs, Step, Tensor
-from kd_keras.methods.base import Method, Specs, Taps, Weight
+from kd_keras.methods.base import Specs, Tapping, Weight
 
 
 def fitnet_loss(student: list[Tensor], teacher: list[Tensor]) -> Tensor:
@@ -33,7 +33,7 @@ def _mean_square(x: Tensor) -> Tensor:
 
 
 @keras.saving.register_keras_serializable("kd_keras")
-class FitNet(Method):
+class FitNet(Tapping):
     """One of the student's maps, through a trainable regressor, follows one of the teacher's (the hint).
 
     The regressor is a convolution to the teacher's size and width, BatchNorm and ReLU (none for a hint of
@@ -49,6 +49,8 @@ class FitNet(Method):
         name: the term's name in the log.
     """
 
+    family = "features"
+
     def __init__(
         self,
         *,
@@ -57,18 +59,14 @@ class FitNet(Method):
         weight: Weight = 100.0,
         name: str | None = None,
     ):
-        super().__init__(weight=weight, name=name)
-        self.taps = Taps((student_tap,), (teacher_tap,))
+        super().__init__(student_tap=student_tap, teacher_tap=teacher_tap, weight=weight, name=name)
 
     def bind(self, student: Specs, teacher: Specs) -> None:
         before = self.taps.teacher[0].startswith("stages:pre")  # a hint before its activation has negative values
-        self.regressor = regressor(student[self.taps.student[0]], teacher[self.taps.teacher[0]], relu=not before)
+        self.regressors = [regressor(*pair, relu=not before) for pair in self.pairs(student, teacher)]
         super().bind(student, teacher)
 
     def call(self, student: Outputs, teacher: Outputs, batch: Batch, step: Step) -> Tensor:
-        guided = self.regressor(student[self.taps.student[0]], training=True)
-        return fitnet_loss([guided], [teacher[self.taps.teacher[0]]])
-
-    def get_config(self) -> dict:
-        taps = {"student_tap": self.taps.student[0], "teacher_tap": self.taps.teacher[0]}
-        return {**super().get_config(), **taps}
+        ours, theirs = self.tensors(student, teacher)
+        guided = [adapter(one, training=True) for adapter, one in zip(self.regressors, ours)]
+        return fitnet_loss(guided, theirs)

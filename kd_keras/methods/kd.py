@@ -41,6 +41,8 @@ class KD(Method):
     2.0
     """
 
+    family = "logits"
+
     def __init__(self, *, temperature: float = 4.0, weight: Weight = 0.9, name: str | None = None):
         super().__init__(weight=weight, name=name)
         self.temperature = number("KD", "temperature", temperature, above=0)

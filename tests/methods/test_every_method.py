@@ -2,98 +2,105 @@
 
 import inspect
 import re
-from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from kd_keras import Distiller, methods
+from kd_keras import methods
 from tests import harness
-from tests.networks import CLASSES, compiled, convolutional, examples, mirrored, same, values
+from tests.networks import CLASSES, mirrored, same, values
 
 NAMES = harness.method_files()
-CLASSES_OF_ALL = [kind for name in NAMES for kind in harness.classes(name)]
-pytestmark = pytest.mark.filterwarnings("ignore:Gradients do not exist")
+KINDS = [kind for name in NAMES for kind in harness.classes(name)]
+CASES = [pytest.param(case, id=f"{name}-{case.name}") for name in NAMES for case in harness.tests_of(name).CASES]
+every = pytest.mark.parametrize("kind", KINDS)
+QUIET = ("Gradients do not exist", "The teacher is right", ".*shuffle")
+pytestmark = [pytest.mark.filterwarnings(f"ignore:{text}") for text in QUIET]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_file(name):
     module = harness.module(name)
-    assert re.search(r"\d{4}\.\d{4,5}", module.__doc__), "the docstring names no paper"
-    assert f"{name}_loss" in methods.__all__ and harness.classes(name)
-    assert (Path(__file__).parent / f"test_{name}.py").exists(), "a method without a test of its own"
+    assert re.search(r"\d{4}\.\d{4,5}|CVPR|ECCV|ICCV|NeurIPS", module.__doc__), "the docstring names no paper"
+    assert f"{name}_loss" in methods.__all__ and harness.classes(name) and harness.tests_of(name).CASES
     for kind in harness.classes(name):
-        assert kind.__name__ in methods.__all__
+        assert kind.__name__ in methods.__all__ and kind.family
     for loss in harness.losses(name):
         assert list(inspect.signature(loss).parameters)[:2] == ["student", "teacher"]
         assert ">>>" in loss.__doc__ and "(B" in loss.__doc__
 
 
-def distilled(kind, seed=0, normalised=False, **options):
-    keras.utils.set_random_seed(seed)
-    student, teacher = convolutional(4, normalised=normalised), convolutional(6, name="teacher")
-    return compiled(Distiller(student=student, teacher=teacher, methods=[kind()]), **options)
+@pytest.mark.parametrize("case", CASES)
+def test_value_and_gradient(case):
+    assert case.value_error() < 1e-5 and case.gradient_error() < 1e-5
 
 
-@pytest.mark.parametrize("kind", CLASSES_OF_ALL)
-def test_it_trains_and_moves_the_student(kind):
-    distiller = distilled(kind)
+@pytest.mark.parametrize("case", CASES)
+def test_finite_at_the_edges(case):
+    for edge, (student, others) in case.edges().items():
+        assert np.isfinite(case.loss(student, *others)).all(), edge
+        assert all(np.isfinite(gradient).all() for gradient in case.gradients(student, others)), edge
+
+
+@every
+def test_its_configuration_and_weight_come_back(kind):
+    again = harness.reload(harness.method(kind, weight=0.25))
+    same_one = harness.method(kind, weight=0.25).get_config()
+    assert type(again) is kind and again.weight == 0.25 and again.get_config() == same_one
+    schedule = keras.optimizers.schedules.CosineDecay(1.0, 10)
+    assert harness.reload(harness.method(kind, weight=schedule)).weight.get_config() == schedule.get_config()
+    by_epoch = harness.reload(harness.method(kind, weight={0: 1, 3: 0.5})).weight
+    assert by_epoch.values == [(0, 1.0), (3, 0.5)]
+    with pytest.raises(TypeError, match="weight"):
+        harness.method(kind, weight="much")
+
+
+@every
+def test_it_moves_the_student_is_saved_loaded_and_goes_on(kind, tmp_path):
+    distiller = harness.distiller(kind)
     distiller.hard_weight = 0  # so that the method alone moves it
     before = values(distiller.student.trainable_variables)
-    history = distiller.fit(*examples(), epochs=3, verbose=0).history
-    assert np.isfinite(history[kind.__name__.lower()]).all()
+    x, y = harness.batch(kind)
+    history = distiller.fit(x, y, epochs=3, shuffle=False, verbose=0).history
+    assert np.isfinite(history[distiller.methods[0].name]).all()
     assert any(np.abs(a - b).max() > 0 for a, b in zip(before, values(distiller.student.trainable_variables)))
-
-
-@pytest.mark.parametrize("kind", CLASSES_OF_ALL)
-def test_its_configuration_and_weight_come_back(kind):
-    again = harness.reload(kind(weight=0.25))
-    assert type(again) is kind and again.weight == 0.25 and again.get_config() == kind(weight=0.25).get_config()
-    schedule = keras.optimizers.schedules.CosineDecay(1.0, 10)
-    assert harness.reload(kind(weight=schedule)).weight.get_config() == schedule.get_config()
-    with pytest.raises(TypeError, match="weight"):
-        kind(weight="much")
-
-
-@pytest.mark.parametrize("kind", CLASSES_OF_ALL)
-def test_saved_loaded_and_gone_on_with(kind, tmp_path):
-    distiller = distilled(kind, normalised=True)
-    x, y = examples()
-    distiller.fit(x, y, epochs=2, shuffle=False, verbose=0)
     distiller.save(tmp_path / "distiller.keras")
     again = keras.saving.load_model(tmp_path / "distiller.keras")
-    again.attach(distiller._teacher.networks[0])
+    again.jit_compile = False
+    if distiller.methods[0].taps.teacher:
+        again.attach(distiller._teacher.networks[0])
     one, other = (d.fit(x, y, epochs=2, shuffle=False, verbose=0).history["loss"] for d in (distiller, again))
-    np.testing.assert_allclose(one, other, rtol=1e-6)
-    assert same(values(distiller.variables), values(again.variables), atol=1e-6)
+    np.testing.assert_allclose(one, other, rtol=1e-5)
+    assert same(values(distiller.variables), values(again.variables), atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", CLASSES_OF_ALL)
+@every
 def test_xla_and_eager_agree(kind):
     results = []
     for options in ({"jit_compile": True}, {"run_eagerly": True}):
-        distiller = distilled(kind, **options)
-        distiller.fit(*examples(), batch_size=16, shuffle=False, verbose=0)
+        distiller = harness.distiller(kind, **options)
+        distiller.fit(*harness.batch(kind), batch_size=16, shuffle=False, verbose=0)
         results.append(values(distiller.trainable_variables))
     assert same(*results, atol=2e-5)
 
 
-@pytest.mark.parametrize("kind", CLASSES_OF_ALL)
+@every
 @pytest.mark.parametrize("replicas", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_replicas_make_the_same_update(kind, replicas):
-    """Without BatchNorm, which sees one replica's part of the batch; so the adapters are the identity here."""
-    x, y = examples(37 if replicas == 2 else 40)  # in batches of 16, the last uneven over two replicas: 3 and 2
+    """Without BatchNorm in the student, which sees one replica's part of the batch; adapters normalise over all.
+    Methods that couple examples are given the global batch."""
+    arguments = {"across_replicas": True} if "across_replicas" in inspect.signature(kind).parameters else {}
+    x, y = harness.batch(kind, 37 if replicas == 2 else 40)  # in batches of 16, the last uneven over two: 3 and 2
     results = []
     for devices in (1, replicas):
         with mirrored(devices).scope():
-            keras.utils.set_random_seed(0)
-            student, teacher = convolutional(4), convolutional(4, name="teacher")
-            distiller = compiled(Distiller(student=student, teacher=teacher, methods=[kind()]))
-        history = distiller.fit(tf.data.Dataset.from_tensor_slices((x, y)).batch(16), epochs=2, verbose=0).history
-        evaluated = distiller.evaluate(x, y, verbose=0, return_dict=True)
-        results.append((values(student.variables), history, evaluated))
+            distiller = harness.distiller(kind, normalised=False, arguments=arguments)
+        data = tf.data.Dataset.from_tensor_slices((x, y)).batch(16)
+        history = distiller.fit(data, epochs=2, verbose=0).history
+        evaluated = distiller.evaluate(data, verbose=0, return_dict=True)
+        results.append((values(distiller.trainable_variables), history, evaluated))
     (weights, history, evaluated), (others, history_of_all, evaluated_by_all) = results
     assert same(weights, others, atol=1e-5)
     for name, logged in history.items():
@@ -101,24 +108,25 @@ def test_replicas_make_the_same_update(kind, replicas):
     assert evaluated == pytest.approx(evaluated_by_all, rel=1e-4)
 
 
-@pytest.mark.parametrize("kind", CLASSES_OF_ALL)
+@every
 def test_half_precision(kind):
     keras.config.set_dtype_policy("mixed_float16")
-    distiller = distilled(kind)
+    distiller = harness.distiller(kind)
     assert isinstance(distiller.optimizer, keras.optimizers.LossScaleOptimizer)
-    history = distiller.fit(*examples(), epochs=20, verbose=0).history  # the first ones find the loss scale
+    history = distiller.fit(*harness.batch(kind), epochs=20, verbose=0).history  # the first ones find the loss scale
     assert np.isfinite(history["loss"]).all() and history["loss"][-1] < history["loss"][0]
 
 
-@pytest.mark.parametrize("kind", CLASSES_OF_ALL)
-def test_finite_at_the_edges(kind):
-    x, y = examples()
-    distiller = distilled(kind)
-    distiller.compile(optimizer=keras.optimizers.SGD(1e-9), loss=distiller.loss)
-    edges = {"zeros": 0 * x, "one example": x[:1], "the same twice": np.repeat(x[:1], 32, 0), "large": 1e4 * x}
-    for edge, images in edges.items():
-        logged = distiller.fit(images, y[: len(images)], batch_size=32, verbose=0).history
-        assert np.isfinite(logged[kind.__name__.lower()]).all(), edge
+@every
+def test_finite_at_the_edges_of_the_data(kind):
+    x, y = harness.batch(kind)
+    distiller = harness.distiller(kind, optimizer=keras.optimizers.SGD(1e-9))
+    images = x["kd_inputs"] if kind.indexed else x
+    edges = {"zeros": 0 * images, "the same twice": np.repeat(images[:1], 32, 0), "large": 1e4 * images}
+    for edge, images in {**edges, "one example": images[:1]}.items():
+        given = {"kd_inputs": images, "kd_index": x["kd_index"][: len(images)]} if kind.indexed else images
+        logged = distiller.fit(given, y[: len(images)], batch_size=32, verbose=0).history
+        assert np.isfinite(logged[distiller.methods[0].name]).all(), edge
         assert all(np.isfinite(value).all() for value in values(distiller.variables)), edge
 
 
