@@ -1,1 +1,1 @@
-"""The programs: `python -m experiments.train`, `distill`, `evaluate` and `export`."""
+"""The programs: `python -m experiments.train`, `distill`, `evaluate`, `export`, `models`, `methods` and `exits`."""

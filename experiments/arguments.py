@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+from collections.abc import Callable
 from typing import Any
 
 from absl import flags, logging
@@ -71,8 +72,12 @@ def define_model(name: str, default: str) -> None:
     flags.DEFINE_string("weights", None, f"A .keras or .weights.h5 file to start --{name} from, whole or in part.")
 
 
-def parse_call(text: str) -> tuple[str, dict[str, Any]]:
+def parse_call(text: str, nested: Callable[[str], Any] | None = None) -> tuple[str, dict[str, Any]]:
     """Reads `name` or `name(argument=literal, ...)`; nothing in it is ever evaluated.
+
+    Args:
+        text: what the user wrote.
+        nested: what to make of an argument that is such a call itself; by default that is an error.
 
     Raises:
         ValueError: where it is anything else.
@@ -81,19 +86,34 @@ def parse_call(text: str) -> tuple[str, dict[str, Any]]:
     ('kd', {'temperature': 4, 'weight': 0.9})
     """
     name, bracket, rest = text.strip().partition("(")
+
+    def value(node: ast.expr) -> Any:
+        if nested and isinstance(node, ast.Call):
+            return nested(ast.unparse(node))
+        try:
+            return ast.literal_eval(node)
+        except ValueError as error:
+            raise SyntaxError("only literals") from error
+
     try:
         call = ast.parse(f"f({rest}" if bracket else "f()", mode="eval").body
         plain = isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and not call.args
         if not (plain and all(keyword.arg for keyword in call.keywords) and re.fullmatch(r"[\w./:-]+", name.strip())):
-            raise ValueError("only name=value")
-        return name.strip(), {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
-    except (ValueError, SyntaxError) as error:
+            raise SyntaxError("only name=value")
+        return name.strip(), {keyword.arg: value(keyword.value) for keyword in call.keywords}
+    except SyntaxError as error:
         needed = "name(argument=value, ...) with literal values"
-        raise ValueError(mismatch(needed, repr(text), "for instance kd(temperature=4, weight=0.9)")) from error
+        remedy = "for instance kd(temperature=4, weight=0.9); text in quotes: logits(form='mse')"
+        raise ValueError(mismatch(needed, repr(text), remedy)) from error
 
 
-def parse_method(text: str) -> Any:
-    """The method of a text such as `kd(temperature=4)`.
+def parse_method(text: str, **known: Any) -> Any:
+    """The method of a text such as `kd(temperature=4)` or `lskd(host=dkd(beta=2))`.
+
+    Args:
+        text: what the user wrote.
+        known: arguments that the program knows, such as `examples=`; given to a method that takes them and is not
+            told otherwise.
 
     Raises:
         ValueError: for an unknown method, an unknown argument (with those that there are) or a wrong value.
@@ -103,18 +123,36 @@ def parse_method(text: str) -> Any:
     """
     from kd_keras import methods
 
-    name, arguments = parse_call(text)
+    name, arguments = parse_call(text, nested=parse_method)
     classes = {each.lower(): getattr(methods, each) for each in methods.__all__}
     classes = {each: kind for each, kind in classes.items() if inspect.isclass(kind) and each not in ("method", "taps")}
     if name not in classes:
         raise ValueError(mismatch("--method= a method", repr(name), nearest(name, classes)))
-    known = [each for each in inspect.signature(classes[name]).parameters]
+    accepted = list(inspect.signature(classes[name]).parameters)
     for argument in arguments:
-        if argument not in known:
-            raise ValueError(
-                mismatch(f"arguments of {name}: {', '.join(known)}", repr(argument), nearest(argument, known))
-            )
-    return classes[name](**arguments)
+        if argument not in accepted:
+            needed = f"arguments of {name}: {', '.join(accepted)}"
+            raise ValueError(mismatch(needed, repr(argument), nearest(argument, accepted)))
+    return classes[name](**{key: value for key, value in known.items() if key in accepted} | arguments)
+
+
+def parse_weight(text: str, flag: str) -> Any:
+    """A weight of a flag: a number, or numbers by the epoch from which they hold.
+
+    Raises:
+        ValueError: where it is neither, or below 0.
+
+    >>> parse_weight("0.1", "hard_weight"), parse_weight("{0: 0, 30: 1}", "hard_weight")
+    (0.1, {0: 0, 30: 1})
+    """
+    try:
+        weight = ast.literal_eval(text)
+        numbers = weight.values() if isinstance(weight, dict) else [weight]
+        if not all(isinstance(each, (int, float)) and each >= 0 for each in numbers):
+            raise SyntaxError("only numbers from 0")
+        return weight
+    except (ValueError, SyntaxError) as error:
+        raise ValueError(mismatch(f"--{flag}= a number from 0, or {{epoch: number, ...}}", text)) from error
 
 
 def integers(name: str, count: int) -> tuple[int, ...] | None:

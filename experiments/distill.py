@@ -1,9 +1,11 @@
-"""Distils a student from a trained teacher, or from several.
+"""Distils a student from a trained teacher, from several, or from itself.
 
     python -m experiments.distill --teacher=runs/teacher --student=mobilenet_v2 --dataset=digits \\
         --method="kd(temperature=4, weight=0.9)" --hard_weight=0.1 --run=runs/student
 
-Unlabelled images (a folder of them) need --hard_weight=0.
+Unlabelled images (a folder of them) need --hard_weight=0. A network that teaches itself needs no --teacher:
+
+    python -m experiments.distill --student=multi_exit/resnet20 --method=byot --hard_weight=0 --run=runs/exits
 """
 
 from absl import app, flags
@@ -11,6 +13,8 @@ from absl import app, flags
 from experiments import arguments, teachers, training
 from experiments.runs import Run
 from kd_keras import Distiller
+from kd_keras.contracts import mismatch
+from kd_keras.methods import Method
 
 FLAGS = flags.FLAGS
 arguments.define_data()
@@ -20,27 +24,53 @@ teachers.define_teacher()
 flags.adopt_module_key_flags(arguments)
 flags.adopt_module_key_flags(teachers)
 flags.DEFINE_multi_string("method", ["kd"], "A method, such as 'kd(temperature=4, weight=0.9)'; repeat to combine.")
-flags.DEFINE_float("hard_weight", 1.0, "Weight of the loss on the labels; 0 needs no labels.", lower_bound=0.0)
+flags.DEFINE_string(
+    "hard_weight", "1.0", "Weight of the loss on the labels, or {epoch: weight, ...}, as a method's; 0 needs no labels."
+)
 
 
 def main(_: list[str]) -> None:
     arguments.quiet()
-    methods = [arguments.parse_method(text) for text in FLAGS.method]
+    hard_weight = arguments.parse_weight(FLAGS.hard_weight, "hard_weight")
+    check_methods([arguments.parse_method(text) for text in FLAGS.method])
     run = Run(FLAGS.run, FLAGS.overwrite)
     if run.complete:
         print(f"{run.path} is complete: nothing to do.")
         return
     images = training.load_images()
     training.begin(FLAGS.seed)
-    teacher = teachers.load_teacher(images)
+    teacher = teachers.load_teacher(images) if FLAGS.teacher else None
+    if not (images.train.classes or teacher):
+        raise ValueError(mismatch("labelled images, or a --teacher=", f"{FLAGS.dataset!r}, unlabelled, and none"))
     classes = images.train.classes or teacher.tapped(["logits"]).specs["logits"].shape[-1]
+    known = {"examples": images.train.size, "batch_size": FLAGS.batch_size}
+    methods = [arguments.parse_method(text, **known) for text in FLAGS.method]
     student = training.network(FLAGS.student, images, classes)
-    taught = sum(network.count_params() for network in teacher.networks)
-    print(f"Distilling {' and '.join(FLAGS.teacher)} ({taught:,} parameters)", end=" ")
+    for method in methods:
+        chosen, student = student, method.student_from(student, teacher.networks[0] if teacher else None)
+        if student is not chosen and teacher.class_order:
+            remedy = "name the classes of the images in the teacher's order"
+            raise ValueError(mismatch(f"the images' classes in one order for {method.name}", "another order", remedy))
+    taught = " and ".join(FLAGS.teacher) if teacher else "itself"
+    size = sum(network.count_params() for network in (teacher.networks if teacher else [student]))
+    print(f"Distilling {taught} ({size:,} parameters)", end=" ")
     print(f"into {FLAGS.student} ({student.count_params():,}) on {images.train.size:,} images.")
-    known = training.teacher_accuracy(teacher, images)
-    distiller = Distiller(student=student, teacher=teacher, methods=methods, hard_weight=FLAGS.hard_weight)
+    known = training.teacher_accuracy(teacher, images) if teacher else None
+    distiller = Distiller(student=student, teacher=teacher, methods=methods, hard_weight=hard_weight)
     training.fit(distiller, images, run, known)
+
+
+def check_methods(methods: list[Method]) -> None:
+    """Refuses, before any data is loaded, what could not be trained."""
+    wanting = [method.name for method in methods if method.taps.teacher]
+    if wanting and not FLAGS.teacher:
+        raise ValueError(mismatch(f"--teacher= for {', '.join(wanting)}", "none"))
+    if FLAGS.teacher and not wanting:
+        raise ValueError(mismatch("no --teacher=", f"{', '.join(FLAGS.teacher)}, which no --method= asks for"))
+    first_stage = [method.name for method in methods if not method.moves_student]
+    if first_stage:
+        remedy = "run a method of two stages from Python, which hands on what the first one trained"
+        raise ValueError(mismatch("methods that teach the student", ", ".join(first_stage), remedy))
 
 
 if __name__ == "__main__":

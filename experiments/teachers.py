@@ -18,7 +18,7 @@ FLAGS = flags.FLAGS
 def define_teacher() -> None:
     """Flags of the teacher or teachers."""
     text = "A finished run, or a .keras file that reads images in 0..1; repeat it for several."
-    flags.DEFINE_multi_string("teacher", None, text, required=True)
+    flags.DEFINE_multi_string("teacher", None, text)
     flags.DEFINE_list("teacher_weights", None, "How much each of several teachers counts.")
     flags.DEFINE_enum("combine", "probabilities", ["probabilities", "logits"], "What is averaged over teachers.")
 

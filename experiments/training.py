@@ -119,7 +119,14 @@ def fit(distiller: Distiller, images: Images, run: Run, known: dict[str, float] 
         print(f"Going on after epoch {start} of {FLAGS.epochs}.")
     view = {"batch_size": FLAGS.batch_size, "image_size": images.image_size, "normalisation": images.normalisation}
     view["one_hot"] = soft_labels and images.train.labelled
-    train = data.training(images.train, augmentation=augmentation(), seed=FLAGS.seed, start_epoch=start, **view)
+    train = data.training(
+        images.train,
+        augmentation=augmentation(),
+        seed=FLAGS.seed,
+        start_epoch=start,
+        with_index=any(method.indexed for method in distiller.methods),
+        **view,
+    )
     view["one_hot"] = soft_labels
     test = data.evaluation(images.test, **view) if images.test else None
     begun = time.perf_counter()

@@ -59,6 +59,33 @@ def chain(spec: TapSpec, *parts: keras.layers.Layer, name: str) -> keras.Sequent
     return keras.Sequential([keras.Input(spec.shape[1:], dtype="float32"), *parts], name=name)
 
 
+def aligned(student: TapSpec, teacher: TapSpec, **options: Any) -> keras.layers.Layer:
+    """A 1x1 convolution from maps of the student's width to the teacher's, or the identity where they agree."""
+    if student.shape[-1] == teacher.shape[-1]:
+        return layers.Identity(dtype="float32")
+    return chain(student, convolution(teacher.shape[-1], **options), name="aligned")
+
+
+def to_grid(student: TapSpec, teacher: TapSpec) -> keras.Sequential:
+    """A linear layer over channels, at each position alone, and a bilinear resize where the grids differ.
+
+    Raises:
+        ValueError: where the teacher's grid has no known size.
+
+    >>> to_grid(TapSpec("a", (None, 7, 7, 8)), TapSpec("b", (None, 14, 14, 32))).output_shape
+    (None, 14, 14, 32)
+    """
+    height, width, channels = teacher.shape[1:]
+    if None in (height, width):
+        remedy = "build the teacher with a fixed input_shape"
+        raise ValueError(mismatch("a teacher's map of known size", _both(student, teacher), remedy))
+    normal = keras.initializers.TruncatedNormal(stddev=0.02)
+    parts = [layers.Dense(channels, kernel_initializer=normal, dtype="float32")]
+    if student.shape[1:3] != teacher.shape[1:3]:
+        parts.append(layers.Resizing(height, width, "bilinear", data_format="channels_last", dtype="float32"))
+    return chain(student, *parts, name="to_grid")
+
+
 def linear(spec: TapSpec, width: int, **options: Any) -> keras.Sequential:
     """A dense layer in float32 from a tap's vectors to those of another width.
 

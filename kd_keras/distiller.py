@@ -13,7 +13,15 @@ import tensorflow as tf
 from keras import ops, tree
 
 from kd_keras.contracts import Batch, Outputs, Step, TapSpec, Tensor, as_batch, mismatch
-from kd_keras.methods.base import Method, Weight, as_weight, deserialize_weight, serialize_weight, weight_at
+from kd_keras.methods.base import (
+    Method,
+    Weight,
+    as_weight,
+    classes_of,
+    deserialize_weight,
+    serialize_weight,
+    weight_at,
+)
 from kd_keras.taps import Tapped
 from kd_keras.teacher import AbsentTeacher, Teacher, TeacherCheck
 
@@ -208,9 +216,9 @@ class Distiller(keras.Model):
             answers = [teacher["logits"]] if "logits" in teacher else tree.flatten(dict(teacher))
             finite = [ops.all(ops.isfinite(answer)) for answer in answers]
             self._teacher_finite.update_state(ops.cast(ops.all(ops.stack(finite)), "float32"))
-        label = _classes(batch.label)
+        label = classes_of(batch.label)
         if "logits" in teacher and label is not None:
-            right = ops.equal(ops.cast(ops.argmax(teacher["logits"], axis=-1), "int64"), label)
+            right = ops.equal(ops.cast(ops.argmax(teacher["logits"], axis=-1), "int32"), label)
             self._teacher_accuracy.update_state(ops.cast(right, "float32"))
 
     def _metrics_of(self, output: Any, batch: Batch) -> dict[str, Tensor]:
@@ -319,15 +327,6 @@ def _gathered(student: Outputs, teacher: Outputs, batch: Batch, method: Method) 
 
 def _size(batch: Batch) -> Tensor:
     return ops.shape(tree.flatten(batch.inputs)[0])[0]
-
-
-def _classes(label: Any) -> Tensor | None:
-    """`(B,)` int64 classes of integer or one-hot labels; `None` for labels of another kind."""
-    if label is None or tree.is_nested(label) or len(label.shape) > 2:
-        return None
-    if len(label.shape) == 2:
-        label = ops.argmax(label, axis=-1) if label.shape[-1] != 1 else ops.squeeze(label, axis=-1)
-    return ops.cast(label, "int64")
 
 
 def _has_own_loss(student: keras.Model) -> bool:

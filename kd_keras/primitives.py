@@ -51,6 +51,12 @@ def flat(x: Tensor) -> Tensor:
     return ops.reshape(ops.cast(x, "float32"), (-1, math.prod(x.shape[1:])))
 
 
+def mean_square(student: Tensor, teacher: Tensor) -> Tensor:
+    """The mean squared difference of two tensors `(B, ...)` over all elements of an example: `(B,)` float32."""
+    difference = ops.cast(student, "float32") - ops.cast(teacher, "float32")
+    return ops.mean(ops.square(difference), axis=tuple(range(1, len(difference.shape))))
+
+
 def unit(x: Tensor, axis: int = -1) -> Tensor:
     """`x / ||x||_2` along an axis, float32.
 
@@ -102,6 +108,14 @@ def at_one_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     """Two maps `(B, H, W, C)` of one size: the larger is average-pooled to the smaller."""
     size = tuple(min(ours, theirs) for ours, theirs in zip(student.shape[1:3], teacher.shape[1:3]))
     return pooled(student, size), pooled(teacher, size)
+
+
+def resized(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """`(B, H, W, C)` to `(B, h, w, C)`, float32, bilinearly with half-pixel centres."""
+    maps = ops.cast(maps, "float32")
+    if tuple(maps.shape[1:3]) == tuple(size):
+        return maps
+    return ops.image.resize(maps, size, interpolation="bilinear", data_format="channels_last")
 
 
 def distances(x: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Prints the zoo beside the counts in print, from experiments/results/zoo_published.csv, as Markdown.
 
-    python scripts/zoo_table.py
+    python -m scripts.zoo_table
 """
 
 import csv

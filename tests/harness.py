@@ -6,11 +6,12 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from kd_keras import Distiller
 from kd_keras.contracts import INDEX, INPUTS
 from kd_keras.methods import Method
-from tests.networks import compiled, convolutional, examples
+from tests.networks import compiled, convolutional, examples, mirrored, values
 
 FOLDER = Path(__file__).parent.parent / "kd_keras"
 
@@ -28,6 +29,12 @@ def tests_of(name):
     """The test module of a method file; its `CASES` are held against NumPy. Where the harness needs more than a
     method's defaults, `OPTIONS` has its arguments by the class's name, and `student` makes a network that suits it."""
     return importlib.import_module(f"tests.methods.test_{name}")
+
+
+def cases():
+    """The comparisons of all methods with NumPy, each with the name of its file."""
+    tested = [name for name in method_files() if (Path(__file__).parent / "methods" / f"test_{name}.py").exists()]
+    return [(name, case) for name in tested for case in tests_of(name).CASES]
 
 
 def classes(name):
@@ -65,6 +72,28 @@ def batch(kind, count=32):
     """Images and labels, with the examples' numbers where a method wants them."""
     x, y = examples(count)
     return ({INPUTS: x, INDEX: np.arange(count)} if kind.indexed else x), y
+
+
+def replicas_difference(kind, replicas, count=37):
+    """How far one replica and several come apart in two epochs on one global batch size: the largest difference of a
+    trained variable, and of a metric relative to itself.
+
+    The student has no BatchNorm, which sees one replica's part of the batch; adapters normalise over all. Methods that
+    couple examples are given the global batch. Batches are of 16, the last smaller and uneven over the replicas.
+    """
+    arguments = {"across_replicas": True} if "across_replicas" in inspect.signature(kind).parameters else {}
+    results = []
+    for devices in (1, replicas):
+        with mirrored(devices).scope():
+            made = distiller(kind, normalised=False, arguments=arguments)
+        data = tf.data.Dataset.from_tensor_slices(batch(kind, count)).batch(16)
+        history = made.fit(data, epochs=2, verbose=0).history
+        logged = history | {f"val_{k}": v for k, v in made.evaluate(data, verbose=0, return_dict=True).items()}
+        results.append((values(made.trainable_variables), [np.array(logged[name]) for name in sorted(logged)]))
+    (weights, logs), (others, logs_of_all) = results
+    weight = max(float(np.abs(a - b).max()) for a, b in zip(weights, others, strict=True))
+    both = zip(logs, logs_of_all, strict=True)
+    return weight, max(float((np.abs(a - b) / (np.abs(a) + 1e-6)).max()) for a, b in both)
 
 
 def reload(layer):

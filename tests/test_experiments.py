@@ -139,6 +139,36 @@ def test_the_zoo_and_its_taps(teacher):
     assert "| 1,210 | 1,184 |" in ran.stdout and "| logits | logits | 10 |" in ran.stdout
 
 
+def test_the_methods_and_what_their_adapters_cost():
+    ran = program("methods", "--teacher=resnet8", "--student=resnet8", "--image_size=8,8", "--classes=10")
+    assert "| `kd` | logits | `logits` | `logits` | 0 | 0.9 | 0.1 | Hinton, Vinyals, Dean 2015, 1503" in ran.stdout
+    adapters = {row.split("|")[1].strip(): row.split("|")[5].strip() for row in ran.stdout.splitlines() if "| `" in row}
+    assert adapters["`fitnet`"] == "0" and int(adapters["`crd`"].replace(",", "")) == 2 * (64 * 128 + 128)
+    assert adapters["`ld`"].startswith("needs the tap 'boxes'") and adapters["`byot`"] == "0"
+
+
+def test_a_memory_of_examples_beside_kd(teacher, data_dir, tmp_path):
+    methods = ["--method=crd(negatives=16)", "--method=lskd(host=dkd(beta=2), weight={0: 0, 1: 9})"]
+    given = [f"--teacher={teacher}", "--student=mlp(hidden=(8,))", "--hard_weight={0: 1, 1: 0.5}", *methods]
+    program("distill", *given, *SMALL[:3], "--epochs=2", "--batch_size=32", data_dir, f"--run={tmp_path / 'run'}")
+    rows = list(csv.DictReader(open(tmp_path / "run" / "metrics.csv")))
+    assert float(rows[0]["crd"]) > 0 and "--hard_weight={0: 1, 1: 0.5}" in (tmp_path / "run" / "flags.txt").read_text()
+    for epoch, (hard, lskd) in enumerate([(1, 0), (0.5, 9)]):
+        row = {name: float(value) for name, value in rows[epoch].items()}
+        assert row["loss"] == pytest.approx(hard * row["hard"] + 0.8 * row["crd"] + lskd * row["lskd"], rel=1e-4)
+
+
+def test_a_network_teaches_its_exits_and_they_are_compared(data_dir, tmp_path):
+    given = ["--student=multi_exit/resnet8", "--method=byot", "--hard_weight=0", *SMALL, data_dir]
+    program("distill", *given, f"--run={tmp_path / 'run'}")
+    table = ["--test_split=test[:64]", "--thresholds=0.05,1.1", data_dir]
+    ran = program("exits", f"--model={tmp_path / 'run'}", f"--alone={tmp_path / 'run'}", *table)
+    assert all(f"| {row} | " in ran.stdout for row in ("exit 1", "exit 3", "sum of the exits", "the network alone"))
+    assert "| 0.05 | 1.000 | 0.000 | 0.000 |" in ran.stdout and "| 1.1 | 0.000 | 0.000 | 1.000 |" in ran.stdout
+    missing = program("distill", "--student=multi_exit/resnet8", *SMALL, data_dir, "--run=nowhere", check=False)
+    assert missing.returncode != 0 and "--teacher= for kd" in missing.stderr
+
+
 def test_several_teachers_of_another_normalisation(teacher, data_dir, tmp_path):
     from experiments.teachers import renormalise
     from kd_keras.data import Normalisation
@@ -167,11 +197,11 @@ def test_evaluate_and_export(teacher, data_dir, tmp_path):
     assert checked.returncode == 0 and "797 of 797" in checked.stdout
 
 
-@pytest.mark.parametrize("name", ["train", "distill", "evaluate", "export", "models"])
+@pytest.mark.parametrize("name", ["train", "distill", "evaluate", "export", "models", "methods", "exits"])
 def test_help_says_what_the_program_does(name):
     text = program(name, "--help", check=False).stdout
     assert f"python -m experiments.{name}" in text
-    assert ("--test_split: Split to test on" in text) == (name != "models")
+    assert ("--test_split: Split to test on" in text) == (name not in ("models", "methods"))
     assert ("--learning_rate" in text) == (name in ("train", "distill"))
 
 
@@ -206,6 +236,14 @@ def test_a_damaged_model_and_a_directory_of_something_else(teacher, data_dir, tm
 def test_methods_from_text():
     assert isinstance(arguments.parse_method("kd"), KD) and isinstance(arguments.parse_method("fitnet()"), FitNet)
     assert arguments.parse_method("fitnet(student_tap='a/b', weight=3)").taps.student == ("a/b",)
+    hosted = arguments.parse_method("lskd(host=kd(temperature=3))", examples=5)
+    assert hosted.host.temperature == 3 and arguments.parse_method("crd", examples=5).examples == 5
+    assert arguments.parse_method("crd(examples=None)", examples=5).examples is None
+    with pytest.raises(ValueError, match="did you mean dkd"):
+        arguments.parse_method("lskd(host=dkdd())")
+    for text in ("-1", "much", "{0: 'a'}"):
+        with pytest.raises(ValueError, match="hard_weight"):
+            arguments.parse_weight(text, "hard_weight")
     for text in ("kd(4)", "kd(**{})", "kd(weight=__import__('os'))", "kd(", "kd)", "kd(temperature=4) or 1"):
         with pytest.raises(ValueError, match="literal"):
             arguments.parse_method(text)

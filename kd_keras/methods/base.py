@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import numbers
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
-from keras import ops
+from keras import ops, tree
 
 from kd_keras.contracts import Batch, Outputs, Step, TapSpec, Tensor, mismatch
 from kd_keras.taps import Specs
@@ -45,13 +46,15 @@ class Method(keras.layers.Layer):
     taps = Taps()
     across_replicas = False  # whether it is given the global batch: taps and labels of all replicas, one after another
     indexed = False  # whether it needs `batch.index`
+    moves_student = True  # whether it teaches the student, and not an adapter of a first stage alone
+    beside = 1.0  # the hard loss's weight in the setting that the default weight was published for
 
     def __init__(self, *, weight: Weight = 1.0, name: str | None = None):
         super().__init__(name=name or type(self).__name__.lower(), dtype="float32", autocast=False)
         self.weight = as_weight(type(self).__name__, "weight", weight)
         self._allow_non_tensor_positional_args = True  # Keras's word for a call of dictionaries of tensors
 
-    def student_from(self, student: keras.Model, teacher: keras.Model) -> keras.Model:
+    def student_from(self, student: keras.Model, teacher: keras.Model | None) -> keras.Model:
         """The student that this method trains, made of the one that was chosen; for most methods that one itself."""
         return student
 
@@ -70,7 +73,9 @@ class Method(keras.layers.Layer):
         raise NotImplementedError
 
     def get_config(self) -> dict[str, Any]:
-        return {"name": self.name, "weight": serialize_weight(self.weight)}
+        """Every argument of the constructor, which each method keeps under the argument's name."""
+        own = {argument: getattr(self, argument) for argument in inspect.signature(type(self)).parameters}
+        return {**own, "weight": serialize_weight(self.weight)}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Method:
@@ -97,17 +102,21 @@ class Tapping(Method):
     ):
         super().__init__(weight=weight, name=name)
         self.taps = Taps(*(((tap,) if isinstance(tap, str) else tuple(tap)) for tap in (student_tap, teacher_tap)))
+        self.student_tap, self.teacher_tap = self.taps
 
-    def pairs(self, student: Specs, teacher: Specs, rank: int | None = None) -> list[tuple[TapSpec, TapSpec]]:
+    def pairs(
+        self, student: Specs, teacher: Specs, rank: int | None = None, sized: bool = True
+    ) -> list[tuple[TapSpec, TapSpec]]:
         """What the taps of both sides will deliver, pair by pair.
 
         Args:
             student: the student's specifications.
             teacher: the teacher's.
             rank: 4 where they must be maps `(B, H, W, C)`, 2 where they must be vectors `(B, D)`.
+            sized: whether maps must be of known size.
 
         Raises:
-            ValueError: where the two sides have different numbers of taps, or one is of another rank.
+            ValueError: where the two sides have different numbers of taps, or one is of another rank or of free size.
         """
         ours, theirs = (_listed(side, taps) for side, taps in zip((student, teacher), self.taps))
         came = f"student {_shown(ours)}; teacher {_shown(theirs)}"
@@ -118,14 +127,25 @@ class Tapping(Method):
         if rank and any(len(spec.shape) != rank for spec in ours + theirs):
             remedy = {4: 'tap stages, such as "stages[1]"', 2: 'tap "embedding" or "logits"'}[rank]
             raise ValueError(mismatch(f"{kind[rank]} for {self.name!r}", came, remedy))
+        if rank == 4 and sized and any(None in spec.shape[1:] for spec in ours + theirs):
+            remedy = "build both networks with a fixed input_shape"
+            raise ValueError(mismatch(f"maps of known size for {self.name!r}", came, remedy))
         return list(zip(ours, theirs))
+
+    def pair(self, student: Specs, teacher: Specs, rank: int | None = None) -> tuple[TapSpec, TapSpec]:
+        """As `pairs`, for a method that compares one tap of each side.
+
+        Raises:
+            ValueError: also where there are several.
+        """
+        pairs = self.pairs(student, teacher, rank)
+        if len(pairs) != 1:
+            raise ValueError(mismatch(f"one tap of each side for {self.name!r}", f"{len(pairs)} of each", "name one"))
+        return pairs[0]
 
     def tensors(self, student: Outputs, teacher: Outputs) -> tuple[list[Tensor], list[Tensor]]:
         """The tensors of the taps of both sides, in the order of `pairs`."""
         return tuple(_listed(side, taps) for side, taps in zip((student, teacher), self.taps))
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "student_tap": self.taps.student, "teacher_tap": self.taps.teacher}
 
 
 def _listed(side: Mapping[str, Any], taps: tuple[str, ...]) -> list:
@@ -146,7 +166,8 @@ class ByEpoch:
     """
 
     def __init__(self, values: Mapping[int, float] | Sequence[tuple[int, float]]):
-        self.values = sorted((int(epoch), float(value)) for epoch, value in dict(values).items())
+        pairs = dict(values).items()
+        self.values = sorted((whole("weight", "epoch", epoch, 0), float(value)) for epoch, value in pairs)
         if not self.values or self.values[0][0] != 0:
             raise ValueError(mismatch("weights by epoch that begin with epoch 0", repr(values), "for instance {0: 1}"))
 
@@ -187,6 +208,40 @@ def same_classes(student: TapSpec, teacher: TapSpec) -> None:
         raise ValueError(mismatch("logits of the same classes", came, remedy))
 
 
+def right_class(method: str, labels: Tensor, logits: Tensor) -> Tensor:
+    """`(B, K)` booleans: which class of the logits `(B, K)` is the right one.
+
+    Args:
+        method: who asks, for the error.
+        labels: integers `(B,)` or `(B, 1)`, or `(B, K)` of which the largest counts.
+        logits: of which only the number of classes counts.
+
+    Raises:
+        ValueError: where labels are missing or of another shape.
+    """
+    classes, shape = logits.shape[-1], tuple(getattr(labels, "shape", ()))
+    if len(shape) not in (1, 2) or (len(shape) == 2 and shape[1] not in (1, classes)):
+        came = "none" if labels is None else f"{type(labels).__name__} of shape {shape}"
+        remedy = "give the data labels; a method without them, such as KD, needs none"
+        raise ValueError(mismatch(f"{method}: labels (B,), (B, 1) or (B, {classes})", came, remedy))
+    if len(shape) == 2 and shape[1] == classes:
+        labels = ops.argmax(labels, axis=-1)
+    return ops.equal(ops.reshape(ops.cast(labels, "int32"), (-1, 1)), ops.arange(classes, dtype="int32"))
+
+
+def classes_of(label: Any) -> Tensor | None:
+    """`(B,)` int32 classes of integer or one-hot labels; `None` for none and for labels of another kind."""
+    if label is None or tree.is_nested(label) or len(label.shape) > 2:
+        return None
+    one_hot = len(label.shape) == 2 and label.shape[-1] != 1
+    return ops.cast(ops.argmax(label, axis=-1) if one_hot else ops.reshape(label, (-1,)), "int32")
+
+
+def mean_over(loss: Tensor, batch: Batch) -> Tensor:
+    """The mean `()` of a loss `(B,)`, its examples weighted, for a method that is given the global batch."""
+    return ops.mean(loss if batch.weight is None else loss * ops.reshape(ops.cast(batch.weight, "float32"), (-1,)))
+
+
 def weight_at(weight: Weight, step: Step) -> Any:
     """The value of a weight, a number or a schedule, at a step."""
     if isinstance(weight, keras.optimizers.schedules.LearningRateSchedule):
@@ -202,8 +257,19 @@ def deserialize_weight(config: Any) -> Weight:
     return keras.saving.deserialize_keras_object(config) if isinstance(config, dict) else config
 
 
-def number(method: str, argument: str, value: Any, above: float | None = None) -> float:
-    """Checks a hyper-parameter: a finite number, greater than `above` where that is given.
+def ramp(step: Step, epochs: float) -> Tensor | float:
+    """How much of a warm-up is done: min((epoch + 1) / epochs, 1) with `epoch` from 0, or 1 where there is none.
+
+    >>> float(ramp(Step(number=0, epoch=4), 20))
+    0.25
+    """
+    return ops.minimum((ops.cast(step.epoch, "float32") + 1.0) / epochs, 1.0) if epochs else 1.0
+
+
+def number(
+    method: str, argument: str, value: Any, above: float | None = None, least: float | None = None
+) -> float:
+    """Checks a hyper-parameter: a finite number, greater than `above` or at least `least` where these are given.
 
     Raises:
         TypeError: where it is no number.
@@ -211,7 +277,23 @@ def number(method: str, argument: str, value: Any, above: float | None = None) -
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(mismatch(f"{method}({argument}=...) as a number", f"{value!r} ({type(value).__name__})"))
-    if not abs(value) < float("inf") or (above is not None and not value > above):
-        wanted = "finite" if above is None else f"greater than {above}"
-        raise ValueError(mismatch(f"{method}({argument}=...) {wanted}", repr(value)))
+    for holds, wanted in (
+        (abs(value) < float("inf"), "finite"),
+        (above is None or value > above, f"greater than {above}"),
+        (least is None or value >= least, f"of {least} or more"),
+    ):
+        if not holds:
+            raise ValueError(mismatch(f"{method}({argument}=...) {wanted}", repr(value)))
     return float(value)
+
+
+def whole(method: str, argument: str, value: Any, least: int = 1) -> int:
+    """Checks a hyper-parameter: a whole number of at least `least`.
+
+    Raises:
+        TypeError: where it is no number.
+        ValueError: where it is not whole or too small.
+    """
+    if number(method, argument, value) != int(value) or value < least:
+        raise ValueError(mismatch(f"{method}({argument}=...) as a whole number of at least {least}", repr(value)))
+    return int(value)

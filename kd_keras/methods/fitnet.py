@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import keras
-from keras import ops
 
 from kd_keras.adapters import regressor
 from kd_keras.contracts import Batch, Outputs, Step, Tensor
 from kd_keras.methods.base import Specs, Tapping, Weight
+from kd_keras.primitives import each, mean_square
 
 
 def fitnet_loss(student: list[Tensor], teacher: list[Tensor]) -> Tensor:
@@ -24,12 +26,7 @@ def fitnet_loss(student: list[Tensor], teacher: list[Tensor]) -> Tensor:
     >>> float(fitnet_loss([np.zeros((1, 2, 2, 3))], [np.full((1, 2, 2, 3), 2.0)])[0])
     4.0
     """
-    pairs = zip(student, teacher, strict=True) if isinstance(student, (list, tuple)) else [(student, teacher)]
-    return sum(_mean_square(ops.cast(s, "float32") - ops.cast(t, "float32")) for s, t in pairs)
-
-
-def _mean_square(x: Tensor) -> Tensor:
-    return ops.mean(ops.square(x), axis=tuple(range(1, len(x.shape))))
+    return sum(mean_square(*pair) for pair in zip(each(student), each(teacher), strict=True))
 
 
 @keras.saving.register_keras_serializable("kd_keras")
@@ -37,10 +34,10 @@ class FitNet(Tapping):
     """One of the student's maps, through a trainable regressor, follows one of the teacher's (the hint).
 
     The regressor is a convolution to the teacher's size and width, BatchNorm and ReLU (none for a hint of
-    "stages:pre"); where the shapes agree it is the identity, and tables that give maps of equal shape a regressor too
-    differ in this. It trains with the student in one stage, as in the published tables; the paper trains it first,
-    alone (a first `fit` with `hard_weight=0`). Between architectures of different families the student can fall below
-    one trained alone: tune the weight.
+    "stages:pre"); where the shapes agree it is the identity, where some published tables have a regressor too. It
+    trains with the student in one stage, as in the published tables; the paper trains it first, alone (a first `fit`
+    with `hard_weight=0`). Between architectures of different families the student can fall below one trained alone:
+    tune the weight.
 
     Args:
         student_tap: the map to guide, by default that of the second stage.
@@ -54,8 +51,8 @@ class FitNet(Tapping):
     def __init__(
         self,
         *,
-        student_tap: str = "stages[1]",
-        teacher_tap: str = "stages[1]",
+        student_tap: str | Sequence[str] = "stages[1]",
+        teacher_tap: str | Sequence[str] = "stages[1]",
         weight: Weight = 100.0,
         name: str | None = None,
     ):

@@ -42,6 +42,7 @@ class KD(Method):
     """
 
     family = "logits"
+    beside = 0.1
 
     def __init__(self, *, temperature: float = 4.0, weight: Weight = 0.9, name: str | None = None):
         super().__init__(weight=weight, name=name)
@@ -49,6 +50,3 @@ class KD(Method):
 
     def call(self, student: Outputs, teacher: Outputs, batch: Batch, step: Step) -> Tensor:
         return kd_loss(student["logits"], teacher["logits"], temperature=self.temperature)
-
-    def get_config(self) -> dict:
-        return {**super().get_config(), "temperature": self.temperature}

@@ -13,6 +13,7 @@ from kd_keras.models.mlp import mlp
 from kd_keras.models.mobilenet_v1 import mobilenet_v1
 from kd_keras.models.mobilenet_v2 import mobilenet_v2
 from kd_keras.models.mobilenet_v3 import mobilenet_v3_small
+from kd_keras.models.multi_exit import EarlyExit, exit_count, multi_exit, single_exit
 from kd_keras.models.resnet import (
     resnet8,
     resnet8x4,
@@ -33,11 +34,14 @@ from kd_keras.models.vgg import vgg8, vgg11, vgg13, vgg16, vgg19
 from kd_keras.models.wide_resnet import wrn_16_1, wrn_16_2, wrn_40_1, wrn_40_2
 
 __all__ = (
+    "EarlyExit",
     "build",
+    "exit_count",
     "mlp",
     "mobilenet_v1",
     "mobilenet_v2",
     "mobilenet_v3_small",
+    "multi_exit",
     "names",
     "resnet8",
     "resnet8x4",
@@ -55,6 +59,7 @@ __all__ = (
     "shufflenet_v1_imagenet",
     "shufflenet_v2",
     "shufflenet_v2_imagenet",
+    "single_exit",
     "vgg8",
     "vgg11",
     "vgg13",
@@ -65,7 +70,8 @@ __all__ = (
     "wrn_40_1",
     "wrn_40_2",
 )
-ZOO = tuple(name for name in __all__ if name not in ("build", "names"))
+NO_MODEL = ("EarlyExit", "build", "exit_count", "multi_exit", "names", "single_exit")
+ZOO = tuple(name for name in __all__ if name not in NO_MODEL)
 
 
 def names() -> list[str]:
@@ -77,8 +83,8 @@ def build(name: str, input_shape: tuple[int, ...], classes: int, **options) -> k
     """Builds a model of the zoo by name.
 
     Args:
-        name: one of `names()`, e.g. `"resnet20"`, `"mobilenet_v2"` or `"applications/ResNet50"`, or with KerasHub
-            installed `"hub/<preset or class>"`.
+        name: one of `names()`, e.g. `"resnet20"`, `"mobilenet_v2"` or `"applications/ResNet50"`; with KerasHub
+            installed `"hub/<preset or class>"`; `"multi_exit/<any of these>"` for one with a classifier at each stage.
         input_shape: `(H, W, C)` of an image.
         classes: number of classes K.
         options: what that architecture takes beside: `width=` for the mobile networks, `hidden=` for mlp, `weights=`
@@ -105,6 +111,8 @@ def build(name: str, input_shape: tuple[int, ...], classes: int, **options) -> k
         return applications.application(member, input_shape, classes, **options)
     if family == "hub" and member:
         return hub(member, input_shape, classes, **options)
+    if family == "multi_exit" and member:
+        return multi_exit(build(member, input_shape, classes, **options))
     if name not in ZOO:
         raise ValueError(mismatch("a model of the zoo", repr(name), nearest(name, names())))
     return getattr(sys.modules[__name__], name)(input_shape, classes, **options)

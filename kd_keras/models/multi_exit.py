@@ -1,0 +1,204 @@
+"""Multi-exit networks: a classifier at each stage, and a prediction that sums the layers' own.
+
+Zhang et al. 2019, *Be Your Own Teacher*, 1905.08094, section 3, for the exits' place and form; here their prediction
+is the normalised sum P(y|x) = (1/N) sum_i P(y_i|x) over all N exits. `methods.BYOT` trains them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+from keras import layers, ops, tree
+
+from kd_keras.contracts import mismatch
+from kd_keras.models.base import batch_norm, fan_out
+from kd_keras.taps import DROPOUTS, Tapped
+
+
+def multi_exit(model: keras.Model, *, name: str | None = None) -> keras.Model:
+    """Gives a classifier to every stage of a network, sharing the network's layers.
+
+    An exit after stage i takes a separable 3x3 convolution, BatchNorm and ReLU for each later stage, of that stage's
+    size (the last of the embedding's width), then the mean over space and a dense layer. The layers `"exit1"`, ... are
+    the logits `(B, K)` of each exit, the last one those of the network itself; `"exit1_features"`, ... what each reads,
+    all `(B, D)` of the network's embedding. Few of its maps lie on all paths to the sum, so methods on maps must name
+    their taps: `AT(student_tap=("stage1_out", "stage2_out", "stage3_out"))`.
+
+    Args:
+        model: a Functional classifier whose output is logits that one dense layer makes of its embedding, and whose
+            stages are layers of its own, as in all of the zoo.
+        name: the new model's name; by default `"multi_exit_"` and the model's.
+
+    Returns:
+        A model from the same images to `(B, K)` logits of the summed prediction: their softmax is the mean of the
+        exits' softmax.
+
+    Raises:
+        ValueError: where the model is none of this kind, or has one stage alone.
+
+    >>> from kd_keras.models.resnet import resnet8
+    >>> summed = multi_exit(resnet8((32, 32, 3), 10))
+    >>> exit_count(summed)
+    3
+    >>> single_exit(summed, 1).output_shape
+    (None, 10)
+    """
+    specs = Tapped(model, ["stages", "embedding", "logits"]).specs
+    paths = [*(spec.layer for spec in specs["stages"]), specs["embedding"].layer, specs["logits"].layer]
+    own = {layer.name for layer in model.layers}
+    if len(specs["stages"]) < 2 or not set(paths) <= own:
+        came = f"{model.name!r} with {len(specs['stages'])} stages, of which {sorted(set(paths) - own)} lie deeper"
+        needed = "a Functional classifier of logits, with two or more stages among its own layers"
+        raise ValueError(mismatch(needed, came, "build it without a final softmax, and not around another model"))
+    stages = [model.get_layer(spec.layer).output for spec in specs["stages"]]
+    width, classes = specs["embedding"].shape[-1], specs["logits"].shape[-1]
+    answers = [_exit(stages[number:], width, classes, f"exit{number + 1}") for number in range(len(stages) - 1)]
+    answers.append(_deepest(model, paths[-2], f"exit{len(stages)}"))
+    summed = MeanOfPredictions(name="mean_of_predictions")(answers)
+    return keras.Model(model.input, summed, name=name or f"multi_exit_{model.name}")
+
+
+def _exit(stages: list, width: int, classes: int, name: str) -> Any:
+    """The logits of an exit after the first of some stages."""
+    x = stages[0]
+    for number, (before, stage) in enumerate(zip(stages, stages[1:]), start=1):
+        strides = tuple(-(-size // later) for size, later in zip(before.shape[1:3], stage.shape[1:3]))
+        filters = width if number == len(stages) - 1 else stage.shape[-1]
+        # A separable layer has one stride for both directions.
+        x = layers.SeparableConv2D(
+            filters,
+            3,
+            strides=max(strides),
+            padding="same",
+            use_bias=False,
+            depthwise_initializer=fan_out(),
+            pointwise_initializer=fan_out(),
+            name=f"{name}_conv{number}",
+        )(x)
+        x = layers.ReLU(name=f"{name}_relu{number}")(batch_norm(x, f"{name}_bn{number}"))
+    return layers.Dense(classes, name=name)(layers.GlobalAveragePooling2D(name=f"{name}_features")(x))
+
+
+def _deepest(model: keras.Model, embedding: str, name: str) -> Any:
+    """The network's own logits, with its embedding and them under an exit's names."""
+    place = model.layers.index(model.get_layer(embedding))
+    x = layers.Identity(name=f"{name}_features")(model.layers[place].output)
+    for layer in model.layers[place + 1 :]:
+        if not isinstance(layer, (*DROPOUTS, layers.Dense)):
+            needed = "logits that one dense layer makes of the embedding"
+            raise ValueError(mismatch(needed, f"{layer.name!r} of {model.name!r}", "build it without a final softmax"))
+        x = layer(x)
+    return layers.Identity(name=name)(x)
+
+
+@keras.saving.register_keras_serializable("kd_keras")
+class MeanOfPredictions(layers.Layer):
+    """From the logits of N exits to those of their mean prediction: log((1/N) sum_i softmax(z_i)), float32.
+
+    >>> logits = [ops.convert_to_tensor([[0.0, math.log(3.0)]]), ops.convert_to_tensor([[0.0, 0.0]])]
+    >>> ops.exp(MeanOfPredictions()(logits)).numpy().round(3).tolist()
+    [[0.375, 0.625]]
+    """
+
+    def __init__(self, **options: Any):
+        super().__init__(dtype="float32", **{key: value for key, value in options.items() if key != "dtype"})
+
+    def call(self, logits: list) -> Any:
+        each = ops.stack([ops.log_softmax(ops.cast(one, "float32"), axis=-1) for one in logits])
+        return ops.logsumexp(each, axis=0) - math.log(len(logits))
+
+
+def exit_count(model: keras.Model) -> int:
+    """How many exits a model made by `multi_exit` has, the deepest among them.
+
+    Raises:
+        ValueError: where it is no such model.
+    """
+    names = {layer.name for layer in model.layers}
+    count = sum(f"exit{number}" in names for number in range(1, len(names)))
+    if not count:
+        raise ValueError(mismatch("a model made by multi_exit", repr(model.name)))
+    return count
+
+
+def single_exit(model: keras.Model, number: int) -> keras.Model:
+    """One exit of a multi-exit model as a model of its own, with the layers that lead to it and no others.
+
+    Args:
+        model: made by `multi_exit`.
+        number: from 1; the last is the network itself, so that its export has no exits.
+
+    Raises:
+        ValueError: where there is no such exit.
+    """
+    count = exit_count(model)
+    if not 1 <= number <= count:
+        raise ValueError(mismatch(f"an exit of 1 to {count}", str(number)))
+    return keras.Model(model.input, model.get_layer(f"exit{number}").output, name=f"{model.name}_exit{number}")
+
+
+def _parts(model: keras.Model) -> Iterator[keras.Model]:
+    """The model cut at the maps that exits read: from image or maps to the next maps and an exit's logits."""
+    count, inputs = exit_count(model), model.input
+    for number in range(1, count):
+        maps = model.get_layer(f"exit{number}_conv1").input
+        yield keras.Model(inputs, [maps, model.get_layer(f"exit{number}").output], name=f"part{number}")
+        inputs = maps
+    yield keras.Model(inputs, [model.get_layer(f"exit{count}").output], name=f"part{count}")
+
+
+@keras.saving.register_keras_serializable("kd_keras")
+class EarlyExit(keras.Model):
+    """A multi-exit model that stops at the first exit that is sure enough.
+
+    After exit i its prediction is the mean of the first i exits'. An example whose highest probability reaches the
+    threshold keeps the prediction it has; the layers behind run only where an example of the batch goes on, so that
+    time is saved for images that come one at a time or are all easy. With a threshold above 1 none stops early, and
+    the prediction is that of the multi-exit model.
+
+    Args:
+        model: made by `multi_exit`.
+        threshold: probability, above 0.
+
+    Raises:
+        ValueError: where the model is no such model, or the threshold is not above 0.
+
+    >>> from kd_keras.models.resnet import resnet8
+    >>> EarlyExit(multi_exit(resnet8((32, 32, 3), 10)), 0.9)(ops.zeros((2, 32, 32, 3))).shape[-1]
+    10
+    """
+
+    def __init__(self, model: keras.Model, threshold: float, name: str = "early_exit"):
+        super().__init__(name=name)
+        if not threshold > 0:
+            raise ValueError(mismatch("a threshold above 0", repr(threshold)))
+        self.model, self.threshold = model, float(threshold)
+        self.parts = list(_parts(model))
+        self(model.inputs[0])  # so that it knows its input, and can be exported
+
+    def call(self, images: Any) -> Any:
+        """The logits `(B, K)`: logarithms of the prediction's probabilities, float32."""
+        return self._onward(0, images, None)
+
+    def _onward(self, number: int, maps: Any, total: Any) -> Any:
+        """The prediction from part `number` on; `total` is the logarithm of the sum of those before."""
+        *onward, logits = tree.flatten(self.parts[number](maps))
+        own = ops.log_softmax(ops.cast(logits, "float32"), axis=-1)
+        total = own if total is None else ops.logaddexp(total, own)
+        mean = total - math.log(number + 1)
+        if not onward:
+            return mean
+        sure = ops.max(mean, axis=-1, keepdims=True) >= math.log(self.threshold)
+        deeper = ops.cond(ops.all(sure), lambda: mean, lambda: self._onward(number + 1, onward[0], total))
+        return ops.where(sure, mean, deeper)
+
+    def get_config(self) -> dict[str, Any]:
+        model = keras.saving.serialize_keras_object(self.model)
+        return {"model": model, "threshold": self.threshold, "name": self.name}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> EarlyExit:
+        return cls(**{**config, "model": keras.saving.deserialize_keras_object(config["model"])})

@@ -1,0 +1,90 @@
+"""BYOT against NumPy in float64, and whom each exit learns from."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from kd_keras import Batch, Distiller, Step
+from kd_keras.methods import BYOT, byot_features_loss, byot_loss
+from tests.methods.reference import Case, log_softmax, random
+from tests.networks import CLASSES, SHAPE, compiled, convolutional, examples, values
+
+
+def reference(student, teacher, labels, alpha=0.3, temperature=3.0):
+    total = np.zeros(len(teacher))
+    for logits in student:
+        for row, (z, t) in enumerate(zip(logits, teacher)):
+            log_s, log_t = log_softmax(z / temperature), log_softmax(t / temperature)
+            divergence = (np.exp(log_t) * (log_t - log_s)).sum()
+            truth = labels[row] if labels.ndim > 1 else np.eye(len(z))[labels[row]]
+            total[row] += (1 - alpha) * -(truth * log_softmax(z)).sum() + alpha * temperature**2 * divergence
+    return total
+
+
+def features(student, teacher):
+    return sum(np.linalg.norm(each - teacher, axis=-1) for each in student)
+
+
+LABELS = np.arange(6) % 4
+LOGITS, TEACHER = [random(6, 4, seed=1, scale=3), random(6, 4, seed=2)], random(6, 4, seed=3, scale=3)
+SOFT = np.full((6, 4), 0.25, "float32")
+VECTORS = [random(6, 8, seed=4), random(6, 8, seed=5)]
+CASES = [
+    Case("integer labels", byot_loss, reference, LOGITS, (TEACHER, LABELS)),
+    Case("probabilities", byot_loss, reference, LOGITS, (TEACHER, SOFT)),
+    Case("features", byot_features_loss, features, VECTORS, (random(6, 8, seed=6),)),
+]
+
+
+def student(width=4, normalised=False):
+    """Two exits and their mean, without BatchNorm of their own."""
+    inputs = keras.Input(SHAPE)
+    x = layers.Conv2D(width, 3, activation="relu")(inputs)
+    first = layers.Dense(CLASSES, name="exit1")(layers.GlobalAveragePooling2D(name="exit1_features")(x))
+    x = layers.Conv2D(2 * width, 3, activation="relu")(x)
+    last = layers.Dense(CLASSES, name="exit2")(layers.GlobalAveragePooling2D(name="exit2_features")(x))
+    return keras.Model(inputs, layers.Average()([first, last]))
+
+
+def gradient_reaches(method, teacher=None):
+    """Which of a student's exits a step of the method alone moves."""
+    net = student()
+    distiller = compiled(Distiller(student=net, teacher=teacher, methods=[method], hard_weight=0), metrics=None)
+    before = {name: values(net.get_layer(name).weights) for name in ("exit1", "exit2")}
+    distiller.fit(*examples(), verbose=0)
+    return {name for name in before if np.abs(before[name][0] - values(net.get_layer(name).weights)[0]).max() > 0}
+
+
+def test_the_deepest_exit_learns_from_labels_alone():
+    assert gradient_reaches(BYOT(alpha=1.0, feature_weight=0)) == {"exit1", "exit2"}
+    net = student()
+    distiller = Distiller(student=net, methods=[BYOT(alpha=1.0, feature_weight=0.0)], hard_weight=0)
+    images, labels = examples(4)
+    exits = [keras.Model(net.input, net.get_layer(f"exit{number}").output)(images).numpy() for number in (1, 2)]
+    for y in (labels, 0 * labels):
+        _, taps = distiller._student(images, training=True)
+        found = distiller.methods[0](taps, {}, Batch(images, y), Step(0, 0))
+        own = -log_softmax(exits[1].astype("float64"))[np.arange(4), y]
+        np.testing.assert_allclose(found, reference(exits[:1], exits[1], y, alpha=1.0) + own, rtol=1e-5)
+
+
+def test_a_teacher_teaches_every_exit():
+    teacher = convolutional(6, name="teacher")
+    assert gradient_reaches(BYOT(from_teacher=True, alpha=1.0, feature_weight=0), teacher) == {"exit1", "exit2"}
+
+
+def test_features_of_another_width_are_mapped():
+    distiller = Distiller(student=student(), methods=[BYOT()])
+    assert [tuple(v.shape) for v in distiller.methods[0].trainable_variables] == [(4, 8), (8,)]
+
+
+def test_what_it_refuses():
+    with pytest.raises(ValueError, match="alpha"):
+        BYOT(alpha=2)
+    with pytest.raises(ValueError, match=r"exit\?"):
+        Distiller(student=convolutional(), methods=[BYOT()])
+    distiller = Distiller(student=student(), methods=[BYOT()], hard_weight=0)
+    distiller.compile(optimizer="sgd")
+    with pytest.raises(ValueError, match="labels for BYOT"):
+        distiller.fit(examples()[0], verbose=0)

@@ -1,0 +1,85 @@
+"""CWD against NumPy in float64."""
+
+import functools
+
+import numpy as np
+import pytest
+
+from kd_keras.contracts import TapSpec
+from kd_keras.methods import CWD, cwd_loss
+from tests.methods.reference import Case, log_softmax, random
+
+
+def resized(maps, size):
+    """Bilinear, pixel by pixel: centres at halves, the edges repeated."""
+    (height, width), (rows, columns) = maps.shape[1:3], size
+
+    def around(place, length, cells):
+        at = min(max((place + 0.5) * length / cells - 0.5, 0), length - 1)
+        low = int(at)
+        return low, min(low + 1, length - 1), at - low
+
+    out = np.zeros((len(maps), rows, columns, maps.shape[-1]))
+    for i in range(rows):
+        for j in range(columns):
+            top, bottom, down = around(i, height, rows)
+            left, right, across = around(j, width, columns)
+            above = (1 - across) * maps[:, top, left] + across * maps[:, top, right]
+            below = (1 - across) * maps[:, bottom, left] + across * maps[:, bottom, right]
+            out[:, i, j] = (1 - down) * above + down * below
+    return out
+
+
+def reference(student, teacher, temperature=1.0):
+    """An example and a channel at a time."""
+    total = np.zeros(len(student[0]))
+    for s, t in zip(student, teacher):
+        s = resized(s, t.shape[1:3])
+        for i in range(len(s)):
+            divergences = []
+            for c in range(s.shape[-1]):
+                ours, theirs = (log_softmax(x[i, :, :, c].ravel() / temperature) for x in (s, t))
+                divergences.append(temperature**2 * (np.exp(theirs) * (theirs - ours)).sum())
+            total[i] += np.mean(divergences)
+    return total
+
+
+CASES = [
+    Case("the published setting", cwd_loss, reference, [random(4, 4, 6, 5, seed=0)], ([random(4, 4, 6, 5, seed=1)],)),
+    Case(
+        "temperature 4, two maps, other sizes",
+        functools.partial(cwd_loss, temperature=4.0),
+        functools.partial(reference, temperature=4.0),
+        [random(4, 3, 6, 2, seed=2), random(4, 8, 5, 3, seed=3)],
+        ([random(4, 6, 7, 2, seed=4), random(4, 4, 4, 3, seed=5)],),
+    ),
+]
+
+
+def test_zero_where_channels_differ_by_a_constant():
+    maps = random(3, 4, 4, 2)
+    np.testing.assert_allclose(cwd_loss(maps + np.array([3, -2], "float32"), maps), np.zeros(3), atol=1e-6)
+
+
+def bound(student, teacher):
+    method = CWD()
+    method.bind({"stages[-1]": TapSpec("s", (None, *student))}, {"stages[-1]": TapSpec("t", (None, *teacher))})
+    return method
+
+
+def test_a_convolution_only_where_widths_differ():
+    assert bound((4, 4, 3), (8, 8, 3)).variables == []
+    (kernel,) = bound((4, 4, 3), (8, 8, 5)).trainable_variables
+    assert tuple(kernel.shape) == (1, 1, 3, 5)
+
+
+def test_free_sizes_that_agree():
+    """A segmentation network of any size of image."""
+    assert bound((None, None, 3), (None, None, 3)).variables == []
+
+
+def test_what_does_not_fit():
+    with pytest.raises(ValueError, match=r"(?s)maps \(B, H, W, C\).*stages"):
+        bound((8,), (8,))
+    with pytest.raises(ValueError, match="temperature"):
+        CWD(temperature=0)

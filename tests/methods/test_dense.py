@@ -1,0 +1,95 @@
+"""Dense against NumPy in float64, and its resize against bilinear interpolation by hand."""
+
+import numpy as np
+import pytest
+
+from kd_keras.contracts import TapSpec
+from kd_keras.methods import Dense, dense_loss
+from tests.methods.reference import Case, random
+from tests.networks import convolutional, examples, values
+
+pytestmark = pytest.mark.filterwarnings("ignore:Gradients do not exist")
+
+
+def reference(student, teacher):
+    """The mean square of the differences, element by element."""
+    return np.array([np.mean([(a - b) ** 2 for a, b in zip(s.ravel(), t.ravel())]) for s, t in zip(student, teacher)])
+
+
+def several(student, teacher):
+    return sum(reference(*pair) for pair in zip(student, teacher))
+
+
+CASES = [
+    Case("one map", dense_loss, reference, random(4, 5, 3, 6, seed=1), (random(4, 5, 3, 6, seed=2),)),
+    Case(
+        "two maps",
+        dense_loss,
+        several,
+        [random(3, 4, 4, 2, seed=1), random(3, 2, 2, 7, seed=2)],
+        ([random(3, 4, 4, 2, seed=3), random(3, 2, 2, 7, seed=4)],),
+    ),
+]
+
+
+def bound(student, teacher):
+    method = Dense()
+    sides = (("s", student), ("t", teacher))
+    method.bind(*({"stages[-1]": TapSpec(name, (None, *shape))} for name, shape in sides))
+    return method
+
+
+def test_zero_at_identity_and_as_many_maps_of_both():
+    x = random(2, 3, 3, 4)
+    np.testing.assert_array_equal(dense_loss(x, x), [0, 0])
+    with pytest.raises(ValueError):
+        dense_loss([x], [x, x])
+
+
+def bilinear(maps, size):
+    """Each output pixel from its four neighbours, with the pixels' centres at halves."""
+    height, width = maps.shape[1:3]
+    out = np.zeros((len(maps), *size, maps.shape[-1]))
+    for i in range(size[0]):
+        for j in range(size[1]):
+            y, x = ((k + 0.5) * old / new - 0.5 for k, old, new in ((i, height, size[0]), (j, width, size[1])))
+            top, left = int(np.floor(y)), int(np.floor(x))
+            for row, by in ((top, top + 1 - y), (top + 1, y - top)):
+                for column, along in ((left, left + 1 - x), (left + 1, x - left)):
+                    inside = maps[:, min(max(row, 0), height - 1), min(max(column, 0), width - 1)]
+                    out[:, i, j] += by * along * inside
+    return out
+
+
+@pytest.mark.parametrize("sizes", [((4, 4), (7, 5)), ((8, 6), (3, 4)), ((4, 4), (4, 4)), ((1, 1), (2, 3))])
+def test_the_adapter(sizes):
+    method = bound((*sizes[0], 3), (*sizes[1], 5))
+    adapter = method.adapters[0]
+    kernel, bias = (np.array(variable) for variable in adapter.trainable_variables)
+    assert adapter.output_shape == (None, *sizes[1], 5) and kernel.shape == (3, 5) and np.all(bias == 0)
+    maps = random(2, *sizes[0], 3)
+    np.testing.assert_allclose(adapter(maps), bilinear(maps @ kernel, sizes[1]), atol=1e-6)
+
+
+def test_a_student_of_any_size():
+    method = bound((None, None, 3), (4, 4, 5))
+    assert method.adapters[0](random(2, 7, 9, 3)).shape == (2, 4, 4, 5)
+
+
+def test_the_adapter_trains_on_images_alone_also_compiled():
+    from kd_keras import Distiller
+
+    method = Dense(student_tap="stages[1]", teacher_tap="stages[0]")  # 4x4 to 8x8
+    distiller = Distiller(student=convolutional(4), teacher=convolutional(6), methods=[method], hard_weight=0)
+    distiller.compile(optimizer="adam", jit_compile=True)
+    before = values(method.trainable_variables)
+    history = distiller.fit(examples()[0], epochs=5, verbose=0).history
+    assert history["dense"][-1] < history["dense"][0]
+    assert all(np.abs(a - b).max() > 0 for a, b in zip(before, values(method.trainable_variables)))
+
+
+def test_maps_that_cannot_be_followed():
+    with pytest.raises(ValueError, match=r"(?s)known size.*'s' \(None, 4, 4, 3\).*'t' \(None, None, None, 5\).*Remedy"):
+        bound((4, 4, 3), (None, None, 5))
+    with pytest.raises(ValueError, match=r"(?s)maps.*\(None, 10\).*stages"):
+        bound((10,), (4, 4, 5))

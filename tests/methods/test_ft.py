@@ -1,0 +1,171 @@
+"""FT and the paraphraser's first stage against NumPy in float64, and the two stages together."""
+
+import functools
+
+import keras
+import numpy as np
+import pytest
+
+from kd_keras import Distiller
+from kd_keras.contracts import TapSpec
+from kd_keras.methods import FT, Paraphrase, ft_loss
+from kd_keras.taps import Specs
+from tests.methods.reference import Case, pooled, random
+from tests.networks import compiled, convolutional, examples, same, values
+
+
+def reference(student, teacher, form="paper"):
+    """The vectors of one example after the other."""
+    size = tuple(np.minimum(student.shape[1:3], teacher.shape[1:3]))
+    student, teacher = pooled(student, size), pooled(teacher, size)
+    losses = []
+    for pair in zip(student, teacher):
+        if form == "attention":
+            pair = [np.array([[np.mean(place**2) for place in row] for row in one]) for one in pair]
+        ours, theirs = (one.ravel() / np.sqrt(np.sum(one**2)) for one in pair)
+        losses.append(sum(abs(a - b) for a, b in zip(ours, theirs)) / len(ours))
+    return np.array(losses)
+
+
+def case(name, form, ours, theirs):
+    loss, expected = functools.partial(ft_loss, form=form), functools.partial(reference, form=form)
+    return Case(name, loss, expected, random(*ours, seed=1), (random(*theirs, seed=2),), step=1e-6)
+
+
+CASES = [
+    case(f"{form}, {name}", form, *sizes)
+    for form in ("paper", "attention")
+    for name, sizes in {
+        "equal sizes": ((5, 4, 3, 6), (5, 4, 3, 6)),
+        "a larger student": ((5, 6, 5, 3), (5, 3, 3, 3)),
+        "a larger teacher": ((5, 2, 2, 4), (5, 4, 3, 4)),
+    }.items()
+]
+
+
+def test_zero_where_directions_agree():
+    factor = random(3, 2, 2, 4, seed=0)
+    for form in ("paper", "attention"):
+        np.testing.assert_allclose(ft_loss(factor, 3 * factor, form=form), np.zeros(3), atol=1e-7)
+    assert np.min(ft_loss(factor, -factor)) > 0
+    np.testing.assert_allclose(ft_loss(factor, -factor, form="attention"), np.zeros(3), atol=1e-7)
+
+
+def bound(student=(4, 4, 5), teacher=(4, 4, 8), **options):
+    method = FT(student_tap="a", teacher_tap="b", **options)
+    method.bind(Specs({"a": TapSpec("s", (None, *student))}), Specs({"b": TapSpec("t", (None, *teacher))}))
+    return method
+
+
+def trained(teacher, **options):
+    """A paraphraser after the first stage, and the losses of that."""
+    student, method = convolutional(4), Paraphrase(**options)
+    distiller = Distiller(student=student, teacher=teacher, methods=[method], hard_weight=0)
+    distiller.compile(optimizer=keras.optimizers.Adam(0.01), jit_compile=False)
+    before = values(student.variables)
+    losses = distiller.fit(examples()[0], epochs=20, verbose=0).history["paraphrase"]
+    assert same(before, values(student.variables))  # it never moves the student
+    return method.paraphraser, losses
+
+
+@pytest.mark.filterwarnings("ignore:Gradients do not exist", "ignore:.*gradients")
+def test_the_two_stages(tmp_path):
+    teacher = convolutional(6, name="teacher")
+    paraphraser, losses = trained(teacher)
+    assert losses[-1] < 0.8 * losses[0]
+    student, method = convolutional(4), FT(paraphraser=paraphraser)
+    distiller = compiled(Distiller(student=student, teacher=teacher, methods=[method]), jit_compile=False)
+    frozen, moving = values(paraphraser.variables), values(student.trainable_variables)
+    assert len(frozen) == 12 and not paraphraser.trainable_variables
+    x, y = examples()
+    history = distiller.fit(x, y, epochs=5, shuffle=False, verbose=0).history["ft"]
+    assert same(frozen, values(paraphraser.variables)) and history[-1] < history[0]
+    assert not same(moving, values(student.trainable_variables))
+    distiller.save(tmp_path / "distiller.keras")
+    again = keras.saving.load_model(tmp_path / "distiller.keras")
+    assert again.methods[0].frozen and same(frozen, values(again.methods[0].paraphraser.variables))
+    again.attach(teacher)
+    ours, theirs = (d.fit(x, y, shuffle=False, verbose=0).history["ft"] for d in (distiller, again))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+
+
+def test_the_first_stage_is_saved_and_goes_on(tmp_path):
+    teacher, x = convolutional(6, name="teacher"), examples()[0]
+    distiller = Distiller(student=convolutional(4), teacher=teacher, methods=[Paraphrase()], hard_weight=0)
+    distiller.compile(optimizer="sgd", jit_compile=False)
+    distiller.fit(x, shuffle=False, verbose=0)
+    distiller.save(tmp_path / "distiller.keras")
+    again = keras.saving.load_model(tmp_path / "distiller.keras")
+    again.attach(teacher)
+    ours, theirs = (d.fit(x, epochs=2, shuffle=False, verbose=0).history["loss"] for d in (distiller, again))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+    assert same(values(distiller.variables), values(again.variables), atol=1e-6)
+
+
+def test_the_translator_follows_the_given_factor():
+    paraphrase = Paraphrase(rate=0.75)
+    paraphrase.bind(Specs({}), Specs({"stages[-1]": TapSpec("map", (None, 4, 4, 8))}))
+    method = bound(paraphraser=paraphrase.paraphraser)
+    assert method.translator.output_shape == (None, 4, 4, 6)
+    ours, theirs = random(3, 4, 4, 5, seed=1), random(3, 4, 4, 8, seed=2)
+    factor = method.paraphraser.get_layer("encoder")(theirs)
+    expected = ft_loss(method.translator(ours, training=True), factor)
+    np.testing.assert_allclose(method({"a": ours}, {"b": theirs}, None, None), expected)
+
+
+def test_the_layers():
+    shapes = [tuple(variable.shape) for variable in bound().paraphraser.trainable_variables]
+    kernels = [(3, 3, 8, 8), (3, 3, 8, 4), (3, 3, 4, 4), (3, 3, 4, 4), (3, 3, 8, 4), (3, 3, 8, 8)]
+    assert shapes[::2] == kernels and all(len(shape) == 1 for shape in shapes[1::2])  # with bias, no BatchNorm
+    shapes = [tuple(variable.shape) for variable in bound().translator.trainable_variables]
+    assert shapes[::3] == [(3, 3, 5, 5), (3, 3, 5, 4), (3, 3, 4, 4)] and len(shapes) == 9  # with BatchNorm
+    encoder = bound().paraphraser.get_layer("encoder")
+    assert np.min(encoder(random(2, 4, 4, 8, seed=1))) < 0  # LeakyReLU
+
+
+def test_alone_it_trains_the_paraphraser_by_the_reconstruction_and_by_nothing_else():
+    import tensorflow as tf
+
+    method = bound(reconstruction=0.25)
+    ours, theirs = random(3, 4, 4, 5, seed=1), random(3, 4, 4, 8, seed=2)
+    with tf.GradientTape(persistent=True) as tape:
+        loss = method({"a": ours}, {"b": theirs}, None, None)
+        error = 0.25 * tf.reduce_mean(tf.square(method.paraphraser(theirs) - theirs), axis=(1, 2, 3))
+    variables = method.paraphraser.trainable_variables
+    for found, expected in zip(tape.gradient(loss, variables), tape.gradient(error, variables)):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-7)
+
+
+def test_the_first_stage_against_the_mean_square():
+    paraphrase = Paraphrase()
+    paraphrase.bind(Specs({}), Specs({"stages[-1]": TapSpec("map", (None, 4, 4, 8))}))
+    maps = random(3, 4, 4, 8, seed=2)
+    expected = ((np.asarray(paraphrase.paraphraser(maps)) - maps) ** 2).mean((1, 2, 3))
+    np.testing.assert_allclose(paraphrase({}, {"stages[-1]": maps}, None, None), expected, rtol=1e-5)
+
+
+def test_a_paraphraser_that_does_not_fit():
+    with pytest.raises(TypeError, match="paraphraser"):
+        FT(paraphraser="trained")
+    with pytest.raises(ValueError, match=r'(?s)"encoder".*relu1.*Paraphrase'):
+        FT(paraphraser=convolutional())
+    paraphrase = Paraphrase()
+    paraphrase.bind(Specs({}), Specs({"stages[-1]": TapSpec("map", (None, 4, 4, 8))}))
+    with pytest.raises(ValueError, match=r"(?s)'t' \(None, 4, 4, 9\).*\(None, 4, 4, 8\).*Remedy"):
+        bound(teacher=(4, 4, 9), paraphraser=paraphrase.paraphraser)
+
+
+@pytest.mark.parametrize(
+    "options, error", [({"form": "code"}, ValueError), ({"rate": 0}, ValueError), ({"reconstruction": "x"}, TypeError)]
+)
+def test_wrong_arguments(options, error):
+    with pytest.raises(error, match=next(iter(options))):
+        FT(**options)
+
+
+def test_one_map_of_each():
+    with pytest.raises(ValueError, match=r"(?s)one map.*stages\[-1\]"):
+        Distiller(student=convolutional(4), teacher=convolutional(6), methods=[Paraphrase(teacher_tap="stages")])
+    with pytest.raises(ValueError, match="one tap of each side"):
+        method = FT(student_tap="stages", teacher_tap="stages")
+        Distiller(student=convolutional(4), teacher=convolutional(6), methods=[method])

@@ -1,0 +1,89 @@
+"""RKD against NumPy in float64."""
+
+import functools
+import itertools
+
+import numpy as np
+import pytest
+
+from kd_keras.methods import RKD, rkd_angle_loss, rkd_distance_loss, rkd_loss
+from tests.methods.reference import Case, random, unit
+
+
+def smooth_l1(x):
+    return np.mean([0.5 * v**2 if abs(v) < 1 else abs(v) - 0.5 for v in np.ravel(x)])
+
+
+def distances(x):
+    d = np.zeros((len(x), len(x)))
+    for i, j in itertools.permutations(range(len(x)), 2):
+        d[i, j] = np.sqrt(max(((x[i] - x[j]) ** 2).sum(), 1e-12))
+    return d / d[d > 0].mean() if (d > 0).any() else d
+
+
+def cosines(x):
+    """From the difference vectors themselves."""
+    corners = [np.array([unit(other - corner) for other in x]) for corner in x]
+    return np.array([directions @ directions.T for directions in corners])
+
+
+def distance_reference(student, teacher):
+    return smooth_l1(distances(student) - distances(teacher))
+
+
+def angle_reference(student, teacher):
+    return smooth_l1(cosines(student) - cosines(teacher))
+
+
+def reference(student, teacher, distance_weight=25.0, angle_weight=50.0):
+    return distance_weight * distance_reference(student, teacher) + angle_weight * angle_reference(student, teacher)
+
+
+far = 100 * np.ones((1, 5), "float32")
+CASES = [
+    Case("other widths", rkd_loss, reference, random(10, 5, seed=0), (random(10, 9, seed=1),)),
+    Case("far from the origin", rkd_loss, reference, random(10, 5, seed=2) + far, (random(10, 5, seed=3) + far,)),
+    Case("distances", rkd_distance_loss, distance_reference, random(10, 5, seed=4), (random(10, 2, seed=5),)),
+    Case("angles", rkd_angle_loss, angle_reference, random(10, 5, seed=6), (random(10, 2, seed=7),)),
+    Case(
+        "other weights",
+        functools.partial(rkd_loss, distance_weight=1.0, angle_weight=2.0),
+        functools.partial(reference, distance_weight=1.0, angle_weight=2.0),
+        abs(random(10, 3, seed=8)),
+        (abs(random(10, 4, seed=9)),),
+    ),
+]
+
+
+def test_zero_for_the_same_shape():
+    x = random(8, 5)
+    rotation = np.linalg.qr(np.random.default_rng(0).normal(size=(5, 5)))[0].astype("float32")
+    assert float(rkd_loss(3 * x @ rotation + 7, x)) == pytest.approx(0, abs=1e-9)
+
+
+def test_a_batch_of_one_has_no_relations():
+    assert float(rkd_loss(random(1, 5), random(1, 5, seed=1))) == 0
+
+
+def test_equal_points_have_no_direction():
+    """Two equal points of the student, at which the authors' code takes its direction for zero."""
+    student, teacher = random(8, 5), random(8, 5, seed=1)
+    student[3] = student[5]
+    expected = angle_reference(student.astype("float64"), teacher.astype("float64"))
+    assert float(rkd_angle_loss(student, teacher)) == pytest.approx(expected, rel=1e-5)
+    assert np.isfinite(CASES[3].gradients(student, (teacher,))[0]).all()
+
+
+def test_tight_clusters():
+    """Points a fiftieth as far apart as the clusters they are in, from the Gram matrix."""
+    clusters = np.repeat(random(4, 16, seed=0), 4, axis=0)
+    student, teacher = (clusters + random(16, 16, seed=s, scale=0.02) for s in (1, 2))
+    expected = angle_reference(student.astype("float64"), teacher.astype("float64"))
+    assert float(rkd_angle_loss(student, teacher)) == pytest.approx(expected, rel=1e-4)
+
+
+def test_wrong_weights():
+    with pytest.raises(TypeError, match="angle_weight"):
+        RKD(angle_weight=None)
+    with pytest.raises(ValueError, match="distance_weight"):
+        RKD(distance_weight=float("nan"))

@@ -1,0 +1,134 @@
+"""SemCKD against NumPy in float64: its loss and its attention."""
+
+import numpy as np
+import pytest
+
+from kd_keras import Distiller
+from kd_keras.contracts import Batch, Outputs, Step, TapSpec
+from kd_keras.methods import SemCKD, semckd_loss
+from tests.methods.reference import Case, pooled, random, softmax, unit
+from tests.networks import compiled, convolutional, examples, values
+
+OPTIONS = {"SemCKD": {"weight": 1.0}}  # at the published weight these small networks diverge with their learning rate
+SHAPES = ([(5, 5, 3), (2, 3, 4)], [(6, 6, 2), (3, 3, 5), (1, 1, 7)])
+
+
+def reference(student, teacher, attention):
+    """Example by example, pair by pair."""
+    batch, rows, columns = attention.shape
+    losses = np.zeros(batch)
+    for b in range(batch):
+        for i in range(rows):
+            for j in range(columns):
+                s, t = student[i][j][b : b + 1], teacher[j][b : b + 1]
+                losses[b] += attention[b, i, j] * ((s - pooled(t, s.shape[1:3])) ** 2).mean() / rows
+    return losses
+
+
+def maps(side, batch=4):
+    return [random(batch, *shape, seed=10 * side + place) for place, shape in enumerate(SHAPES[side])]
+
+
+def projected(batch=4):
+    sizes = [[tuple(np.minimum(s[:2], t[:2])) for t in SHAPES[1]] for s in SHAPES[0]]
+    return [
+        [random(batch, *size, t[2], seed=30 + 5 * i + j) for j, (size, t) in enumerate(zip(row, SHAPES[1]))]
+        for i, row in enumerate(sizes)
+    ]
+
+
+ATTENTION = softmax(random(4, 2, 3, seed=50)).astype("float32")
+CASES = [
+    Case("two to three", semckd_loss, reference, projected(), (maps(1), ATTENTION)),
+    Case(
+        "one pair",
+        semckd_loss,
+        reference,
+        [[random(4, 2, 2, 3)]],
+        ([random(4, 4, 4, 3, seed=1)], ATTENTION[:, :1, :1]),
+    ),
+]
+
+
+def bound(batch_size=8, **options):
+    method = SemCKD(batch_size=batch_size, **options)
+    method.bind(*({"stages": [TapSpec(f"{side}", (None, *shape)) for shape in SHAPES[side]]} for side in (0, 1)))
+    return method
+
+
+def attention(method, student, teacher, temperature=1.0, places=8):
+    """By definition, the batch filled with examples of zeros."""
+    vectors = []
+    for side, embeddings in ((student, method.queries), (teacher, method.keys)):
+        vectors.append([])
+        for one, first, second in zip(side, embeddings[::2], embeddings[1::2]):
+            whole = np.concatenate([one, np.zeros((places - len(one), *one.shape[1:]))]).reshape(places, -1)
+            (kernel, bias), (kernel_2, bias_2) = values(first.weights), values(second.weights)
+            vectors[-1].append(unit(np.maximum(whole @ whole.T @ kernel + bias, 0) @ kernel_2 + bias_2))
+    products = np.einsum("ibd,jbd->bij", *map(np.array, vectors))
+    return softmax(products / temperature)[: len(student[0])]
+
+
+@pytest.mark.parametrize("batch", [8, 5, 1])
+def test_the_attention_of_whole_and_of_short_batches(batch):
+    method = bound(temperature=0.5)
+    for layer in method.queries + method.keys:
+        layer.bias.assign(random(*layer.bias.shape, seed=7))
+    ours, theirs = maps(0, batch), maps(1, batch)
+    found = method.attention(ours, theirs)
+    assert found.shape == (batch, 2, 3)
+    np.testing.assert_allclose(found, attention(method, ours, theirs, 0.5), atol=1e-5)
+    np.testing.assert_allclose(np.sum(found, -1), np.ones((batch, 2)), rtol=1e-6)
+
+
+def test_the_layers_shapes():
+    method = bound(batch_size=16)
+    kernels = [tuple(layer.kernel.shape) for layer in method.queries + method.keys]
+    assert kernels == [(16, 8), (8, 4)] * 5
+    shapes = [project.output_shape[1:] for project in method.projections]
+    assert shapes == [(5, 5, 2), (3, 3, 5), (1, 1, 7), (2, 3, 2), (2, 3, 5), (1, 1, 7)]
+    kernels = [tuple(v.shape) for v in method.projections[1].trainable_variables if len(v.shape) == 4]
+    assert kernels == [(1, 1, 3, 10), (3, 3, 10, 10), (1, 1, 10, 5)]
+
+
+def test_across_replicas_it_is_the_mean():
+    outputs = Outputs({"stages": maps(0)}), Outputs({"stages": maps(1)})
+    method = bound()
+    each = method.call(*outputs, Batch(None), Step(0, 0))
+    method.across_replicas = True
+    assert each.shape == (4,)
+    np.testing.assert_allclose(method.call(*outputs, Batch(None), Step(0, 0)), np.mean(each), rtol=1e-6)
+
+
+def test_the_attention_trains_and_the_last_batch_may_be_short():
+    method = SemCKD(batch_size=16)
+    student, teacher = convolutional(4), convolutional(6)
+    distiller = compiled(Distiller(student=student, teacher=teacher, methods=[method]), jit_compile=False)
+    before = values(method.trainable_variables)
+    distiller.fit(*examples(21), batch_size=16, verbose=0)
+    moved = [np.abs(a - b).max() > 0 for a, b in zip(before, values(method.trainable_variables))]
+    assert all(moved) and len(moved) == 4 * 4 + 4 * 7
+
+
+def test_a_batch_that_is_too_large():
+    with pytest.raises(ValueError, match=r"(?s)at most 8.*9.*batch_size"):
+        bound().attention(maps(0, 9), maps(1, 9))
+    method = SemCKD(batch_size=8)
+    student, teacher = convolutional(4), convolutional(6)
+    distiller = compiled(Distiller(student=student, teacher=teacher, methods=[method]), jit_compile=False)
+    with pytest.raises(Exception, match="(?i)size|shape|dimension"):
+        distiller.fit(*examples(9), batch_size=9, verbose=0)
+
+
+@pytest.mark.parametrize(
+    "options, error",
+    [
+        ({"batch_size": 3}, ValueError),
+        ({"batch_size": 8.0}, TypeError),
+        ({"batch_size": True}, TypeError),
+        ({"temperature": 0}, ValueError),
+    ],
+)
+def test_wrong_arguments(options, error):
+    with pytest.raises(error, match=next(iter(options))):
+        SemCKD(**options)
