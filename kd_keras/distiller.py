@@ -14,12 +14,13 @@ from keras import ops, tree
 
 from kd_keras.contracts import Batch, Outputs, Step, TapSpec, Tensor, as_batch, mismatch
 from kd_keras.methods.base import Method, Weight, as_weight, deserialize_weight, serialize_weight, weight_at
+from kd_keras.multiworker import FitsOnWorkers
 from kd_keras.taps import Tapped
 from kd_keras.teacher import AbsentTeacher, Teacher, TeacherCheck
 
 
 @keras.saving.register_keras_serializable("kd_keras")
-class Distiller(keras.Model):
+class Distiller(FitsOnWorkers):
     """Trains a student on its labels (the hard loss) and on what the methods make of a teacher's outputs.
 
     `fit`, `evaluate`, `predict`, callbacks and sample weights work as on every Keras model. `evaluate`, `predict` and
@@ -131,7 +132,7 @@ class Distiller(keras.Model):
         if not self._has_hard_loss() and self._compile_metrics is None:
             raise ValueError(mismatch("a loss or metrics to evaluate with", "compile() was given neither"))
         if self._has_hard_loss():
-            self._loss_tracker.update_state(self._hard(output, batch, training=False), sample_weight=_size(batch))
+            self._loss_tracker.update_state(*_counted(self._hard(output, batch, training=False), batch))
         return self._metrics_of(output, batch)
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
@@ -319,6 +320,15 @@ def _gathered(student: Outputs, teacher: Outputs, batch: Batch, method: Method) 
 
 def _size(batch: Batch) -> Tensor:
     return ops.shape(tree.flatten(batch.inputs)[0])[0]
+
+
+def _counted(mean: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    """A mean over all rows of a batch as one over those of a weight other than 0, and their number, maybe 0: several
+    replicas fill up their last batch with rows that weigh nothing, or one of them gets none at all."""
+    size = ops.cast(_size(batch), "float32")
+    plain = batch.weight is None or tree.is_nested(batch.weight)
+    count = size if plain else ops.cast(ops.count_nonzero(batch.weight), "float32")
+    return ops.where(count > 0, mean * size / ops.maximum(count, 1), 0.0), count
 
 
 def _classes(label: Any) -> Tensor | None:

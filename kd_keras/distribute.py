@@ -1,0 +1,189 @@
+"""tf.distribute strategies by name, the clusters they run on, and what differs with the number of devices.
+
+    strategy = distribute.strategy("auto")
+    with strategy.scope():
+        ...  # load the teacher, build student and Distiller, compile
+    train = distribute.batches(strategy, lambda share: data.training(source, batch_size=256, share=share))
+
+A cluster is found by TensorFlow's own resolvers: in `TF_CONFIG`, in Slurm's environment, or as a Cloud TPU.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+
+import keras
+import tensorflow as tf
+
+from kd_keras.contracts import Share, mismatch, nearest
+
+NAMES = ("auto", "one", "mirrored", "multiworker", "tpu", "central")
+RULES = {"none": 0.0, "sqrt": 0.5, "linear": 1.0}  # the power of (batch / base batch) that scales the learning rate
+SLURM_PORT = 8888
+
+
+def strategy(name: str = "auto", *, devices: int | None = None, timeout: float = 60.0) -> tf.distribute.Strategy:
+    """A strategy by name; make it before anything else of TensorFlow runs, and build everything in its `scope()`.
+
+    Args:
+        name: "one" device (TensorFlow's default strategy), "mirrored" over the GPUs of this machine or, where it has
+            none, over logical CPUs, "multiworker" over a cluster, "tpu", "central" (variables on the CPU, work on the
+            GPUs), or "auto": what the environment offers, in the order TPU, cluster, several GPUs, one device.
+        devices: how many GPUs, or logical CPUs, of this machine; by default all GPUs, or one CPU.
+        timeout: seconds after which workers take one that answers no more for dead.
+
+    Raises:
+        ValueError: for an unknown name, a cluster or a TPU that the environment does not describe, more devices than
+            there are, or where TensorFlow has run before.
+
+    >>> strategy("one").num_replicas_in_sync
+    1
+    """
+    if name not in NAMES:
+        raise ValueError(mismatch(f"a strategy of {NAMES}", repr(name), nearest(name, NAMES)))
+    if devices is not None and (isinstance(devices, bool) or not isinstance(devices, int) or devices < 1):
+        raise ValueError(mismatch("devices: a whole number of at least 1", repr(devices)))
+    name = found() if name == "auto" else name
+    if name == "tpu":
+        return _tpu()
+    if name == "multiworker":
+        return _multiworker(devices, timeout)
+    if name == "one":
+        return tf.distribute.get_strategy()
+    kind, used = _local_devices(devices)
+    if name == "central":
+        return tf.distribute.experimental.CentralStorageStrategy(used)
+    # Logical CPUs share one memory: adding on one of them is as fast as a collective, and needs no keys of its own.
+    together = tf.distribute.ReductionToOneDevice() if kind == "CPU" else None
+    return tf.distribute.MirroredStrategy(used, cross_device_ops=together)
+
+
+def found() -> str:
+    """The strategy that "auto" stands for here."""
+    if os.environ.get("TPU_NAME") or os.environ.get("COLAB_TPU_ADDR"):
+        return "tpu"
+    cluster = json.loads(os.environ.get("TF_CONFIG") or "{}").get("cluster", {})
+    if sum(map(len, cluster.values())) > 1 or int(os.environ.get("SLURM_STEP_NUM_TASKS") or 1) > 1:
+        return "multiworker"
+    return "mirrored" if len(tf.config.list_physical_devices("GPU")) > 1 else "one"
+
+
+def _local_devices(count: int | None) -> tuple[str, list[str]]:
+    gpus, cpus = (tf.config.list_physical_devices(kind) for kind in ("GPU", "CPU"))
+    if gpus:
+        if count and count > len(gpus):
+            raise ValueError(mismatch(f"devices= at most the {len(gpus)} GPUs of this machine", str(count)))
+        return "GPU", [f"GPU:{number}" for number in range(count or len(gpus))]
+    count = count or 1
+    before = tf.config.get_logical_device_configuration(cpus[0]) or []
+    if len(before) < count:
+        try:
+            logical = [tf.config.LogicalDeviceConfiguration()] * count
+            tf.config.set_logical_device_configuration(cpus[0], logical)
+        except RuntimeError as error:
+            came = f"{max(1, len(before))}, and TensorFlow runs already"
+            raise ValueError(mismatch(f"{count} logical CPUs", came, "make the strategy first")) from error
+    return "CPU", [f"CPU:{number}" for number in range(count)]
+
+
+def _multiworker(devices: int | None, timeout: float) -> tf.distribute.Strategy:
+    if os.environ.get("TF_CONFIG"):
+        resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
+    elif os.environ.get("SLURM_STEP_NUM_TASKS"):
+        resolver = tf.distribute.cluster_resolver.SlurmClusterResolver(port_base=SLURM_PORT)
+    else:
+        remedy = "set TF_CONFIG, start it with srun, or on one machine with scripts/launch_local.sh"
+        raise ValueError(mismatch("a cluster in TF_CONFIG or Slurm's environment", "neither", remedy))
+    if devices and not tf.config.list_physical_devices("GPU"):
+        _local_devices(devices)
+    _watch_peers(resolver, timeout)
+    options = tf.distribute.experimental.CommunicationOptions(timeout_seconds=timeout)
+    return tf.distribute.MultiWorkerMirroredStrategy(resolver, options)
+
+
+def _watch_peers(resolver: tf.distribute.cluster_resolver.ClusterResolver, timeout: float) -> None:
+    """Lets TensorFlow's coordination service end every worker when one has been silent for `timeout` seconds.
+
+    The strategy would configure the same service, and leaves its time at TensorFlow's default; there is no public way.
+    """
+    from tensorflow.core.protobuf import config_pb2  # noqa: F401  (loads the messages that the next one extends)
+    from tensorflow.python.eager import context
+
+
+def _tpu() -> tf.distribute.Strategy:
+    """A Cloud TPU, named by TPU_NAME or the machine's own; untested on hardware."""
+    try:
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(os.environ.get("TPU_NAME", "local"))
+        tf.config.experimental_connect_to_cluster(resolver)
+        tf.tpu.experimental.initialize_tpu_system(resolver)
+    except Exception as error:  # the resolver's, gRPC's and TensorFlow's own, by what is missing
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(mismatch("a TPU, named by TPU_NAME or in this machine", reason)) from error
+    return tf.distribute.TPUStrategy(resolver)
+
+
+def is_chief(strategy: tf.distribute.Strategy) -> bool:
+    """Whether this process writes the checkpoints and the logs: the first worker, or the only one."""
+    resolver = strategy.cluster_resolver
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy) or resolver is None:
+        return True
+    tasks = [(job, task) for job in ("chief", "worker") for task in resolver.cluster_spec().as_dict().get(job, [])]
+    return len(tasks) < 2 or (resolver.task_type, resolver.task_id or 0) == (tasks[0][0], 0)
+
+
+def batches(strategy: tf.distribute.Strategy, make: Callable[[Share], tf.data.Dataset]) -> tf.data.Dataset:
+    """The batches of all replicas: each worker makes its own parts of every global batch, and no row twice.
+
+    Args:
+        strategy: where they go.
+        make: makes the dataset of a `Share`, such as `lambda share: data.training(..., share=share)`.
+
+    Returns:
+        A dataset for `fit`, `evaluate` or `predict`; give Keras `steps_per_epoch` and `validation_steps` with it.
+
+    >>> list(batches(strategy("one"), lambda share: tf.data.Dataset.range(share.total)).as_numpy_iterator())
+    [np.int64(0)]
+    """
+    total = strategy.num_replicas_in_sync
+    if total == 1:
+        return make(Share())
+
+    def of_worker(context: tf.distribute.InputContext) -> tf.data.Dataset:
+        count = total // context.num_input_pipelines
+        return make(Share(context.input_pipeline_id * count, count, total))
+
+    return strategy.distribute_datasets_from_function(of_worker)
+
+
+def scaled_rate(rate: float, rule: str, batch_size: int, base_batch_size: int) -> float:
+    """A learning rate found at one batch size for another: "linear" (Goyal et al. 2017, 1706.02677), "sqrt", "none".
+
+    Raises:
+        ValueError: for an unknown rule or a batch size below 1.
+
+    >>> scaled_rate(0.1, "linear", 1024, 256)
+    0.4
+    """
+    if rule not in RULES:
+        raise ValueError(mismatch(f"a rule of {tuple(RULES)}", repr(rule), nearest(rule, RULES)))
+    if min(batch_size, base_batch_size) < 1:
+        raise ValueError(mismatch("batch sizes of at least 1", f"{batch_size} and {base_batch_size}"))
+    return rate * (batch_size / base_batch_size) ** RULES[rule]
+
+
+def synchronise_batch_norm(model: keras.Model) -> int:
+    """Lets every BatchNorm of a model compute over the global batch; call it before the first step.
+
+    Returns:
+        How many layers changed.
+
+    >>> synchronise_batch_norm(keras.Sequential([keras.Input((4,)), keras.layers.BatchNormalization()]))
+    1
+    """
+    layers = [each for each in model._flatten_layers() if isinstance(each, keras.layers.BatchNormalization)]
+    changed = [layer for layer in layers if not layer.synchronized]
+    for layer in changed:
+        layer.synchronized = True
+    return len(changed)
