@@ -17,6 +17,7 @@ from kd_keras.methods.base import Method, Weight, as_weight, deserialize_weight,
 from kd_keras.multiworker import FitsOnWorkers
 from kd_keras.taps import Tapped
 from kd_keras.teacher import AbsentTeacher, Teacher, TeacherCheck
+from kd_keras.watch import NonFinite, Watch
 
 
 @keras.saving.register_keras_serializable("kd_keras")
@@ -78,6 +79,7 @@ class Distiller(FitsOnWorkers):
         self._teacher_finite = keras.metrics.Mean(name="teacher_finite")
         self._teacher_accuracy = keras.metrics.Mean(name="teacher_accuracy")
         self._shown: set[str] = set()
+        self.watch = Watch(list(self._weights()))
         self.built = True
 
     def attach(self, teacher: Teacher | keras.Model | Sequence[keras.Model] | None) -> None:
@@ -110,7 +112,7 @@ class Distiller(FitsOnWorkers):
     def train_step(self, data: Any) -> dict[str, Tensor]:
         batch, step = as_batch(data), Step(ops.convert_to_tensor(self.optimizer.iterations), self._epoch.value)
         teacher = self._teach(batch)
-        weights, share = self._weights(), self._share(batch)
+        weights, share, before = self._weights(), self._share(batch), self.watch.statistics(self)
         with tf.GradientTape() as tape:
             output, student = self._student(batch.inputs, training=True)
             terms = self._compute_terms(output, student, teacher, batch, step)
@@ -119,9 +121,10 @@ class Distiller(FitsOnWorkers):
             penalty = self._penalty("hard" in terms)
             # The replicas' gradients are summed, so each gives its part of the mean over the global batch.
             scaled = self.optimizer.scale_loss(share * loss + penalty / self._replicas())
-        variables = self.trainable_variables
-        self.optimizer.apply_gradients(zip(tape.gradient(scaled, variables), variables))
-        self._log(loss + penalty, means, penalty, teacher, batch)
+        variables, terms = self.trainable_variables, {"loss": loss + penalty, **means}
+        gradients, sound = self.watch(tape.gradient(scaled, variables), terms, share, before, self.optimizer)
+        self.optimizer.apply_gradients(zip(gradients, variables))
+        self._log(terms, penalty, teacher, batch, sound)
         return self._metrics_of(output, batch)
 
     def test_step(self, data: Any) -> dict[str, Tensor]:
@@ -198,13 +201,14 @@ class Distiller(FitsOnWorkers):
 
     # ---- what is logged
 
-    def _log(self, total: Tensor, means: dict[str, Tensor], penalty: Any, teacher: Outputs, batch: Batch) -> None:
-        size = _size(batch)
-        self._loss_tracker.update_state(total, sample_weight=size)
-        regularisers = {} if isinstance(penalty, int) else {"regularisation": penalty}
-        for name, mean in (means | regularisers).items():
-            self._terms[name].update_state(mean, sample_weight=size)
-            self._shown.add(name)
+    def _log(self, terms: dict[str, Tensor], penalty: Any, teacher: Outputs, batch: Batch, sound: Tensor) -> None:
+        size = ops.where(sound, _size(batch), 0)  # a batch that was skipped is not counted
+        if not isinstance(penalty, int):
+            terms = {**terms, "regularisation": penalty}
+        for name, value in terms.items():
+            tracker = self._loss_tracker if name == "loss" else self._terms[name]
+            tracker.update_state(ops.where(sound, value, 0.0), sample_weight=size)
+            self._shown |= {name} - {"loss"}
         if teacher:
             answers = [teacher["logits"]] if "logits" in teacher else tree.flatten(dict(teacher))
             finite = [ops.all(ops.isfinite(answer)) for answer in answers]
@@ -242,6 +246,8 @@ class Distiller(FitsOnWorkers):
             own.append(TeacherCheck(self._teacher_finite, self._teacher_accuracy, classes))
         given = call.arguments.get("callbacks") or []
         given = given.callbacks if isinstance(given, keras.callbacks.CallbackList) else tree.flatten(given)
+        if not any(isinstance(each, NonFinite) for each in given):
+            own.append(NonFinite())
         call.arguments["callbacks"] = [*own, *given]
         return super().fit(*call.args, **call.kwargs)
 

@@ -10,9 +10,11 @@ A cluster is found by TensorFlow's own resolvers: in `TF_CONFIG`, in Slurm's env
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 
 import keras
 import tensorflow as tf
@@ -22,9 +24,10 @@ from kd_keras.contracts import Share, mismatch, nearest
 NAMES = ("auto", "one", "mirrored", "multiworker", "tpu", "central")
 RULES = {"none": 0.0, "sqrt": 0.5, "linear": 1.0}  # the power of (batch / base batch) that scales the learning rate
 SLURM_PORT = 8888
+LOST = 75  # the exit code of a worker that lost another: "try again", in the words of sysexits.h
 
 
-def strategy(name: str = "auto", *, devices: int | None = None, timeout: float = 60.0) -> tf.distribute.Strategy:
+def strategy(name: str = "auto", *, devices: int | None = None, timeout: float = 20.0) -> tf.distribute.Strategy:
     """A strategy by name; make it before anything else of TensorFlow runs, and build everything in its `scope()`.
 
     Args:
@@ -99,17 +102,43 @@ def _multiworker(devices: int | None, timeout: float) -> tf.distribute.Strategy:
     if devices and not tf.config.list_physical_devices("GPU"):
         _local_devices(devices)
     _watch_peers(resolver, timeout)
-    options = tf.distribute.experimental.CommunicationOptions(timeout_seconds=timeout)
-    return tf.distribute.MultiWorkerMirroredStrategy(resolver, options)
+    return tf.distribute.MultiWorkerMirroredStrategy(resolver)
 
 
 def _watch_peers(resolver: tf.distribute.cluster_resolver.ClusterResolver, timeout: float) -> None:
-    """Lets TensorFlow's coordination service end every worker when one has been silent for `timeout` seconds.
+    """Has TensorFlow's coordination service report a worker that has been silent for `timeout` seconds.
 
-    The strategy would configure the same service, and leaves its time at TensorFlow's default; there is no public way.
+    The strategy would start the same service, with a time of its own, if there were none; no public function sets it.
     """
-    from tensorflow.core.protobuf import config_pb2  # noqa: F401  (loads the messages that the next one extends)
+    from tensorflow.compiler.xla.tsl.protobuf.coordination_config_pb2 import CoordinatedJob
     from tensorflow.python.eager import context
+
+    jobs = [(job, len(tasks)) for job, tasks in resolver.cluster_spec().as_dict().items() if job in ("chief", "worker")]
+    context.context().configure_coordination_service(
+        service_type="standalone",
+        service_leader=f"/job:{min(jobs)[0]}/task:0",  # "chief" where there is one
+        coordinated_jobs=[CoordinatedJob(name=job, num_tasks=count) for job, count in jobs],
+        heartbeat_timeout_in_ms=int(1000 * timeout),
+    )
+
+
+@contextlib.contextmanager
+def ending_together(strategy: tf.distribute.Strategy) -> Iterator[None]:
+    """Ends this process, with a message and the exit code `LOST`, where another worker of its cluster has gone.
+
+    A worker that dies is noticed when its connection breaks, at the next step, and one that hangs after the strategy's
+    `timeout`. The process ends at once: to leave in good order it would wait for the others.
+    """
+    try:
+        yield
+    except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError) as error:
+        if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+            raise
+        reason = next((line for line in str(error).splitlines() if "aborted" in line or "unhealthy" in line), error)
+        remedy = "start all workers again with the same command: the run goes on from its last checkpoint"
+        print(mismatch("all workers of the cluster", f"one is gone ({reason})", remedy), file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        os._exit(LOST)
 
 
 def _tpu() -> tf.distribute.Strategy:
