@@ -6,18 +6,23 @@
 Unlabelled images (a folder of them) need --hard_weight=0.
 """
 
+import tensorflow as tf
 from absl import app, flags
 
-from experiments import arguments, teachers, training
+from experiments import arguments, devices, teachers, training
 from experiments.runs import Run
-from kd_keras import Distiller
+from kd_keras import Distiller, distribute
+from kd_keras.methods import Method
 
 FLAGS = flags.FLAGS
 arguments.define_data()
 arguments.define_training()
 arguments.define_model("student", "mobilenet_v2")
 teachers.define_teacher()
+devices.define_devices()
+devices.define_survival()
 flags.adopt_module_key_flags(arguments)
+flags.adopt_module_key_flags(devices)
 flags.adopt_module_key_flags(teachers)
 flags.DEFINE_multi_string("method", ["kd"], "A method, such as 'kd(temperature=4, weight=0.9)'; repeat to combine.")
 flags.DEFINE_float("hard_weight", 1.0, "Weight of the loss on the labels; 0 needs no labels.", lower_bound=0.0)
@@ -26,21 +31,29 @@ flags.DEFINE_float("hard_weight", 1.0, "Weight of the loss on the labels; 0 need
 def main(_: list[str]) -> None:
     arguments.quiet()
     methods = [arguments.parse_method(text) for text in FLAGS.method]
-    run = Run(FLAGS.run, FLAGS.overwrite)
-    if run.complete:
+    with devices.chosen() as strategy:
+        distil(strategy, methods)
+
+
+def distil(strategy: tf.distribute.Strategy, methods: list[Method]) -> None:
+    with distribute.chief_first(strategy):
+        run = Run(FLAGS.run, FLAGS.overwrite and distribute.is_chief(strategy))
+        images = None if run.complete else training.load_images()
+    if images is None:
         print(f"{run.path} is complete: nothing to do.")
         return
-    images = training.load_images()
-    training.begin(FLAGS.seed)
-    teacher = teachers.load_teacher(images)
-    classes = images.train.classes or teacher.tapped(["logits"]).specs["logits"].shape[-1]
-    student = training.network(FLAGS.student, images, classes)
+    devices.begin(strategy)
+    with strategy.scope():
+        teacher = teachers.load_teacher(images)
+        classes = images.train.classes or teacher.tapped(["logits"]).specs["logits"].shape[-1]
+        student = training.network(FLAGS.student, images, classes)
     taught = sum(network.count_params() for network in teacher.networks)
     print(f"Distilling {' and '.join(FLAGS.teacher)} ({taught:,} parameters)", end=" ")
     print(f"into {FLAGS.student} ({student.count_params():,}) on {images.train.size:,} images.")
     known = training.teacher_accuracy(teacher, images)
-    distiller = Distiller(student=student, teacher=teacher, methods=methods, hard_weight=FLAGS.hard_weight)
-    training.fit(distiller, images, run, known)
+    with strategy.scope():
+        distiller = Distiller(student=student, teacher=teacher, methods=methods, hard_weight=FLAGS.hard_weight)
+    training.fit(distiller, images, run, strategy, known)
 
 
 if __name__ == "__main__":

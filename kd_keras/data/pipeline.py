@@ -92,9 +92,9 @@ def training(
     """Makes training batches, one epoch after the other; give Keras `steps_per_epoch` where `epochs` is `None`.
 
     Order and views follow from (seed, epoch, index): starting at epoch 3, step 5 gives what a run from 0 gives from
-    there on, whatever the global seed, and the shares of several workers are parts of what one would make. No batch spans two epochs. Up to 1 GB of decoded images is read here, at once, and
-    kept, and each epoch is a full permutation; more, or `cache=False`, is read anew in each epoch and shuffled in a
-    buffer of 256 MB.
+    there on, whatever the global seed, and the shares of several workers are parts of what one would make. No batch
+    spans two epochs. Up to 1 GB of decoded images is read here, at once, and kept, and each epoch is a full
+    permutation; more, or `cache=False`, is read anew in each epoch and shuffled in a buffer of 256 MB.
 
     Args:
         source: where examples come from.
