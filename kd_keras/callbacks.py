@@ -70,7 +70,8 @@ class Checkpoint(keras.callbacks.Callback):
         state = read(self.directory, best)
         if state is None:
             return Position()
-        model.optimizer.build(model.trainable_variables)
+        with model.distribute_strategy.scope():
+            model.optimizer.build(model.trainable_variables)
         variables = _variables(model)
         saved, metrics = state.arrays[: state.about["variables"]], state.arrays[state.about["variables"] :]
         if [array.shape for array in saved] != [tuple(variable.shape) for variable in variables]:

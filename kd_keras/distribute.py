@@ -242,7 +242,7 @@ def xla(strategy: tf.distribute.Strategy, wish: str = "auto", deterministic: boo
     fails = None
     if deterministic:
         fails = "XLA has no deterministic form of some operations"
-    elif cpus and tf.distribute.get_strategy() is not strategy:
+    elif cpus and strategy.num_replicas_in_sync > 1:
         fails = "XLA cannot place the variables of several CPU devices or workers"
     if wish == "on":
         if fails:
