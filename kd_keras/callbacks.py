@@ -59,14 +59,18 @@ class Checkpoint(keras.callbacks.Callback):
         self.highest = float("-inf")
         self.position = Position()
         self._interrupted: list[np.ndarray] = []  # the metrics of an epoch that goes on
-        self._terminated, self._handler = False, None
+        self._terminated, self._handler = False, None  # whether SIGTERM came; what it did before
 
     def restore(self, model: Distiller, best: bool = False) -> Position:
         """Loads the newest whole checkpoint, or the best, into a compiled model, and returns where it stands.
 
+        From here to the end of `fit` a SIGTERM is kept until the next step is done.
+
         Raises:
             ValueError: where none is whole, or it is of another model.
         """
+        if not best:
+            self._listen()
         state = read(self.directory, best)
         if state is None:
             return Position()
@@ -94,12 +98,16 @@ class Checkpoint(keras.callbacks.Callback):
     # ---- while training
 
     def on_train_begin(self, logs: dict | None = None) -> None:
-        if threading.current_thread() is threading.main_thread():  # the only one that may
-            self._handler = signal.signal(signal.SIGTERM, self._on_sigterm)
+        self._listen()
+
+    def _listen(self) -> None:
+        if self._handler is None and threading.current_thread() is threading.main_thread():  # the only one that may
+            self._handler = signal.signal(signal.SIGTERM, self._on_sigterm) or signal.SIG_DFL
 
     def on_train_end(self, logs: dict | None = None) -> None:
         if self._handler is not None:
             signal.signal(signal.SIGTERM, self._handler)
+            self._handler = None
 
     def _on_sigterm(self, *_: Any) -> None:
         self._terminated = True
