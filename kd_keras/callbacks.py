@@ -74,8 +74,9 @@ class Checkpoint(keras.callbacks.Callback):
         state = read(self.directory, best)
         if state is None:
             return Position()
-        with model.distribute_strategy.scope():
-            model.optimizer.build(model.trainable_variables)
+        if not model.optimizer.built:
+            with model.distribute_strategy.scope():
+                model.optimizer.build(model.trainable_variables)
         variables = _variables(model)
         saved, metrics = state.arrays[: state.about["variables"]], state.arrays[state.about["variables"] :]
         if [array.shape for array in saved] != [tuple(variable.shape) for variable in variables]:

@@ -127,6 +127,14 @@ def test_a_checkpoint_that_does_not_fit(tmp_path):
         fit(odd, Checkpoint(tmp_path), lambda at: None, epochs=1, steps_per_epoch=3)
 
 
+def test_a_built_optimizer_is_not_built_again(tmp_path):
+    """A loss-scaling optimizer would double its variables."""
+    keras.config.set_dtype_policy("mixed_float16")
+    made = compiled(Distiller(student=convolutional()))
+    made.fit(X, Y, verbose=0, callbacks=[Checkpoint(tmp_path)])
+    assert Checkpoint(tmp_path).restore(made) == (1, 0)
+
+
 def test_nothing_to_go_on_from(tmp_path):
     assert Checkpoint(tmp_path / "none").restore(distiller()) == (0, 0)
 
