@@ -29,7 +29,7 @@ def define_data() -> None:
     flags.DEFINE_string("test_dataset", None, "Dataset to test on; --dataset by default.")
     flags.DEFINE_string("test_split", "test", "Split to test on.")
     flags.DEFINE_list("image_size", None, "Height,width to resize to, in pixels; the images' own by default.")
-    flags.DEFINE_integer("batch_size", 128, "Images a step.", lower_bound=1)
+    flags.DEFINE_integer("batch_size", 128, "Images a step, over all devices.", lower_bound=1)
 
 
 def load_test(record: dict[str, Any]) -> Any:

@@ -8,20 +8,26 @@ Unlabelled images (a folder of them) need --hard_weight=0. A network that teache
     python -m experiments.distill --student=multi_exit/resnet20 --method=byot --hard_weight=0 --run=runs/exits
 """
 
+import keras
+import tensorflow as tf
 from absl import app, flags
 
-from experiments import arguments, teachers, training
+from experiments import arguments, devices, teachers, training
 from experiments.runs import Run
-from kd_keras import Distiller
+from kd_keras import Distiller, Teacher, distribute
 from kd_keras.contracts import mismatch
 from kd_keras.methods import Method
+from kd_keras.methods.base import Weight
 
 FLAGS = flags.FLAGS
 arguments.define_data()
 arguments.define_training()
 arguments.define_model("student", "mobilenet_v2")
 teachers.define_teacher()
+devices.define_devices()
+devices.define_survival()
 flags.adopt_module_key_flags(arguments)
+flags.adopt_module_key_flags(devices)
 flags.adopt_module_key_flags(teachers)
 flags.DEFINE_multi_string("method", ["kd"], "A method, such as 'kd(temperature=4, weight=0.9)'; repeat to combine.")
 flags.DEFINE_string(
@@ -33,31 +39,45 @@ def main(_: list[str]) -> None:
     arguments.quiet()
     hard_weight = arguments.parse_weight(FLAGS.hard_weight, "hard_weight")
     check_methods([arguments.parse_method(text) for text in FLAGS.method])
-    run = Run(FLAGS.run, FLAGS.overwrite)
-    if run.complete:
+    with devices.chosen() as strategy:
+        distil(strategy, hard_weight)
+
+
+def distil(strategy: tf.distribute.Strategy, hard_weight: Weight) -> None:
+    with distribute.chief_first(strategy):
+        run = Run(FLAGS.run, FLAGS.overwrite and distribute.is_chief(strategy))
+        images = None if run.complete else training.load_images()
+    if images is None:
         print(f"{run.path} is complete: nothing to do.")
         return
-    images = training.load_images()
-    training.begin(FLAGS.seed)
-    teacher = teachers.load_teacher(images) if FLAGS.teacher else None
+    devices.begin(strategy)
+    with strategy.scope():
+        teacher = teachers.load_teacher(images) if FLAGS.teacher else None
+        known = {"examples": images.train.size, "batch_size": FLAGS.batch_size}
+        methods = [arguments.parse_method(text, **known) for text in FLAGS.method]
+        student = chosen_student(images, teacher, methods)
+    taught = " and ".join(FLAGS.teacher) if teacher else "itself"
+    size = sum(network.count_params() for network in (teacher.networks if teacher else [student]))
+    print(f"Distilling {taught} ({size:,} parameters)", end=" ")
+    print(f"into {FLAGS.student} ({student.count_params():,}) on {images.train.size:,} images.")
+    known = training.teacher_accuracy(teacher, images) if teacher else None
+    with strategy.scope():
+        distiller = Distiller(student=student, teacher=teacher, methods=methods, hard_weight=hard_weight)
+    training.fit(distiller, images, run, strategy, known)
+
+
+def chosen_student(images: training.Images, teacher: Teacher | None, methods: list[Method]) -> keras.Model:
+    """The student of the flags, as the methods train it."""
     if not (images.train.classes or teacher):
         raise ValueError(mismatch("labelled images, or a --teacher=", f"{FLAGS.dataset!r}, unlabelled, and none"))
     classes = images.train.classes or teacher.tapped(["logits"]).specs["logits"].shape[-1]
-    known = {"examples": images.train.size, "batch_size": FLAGS.batch_size}
-    methods = [arguments.parse_method(text, **known) for text in FLAGS.method]
     student = training.network(FLAGS.student, images, classes)
     for method in methods:
         chosen, student = student, method.student_from(student, teacher.networks[0] if teacher else None)
         if student is not chosen and teacher.class_order:
             remedy = "name the classes of the images in the teacher's order"
             raise ValueError(mismatch(f"the images' classes in one order for {method.name}", "another order", remedy))
-    taught = " and ".join(FLAGS.teacher) if teacher else "itself"
-    size = sum(network.count_params() for network in (teacher.networks if teacher else [student]))
-    print(f"Distilling {taught} ({size:,} parameters)", end=" ")
-    print(f"into {FLAGS.student} ({student.count_params():,}) on {images.train.size:,} images.")
-    known = training.teacher_accuracy(teacher, images) if teacher else None
-    distiller = Distiller(student=student, teacher=teacher, methods=methods, hard_weight=hard_weight)
-    training.fit(distiller, images, run, known)
+    return student
 
 
 def check_methods(methods: list[Method]) -> None:

@@ -46,6 +46,18 @@ class Step(NamedTuple):
     epoch: Any
 
 
+class Share(NamedTuple):
+    """Which parts of every global batch one worker makes: `count` of them from `first` on, of `total`, one a replica.
+
+    The default is the whole. A batch of B rows has its part p in the rows from `p * B // total` to
+    `(p + 1) * B // total`.
+    """
+
+    first: int = 0
+    count: int = 1
+    total: int = 1
+
+
 class Outputs(dict):
     """A network's outputs by tap name; `"stages"` is a list of maps `(B, H, W, C)`, every other tap one tensor.
 

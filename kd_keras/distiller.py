@@ -22,12 +22,14 @@ from kd_keras.methods.base import (
     serialize_weight,
     weight_at,
 )
+from kd_keras.multiworker import FitsOnWorkers
 from kd_keras.taps import Tapped
 from kd_keras.teacher import AbsentTeacher, Teacher, TeacherCheck
+from kd_keras.watch import NonFinite, Watch
 
 
 @keras.saving.register_keras_serializable("kd_keras")
-class Distiller(keras.Model):
+class Distiller(FitsOnWorkers):
     """Trains a student on its labels (the hard loss) and on what the methods make of a teacher's outputs.
 
     `fit`, `evaluate`, `predict`, callbacks and sample weights work as on every Keras model. `evaluate`, `predict` and
@@ -85,6 +87,7 @@ class Distiller(keras.Model):
         self._teacher_finite = keras.metrics.Mean(name="teacher_finite")
         self._teacher_accuracy = keras.metrics.Mean(name="teacher_accuracy")
         self._shown: set[str] = set()
+        self.watch = Watch(list(self._weights()))
         self.built = True
 
     def attach(self, teacher: Teacher | keras.Model | Sequence[keras.Model] | None) -> None:
@@ -117,7 +120,7 @@ class Distiller(keras.Model):
     def train_step(self, data: Any) -> dict[str, Tensor]:
         batch, step = as_batch(data), Step(ops.convert_to_tensor(self.optimizer.iterations), self._epoch.value)
         teacher = self._teach(batch)
-        weights, share = self._weights(), self._share(batch)
+        weights, share, before = self._weights(), self._share(batch), self.watch.statistics(self)
         with tf.GradientTape() as tape:
             output, student = self._student(batch.inputs, training=True)
             terms = self._compute_terms(output, student, teacher, batch, step)
@@ -126,26 +129,33 @@ class Distiller(keras.Model):
             penalty = self._penalty("hard" in terms)
             # The replicas' gradients are summed, so each gives its part of the mean over the global batch.
             scaled = self.optimizer.scale_loss(share * loss + penalty / self._replicas())
-        variables = self.trainable_variables
-        self.optimizer.apply_gradients(zip(tape.gradient(scaled, variables), variables))
-        self._log(loss + penalty, means, penalty, teacher, batch)
+        variables, terms = self.trainable_variables, {"loss": loss + penalty, **means}
+        gradients, sound = self.watch(tape.gradient(scaled, variables), terms, share, before, self.optimizer)
+        self.optimizer.apply_gradients(zip(gradients, variables))
+        self._log(terms, penalty, teacher, batch, sound)
         return self._metrics_of(output, batch)
 
     def test_step(self, data: Any) -> dict[str, Tensor]:
         batch = as_batch(data)
         if batch.label is None:
             raise ValueError(mismatch("labels to evaluate with", "none"))
-        output, _ = self._student(batch.inputs, training=False)
+        output = self(batch.inputs, training=False)
         if not self._has_hard_loss() and self._compile_metrics is None:
             raise ValueError(mismatch("a loss or metrics to evaluate with", "compile() was given neither"))
         if self._has_hard_loss():
-            self._loss_tracker.update_state(self._hard(output, batch, training=False), sample_weight=_size(batch))
+            self._loss_tracker.update_state(*_counted(self._hard(output, batch, training=False), batch))
         return self._metrics_of(output, batch)
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """The student's output."""
-        output, _ = self._student(as_batch((inputs,)).inputs, training=bool(training))
-        return output
+        inputs = as_batch((inputs,)).inputs
+        if training or self._replicas() == 1:
+            return self._student(inputs, training=bool(training))[0]
+        # A replica without a row in the last batch: TensorFlow's fused convolutions fail there.
+        size = tf.shape(tree.flatten(inputs)[0])[0]
+        rows = [(0, ops.maximum(1 - size, 0))]
+        padded = tree.map_structure(lambda x: tf.pad(x, rows + [(0, 0)] * (len(x.shape) - 1)), inputs)
+        return tree.map_structure(lambda x: x[:size], self._student(padded, training=False)[0])
 
     def _teach(self, batch: Batch) -> Outputs:
         """The teacher's taps, outside the tape: recorded, or computed now."""
@@ -205,13 +215,14 @@ class Distiller(keras.Model):
 
     # ---- what is logged
 
-    def _log(self, total: Tensor, means: dict[str, Tensor], penalty: Any, teacher: Outputs, batch: Batch) -> None:
-        size = _size(batch)
-        self._loss_tracker.update_state(total, sample_weight=size)
-        regularisers = {} if isinstance(penalty, int) else {"regularisation": penalty}
-        for name, mean in (means | regularisers).items():
-            self._terms[name].update_state(mean, sample_weight=size)
-            self._shown.add(name)
+    def _log(self, terms: dict[str, Tensor], penalty: Any, teacher: Outputs, batch: Batch, sound: Tensor) -> None:
+        size = ops.where(sound, _size(batch), 0)  # a batch that was skipped is not counted
+        if not isinstance(penalty, int):
+            terms = {**terms, "regularisation": penalty}
+        for name, value in terms.items():
+            tracker = self._loss_tracker if name == "loss" else self._terms[name]
+            tracker.update_state(ops.where(sound, value, 0.0), sample_weight=size)
+            self._shown |= {name} - {"loss"}
         if teacher:
             answers = [teacher["logits"]] if "logits" in teacher else tree.flatten(dict(teacher))
             finite = [ops.all(ops.isfinite(answer)) for answer in answers]
@@ -249,6 +260,8 @@ class Distiller(keras.Model):
             own.append(TeacherCheck(self._teacher_finite, self._teacher_accuracy, classes))
         given = call.arguments.get("callbacks") or []
         given = given.callbacks if isinstance(given, keras.callbacks.CallbackList) else tree.flatten(given)
+        if not any(isinstance(each, NonFinite) for each in given):
+            own.append(NonFinite())
         call.arguments["callbacks"] = [*own, *given]
         return super().fit(*call.args, **call.kwargs)
 
@@ -314,7 +327,8 @@ def _gathered(student: Outputs, teacher: Outputs, batch: Batch, method: Method) 
     context = tf.distribute.get_replica_context()
 
     def gather(structure: Any) -> Any:
-        return tree.map_structure(lambda x: context.all_gather(ops.convert_to_tensor(x), axis=0), structure)
+        # A copy, on this replica's device: over several workers TensorFlow gathers nothing whose device is open.
+        return tree.map_structure(lambda x: context.all_gather(tf.identity(x), axis=0), structure)
 
     given = {name: value for name in ("label", "weight", "index") if (value := getattr(batch, name)) is not None}
     batch = batch._replace(**{name: gather(value) for name, value in given.items()})
@@ -327,6 +341,15 @@ def _gathered(student: Outputs, teacher: Outputs, batch: Batch, method: Method) 
 
 def _size(batch: Batch) -> Tensor:
     return ops.shape(tree.flatten(batch.inputs)[0])[0]
+
+
+def _counted(mean: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    """A mean over all rows of a batch as one over those of a weight other than 0, and their number, maybe 0: several
+    replicas fill up their last batch with rows that weigh nothing, or one of them gets none at all."""
+    size = ops.cast(_size(batch), "float32")
+    plain = batch.weight is None or tree.is_nested(batch.weight)
+    count = size if plain else ops.cast(ops.count_nonzero(batch.weight), "float32")
+    return ops.where(count > 0, mean * size / ops.maximum(count, 1), 0.0), count
 
 
 def _has_own_loss(student: keras.Model) -> bool:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from kd_keras.contracts import INDEX, INPUTS, mismatch
+from kd_keras.contracts import INDEX, INPUTS, Share, mismatch
 from kd_keras.data.base import Source, Views
 
 MEMORY = 2**30  # bytes of decoded images that are kept; a larger dataset is read anew in each epoch
@@ -80,19 +80,21 @@ def training(
     normalisation: Normalisation = Normalisation(),
     seed: int = 0,
     start_epoch: int = 0,
+    start_step: int = 0,
     epochs: int | None = None,
     shuffle: bool = True,
     cache: bool = True,
     one_hot: bool = False,
     with_index: bool = False,
     drop_remainder: bool = False,
+    share: Share = Share(),
 ) -> tf.data.Dataset:
     """Makes training batches, one epoch after the other; give Keras `steps_per_epoch` where `epochs` is `None`.
 
-    Order and views follow from (seed, epoch, index): starting at epoch 3 gives what a run from 0 gives in its epoch
-    3, whatever the global seed. No batch spans two epochs. Up to 1 GB of decoded images is read here, at once, and
-    kept, and each epoch is a full permutation; more, or `cache=False`, is read anew in each epoch and shuffled in a
-    buffer of 256 MB.
+    Order and views follow from (seed, epoch, index): starting at epoch 3, step 5 gives what a run from 0 gives from
+    there on, whatever the global seed, and the shares of several workers are parts of what one would make. No batch
+    spans two epochs. Up to 1 GB of decoded images is read here, at once, and kept, and each epoch is a full
+    permutation; more, or `cache=False`, is read anew in each epoch and shuffled in a buffer of 256 MB.
 
     Args:
         source: where examples come from.
@@ -102,12 +104,15 @@ def training(
         normalisation: applied to images in 0..1.
         seed: from 0, for order and views.
         start_epoch: the first epoch's number, from 0.
+        start_step: how many batches of that epoch to leave out.
         epochs: how many epochs to give, or `None` for no end.
         shuffle: whether each epoch has an order of its own, or the reading order.
         cache: whether decoded images may be kept in memory.
         one_hot: labels `(B, K)` float32; always so where the augmentation mixes.
         with_index: images as `{INPUTS: images, INDEX: (B,) int64}`, to join a recorded teacher's outputs.
-        drop_remainder: whether to leave out an epoch's smaller last batch.
+        drop_remainder: whether to leave out an epoch's smaller last batch; shapes are then static.
+        share: the parts of each batch to give, one after the other, for one of several workers
+            (`distribute.batches` fills it in).
 
     Returns:
         A dataset of `(x, y)`, or of `x` where the source has no labels: x `(B, H, W, C)` float32 (or the dictionary
@@ -115,12 +120,18 @@ def training(
 
     Raises:
         ValueError: for a number out of range, images of varying size without `image_size`, a normalisation of
-            another number of channels, or `one_hot` without labels.
+            another number of channels, `one_hot` without labels, or a last batch of fewer examples than replicas.
         tf.errors.InvalidArgumentError: for a label outside 0..K-1, when it is read, with the example's index.
     """
     steps = steps_per_epoch(source, batch_size, drop_remainder)
-    _at_least(0, seed=seed, start_epoch=start_epoch)
+    _at_least(0, seed=seed, start_epoch=start_epoch, start_step=start_step)
     _at_least(1, epochs=1 if epochs is None else epochs)
+    if start_step >= steps:
+        raise ValueError(mismatch(f"a start_step below the {steps} of an epoch", str(start_step)))
+    smallest = batch_size if drop_remainder else source.size - batch_size * (steps - 1)
+    if smallest < share.total:
+        remedy = "another batch size, or drop_remainder"
+        raise ValueError(mismatch(f"an example for each of {share.total} replicas", f"batches of {smallest}", remedy))
     finish = _Finish(source, normalisation, one_hot, with_index, augmentation)
     stored = _stored(source, image_size)
     memory = None
@@ -128,24 +139,29 @@ def training(
         memory = stored.batch(source.size, num_parallel_calls=tf.data.AUTOTUNE).get_single_element()
 
     def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
+        begun = tf.where(epoch == start_epoch, tf.constant(start_step, tf.int64), 0)
         epoch_seed = tf.random.fold_in(tf.constant([seed, 0], tf.int64), epoch)
         if memory is None:
-            read = _shuffled(stored, _bytes(source, stored), source.size, epoch_seed) if shuffle else stored
-            return read.batch(batch_size, drop_remainder).enumerate().map(
-                lambda number, batch: finish(batch, epoch_seed, number), tf.data.AUTOTUNE, deterministic=True
-            )
-        order = tf.range(source.size)
-        order = tf.random.experimental.stateless_shuffle(order, epoch_seed) if shuffle else order
-        chosen = tf.data.Dataset.from_tensor_slices(order).batch(batch_size, drop_remainder).enumerate()
+            rows = _shuffled(stored, _bytes(source, stored), source.size, epoch_seed) if shuffle else stored
+        else:
+            order = tf.range(source.size)
+            order = tf.random.experimental.stateless_shuffle(order, epoch_seed) if shuffle else order
+            rows = tf.data.Dataset.from_tensor_slices(order)
+        chosen = rows.batch(batch_size, drop_remainder).enumerate().skip(begun)
+        # A mixed batch must be made as a whole; otherwise a worker makes its own rows alone.
+        early, late = (share.total > 1 and finish.mixes == mixes for mixes in (False, True))
+        chosen = chosen.flat_map(lambda number, rows: _parts((number, rows), share)) if early else chosen
 
-        def gather(number: tf.Tensor, rows: tf.Tensor) -> Any:
-            return finish({key: tf.gather(value, rows) for key, value in memory.items()}, epoch_seed, number)
+        def make(number: tf.Tensor, rows: Any) -> Any:
+            batch = rows if memory is None else {key: tf.gather(value, rows) for key, value in memory.items()}
+            return finish(batch, epoch_seed, number)
 
-        return chosen.map(gather, tf.data.AUTOTUNE, deterministic=True)
+        made = chosen.map(make, tf.data.AUTOTUNE, deterministic=True)
+        return made.flat_map(lambda *batch: _parts(_unpacked(batch), share)) if late else made
 
     numbers = tf.data.Dataset.counter(start_epoch)
     batches = (numbers if epochs is None else numbers.take(epochs)).flat_map(one_epoch)
-    length = tf.data.INFINITE_CARDINALITY if epochs is None else epochs * steps
+    length = tf.data.INFINITE_CARDINALITY if epochs is None else (epochs * steps - start_step) * share.count
     return _ready(batches.apply(tf.data.experimental.assert_cardinality(length)))
 
 
@@ -157,17 +173,56 @@ def evaluation(
     normalisation: Normalisation = Normalisation(),
     one_hot: bool = False,
     with_index: bool = False,
+    share: Share = Share(),
 ) -> tf.data.Dataset:
     """Makes batches of every example once, in reading order and without augmentation; a finite dataset.
 
     Arguments, result and errors are those of `training`. Up to 1 GB of decoded images is kept after the first pass.
+    With labels and several replicas it gives `(x, y, weight)`: the last batch is filled up to B with copies that
+    weigh 0, so that every replica has an equal part; compile with `weighted_metrics`, and they do not count.
     """
     _at_least(1, batch_size=batch_size)
     finish = _Finish(source, normalisation, one_hot, with_index, None)
     stored = _stored(source, image_size)
     if _bytes(source, stored) <= MEMORY:
         stored = stored.cache()
-    return _ready(stored.batch(batch_size).map(finish, tf.data.AUTOTUNE, deterministic=True))
+    batches = stored.batch(batch_size).map(finish, tf.data.AUTOTUNE, deterministic=True)
+    if share.total > 1:
+        filled = batches.map(lambda x, y: _filled(x, y, batch_size)) if source.labelled else batches
+        batches = filled.flat_map(lambda *batch: _parts(_unpacked(batch), share))
+        steps = steps_per_epoch(source, batch_size)
+        batches = batches.apply(tf.data.experimental.assert_cardinality(steps * share.count))
+    return _ready(batches)
+
+
+def _parts(batch: Any, share: Share) -> tf.data.Dataset:
+    """The parts of one global batch that a share names; what has no rows, a number, goes with each."""
+    rows = [x for x in tf.nest.flatten(batch) if x.shape.rank]
+    size, static = tf.shape(rows[0], tf.int64)[0], rows[0].shape[0]
+
+    def part(number: tf.Tensor) -> Any:
+        def cut(x: tf.Tensor) -> tf.Tensor:
+            if not x.shape.rank:
+                return x
+            own = x[number * size // share.total : (number + 1) * size // share.total]
+            length = static // share.total if static and static % share.total == 0 else None
+            return tf.ensure_shape(own, (length, *x.shape[1:]))
+
+        return tf.nest.map_structure(cut, batch)
+
+    return tf.data.Dataset.range(share.first, share.first + share.count).map(part)
+
+
+def _filled(x: Any, y: tf.Tensor, size: int) -> tuple:
+    """A batch of `size` rows, the last one repeated where there are fewer, and weights that are 0 for those."""
+    count = tf.shape(y)[0]
+    rows = tf.minimum(tf.range(size), count - 1)
+    x, y = tf.nest.map_structure(lambda each: tf.gather(each, rows), (x, y))
+    return x, y, tf.cast(tf.range(size) < count, tf.float32)
+
+
+def _unpacked(batch: tuple) -> Any:
+    return batch[0] if len(batch) == 1 else batch
 
 
 class _Finish:
