@@ -67,8 +67,10 @@ class MLKD(Method):
     and in those of the classes, at several temperatures at once.
 
     The weight's default is the authors' for CIFAR-100, beside a hard loss of 0.1; their numbers are of two views of
-    each image, and are not comparable with this one's. On standardised logits (`LSKD(host=MLKD(weight=1.0))`) they
-    have a weight of 9 and leave the logits of the class and batch terms as they are.
+    each image, and are not comparable with this one's. The class term grows with (B / K)^2: for larger batches or
+    fewer classes than their 64 and 100 the weight must come down. On standardised logits
+    (`LSKD(host=MLKD(weight=1.0))`) they have a weight of 9 and leave the logits of the class and batch terms as they
+    are.
 
     Args:
         temperatures: T > 0, one or more.
