@@ -254,11 +254,13 @@ def xla(strategy: tf.distribute.Strategy, wish: str = "auto", deterministic: boo
 def seed_replicas(strategy: tf.distribute.Strategy, model: keras.Model) -> None:
     """Gives every replica random numbers of its own, in dropout for instance; replica 0 keeps what it would have alone.
 
-    Call it once, after building or restoring: a checkpoint holds the states of replica 0.
+    Call it once, after building or restoring: a checkpoint holds the states of replica 0. A method that is given the
+    global batch must draw the same on all, and keeps its numbers.
     """
     if strategy.num_replicas_in_sync == 1:
         return
-    states = [seed.state for layer in model._flatten_layers() for seed in getattr(layer, "_seed_generators", ())]
+    layers = [layer for layer in model._flatten_layers() if not getattr(layer, "across_replicas", False)]
+    states = [seed.state for layer in layers for seed in getattr(layer, "_seed_generators", ())]
 
     def shift() -> None:
         replica = tf.cast(tf.distribute.get_replica_context().replica_id_in_sync_group, "int64")
