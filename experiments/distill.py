@@ -3,7 +3,8 @@
     python -m experiments.distill --teacher=runs/teacher --student=mobilenet_v2 --dataset=digits \\
         --method="kd(temperature=4, weight=0.9)" --hard_weight=0.1 --run=runs/student
 
-Unlabelled images (a folder of them) need --hard_weight=0.
+Unlabelled images (a folder of them) need --hard_weight=0. With --recording=DIR, which experiments.record writes, the
+teacher's answers are read; --teacher need not be given, and where it is, its answers to one batch are compared.
 """
 
 from absl import app, flags
@@ -11,6 +12,7 @@ from absl import app, flags
 from experiments import arguments, teachers, training
 from experiments.runs import Run
 from kd_keras import Distiller
+from kd_keras.contracts import mismatch
 
 FLAGS = flags.FLAGS
 arguments.define_data()
@@ -19,6 +21,7 @@ arguments.define_model("student", "mobilenet_v2")
 teachers.define_teacher()
 flags.adopt_module_key_flags(arguments)
 flags.adopt_module_key_flags(teachers)
+flags.DEFINE_string("recording", None, "A teacher's recorded answers to the views of the same flags.")
 flags.DEFINE_multi_string("method", ["kd"], "A method, such as 'kd(temperature=4, weight=0.9)'; repeat to combine.")
 flags.DEFINE_float("hard_weight", 1.0, "Weight of the loss on the labels; 0 needs no labels.", lower_bound=0.0)
 
@@ -26,21 +29,24 @@ flags.DEFINE_float("hard_weight", 1.0, "Weight of the loss on the labels; 0 need
 def main(_: list[str]) -> None:
     arguments.quiet()
     methods = [arguments.parse_method(text) for text in FLAGS.method]
+    if not (FLAGS.teacher or FLAGS.recording):
+        raise ValueError(mismatch("--teacher= or --recording=", "neither"))
     run = Run(FLAGS.run, FLAGS.overwrite)
     if run.complete:
         print(f"{run.path} is complete: nothing to do.")
         return
     images = training.load_images()
-    training.begin(FLAGS.seed)
-    teacher = teachers.load_teacher(images)
+    live = teachers.load_teacher(images) if FLAGS.teacher else None
+    teacher = teachers.load_recorded(images, live) if FLAGS.recording else live
+    training.begin(FLAGS.seed)  # not before: loading a teacher draws numbers too, and a recorded one draws none
     classes = images.train.classes or teacher.tapped(["logits"]).specs["logits"].shape[-1]
     student = training.network(FLAGS.student, images, classes)
-    taught = sum(network.count_params() for network in teacher.networks)
-    print(f"Distilling {' and '.join(FLAGS.teacher)} ({taught:,} parameters)", end=" ")
+    taught = sum(network.count_params() for network in live.networks) if live else 0
+    print(f"Distilling {' and '.join(FLAGS.teacher or [FLAGS.recording])} ({taught:,} parameters)", end=" ")
     print(f"into {FLAGS.student} ({student.count_params():,}) on {images.train.size:,} images.")
-    known = training.teacher_accuracy(teacher, images)
+    known = training.teacher_accuracy(live, images) if live else None
     distiller = Distiller(student=student, teacher=teacher, methods=methods, hard_weight=FLAGS.hard_weight)
-    training.fit(distiller, images, run, known)
+    training.fit(distiller, images, run, known, teacher.recording if FLAGS.recording else None)
 
 
 if __name__ == "__main__":

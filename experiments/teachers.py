@@ -8,9 +8,10 @@ from typing import Any
 from absl import flags
 
 from experiments.runs import load_model, load_result
-from experiments.training import Images
+from experiments.training import Images, training_batches
 from kd_keras import Teacher, data
-from kd_keras.contracts import mismatch
+from kd_keras.contracts import as_batch, mismatch
+from kd_keras.teacher import RecordedTeacher
 
 FLAGS = flags.FLAGS
 
@@ -18,7 +19,7 @@ FLAGS = flags.FLAGS
 def define_teacher() -> None:
     """Flags of the teacher or teachers."""
     text = "A finished run, or a .keras file that reads images in 0..1; repeat it for several."
-    flags.DEFINE_multi_string("teacher", None, text, required=True)
+    flags.DEFINE_multi_string("teacher", None, text)
     flags.DEFINE_list("teacher_weights", None, "How much each of several teachers counts.")
     flags.DEFINE_enum("combine", "probabilities", ["probabilities", "logits"], "What is averaged over teachers.")
 
@@ -40,6 +41,21 @@ def load_teacher(images: Images) -> Teacher:
         preprocess=[renormalise(record, images.normalisation) for record in records],
         class_order=orders[0],
     )
+
+
+def load_recorded(images: Images, live: Teacher | None) -> RecordedTeacher:
+    """The teacher of --recording; where the live one is given too, its answers to one batch are compared.
+
+    Raises:
+        ValueError: where the recording is of other images, of another teacher, or damaged.
+    """
+    teacher = Teacher.recorded(FLAGS.recording, live)
+    batch = as_batch(next(iter(training_batches(images, 0, teacher.recording))))
+    if live is not None:
+        ready = live.tapped(teacher.specs)
+        difference = teacher.recording.compare(ready(batch.inputs), batch.recorded)
+        print(f"{FLAGS.recording}: the live teacher differs by {difference:.1e} on {len(batch.index)} images.")
+    return teacher
 
 
 def renormalise(record: dict[str, Any], own: data.Normalisation) -> Callable | None:

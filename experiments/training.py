@@ -100,7 +100,32 @@ def teacher_accuracy(teacher: Teacher, images: Images) -> dict[str, float]:
     return {"teacher_accuracy": known["accuracy"]}
 
 
-def fit(distiller: Distiller, images: Images, run: Run, known: dict[str, float] | None = None) -> None:
+def view_options(images: Images) -> dict[str, Any]:
+    """What the training views follow from, as the flags say; for `data.training` and `recording.record`."""
+    return {
+        "batch_size": FLAGS.batch_size,
+        "image_size": images.image_size,
+        "normalisation": images.normalisation,
+        "augmentation": augmentation(),
+        "seed": FLAGS.seed,
+    }
+
+
+def training_batches(images: Images, start_epoch: int, recorded: Any = None, **options: Any) -> tf.data.Dataset:
+    """The training batches of the flags; with a recording its outputs ride in them."""
+    if recorded is not None and FLAGS.views not in (None, recorded.views):
+        raise ValueError(mismatch(f"--views={recorded.views}, as was recorded", str(FLAGS.views)))
+    given = {"views": FLAGS.views, "recorded": recorded, "start_epoch": start_epoch}
+    return data.training(images.train, **view_options(images), **given, **options)
+
+
+def fit(
+    distiller: Distiller,
+    images: Images,
+    run: Run,
+    known: dict[str, float] | None = None,
+    recorded: data.base.Recorded | None = None,
+) -> None:
     """Trains a Distiller's student as the flags say, from the run's last checkpoint, and finishes the run.
 
     Args:
@@ -108,6 +133,7 @@ def fit(distiller: Distiller, images: Images, run: Run, known: dict[str, float] 
         images: what it trains and is tested on.
         run: where everything is written.
         known: what else the result shall record.
+        recorded: the teacher's outputs, where they are on disk.
     """
     run.begin()
     soft_labels = FLAGS.label_smoothing > 0 or FLAGS.mixup > 0 or FLAGS.cutmix > 0
@@ -117,9 +143,8 @@ def fit(distiller: Distiller, images: Images, run: Run, known: dict[str, float] 
     start = checkpoint.restore(distiller)
     if start:
         print(f"Going on after epoch {start} of {FLAGS.epochs}.")
+    train = training_batches(images, start, recorded, one_hot=soft_labels and images.train.labelled)
     view = {"batch_size": FLAGS.batch_size, "image_size": images.image_size, "normalisation": images.normalisation}
-    view["one_hot"] = soft_labels and images.train.labelled
-    train = data.training(images.train, augmentation=augmentation(), seed=FLAGS.seed, start_epoch=start, **view)
     view["one_hot"] = soft_labels
     test = data.evaluation(images.test, **view) if images.test else None
     begun = time.perf_counter()

@@ -143,7 +143,8 @@ class NonFinite(keras.callbacks.Callback):
     ):
         super().__init__()
         if on_nonfinite not in CHOICES:
-            raise ValueError(mismatch(f"on_nonfinite= one of {CHOICES}", repr(on_nonfinite), nearest(on_nonfinite, CHOICES)))
+            remedy = nearest(on_nonfinite, CHOICES)
+            raise ValueError(mismatch(f"on_nonfinite= one of {CHOICES}", repr(on_nonfinite), remedy))
         self.on_nonfinite, self.replay = on_nonfinite, replay
         self.directory = None if directory is None else Path(directory)
         self.epoch = 0
