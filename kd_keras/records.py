@@ -1,8 +1,9 @@
 """The form of a teacher's outputs on disk: one record an example, all of one length.
 
 A record holds the example's number and the columns of its taps, one after the other, as plain little-endian values. Of
-logits kept as `"top-<k>"` it has the k largest, their classes, and the logarithm of the sum of the exponentials of the
-rest: the probabilities of the k classes at temperature 1 are then exact, and the others share what remains evenly.
+logits kept as `"top-<k>"` it has the k largest as float16, their classes, and the logarithm of the sum of the
+exponentials of the rest: at temperature 1 the k classes have the teacher's probabilities, and the others share what
+remains evenly.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def record_type(specs: Mapping[str, Any], logits: str) -> np.dtype:
         ValueError: for an unknown form, a k outside 1..K-1, or a tap of unknown size.
 
     >>> record_type({"logits": TapSpec("head", (None, 10))}, "top-3").itemsize
-    36
+    24
     """
     fields: list[tuple] = [("index", "<i8")]
     for tap, column, spec in columns(specs):
@@ -50,7 +51,8 @@ def record_type(specs: Mapping[str, Any], logits: str) -> np.dtype:
             continue
         if not 1 <= k < shape[-1]:
             raise ValueError(mismatch(f"top-<k> with k of 1 to {shape[-1] - 1}, below the classes", logits))
-        fields += [(f"{column}:classes", "<i4", (*shape[:-1], k)), (f"{column}:values", "<f4", (*shape[:-1], k))]
+        number = "<u2" if shape[-1] <= 2**16 else "<i4"
+        fields += [(f"{column}:classes", number, (*shape[:-1], k)), (f"{column}:values", "<f2", (*shape[:-1], k))]
         fields.append((f"{column}:rest", "<f4", shape[:-1]))
     return np.dtype(fields)
 
@@ -71,8 +73,7 @@ def kept_classes(logits: str) -> int | None:
 def decoded(records: np.ndarray, specs: Mapping[str, Any]) -> list[np.ndarray]:
     """The taps of some records in the order of `columns`, `(B, ...)` float32 each.
 
-    Where the largest k logits were kept, the others share the remaining mass evenly: the probabilities at temperature 1
-    of the k classes are the teacher's own.
+    Where the largest k logits were kept, the others share the remaining mass evenly.
     """
     return [_column(records, column, spec) for _, column, spec in columns(specs)]
 
@@ -83,7 +84,7 @@ def _column(records: np.ndarray, column: str, spec: TapSpec) -> np.ndarray:
     classes, values = records[f"{column}:classes"], records[f"{column}:values"]
     others = spec.shape[-1] - classes.shape[-1]
     full = np.repeat(records[f"{column}:rest"][..., None] - np.float32(np.log(others)), spec.shape[-1], axis=-1)
-    np.put_along_axis(full, classes.astype("int64"), values, axis=-1)
+    np.put_along_axis(full, classes.astype("int64"), values.astype("float32"), axis=-1)
     return full
 
 
@@ -109,15 +110,16 @@ def encoded(outputs: Mapping[str, Any], index: np.ndarray, specs: Mapping[str, A
         values = np.asarray(_column_of(outputs, tap, column), "float32")
         if not np.isfinite(values).all():
             raise ValueError(mismatch("a teacher with finite outputs", f"NaN or infinity in {column}", "retrain it"))
-        if column not in records.dtype.names:
-            for name, kept in zip(("classes", "values", "rest"), _largest(values, kept_classes(logits))):
-                records[f"{column}:{name}"] = kept
-            continue
-        if records.dtype[column].base.itemsize == 2 and np.abs(values).max(initial=0) > LARGEST:
+        largest = np.abs(values).max(initial=0)
+        if largest > LARGEST and (column not in records.dtype.names or records.dtype[column].base.itemsize == 2):
             remedy = 'logits="float32", or another tap, such as one after a normalisation'
-            raise ValueError(mismatch(f"values up to {LARGEST:,.0f}, to keep {column} as float16",
-                                      f"{np.abs(values).max():,.0f}", remedy))
-        records[column] = values
+            needed = f"values up to {LARGEST:,.0f}, to keep {column} as float16"
+            raise ValueError(mismatch(needed, f"{largest:,.0f}", remedy))
+        if column in records.dtype.names:
+            records[column] = values
+            continue
+        for name, kept in zip(("classes", "values", "rest"), _largest(values, kept_classes(logits))):
+            records[f"{column}:{name}"] = kept
     return records
 
 

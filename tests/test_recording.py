@@ -104,12 +104,12 @@ def test_top_k_keeps_the_probabilities_and_the_rest(tmp_path):
     softmax = [np.exp(side - side.max(-1, keepdims=True)) for side in (logits, kept)]
     ours, theirs = (side / side.sum(-1, keepdims=True) for side in softmax)
     largest = np.argsort(ours, -1)[:, -4:]
-    np.testing.assert_allclose(*(np.take_along_axis(side, largest, -1) for side in (ours, theirs)), rtol=1e-5)
+    np.testing.assert_allclose(*(np.take_along_axis(side, largest, -1) for side in (ours, theirs)), rtol=5e-3)
     for row in range(6):
         others = np.delete(theirs[row], largest[row])
         np.testing.assert_allclose(others, (1 - theirs[row][largest[row]].sum()) / 16, rtol=1e-4)
     log_ratio = np.log(ours / theirs)
-    np.testing.assert_allclose(divergence(logits, kept)[0], (ours * log_ratio).sum(-1), rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(divergence(logits, kept)[0], (ours * log_ratio).sum(-1), rtol=1e-4, atol=1e-6)
     sizes = {}
     for form in ("float32", "float16", "top-2"):
         recording = recorded(tmp_path / form, logits=form)
@@ -117,7 +117,7 @@ def test_top_k_keeps_the_probabilities_and_the_rest(tmp_path):
         errors = [shard["error"] for shard in recording.plan["shards"]]
         assert (errors[0] == {}) == (form == "float32")
         assert form == "float32" or 0 <= errors[0]["T=4"][0] <= errors[0]["T=4"][1] < (1e-5 if form == "float16" else 1)
-    assert sizes == {"float32": 28, "float16": 18, "top-2": 28}
+    assert sizes == {"float32": 28, "float16": 18, "top-2": 20}
 
 
 def test_several_workers_write_the_parts_of_one_recording(tmp_path):
