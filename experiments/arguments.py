@@ -28,7 +28,7 @@ def define_data() -> None:
     flags.DEFINE_string("test_dataset", None, "Dataset to test on; --dataset by default.")
     flags.DEFINE_string("test_split", "test", "Split to test on.")
     flags.DEFINE_list("image_size", None, "Height,width to resize to, in pixels; the images' own by default.")
-    flags.DEFINE_integer("batch_size", 128, "Images a step.", lower_bound=1)
+    flags.DEFINE_integer("batch_size", 128, "Images a step, over all devices.", lower_bound=1)
 
 
 def load_test(record: dict[str, Any]) -> Any:
@@ -62,6 +62,7 @@ def define_views() -> None:
     flags.DEFINE_integer("seed", 0, "Seed of weights, order and augmentation.", lower_bound=0)
     text = "Views of every image: epoch e shows view e mod --views; a new one in every epoch by default."
     flags.DEFINE_integer("views", None, text, lower_bound=1)
+    flags.DEFINE_boolean("drop_remainder", False, "Leave out an epoch's smaller last batch; shapes are static (TPU).")
     flags.DEFINE_boolean("normalise", True, "Bring images to mean 0 and deviation 1 by channel; else leave 0..1.")
     flags.DEFINE_integer("crop", 0, "Augmentation: pad by so many pixels and crop.", lower_bound=0)
     flags.DEFINE_boolean("flip", False, "Augmentation: mirror left to right.")

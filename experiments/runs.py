@@ -5,6 +5,8 @@
     tensorboard/     the same as events
     checkpoint/      what an interrupted run goes on from
     model.keras      the trained network alone
+    best.keras       the same as it was at its best on the test images
+    nonfinite_*.npz  a batch at which loss or gradients were not finite
     result.json      the outcome, the data, the seed and the software; a run without it is not complete
 """
 
@@ -15,6 +17,7 @@ import importlib.metadata
 import json
 import platform
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +29,7 @@ from kd_keras.callbacks import save_beside
 from kd_keras.contracts import mismatch
 
 PACKAGES = ("tensorflow", "keras", "tensorflow-datasets", "numpy")
-NOT_RECORDED = ("overwrite", "run", "flagfile")
+NOT_RECORDED = ("overwrite", "run", "flagfile", "worker_timeout")
 
 
 class Run:
@@ -82,9 +85,12 @@ class Run:
         rows = [{name: float(value) for name, value in row.items() if value != "NA"} for row in rows]
         return {"last": rows[-1], "best_val_accuracy": max((row.get("val_accuracy", 0.0) for row in rows))}
 
-    def finish(self, model: keras.Model, result: dict[str, Any]) -> None:
-        """Saves the trained network and the result; the run is complete with it."""
+    def finish(self, model: keras.Model, result: dict[str, Any], best: Callable[[], Any]) -> None:
+        """Saves the network as it is, then as `best` makes it again, and the result; the run is then complete."""
         save_beside(self.path / "model.keras", model.save)
+        if "val_accuracy" in result["last"]:
+            best()
+            save_beside(self.path / "best.keras", model.save)
         versions = {name: importlib.metadata.version(name) for name in PACKAGES}
         versions |= {"python": platform.python_version(), "kd_keras": kd_keras.__version__}
         write_text(self.path / "result.json", json.dumps({**result, "versions": versions}, indent=1))

@@ -10,6 +10,7 @@ from absl import flags
 from experiments.runs import load_model, load_result
 from experiments.training import Images, training_batches
 from kd_keras import Teacher, data
+from kd_keras.callbacks import Position
 from kd_keras.contracts import as_batch, mismatch
 from kd_keras.teacher import RecordedTeacher
 
@@ -50,7 +51,7 @@ def load_recorded(images: Images, live: Teacher | None) -> RecordedTeacher:
         ValueError: where the recording is of other images, of another teacher, or damaged.
     """
     teacher = Teacher.recorded(FLAGS.recording, live)
-    batch = as_batch(next(iter(training_batches(images, 0, teacher.recording))))
+    batch = as_batch(next(iter(training_batches(images, Position(), teacher.recording))))
     if live is not None:
         ready = live.tapped(teacher.specs)
         difference = teacher.recording.compare(ready(batch.inputs), batch.recorded)

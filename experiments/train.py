@@ -3,33 +3,45 @@
     python -m experiments.train --model=resnet20 --dataset=digits --shift=1 --run=runs/teacher
 """
 
+import tensorflow as tf
 from absl import app, flags
 
-from experiments import arguments, training
+from experiments import arguments, devices, training
 from experiments.runs import Run
-from kd_keras import Distiller
+from kd_keras import Distiller, distribute
 from kd_keras.contracts import mismatch
 
 FLAGS = flags.FLAGS
 arguments.define_data()
 arguments.define_training()
 arguments.define_model("model", "resnet20")
+devices.define_devices()
+devices.define_survival()
 flags.adopt_module_key_flags(arguments)
+flags.adopt_module_key_flags(devices)
 
 
 def main(_: list[str]) -> None:
     arguments.quiet()
-    run = Run(FLAGS.run, FLAGS.overwrite)
-    if run.complete:
+    with devices.chosen() as strategy:
+        train(strategy)
+
+
+def train(strategy: tf.distribute.Strategy) -> None:
+    with distribute.chief_first(strategy):
+        run = Run(FLAGS.run, FLAGS.overwrite and distribute.is_chief(strategy))
+        images = None if run.complete else training.load_images()
+    if images is None:
         print(f"{run.path} is complete: nothing to do.")
         return
-    images = training.load_images()
-    training.begin(FLAGS.seed)
+    devices.begin(strategy)
     if not images.train.labelled:
         raise ValueError(mismatch("labelled images to train on", f"{FLAGS.dataset!r}, unlabelled"))
-    model = training.network(FLAGS.model, images, images.train.classes)
+    with strategy.scope():
+        model = training.network(FLAGS.model, images, images.train.classes)
+        distiller = Distiller(student=model)
     print(f"Training {FLAGS.model} ({model.count_params():,} parameters) on {images.train.size:,} images.")
-    training.fit(Distiller(student=model), images, run)
+    training.fit(distiller, images, run, strategy)
 
 
 if __name__ == "__main__":

@@ -10,12 +10,15 @@ import keras
 import tensorflow as tf
 from absl import flags
 
+from experiments import devices
 from experiments.arguments import integers, parse_call
 from experiments.runs import Run
-from kd_keras import Distiller, Teacher, data, models
-from kd_keras.callbacks import Checkpoint
+from kd_keras import Distiller, Teacher, callbacks, data, distribute, models
+from kd_keras.callbacks import Checkpoint, Position
 from kd_keras.contracts import mismatch
 from kd_keras.evaluation import accuracy, answers
+from kd_keras.replay import Recording
+from kd_keras.watch import NonFinite
 from kd_keras.weights import load_weights
 
 FLAGS = flags.FLAGS
@@ -100,77 +103,129 @@ def teacher_accuracy(teacher: Teacher, images: Images) -> dict[str, float]:
     return {"teacher_accuracy": known["accuracy"]}
 
 
-def view_options(images: Images) -> dict[str, Any]:
-    """What the training views follow from, as the flags say; for `data.training` and `recording.record`."""
-    return {
-        "batch_size": FLAGS.batch_size,
-        "image_size": images.image_size,
-        "normalisation": images.normalisation,
-        "augmentation": augmentation(),
-        "seed": FLAGS.seed,
-    }
-
-
-def training_batches(images: Images, start_epoch: int, recorded: Any = None, **options: Any) -> tf.data.Dataset:
-    """The training batches of the flags; with a recording its outputs ride in them."""
-    if recorded is not None and FLAGS.views not in (None, recorded.views):
-        raise ValueError(mismatch(f"--views={recorded.views}, as was recorded", str(FLAGS.views)))
-    given = {"views": FLAGS.views, "recorded": recorded, "start_epoch": start_epoch}
-    return data.training(images.train, **view_options(images), **given, **options)
-
-
 def fit(
     distiller: Distiller,
     images: Images,
     run: Run,
+    strategy: tf.distribute.Strategy,
     known: dict[str, float] | None = None,
-    recorded: data.base.Recorded | None = None,
+    recorded: Recording | None = None,
 ) -> None:
     """Trains a Distiller's student as the flags say, from the run's last checkpoint, and finishes the run.
 
     Args:
         distiller: not yet compiled.
         images: what it trains and is tested on.
-        run: where everything is written.
+        run: where the chief writes everything.
+        strategy: what the Distiller was built under.
         known: what else the result shall record.
         recorded: the teacher's outputs, where they are on disk.
     """
-    run.begin()
-    soft_labels = FLAGS.label_smoothing > 0 or FLAGS.mixup > 0 or FLAGS.cutmix > 0
-    steps = data.steps_per_epoch(images.train, FLAGS.batch_size)
-    compile_from_flags(distiller, steps, soft_labels, images.train.labelled or images.test is not None)
-    checkpoint = Checkpoint(run.path / "checkpoint", FLAGS.test_every)
+    chief, begun = distribute.is_chief(strategy), time.perf_counter()
+    if chief:
+        run.begin()
+    steps = data.steps_per_epoch(images.train, FLAGS.batch_size, FLAGS.drop_remainder)
+    with strategy.scope():
+        compile_from_flags(distiller, steps, images.train.labelled or images.test is not None, devices.jit(strategy))
+    often = {"every_epochs": FLAGS.test_every, "every_steps": FLAGS.checkpoint_every, "keep": FLAGS.keep}
+    checkpoint = Checkpoint(run.path / "checkpoint", writes=chief, **often)
     start = checkpoint.restore(distiller)
-    if start:
-        print(f"Going on after epoch {start} of {FLAGS.epochs}.")
-    train = training_batches(images, start, recorded, one_hot=soft_labels and images.train.labelled)
-    view = {"batch_size": FLAGS.batch_size, "image_size": images.image_size, "normalisation": images.normalisation}
-    view["one_hot"] = soft_labels
-    test = data.evaluation(images.test, **view) if images.test else None
-    begun = time.perf_counter()
-    distiller.fit(
-        train,
-        validation_data=test,
-        validation_freq=[*range(FLAGS.test_every, FLAGS.epochs, FLAGS.test_every), FLAGS.epochs],
+    if any(start):
+        within = f" and {start.step} of {steps} steps of the next" * (start.step > 0)
+        print(f"Going on after epoch {start.epoch} of {FLAGS.epochs}{within}.", flush=True)
+    distribute.seed_replicas(strategy, distiller)
+    callbacks.fit(
+        distiller,
+        checkpoint,
+        lambda at: distribute.batches(strategy, lambda share: training_batches(images, at, recorded, share=share)),
         epochs=FLAGS.epochs,
-        initial_epoch=start,
         steps_per_epoch=steps,
+        callbacks=lambda at: watching(images, run, at, chief),
         shuffle=False,  # the pipeline has done it
-        callbacks=[*run.callbacks(start), checkpoint, *([one_bar()] if FLAGS.test_every > 1 else [])],
-        verbose=(0 if FLAGS.test_every > 1 else "auto" if sys.stdout.isatty() else 2),  # in a log a line an epoch
+        # In a log, a line an epoch.
+        verbose=0 if FLAGS.test_every > 1 or not chief else "auto" if sys.stdout.isatty() else 2,
+        **testing(images, strategy),
     )
+    if chief:
+        known = {"seconds": round(time.perf_counter() - begun, 1), **(known or {})}
+        conclude(distiller, checkpoint, images, run, known)
+
+
+def view_options(images: Images) -> dict[str, Any]:
+    """What the training views follow from, as the flags say; for `data.training` and `recording.record`."""
+    return {
+        "batch_size": FLAGS.batch_size,
+        "image_size": images.image_size,
+        "augmentation": augmentation(),
+        "normalisation": images.normalisation,
+        "seed": FLAGS.seed,
+        "drop_remainder": FLAGS.drop_remainder,
+    }
+
+
+def training_batches(
+    images: Images, at: Position, recorded: Recording | None = None, **options: Any
+) -> tf.data.Dataset:
+    """The training images from a position on, with the recorded outputs where there are any."""
+    if recorded is not None and FLAGS.views not in (None, recorded.views):
+        raise ValueError(mismatch(f"--views={recorded.views}, as was recorded", str(FLAGS.views)))
+    return data.training(
+        images.train,
+        start_epoch=at.epoch,
+        start_step=at.step,
+        one_hot=soft_labels() and images.train.labelled,
+        views=FLAGS.views if recorded is None else recorded.views,
+        recorded=recorded,
+        **view_options(images),
+        **options,
+    )
+
+
+def testing(images: Images, strategy: tf.distribute.Strategy) -> dict[str, Any]:
+    """What `fit` is told of the test images."""
+    if images.test is None:
+        return {}
+    view = {"batch_size": FLAGS.batch_size, "image_size": images.image_size, "normalisation": images.normalisation}
+    view["one_hot"] = soft_labels()
+    batches = distribute.batches(strategy, lambda share: data.evaluation(images.test, share=share, **view))
+    return {
+        "validation_data": batches,
+        "validation_steps": data.steps_per_epoch(images.test, FLAGS.batch_size),
+        "validation_freq": [*range(FLAGS.test_every, FLAGS.epochs, FLAGS.test_every), FLAGS.epochs],
+    }
+
+
+def watching(images: Images, run: Run, at: Position, chief: bool) -> list[keras.callbacks.Callback]:
+    """The callbacks of a `fit` that begins at a position: all watch for what is not finite, the chief writes logs."""
+
+    def replay(epoch: int, step: int) -> Any:
+        return next(iter(training_batches(images, Position(epoch, step), with_index=True)))
+
+    guard = NonFinite(FLAGS.on_nonfinite, run.path if chief else None, replay, at)
+    if not chief:
+        return [guard]
+    return [guard, *run.callbacks(at.epoch), *([one_bar()] if FLAGS.test_every > 1 else [])]
+
+
+def conclude(
+    distiller: Distiller, checkpoint: Checkpoint, images: Images, run: Run, known: dict[str, float]
+) -> None:
+    """Saves the student and the result."""
     result = {
         "epochs": FLAGS.epochs,
-        "seconds": round(time.perf_counter() - begun, 1),
         "seed": FLAGS.seed,
         **run.metrics(),
-        **(known or {}),
+        **known,
         "parameters": distiller.student.count_params(),
         "data": images.describe(),
     }
-    run.finish(distiller.student, result)
+    run.finish(distiller.student, result, best=lambda: checkpoint.restore(distiller, best=True))
     if "val_accuracy" in result["last"]:
         print(f"{run.path}: accuracy {result['last']['val_accuracy']:.4f} after {FLAGS.epochs} epochs")
+
+
+def soft_labels() -> bool:
+    return FLAGS.label_smoothing > 0 or FLAGS.mixup > 0 or FLAGS.cutmix > 0
 
 
 def one_bar() -> keras.callbacks.Callback:
@@ -185,9 +240,9 @@ def one_bar() -> keras.callbacks.Callback:
     return keras.callbacks.LambdaCallback(on_epoch_end=move)
 
 
-def compile_from_flags(distiller: Distiller, steps: int, soft_labels: bool, labelled: bool) -> None:
+def compile_from_flags(distiller: Distiller, steps: int, labelled: bool, jit: bool | str) -> None:
     """Compiles with the optimizer, the schedule and the loss of the flags."""
-    rate = learning_rate(FLAGS.epochs * steps, round(FLAGS.warmup_epochs * steps))
+    rate = learning_rate(devices.learning_rate(), FLAGS.epochs * steps, round(FLAGS.warmup_epochs * steps))
     decay = {"weight_decay": FLAGS.weight_decay or None}
     optimizer = {
         "sgd": lambda: keras.optimizers.SGD(rate, momentum=0.9, **decay),
@@ -195,14 +250,21 @@ def compile_from_flags(distiller: Distiller, steps: int, soft_labels: bool, labe
         "adamw": lambda: keras.optimizers.AdamW(rate, weight_decay=FLAGS.weight_decay),
     }[FLAGS.optimizer]()
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    if soft_labels:
+    if soft_labels():
         loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=FLAGS.label_smoothing)
-    distiller.compile(optimizer=optimizer, loss=loss if labelled else None, metrics=["accuracy"] if labelled else None)
+    if FLAGS.sync_batch_norm:
+        print(f"{distribute.synchronise_batch_norm(distiller)} BatchNorms compute over the global batch.")
+    distiller.compile(
+        optimizer=optimizer,
+        loss=loss if labelled else None,
+        weighted_metrics=["accuracy"] if labelled else None,  # weighted: what fills up a last batch must not count
+        jit_compile=jit,
+        steps_per_execution=FLAGS.steps_per_execution,
+    )
 
 
-def learning_rate(steps: int, warmup: int) -> Any:
+def learning_rate(peak: float, steps: int, warmup: int) -> Any:
     """The learning rate over `steps` updates, with a linear warm-up over the first ones."""
-    peak = FLAGS.learning_rate
     if warmup and FLAGS.schedule != "cosine":
         raise ValueError(mismatch("--schedule=cosine with --warmup_epochs", f"--schedule={FLAGS.schedule}"))
     if FLAGS.schedule == "constant":
@@ -213,10 +275,3 @@ def learning_rate(steps: int, warmup: int) -> Any:
     if not warmup:
         return keras.optimizers.schedules.CosineDecay(peak, steps)
     return keras.optimizers.schedules.CosineDecay(0.0, steps - warmup, warmup_target=peak, warmup_steps=warmup)
-
-
-def begin(seed: int) -> None:
-    """Seeds every generator, and says what device there is; after the data, whose preparing may draw numbers too."""
-    keras.utils.set_random_seed(seed)
-    devices = ", ".join(device.name for device in tf.config.get_visible_devices() if device.device_type != "CPU")
-    print(f"Training on {devices or 'the CPU'}.")

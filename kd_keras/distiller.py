@@ -129,7 +129,7 @@ class Distiller(FitsOnWorkers):
         batch = as_batch(data)
         if batch.label is None:
             raise ValueError(mismatch("labels to evaluate with", "none"))
-        output, _ = self._student(batch.inputs, training=False)
+        output = self(batch.inputs, training=False)
         if not self._has_hard_loss() and self._compile_metrics is None:
             raise ValueError(mismatch("a loss or metrics to evaluate with", "compile() was given neither"))
         if self._has_hard_loss():
@@ -138,8 +138,14 @@ class Distiller(FitsOnWorkers):
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """The student's output."""
-        output, _ = self._student(as_batch((inputs,)).inputs, training=bool(training))
-        return output
+        inputs = as_batch((inputs,)).inputs
+        if training or self._replicas() == 1:
+            return self._student(inputs, training=bool(training))[0]
+        # A replica without a row in the last batch: TensorFlow's fused convolutions fail there.
+        size = tf.shape(tree.flatten(inputs)[0])[0]
+        rows = [(0, ops.maximum(1 - size, 0))]
+        padded = tree.map_structure(lambda x: tf.pad(x, rows + [(0, 0)] * (len(x.shape) - 1)), inputs)
+        return tree.map_structure(lambda x: x[:size], self._student(padded, training=False)[0])
 
     def _teach(self, batch: Batch) -> Outputs:
         """The teacher's taps, outside the tape: recorded, or computed now."""
@@ -311,7 +317,8 @@ def _gathered(student: Outputs, teacher: Outputs, batch: Batch, method: Method) 
     context = tf.distribute.get_replica_context()
 
     def gather(structure: Any) -> Any:
-        return tree.map_structure(lambda x: context.all_gather(ops.convert_to_tensor(x), axis=0), structure)
+        # A copy, on this replica's device: over several workers TensorFlow gathers nothing whose device is open.
+        return tree.map_structure(lambda x: context.all_gather(tf.identity(x), axis=0), structure)
 
     given = {name: value for name in ("label", "weight", "index") if (value := getattr(batch, name)) is not None}
     batch = batch._replace(**{name: gather(value) for name, value in given.items()})

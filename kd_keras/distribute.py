@@ -24,6 +24,7 @@ from kd_keras.contracts import Share, mismatch, nearest
 NAMES = ("auto", "one", "mirrored", "multiworker", "tpu", "central")
 RULES = {"none": 0.0, "sqrt": 0.5, "linear": 1.0}  # the power of (batch / base batch) that scales the learning rate
 SLURM_PORT = 8888
+APART = 1_000_003  # between the seeds of two replicas
 LOST = 75  # the exit code of a worker that lost another: "try again", in the words of sysexits.h
 
 
@@ -181,6 +182,24 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
     return len(tasks) < 2 or (resolver.task_type, resolver.task_id or 0) == (tasks[0][0], 0)
 
 
+@contextlib.contextmanager
+def chief_first(strategy: tf.distribute.Strategy) -> Iterator[None]:
+    """Lets the chief do something, such as to prepare data on the disk, before the other workers do the same."""
+    if not is_chief(strategy):
+        _wait_for_all(strategy)
+    yield
+    if is_chief(strategy):
+        _wait_for_all(strategy)
+
+
+def _wait_for_all(strategy: tf.distribute.Strategy) -> None:
+    def meet() -> tf.Tensor:
+        return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tf.ones(()))
+
+    if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        tf.function(lambda: strategy.run(meet))()
+
+
 def batches(strategy: tf.distribute.Strategy, make: Callable[[Share], tf.data.Dataset]) -> tf.data.Dataset:
     """The batches of all replicas: each worker makes its own parts of every global batch, and no row twice.
 
@@ -219,6 +238,54 @@ def scaled_rate(rate: float, rule: str, batch_size: int, base_batch_size: int) -
     if min(batch_size, base_batch_size) < 1:
         raise ValueError(mismatch("batch sizes of at least 1", f"{batch_size} and {base_batch_size}"))
     return rate * (batch_size / base_batch_size) ** RULES[rule]
+
+
+def xla(strategy: tf.distribute.Strategy, wish: str = "auto", deterministic: bool = False) -> tuple[bool | str, str]:
+    """Whether to compile steps with XLA, as `compile(jit_compile=...)` takes it, and why.
+
+    "auto" follows what was measured (experiments/results/devices.md) and what works: XLA on an accelerator; no XLA on
+    CPUs, where it was the slower one, over several of which it fails, and no XLA where operations are to be
+    deterministic. Keras then still leaves it off for a model with a layer that XLA cannot compile.
+
+    Raises:
+        ValueError: for another wish, or one for "on" where XLA fails.
+
+    >>> xla(strategy("one"), "off")
+    (False, 'as asked')
+    """
+    if wish not in ("auto", "on", "off"):
+        raise ValueError(mismatch('XLA "auto", "on" or "off"', repr(wish)))
+    if wish == "off":
+        return False, "as asked"
+    cpus = not tf.config.list_physical_devices("GPU") and not isinstance(strategy, tf.distribute.TPUStrategy)
+    fails = None
+    if deterministic:
+        fails = "XLA has no deterministic form of some operations"
+    elif cpus and strategy.num_replicas_in_sync > 1:
+        fails = "XLA cannot place the variables of several CPU devices or workers"
+    if wish == "on":
+        if fails:
+            raise ValueError(mismatch('XLA "auto" or "off"', '"on"', fails))
+        return True, "as asked"
+    return (False, fails or "slower on a CPU, as measured") if fails or cpus else ("auto", "an accelerator")
+
+
+def seed_replicas(strategy: tf.distribute.Strategy, model: keras.Model) -> None:
+    """Gives every replica random numbers of its own, in dropout for instance; replica 0 keeps what it would have alone.
+
+    Call it once, after building or restoring: a checkpoint holds the states of replica 0.
+    """
+    if strategy.num_replicas_in_sync == 1:
+        return
+    states = [seed.state for layer in model._flatten_layers() for seed in getattr(layer, "_seed_generators", ())]
+
+    def shift() -> None:
+        replica = tf.cast(tf.distribute.get_replica_context().replica_id_in_sync_group, "int64")
+        for state in states:
+            state.assign(state + tf.cast(tf.stack([replica * APART, 0]), state.dtype))
+
+    if states:
+        tf.function(lambda: strategy.run(shift))()
 
 
 def synchronise_batch_norm(model: keras.Model) -> int:

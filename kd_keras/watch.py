@@ -67,7 +67,7 @@ class Watch:
         finite = ops.all(ops.stack([ops.all(ops.isfinite(g)) for g in gradients if g is not None]))
         scaling = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
         overflow = ops.logical_not(finite)
-        bad = overflow if not scaling else ops.logical_and(overflow, optimizer.dynamic_scale <= 1.0)
+        bad = ops.logical_and(overflow, _scale(optimizer) <= 1.0) if scaling else overflow
         bad = ops.logical_or(bad, ops.logical_not(ops.isfinite(values[0])))
         told = ops.cast(ops.stack([bad, overflow, self._asked.value > 0]), "float32")
         told = _summed(ops.concatenate([told, share * values], axis=0))
@@ -87,9 +87,9 @@ class Watch:
 
     # ---- between steps
 
-    def reset(self) -> None:
-        """Begins to count steps anew."""
-        self._steps.assign(0)
+    def reset(self, step: int = 0) -> None:
+        """Counts steps from this one on."""
+        self._steps.assign(step)
         self._state.assign(np.zeros(2, "float32"))
 
     def ask_to_leave(self) -> None:
@@ -110,6 +110,10 @@ class Watch:
         return Finding(int(ops.convert_to_numpy(self._at)), dict(zip(self.names, values)))
 
 
+def _scale(optimizer: keras.optimizers.LossScaleOptimizer) -> Any:
+    return optimizer.dynamic_scale.value if optimizer.built else optimizer.initial_scale
+
+
 def _summed(values: Tensor) -> Tensor:
     if tf.distribute.get_strategy().num_replicas_in_sync == 1:
         return values
@@ -125,7 +129,8 @@ class NonFinite(keras.callbacks.Callback):
         on_nonfinite: "stop" raises; "skip" warns and goes on: the batch counts as one without a gradient.
         directory: where `nonfinite_<epoch>_<step>.npz` is written: epoch, step, the names and values of the loss's
             terms and, with `replay`, the batch: `index` `(B,)`, `label` and `images`. `None` for nowhere.
-        replay: from an epoch and a step in it (of this `fit`) to that batch as the data gave it, with its index.
+        replay: from an epoch and a step in it to that batch as the data gave it, with its index.
+        start: the epoch and the step in it with which this `fit` begins.
 
     Raises:
         ValueError: for another choice.
@@ -140,6 +145,7 @@ class NonFinite(keras.callbacks.Callback):
         on_nonfinite: str = "stop",
         directory: str | Path | None = None,
         replay: Callable[[int, int], Any] | None = None,
+        start: tuple[int, int] = (0, 0),
     ):
         super().__init__()
         if on_nonfinite not in CHOICES:
@@ -147,11 +153,11 @@ class NonFinite(keras.callbacks.Callback):
             raise ValueError(mismatch(f"on_nonfinite= one of {CHOICES}", repr(on_nonfinite), remedy))
         self.on_nonfinite, self.replay = on_nonfinite, replay
         self.directory = None if directory is None else Path(directory)
-        self.epoch = 0
+        self.epoch, self.start = 0, tuple(start)
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         self.epoch = epoch
-        self.model.watch.reset()
+        self.model.watch.reset(self.start[1] if epoch == self.start[0] else 0)
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         finding = self.model.watch.finding()

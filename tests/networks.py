@@ -27,6 +27,18 @@ def examples(count=32, seed=0, shape=SHAPE, classes=CLASSES):
     return random.normal(size=(count, *shape)).astype("float32"), random.integers(0, classes, count)
 
 
+def source(count=37):
+    """Random images of the networks' size, as the pipeline reads them."""
+    import tensorflow as tf
+
+    from kd_keras.data import Source
+
+    random = np.random.default_rng(0)
+    images, labels = random.integers(0, 256, (count, *SHAPE)).astype("uint8"), random.integers(0, CLASSES, count)
+    columns = {"image": images, "index": np.arange(count), "label": labels}
+    return Source(tf.data.Dataset.from_tensor_slices(columns), "made", count, CLASSES, None, SHAPE)
+
+
 def compiled(distiller, **options):
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     options = {"optimizer": keras.optimizers.SGD(0.1, momentum=0.9), "loss": loss, "metrics": ["accuracy"]} | options

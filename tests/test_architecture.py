@@ -8,7 +8,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "kd_keras"
 FLOORS = {"contracts": 0, "primitives": 0, "version": 0, "taps": 1, "adapters": 1, "methods": 2, "models": 2, "data": 2}
-FLOORS |= {"weights": 1, "distribute": 2, "multiworker": 2, "teacher": 3, "watch": 3, "recording": 3, "distiller": 4}
+FLOORS |= {"weights": 1, "distribute": 2, "multiworker": 2, "teacher": 3, "watch": 3, "checkpoint": 3, "recording": 3}
+FLOORS |= {"distiller": 4}
 FLOORS |= {"schemes": 5, "callbacks": 5, "evaluation": 5, "report": 5, "export": 5}
 FLOORS |= {"files": 0, "records": 1, "replay": 2}
 BACKEND_FREE = ("contracts", "primitives", "taps", "adapters", "methods", "models")

@@ -7,10 +7,11 @@ import keras
 import numpy as np
 import pytest
 
-from kd_keras import Distiller
-from kd_keras.callbacks import Checkpoint, save_beside
+from kd_keras import Distiller, data
+from kd_keras.callbacks import Checkpoint, fit, save_beside
+from kd_keras.checkpoint import checkpoints
 from kd_keras.methods import KD, FitNet
-from tests.networks import compiled, convolutional, examples, same, values
+from tests.networks import compiled, convolutional, examples, same, source, values
 
 X, Y = examples()
 pytestmark = pytest.mark.filterwarnings("ignore:The teacher is right")
@@ -25,19 +26,95 @@ def distiller():
     return compiled(made, optimizer=optimizer)
 
 
-def test_a_run_that_stops_goes_on(tmp_path):
-    options = {"batch_size": 8, "shuffle": False, "verbose": 0}
-    whole = distiller()
-    whole.fit(X, Y, epochs=4, **options)
-    first = distiller()
-    first.fit(X, Y, epochs=2, callbacks=[Checkpoint(tmp_path)], **options)
-    second, checkpoint = distiller(), Checkpoint(tmp_path)
-    start = checkpoint.restore(second)
-    assert start == 2
-    second.fit(X, Y, epochs=4, initial_epoch=start, callbacks=[checkpoint], **options)
-    assert same(values(whole.variables), values(second.variables), atol=1e-6)
-    assert same(values(whole.optimizer.variables), values(second.optimizer.variables), atol=1e-6)
-    assert [path.name for path in tmp_path.iterdir()] == ["epoch_00004.npz"]
+SOURCE, STEPS, EPOCHS = source(), 3, 3
+
+
+class Interrupt(keras.callbacks.Callback):
+    """Raises after so many steps of an epoch, as a kill between two steps would."""
+
+    def __init__(self, epoch, step):
+        super().__init__()
+        self.at, self.epoch = (epoch, step), 0
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if (self.epoch, batch) == self.at:
+            raise KeyboardInterrupt
+
+
+def run(place, *others, **options):
+    """A run as a program would make it, from its newest checkpoint; the Distiller and the epochs' logs."""
+    made, checkpoint, history = distiller(), Checkpoint(place, every_steps=1, **options), []
+    log = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: history.append((epoch, dict(logs))))
+    views = {"augmentation": data.Augmentation(shift=1), "batch_size": 16}
+    checkpoint.restore(made)
+    fit(
+        made,
+        checkpoint,
+        lambda at: data.training(SOURCE, start_epoch=at.epoch, start_step=at.step, **views),
+        epochs=EPOCHS,
+        steps_per_epoch=STEPS,
+        callbacks=lambda at: [log, *others],
+        validation_data=data.evaluation(SOURCE, batch_size=16),
+        verbose=0,
+    )
+    return made, history
+
+
+@pytest.mark.parametrize("at", [(0, 0), (1, 1)])
+def test_a_run_that_stops_goes_on_within_its_epoch(tmp_path, at):
+    whole, history = run(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "stopped", Interrupt(*at))
+    again, rest = run(tmp_path / "stopped")
+    assert same(values(whole.variables), values(again.variables), atol=1e-6)
+    assert same(values(whole.optimizer.variables), values(again.optimizer.variables), atol=1e-6)
+    assert [epoch for epoch, _ in rest] == list(range(at[0], EPOCHS))
+    for (_, logs), (_, expected) in zip(rest, history[at[0] :]):
+        assert logs == pytest.approx(expected, rel=1e-5)
+
+
+def test_two_checkpoints_are_kept_and_the_best(tmp_path):
+    made, history = run(tmp_path)
+    found = checkpoints(tmp_path)
+    best = max(history, key=lambda each: each[1]["val_accuracy"])[0] + 1
+    assert [path.name[:14] for path in found][-2:] == ["00002_00000002", "00003_00000000"]
+    assert len(found) <= 3 and [path.name[:5] for path in found if "best" in path.name] == [f"{best:05d}"]
+    other = distiller()
+    assert Checkpoint(tmp_path).restore(other, best=True) == (best, 0)
+    with pytest.raises(ValueError, match="at least 2"):
+        Checkpoint(tmp_path, keep=1)
+
+
+def test_a_checkpoint_holds_little_more_than_the_student_alone(tmp_path):
+    """With the same optimizer; as large networks' as a test can afford, so that the files' own words do not count."""
+    student, sizes = convolutional(32), []
+    for name, options in (("alone", {}), ("distilled", {"teacher": convolutional(64), "methods": [KD()]})):
+        made = compiled(Distiller(student=student, **options), optimizer=keras.optimizers.Adam())
+        made.fit(X, Y, verbose=0, callbacks=[Checkpoint(tmp_path / name)])
+        sizes.append(checkpoints(tmp_path / name)[-1].stat().st_size)
+    assert sizes[1] <= 1.05 * sizes[0]
+    small = compiled(Distiller(student=student, teacher=convolutional(64), methods=[KD(), FitNet(weight=0.1)]))
+    small.fit(X, Y, verbose=0, callbacks=[Checkpoint(tmp_path / "adapted")])
+    held = sum(v.shape.num_elements() for v in [*small.variables, *small.optimizer.variables])
+    assert checkpoints(tmp_path / "adapted")[-1].stat().st_size < 4 * held + 20_000
+
+
+@pytest.mark.parametrize("harm", ["torn", "changed", "empty"])
+def test_a_damaged_checkpoint_is_noticed_and_the_one_before_used(tmp_path, harm, capsys):
+    run(tmp_path)
+    newest = checkpoints(tmp_path)[-1]
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes({"torn": content[:100], "changed": content, "empty": b""}[harm])
+    assert Checkpoint(tmp_path).restore(distiller()) == (2, 2)
+    assert "is damaged" in capsys.readouterr().err
+    for path in checkpoints(tmp_path):
+        path.write_bytes(b"")
+    with pytest.raises(ValueError, match="(?s)a whole checkpoint.*all damaged"):
+        Checkpoint(tmp_path).restore(distiller())
 
 
 def test_a_checkpoint_that_does_not_fit(tmp_path):
@@ -45,14 +122,21 @@ def test_a_checkpoint_that_does_not_fit(tmp_path):
     other = compiled(Distiller(student=convolutional(5)))
     with pytest.raises(ValueError, match="of another model"):
         Checkpoint(tmp_path).restore(other)
-    (path,) = tmp_path.iterdir()
-    path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(ValueError, match="whole checkpoint"):
-        Checkpoint(tmp_path).restore(distiller())
+    odd = compiled(Distiller(student=convolutional()), steps_per_execution=2)
+    with pytest.raises(ValueError, match="divides"):
+        fit(odd, Checkpoint(tmp_path), lambda at: None, epochs=1, steps_per_epoch=3)
+
+
+def test_a_built_optimizer_is_not_built_again(tmp_path):
+    """A loss-scaling optimizer would double its variables."""
+    keras.config.set_dtype_policy("mixed_float16")
+    made = compiled(Distiller(student=convolutional()))
+    made.fit(X, Y, verbose=0, callbacks=[Checkpoint(tmp_path)])
+    assert Checkpoint(tmp_path).restore(made) == (1, 0)
 
 
 def test_nothing_to_go_on_from(tmp_path):
-    assert Checkpoint(tmp_path / "none").restore(distiller()) == 0
+    assert Checkpoint(tmp_path / "none").restore(distiller()) == (0, 0)
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
