@@ -105,7 +105,7 @@ class Teacher:
         if others and len(self.networks) > 1:
             raise ValueError(mismatch("one teacher for taps other than logits", f"{len(self.networks)} for {others}"))
         ready = copy.copy(self)
-        ready._tapped = [Tapped(network, wanted) for network in self.networks]
+        ready._tapped = [Tapped(network, wanted, output=False) for network in self.networks]
         ready.specs = ready._tapped[0].specs.reordered(self.class_order)
         if "logits" in ready.specs:
             ready.specs["logits"] = ready._logits_spec()

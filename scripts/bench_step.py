@@ -1,6 +1,6 @@
 """Seconds a training step, in turns in one process: student alone, by hand, Keras's Distiller, ours live and recorded.
 
-    python -m scripts.bench_step --pair=resnet32x4:resnet8x4:32:64 --rounds=9 --xla --memory
+    python -m scripts.bench_step --pair=resnet32x4:resnet8x4:32:32 --rounds=9 --xla --memory
 
 A pair is teacher:student:pixels:batch. All distil with a hard loss and KD at temperature 4, each weighing a half; with
 "stage" the mean squared difference of the last stage is added, where both have the same channels (Keras's Distiller
@@ -23,8 +23,8 @@ from kd_keras.taps import Tapped
 from kd_keras.teacher import AbsentTeacher, Teacher
 from scripts.measuring import Run, fitting, in_a_process, in_turns, looping, machine, peak, ratio
 
-PAIRS = ("resnet32x4:resnet8x4:32:64", "applications/ResNet50:applications/MobileNet:96:32")
-PAIRS += ("vgg13:shufflenet_v2:32:64",)
+PAIRS = ("resnet32x4:resnet8x4:32:32", "applications/ResNet50:applications/MobileNet:96:16")
+PAIRS += ("vgg13:shufflenet_v2:32:32",)
 CLASSES, TEMPERATURE = 100, 4.0
 FLAGS = flags.FLAGS
 flags.DEFINE_multi_string("pair", list(PAIRS), "teacher:student:pixels:batch; repeat it for several.")
