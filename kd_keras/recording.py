@@ -96,6 +96,7 @@ def record(
     missing = [shard for shard in own if _finished(directory, shard) is None]
     _check_room(directory, size, plan, missing, say)
     if missing:
+        (directory / "manifest.json").unlink(missing_ok=True)  # whole again with what is written now
         save_beside(directory / f".constants-{part[0]}.npz", lambda name: np.savez(name, **_constants(ready.specs)))
         (directory / f".constants-{part[0]}.npz").replace(directory / "constants.npz")
     answer = tf.function(lambda images: dict(ready(images)), reduce_retracing=True)
@@ -113,6 +114,8 @@ def _plan(
     teacher: Any, specs: Specs, source: Source, views: int, logits: str, view: dict[str, Any]
 ) -> tuple[dict[str, Any], list[Shard]]:
     """What is to be recorded, the same for every worker, and in which shards, in order."""
+    if isinstance(views, bool) or not isinstance(views, int) or views < 1:
+        raise ValueError(mismatch("views: a whole number of at least 1", repr(views)))
     size, remainder = view["batch_size"], view["drop_remainder"]
     steps = steps_per_epoch(source, size, remainder)
     marks = np.unique(np.linspace(0, steps, min(SHARDS, steps) + 1).astype(int)).tolist()
@@ -123,7 +126,7 @@ def _plan(
     plain = {tap: [list(one) for one in s] if isinstance(s, list) else list(s) for tap, s in specs.items()}
     plan = {"format": FORMAT, "taps": plain, "logits": logits, "views": views, "examples": source.size}
     plan |= {"rows": sum(shard.rows for shard in shards if shard.view == 0), "teacher": teacher_identity(teacher)}
-    plan |= {"images": described(source, **view), "software": software(), "files": len(shards)}
+    plan |= {"images": described(source, **view), "software": software(), "files": len(shards), "batch_size": size}
     return json.loads(json.dumps(plan)), shards
 
 

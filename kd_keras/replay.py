@@ -176,7 +176,7 @@ class Recording:
         path = self.directory / shard["file"]
         needed, came = shard["rows"] * framed.itemsize, path.stat().st_size if path.exists() else 0
         if came != needed:
-            remedy = "delete manifest.json and record again with the same flags: only this shard is written anew"
+            remedy = "record again with the same flags: only what is missing or damaged is written anew"
             raise ValueError(mismatch(f"a whole shard {path} of {needed:,} bytes", f"{came:,} bytes", remedy))
         return np.memmap(path, framed, "r")["row"]
 
@@ -185,7 +185,7 @@ class Recording:
         rows, path = self._rows(shard), self.directory / shard["file"]
         if shard["file"] not in self._checked:
             if file_digest(path) != shard["sha256"]:
-                remedy = f"delete {path.name} and manifest.json, and record again with the same flags"
+                remedy = "record again with the same flags: only what is missing or damaged is written anew"
                 raise ValueError(mismatch(f"{path} with the checksum {shard['sha256'][:12]}", "another", remedy))
             self._checked.add(shard["file"])
         return rows

@@ -142,7 +142,6 @@ def test_what_is_whole_is_not_written_again(tmp_path):
     lost, cut = list(times)[:2]
     lost.unlink()
     cut.write_bytes(cut.read_bytes()[:-5])
-    (tmp_path / "manifest.json").unlink()
     recorded(tmp_path).verify()
     changed = {path for path, time in times.items() if path.stat().st_mtime_ns != time}
     assert changed == {lost, cut}
@@ -216,6 +215,11 @@ def test_outputs_that_cannot_be_kept(tmp_path):
     with pytest.raises(ValueError, match="something else"):
         (tmp_path / "thesis.txt").write_text("years of work")
         recorded(tmp_path)
+    with pytest.raises(ValueError, match="views: a whole number"):
+        recorded(tmp_path / "none", views=0)
+    with pytest.raises(ValueError, match="batch_size: recorded 8, now 9"):  # its shards have other examples
+        recorded(tmp_path / "batch", part=(0, 2))
+        recorded(tmp_path / "batch", part=(1, 2), batch_size=9)
     with pytest.raises(ValueError, match=r"part \(i, n\)"):
         recorded(tmp_path / "part", part=(2, 2))
     own = type("Own", (), {"changes_images": True, "mixes": False, "view": lambda self, image, seed: image})()
