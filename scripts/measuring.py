@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -17,6 +18,16 @@ import tensorflow as tf
 
 PLAIN_MEMORY = {"TF_ENABLE_ONEDNN_OPTS": "0"}  # without oneDNN there is no pool of memory on a CPU
 Run = Callable[[int], list[float]]  # makes some steps, and returns the seconds of each
+
+
+class Times(NamedTuple):
+    """Of one contestant: seconds of its first run, the median step of every round, the fastest step, and seconds of
+    processor time a step, which other programs on the machine disturb least, in every round."""
+
+    first: float
+    rounds: list[float]
+    fastest: float
+    processor: list[float]
 
 
 class StepTimes(keras.callbacks.Callback):
@@ -59,18 +70,22 @@ def looping(step: Callable, batch: tuple) -> Run:
     return run
 
 
-def in_turns(runs: Mapping[str, Run], rounds: int, steps: int) -> tuple[dict[str, float], dict[str, list[float]]]:
-    """The first run's seconds of each contestant, and its median step of every round; one after the other, in turns."""
-    first, medians = {}, {name: [] for name in runs}
+def in_turns(runs: Mapping[str, Run], rounds: int, steps: int) -> dict[str, Times]:
+    """Some rounds of steps of every contestant, one after the other, in turns."""
+    first: dict[str, float] = {}
     for name, run in runs.items():
         begun = time.perf_counter()
         run(1)
         first[name] = time.perf_counter() - begun
+    medians, fastest, processor = ({name: [] for name in runs} for _ in range(3))
     for number in range(rounds):
-        order = list(runs) if number % 2 == 0 else list(runs)[::-1]
-        for name in order:
-            medians[name].append(float(np.median(runs[name](steps))))
-    return first, medians
+        for name in list(runs) if number % 2 == 0 else list(runs)[::-1]:
+            begun = time.process_time()
+            seconds = runs[name](steps)
+            processor[name].append((time.process_time() - begun) / (steps + 1))  # the first step is not timed
+            medians[name].append(float(np.median(seconds)))
+            fastest[name].append(min(seconds))
+    return {name: Times(first[name], medians[name], min(fastest[name]), processor[name]) for name in runs}
 
 
 def ratio(ours: list[float], theirs: list[float]) -> tuple[float, float, float]:
