@@ -153,7 +153,8 @@ def report(text: str) -> None:
     pair = Pair.of(text)
     found = in_turns({name: make() for name, make in contestants(pair).items()}, FLAGS.rounds, FLAGS.steps)
     count = len(pair.labels)
-    print(f"\n## {text}\n\n| | ms a step | quartiles | fastest | processor, ms | images a second | first step, s | MB |")
+    print(f"\n## {text}\n")
+    print("| | ms a step | quartiles | fastest | processor, ms | images a second | first step, s | MB |")
     print("|---|---:|---:|---:|---:|---:|---:|---:|")
     for name, times in found.items():
         low, middle, high = (1000 * each for each in np.quantile(times.rounds, [0.25, 0.5, 0.75]))
