@@ -1,9 +1,22 @@
 """kd_keras: knowledge distillation for computer vision on Keras 3 and TensorFlow."""
 
-from kd_keras import data, methods, models
+from kd_keras import callbacks, data, distribute, methods, models
 from kd_keras.contracts import Batch, Outputs, Step, TapSpec
 from kd_keras.distiller import Distiller
 from kd_keras.teacher import Teacher
 from kd_keras.version import __version__
 
-__all__ = ("Batch", "Distiller", "Outputs", "Step", "TapSpec", "Teacher", "__version__", "data", "methods", "models")
+__all__ = (
+    "Batch",
+    "Distiller",
+    "Outputs",
+    "Step",
+    "TapSpec",
+    "Teacher",
+    "__version__",
+    "callbacks",
+    "data",
+    "distribute",
+    "methods",
+    "models",
+)

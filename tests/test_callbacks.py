@@ -2,6 +2,7 @@
 
 import multiprocessing
 import resource
+import shutil
 
 import keras
 import numpy as np
@@ -23,7 +24,7 @@ def distiller():
     student = convolutional(4, normalised=True, dropout=0.2)
     optimizer = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(0.01, 16))
     made = Distiller(student=student, teacher=teacher, methods=[KD(), FitNet(weight=0.1)])
-    return compiled(made, optimizer=optimizer)
+    return compiled(made, optimizer=optimizer, jit_compile=False)
 
 
 SOURCE, STEPS, EPOCHS = source(), 3, 3
@@ -63,36 +64,45 @@ def run(place, *others, **options):
     return made, history
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that nothing stopped: its directory, Distiller and logs."""
+    place = tmp_path_factory.mktemp("whole")
+    made, history = run(place)
+    return place, values(made.variables), values(made.optimizer.variables), history
+
+
 @pytest.mark.parametrize("at", [(0, 0), (1, 1)])
-def test_a_run_that_stops_goes_on_within_its_epoch(tmp_path, at):
-    whole, history = run(tmp_path / "whole")
+def test_a_run_that_stops_goes_on_within_its_epoch(tmp_path, at, whole):
+    _, variables, optimizer, history = whole
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "stopped", Interrupt(*at))
     again, rest = run(tmp_path / "stopped")
-    assert same(values(whole.variables), values(again.variables), atol=1e-6)
-    assert same(values(whole.optimizer.variables), values(again.optimizer.variables), atol=1e-6)
+    assert same(variables, values(again.variables), atol=1e-6)
+    assert same(optimizer, values(again.optimizer.variables), atol=1e-6)
     assert [epoch for epoch, _ in rest] == list(range(at[0], EPOCHS))
     for (_, logs), (_, expected) in zip(rest, history[at[0] :]):
         assert logs == pytest.approx(expected, rel=1e-5)
 
 
-def test_two_checkpoints_are_kept_and_the_best(tmp_path):
-    made, history = run(tmp_path)
-    found = checkpoints(tmp_path)
+def test_two_checkpoints_are_kept_and_the_best(whole):
+    place, _, _, history = whole
+    found = checkpoints(place)
     best = max(history, key=lambda each: each[1]["val_accuracy"])[0] + 1
     assert [path.name[:14] for path in found][-2:] == ["00002_00000002", "00003_00000000"]
     assert len(found) <= 3 and [path.name[:5] for path in found if "best" in path.name] == [f"{best:05d}"]
     other = distiller()
-    assert Checkpoint(tmp_path).restore(other, best=True) == (best, 0)
+    assert Checkpoint(place).restore(other, best=True) == (best, 0)
     with pytest.raises(ValueError, match="at least 2"):
-        Checkpoint(tmp_path, keep=1)
+        Checkpoint(place, keep=1)
 
 
 def test_a_checkpoint_holds_little_more_than_the_student_alone(tmp_path):
     """With the same optimizer; as large networks' as a test can afford, so that the files' own words do not count."""
     student, sizes = convolutional(32), []
     for name, options in (("alone", {}), ("distilled", {"teacher": convolutional(64), "methods": [KD()]})):
-        made = compiled(Distiller(student=student, **options), optimizer=keras.optimizers.Adam())
+        made = Distiller(student=student, **options)
+        compiled(made, optimizer=keras.optimizers.Adam(), jit_compile=False)
         made.fit(X, Y, verbose=0, callbacks=[Checkpoint(tmp_path / name)])
         sizes.append(checkpoints(tmp_path / name)[-1].stat().st_size)
     assert sizes[1] <= 1.05 * sizes[0]
@@ -103,8 +113,8 @@ def test_a_checkpoint_holds_little_more_than_the_student_alone(tmp_path):
 
 
 @pytest.mark.parametrize("harm", ["torn", "changed", "empty"])
-def test_a_damaged_checkpoint_is_noticed_and_the_one_before_used(tmp_path, harm, capsys):
-    run(tmp_path)
+def test_a_damaged_checkpoint_is_noticed_and_the_one_before_used(tmp_path, harm, capsys, whole):
+    shutil.copytree(whole[0], tmp_path, dirs_exist_ok=True)
     newest = checkpoints(tmp_path)[-1]
     content = bytearray(newest.read_bytes())
     content[len(content) // 2] ^= 1

@@ -216,7 +216,7 @@ def begun(process, text):
     raise AssertionError(process.stderr.read()[-3000:])
 
 
-@pytest.mark.parametrize("one", [0, 1])
+@pytest.mark.parametrize("one", [pytest.param(0, marks=pytest.mark.slow), 1], ids=["chief", "other"])
 def test_a_worker_that_dies_is_noticed_and_the_run_goes_on(tmp_path, one):
     data.load("digits", "train", tmp_path)
     program = ["-m", "experiments.train", *RUN, f"--data_dir={tmp_path}", f"--run={tmp_path / 'run'}"]
