@@ -47,7 +47,6 @@ def define_training() -> None:
     flags.DEFINE_boolean("overwrite", False, "Delete what stands in --run first.")
     flags.DEFINE_integer("epochs", 30, "Passes over the training images.", lower_bound=1)
     flags.DEFINE_integer("test_every", 1, "Epochs from one test and checkpoint to the next.", lower_bound=1)
-    flags.DEFINE_integer("seed", 0, "Seed of weights, order and augmentation.", lower_bound=0)
     flags.DEFINE_enum("optimizer", "sgd", ["sgd", "adam", "adamw"], "Optimizer; sgd has momentum 0.9.")
     flags.DEFINE_float("learning_rate", 0.05, "Highest learning rate.", lower_bound=0.0)
     flags.DEFINE_enum(
@@ -56,6 +55,15 @@ def define_training() -> None:
     flags.DEFINE_float("warmup_epochs", 0.0, "Epochs of linear warm-up.", lower_bound=0.0)
     flags.DEFINE_float("weight_decay", 0.0, "Decoupled weight decay, as Keras's optimizers apply it.", lower_bound=0.0)
     flags.DEFINE_float("label_smoothing", 0.0, "Share of a label spread over all classes.", lower_bound=0.0)
+    define_views()
+
+
+def define_views() -> None:
+    """Flags that say what the views of the training images look like."""
+    flags.DEFINE_integer("seed", 0, "Seed of weights, order and augmentation.", lower_bound=0)
+    text = "Views of every image: epoch e shows view e mod --views; a new one in every epoch by default."
+    flags.DEFINE_integer("views", None, text, lower_bound=1)
+    flags.DEFINE_boolean("drop_remainder", False, "Leave out an epoch's smaller last batch; shapes are static (TPU).")
     flags.DEFINE_boolean("normalise", True, "Bring images to mean 0 and deviation 1 by channel; else leave 0..1.")
     flags.DEFINE_integer("crop", 0, "Augmentation: pad by so many pixels and crop.", lower_bound=0)
     flags.DEFINE_boolean("flip", False, "Augmentation: mirror left to right.")

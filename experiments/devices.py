@@ -30,7 +30,6 @@ def define_devices() -> None:
     precisions = ["float32", "mixed_float16", "mixed_bfloat16"]
     flags.DEFINE_enum("precision", "float32", precisions, "Of the student's layers; float16 scales its loss.")
     flags.DEFINE_boolean("deterministic", False, "The same weights bit for bit from the same command.")
-    flags.DEFINE_boolean("drop_remainder", False, "Leave out an epoch's smaller last batch; shapes are static (TPU).")
 
 
 def define_survival() -> None:

@@ -8,9 +8,11 @@ from typing import Any
 from absl import flags
 
 from experiments.runs import load_model, load_result
-from experiments.training import Images
+from experiments.training import Images, training_batches
 from kd_keras import Teacher, data
-from kd_keras.contracts import mismatch
+from kd_keras.callbacks import Position
+from kd_keras.contracts import as_batch, mismatch
+from kd_keras.teacher import RecordedTeacher
 
 FLAGS = flags.FLAGS
 
@@ -40,6 +42,21 @@ def load_teacher(images: Images) -> Teacher:
         preprocess=[renormalise(record, images.normalisation) for record in records],
         class_order=orders[0],
     )
+
+
+def load_recorded(images: Images, live: Teacher | None) -> RecordedTeacher:
+    """The teacher of --recording; where the live one is given too, its answers to one batch are compared.
+
+    Raises:
+        ValueError: where the recording is of other images, of another teacher, or damaged.
+    """
+    teacher = Teacher.recorded(FLAGS.recording, live)
+    batch = as_batch(next(iter(training_batches(images, Position(), teacher.recording))))
+    if live is not None:
+        ready = live.tapped(teacher.specs)
+        difference = teacher.recording.compare(ready(batch.inputs), batch.recorded)
+        print(f"{FLAGS.recording}: the live teacher differs by {difference:.1e} on {len(batch.index)} images.")
+    return teacher
 
 
 def renormalise(record: dict[str, Any], own: data.Normalisation) -> Callable | None:

@@ -17,6 +17,7 @@ from kd_keras import Distiller, Teacher, callbacks, data, distribute, models
 from kd_keras.callbacks import Checkpoint, Position
 from kd_keras.contracts import mismatch
 from kd_keras.evaluation import accuracy, answers
+from kd_keras.replay import Recording
 from kd_keras.watch import NonFinite
 from kd_keras.weights import load_weights
 
@@ -108,6 +109,7 @@ def fit(
     run: Run,
     strategy: tf.distribute.Strategy,
     known: dict[str, float] | None = None,
+    recorded: Recording | None = None,
 ) -> None:
     """Trains a Distiller's student as the flags say, from the run's last checkpoint, and finishes the run.
 
@@ -117,6 +119,7 @@ def fit(
         run: where the chief writes everything.
         strategy: what the Distiller was built under.
         known: what else the result shall record.
+        recorded: the teacher's outputs, where they are on disk.
     """
     chief, begun = distribute.is_chief(strategy), time.perf_counter()
     if chief:
@@ -136,7 +139,7 @@ def fit(
         distiller,
         checkpoint,
         lambda at: distribute.batches(
-            strategy, lambda share: training_batches(images, at, share=share, with_index=indexed)
+            strategy, lambda share: training_batches(images, at, recorded, share=share, with_index=indexed)
         ),
         epochs=FLAGS.epochs,
         steps_per_epoch=steps,
@@ -151,19 +154,32 @@ def fit(
         conclude(distiller, checkpoint, images, run, known)
 
 
-def training_batches(images: Images, at: Position, **options: Any) -> tf.data.Dataset:
-    """The training images from a position on."""
+def view_options(images: Images) -> dict[str, Any]:
+    """What the training views follow from, as the flags say; for `data.training` and `recording.record`."""
+    return {
+        "batch_size": FLAGS.batch_size,
+        "image_size": images.image_size,
+        "augmentation": augmentation(),
+        "normalisation": images.normalisation,
+        "seed": FLAGS.seed,
+        "drop_remainder": FLAGS.drop_remainder,
+    }
+
+
+def training_batches(
+    images: Images, at: Position, recorded: Recording | None = None, **options: Any
+) -> tf.data.Dataset:
+    """The training images from a position on, with the recorded outputs where there are any."""
+    if recorded is not None and FLAGS.views not in (None, recorded.views):
+        raise ValueError(mismatch(f"--views={recorded.views}, as was recorded", str(FLAGS.views)))
     return data.training(
         images.train,
-        batch_size=FLAGS.batch_size,
-        image_size=images.image_size,
-        augmentation=augmentation(),
-        normalisation=images.normalisation,
-        seed=FLAGS.seed,
         start_epoch=at.epoch,
         start_step=at.step,
         one_hot=soft_labels() and images.train.labelled,
-        drop_remainder=FLAGS.drop_remainder,
+        views=FLAGS.views if recorded is None else recorded.views,
+        recorded=recorded,
+        **view_options(images),
         **options,
     )
 

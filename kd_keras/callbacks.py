@@ -13,9 +13,10 @@ import numpy as np
 import tensorflow as tf
 from keras.src.random.seed_generator import global_seed_generator  # no public name leads to it
 
-from kd_keras.checkpoint import Position, State, read, save_beside, write
+from kd_keras.checkpoint import Position, State, read, write
 from kd_keras.contracts import mismatch
 from kd_keras.distiller import Distiller
+from kd_keras.files import save_beside
 
 __all__ = ("Checkpoint", "Position", "fit", "save_beside")
 PREEMPTED = 143  # the exit code of a process that left on SIGTERM

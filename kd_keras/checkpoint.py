@@ -9,13 +9,14 @@ import os
 import re
 import sys
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from kd_keras.contracts import mismatch
+from kd_keras.files import save_beside
 
 NAME = re.compile(r"(?P<epoch>\d{5})_(?P<step>\d{8})_(?P<sum>[0-9a-f]{16})(?P<best>_best)?\.npz")
 
@@ -33,32 +34,6 @@ class State(NamedTuple):
     position: Position
     arrays: list[np.ndarray]
     about: dict[str, Any]
-
-
-def save_beside(path: str | Path, write: Callable[[str], object]) -> None:
-    """Writes a file beside its place and renames it there, so that a failed write leaves the old file whole.
-
-    Args:
-        path: where the file shall stand.
-        write: writes the file whose name it is given; the name keeps the ending of `path`.
-
-    Raises:
-        OSError: where the disk is full or not writable; the half-written file is removed.
-
-    >>> import tempfile
-    >>> place = Path(tempfile.mkdtemp()) / "a.txt"
-    >>> save_beside(place, lambda name: Path(name).write_text("whole"))
-    >>> place.read_text()
-    'whole'
-    """
-    path = Path(path)
-    beside = path.with_name(f".writing-{path.name}")
-    try:
-        write(str(beside))
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
 
 
 def write(directory: Path, state: State, *, keep: int = 2, best: bool = False) -> Path:

@@ -88,7 +88,10 @@ def as_batch(data: Any) -> Batch:
     if not isinstance(x, Mapping) or not {INPUTS, INDEX, RECORDED} & set(x):
         return Batch(x, label, weight)
     own = {key: value for key, value in x.items() if key not in (INPUTS, INDEX, RECORDED)}
-    return Batch(x.get(INPUTS, own), label, weight, x.get(INDEX), x.get(RECORDED))
+    recorded = x.get(RECORDED)
+    if recorded is not None:  # tf.data has no lists: a tap's several maps come as a tuple
+        recorded = {tap: list(maps) if isinstance(maps, tuple) else maps for tap, maps in recorded.items()}
+    return Batch(x.get(INPUTS, own), label, weight, x.get(INDEX), recorded)
 
 
 def mismatch(needed: str, came: str, remedy: str = "") -> str:

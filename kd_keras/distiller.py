@@ -97,15 +97,13 @@ class Distiller(FitsOnWorkers):
             ValueError: where a method asks for a tap that the teacher lacks, or that has another shape than before.
         """
         wanted = [tap for method in self.methods for tap in method.taps.teacher]
-        if isinstance(teacher, AbsentTeacher) or (teacher is None and not wanted):
-            self._teacher = teacher or AbsentTeacher({})
-            return
-        if teacher is None:
+        if teacher is None and wanted:
             raise ValueError(mismatch("a teacher", f"none, for {[method.name for method in self.methods]}"))
-        teacher = teacher if isinstance(teacher, Teacher) else Teacher(teacher)
+        teacher = AbsentTeacher({}) if teacher is None else teacher
+        teacher = teacher if isinstance(teacher, (Teacher, AbsentTeacher)) else Teacher(teacher)
         shape = getattr(self.student, "input_shape", None)
         shape = shape if isinstance(shape, tuple) else None
-        if shape:
+        if shape and isinstance(teacher, Teacher):
             teacher.check_inputs(shape)
         self.supports_jit = teacher.supports_jit(shape)
         teacher = teacher.tapped(wanted)

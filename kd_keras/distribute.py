@@ -93,17 +93,36 @@ def _local_devices(count: int | None) -> tuple[str, list[str]]:
 
 
 def _multiworker(devices: int | None, timeout: float) -> tf.distribute.Strategy:
-    if os.environ.get("TF_CONFIG"):
-        resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
-    elif os.environ.get("SLURM_STEP_NUM_TASKS"):
-        resolver = tf.distribute.cluster_resolver.SlurmClusterResolver(port_base=SLURM_PORT)
-    else:
-        remedy = "set TF_CONFIG, start it with srun, or on one machine with scripts/launch_local.sh"
-        raise ValueError(mismatch("a cluster in TF_CONFIG or Slurm's environment", "neither", remedy))
+    resolver = _resolver()
     if devices and not tf.config.list_physical_devices("GPU"):
         _local_devices(devices)
     _watch_peers(resolver, timeout)
     return tf.distribute.MultiWorkerMirroredStrategy(resolver)
+
+
+def place() -> tuple[int, int]:
+    """This process's place among the workers that the environment names, from 0, and their number; (0, 1) alone.
+
+    For work that is shared without a strategy, such as writing parts of a recording.
+
+    >>> place()
+    (0, 1)
+    """
+    if found() != "multiworker":
+        return 0, 1
+    resolver = _resolver()
+    cluster = resolver.cluster_spec().as_dict()
+    tasks = [(job, task) for job in ("chief", "worker") for task in range(len(cluster.get(job, [])))]
+    return tasks.index((resolver.task_type, resolver.task_id or 0)), len(tasks)
+
+
+def _resolver() -> tf.distribute.cluster_resolver.ClusterResolver:
+    if os.environ.get("TF_CONFIG"):
+        return tf.distribute.cluster_resolver.TFConfigClusterResolver()
+    if os.environ.get("SLURM_STEP_NUM_TASKS"):
+        return tf.distribute.cluster_resolver.SlurmClusterResolver(port_base=SLURM_PORT)
+    remedy = "set TF_CONFIG, start it with srun, or on one machine with scripts/launch_local.sh"
+    raise ValueError(mismatch("a cluster in TF_CONFIG or Slurm's environment", "neither", remedy))
 
 
 def _watch_peers(resolver: tf.distribute.cluster_resolver.ClusterResolver, timeout: float) -> None:

@@ -89,6 +89,8 @@ class Tapped:
     Args:
         model: any built Keras model.
         wanted: names of taps.
+        output: whether the model's own output is wanted too; without it a graph of layers runs only as far as its taps
+            need, and the output is `None`.
 
     Attributes:
         specs: for each tap its `TapSpec`, or a list of them for stages; as `Specs`.
@@ -105,13 +107,14 @@ class Tapped:
     3
     """
 
-    def __init__(self, model: keras.Model, wanted: Iterable[str]):
+    def __init__(self, model: keras.Model, wanted: Iterable[str], output: bool = True):
         self.model = model
         wanted = list(dict.fromkeys(wanted))
         if is_walkable(model):
             graph = Graph(model)
             found = {name: graph.tap(name) for name in wanted}
-            self._flat = keras.Model(graph.inputs, {"output": graph.output, "taps": found})
+            own = {"output": graph.output} if output or not found else {}
+            self._flat = keras.Model(graph.inputs, {**own, "taps": found})
             self.specs = Specs({name: tree.map_structure(graph.spec, tap) for name, tap in found.items()}, graph)
         else:
             self._flat = None
@@ -122,7 +125,7 @@ class Tapped:
         """The model's output and its taps."""
         if self._flat is not None:
             outputs = self._flat(inputs, training=training)
-            return outputs["output"], Outputs(outputs["taps"])
+            return outputs.get("output"), Outputs(outputs["taps"])
         output = self.model(inputs, training=training)
         taps = output if isinstance(output, Mapping) else {"logits": output}
         return taps.get("logits", output), Outputs({name: taps[name] for name in self._wanted})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import numbers
+import os
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -12,6 +13,7 @@ import keras
 from keras import ops
 
 from kd_keras.contracts import Outputs, TapSpec, Tensor, mismatch, nearest
+from kd_keras.replay import Recording, teacher_identity
 from kd_keras.taps import Specs, Tapped
 
 COMBINATIONS = ("probabilities", "logits")
@@ -72,6 +74,25 @@ class Teacher:
         self.specs = Specs({})
         self._tapped: list[Tapped] = []
 
+    @staticmethod
+    def recorded(directory: str | os.PathLike, live: Teacher | None = None) -> RecordedTeacher:
+        """A teacher whose outputs were recorded; its networks need not be there.
+
+        Give its `recording` to the pipeline, `data.training(..., recorded=teacher.recording)`, and itself to a
+        Distiller.
+
+        Args:
+            directory: of the recording.
+            live: the same teacher, to hold its weights against those that were recorded.
+
+        Raises:
+            ValueError: where the recording is incomplete or damaged, or of another teacher than `live`.
+        """
+        recording = Recording(directory)
+        if live is not None:
+            recording.check("teacher", teacher_identity(live))
+        return RecordedTeacher(recording)
+
     def tapped(self, wanted: Iterable[str]) -> Teacher:
         """The same teacher, ready to give the wanted taps; its `specs` say what they deliver.
 
@@ -84,7 +105,7 @@ class Teacher:
         if others and len(self.networks) > 1:
             raise ValueError(mismatch("one teacher for taps other than logits", f"{len(self.networks)} for {others}"))
         ready = copy.copy(self)
-        ready._tapped = [Tapped(network, wanted) for network in self.networks]
+        ready._tapped = [Tapped(network, wanted, output=False) for network in self.networks]
         ready.specs = ready._tapped[0].specs.reordered(self.class_order)
         if "logits" in ready.specs:
             ready.specs["logits"] = ready._logits_spec()
@@ -179,7 +200,15 @@ class AbsentTeacher:
     """What stands in for the teacher of a Distiller loaded from a file: it knows what the taps deliver, and no more."""
 
     def __init__(self, specs: dict[str, TapSpec | list[TapSpec]]):
-        self.specs = Specs(specs)
+        self.specs = specs if isinstance(specs, Specs) else Specs(specs)
+
+    def tapped(self, wanted: Iterable[str]) -> AbsentTeacher:
+        """Itself: what is wanted was there when it was saved."""
+        return self
+
+    def supports_jit(self, student_shape: tuple | None) -> bool:
+        """Always: nothing of it runs."""
+        return True
 
     def get_config(self) -> dict[str, list]:
         specs = self.specs.items()
@@ -195,6 +224,35 @@ class AbsentTeacher:
     def __call__(self, inputs: Any) -> Outputs:
         remedy = "distiller.attach(teacher) after loading; a Distiller is saved without its teacher"
         raise ValueError(mismatch("a teacher", "none attached", remedy))
+
+
+class RecordedTeacher(AbsentTeacher):
+    """A teacher whose outputs come with the batches; made by `Teacher.recorded`.
+
+    Attributes:
+        recording: what the pipeline joins into the batches.
+    """
+
+    def __init__(self, recording: Recording):
+        super().__init__(recording.specs)
+        self.recording = recording
+
+    def tapped(self, wanted: Iterable[str]) -> RecordedTeacher:
+        """The same teacher, if it has the wanted taps.
+
+        Raises:
+            ValueError: where one was not recorded, with those that were.
+        """
+        missing = [tap for tap in wanted if tap not in self.specs]
+        if missing:
+            came = f"{', '.join(self.specs)} in {self.recording.directory}"
+            remedy = "record them too: experiments.record with the same --method flags"
+            raise ValueError(mismatch(f"recorded taps {', '.join(missing)}", came, remedy))
+        return self
+
+    def __call__(self, inputs: Any) -> Outputs:
+        remedy = "data.training(..., recorded=teacher.recording)"
+        raise ValueError(mismatch("the recorded outputs in every batch", "a batch without", remedy))
 
 
 class TeacherCheck(keras.callbacks.Callback):

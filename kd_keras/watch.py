@@ -6,6 +6,7 @@ which the callback reads between two steps.
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -76,7 +77,15 @@ class Watch:
         for variable, value in before:
             variable.assign(ops.where(sound, variable, value))
         empty = float("nan") if scaling else 0.0  # a loss-scaling optimizer skips, and lowers its scale, by itself
-        return [None if g is None else ops.where(skip, ops.cast(empty, g.dtype), g) for g in gradients], sound
+        return self._emptied(gradients, skip, empty), sound
+
+    @staticmethod
+    def _emptied(gradients: list, skip: Tensor, empty: float) -> list:
+        """The same gradients, or all of one value where the step is skipped; a branch, for choosing would copy each."""
+        given = [g for g in gradients if g is not None]
+        filled = functools.partial(ops.full_like, fill_value=empty)
+        chosen = iter(tf.cond(skip, lambda: [filled(g) for g in given], lambda: given))
+        return [None if g is None else next(chosen) for g in gradients]
 
     def _note(self, sound: Tensor, told: Tensor) -> None:
         first = ops.logical_and(ops.logical_not(sound), self._state[0] == 0)

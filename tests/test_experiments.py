@@ -22,9 +22,9 @@ SMALL = ["--dataset=digits", "--train_split=train[:64]", "--test_split=test[:64]
 RESULT = {"epochs", "seconds", "seed", "last", "best_val_accuracy", "parameters", "data", "versions"}
 
 
-def program(name, *arguments, check=True):
+def program(name, *arguments, check=True, environment=()):
     command = [sys.executable, "-m", f"experiments.{name}", *map(str, arguments)]
-    ran = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    ran = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, **dict(environment)})
     if check:
         assert ran.returncode == 0, ran.stderr[-3000:]
     return ran
@@ -132,6 +132,28 @@ def test_a_network_starts_from_weights_of_a_file(teacher, data_dir, tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
+def test_a_recording_trains_the_student_of_the_live_run(teacher, data_dir, tmp_path):
+    views = [*SMALL[:2], SMALL[4], data_dir, "--shift=1", "--views=2"]
+    given = [f"--teacher={teacher}", *views, f"--output={tmp_path / 'recording'}"]
+    cluster = {"cluster": {"worker": ["localhost:1", "localhost:2"]}, "task": {"type": "worker", "index": 1}}
+    first = program("record", *given, "--shard=0/2")
+    assert "others are missing" in first.stdout and "2 views of 64 examples at 64 bytes" in first.stdout
+    ran = program("record", *given, environment={"TF_CONFIG": json.dumps(cluster)})
+    assert "2 views of 64 examples, logits" in ran.stdout
+    assert "every shard is whole" in program("record", *given, "--verify").stdout
+    student = ["--student=mlp(hidden=(8,))", *views, SMALL[2], "--epochs=3"]
+    program("distill", *student, f"--teacher={teacher}", f"--run={tmp_path / 'live'}")
+    program("distill", *student, f"--recording={tmp_path / 'recording'}", f"--run={tmp_path / 'recorded'}")
+    both = [f"--recording={tmp_path / 'recording'}", f"--teacher={teacher}"]
+    assert "live teacher differs by" in program("distill", *student, *both, f"--run={tmp_path / 'both'}").stdout
+    one, *others = (keras.saving.load_model(tmp_path / run / "model.keras") for run in ("live", "recorded", "both"))
+    for other in others:
+        for a, b in zip(one.get_weights(), other.get_weights()):
+            np.testing.assert_allclose(a, b, atol=1e-5)
+    refused = program("distill", *student, "--shift=2", both[0], f"--run={tmp_path / 'other'}", check=False)
+    assert refused.returncode != 0 and "shift=1" in refused.stderr and "shift=2" in refused.stderr
+
+
 def test_the_zoo_and_its_taps(teacher):
     ran = program("models", "--model=resnet8", f"--model={teacher / 'model.keras'}", "--classes=10")
     assert "| resnet8 | 78,042 | 12,501,632 |" in ran.stdout and "32x32x16 16x16x32 8x8x64" in ran.stdout
@@ -166,7 +188,7 @@ def test_a_network_teaches_its_exits_and_they_are_compared(data_dir, tmp_path):
     assert all(f"| {row} | " in ran.stdout for row in ("exit 1", "exit 3", "sum of the exits", "the network alone"))
     assert "| 0.05 | 1.000 | 0.000 | 0.000 |" in ran.stdout and "| 1.1 | 0.000 | 0.000 | 1.000 |" in ran.stdout
     missing = program("distill", "--student=multi_exit/resnet8", *SMALL, data_dir, "--run=nowhere", check=False)
-    assert missing.returncode != 0 and "--teacher= for kd" in missing.stderr
+    assert missing.returncode != 0 and "--recording= for kd" in missing.stderr
 
 
 def test_several_teachers_of_another_normalisation(teacher, data_dir, tmp_path):
@@ -197,7 +219,7 @@ def test_evaluate_and_export(teacher, data_dir, tmp_path):
     assert checked.returncode == 0 and "797 of 797" in checked.stdout
 
 
-@pytest.mark.parametrize("name", ["train", "distill", "evaluate", "export", "models", "methods", "exits"])
+@pytest.mark.parametrize("name", ["train", "distill", "evaluate", "export", "models", "methods", "exits", "record"])
 def test_help_says_what_the_program_does(name):
     text = program(name, "--help", check=False).stdout
     assert f"python -m experiments.{name}" in text
@@ -212,6 +234,8 @@ def test_help_says_what_the_program_does(name):
         ("train", ["--dataset=digit"], "digits"),
         ("train", ["--model=mlp(hidden=open('x'))"], "literal values"),
         ("distill", ["--teacher=nowhere"], "train it first"),
+        ("distill", [], "--teacher= or --recording="),
+        ("distill", ["--recording=nowhere"], "a complete recording"),
         ("distill", ["--teacher=nowhere", "--method=kdd"], "did you mean kd"),
         ("distill", ["--teacher=nowhere", "--method=kd(temprature=3)"], "did you mean temperature"),
         ("distill", ["--teacher=nowhere", "--method=kd(temperature='hot')"], "as a number"),

@@ -6,10 +6,11 @@ import warnings
 import keras
 import numpy as np
 import pytest
+from keras import layers
 
 from kd_keras import Distiller, Teacher
 from kd_keras.methods import KD, FitNet
-from tests.networks import CLASSES, compiled, convolutional, examples, same, values
+from tests.networks import CLASSES, SHAPE, Passes, compiled, convolutional, examples, same, values
 
 X, Y = examples(16)
 
@@ -131,3 +132,11 @@ def _no_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         yield
+
+
+def test_nothing_behind_the_wanted_taps_runs():
+    layer, inputs = Passes(), keras.Input(SHAPE)
+    x = layers.Conv2D(4, 3, name="first")(inputs)
+    network = keras.Model(inputs, layers.Dense(CLASSES)(layer(layers.GlobalAveragePooling2D()(x))))
+    taps = Teacher(network).tapped(["first"])(np.zeros((2, *SHAPE), "float32"))
+    assert taps["first"].shape == (2, 6, 6, 4) and layer.read() == (0, 0)

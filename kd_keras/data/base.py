@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import tensorflow as tf
 
@@ -23,6 +23,7 @@ class Source:
         classes: K, or `None` where there are no labels.
         class_names: K names in the order of the labels, or `None`.
         image_shape: `(H, W, C)`, or `None` where images differ in size.
+        version: what else says which examples these are: a version and a split, or a digest of the files.
 
     Raises:
         ValueError: where `examples` is not a dataset of such dictionaries.
@@ -39,6 +40,7 @@ class Source:
     classes: int | None = None
     class_names: tuple[str, ...] | None = None
     image_shape: tuple[int, int, int] | None = None
+    version: str = ""
 
     def __post_init__(self):
         spec = self.examples.element_spec
@@ -70,3 +72,15 @@ class Views(Protocol):
         self, images: tf.Tensor, labels: tf.Tensor | None, seed: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor | None]:
         """From a batch `(B, H, W, C)` float32 with labels `(B, K)` float32 or `None` to the mixed ones."""
+
+
+class Recorded(Protocol):
+    """What the pipeline asks of a teacher's outputs on disk; `kd_keras.replay.Recording` is one."""
+
+    views: int  # how many of every example
+
+    def check(self, section: str, now: dict[str, Any]) -> None:
+        """Raises ValueError where the recorded views do not follow from the same values."""
+
+    def __call__(self, view: tf.Tensor, index: tf.Tensor) -> dict[str, Any]:
+        """From a view's number () and examples `(B,)` int64 to the teacher's taps by name."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -48,7 +49,9 @@ def read(folder: str | os.PathLike, split: str = "train") -> Source:
         return {"image": tf.ensure_shape(image, shape or (None, None, 3)), **_without_path(example)}
 
     examples = tf.data.Dataset.from_tensor_slices(columns).map(decode, tf.data.AUTOTUNE, deterministic=True)
-    return Source(examples, str(folder), len(paths), len(names) if labelled else None, names, shape)
+    listed = [(str(path.relative_to(folder)), path.stat().st_size) for path, _ in files]
+    version = f"{folder.name} {split} {hashlib.sha256(repr(listed).encode()).hexdigest()}"
+    return Source(examples, str(folder), len(paths), len(names) if labelled else None, names, shape, version)
 
 
 def _without_path(example: dict) -> dict:

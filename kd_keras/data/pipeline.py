@@ -3,6 +3,10 @@
 The order: decode -> resize -> keep as uint8 -> shuffle -> augment -> scale to 0..1 -> normalise -> mix the batch. Which
 example comes when, and what its view looks like, follows from (seed, epoch, index) alone, so a run can start at any
 epoch and a recording can be replayed.
+
+With `views=V` epoch e shows view e mod V of every example, and only its order is the epoch's own. A mixed image depends
+on the batch that it is in; where batches are mixed, the order therefore follows from (seed, view) too, so that epoch e
+has the batches of epoch e mod V, partners included.
 """
 
 from __future__ import annotations
@@ -14,8 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from kd_keras.contracts import INDEX, INPUTS, Share, mismatch
-from kd_keras.data.base import Source, Views
+from kd_keras.contracts import INDEX, INPUTS, RECORDED, Share, mismatch
+from kd_keras.data.base import Recorded, Source, Views
 
 MEMORY = 2**30  # bytes of decoded images that are kept; a larger dataset is read anew in each epoch
 BUFFER = 2**28  # bytes of images among which a larger dataset is shuffled
@@ -71,6 +75,48 @@ def steps_per_epoch(source: Source, batch_size: int, drop_remainder: bool = Fals
     return source.size // batch_size if drop_remainder else math.ceil(source.size / batch_size)
 
 
+def described(
+    source: Source,
+    *,
+    batch_size: int,
+    image_size: Sequence[int] | None = None,
+    augmentation: Views | None = None,
+    normalisation: Normalisation = Normalisation(),
+    seed: int = 0,
+    drop_remainder: bool = False,
+    shuffle: bool = True,
+    cache: bool = True,
+) -> dict[str, Any]:
+    """What the views that `training` makes follow from, as plain values, to compare two of them.
+
+    Raises:
+        ValueError: for an augmentation whose `repr` does not say what it does.
+
+    >>> from kd_keras.data.base import Source
+    >>> examples = tf.data.Dataset.range(2).map(lambda i: {"image": tf.zeros((4, 4, 1), tf.uint8), "index": i})
+    >>> described(Source(examples, name="black", size=2, image_shape=(4, 4, 1)), batch_size=2)["dataset"]
+    'black'
+    """
+    if " at 0x" in repr(augmentation):
+        remedy = "make it a dataclass, or give it a __repr__ with all its settings"
+        raise ValueError(mismatch("an augmentation whose repr() says what it does", repr(augmentation), remedy))
+    changes = augmentation is not None and (augmentation.changes_images or augmentation.mixes)
+    found = {
+        "dataset": source.version or source.name,
+        "examples": source.size,
+        "image_size": list(image_size or (source.image_shape or ())[:2]),
+        "mean": list(normalisation.mean),
+        "std": list(normalisation.std),
+        "augmentation": repr(augmentation) if changes else "none",
+        "seed": seed if changes else "any",
+    }
+    if changes and augmentation.mixes:  # then a view depends on its batch
+        kept = cache and _bytes(source, _stored(source, image_size)) <= MEMORY
+        order = "shuffled in memory" if kept else "shuffled in a buffer"
+        found |= {"batch_size": batch_size, "drop_remainder": drop_remainder, "order": order if shuffle else "as read"}
+    return found
+
+
 def training(
     source: Source,
     *,
@@ -87,6 +133,8 @@ def training(
     one_hot: bool = False,
     with_index: bool = False,
     drop_remainder: bool = False,
+    views: int | None = None,
+    recorded: Recorded | None = None,
     share: Share = Share(),
 ) -> tf.data.Dataset:
     """Makes training batches, one epoch after the other; give Keras `steps_per_epoch` where `epochs` is `None`.
@@ -111,6 +159,9 @@ def training(
         one_hot: labels `(B, K)` float32; always so where the augmentation mixes.
         with_index: images as `{INPUTS: images, INDEX: (B,) int64}`, to join a recorded teacher's outputs.
         drop_remainder: whether to leave out an epoch's smaller last batch; shapes are then static.
+        views: how many views there are of every example, or `None` for a new one in each epoch.
+        recorded: a teacher's outputs on disk, such as `Teacher.recorded(DIR).recording`, which then ride in x under
+            RECORDED, joined by index, with `with_index` and its number of views.
         share: the parts of each batch to give, one after the other, for one of several workers
             (`distribute.batches` fills it in).
 
@@ -120,7 +171,8 @@ def training(
 
     Raises:
         ValueError: for a number out of range, images of varying size without `image_size`, a normalisation of
-            another number of channels, `one_hot` without labels, or a last batch of fewer examples than replicas.
+            another number of channels, `one_hot` without labels, a last batch of fewer examples than replicas, or a
+            recording of other views, with what differs.
         tf.errors.InvalidArgumentError: for a label outside 0..K-1, when it is read, with the example's index.
     """
     steps = steps_per_epoch(source, batch_size, drop_remainder)
@@ -132,20 +184,28 @@ def training(
     if smallest < share.total:
         remedy = "another batch size, or drop_remainder"
         raise ValueError(mismatch(f"an example for each of {share.total} replicas", f"batches of {smallest}", remedy))
-    finish = _Finish(source, normalisation, one_hot, with_index, augmentation)
+    finish = _Finish(source, normalisation, one_hot, with_index, augmentation, recorded)
     stored = _stored(source, image_size)
     memory = None
+    if recorded is not None:
+        given = {"image_size": image_size, "augmentation": augmentation, "normalisation": normalisation, "seed": seed}
+        batches = {"batch_size": batch_size, "drop_remainder": drop_remainder, "shuffle": shuffle, "cache": cache}
+        recorded.check("images", described(source, **given, **batches))
+        views = recorded.views
+    _at_least(1, views=1 if views is None else views)
     if cache and _bytes(source, stored) <= MEMORY:
         memory = stored.batch(source.size, num_parallel_calls=tf.data.AUTOTUNE).get_single_element()
 
     def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
         begun = tf.where(epoch == start_epoch, tf.constant(start_step, tf.int64), 0)
-        epoch_seed = tf.random.fold_in(tf.constant([seed, 0], tf.int64), epoch)
+        view = epoch if views is None else epoch % views
+        view_seed = tf.random.fold_in(tf.constant([seed, 0], tf.int64), view)
+        order_seed = view_seed if finish.mixes else tf.random.fold_in(tf.constant([seed, 0], tf.int64), epoch)
         if memory is None:
-            rows = _shuffled(stored, _bytes(source, stored), source.size, epoch_seed) if shuffle else stored
+            rows = _shuffled(stored, _bytes(source, stored), source.size, order_seed) if shuffle else stored
         else:
             order = tf.range(source.size)
-            order = tf.random.experimental.stateless_shuffle(order, epoch_seed) if shuffle else order
+            order = tf.random.experimental.stateless_shuffle(order, order_seed) if shuffle else order
             rows = tf.data.Dataset.from_tensor_slices(order)
         chosen = rows.batch(batch_size, drop_remainder).enumerate().skip(begun)
         # A mixed batch must be made as a whole; otherwise a worker makes its own rows alone.
@@ -154,7 +214,7 @@ def training(
 
         def make(number: tf.Tensor, rows: Any) -> Any:
             batch = rows if memory is None else {key: tf.gather(value, rows) for key, value in memory.items()}
-            return finish(batch, epoch_seed, number)
+            return finish(batch, view_seed, number, view)
 
         made = chosen.map(make, tf.data.AUTOTUNE, deterministic=True)
         return made.flat_map(lambda *batch: _parts(_unpacked(batch), share)) if late else made
@@ -182,7 +242,7 @@ def evaluation(
     weigh 0, so that every replica has an equal part; compile with `weighted_metrics`, and they do not count.
     """
     _at_least(1, batch_size=batch_size)
-    finish = _Finish(source, normalisation, one_hot, with_index, None)
+    finish = _Finish(source, normalisation, one_hot, with_index)
     stored = _stored(source, image_size)
     if _bytes(source, stored) <= MEMORY:
         stored = stored.cache()
@@ -229,11 +289,18 @@ class _Finish:
     """From a batch of stored examples to what Keras reads: views, scale, normalisation, labels, mixing."""
 
     def __init__(
-        self, source: Source, normalisation: Normalisation, one_hot: bool, with_index: bool, augmentation: Views | None
+        self,
+        source: Source,
+        normalisation: Normalisation,
+        one_hot: bool,
+        with_index: bool,
+        augmentation: Views | None = None,
+        recorded: Recorded | None = None,
     ):
         self.mixes = augmentation is not None and augmentation.mixes
         self.one_hot = one_hot or (self.mixes and source.labelled)
-        self.normalisation, self.augmentation, self.with_index = normalisation, augmentation, with_index
+        self.normalisation, self.augmentation, self.recorded = normalisation, augmentation, recorded
+        self.with_index = with_index or recorded is not None
         self.classes = source.classes
         if self.one_hot and not (source.labelled and self.classes):
             came = f"{source.name}, classes {self.classes}, labelled {source.labelled}"
@@ -244,12 +311,18 @@ class _Finish:
                 needed = f"a normalisation with 1 or {channels} numbers each, every std above 0"
                 raise ValueError(mismatch(needed, f"{field} {values}", "measure(source) gives one that fits"))
 
-    def __call__(self, batch: dict, epoch_seed: tf.Tensor | None = None, number: tf.Tensor | None = None) -> Any:
+    def __call__(
+        self,
+        batch: dict,
+        view_seed: tf.Tensor | None = None,
+        number: tf.Tensor | None = None,
+        view: tf.Tensor | None = None,
+    ) -> Any:
         images, label = batch["image"], batch.get("label")
         if self.augmentation is not None and self.augmentation.changes_images:
             # One image after the other: batches already run side by side, and a view need know nothing of batches.
             images = tf.map_fn(
-                lambda one: self.augmentation.view(one[0], tf.random.fold_in(epoch_seed, one[1])),
+                lambda one: self.augmentation.view(one[0], tf.random.fold_in(view_seed, one[1])),
                 (images, batch["index"]),
                 fn_output_signature=tf.TensorSpec(images.shape[1:], images.dtype),
             )
@@ -258,8 +331,10 @@ class _Finish:
             label = tf.one_hot(label, self.classes)
         if self.mixes:
             # Examples count from 0 upwards, batches from -1 downwards: no seed serves twice.
-            images, label = self.augmentation.mix(images, label, tf.random.fold_in(epoch_seed, -1 - number))
+            images, label = self.augmentation.mix(images, label, tf.random.fold_in(view_seed, -1 - number))
         x = {INPUTS: images, INDEX: batch["index"]} if self.with_index else images
+        if self.recorded is not None:
+            x[RECORDED] = self.recorded(view, batch["index"])
         return x if label is None else (x, label)
 
 

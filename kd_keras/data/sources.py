@@ -45,6 +45,7 @@ def read(name: str, split: str, data_dir: str | os.PathLike | None = None) -> So
         classes=feature.num_classes,
         class_names=tuple(feature.names) if feature.names else None,
         image_shape=None if None in shape else tuple(shape),
+        version=f"{builder.info.full_name} {split}",
     )
 
 

@@ -185,8 +185,10 @@ class SimKD(Method):
         super().__init__(weight=weight, name=name)
         self.reduction = _checked("SimKD", reduction)
 
-    def student_from(self, student: keras.Model, teacher: keras.Model) -> keras.Model:
+    def student_from(self, student: keras.Model, teacher: keras.Model | None) -> keras.Model:
         """`simkd_student` of the two: this is the model to train, save and count."""
+        if teacher is None:
+            raise ValueError(mismatch(f"the teacher's network, whose classifier {self.name!r} keeps", "none"))
         return simkd_student(student, teacher, reduction=self.reduction)
 
     def bind(self, student: Specs, teacher: Specs) -> None:
