@@ -133,8 +133,8 @@ class CRD(Tapping):
 
     Args:
         examples: N, the training set's size, whose examples `batch.index` numbers from 0; `None` for the form without
-            memory. Compiled steps cannot raise: a number outside 0 to N - 1 makes the loss NaN, where the device does
-            not refuse it.
+            memory. Compiled steps cannot raise: a number outside 0 to N - 1 makes the loss NaN, at which `fit`
+            stops, where the device does not refuse it.
         negatives: K, with a memory.
         width: of the embeddings, D.
         temperature: T > 0.
