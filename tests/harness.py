@@ -87,7 +87,8 @@ def replicas_difference(kind, replicas, count=37):
         with mirrored(devices).scope():
             made = distiller(kind, normalised=False, arguments=arguments)
         data = tf.data.Dataset.from_tensor_slices(batch(kind, count)).batch(16)
-        logged = made.fit(data, epochs=2, verbose=0).history  # evaluation runs the student alone, whatever the method
+        history = made.fit(data, epochs=2, verbose=0).history
+        logged = history | {f"val_{k}": v for k, v in made.evaluate(data, verbose=0, return_dict=True).items()}
         results.append((values(made.trainable_variables), [np.array(logged[name]) for name in sorted(logged)]))
     (weights, logs), (others, logs_of_all) = results
     weight = max(float(np.abs(a - b).max()) for a, b in zip(weights, others, strict=True))
