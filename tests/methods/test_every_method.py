@@ -72,8 +72,8 @@ def test_it_moves_the_student_is_saved_loaded_and_goes_on(kind, tmp_path):
     if distiller.methods[0].taps.teacher:
         again.attach(distiller._teacher.networks[0])
     one, other = (d.fit(x, y, epochs=2, shuffle=False, verbose=0).history["loss"] for d in (distiller, again))
-    np.testing.assert_allclose(one, other, rtol=1e-5)
-    assert same(values(distiller.variables), values(again.variables), atol=1e-5)
+    np.testing.assert_allclose(one, other, rtol=1e-6)
+    assert same(values(distiller.variables), values(again.variables), atol=1e-6)
 
 
 @every
