@@ -26,6 +26,7 @@ def define_data() -> None:
     flags.DEFINE_string("dataset", "digits", "A TFDS name, a folder of <split>/<class>/ or of images, or 'digits'.")
     flags.DEFINE_string("data_dir", None, "Where TFDS keeps prepared datasets; TFDS's own place by default.")
     flags.DEFINE_string("train_split", "train", "Split to train on, in TFDS's notation: 'train[:5000]'.")
+    flags.DEFINE_list("without_classes", None, "Numbers of classes to leave out of the training images.")
     flags.DEFINE_string("test_dataset", None, "Dataset to test on; --dataset by default.")
     flags.DEFINE_string("test_split", "test", "Split to test on.")
     flags.DEFINE_list("image_size", None, "Height,width to resize to, in pixels; the images' own by default.")
@@ -163,8 +164,8 @@ def parse_weight(text: str, flag: str) -> Any:
         raise ValueError(mismatch(f"--{flag}= a number from 0, or {{epoch: number, ...}}", text)) from error
 
 
-def integers(name: str, count: int) -> tuple[int, ...] | None:
-    """The value of a list flag as so many whole numbers, or `None`.
+def integers(name: str, count: int | None = None) -> tuple[int, ...] | None:
+    """The value of a list flag as so many whole numbers, any number of them by default, or `None`.
 
     Raises:
         ValueError: where it is anything else.
@@ -172,6 +173,6 @@ def integers(name: str, count: int) -> tuple[int, ...] | None:
     texts = FLAGS[name].value
     if texts is None:
         return None
-    if len(texts) != count or not all(text.strip().isdigit() for text in texts):
-        raise ValueError(mismatch(f"--{name}= {count} whole numbers with commas", ",".join(texts)))
+    if len(texts) != (count or len(texts)) or not all(text.strip().isdigit() for text in texts):
+        raise ValueError(mismatch(f"--{name}= {count or ''} whole numbers with commas", ",".join(texts)))
     return tuple(int(text) for text in texts)

@@ -56,6 +56,7 @@ class Images(NamedTuple):
 def load_images() -> Images:
     """The sources that the flags name; where the training images are unlabelled, a test set must be named."""
     train = data.load(FLAGS.dataset, FLAGS.train_split, FLAGS.data_dir)
+    train = train.without(integers("without_classes")) if FLAGS.without_classes else train
     test = None
     if train.labelled or FLAGS.test_dataset:
         test = data.load(FLAGS.test_dataset or FLAGS.dataset, FLAGS.test_split, FLAGS.data_dir)

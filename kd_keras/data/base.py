@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import tensorflow as tf
@@ -54,6 +55,36 @@ class Source:
     def labelled(self) -> bool:
         """Whether the examples have labels."""
         return "label" in self.examples.element_spec
+
+    def without(self, classes: Collection[int]) -> Source:
+        """The examples that are of none of these classes, counted anew; K and the names stay.
+
+        A student that learns from a teacher on such a transfer set has never seen those classes (Hinton, Vinyals and
+        Dean 2015, 1503.02531, section 3). The labels are read once, here.
+
+        Args:
+            classes: numbers from 0 to K - 1.
+
+        Raises:
+            ValueError: where there are no labels, for a class that there is not, and where nothing is left.
+
+        >>> examples = tf.data.Dataset.range(6).map(
+        ...     lambda i: {"image": tf.zeros((4, 4, 1), tf.uint8), "label": i % 3, "index": i})
+        >>> Source(examples, name="black", size=6, classes=3, image_shape=(4, 4, 1)).without([1]).size
+        4
+        """
+        if not self.labelled:
+            raise ValueError(mismatch("labels, to leave out classes", f"{self.name}, which has none"))
+        beyond = [number for number in classes if not 0 <= number < (self.classes or number + 1)]
+        if beyond:
+            raise ValueError(mismatch(f"classes from 0 to {self.classes - 1} of {self.name}", str(beyond)))
+        out = tf.constant(sorted(classes), tf.int64)
+        kept = self.examples.filter(lambda one: not tf.reduce_any(one["label"] == out))
+        size = int(kept.reduce(tf.constant(0, tf.int64), lambda count, _: count + 1))
+        if not size:
+            raise ValueError(mismatch(f"a class of {self.name} that is kept", f"all {self.classes} left out"))
+        numbered = kept.enumerate().map(lambda number, one: {**one, "index": number}, deterministic=True)
+        return replace(self, examples=numbered, size=size, version=f"{self.version} without {sorted(classes)}")
 
 
 class Views(Protocol):

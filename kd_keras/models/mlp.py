@@ -14,19 +14,30 @@ def mlp(
     *,
     hidden: Sequence[int] = (800, 800),
     dropout: float = 0.0,
+    input_dropout: float = 0.0,
+    max_norm: float | None = None,
     name: str = "mlp",
 ) -> keras.Model:
     """Flattens the image and passes it through `hidden` ReLU layers to `(B, classes)` logits.
 
-    `dropout` in [0, 1) follows each hidden layer.
+    `dropout` in [0, 1) follows each hidden layer, `input_dropout` the image. `max_norm` is the greatest length of the
+    weights into a hidden unit (the weight constraint of Hinton et al. 2012, 1207.0580); `None` constrains nothing.
 
     >>> mlp((28, 28, 1), 10).count_params()
     1276810
     """
     inputs = keras.Input(input_shape, name="image")
     x = layers.Flatten(name="flatten")(inputs)
+    if input_dropout:
+        x = layers.Dropout(input_dropout, name="dropout0")(x)
     for number, units in enumerate(hidden, start=1):
-        x = layers.Dense(units, activation="relu", kernel_initializer="he_normal", name=f"hidden{number}")(x)
+        x = layers.Dense(
+            units,
+            activation="relu",
+            kernel_initializer="he_normal",
+            kernel_constraint=None if max_norm is None else keras.constraints.MaxNorm(max_norm, axis=0),
+            name=f"hidden{number}",
+        )(x)
         if dropout:
             x = layers.Dropout(dropout, name=f"dropout{number}")(x)
     return keras.Model(inputs, layers.Dense(classes, name="logits")(x), name=name)

@@ -292,3 +292,26 @@ def test_photographs(prepared, name, split, layers):
     first, again = (epoch(data.training(source, augmentation=augmentation, **options), 9) for _ in range(2))
     np.testing.assert_array_equal(first[0], again[0])
     assert first[0].shape == images.shape and np.isfinite(first[0]).all()
+
+
+def test_without_classes_leaves_them_out_and_counts_anew(digits, arrays):
+    images, labels = arrays
+    kept = digits.without([3, 7])
+    rows = list(kept.examples.as_numpy_iterator())
+    expected = ~np.isin(labels, [3, 7])
+    np.testing.assert_array_equal(np.stack([row["image"] for row in rows]), images[expected])
+    assert [row["label"] for row in rows] == labels[expected].tolist()
+    assert [row["index"] for row in rows] == list(range(kept.size)) and kept.size == expected.sum()
+    assert kept.classes == 10 and kept.version != digits.version
+    shuffled = data.training(kept, batch_size=50, epochs=1, with_index=True)
+    seen = {int(i): int(y) for x, labels in shuffled for i, y in zip(x[INDEX], labels)}
+    assert seen == dict(enumerate(labels[expected].tolist()))
+
+
+def test_without_refuses_what_it_cannot_leave_out(digits):
+    with pytest.raises(ValueError, match="classes from 0 to 9"):
+        digits.without([10])
+    with pytest.raises(ValueError, match="all 10 left out"):
+        digits.without(range(10))
+    with pytest.raises(ValueError, match="which has none"):
+        made(np.zeros((2, 4, 4, 1))).without([0])

@@ -279,3 +279,12 @@ def test_what_is_refused(arguments, error, message):
 def test_an_option_that_there_is_not(name, options, error, message):
     with pytest.raises(error, match=message):
         build(name, (32, 32, 3), 10, **options)
+
+
+def test_the_weight_constraint_of_the_mlp_holds_after_an_update():
+    model = build("mlp", (4, 4, 1), 3, hidden=(8,), input_dropout=0.2, dropout=0.5, max_norm=0.5)
+    assert [layer.rate for layer in model.layers if isinstance(layer, keras.layers.Dropout)] == [0.2, 0.5]
+    model.compile("sgd", "mse")
+    model.fit(np.ones((8, 4, 4, 1)), np.ones((8, 3)), verbose=0)
+    into_a_unit = np.linalg.norm(model.get_layer("hidden1").kernel, axis=0)  # he_normal begins at a length of 1.4
+    np.testing.assert_allclose(into_a_unit, 0.5, rtol=1e-5)
