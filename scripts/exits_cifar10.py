@@ -8,11 +8,11 @@ A finished run is not run again.
 
 import argparse
 import statistics
-import subprocess
 import sys
 from pathlib import Path
 
 from experiments.runs import load_model, load_result
+from experiments.sweeps import Planned, finish
 from kd_keras import Teacher, data, models
 from kd_keras.evaluation import accuracy, answers
 
@@ -22,9 +22,9 @@ SEEDS = range(3)
 
 def trained(place: Path, program: str, *given: str) -> Path:
     """The run of a program, from now or from before."""
-    command = [sys.executable, "-m", f"experiments.{program}", f"--flagfile={BUDGET}", f"--run={place}", *given]
-    if not (place / "result.json").exists():
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    result = finish(Planned(place, program, (f"--flagfile={BUDGET}", *given)))
+    if isinstance(result, str):
+        sys.exit(f"{place}: {result}")
     return place
 
 

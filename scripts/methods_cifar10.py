@@ -8,13 +8,12 @@ three seeds, to see how far two runs of one recipe are apart.
 """
 
 import argparse
-import json
 import statistics
-import subprocess
 import sys
 from pathlib import Path
 
 from experiments.methods import kinds
+from experiments.sweeps import Planned, finish
 
 BUDGET = "experiments/configs/cifar10_methods.flags"
 # Where the defaults are not what one run of three epochs can show.
@@ -34,17 +33,12 @@ SETTINGS = {
 
 
 def run(asked: argparse.Namespace, program: str, name: str, *given: str) -> dict | str:
-    """The result of one run, or the last line of its error."""
-    place = Path(asked.runs) / name
-    if not (place / "result.json").exists():
-        data = [f"--data_dir={asked.data_dir}"] if asked.data_dir else []
-        options = [f"--flagfile={BUDGET}", f"--run={place}", *data, *given]
-        ran = subprocess.run([sys.executable, "-m", f"experiments.{program}", *options], capture_output=True, text=True)
-        if ran.returncode and program == "train":
-            sys.exit(ran.stderr)
-        if ran.returncode:
-            return ran.stderr.strip().splitlines()[-1]
-    return json.loads((place / "result.json").read_text())
+    """The result of one run, or its error; without the student alone there is nothing to compare with."""
+    data = [f"--data_dir={asked.data_dir}"] if asked.data_dir else []
+    found = finish(Planned(Path(asked.runs) / name, program, (f"--flagfile={BUDGET}", *data, *given)))
+    if program == "train" and isinstance(found, str):
+        sys.exit(found)
+    return found
 
 
 def main() -> None:
