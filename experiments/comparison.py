@@ -18,7 +18,7 @@ ALONE = "alone"
 PLACES = ("data_dir", "seed", "checkpoint_every", "keep")
 COLUMNS = (
     "teacher", "student", "recipe", "seeds", "last", "spread", "best", "best_spread", "beyond", "low", "high", "closed",
-    "seconds",
+    "seconds", "first_run",
 )
 HEADS = (
     "recipe", "seeds", "accuracy, %", "spread", "best epoch, %", "spread", "beyond the student alone", "95 % interval",
@@ -32,6 +32,7 @@ class Group(NamedTuple):
     teacher: str
     student: str
     flags: tuple[str, ...]
+    runs: list[Path]
     results: list[dict[str, Any]]
 
     @property
@@ -59,7 +60,9 @@ def grouped(runs: Sequence[Path]) -> tuple[list[Group], list[Path]]:
         teacher = _without_seed(named.get("teacher", ""))
         student = named.get("student") or named.get("model", "")
         key = (teacher, student, *own)
-        found.setdefault(key, Group(teacher, student, tuple(own), [])).results.append(result)
+        group = found.setdefault(key, Group(teacher, student, tuple(own), [], []))
+        group.runs.append(run)
+        group.results.append(result)
     return list(found.values()), unfinished
 
 
@@ -92,7 +95,7 @@ def rows(groups: Sequence[Group]) -> list[dict[str, Any]]:
         for which, spread in (("last", "spread"), ("best", "best_spread")):
             values = group.accuracies(which)
             row |= {which: statistics.mean(values), spread: statistics.stdev(values) if values[1:] else math.nan}
-        row |= {"seconds": statistics.mean(each["seconds"] for each in group.results)}
+        row |= {"seconds": statistics.mean(each["seconds"] for each in group.results), "first_run": group.runs[0]}
         found.append(row | _gain(group, groups))
     return found
 

@@ -76,6 +76,7 @@ def test_tables_and_picture(runs, tmp_path):
     assert {line.count("|") for line in lines[2:]} == {11}
     read = list(csv.DictReader(comparison.as_csv(rows).splitlines()))
     assert float(read[1]["last"]) == rows[1]["last"] and list(read[0]) == list(comparison.COLUMNS)
+    assert read[1]["first_run"] == str(runs[3])
     comparison.plot(groups, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
