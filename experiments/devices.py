@@ -12,16 +12,29 @@ from absl import flags
 
 from kd_keras import distribute
 from kd_keras.contracts import mismatch
+from kd_keras.data.pipeline import SHARDING
 from kd_keras.watch import CHOICES
 
 FLAGS = flags.FLAGS
 
 
-def define_devices() -> None:
-    """Flags of the devices: where, in which precision, how compiled."""
+def define_place() -> None:
+    """The flag of a program whose work one device does: see `chief_alone`."""
     flags.DEFINE_enum("strategy", "auto", distribute.NAMES, "Devices; auto: what TF_CONFIG, Slurm or the machine has.")
+
+
+def define_strategy() -> None:
+    """Flags of the devices that a program without training runs on."""
+    define_place()
     flags.DEFINE_integer("devices", None, "GPUs, or without any logical CPUs, of this machine.", lower_bound=1)
     flags.DEFINE_float("worker_timeout", 20.0, "Seconds until a silent worker counts as dead.", lower_bound=1.0)
+    flags.DEFINE_boolean("deterministic", False, "The same numbers bit for bit from the same command.")
+
+
+def define_devices() -> None:
+    """Flags of the devices that a program trains on: where, in which precision, how compiled."""
+    define_strategy()
+    flags.DEFINE_enum("sharding", "auto", SHARDING, "Each worker reads all data, or its own files where it can: auto.")
     flags.DEFINE_boolean("sync_batch_norm", False, "Compute the student's BatchNorm over the global batch.")
     flags.DEFINE_enum("scale_learning_rate", "none", list(distribute.RULES), "By --batch_size / --base_batch_size.")
     flags.DEFINE_integer("base_batch_size", 128, "The batch size that --learning_rate was found at.", lower_bound=1)
@@ -29,7 +42,6 @@ def define_devices() -> None:
     flags.DEFINE_integer("steps_per_execution", 1, "Steps to run in one call; must divide an epoch.", lower_bound=1)
     precisions = ["float32", "mixed_float16", "mixed_bfloat16"]
     flags.DEFINE_enum("precision", "float32", precisions, "Of the student's layers; float16 scales its loss.")
-    flags.DEFINE_boolean("deterministic", False, "The same weights bit for bit from the same command.")
 
 
 def define_survival() -> None:
@@ -52,6 +64,15 @@ def chosen() -> Iterator[tf.distribute.Strategy]:
         if not distribute.is_chief(strategy):
             stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
         yield strategy
+
+
+def chief_alone() -> bool:
+    """Whether this process does the work of a program that needs one device; the first worker of a cluster does it."""
+    if FLAGS.strategy in ("auto", "multiworker"):
+        return distribute.place()[0] == 0
+    if FLAGS.strategy != "one":
+        print(f"--strategy={FLAGS.strategy}: there is nothing to share out here, one device does it.")
+    return True
 
 
 def begin(strategy: tf.distribute.Strategy) -> None:

@@ -11,16 +11,18 @@ from pathlib import Path
 import tensorflow as tf
 from absl import app, flags
 
-from experiments import arguments
+from experiments import arguments, devices
 from experiments.runs import load_model, load_result, write_text
 from experiments.teachers import class_order, renormalise
-from kd_keras import Teacher, data
+from kd_keras import Teacher, data, distribute
 from kd_keras.contracts import as_batch, mismatch
 from kd_keras.evaluation import accuracy, agreement, answers, cost
 
 FLAGS = flags.FLAGS
 arguments.define_data()
+devices.define_strategy()
 flags.adopt_module_key_flags(arguments)
+flags.adopt_module_key_flags(devices)
 flags.DEFINE_string("teacher", None, "The teacher: a finished run or a .keras file.", required=True)
 flags.DEFINE_multi_string("model", [], "A network to compare with it; repeat for several.")
 flags.DEFINE_string("output", None, "Write the table as JSON to this file too.")
@@ -30,7 +32,14 @@ COLUMNS = ("parameters", "macs", "accuracy", "agreement", "kl", "kilobytes", "mi
 
 def main(_: list[str]) -> None:
     arguments.quiet()
-    source = arguments.load_test(load_result(FLAGS.teacher).get("data", {}))
+    with devices.chosen() as strategy, strategy.scope():
+        compare(strategy)
+
+
+def compare(strategy: tf.distribute.Strategy) -> None:
+    """Prints the table; the replicas share out the answers, and the chief writes."""
+    with distribute.chief_first(strategy):
+        source = arguments.load_test(load_result(FLAGS.teacher).get("data", {}))
     images = data.evaluation(source, batch_size=FLAGS.batch_size, image_size=arguments.integers("image_size", 2))
     some = as_batch(next(iter(images))).inputs
     rows, teacher = {}, None
@@ -47,7 +56,7 @@ def main(_: list[str]) -> None:
         rows[run]["kilobytes"] = path.stat().st_size / 1000
     print(f"{source.size:,} test images of {source.name}; agreement and kl (nats) are with {FLAGS.teacher}.")
     print(table(rows))
-    if FLAGS.output:
+    if FLAGS.output and distribute.is_chief(strategy):
         write_text(Path(FLAGS.output), json.dumps(rows, indent=1))
 
 

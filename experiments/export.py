@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from absl import app, flags
 
-from experiments import arguments
+from experiments import arguments, devices
 from experiments.runs import load_model, load_result
 from kd_keras import data
 from kd_keras.contracts import as_batch, mismatch
@@ -18,13 +18,17 @@ from kd_keras.export import saved_model
 
 FLAGS = flags.FLAGS
 arguments.define_data()
+devices.define_place()
 flags.adopt_module_key_flags(arguments)
+flags.adopt_module_key_flags(devices)
 flags.DEFINE_string("model", None, "A finished run.", required=True)
 flags.DEFINE_string("output", None, "Directory of the SavedModel; the run's own by default.")
 
 
 def main(_: list[str]) -> None:
     arguments.quiet()
+    if not devices.chief_alone():
+        return
     record = load_result(FLAGS.model).get("data")
     if record is None:
         raise ValueError(mismatch("a finished run", FLAGS.model, "its result.json says how images are normalised"))

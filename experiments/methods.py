@@ -12,11 +12,13 @@ from collections.abc import Iterator
 import keras
 from absl import app, flags
 
-from experiments import arguments
+from experiments import arguments, devices
 from kd_keras import Distiller, methods, models
 from kd_keras.methods import Method
 
 FLAGS = flags.FLAGS
+devices.define_place()
+flags.adopt_module_key_flags(devices)
 flags.DEFINE_string("teacher", "wrn_40_2", "The pair's teacher, a model of the zoo.")
 flags.DEFINE_string("student", "wrn_40_1", "The pair's student.")
 flags.DEFINE_list("image_size", ["32", "32"], "Height,width of the images, in pixels.")
@@ -27,6 +29,8 @@ HEAD = ("method", "family", "taps of the student", "taps of the teacher", "weigh
 
 def main(_: list[str]) -> None:
     arguments.quiet()
+    if not devices.chief_alone():
+        return
     print(f"Adapters' trainable parameters for {FLAGS.teacher} and {FLAGS.student}, {FLAGS.classes} classes.\n")
     columns = [*HEAD[:4], "adapters", *HEAD[4:]]
     print("| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|")

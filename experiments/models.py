@@ -11,7 +11,7 @@ from pathlib import Path
 import keras
 from absl import app, flags
 
-from experiments import arguments
+from experiments import arguments, devices
 from experiments.runs import load_model
 from kd_keras import models
 from kd_keras.contracts import TapSpec
@@ -19,6 +19,8 @@ from kd_keras.evaluation import macs
 from kd_keras.taps import Tapped
 
 FLAGS = flags.FLAGS
+devices.define_place()
+flags.adopt_module_key_flags(devices)
 flags.DEFINE_multi_string("model", [], "A model of the zoo, with options, a run or a .keras file; repeat for several.")
 flags.DEFINE_list("image_size", ["32", "32"], "Height,width of the images, in pixels; a file has its own.")
 flags.DEFINE_integer("channels", 3, "Channels of the images.", lower_bound=1)
@@ -29,6 +31,8 @@ HEAD = "| model | parameters | multiply-accumulates | kilobytes | stages |\n|---
 
 def main(_: list[str]) -> None:
     arguments.quiet()
+    if not devices.chief_alone():
+        return
     if not FLAGS.model:
         size = ",".join(FLAGS.image_size)
         print(f"{FLAGS.classes} classes, images of {size},{FLAGS.channels}; trainable parameters.\n\n{HEAD}")

@@ -180,6 +180,7 @@ def training_batches(
         one_hot=soft_labels() and images.train.labelled,
         views=FLAGS.views if recorded is None else recorded.views,
         recorded=recorded,
+        sharding=FLAGS.sharding,
         **view_options(images),
         **options,
     )

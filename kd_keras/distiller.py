@@ -128,8 +128,8 @@ class Distiller(FitsOnWorkers):
             # The replicas' gradients are summed, so each gives its part of the mean over the global batch.
             scaled = self.optimizer.scale_loss(share * loss + penalty / self._replicas())
         variables, terms = self.trainable_variables, {"loss": loss + penalty, **means}
-        gradients, sound = self.watch(tape.gradient(scaled, variables), terms, share, before, self.optimizer)
-        self.optimizer.apply_gradients(zip(gradients, variables))
+        # Applies the gradients, where they are finite on all replicas.
+        sound = self.watch(self.optimizer, tape.gradient(scaled, variables), variables, terms, share, before)
         self._log(terms, penalty, teacher, batch, sound)
         return self._metrics_of(output, batch)
 

@@ -15,6 +15,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -147,10 +148,16 @@ def ending_together(strategy: tf.distribute.Strategy) -> Iterator[None]:
     """Ends this process, with a message and the exit code `LOST`, where another worker of its cluster has gone.
 
     A worker that dies is noticed when its connection breaks, at the next step, and one that hangs after the strategy's
-    `timeout`. The process ends at once: to leave in good order it would wait for the others.
+    `timeout`. The process ends at once: to leave in good order it would wait for the others. A worker that is through
+    waits for the chief, which may have more to do: one that has left would look like one that has died.
     """
     try:
-        yield
+        try:
+            yield
+        except SystemExit:  # as all of them do together on SIGTERM, or the chief alone at its end
+            _wait_for_all(strategy)
+            raise
+        _wait_for_all(strategy)
     except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError) as error:
         if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
             raise
@@ -222,6 +229,44 @@ def batches(strategy: tf.distribute.Strategy, make: Callable[[Share], tf.data.Da
         return make(Share(context.input_pipeline_id * count, count, total))
 
     return strategy.distribute_datasets_from_function(of_worker)
+
+
+def over_replicas(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """A function of a batch of which the replicas compute a part each, under the strategy in whose scope this is called.
+
+    For work beside `fit`, such as a network's answers: every worker calls it with the same batches, in the same order,
+    and gets the whole result. No row is lost or given twice; copies of the last one fill up the last replica's part.
+
+    Args:
+        function: from tensors `(B, ...)`, or a structure of them, to a structure of tensors `(B, ...)`; a row of its
+            result must not depend on other rows. It may make no variables.
+
+    Returns:
+        A function of the same arguments and results; call it within a `tf.function`.
+
+    >>> over_replicas(lambda x: 2 * x)(tf.constant([1, 2])).numpy().tolist()
+    [2, 4]
+    """
+    strategy = tf.distribute.get_strategy()
+    total = strategy.num_replicas_in_sync
+    if total == 1:
+        return function
+
+    def part(rows: Any, each: tf.Tensor) -> Any:
+        context = tf.distribute.get_replica_context()
+        first = tf.cast(context.replica_id_in_sync_group, each.dtype) * each
+        found = function(tf.nest.map_structure(lambda x: x[first : first + each], rows))
+        # A copy, on this replica's device: over several workers TensorFlow gathers nothing whose device is open.
+        return tf.nest.map_structure(lambda y: context.all_gather(tf.identity(y), axis=0), found)
+
+    def whole(rows: Any) -> Any:
+        size = tf.shape(tf.nest.flatten(rows)[0])[0]
+        each = -(-size // total)
+        taken = tf.minimum(tf.range(each * total), size - 1)
+        found = strategy.run(part, (tf.nest.map_structure(lambda x: tf.gather(x, taken), rows), each))
+        return tf.nest.map_structure(lambda y: strategy.experimental_local_results(y)[0][:size], found)
+
+    return whole
 
 
 def scaled_rate(rate: float, rule: str, batch_size: int, base_batch_size: int) -> float:

@@ -33,7 +33,7 @@ class Watch:
     """Keeps what is not finite out of weights and statistics, on all replicas alike.
 
     A plain object, made in the strategy's scope; its variables are in no checkpoint. Where the loss or a gradient is
-    not finite, the whole batch counts as one without a gradient, and BatchNorm's statistics stay as they were. With a
+    not finite, the step is not made: weights, optimizer and BatchNorm's statistics stay as they were. With a
     loss-scaling optimizer an overflowing gradient is its daily business, and no finding while the scale is above 1;
     every replica then sees the overflow, so that all of them skip the step together.
     """
@@ -52,16 +52,23 @@ class Watch:
         return [(v, tf.identity(v.value)) for layer in layers for v in layer.non_trainable_variables]
 
     def __call__(
-        self, gradients: list, terms: dict[str, Tensor], share: Any, before: list, optimizer: keras.optimizers.Optimizer
-    ) -> tuple[list, Tensor]:
-        """The gradients to apply, and whether the step was finite on all replicas.
+        self,
+        optimizer: keras.optimizers.Optimizer,
+        gradients: list,
+        variables: list[keras.Variable],
+        terms: dict[str, Tensor],
+        share: Any,
+        before: list,
+    ) -> Tensor:
+        """Applies the gradients where the step is finite on all replicas, and returns whether it is.
 
         Args:
+            optimizer: what applies the gradients.
             gradients: this replica's, `None` where there is none.
+            variables: of the gradients.
             terms: this replica's loss and terms by name, `()` each.
             share: this replica's part of the global batch.
             before: of `statistics`.
-            optimizer: what will apply the gradients.
         """
         gradients = [tf.convert_to_tensor(g) if isinstance(g, tf.IndexedSlices) else g for g in gradients]
         values = ops.stack([ops.cast(terms.get(name, 0.0), "float32") for name in self.names])
@@ -76,15 +83,18 @@ class Watch:
         self._note(sound, told)
         for variable, value in before:
             variable.assign(ops.where(sound, variable, value))
-        empty = float("nan") if scaling else 0.0  # a loss-scaling optimizer skips, and lowers its scale, by itself
-        return self._emptied(gradients, skip, empty), sound
+        if scaling:  # such an optimizer skips, and lowers its scale, by itself
+            optimizer.apply_gradients(zip(self._spoilt(gradients, skip), variables))
+        else:
+            _apply_unless(skip, optimizer, gradients, variables)
+        return sound
 
     @staticmethod
-    def _emptied(gradients: list, skip: Tensor, empty: float) -> list:
-        """The same gradients, or all of one value where the step is skipped; a branch, for choosing would copy each."""
+    def _spoilt(gradients: list, skip: Tensor) -> list:
+        """The same gradients, or NaN on all replicas where the step is skipped; a branch, for choosing would copy."""
         given = [g for g in gradients if g is not None]
-        filled = functools.partial(ops.full_like, fill_value=empty)
-        chosen = iter(tf.cond(skip, lambda: [filled(g) for g in given], lambda: given))
+        spoilt = functools.partial(ops.full_like, fill_value=float("nan"))
+        chosen = iter(tf.cond(skip, lambda: [spoilt(g) for g in given], lambda: given))
         return [None if g is None else next(chosen) for g in gradients]
 
     def _note(self, sound: Tensor, told: Tensor) -> None:
@@ -119,6 +129,28 @@ class Watch:
         return Finding(int(ops.convert_to_numpy(self._at)), dict(zip(self.names, values)))
 
 
+def _apply_unless(
+    skip: Tensor, optimizer: keras.optimizers.Optimizer, gradients: list, variables: list[keras.Variable]
+) -> None:
+    """Applies gradients, or changes nothing of weights and optimizer; `skip` is the same on all replicas."""
+    if not optimizer.built:
+        optimizer.build(variables)
+
+    def step(gradients: list) -> None:
+        optimizer.apply_gradients(zip(gradients, variables))
+
+    if tf.__internal__.distribute.strategy_supports_no_merge_call():
+        tf.cond(skip, lambda: None, lambda: step(gradients))
+        return
+
+    def together(strategy: tf.distribute.Strategy, skip: Any, gradients: list) -> None:
+        # A replica's own branch may not merge with the others', which applying does: one branch for all replicas.
+        skip = strategy.experimental_local_results(skip)[0]
+        tf.cond(skip, lambda: None, lambda: strategy.extended.call_for_each_replica(step, args=(gradients,)))
+
+    tf.distribute.get_replica_context().merge_call(together, args=(skip, gradients))
+
+
 def _scale(optimizer: keras.optimizers.LossScaleOptimizer) -> Any:
     return optimizer.dynamic_scale.value if optimizer.built else optimizer.initial_scale
 
@@ -135,7 +167,7 @@ class NonFinite(keras.callbacks.Callback):
     `Distiller.fit` has one that stops, unless it is given another. Weights and statistics are then those before.
 
     Args:
-        on_nonfinite: "stop" raises; "skip" warns and goes on: the batch counts as one without a gradient.
+        on_nonfinite: "stop" raises; "skip" warns and goes on as if the batch had not come: no step of the optimizer.
         directory: where `nonfinite_<epoch>_<step>.npz` is written: epoch, step, the names and values of the loss's
             terms and, with `replay`, the batch: `index` `(B,)`, `label` and `images`. `None` for nowhere.
         replay: from an epoch and a step in it to that batch as the data gave it, with its index.

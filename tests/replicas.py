@@ -57,9 +57,17 @@ def main(name, output, *cases):
         distiller, history = trained(strategy, **CASES[case])
         found |= {f"{case}/{i}": value for i, value in enumerate(values(distiller.student.variables))}
         found[f"{case}/predicted"] = distiller.predict(*plain(distiller), verbose=0)
+        found[f"{case}/shared"] = shared(strategy, distiller)
         found[f"{case}/history"] = json.dumps(history)
     np.savez(output, **found)
     print(f"{strategy.num_replicas_in_sync} replicas, chief {distribute.is_chief(strategy)}")
+
+
+def shared(strategy, distiller):
+    """Answers of which the replicas compute a part each; the last batch has one row."""
+    with strategy.scope():
+        run = tf.function(distribute.over_replicas(lambda rows: {"logits": distiller.student(rows, training=False)}))
+    return np.concatenate([run(rows)["logits"] for rows in plain(distiller)[0]])
 
 
 def plain(distiller):

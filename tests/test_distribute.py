@@ -19,6 +19,7 @@ from kd_keras.methods import KD
 from tests import workers
 from tests.networks import compiled, convolutional, examples, mirrored, source, values
 from tests.replicas import CASES
+from tests.test_experiments import program
 
 ROOT = workers.ROOT
 WEIGHTS = {"synchronised": 1e-4, "half": 3e-2}  # float16 itself moves the weights by 2.5e-2 from float32's
@@ -234,6 +235,20 @@ def test_a_worker_that_dies_is_noticed_and_the_run_goes_on(tmp_path, one):
     again[one].send_signal(signal.SIGTERM)  # to one of them, after which all leave together, with a checkpoint
     codes, *_ = workers.finish(again, timeout=60)
     assert codes == [143, 143]
+
+
+@pytest.mark.slow
+def test_programs_that_do_not_train_run_on_workers_too(tmp_path):
+    """The chief alone speaks, and says what one device does; where one device does the work, it is the chief's."""
+    given, run = [*RUN[:3], f"--data_dir={tmp_path}"], tmp_path / "run"
+    trained = program("train", *given, "--epochs=1", f"--run={run}").stdout.split("accuracy ")[-1][:6]
+    for name, options, expected in (
+        ("evaluate", [f"--data_dir={tmp_path}", f"--teacher={run}"], trained),
+        ("models", ["--model=mlp"], "| mlp |"),
+    ):
+        codes, said, errors = workers.finish(workers.start(2, "-m", f"experiments.{name}", *options))
+        assert codes == [0, 0], errors[0][-3000:]
+        assert expected in said[0] and not said[1].strip()
 
 
 def test_launch_local_ends_all_when_one_fails():

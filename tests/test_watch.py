@@ -1,5 +1,7 @@
 """What is not finite stops a run, or is skipped, and leaves weights and statistics as they were on every replica."""
 
+import contextlib
+
 import keras
 import numpy as np
 import pytest
@@ -41,13 +43,17 @@ def test_a_run_stops_with_what_it_found_and_is_as_before(tmp_path):
     assert same(values(healthy.student.variables), values(again.student.variables))
 
 
-def test_a_run_that_skips_is_one_without_that_batch():
+@pytest.mark.parametrize("replicas", [1, 2])
+@pytest.mark.parametrize("kind", [lambda: keras.optimizers.SGD(0.1, momentum=0.9), keras.optimizers.AdamW], ids=str)
+def test_a_run_that_skips_is_one_without_that_batch(kind, replicas):
     without = np.r_[0:8, 16:32]
-    expected, made = (distiller(optimizer=keras.optimizers.SGD(0.1)) for _ in range(2))
+    with mirrored(replicas).scope() if replicas > 1 else contextlib.nullcontext():
+        expected, made = (distiller(optimizer=kind()) for _ in range(2))
     logs = expected.fit(X[without], Y[without], **OPTIONS).history
     with pytest.warns(UserWarning, match="Skipped a batch: loss nan"):
         history = made.fit(BAD, Y, callbacks=[NonFinite("skip")], **OPTIONS).history
     assert same(values(expected.student.variables), values(made.student.variables), atol=1e-7)
+    assert same(values(expected.optimizer.variables), values(made.optimizer.variables), atol=1e-7)
     assert history["loss"] == pytest.approx(logs["loss"], rel=1e-6)
 
 

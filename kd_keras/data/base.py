@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import itertools
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -25,6 +26,9 @@ class Source:
         class_names: K names in the order of the labels, or `None`.
         image_shape: `(H, W, C)`, or `None` where images differ in size.
         version: what else says which examples these are: a version and a split, or a digest of the files.
+        files: how many files the examples lie in.
+        between: from `begin` and `end` to those of the examples, in the same form and with the same indices, without
+            opening a file that holds none of them; `None` where that cannot be done.
 
     Raises:
         ValueError: where `examples` is not a dataset of such dictionaries.
@@ -42,6 +46,8 @@ class Source:
     class_names: tuple[str, ...] | None = None
     image_shape: tuple[int, int, int] | None = None
     version: str = ""
+    files: int = 1
+    between: Callable[[int, int], tf.data.Dataset] | None = None
 
     def __post_init__(self):
         spec = self.examples.element_spec
@@ -55,6 +61,20 @@ class Source:
     def labelled(self) -> bool:
         """Whether the examples have labels."""
         return "label" in self.examples.element_spec
+
+    def lanes(self, count: int) -> list[Source]:
+        """So many consecutive parts of the source, the first ones longer by one example where it does not divide.
+
+        Raises:
+            ValueError: where the source cannot be read in parts.
+        """
+        if self.between is None or not 1 <= count <= self.size:
+            came = f"{self.name}, {self.size} examples in {self.files} files, in {count} parts"
+            raise ValueError(mismatch("a source that can be read in parts", came))
+        sizes = [self.size // count + (number < self.size % count) for number in range(count)]
+        ends = list(itertools.accumulate(sizes))
+        parts = [(self.between(end - size, end), size) for size, end in zip(sizes, ends)]
+        return [replace(self, examples=examples, size=size, between=None) for examples, size in parts]
 
     def without(self, classes: Collection[int]) -> Source:
         """The examples that are of none of these classes, counted anew; K and the names stay.
@@ -84,7 +104,8 @@ class Source:
         if not size:
             raise ValueError(mismatch(f"a class of {self.name} that is kept", f"all {self.classes} left out"))
         numbered = kept.enumerate().map(lambda number, one: {**one, "index": number}, deterministic=True)
-        return replace(self, examples=numbered, size=size, version=f"{self.version} without {sorted(classes)}")
+        version = f"{self.version} without {sorted(classes)}"
+        return replace(self, examples=numbered, size=size, version=version, files=1, between=None)
 
 
 class Views(Protocol):

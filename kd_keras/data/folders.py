@@ -48,10 +48,14 @@ def read(folder: str | os.PathLike, split: str = "train") -> Source:
         image = tf.py_function(_decode, [example["path"]], tf.uint8)
         return {"image": tf.ensure_shape(image, shape or (None, None, 3)), **_without_path(example)}
 
-    examples = tf.data.Dataset.from_tensor_slices(columns).map(decode, tf.data.AUTOTUNE, deterministic=True)
+    def between(begin: int, end: int) -> tf.data.Dataset:
+        rows = tf.data.Dataset.from_tensor_slices({key: value[begin:end] for key, value in columns.items()})
+        return rows.map(decode, tf.data.AUTOTUNE, deterministic=True)
+
     listed = [(str(path.relative_to(folder)), path.stat().st_size) for path, _ in files]
     version = f"{folder.name} {split} {hashlib.sha256(repr(listed).encode()).hexdigest()}"
-    return Source(examples, str(folder), len(paths), len(names) if labelled else None, names, shape, version)
+    about = (str(folder), len(paths), len(names) if labelled else None, names, shape, version, len(paths), between)
+    return Source(between(0, len(paths)), *about)
 
 
 def _without_path(example: dict) -> dict:

@@ -18,11 +18,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from kd_keras.contracts import INDEX, INPUTS, RECORDED, Share, mismatch
+from kd_keras.contracts import INDEX, INPUTS, RECORDED, Share, mismatch, nearest
 from kd_keras.data.base import Recorded, Source, Views
 
 MEMORY = 2**30  # bytes of decoded images that are kept; a larger dataset is read anew in each epoch
 BUFFER = 2**28  # bytes of images among which a larger dataset is shuffled
+LANES = 16  # parts at most in which a larger dataset of several files is read
+SHARDING = ("auto", "data", "file")
 
 
 class Normalisation(NamedTuple):
@@ -136,13 +138,16 @@ def training(
     views: int | None = None,
     recorded: Recorded | None = None,
     share: Share = Share(),
+    sharding: str = "auto",
 ) -> tf.data.Dataset:
     """Makes training batches, one epoch after the other; give Keras `steps_per_epoch` where `epochs` is `None`.
 
     Order and views follow from (seed, epoch, index): starting at epoch 3, step 5 gives what a run from 0 gives from
     there on, whatever the global seed, and the shares of several workers are parts of what one would make. No batch
     spans two epochs. Up to 1 GB of decoded images is read here, at once, and kept, and each epoch is a full
-    permutation; more, or `cache=False`, is read anew in each epoch and shuffled in a buffer of 256 MB.
+    permutation; more, or `cache=False`, is read anew in each epoch and shuffled in a buffer of 256 MB. Where that lies in
+    several files, it is read in up to 16 lanes, consecutive parts that are shuffled by themselves and have equal parts
+    of every batch, so that a worker may read its own lanes alone, and the batches are the same however many workers.
 
     Args:
         source: where examples come from.
@@ -164,6 +169,9 @@ def training(
             RECORDED, joined by index, with `with_index` and its number of views.
         share: the parts of each batch to give, one after the other, for one of several workers
             (`distribute.batches` fills it in).
+        sharding: what each of several workers reads: by "data" every example, of which it makes its own parts, or by
+            "file" its own lanes alone; "auto" is by file wherever there are lanes for each worker, and not where images
+            are kept in memory, batches are mixed, or their order is the reading order. The batches are the same.
 
     Returns:
         A dataset of `(x, y)`, or of `x` where the source has no labels: x `(B, H, W, C)` float32 (or the dictionary
@@ -171,8 +179,8 @@ def training(
 
     Raises:
         ValueError: for a number out of range, images of varying size without `image_size`, a normalisation of
-            another number of channels, `one_hot` without labels, a last batch of fewer examples than replicas, or a
-            recording of other views, with what differs.
+            another number of channels, `one_hot` without labels, a last batch of fewer examples than replicas, a
+            recording of other views, with what differs, or sharding by file where it cannot be done.
         tf.errors.InvalidArgumentError: for a label outside 0..K-1, when it is read, with the example's index.
     """
     steps = steps_per_epoch(source, batch_size, drop_remainder)
@@ -195,22 +203,29 @@ def training(
     _at_least(1, views=1 if views is None else views)
     if cache and _bytes(source, stored) <= MEMORY:
         memory = stored.batch(source.size, num_parallel_calls=tf.data.AUTOTUNE).get_single_element()
+    count = _lane_count(source, batch_size) if memory is None and shuffle and not finish.mixes else 1
+    lanes = _Lanes(source, count, image_size, batch_size, drop_remainder) if count > 1 else None
+    by_file = _by_file(sharding, count, share)
+    within = Share(0, share.count, share.count) if by_file else share
 
     def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
         begun = tf.where(epoch == start_epoch, tf.constant(start_step, tf.int64), 0)
         view = epoch if views is None else epoch % views
         view_seed = tf.random.fold_in(tf.constant([seed, 0], tf.int64), view)
         order_seed = view_seed if finish.mixes else tf.random.fold_in(tf.constant([seed, 0], tf.int64), epoch)
-        if memory is None:
-            rows = _shuffled(stored, _bytes(source, stored), source.size, order_seed) if shuffle else stored
+        if lanes:
+            chosen = lanes.batches(order_seed, share if by_file else Share())
+        elif memory is None:
+            rows = _shuffled(stored, _buffer(source, stored), order_seed) if shuffle else stored
+            chosen = rows.batch(batch_size, drop_remainder)
         else:
             order = tf.range(source.size)
             order = tf.random.experimental.stateless_shuffle(order, order_seed) if shuffle else order
-            rows = tf.data.Dataset.from_tensor_slices(order)
-        chosen = rows.batch(batch_size, drop_remainder).enumerate().skip(begun)
+            chosen = tf.data.Dataset.from_tensor_slices(order).batch(batch_size, drop_remainder)
+        chosen = chosen.enumerate().skip(begun)
         # A mixed batch must be made as a whole; otherwise a worker makes its own rows alone.
         early, late = (share.total > 1 and finish.mixes == mixes for mixes in (False, True))
-        chosen = chosen.flat_map(lambda number, rows: _parts((number, rows), share)) if early else chosen
+        chosen = chosen.flat_map(lambda number, rows: _parts((number, rows), within)) if early else chosen
 
         def make(number: tf.Tensor, rows: Any) -> Any:
             batch = rows if memory is None else {key: tf.gather(value, rows) for key, value in memory.items()}
@@ -370,11 +385,64 @@ def _checked(label: tf.Tensor, index: tf.Tensor, source: Source) -> tf.Tensor:
         return tf.identity(label)
 
 
-def _shuffled(stored: tf.data.Dataset, size_bytes: int, size: int, seed: tf.Tensor) -> tf.data.Dataset:
+class _Lanes:
+    """A source that is read in consecutive parts at the same time, each of which gives an equal part of every batch."""
+
+    def __init__(
+        self, source: Source, count: int, image_size: Sequence[int] | None, batch_size: int, drop_remainder: bool
+    ):
+        self.sources = source.lanes(count)
+        self.stored = [_stored(lane, image_size) for lane in self.sources]
+        self.buffer = max(1, _buffer(source, self.stored[0]) // count)
+        self.rows, self.drop_remainder = batch_size // count, drop_remainder
+        self.steps = steps_per_epoch(source, batch_size, drop_remainder)
+
+    def batches(self, seed: tf.Tensor, share: Share) -> tf.data.Dataset:
+        """The rows of every batch that come from the lanes of one worker: it has every so manieth of them."""
+        own = range(share.first // share.count, len(self.sources), share.total // share.count)
+        lanes = tuple(self._lane(number, tf.random.fold_in(seed, number)) for number in own)
+        return tf.data.Dataset.zip(lanes).map(
+            lambda *parts: tf.nest.map_structure(lambda *rows: tf.concat(rows, 0), *parts)
+        )
+
+    def _lane(self, number: int, seed: tf.Tensor) -> tf.data.Dataset:
+        # A lane may be through one batch before the others: it then gives no row of the last one.
+        rows = _shuffled(self.stored[number], self.buffer, seed).batch(self.rows, self.drop_remainder)
+        spec = self.stored[number].element_spec
+        none = tf.nest.map_structure(lambda each: tf.zeros((0, *each.shape), each.dtype), spec)
+        missing = self.steps - math.ceil(self.sources[number].size / self.rows)
+        return rows.concatenate(tf.data.Dataset.from_tensors(none)) if missing > 0 else rows.take(self.steps)
+
+
+def _lane_count(source: Source, batch_size: int) -> int:
+    """It follows from the source and the batch size alone, so that batches are the same however many workers."""
+    most = min(LANES, source.files if source.between is not None else 1)
+    return max(number for number in range(1, most + 1) if batch_size % number == 0)
+
+
+def _by_file(sharding: str, lanes: int, share: Share) -> bool:
+    """Whether each of several workers reads lanes of its own."""
+    if sharding not in SHARDING:
+        raise ValueError(mismatch(f"sharding= one of {SHARDING}", repr(sharding), nearest(sharding, SHARDING)))
+    workers = share.total // share.count
+    possible = lanes % workers == 0
+    if sharding == "file" and not possible:
+        came = f"{lanes} lanes for {workers}"
+        remedy = 'sharding="data"; lanes divide the batch size, and are as many as there are files, up to 16; there is '
+        remedy += "one where images are kept in memory or mixed, or come in reading order"
+        raise ValueError(mismatch("lanes of files that can be shared out evenly over all workers", came, remedy))
+    return sharding != "data" and possible and workers > 1
+
+
+def _buffer(source: Source, stored: tf.data.Dataset) -> int:
+    """Among how many examples those that are not kept in memory are shuffled."""
+    return max(1, min(source.size, source.size * BUFFER // _bytes(source, stored)))
+
+
+def _shuffled(stored: tf.data.Dataset, buffer: int, seed: tf.Tensor) -> tf.data.Dataset:
     # `shuffle` mixes its seed with the graph's, which is the user's global one; this graph is one epoch's function,
     # so the setting goes no further. (With 0, TensorFlow would compare the other seed in Python, and fail.)
     tf.compat.v1.set_random_seed(1)
-    buffer = max(1, min(size, size * BUFFER // size_bytes))
     one_seed = tf.random.stateless_uniform((), seed, maxval=2**31 - 1, dtype=tf.int64)
     return stored.shuffle(buffer, seed=one_seed, reshuffle_each_iteration=False)
 

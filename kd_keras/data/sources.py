@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 import os
 from pathlib import Path
 
@@ -32,21 +34,40 @@ def read(name: str, split: str, data_dir: str | os.PathLike | None = None) -> So
     in_order = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
     other = [key for key, feature in builder.info.features.items() if isinstance(feature, tfds.features.Image)]
     unread = {key: tfds.decode.SkipDecoding() for key in other if key != image}
-    raw = builder.as_dataset(split=split, shuffle_files=False, read_config=in_order, decoders=unread)
 
     def example(index: tf.Tensor, features: dict) -> dict:
         return {"image": features[image], "label": tf.cast(features[label], tf.int64), "index": index}
 
+    def between(begin: int, end: int) -> tf.data.Dataset:
+        chosen = _range(builder, split, begin, end)
+        raw = builder.as_dataset(split=chosen, shuffle_files=False, read_config=in_order, decoders=unread)
+        return raw.enumerate(begin).map(example, tf.data.AUTOTUNE, deterministic=True)
+
     feature, shape = builder.info.features[label], builder.info.features[image].shape
     return Source(
-        examples=raw.enumerate().map(example, tf.data.AUTOTUNE, deterministic=True),
+        examples=between(0, size),
         name=name,
         size=size,
         classes=feature.num_classes,
         class_names=tuple(feature.names) if feature.names else None,
         image_shape=None if None in shape else tuple(shape),
         version=f"{builder.info.full_name} {split}",
+        files=len(builder.info.splits[split].file_instructions),
+        between=between,
     )
+
+
+def _range(builder: tfds.core.DatasetBuilder, split: str, begin: int, end: int) -> tfds.core.ReadInstruction:
+    """The examples `begin` to `end` of a split, which may be a slice or a sum of several."""
+    pieces, offset = [], 0
+    for each in tfds.core.ReadInstruction.from_spec(split).to_absolute(builder.info.splits):
+        start = each.from_ or 0
+        length = (builder.info.splits[each.splitname].num_examples if each.to is None else each.to) - start
+        first, last = max(begin - offset, 0), min(end - offset, length)
+        if first < last:
+            pieces.append(tfds.core.ReadInstruction(each.splitname, start + first, start + last, unit="abs"))
+        offset += length
+    return functools.reduce(operator.add, pieces)
 
 
 def _prepared(name: str, data_dir: str | os.PathLike | None) -> tfds.core.DatasetBuilder:
