@@ -15,10 +15,10 @@ from absl import app, flags
 
 from experiments import arguments
 from experiments.findings import by_size, plain, sentence, table
-from experiments.inquiry import QUESTIONS, Candidate, Inquiry
+from experiments.inquiry import QUESTIONS, Candidate, Inquiry, asked_questions
 from experiments.runs import load_result, write_text
 from kd_keras import data
-from kd_keras.contracts import mismatch, nearest
+from kd_keras.contracts import mismatch
 from kd_keras.evaluation import demands
 from kd_keras.evaluation.verdict import ABOUT
 
@@ -42,16 +42,20 @@ def main(_: list[str]) -> int:
     limits = {name: FLAGS[name].value for name in ABOUT if FLAGS[name].value is not None}
     if limits and not FLAGS.model:
         raise ValueError(mismatch("--model= a network to judge", "none"))
+    questions = asked_questions(FLAGS.questions, limits, FLAGS.other_dataset)
     source = arguments.load_test(load_result(FLAGS.teacher).get("data", {}))
     other = data.load(FLAGS.other_dataset, FLAGS.other_split, FLAGS.data_dir) if FLAGS.other_dataset else None
     inquiry = Inquiry(
-        source, asked_questions(limits), other=other, examples=FLAGS.examples, batch_size=FLAGS.batch_size,
+        source, questions, other=other, examples=FLAGS.examples, batch_size=FLAGS.batch_size,
         image_size=arguments.integers("image_size", 2), data_dir=FLAGS.data_dir,
     )
     for run in dict.fromkeys([FLAGS.teacher, *FLAGS.model]):
         inquiry.ask(Candidate.load(run))
     found = inquiry.findings
     print(f"{source.size:,} test images of {source.name}; agreement and kl (nats) are with {FLAGS.teacher}.")
+    print("Calibration is measured on every second of them; the others fit the temperature.")
+    if sampled := [each for each in questions if each not in ("generalisation", "memory")]:
+        print(f"{", ".join(sampled)}: of up to {FLAGS.examples:,} of them, evenly spread.")
     print(table(found))
     if FLAGS.output:
         write_text(Path(FLAGS.output), json.dumps(plain(found), indent=1))
@@ -61,21 +65,6 @@ def main(_: list[str]) -> int:
     for demand in verdict:
         print(demand.text)
     return 0 if all(demand.holds for demand in verdict) else 3
-
-
-def asked_questions(limits: dict[str, float]) -> tuple[str, ...]:
-    """The questions of the flags, and those that the demands are about.
-
-    Raises:
-        ValueError: for an unknown one, or a demand that --other_dataset is missing for.
-    """
-    given = [*FLAGS.questions, *["robustness"] * ("max_mce" in limits), *["generalisation"] * ("min_auroc" in limits)]
-    for question in given:
-        if question not in (*QUESTIONS, "all"):
-            raise ValueError(mismatch("--questions= of those that there are", question, nearest(question, QUESTIONS)))
-    if "min_auroc" in limits and not FLAGS.other_dataset:
-        raise ValueError(mismatch("--other_dataset= images of other things, for --min_auroc", "none"))
-    return tuple(question for question in QUESTIONS if question in given or "all" in given)
 
 
 if __name__ == "__main__":
