@@ -54,8 +54,9 @@ def main(_: list[str]) -> int:
     found = inquiry.findings
     print(f"{source.size:,} test images of {source.name}; agreement and kl (nats) are with {FLAGS.teacher}.")
     print("Calibration is measured on every second of them; the others fit the temperature.")
-    if sampled := [each for each in questions if each not in ("generalisation", "memory")]:
-        print(f"{", ".join(sampled)}: of up to {FLAGS.examples:,} of them, evenly spread.")
+    sampled = ", ".join(question for question in questions if question not in ("generalisation", "memory"))
+    if sampled:
+        print(f"{sampled}: of up to {FLAGS.examples:,} of them, evenly spread.")
     print(table(found))
     if FLAGS.output:
         write_text(Path(FLAGS.output), json.dumps(plain(found), indent=1))
