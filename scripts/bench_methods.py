@@ -10,9 +10,7 @@ on the taps of a resnet14 and a resnet8 of 16 pixels.
 
 from __future__ import annotations
 
-import contextlib
 import inspect
-import json
 import time
 from collections.abc import Callable
 from typing import Any
@@ -26,7 +24,7 @@ from kd_keras import Distiller, methods, models
 from kd_keras.contracts import INDEX, INPUTS, Batch, Step
 from kd_keras.methods import Method
 from kd_keras.taps import Tapped
-from scripts.measuring import fitting, in_a_process, in_turns, machine, peak, ratio
+from scripts.measuring import fitting, in_turns, machine, peak, ratio
 
 EXAMPLES = 50000  # of the data set that a method with a memory is told of
 SIZES = {"batch": (16, 64, 256, 512), "width": (8, 16, 32, 64), "classes": (10, 100, 1000, 20000)}
@@ -34,7 +32,6 @@ USUAL = {"batch": 64, "width": 16, "classes": 100}
 FLAGS = flags.FLAGS
 flags.DEFINE_multi_enum("growth", [], list(SIZES), "Measure how the losses grow with this, instead of whole steps.")
 flags.DEFINE_multi_string("method", [], "Only these classes, such as RKD; all by default.")
-flags.DEFINE_boolean("peaks", False, "Print the peaks of memory at the largest size alone; run by --growth itself.")
 flags.DEFINE_integer("rounds", 5, "Turns of every method and of KD.", lower_bound=1)
 flags.DEFINE_integer("steps", 5, "Timed steps of a turn.", lower_bound=1)
 
@@ -143,39 +140,27 @@ def seconds_of(evaluate: Callable[[], Any]) -> float:
     return min(seconds)
 
 
-def peaks(axis: str) -> dict[str, float]:
-    """Megabytes at the largest size, by method; those that do not suit the pair are left out."""
-    found = {}
-    for kind in kinds():
-        with contextlib.suppress(ValueError):
-            found[kind.__name__] = peak(loss_of(kind, {**USUAL, axis: SIZES[axis][-1]})) / 2**20
-        keras.backend.clear_session()
-    return found
-
-
 def growth(axis: str) -> None:
-    """The table of one axis: milliseconds at each size, and the power with which the last step of it grows."""
-    sizes = SIZES[axis]
-    only = [f"--method={name}" for name in FLAGS.method]
-    memory = json.loads(in_a_process("scripts.bench_methods", "--peaks", f"--growth={axis}", *only))
+    """The table of one axis: milliseconds at each size, the power with which the last step of it grows, and memory."""
+    sizes, others = SIZES[axis], []
     print(f"\n| {axis} | {' | '.join(f'{size} ms' for size in sizes)} | power | memory at {sizes[-1]}, MB |")
     print(f"|---|{'---:|' * (len(sizes) + 2)}")
     for kind in kinds():
-        if kind.__name__ not in memory:
+        try:
+            times = [seconds_of(loss_of(kind, {**USUAL, axis: size})) for size in sizes[:-1]]
+            largest = loss_of(kind, {**USUAL, axis: sizes[-1]})
+        except ValueError:
+            others.append(kind.__name__)
             continue
-        times = [seconds_of(loss_of(kind, {**USUAL, axis: size})) for size in sizes]
+        times.append(seconds_of(largest))
         power = np.log(times[-1] / times[-2]) / np.log(sizes[-1] / sizes[-2])
         cells = " | ".join(f"{1000 * each:.2f}" for each in times)
-        print(f"| {kind.__name__} | {cells} | {power:.2f} | {memory[kind.__name__]:.0f} |", flush=True)
+        print(f"| {kind.__name__} | {cells} | {power:.2f} | {peak(largest, looks=3) / 2**20:.0f} |", flush=True)
         keras.backend.clear_session()
-    others = [kind.__name__ for kind in kinds() if kind.__name__ not in memory]
     print(f"\nNot of this pair of networks: {', '.join(others) or 'none'}.")
 
 
 def main(_: list[str]) -> None:
-    if FLAGS.peaks:
-        print(json.dumps(peaks(FLAGS.growth[0])))
-        return
     for axis in FLAGS.growth:
         growth(axis)
     if not FLAGS.growth:

@@ -21,7 +21,7 @@ from kd_keras import Distiller, methods, models
 from kd_keras.contracts import INPUTS, RECORDED
 from kd_keras.taps import Tapped
 from kd_keras.teacher import AbsentTeacher, Teacher
-from scripts.measuring import Run, fitting, in_a_process, in_turns, looping, machine, peak, ratio
+from scripts.measuring import Run, fitting, in_turns, looping, machine, peak, ratio
 
 PAIRS = ("resnet32x4:resnet8x4:32:32", "applications/ResNet50:applications/MobileNet:96:16")
 PAIRS += ("vgg13:shufflenet_v2:32:32",)
@@ -31,8 +31,7 @@ flags.DEFINE_multi_string("pair", list(PAIRS), "teacher:student:pixels:batch; re
 flags.DEFINE_integer("rounds", 9, "Turns of every contestant.", lower_bound=1)
 flags.DEFINE_integer("steps", 3, "Timed steps of a turn.", lower_bound=1)
 flags.DEFINE_boolean("xla", False, "Measure what is by hand, Keras's and ours with XLA too.")
-flags.DEFINE_boolean("memory", False, "Measure peaks of memory too, each in a process of its own.")
-flags.DEFINE_string("only", None, "Print the peak of this contestant's memory; what --memory runs.")
+flags.DEFINE_boolean("memory", False, "Measure peaks of memory too.")
 
 
 class Pair(NamedTuple):
@@ -151,15 +150,15 @@ TARGETS = (
 def report(text: str) -> None:
     """One pair's tables."""
     pair = Pair.of(text)
-    found = in_turns({name: make() for name, make in contestants(pair).items()}, FLAGS.rounds, FLAGS.steps)
+    runs = {name: make() for name, make in contestants(pair).items()}
+    found = in_turns(runs, FLAGS.rounds, FLAGS.steps)
     count = len(pair.labels)
     print(f"\n## {text}\n")
     print("| | ms a step | quartiles | fastest | processor, ms | images a second | first step, s | MB |")
     print("|---|---:|---:|---:|---:|---:|---:|---:|")
     for name, times in found.items():
         low, middle, high = (1000 * each for each in np.quantile(times.rounds, [0.25, 0.5, 0.75]))
-        again = (f"--only={name}", f"--pair={text}", f"--xla={FLAGS.xla}")
-        most = in_a_process("scripts.bench_step", *again) if FLAGS.memory else ""
+        most = f"{peak(lambda run=runs[name]: run(2), looks=7) / 2**20:.0f}" if FLAGS.memory else ""
         print(f"| {name} | {middle:.1f} | {low:.1f} to {high:.1f} | {1000 * times.fastest:.1f} |", end=" ")
         print(f"{1000 * np.median(times.processor):.0f} | {1000 * count / middle:.0f} |", end=" ")
         print(f"{times.first:.1f} | {most} |", flush=True)
@@ -178,12 +177,6 @@ def report(text: str) -> None:
 
 
 def main(_: list[str]) -> None:
-    if FLAGS.only:
-        pair = Pair.of(FLAGS.pair[0])
-        run = contestants(pair)[FLAGS.only]()
-        run(1)  # tracing takes memory of its own, once
-        print(f"{np.median([peak(lambda: run(2)) for _ in range(7)]) / 2**20:.0f}")
-        return
     begun = time.perf_counter()
     for text in FLAGS.pair:
         report(text)

@@ -1,13 +1,10 @@
-"""What the benches share: steps timed in turns in one process, peaks of memory in processes of their own."""
+"""What the benches share: steps timed in turns in one process, and the peaks of their memory."""
 
 from __future__ import annotations
 
-import ctypes
+import gc
 import os
 import platform
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -16,7 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-PLAIN_MEMORY = {"TF_ENABLE_ONEDNN_OPTS": "0"}  # without oneDNN there is no pool of memory on a CPU
+CPU = "CPU:0"
 Run = Callable[[int], list[float]]  # makes some steps, and returns the seconds of each
 
 
@@ -93,41 +90,21 @@ def ratio(ours: list[float], theirs: list[float]) -> tuple[float, float, float]:
     return tuple(np.quantile(np.array(ours) / np.array(theirs), [0.5, 0.25, 0.75]).tolist())
 
 
-def resident() -> int:
-    """The bytes of memory that this process has now."""
-    with open("/proc/self/statm") as line:
-        return int(line.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+def peak(work: Callable[[], object], looks: int = 1) -> float:
+    """The bytes that TensorFlow's allocator has given out at the highest point of some work, beyond those before it, in
+    pieces of 256 KB or more; the median of several looks, for which operations run side by side is chance.
 
-
-def peak(work: Callable[[], object]) -> int:
-    """By how many bytes this process grows at the highest point of some work, looked at every half millisecond.
-
-    Only with `PLAIN_MEMORY` in the environment: otherwise TensorFlow keeps what it once had, and asks for more in
-    doubling pieces.
+    Raises:
+        ValueError: where the allocator does not count, as with `TF_ENABLE_ONEDNN_OPTS=0`.
     """
-    ctypes.CDLL("libc.so.6").malloc_trim(0)  # what was freed before must not hide what is asked for now
-    before, highest, done = resident(), 0, threading.Event()
-
-    def look() -> None:
-        nonlocal highest
-        while not done.wait(0.0005):
-            highest = max(highest, resident())
-
-    watcher = threading.Thread(target=look)
-    watcher.start()
-    work()
-    done.set()
-    watcher.join()
-    return max(0, highest - before)
-
-
-def in_a_process(module: str, *arguments: str) -> str:
-    """What a program of this package prints last, run by itself with `PLAIN_MEMORY`."""
-    command = [sys.executable, "-m", module, *arguments]
-    ran = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **PLAIN_MEMORY})
-    if ran.returncode:
-        raise RuntimeError(ran.stderr[-2000:])
-    return ran.stdout.strip().splitlines()[-1]
+    found = []
+    for _ in range(looks):
+        gc.collect()
+        tf.config.experimental.reset_memory_stats(CPU)
+        before = tf.config.experimental.get_memory_info(CPU)["current"]
+        work()
+        found.append(tf.config.experimental.get_memory_info(CPU)["peak"] - before)
+    return float(np.median(found))
 
 
 def machine() -> str:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from scripts.measuring import in_turns, ratio
+from scripts.measuring import in_turns, peak, ratio
 
 ROOT = Path(__file__).parent.parent
 
@@ -27,6 +28,19 @@ def test_turns_medians_and_ratios():
     assert found["a"].rounds == [2.0] * 3 and found["b"].fastest == 2.0
     assert ratio(found["b"].rounds, found["a"].rounds) == (2.0, 2.0, 2.0)
     assert np.allclose(ratio([1, 2, 3], [1, 1, 1]), (2, 1.5, 2.5))
+
+
+def test_a_peak_counts_what_is_there_at_one_time():
+    """Six tensors of 4 MB, of which two are there at one time; what stays from before does not count."""
+    kept = tf.ones((1024, 1024))
+
+    def work():
+        for _ in range(3):
+            both = [kept + 1, kept + 2]
+            del both
+
+    for size in (peak(work), peak(work, looks=3)):
+        assert 2 * 2**22 <= size < 2.5 * 2**22
 
 
 @pytest.mark.slow

@@ -11,6 +11,8 @@ from kd_keras.contracts import Batch, Outputs, Step, Tensor
 from kd_keras.methods.base import Specs, Tapping, Weight, number
 from kd_keras.primitives import distances, flat
 
+CORNERS = 4  # whose angles are held at one time, B^2 numbers each; with fewer a small batch takes longer
+
 
 def rkd_loss(
     student: Tensor, teacher: Tensor, *, distance_weight: float = 25.0, angle_weight: float = 50.0
@@ -20,19 +22,19 @@ def rkd_loss(
     Args:
         student: embeddings `(B, D)`; what has more axes is flattened.
         teacher: embeddings `(B, D')`.
-        distance_weight: of `rkd_distance_loss`, 0 or more.
-        angle_weight: of `rkd_angle_loss`, 0 or more.
+        distance_weight: of `rkd_distance_loss`, a number of 0 or more; with 0 it is not computed.
+        angle_weight: of `rkd_angle_loss`, likewise.
 
     Returns:
-        `()` float32, 0 or more; zero for a batch of one. Memory: B^3, for the angles.
+        `()` float32, 0 or more; zero for a batch of one. Memory: some B^2; time: B^3, for the angles.
 
     >>> import numpy as np
     >>> line, corner = np.array([[0.0], [1.0], [2.0]]), np.array([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0]])  # (B, D)
     >>> round(float(rkd_loss(line, corner)), 4)
     2.4456
     """
-    distance, angle = rkd_distance_loss(student, teacher), rkd_angle_loss(student, teacher)
-    return distance_weight * distance + angle_weight * angle
+    terms = ((distance_weight, rkd_distance_loss), (angle_weight, rkd_angle_loss))
+    return sum((weight * loss(student, teacher) for weight, loss in terms if weight), ops.zeros(()))
 
 
 def rkd_distance_loss(student: Tensor, teacher: Tensor) -> Tensor:
@@ -64,19 +66,26 @@ def rkd_angle_loss(student: Tensor, teacher: Tensor) -> Tensor:
     distance from the batch's mean: float32 does not resolve that direction, and the authors' code divides by nearly 0.
     At a thirtieth of it the loss is right to 1e-5 and its gradient to 1e-4, at a hundredth to 1e-4 and 1e-3.
 
+    The corners are gone through a few at a time, and the gradient is summed up on the way, in closed form, as nothing
+    of a corner is kept. It is a first gradient, and the student's alone.
+
     Args:
         student: embeddings `(B, D)`.
-        teacher: embeddings `(B, D')`.
+        teacher: embeddings `(B, D')`; they get no gradient.
 
     Returns:
-        `()` float32, from 0 to 1.5. Memory: B^3, whatever D is: 1 MB a tensor for 64 examples, 512 MB for 512.
+        `()` float32, from 0 to 1.5. Memory: some B^2, whatever D is; time: B^3.
 
     >>> import numpy as np
     >>> line, corner = np.array([[0.0], [1.0], [2.0]]), np.array([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0]])  # (B, D)
     >>> round(float(rkd_angle_loss(line, corner)), 4)  # cosines 1, -1, 1 against 0.7, 0, 0.7, each twice, over 27
     0.0434
     """
-    return _smooth_l1(_cosines(student) - _cosines(teacher))
+    ours, theirs = _relations(student), _relations(teacher)
+    total, *slopes = map(ops.stop_gradient, _swept(*[tuple(map(ops.stop_gradient, side)) for side in (ours, theirs)]))
+    for matrix, slope in zip(ours, slopes):  # adds nothing but the gradient
+        total = total + ops.sum(slope * (matrix - ops.stop_gradient(matrix)))
+    return total / ops.cast(ops.shape(ours[0])[0], "float32") ** 3
 
 
 def _over_their_mean(x: Tensor) -> Tensor:
@@ -86,8 +95,8 @@ def _over_their_mean(x: Tensor) -> Tensor:
     return between / ops.where(mean > 0, mean, 1.0)
 
 
-def _cosines(x: Tensor) -> Tensor:
-    """The cosine at corner i between the directions to j and to k, `(B, B, B)` for i, j, k."""
+def _relations(x: Tensor) -> tuple[Tensor, Tensor]:
+    """G `(B, B)` of the centred vectors, and the inverse distances `(B, B)`, 0 where there is no direction."""
     x = flat(x)
     x = x - ops.mean(x, axis=0, keepdims=True)
     gram = ops.matmul(x, ops.transpose(x))
@@ -96,8 +105,50 @@ def _cosines(x: Tensor) -> Tensor:
     square = lengths - 2 * gram
     apart = square > 1e-6 * lengths + 1e-24
     inverse = ops.where(apart, ops.rsqrt(ops.where(apart, square, 1.0)), 0.0) * (1 - ops.eye(ops.shape(x)[0]))
-    dots = gram[None, :, :] - gram[:, :, None] - gram[:, None, :] + own[:, None, None]
-    return dots * inverse[:, :, None] * inverse[:, None, :]
+    return gram, inverse
+
+
+def _swept(student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """The sum of smooth L1 over all triples, and its slope to the student's G and to its inverse distances.
+
+    With r the inverse distances the cosine c_ijk = N_ijk r_ij r_ik, N_ijk = G_jk - G_ij - G_ik + G_ii, and w the
+    difference of both sides' c, cut to -1..1, smooth L1 is w (difference - w / 2) and its slope to c is w. So that to
+    N is w r r, of which every N gives four parts to G, and that to r_ij is 2 sum_k w N r_ik, as j and k may change
+    places.
+    """
+    count = ops.shape(student[0])[0]
+    turns = (count + CORNERS - 1) // CORNERS
+
+    def turn(number: Tensor, sums: tuple) -> tuple:
+        total, to_pairs, to_rows, to_inverse = sums
+        corners = number * CORNERS + ops.arange(CORNERS)
+        dots, near, both = _seen_from(corners, *student)
+        others, _, both_others = _seen_from(corners, *teacher)
+        difference = dots * both - others * both_others
+        w = ops.clip(difference, -1.0, 1.0)
+        slope = w * both
+        at = corners[:, None]
+        return (
+            total + ops.sum(w * (difference - w / 2)),
+            to_pairs + ops.sum(slope, axis=0),
+            ops.scatter_update(to_rows, at, ops.sum(slope, axis=2)),
+            ops.scatter_update(to_inverse, at, 2 * ops.einsum("ijk,ik->ij", w * dots, near)),
+        )
+
+    rows = ops.zeros((turns * CORNERS, count))  # those past the last stay 0
+    sums = ops.fori_loop(0, turns, turn, (ops.zeros(()), ops.zeros_like(student[0]), rows, rows))
+    total, to_pairs, to_rows, to_inverse = sums[0], sums[1], sums[2][:count], sums[3][:count]
+    return total, to_pairs - 2 * to_rows + ops.eye(count) * ops.sum(to_rows, axis=1), to_inverse
+
+
+def _seen_from(corners: Tensor, gram: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """N `(C, B, B)` of some corners, r `(C, B)`, and r r `(C, B, B)`; corners past the last have r of 0."""
+    count = ops.shape(gram)[0]
+    known = ops.minimum(corners, count - 1)
+    rows, own = ops.take(gram, known, axis=0), ops.take(ops.diagonal(gram), known)
+    near = ops.take(inverse, known, axis=0) * ops.cast(corners < count, "float32")[:, None]
+    dots = gram[None, :, :] - rows[:, :, None] - rows[:, None, :] + own[:, None, None]
+    return dots, near, near[:, :, None] * near[:, None, :]
 
 
 def _smooth_l1(difference: Tensor) -> Tensor:
@@ -115,11 +166,11 @@ class RKD(Tapping):
     does not in these settings.
 
     Args:
-        distance_weight: of the distances, 0 or more.
-        angle_weight: of the angles, 0 or more.
+        distance_weight: of the distances, 0 or more; with 0 they are not computed.
+        angle_weight: of the angles, 0 or more; likewise.
         student_tap: the vectors, by default the embedding; the losses of several taps are summed.
         teacher_tap: what they follow, as many.
-        across_replicas: whether to compare the examples of the global batch; memory grows with its size cubed.
+        across_replicas: whether to compare the examples of the global batch; time grows with its size cubed.
         weight: 1 in the published CIFAR-100 tables, beside a hard loss of 1.
         name: the term's name in the log.
     """

@@ -166,7 +166,8 @@ class SimKD(Method):
     """The student's last map, through an adapter that it keeps, follows the teacher's, and the teacher's classifier
     reads it.
 
-    The student must be one that `simkd_student` makes of a student and a teacher; `SimKD.student_from` makes it.
+    The student must be one that `simkd_student` makes of a student and a teacher; `SimKD.student_from` makes it. So the
+    teacher's network must be there, also where its last maps come from a recording and it never runs.
 
     Published without a hard loss and without KD: `Distiller(hard_weight=0)`. A hard loss may be added: it moves
     backbone and adapter, never the classifier.
@@ -186,9 +187,15 @@ class SimKD(Method):
         self.reduction = _checked("SimKD", reduction)
 
     def student_from(self, student: keras.Model, teacher: keras.Model | None) -> keras.Model:
-        """`simkd_student` of the two: this is the model to train, save and count."""
+        """`simkd_student` of the two: this is the model to train, save and count.
+
+        Raises:
+            ValueError: without a teacher's network, and as `simkd_student` does.
+        """
         if teacher is None:
-            raise ValueError(mismatch(f"the teacher's network, whose classifier {self.name!r} keeps", "none"))
+            came = "none; a recording holds the teacher's outputs, not its network"
+            remedy = "give the teacher beside its recording: experiments.distill --teacher=... --recording=..."
+            raise ValueError(mismatch(f"the teacher's network, whose classifier {self.name!r} keeps", came, remedy))
         return simkd_student(student, teacher, reduction=self.reduction)
 
     def bind(self, student: Specs, teacher: Specs) -> None:

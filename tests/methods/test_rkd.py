@@ -5,8 +5,11 @@ import itertools
 
 import numpy as np
 import pytest
+import tensorflow as tf
+from keras import ops
 
 from kd_keras.methods import RKD, rkd_angle_loss, rkd_distance_loss, rkd_loss
+from kd_keras.methods.rkd import CORNERS
 from tests.methods.reference import Case, random, unit
 
 
@@ -87,3 +90,42 @@ def test_wrong_weights():
         RKD(angle_weight=None)
     with pytest.raises(ValueError, match="distance_weight"):
         RKD(distance_weight=float("nan"))
+
+
+@pytest.mark.parametrize("count", [2, 4, 5, 13])
+def test_corners_in_parts(count):
+    """Batches that fill the last of the parts, into which the corners are divided, and that do not; compiled, for a
+    batch of unknown size."""
+    student, teacher = random(count, 5, seed=20), random(count, 7, seed=21)
+    case = Case("", rkd_angle_loss, angle_reference, student, (teacher,))
+    assert case.value_error() < 1e-5 and case.gradient_error() < 1e-4
+    free = [tf.TensorSpec((None, width)) for width in (5, 7)]
+    compiled = case._replace(loss=tf.function(rkd_angle_loss, input_signature=free))
+    assert compiled.value_error() < 1e-5 and compiled.gradient_error() < 1e-4
+
+
+def test_no_tensor_of_all_triples(monkeypatch):
+    """The largest tensor of the loss and its gradient, the loop over corners unrolled so that one graph holds all."""
+    monkeypatch.setattr(ops, "fori_loop", lambda lower, upper, turn, sums: functools.reduce(
+        lambda sums, number: turn(number, sums), range(lower, upper), sums
+    ))
+    with tf.Graph().as_default() as graph:
+        student, teacher = (tf.constant(random(24, 5, seed=seed)) for seed in (0, 1))
+        assert tf.gradients(rkd_angle_loss(student, teacher), student)[0].shape == (24, 5)
+    sizes = [result.shape.num_elements() for each in graph.get_operations() for result in each.outputs]
+    assert None not in sizes and max(sizes) == CORNERS * 24**2
+
+
+def test_a_weight_of_zero_computes_nothing():
+    student, teacher = random(6, 5), random(6, 4, seed=1)
+    assert float(rkd_loss(student, teacher, angle_weight=0)) == pytest.approx(
+        25 * distance_reference(student, teacher), rel=1e-5
+    )
+    assert float(rkd_loss(student, teacher, distance_weight=0)) == pytest.approx(
+        50 * angle_reference(student, teacher), rel=1e-5
+    )
+    assert float(rkd_loss(student, teacher, distance_weight=0, angle_weight=0)) == 0
+    without = tf.function(functools.partial(rkd_loss, angle_weight=0)).get_concrete_function(student, teacher)
+    assert not any("While" in operation.type for operation in without.graph.get_operations())
+    both = tf.function(rkd_loss).get_concrete_function(student, teacher)
+    assert any("While" in operation.type for operation in both.graph.get_operations())

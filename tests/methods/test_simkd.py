@@ -138,6 +138,11 @@ def test_students_of_any_kind(make, tmp_path):
     np.testing.assert_allclose(keras.saving.load_model(tmp_path / "made.keras")(x), made(x), atol=1e-5)
 
 
+def test_a_recording_alone_is_not_enough():
+    with pytest.raises(ValueError, match="(?s)network.*a recording holds.*--teacher=.*--recording="):
+        SimKD().student_from(pair()[0], None)
+
+
 def test_the_classifier_does_not_move_and_what_is_exported_is_the_whole(tmp_path):
     student, teacher = pair()
     method = SimKD()
