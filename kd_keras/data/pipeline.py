@@ -145,9 +145,9 @@ def training(
     Order and views follow from (seed, epoch, index): starting at epoch 3, step 5 gives what a run from 0 gives from
     there on, whatever the global seed, and the shares of several workers are parts of what one would make. No batch
     spans two epochs. Up to 1 GB of decoded images is read here, at once, and kept, and each epoch is a full
-    permutation; more, or `cache=False`, is read anew in each epoch and shuffled in a buffer of 256 MB. Where that lies in
-    several files, it is read in up to 16 lanes, consecutive parts that are shuffled by themselves and have equal parts
-    of every batch, so that a worker may read its own lanes alone, and the batches are the same however many workers.
+    permutation; more, or `cache=False`, is read anew in each epoch and shuffled in a buffer of 256 MB. Where that lies
+    in several files, it is read in up to 16 lanes, consecutive parts that are shuffled by themselves and have equal
+    parts of every batch, so that a worker may read its own lanes alone; the batches are the same however many workers.
 
     Args:
         source: where examples come from.
