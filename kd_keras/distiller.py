@@ -116,7 +116,8 @@ class Distiller(FitsOnWorkers):
     # ---- the step
 
     def train_step(self, data: Any) -> dict[str, Tensor]:
-        batch, step = _with_rows(as_batch(data)), Step(ops.convert_to_tensor(self.optimizer.iterations), self._epoch.value)
+        batch = _with_rows(as_batch(data))
+        step = Step(ops.convert_to_tensor(self.optimizer.iterations), self._epoch.value)
         teacher = self._teach(batch)
         weights, share, before = self._weights(), self._share(batch), self.watch.statistics(self)
         with tf.GradientTape() as tape:
