@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -188,12 +189,25 @@ def fit(
         position = Position(position.epoch + 1, 0)
     if position.epoch < epochs:
         spans.append((position, epochs, steps_per_epoch))
-    for begin, end, steps in spans:
+    for number, (begin, end, steps) in enumerate(spans):
         batches = data(begin)
         if begin.step:
             model.build_from(batches.element_spec)  # the metrics that the checkpoint has values of
         own = [*callbacks(begin), checkpoint]
-        model.fit(batches, initial_epoch=begin.epoch, epochs=end, steps_per_epoch=steps, callbacks=own, **options)
+        with contextlib.nullcontext() if number + 1 == len(spans) else _unfinished(model.optimizer):
+            model.fit(batches, initial_epoch=begin.epoch, epochs=end, steps_per_epoch=steps, callbacks=own, **options)
+    if not spans:  # stopped after its last checkpoint
+        model.optimizer.finalize_variable_values(model.trainable_variables)
+
+
+@contextlib.contextmanager
+def _unfinished(optimizer: keras.optimizers.Optimizer) -> Iterator[None]:
+    """Within, the end of a Keras `fit` is not the end of training, where some optimizers put averages for weights."""
+    optimizer.finalize_variable_values = lambda variables: None
+    try:
+        yield
+    finally:
+        del optimizer.finalize_variable_values
 
 
 def _variables(model: Distiller) -> list:

@@ -116,7 +116,8 @@ class Distiller(FitsOnWorkers):
     # ---- the step
 
     def train_step(self, data: Any) -> dict[str, Tensor]:
-        batch, step = as_batch(data), Step(ops.convert_to_tensor(self.optimizer.iterations), self._epoch.value)
+        batch = _with_rows(as_batch(data))
+        step = Step(ops.convert_to_tensor(self.optimizer.iterations), self._epoch.value)
         teacher = self._teach(batch)
         weights, share, before = self._weights(), self._share(batch), self.watch.statistics(self)
         with tf.GradientTape() as tape:
@@ -339,6 +340,17 @@ def _gathered(student: Outputs, teacher: Outputs, batch: Batch, method: Method) 
 
 def _size(batch: Batch) -> Tensor:
     return ops.shape(tree.flatten(batch.inputs)[0])[0]
+
+
+def _with_rows(batch: Batch) -> Batch:
+    """The same batch, or a clear error where this replica has no row of it, which layers cannot train on."""
+    replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    if replicas == 1:
+        return batch
+    remedy = "drop_remainder=True, another batch size, or kd_keras.distribute.batches"
+    message = mismatch(f"an example for each of {replicas} replicas in every batch", "none for one of them", remedy)
+    with tf.control_dependencies([tf.debugging.assert_positive(_size(batch), message=message)]):
+        return batch._replace(inputs=tree.map_structure(tf.identity, batch.inputs))
 
 
 def _counted(mean: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -232,7 +232,7 @@ def batches(strategy: tf.distribute.Strategy, make: Callable[[Share], tf.data.Da
 
 
 def over_replicas(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """A function of a batch of which the replicas compute a part each, under the strategy in scope when this is called.
+    """A function of a batch of which the replicas compute a part each, under the strategy in whose scope this is.
 
     For work beside `fit`, such as a network's answers: every worker calls it with the same batches, in the same order,
     and gets the whole result. No row is lost or given twice; copies of the last one fill up the last replica's part.

@@ -21,11 +21,12 @@ CASES = {
     "fitnet": {"methods": lambda: [KD(), FitNet(weight=0.5)]},
     "relational": {"methods": lambda: [Similarities()]},
     "synchronised": {"methods": lambda: [KD(), FitNet(weight=0.5)], "normalised": True},
+    "together": {"methods": lambda: [KD()], "steps_per_execution": STEPS},
     "half": {"methods": lambda: [KD(), FitNet(weight=0.5)], "policy": "mixed_float16"},
 }
 
 
-def trained(strategy, methods, normalised=False, policy="float32"):
+def trained(strategy, methods, normalised=False, policy="float32", steps_per_execution=1):
     keras.utils.set_random_seed(0)
     with strategy.scope():
         teacher = convolutional(6, name="teacher", classes=CLASSES)
@@ -36,7 +37,7 @@ def trained(strategy, methods, normalised=False, policy="float32"):
         optimizer = keras.optimizers.SGD(0.05, momentum=0.9)
         distiller = Distiller(student=student, teacher=teacher, methods=methods())
         options = {"loss": loss, "metrics": None, "weighted_metrics": ["accuracy"], "jit_compile": False}
-        compiled(distiller, optimizer=optimizer, **options)
+        compiled(distiller, optimizer=optimizer, steps_per_execution=steps_per_execution, **options)
         keras.config.set_dtype_policy("float32")
     images, options = source(), {"batch_size": BATCH}
     views = data.Augmentation(shift=1, flip=True)

@@ -127,6 +127,15 @@ def test_evaluation_and_prediction_with_a_replica_that_gets_nothing(count):
     np.testing.assert_allclose(distiller.predict(rows, verbose=0), alone.predict(rows, verbose=0), atol=1e-6)
 
 
+def test_training_with_a_replica_that_gets_nothing_says_so():
+    x, y = examples(17)
+    with mirrored(2).scope():
+        distiller = compiled(Distiller(student=convolutional()), jit_compile=False)
+    rows = tf.data.Dataset.from_tensor_slices((x, y)).batch(16)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="(?s)an example for each of 2 replicas.*drop_remainder"):
+        distiller.fit(rows, verbose=0)
+
+
 def test_an_uneven_first_batch():
     x, y = examples(7)
     with mirrored(2).scope():
