@@ -1,0 +1,153 @@
+"""One self-contained HTML page: may the small network replace the large one, and what speaks for it?
+
+    from kd_keras import report
+    html = report.page(subjects, demands, title="runs/student", classes=source.class_names)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePath
+from typing import Any, NamedTuple
+
+from kd_keras import gallery, plots, predictions, trade, trust
+from kd_keras.contracts import mismatch, nearest
+from kd_keras.gallery import Attention, Disagreement
+from kd_keras.sections import Network
+
+__all__ = ("Attention", "Disagreement", "Subject", "page")
+
+ROLES = {"teacher": "teacher", "distilled": "student, distilled", "alone": "student, alone", "other": ""}
+TITLES = {
+    "training": "Training curves",
+    "confusion": "Confusion",
+    "calibration": "Reliability",
+    "robustness": "Robustness",
+    "attention": "Where they look",
+    "similarity": "Likeness inside (CKA)",
+    "disagreements": "Worst disagreements",
+    "classes": "Class by class",
+    "generalisation": "Beyond the test images",
+}
+
+
+class Subject(NamedTuple):
+    """One network on the page.
+
+    Attributes:
+        name: of its run; unlike that of every other.
+        role: "teacher", "alone" (a student that had no teacher), "distilled" or "other".
+        findings: what the evaluation found of it, by name; numbers or arrays.
+        history: the columns of the run's metrics.csv, a number an epoch, NaN where it has none; may be empty.
+        commands: lines that repeat the run; may be empty.
+    """
+
+    name: str
+    role: str
+    findings: Mapping[str, Any]
+    history: Mapping[str, Sequence[float]] = {}
+    commands: Sequence[str] = ()
+
+
+def page(
+    subjects: Sequence[Subject],
+    demands: Sequence[Any] = (),
+    *,
+    title: str,
+    data: str = "",
+    classes: Sequence[str] = (),
+    attention: Sequence[Attention] = (),
+    disagreements: Sequence[Disagreement] = (),
+    command: str = "",
+) -> str:
+    """The report as HTML, whole in one text: no script, and nothing is fetched.
+
+    Args:
+        subjects: the networks: the teacher, where there is one, first, and the one to be judged last.
+        demands: the verdict on the last: each with `name`, `limit`, `found` and `holds`, as
+            `kd_keras.evaluation.verdict.Demand` has them.
+        title: the page's heading.
+        data: a sentence about the images that were tested.
+        classes: their names; numbers where there are none.
+        attention: images, and where each network looks.
+        disagreements: images on which the last network and the teacher differ, the worst first.
+        command: what makes this page again.
+
+    Raises:
+        ValueError: without subjects, for an unknown role, for two subjects of one name, or a teacher that is not first.
+        ImportError: without Jinja2, matplotlib or Pillow.
+
+    >>> large = Subject("runs/teacher", "teacher", {"accuracy": 0.95, "parameters": 270000})
+    >>> small = Subject("runs/student", "distilled", {"accuracy": 0.94, "parameters": 20000})
+    >>> html = page([large, small], title="Digits")
+    >>> "0.0741 ×" in html, "http" in html
+    (True, False)
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    _check(subjects)
+    networks = _networks(subjects)
+    shown = list(networks.values())
+    teacher = shown[0] if subjects[0].role == "teacher" else None
+    classes = list(classes) or [str(place) for place in range(_count_classes(subjects))]
+    made = {
+        "training": predictions.training(shown, classes),
+        "confusion": predictions.confusion(shown, classes),
+        "calibration": trust.calibration(shown, classes),
+        "robustness": trust.robustness(shown, classes),
+        "attention": gallery.attention(networks, classes, attention),
+        "similarity": trust.similarity(shown, classes),
+        "disagreements": gallery.disagreements(networks, classes, disagreements),
+        "classes": predictions.by_class(shown, classes),
+        "generalisation": trust.generalisation(shown, classes),
+    }
+    place = FileSystemLoader(Path(__file__).parent / "templates")
+    template = Environment(
+        loader=place, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    ).get_template("page.html.jinja")
+    return template.render(
+        title=title,
+        data=data,
+        command=command,
+        subjects=list(zip(subjects, shown)),
+        judged=subjects[-1],
+        roles=ROLES,
+        glyphs=plots.GLYPHS,
+        demands=[trade.verdict(each, shown[-1]) for each in demands],
+        headlines=trade.headlines(shown) if teacher and len(shown) > 1 else [],
+        rows=trade.rows(shown, teacher),
+        figures=trade.figures(shown),
+        sections=[(key, title, made[key]) for key, title in TITLES.items() if made[key]],
+        absent=[title.lower() for key, title in TITLES.items() if not made[key]],
+    )
+
+
+def _check(subjects: Sequence[Subject]) -> None:
+    names = [each.name for each in subjects]
+    if not subjects or len(set(names)) < len(names):
+        raise ValueError(mismatch("at least one subject, each of its own name", str(names)))
+    for each in subjects:
+        if each.role not in ROLES:
+            raise ValueError(mismatch("a role", repr(each.role), nearest(each.role, ROLES)))
+    if "teacher" in [each.role for each in subjects[1:]]:
+        raise ValueError(mismatch("one teacher, and it first", str([each.role for each in subjects])))
+
+
+def _networks(subjects: Sequence[Subject]) -> dict[str, Network]:
+    """What the page shows, by a subject's name: its role for a label where no other has it, else its run's own name;
+    and the mark of its role, or where that is taken (the last comes first) the next one."""
+    roles, looks, labels = [each.role for each in subjects], {}, {}
+    for each in reversed(subjects):
+        wanted = {"teacher": 0, "distilled": 1, "alone": 2}.get(each.role, 3)
+        order = [wanted, *range(3, len(plots.MARKS)), 1, 2]
+        looks[each.name] = next((look for look in order if look not in looks.values()), wanted)
+    for place, each in enumerate(subjects, 1):
+        own = plots.short(PurePath(each.name).stem, 18)
+        label = each.role if each.role != "other" and roles.count(each.role) == 1 else own
+        labels[each.name] = f"{label} {place}" if label in labels.values() else label
+    return {each.name: Network(labels[each.name], looks[each.name], each.findings, each.history) for each in subjects}
+
+
+def _count_classes(subjects: Sequence[Subject]) -> int:
+    arrays = [each.findings.get(name) for each in subjects for name in ("confusion", "agreement_by_class")]
+    return max((len(array) for array in arrays if array is not None), default=0)

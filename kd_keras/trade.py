@@ -1,0 +1,162 @@
+"""The head of the report: what was demanded and found, and what each network gives and costs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from kd_keras import plots
+from kd_keras.plots import Line
+from kd_keras.sections import Network, Plot, decimal, missing, percent
+
+
+class Verdict(NamedTuple):
+    """One demand in words: its name, what was needed and found, a note (may be empty), and whether it holds."""
+
+    name: str
+    needed: str
+    found: str
+    note: str
+    holds: bool
+
+
+class Cell(NamedTuple):
+    """A text, and a smaller one under it that may be empty."""
+
+    text: str
+    note: str = ""
+
+
+def verdict(demand: Any, judged: Network) -> Verdict:
+    """A `kd_keras.evaluation.verdict.Demand` in words, with as many digits as tell the two numbers apart.
+
+    >>> from collections import namedtuple
+    >>> demand = namedtuple("Demand", "name limit found holds")("max_accuracy_drop", 0.01, 0.01004, False)
+    >>> verdict(demand, Network("distilled", 1, {}, {}))[:3]
+    ('Accuracy drop', 'at most 1.000 points', '1.004 points')
+    """
+    bound, _, name = demand.name.partition("_")
+    text = _points if name.endswith("drop") else percent if name in ("accuracy", "agreement") else decimal
+    text = _times if name.endswith("ratio") else text
+    digits = next((some for some in range(1, 6) if text(demand.limit, some) != text(demand.found, some)), 1)
+    digits = max(digits, 1 if text is percent else 2)
+    note = ""
+    if name.endswith("drop") and not missing(judged.findings.get("difference_low")):
+        low, high = (-judged.findings[f"difference_{end}"] for end in ("high", "low"))
+        note = f"95 % interval: {_points(low, digits)} to {_points(high, digits)}"
+    words = name.replace("latency", "time for an image").replace("_ratio", " against the teacher's").replace("_", " ")
+    words = {"ece": "Calibration error (ECE)", "mce": "Corruption error (mCE)"}.get(name, words[0].upper() + words[1:])
+    needed = f"at {'least' if bound == 'min' else 'most'} {text(demand.limit, digits)}"
+    return Verdict(words, needed, text(demand.found, digits), note, bool(demand.holds))
+
+
+def headlines(networks: Sequence[Network]) -> list[Cell]:
+    """What the judged network gives and costs against the teacher, the first, in a few numbers."""
+    teacher, judged = networks[0].findings, networks[-1].findings
+    made = []
+    if not missing(judged.get("accuracy")) and not missing(teacher.get("accuracy")):
+        change = _points(judged["accuracy"] - teacher["accuracy"])
+        made.append(Cell(change.replace("-", "−"), f"accuracy: {percent(judged['accuracy'])}"))
+    if not missing(judged.get("agreement")):
+        made.append(Cell(percent(judged["agreement"]), "same answer as the teacher"))
+    for name, better, worse in (("kilobytes", "smaller", "larger"), ("milliseconds", "faster", "slower")):
+        if not missing(judged.get(name)) and not missing(teacher.get(name)):
+            ratio = teacher[name] / judged[name]
+            words = f"{better if ratio >= 1 else worse}: {COSTS[name][1](judged[name])}"
+            made.append(Cell(f"{max(ratio, 1 / ratio):.1f} ×", words))
+    return made
+
+
+def rows(networks: Sequence[Network], teacher: Network | None) -> list[tuple[str, list[Cell]]]:
+    """The table of the trade: a name, and a cell for each network; a row that none knows is left out."""
+    made = [("Accuracy", [_accuracy(each) for each in networks])]
+    agreeing = [Cell("–") if each is teacher else Cell(percent(each.findings.get("agreement"))) for each in networks]
+    made.append(("Same answer as the teacher", agreeing))
+    for name, (words, text) in COSTS.items():
+        cells = []
+        for each in networks:
+            slow = each.findings.get(f"{name}_p95")
+            note = [] if each is teacher or teacher is None else [_ratio(each, teacher, name)]
+            note += [] if missing(slow) else [f"p95 {text(slow)}"]
+            cells.append(Cell(text(each.findings.get(name)), " · ".join(filter(None, note))))
+        made.append((words, cells))
+    return [(words, cells) for words, cells in made if any(cell.text != "–" for cell in cells)]
+
+
+def figures(networks: Sequence[Network]) -> list[Plot]:
+    """Accuracy over those costs that every network knows."""
+    made = []
+    for name, across in (("parameters", "parameters"), ("macs", "MACs per image"), ("milliseconds", "ms per image")):
+        known = [each for each in networks if not missing(each.findings.get("accuracy"))]
+        if len(known) < 2 or any(missing(each.findings.get(name)) for each in known):
+            continue
+        told = [f"{each.label} {percent(each.findings['accuracy'])} at {scaled(each.findings[name])}" for each in known]
+        svg = plots.trade(f"trade-{name}", f"Accuracy over {across}: {'; '.join(told)}", [_point(each, name) for each in known], across)
+        made.append(Plot(svg, f"Accuracy over {across}; up and to the left is better. Bars: 95 % intervals."))
+    return made
+
+
+def scaled(count: float | None) -> str:
+    """A count in three digits.
+
+    >>> scaled(272474), scaled(40813184), scaled(512), scaled(None)
+    ('272 k', '40.8 M', '512', '–')
+    """
+    if missing(count):
+        return "–"
+    for limit, letter in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if abs(count) >= 0.9995 * limit:
+            return _digits(count / limit) + letter
+    return _digits(count)
+
+
+def _digits(value: float) -> str:
+    """Three digits that count, and none of them an exponent."""
+    return f"{value:.3g}" if abs(value) < 999.5 else f"{value:.0f}"
+
+
+def _bytes(kilobytes: float | None) -> str:
+    return "–" if missing(kilobytes) else f"{_digits(kilobytes)} kB" if kilobytes < 1e3 else f"{_digits(kilobytes / 1e3)} MB"
+
+
+def _milliseconds(value: float | None) -> str:
+    return "–" if missing(value) else f"{_digits(value)} ms"
+
+
+def _megabytes(value: float | None) -> str:
+    return "–" if missing(value) else f"{_digits(value)} MB"
+
+
+def _points(share: float, digits: int = 2) -> str:
+    return f"{100 * share:.{digits}f} points"
+
+
+def _times(ratio: float, digits: int = 2) -> str:
+    return f"{ratio:.{digits}f} ×"
+
+
+COSTS = {
+    "parameters": ("Parameters", scaled),
+    "macs": ("MACs per image", scaled),
+    "kilobytes": ("File size", _bytes),
+    "milliseconds": ("Time for one image", _milliseconds),
+    "milliseconds_32": ("Time for 32 images", _milliseconds),
+    "megabytes": ("Memory for 32 images", _megabytes),
+}
+
+
+def _ratio(network: Network, teacher: Network, name: str) -> str:
+    own, large = network.findings.get(name), teacher.findings.get(name)
+    return "" if missing(own) or missing(large) or not large else f"{_digits(own / large)} ×"
+
+
+def _accuracy(network: Network) -> Cell:
+    low, high = (network.findings.get(f"accuracy_{end}") for end in ("low", "high"))
+    note = "" if missing(low) else f"{percent(low)[:-2]} to {percent(high)}"
+    return Cell(percent(network.findings.get("accuracy")), note)
+
+
+def _point(network: Network, name: str) -> Line:
+    found = network.findings
+    ends = [None if missing(found.get(f"accuracy_{end}")) else [found[f"accuracy_{end}"]] for end in ("low", "high")]
+    return Line(network.label, network.look, [found[name]], [found["accuracy"]], *ends)
