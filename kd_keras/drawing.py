@@ -53,7 +53,7 @@ LINK = "{http://www.w3.org/1999/xlink}href"
 
 
 @contextlib.contextmanager
-def axes(height: float, width: float = 340) -> Iterator[Any]:
+def axes(height: float, width: float = 320) -> Iterator[Any]:
     """Empty matplotlib axes in the page's style; sizes in CSS pixels, at which 10.5 is the size of the letters.
 
     >>> with axes(100) as drawn:
@@ -95,6 +95,7 @@ def svg(figure: Any, name: str, alt: str) -> str:
     box = root.get("viewBox")
     root.attrib.clear()
     root.attrib |= {"class": "plot", "viewBox": box, "role": "img", "aria-label": alt}
+    root.set("style", f"--width: {float(box.split()[2]):.0f}px")  # as drawn; the style sheet bounds the enlarging
     return ElementTree.tostring(root, encoding="unicode")
 
 
@@ -165,4 +166,5 @@ def overlay(image: np.ndarray, map: np.ndarray) -> np.ndarray:
         raise ValueError(mismatch(f"a map of the image's size {image.shape[:2]}", str(map.shape)))
     grey = image.reshape(*map.shape, -1).mean(-1, keepdims=True)
     colour = 255 * colormaps["viridis"](np.clip(np.nan_to_num(map), 0, 1))[..., :3]
-    return (0.45 * grey + 0.55 * colour).round().astype("uint8")
+    strength = 0.35 + 0.35 * np.clip(np.nan_to_num(map), 0, 1)[..., None]
+    return ((1 - strength) * grey + strength * colour).round().astype("uint8")

@@ -47,12 +47,12 @@ def attention(
         for name, network in networks.items():
             if name in each.maps:
                 images.append((thumbnail(overlay(each.image, each.maps[name])), network.label))
-        cards.append(Card(images, f"{label}, and where each network looked", [label], _coarse(each.image)))
+        cards.append(Card(images, f"{label}, and where each network looked", [("", label)], _coarse(each.image)))
     judged = list(networks.values())[-1]
     found = [judged.findings.get(name) for name in ("attention_correlation", "attention_overlap")]
     says = "Grad-CAM: what each network looked at to choose the class; yellow counts most."
     if not any(map(missing, found)):
-        says += f" Over all images looked at, the ranks of {judged.label} and teacher correlate by {decimal(found[0], 2)}"
+        says += f" Over all images looked at, the ranks of {judged.called} and the teacher correlate by {decimal(found[0], 2)}"
         says += f" (1 is the same) and their most important fifths overlap by {percent(found[1], 0)}."
     return Section(cards=cards, says=says)
 
@@ -66,15 +66,15 @@ def disagreements(
     judged = list(networks.values())[-1]
     cards = []
     for each in examples:
-        lines = [] if each.label is None else [f"true: {classes[each.label]}"]
+        lines = [] if each.label is None else [("true", classes[each.label])]
         for name, (said, probability) in (("teacher", each.teacher), (judged.label, each.student)):
-            right = "" if each.label is None else "✓ " if said == each.label else "✗ "
-            lines.append(f"{name}: {right}{classes[said]} {percent(probability, 0)}")
-        cards.append(Card([(thumbnail(each.image), "")], "; ".join(lines), lines, _coarse(each.image)))
-    says = f"Images on which {judged.label} and the teacher differ, the most certain first; ✓ is right, ✗ wrong."
+            right = "" if each.label is None else "✓\u00a0" if said == each.label else "✗\u00a0"
+            lines.append((name, f"{right}{classes[said]} {percent(probability, 0)}"))
+        cards.append(Card([(thumbnail(each.image), "")], "; ".join(f"{who}: {what}" for who, what in lines), lines, _coarse(each.image)))
+    says = f"Images on which {judged.called} and the teacher differ, the most certain first; ✓ is right, ✗ wrong."
     shares = [judged.findings.get(name) for name in ("only_teacher_right", "only_student_right")]
     if not any(map(missing, shares)):
-        says += f" Of all test images only the teacher is right on {percent(shares[0])}, only {judged.label} on"
+        says += f" Of all test images only the teacher is right on {percent(shares[0])}, only {judged.called} on"
         says += f" {percent(shares[1])}: look whether the first is much the larger."
     return Section(cards=cards, says=says)
 

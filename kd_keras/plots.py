@@ -15,6 +15,8 @@ from kd_keras.drawing import HEAT, HEAT_STRENGTH, INK, PAPER, RULE, SERIES, SOFT
 MARKS = ("s", "o", "^", "D", "v", "P", "X")  # in the order of drawing.SERIES
 GLYPHS = ("■", "●", "▲", "◆", "▼", "✚", "✖")  # the same in HTML
 DASHES = ("-", "-", "--", "-.", ":", (0, (6, 2, 1, 2)), (0, (1, 1)))
+THIRD = 250  # the width of figures that stand three side by side
+FEW = 5  # images of a bin
 NUMBERED = 20  # a heat map of more rows than this shows no numbers: they could not be read
 
 
@@ -49,7 +51,7 @@ def lines(name: str, alt: str, drawn: Sequence[Line], across: str, up: str, perc
         ax.set_title(up, color=SOFT)
         ax.xaxis.set_major_locator(_ticker().MaxNLocator(6, integer=True))
         if percent:
-            ax.yaxis.set_major_formatter(_ticker().PercentFormatter(1))
+            ax.yaxis.set_major_formatter(_percent)
         ends = [_known(line.x, line.y)[1][-1] for line in drawn]
         bottom, top = ax.get_ylim()
         for line, place in zip(drawn, spread(ends, 13 * (top - bottom) / (height - 60))):
@@ -65,7 +67,7 @@ def trade(name: str, alt: str, points: Sequence[Line], across: str) -> str:
     >>> "teacher" in svg
     True
     """
-    with axes(230) as ax:
+    with axes(200, THIRD) as ax:
         for point in points:
             (x,), (y,) = point.x, point.y
             if point.low is not None and point.high is not None:
@@ -75,7 +77,11 @@ def trade(name: str, alt: str, points: Sequence[Line], across: str) -> str:
         middle = (min(costs) * max(costs)) ** 0.5
         if max(costs) > 4 * min(costs) > 0:
             ax.set_xscale("log")
-        ax.margins(x=0.12, y=0.15)
+            between = (1, 2, 5) if max(costs) < 15 * min(costs) else (1,)
+            ax.xaxis.set_major_locator(_ticker().LogLocator(subs=between))
+        else:
+            ax.xaxis.set_major_locator(_ticker().MaxNLocator(4))
+        ax.margins(x=0.15, y=0.15)
         for point in points:
             left = point.x[0] > middle
             ax.annotate(
@@ -90,8 +96,9 @@ def trade(name: str, alt: str, points: Sequence[Line], across: str) -> str:
         ax.set(xlabel=across)
         ax.set_title("accuracy", color=SOFT)
         ax.xaxis.set_major_formatter(_ticker().EngFormatter(sep=" "))
-        ax.xaxis.set_minor_formatter(_ticker().NullFormatter())
-        ax.yaxis.set_major_formatter(_ticker().PercentFormatter(1))
+        ax.xaxis.set_minor_locator(_ticker().NullLocator())
+        ax.yaxis.set_major_locator(_ticker().MaxNLocator(5))
+        ax.yaxis.set_major_formatter(_percent)
     return svg(ax.figure, name, alt)
 
 
@@ -99,28 +106,29 @@ def reliability(name: str, alt: str, before: np.ndarray, after: np.ndarray | Non
     """Accuracy over confidence by bin; the larger a mark, the more images; hollow after temperature scaling.
 
     Args:
-        before: `(bins, 3)`: mean confidence, accuracy and number of images; a bin without images is left out.
+        before: `(bins, 3)`: mean confidence, accuracy and number of images; bins of fewer than FEW are left out, as
+            they may lie anywhere.
         after: the same after scaling, or `None`.
 
     >>> bins = np.array([[0.4, 0.5, 10], [0.9, 0.8, 90]])
     >>> "var(--series-1)" in reliability("a", "Two bins", bins, None, 1)
     True
     """
-    with axes(270) as ax:
-        ax.plot([0, 1], [0, 1], color=SOFT, linewidth=1)
+    with axes(THIRD - 8, THIRD) as ax:
+        ax.plot([0, 1], [0, 1], "--", color=SOFT, linewidth=1)
         for bins, fill, dash in ((before, SERIES[look], "-"), (after, PAPER, ":")):
             if bins is None:
                 continue
-            confidence, right, count = np.asarray(bins, "float64")[np.asarray(bins)[:, 2] > 0].T
+            confidence, right, count = np.asarray(bins, "float64")[np.asarray(bins)[:, 2] >= FEW].T
             ax.plot(confidence, right, color=SERIES[look], linestyle=dash, linewidth=1.4)
-            size = 14 + 100 * count / count.max()
+            size = 14 + 100 * count / count.max(initial=1)
             edge = {"facecolor": fill, "edgecolor": SERIES[look], "linewidth": 1.3, "zorder": 3}
             ax.scatter(confidence, right, s=size, marker=MARKS[look], **edge)
         ax.set(xlabel="confidence", xlim=(0, 1.03), ylim=(0, 1.03), aspect="equal")
         ax.set_title("accuracy", color=SOFT)
         for axis in (ax.xaxis, ax.yaxis):
             axis.set_major_locator(_ticker().MultipleLocator(0.25))
-            axis.set_major_formatter(_ticker().PercentFormatter(1, decimals=0))
+            axis.set_major_formatter(lambda share, _: _percent(share, _) if share in (0.5, 1) else "")
     return svg(ax.figure, name, alt)
 
 
@@ -145,7 +153,7 @@ def dots(name: str, alt: str, names: Sequence[str], drawn: Sequence[Line], acros
         ax.spines["left"].set_visible(False)
         ax.set(xlabel=across)
         ax.xaxis.set_major_locator(_ticker().MaxNLocator(5))
-        ax.xaxis.set_major_formatter(_ticker().PercentFormatter(1))
+        ax.xaxis.set_major_formatter(_percent)
     return svg(ax.figure, name, alt)
 
 
@@ -162,15 +170,15 @@ def heat(name: str, alt: str, shares: np.ndarray, rows: Sequence[str], columns: 
     1
     """
     height, width = shares.shape
-    cell = 256 / max(width, 8)
-    with axes(90 + cell * height) as ax:
+    cell = min(44, 236 / width)
+    with axes(84 + cell * height, 84 + cell * width) as ax:
         if max(shares.shape) > NUMBERED:
             strength = (255 * HEAT_STRENGTH * np.clip(np.nan_to_num(shares), 0, 1)).astype("uint8")
             blue = np.broadcast_to(np.array([0, 114, 178], "uint8"), (height, width, 3))
             ax.imshow(np.concatenate([blue, strength[..., None]], -1), interpolation="none")
             ax.xaxis.set_major_locator(_ticker().MaxNLocator(6, integer=True))
         else:
-            _cells(ax, shares, min(9.5, cell * 0.42))
+            _cells(ax, shares, min(10.5, cell * 0.4))
             upright = max(map(len, columns)) > 2
             ax.set_xticks(range(width), [short(each) for each in columns], rotation=90 if upright else 0, color=INK)
             ax.set_yticks(range(height), [short(each) for each in rows], color=INK)
@@ -224,6 +232,10 @@ def short(name: str, length: int = 14) -> str:
 def _known(x: Sequence[float], y: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
     x, y = np.asarray(x, "float64"), np.asarray(y, "float64")
     return x[np.isfinite(y)], y[np.isfinite(y)]
+
+
+def _percent(share: float, _: int) -> str:
+    return f"{100 * share:.4g}\u00a0%"
 
 
 def _ticker():

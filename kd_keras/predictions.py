@@ -25,11 +25,12 @@ def training(networks: Sequence[Network], classes: Sequence[str]) -> Section | N
         shown.append(Plot(plots.lines("training-accuracy", alt, drawn, "epoch", "test accuracy"), says))
     history = networks[-1].history
     terms = [name for name in history if not name.startswith("val_") and name not in NOT_TERMS]
-    terms = [name for name in terms if not missing(history[name])][: len(plots.MARKS) - 1]
+    terms = [name for name in terms if not missing(history[name])][:6]
     if terms:
-        drawn = [_curve(networks[-1], name)._replace(name=name, look=1 + place) for place, name in enumerate(terms)]
+        looks = (3, 4, 5, 6, 1, 2)  # not those of the networks first
+        drawn = [_curve(networks[-1], name)._replace(name=name, look=looks[place]) for place, name in enumerate(terms)]
         ends = ", ".join(f"{line.name} {_last(line.y):.3g}" for line in drawn)
-        says = f"The terms of the loss of {networks[-1].label}, each with its weight. Look for one that drowns the others:"
+        says = f"The terms of the loss of {networks[-1].called}, each with its weight. Look for one that drowns the others:"
         alt = f"Loss terms by epoch; at the end {ends}"
         svg = plots.lines("training-terms", alt, drawn, "epoch", "loss term, training images", percent=False)
         shown.append(Plot(svg, f"{says} at the end {ends}."))
@@ -57,9 +58,9 @@ def confusion(networks: Sequence[Network], classes: Sequence[str]) -> Section | 
         if not missing(network.findings.get("confusion")):
             shares = _by_row(network.findings["confusion"])
             right = percent(network.findings.get("accuracy"))
-            alt = f"Confusion matrix of {each}: rows are true classes, columns what it said; {right} on the diagonal"
+            alt = f"Confusion matrix of {network.called}: rows are true classes, columns what it said; {right} on the diagonal"
             svg = plots.heat(f"confusion-{network.look}", alt, shares, classes, classes, ("true", f"{each} said"))
-            says = f"Of each true class (row), the per cent that {each} gave to each class (column)."
+            says = f"Of each true class (row), the per cent that {network.called} gave to each class (column)."
             shown.append(Plot(svg, f"{says} Look off the diagonal for what it mixes up; {right} lie on it."))
     return Section(shown, [_mistakes(networks, classes)])
 
@@ -75,7 +76,7 @@ def _mistakes(networks: Sequence[Network], classes: Sequence[str]) -> Table:
         if mistakes[true, said] > 0:
             cells = [percent(matrix[true, said]) for matrix in matrices]
             rows.append([f"{classes[true]} → {classes[said]}", *cells])
-    says = f"The mistakes that {networks[-1].label} makes most often, as a share of the true class."
+    says = f"The mistakes that {networks[-1].called} makes most often, as a share of the true class."
     return Table(says, ["true → said", *(each.label for each in known)], rows)
 
 
@@ -107,6 +108,6 @@ def by_class(networks: Sequence[Network], classes: Sequence[str]) -> Section | N
         line = Line(judged.label, judged.look, np.asarray(agreeing)[order], ())
         least = int(np.nanargmin(agreeing))
         low = f"{classes[least]} with {percent(agreeing[least])}"
-        svg = plots.dots("class-agreement", f"Agreement by class; least {low}", names, [line], "agreement")
-        shown.append(Plot(svg, f"How often {judged.label} says what the teacher says. Look at the least: {low}."))
+        svg = plots.dots("class-agreement", f"Agreement by class; least {low}", names, [line], "same answer as the teacher")
+        shown.append(Plot(svg, f"How often {judged.called} says what the teacher says. Look at the least: {low}."))
     return Section(shown, legend=True)

@@ -17,7 +17,7 @@ from kd_keras.sections import Network
 
 __all__ = ("Attention", "Disagreement", "Subject", "page")
 
-ROLES = {"teacher": "teacher", "distilled": "student, distilled", "alone": "student, alone", "other": ""}
+ROLES = ("teacher", "distilled", "alone", "other")
 TITLES = {
     "training": "Training curves",
     "confusion": "Confusion",
@@ -111,14 +111,13 @@ def page(
         command=command,
         subjects=list(zip(subjects, shown)),
         judged=subjects[-1],
-        roles=ROLES,
         glyphs=plots.GLYPHS,
         demands=[trade.verdict(each, shown[-1]) for each in demands],
         headlines=trade.headlines(shown) if teacher and len(shown) > 1 else [],
         rows=trade.rows(shown, teacher),
         figures=trade.figures(shown),
         sections=[(key, title, made[key]) for key, title in TITLES.items() if made[key]],
-        absent=[title.lower() for key, title in TITLES.items() if not made[key]],
+        absent=[title[0].lower() + title[1:] for key, title in TITLES.items() if not made[key]],
     )
 
 
@@ -145,7 +144,11 @@ def _networks(subjects: Sequence[Subject]) -> dict[str, Network]:
         own = plots.short(PurePath(each.name).stem, 18)
         label = each.role if each.role != "other" and roles.count(each.role) == 1 else own
         labels[each.name] = f"{label} {place}" if label in labels.values() else label
-    return {each.name: Network(labels[each.name], looks[each.name], each.findings, each.history) for each in subjects}
+    called = {"teacher": "the teacher", "alone": "the student alone", "distilled": "the distilled student"}
+    return {
+        each.name: Network(label, called.get(label, label), looks[each.name], each.findings, each.history)
+        for each, label in zip(subjects, labels.values())
+    }
 
 
 def _count_classes(subjects: Sequence[Subject]) -> int:

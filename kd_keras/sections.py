@@ -14,10 +14,11 @@ import numpy as np
 
 
 class Network(NamedTuple):
-    """A network as the page shows it: its `label` in figures, its `look` (a place in `plots.MARKS`), what was found
-    of it by name, and its training by column."""
+    """A network as the page shows it: its `label` in figures and what sentences call it, its `look` (a place in
+    `plots.MARKS`), what was found of it by name, and its training by column."""
 
     label: str
+    called: str
     look: int
     findings: Mapping[str, Any]
     history: Mapping[str, Sequence[float]]
@@ -39,32 +40,34 @@ class Table(NamedTuple):
 
 
 class Card(NamedTuple):
-    """Images side by side, each a data URI with a name (which may be empty), and lines of text under them; `coarse`:
-    whether they are so small that their pixels shall be seen."""
+    """Images side by side, each a data URI with a name (which may be empty), and lines under them of who said
+    what; `coarse`: whether they are so small that their pixels shall be seen."""
 
     images: Sequence[tuple[str, str]]
     alt: str
-    lines: Sequence[str]
+    lines: Sequence[tuple[str, str]]
     coarse: bool = False
 
 
 class Section(NamedTuple):
-    """What stands under one heading; `legend`: whether the marks of its figures need one."""
+    """What stands under one heading; `legend`: whether the marks of its figures need one;
+    `thirds`: whether three of its figures stand side by side."""
 
     plots: Sequence[Plot] = ()
     tables: Sequence[Table] = ()
     cards: Sequence[Card] = ()
     says: str = ""
     legend: bool = False
+    thirds: bool = False
 
 
 def percent(share: float | None, digits: int = 1) -> str:
-    """A share as a text; a dash where there is none.
+    r"""A share as a text; a dash where there is none.
 
     >>> percent(0.9131), percent(None), percent(float("nan"))
-    ('91.3 %', '–', '–')
+    ('91.3\xa0%', '–', '–')
     """
-    return "–" if missing(share) else f"{100 * share:.{digits}f} %"
+    return "–" if missing(share) else f"{100 * share:.{digits}f}\u00a0%"
 
 
 def decimal(value: float | None, digits: int = 3) -> str:

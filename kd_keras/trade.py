@@ -21,30 +21,30 @@ class Verdict(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """A text, and a smaller one under it that may be empty."""
+    """A text, and smaller ones under it."""
 
     text: str
-    note: str = ""
+    notes: Sequence[str] = ()
 
 
 def verdict(demand: Any, judged: Network) -> Verdict:
-    """A `kd_keras.evaluation.verdict.Demand` in words, with as many digits as tell the two numbers apart.
+    r"""A `kd_keras.evaluation.verdict.Demand` in words, with as many digits as tell the two numbers apart.
 
     >>> from collections import namedtuple
     >>> demand = namedtuple("Demand", "name limit found holds")("max_accuracy_drop", 0.01, 0.01004, False)
-    >>> verdict(demand, Network("distilled", 1, {}, {}))[:3]
-    ('Accuracy drop', 'at most 1.000 points', '1.004 points')
+    >>> verdict(demand, Network("distilled", "the distilled student", 1, {}, {}))[:3]
+    ('Accuracy drop', 'at most 1.000\xa0points', '1.004\xa0points')
     """
     bound, _, name = demand.name.partition("_")
     text = _points if name.endswith("drop") else percent if name in ("accuracy", "agreement") else decimal
     text = _times if name.endswith("ratio") else text
     digits = next((some for some in range(1, 6) if text(demand.limit, some) != text(demand.found, some)), 1)
-    digits = max(digits, 1 if text is percent else 2)
+    digits = max(digits, {percent: 1, decimal: 3}.get(text, 2))
     note = ""
     if name.endswith("drop") and not missing(judged.findings.get("difference_low")):
         low, high = (-judged.findings[f"difference_{end}"] for end in ("high", "low"))
-        note = f"95 % interval: {_points(low, digits)} to {_points(high, digits)}"
-    words = name.replace("latency", "time for an image").replace("_ratio", " against the teacher's").replace("_", " ")
+        note = f"95\u00a0%: {100 * low:.{digits}f}–{100 * high:.{digits}f}"
+    words = name.replace("_", " ")
     words = {"ece": "Calibration error (ECE)", "mce": "Corruption error (mCE)"}.get(name, words[0].upper() + words[1:])
     needed = f"at {'least' if bound == 'min' else 'most'} {text(demand.limit, digits)}"
     return Verdict(words, needed, text(demand.found, digits), note, bool(demand.holds))
@@ -56,14 +56,14 @@ def headlines(networks: Sequence[Network]) -> list[Cell]:
     made = []
     if not missing(judged.get("accuracy")) and not missing(teacher.get("accuracy")):
         change = _points(judged["accuracy"] - teacher["accuracy"])
-        made.append(Cell(change.replace("-", "−"), f"accuracy: {percent(judged['accuracy'])}"))
+        made.append(Cell(change.replace("-", "−"), [f"accuracy: {percent(judged['accuracy'])}"]))
     if not missing(judged.get("agreement")):
-        made.append(Cell(percent(judged["agreement"]), "same answer as the teacher"))
+        made.append(Cell(percent(judged["agreement"]), ["same answer as the teacher"]))
     for name, better, worse in (("kilobytes", "smaller", "larger"), ("milliseconds", "faster", "slower")):
         if not missing(judged.get(name)) and not missing(teacher.get(name)):
             ratio = teacher[name] / judged[name]
             words = f"{better if ratio >= 1 else worse}: {COSTS[name][1](judged[name])}"
-            made.append(Cell(f"{max(ratio, 1 / ratio):.1f} ×", words))
+            made.append(Cell(f"{max(ratio, 1 / ratio):.1f}\u00a0×", [words]))
     return made
 
 
@@ -76,9 +76,9 @@ def rows(networks: Sequence[Network], teacher: Network | None) -> list[tuple[str
         cells = []
         for each in networks:
             slow = each.findings.get(f"{name}_p95")
-            note = [] if each is teacher or teacher is None else [_ratio(each, teacher, name)]
-            note += [] if missing(slow) else [f"p95 {text(slow)}"]
-            cells.append(Cell(text(each.findings.get(name)), " · ".join(filter(None, note))))
+            notes = [] if each is teacher or teacher is None else [_ratio(each, teacher, name)]
+            notes += [] if missing(slow) else [f"p95 {text(slow)}"]
+            cells.append(Cell(text(each.findings.get(name)), list(filter(None, notes))))
         made.append((words, cells))
     return [(words, cells) for words, cells in made if any(cell.text != "–" for cell in cells)]
 
@@ -90,23 +90,24 @@ def figures(networks: Sequence[Network]) -> list[Plot]:
         known = [each for each in networks if not missing(each.findings.get("accuracy"))]
         if len(known) < 2 or any(missing(each.findings.get(name)) for each in known):
             continue
-        told = [f"{each.label} {percent(each.findings['accuracy'])} at {scaled(each.findings[name])}" for each in known]
-        svg = plots.trade(f"trade-{name}", f"Accuracy over {across}: {'; '.join(told)}", [_point(each, name) for each in known], across)
-        made.append(Plot(svg, f"Accuracy over {across}; up and to the left is better. Bars: 95 % intervals."))
+        told = [f"{each.label} {percent(each.findings['accuracy'])} at {COSTS[name][1](each.findings[name])}" for each in known]
+        points = [_point(each, name) for each in known]
+        svg = plots.trade(f"trade-{name}", f"Accuracy over {across}: {'; '.join(told)}", points, across)
+        made.append(Plot(svg, f"Accuracy over {across}: {', '.join(told[-1:] + told[:1])}."))
     return made
 
 
 def scaled(count: float | None) -> str:
-    """A count in three digits.
+    r"""A count in three digits.
 
     >>> scaled(272474), scaled(40813184), scaled(512), scaled(None)
-    ('272 k', '40.8 M', '512', '–')
+    ('272\xa0k', '40.8\xa0M', '512', '–')
     """
     if missing(count):
         return "–"
-    for limit, letter in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+    for limit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(count) >= 0.9995 * limit:
-            return _digits(count / limit) + letter
+            return f"{_digits(count / limit)}\u00a0{letter}"
     return _digits(count)
 
 
@@ -116,44 +117,46 @@ def _digits(value: float) -> str:
 
 
 def _bytes(kilobytes: float | None) -> str:
-    return "–" if missing(kilobytes) else f"{_digits(kilobytes)} kB" if kilobytes < 1e3 else f"{_digits(kilobytes / 1e3)} MB"
-
-
-def _milliseconds(value: float | None) -> str:
-    return "–" if missing(value) else f"{_digits(value)} ms"
+    if missing(kilobytes):
+        return "–"
+    return f"{_digits(kilobytes)}\u00a0kB" if kilobytes < 999.5 else _megabytes(kilobytes / 1000)
 
 
 def _megabytes(value: float | None) -> str:
-    return "–" if missing(value) else f"{_digits(value)} MB"
+    return "–" if missing(value) else f"{_digits(value)}\u00a0MB"
+
+
+def _milliseconds(value: float | None) -> str:
+    return "–" if missing(value) else f"{_digits(value)}\u00a0ms"
 
 
 def _points(share: float, digits: int = 2) -> str:
-    return f"{100 * share:.{digits}f} points"
+    return f"{100 * share:.{digits}f}\u00a0points"
 
 
 def _times(ratio: float, digits: int = 2) -> str:
-    return f"{ratio:.{digits}f} ×"
+    return f"{ratio:.{digits}f}\u00a0×"
 
 
 COSTS = {
     "parameters": ("Parameters", scaled),
     "macs": ("MACs per image", scaled),
     "kilobytes": ("File size", _bytes),
-    "milliseconds": ("Time for one image", _milliseconds),
-    "milliseconds_32": ("Time for 32 images", _milliseconds),
-    "megabytes": ("Memory for 32 images", _megabytes),
+    "milliseconds": ("Latency, 1 image", _milliseconds),
+    "milliseconds_32": ("Latency, 32 images", _milliseconds),
+    "megabytes": ("Memory, 32 images", _megabytes),
 }
 
 
 def _ratio(network: Network, teacher: Network, name: str) -> str:
     own, large = network.findings.get(name), teacher.findings.get(name)
-    return "" if missing(own) or missing(large) or not large else f"{_digits(own / large)} ×"
+    return "" if missing(own) or missing(large) or not large else f"{_digits(own / large)}\u00a0×"
 
 
 def _accuracy(network: Network) -> Cell:
     low, high = (network.findings.get(f"accuracy_{end}") for end in ("low", "high"))
-    note = "" if missing(low) else f"{percent(low)[:-2]} to {percent(high)}"
-    return Cell(percent(network.findings.get("accuracy")), note)
+    notes = [] if missing(low) else [f"{100 * low:.1f}–{100 * high:.1f}"]
+    return Cell(percent(network.findings.get("accuracy")), notes)
 
 
 def _point(network: Network, name: str) -> Line:

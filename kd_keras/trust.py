@@ -21,22 +21,20 @@ def calibration(networks: Sequence[Network], classes: Sequence[str]) -> Section 
         if after is not None:
             ece += f" before, {decimal(each.findings.get('ece_scaled'))} after scaling by T = "
             ece += decimal(each.findings.get("temperature"), 2)
-        alt = f"Accuracy over confidence of {each.label}; {ece}"
+        alt = f"Accuracy over confidence of {each.called}; {ece}"
         svg = plots.reliability(f"reliability-{place}", alt, before, after, each.look)
         shown.append(Plot(svg, f"{each.label}: {ece}."))
-    names = {"ece": "ECE", "nll": "NLL (nats)", "brier": "Brier"}
-    rows = [[text, *(_change(each, name) for each in known)] for name, text in names.items()]
-    rows.append(["temperature", *(decimal(each.findings.get("temperature"), 2) for each in known)])
+    names = {}
+    for name, text in (("ece", "ECE"), ("nll", "NLL, nats"), ("brier", "Brier score")):
+        names |= {name: text, f"{name}_scaled": f"{text}, scaled"}
+    names["temperature"] = "temperature T"
+    found = {name: [each.findings.get(name) for each in known] for name in names}
+    rows = [[text, *map(decimal, found[name])] for name, text in names.items() if not all(map(missing, found[name]))]
     says = "How far confidence can be trusted: on the dashed diagonal it equals accuracy; under it the network is too"
     says += " sure of itself. Filled marks: as it is; hollow: after scaling by the temperature fitted on held-out"
-    says += " images. The larger a mark, the more images. Look at ECE: 0 is perfect."
-    table = Table(says, ["before → after scaling", *(each.label for each in known)], rows)
-    return Section(shown, [table]) if known else None
-
-
-def _change(network: Network, name: str) -> str:
-    before, after = network.findings.get(name), network.findings.get(f"{name}_scaled")
-    return decimal(before) if missing(after) else f"{decimal(before)} → {decimal(after)}"
+    says += f" images. The larger a mark, the more images (bins of fewer than {plots.FEW} are left out). Look at ECE: 0 is perfect."
+    table = Table("", ["", *(each.label for each in known)], rows)
+    return Section(shown, [table], says=says, thirds=True) if known else None
 
 
 def robustness(networks: Sequence[Network], classes: Sequence[str]) -> Section | None:
@@ -81,8 +79,8 @@ def similarity(networks: Sequence[Network], classes: Sequence[str]) -> Section |
         return None
     cka = np.asarray(judged.findings["cka"])
     rows, columns = ([str(1 + place) for place in range(size)] for size in cka.shape)
-    alt = f"CKA between stages of {judged.label} and of the teacher; the last two {decimal(cka[-1, -1], 2)}"
-    svg = plots.heat("cka", alt, cka, rows, columns, (f"stage of {judged.label}", "stage of the teacher"))
+    alt = f"CKA between stages of {judged.called} and of the teacher; the last two {decimal(cka[-1, -1], 2)}"
+    svg = plots.heat("cka", alt, cka, rows, columns, (f"stage of {judged.called}", "stage of the teacher"))
     says = "How alike the two see the same images, stage by stage (linear CKA, in per cent: 100 is the same up to a"
     says += f" rotation). Look along the diagonal; the last stages: {percent(cka[-1, -1], 0)}."
     return Section([Plot(svg, says)])

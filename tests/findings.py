@@ -57,8 +57,8 @@ def findings(role, given, teacher, labels, random):
         "accuracy_high": float(np.quantile(resampled, 0.975)),
         "accuracy_by_class": np.array([right[labels == c].mean() for c in range(count)]),
         "confusion": confusion,
-        **calibration(1.6 * given, labels),
-        **calibration(given, labels, "_scaled"),
+        **calibration(3.4 * given, labels),
+        **calibration(2.1 * given, labels, "_scaled"),
         "temperature": 1.6,
         "accuracy_train": float(right.mean() + 0.03),
         "gap": 0.03,
@@ -144,7 +144,7 @@ def attention(count=6):
     ]
 
 
-def disagreements(count=12):
+def disagreements(count=10):
     return [
         Disagreement(image, place % 10, (place % 10, 0.97 - 0.01 * place), ((place + 2) % 10, 0.9 - 0.02 * place))
         for place, (image, _) in enumerate(images(count))
