@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kd_keras.contracts import Tensor, as_batch
+from kd_keras.contracts import Tensor, as_batch, mismatch
 from kd_keras.teacher import Teacher
 
 
@@ -18,6 +18,26 @@ class Answers(NamedTuple):
 
     logits: np.ndarray
     labels: np.ndarray | None
+
+    @property
+    def chosen(self) -> np.ndarray:
+        """`(N,)` int64: the class of the largest logit, the first where several are."""
+        return self.logits.argmax(-1)
+
+    @property
+    def right(self) -> np.ndarray:
+        """`(N,)` bool: whether the chosen class is the label.
+
+        Raises:
+            ValueError: where there are no labels, or one that is no class of the logits.
+        """
+        if self.labels is None:
+            raise ValueError(mismatch("labels", "none"))
+        classes = self.logits.shape[-1]
+        if len(self.labels) and not 0 <= self.labels.min() <= self.labels.max() < classes:
+            came = f"{self.labels.min()} to {self.labels.max()}"
+            raise ValueError(mismatch(f"labels of 0 to {classes - 1}, the model's classes", came))
+        return self.chosen == self.labels
 
 
 def answers(
@@ -45,3 +65,40 @@ def answers(
             label = np.asarray(batch.label)
             labels.append(label.argmax(-1) if label.ndim == 2 and label.shape[-1] > 1 else label.reshape(-1))
     return Answers(np.concatenate(logits), np.concatenate(labels).astype("int64") if labels else None)
+
+
+def check_same(student: Answers, teacher: Answers) -> None:
+    """Checks that two models answered the same examples.
+
+    Raises:
+        ValueError: where the numbers of examples or of classes differ, or the labels.
+    """
+    if student.logits.shape != teacher.logits.shape:
+        came = f"student {student.logits.shape}, teacher {teacher.logits.shape}"
+        raise ValueError(mismatch("logits (N, K) of the same examples and classes", came))
+    if student.labels is not None and teacher.labels is not None and (student.labels != teacher.labels).any():
+        raise ValueError(mismatch("the same examples, in one order", "labels that differ"))
+
+
+def halves(model: Answers) -> tuple[Answers, Answers]:
+    """The examples of even number and those of odd number: two halves of every class, even where data stand in its
+    order.
+
+    >>> [half.labels.tolist() for half in halves(Answers(np.zeros((3, 2)), np.array([0, 1, 1])))]
+    [[0, 1], [1]]
+    """
+    even, odd = (
+        Answers(model.logits[first::2], None if model.labels is None else model.labels[first::2]) for first in (0, 1)
+    )
+    return even, odd
+
+
+def mean_by_class(values: np.ndarray, classes: np.ndarray, count: int) -> np.ndarray:
+    """`(K,)` float64: the mean of `values` `(N,)` over the examples of each class, NaN for a class without any.
+
+    >>> mean_by_class(np.array([1.0, 0.0, 1.0]), np.array([0, 0, 2]), 3).tolist()
+    [0.5, nan, 1.0]
+    """
+    sums = np.bincount(classes, weights=values, minlength=count)
+    numbers = np.bincount(classes, minlength=count)
+    return np.divide(sums, numbers, out=np.full(count, np.nan), where=numbers > 0)

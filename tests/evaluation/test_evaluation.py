@@ -4,9 +4,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from sklearn.metrics import top_k_accuracy_score
 
 from kd_keras import Teacher
-from kd_keras.evaluation import Answers, accuracy, agreement, answers, cost
+from kd_keras.evaluation import Answers, accuracy, agreement, answers, cost, halves
 from tests.methods.test_kd import log_softmax
 from tests.networks import CLASSES, convolutional, examples
 
@@ -27,19 +28,68 @@ def test_answers_are_the_logits_of_every_example_in_order():
     assert answers(Teacher([convolutional(), convolutional()]), data).logits.shape == (10, CLASSES)
 
 
-def test_accuracy_and_agreement():
-    random = np.random.default_rng(0)
-    one, other = (random.normal(size=(50, 4)) for _ in range(2))
-    labels = random.integers(0, 4, 50)
-    by_hand = sum(int(np.argmax(row)) == label for row, label in zip(one, labels)) / 50
-    assert dict(accuracy(Answers(one, labels))) == {"accuracy": pytest.approx(by_hand)}
-    assert dict(accuracy(Answers(one, None))) == {}
-    found = dict(agreement(Answers(one, labels), Answers(other, labels)))
-    assert found["agreement"] == pytest.approx(sum(np.argmax(a) == np.argmax(b) for a, b in zip(one, other)) / 50)
-    p = log_softmax(other)
-    assert found["kl"] == pytest.approx((np.exp(p) * (p - log_softmax(one))).sum(-1).mean(), rel=1e-5)
+def drawn(count=50, classes=7, seed=0, missing=2):
+    """Random answers of two models to the same examples, of which none is of the class `missing`."""
+    random = np.random.default_rng(seed)
+    labels = random.choice([kind for kind in range(classes) if kind != missing], count)
+    one, other = (random.normal(size=(count, classes)).astype("float32") for _ in range(2))
+    return Answers(one, labels), Answers(other + 2 * np.eye(classes, dtype="float32")[labels], labels)
+
+
+def test_accuracy_by_class_and_confusion():
+    model, _ = drawn()
+    found = dict(accuracy(model))
+    chosen = [max(range(7), key=row.__getitem__) for row in model.logits]
+    counts = np.zeros((7, 7), int)
+    for label, choice in zip(model.labels, chosen):
+        counts[label, choice] += 1
+    np.testing.assert_array_equal(found["confusion"], counts)
+    assert found["accuracy"] == pytest.approx(counts.trace() / 50) and 0 < counts.trace() < 50
+    for kind in range(7):
+        own = [choice == kind for choice, label in zip(chosen, model.labels) if label == kind]
+        assert found["accuracy_by_class"][kind] == pytest.approx(np.mean(own) if own else np.nan, nan_ok=True)
+    assert np.isnan(found["accuracy_by_class"][2])
+    assert found["top5"] == pytest.approx(top_k_accuracy_score(model.labels, model.logits, k=5, labels=range(7)))
+    assert dict(accuracy(Answers(model.logits, None))) == {}
+    assert "top5" not in dict(accuracy(Answers(np.eye(5), np.arange(5))))
+    assert dict(accuracy(Answers(np.zeros((2, 6)), np.array([4, 5]))))["top5"] == 0.5  # of equals the first five
+    for wrong in (-1, 7):
+        with pytest.raises(ValueError, match="0 to 6"):
+            dict(accuracy(Answers(model.logits[:1], np.array([wrong]))))
+
+
+def test_agreement_by_class_and_who_alone_is_right():
+    student, teacher = drawn()
+    found = dict(agreement(student, teacher))
+    says, wants = ([max(range(7), key=row.__getitem__) for row in each.logits] for each in (student, teacher))
+    assert found["agreement"] == pytest.approx(np.mean([a == b for a, b in zip(says, wants)]))
+    p = log_softmax(teacher.logits)
+    kl = (np.exp(p) * (p - log_softmax(student.logits))).sum(-1)
+    assert found["kl"] == pytest.approx(kl.mean(), rel=1e-5)
+    only = [sum(a != y == b for a, b, y in zip(*pair, student.labels)) / 50 for pair in ((says, wants), (wants, says))]
+    assert [found["only_teacher_right"], found["only_student_right"]] == pytest.approx(only) and min(only) > 0
+    bare = Answers(student.logits, None), Answers(teacher.logits, None)
+    unlabelled = dict(agreement(*bare))
+    assert "only_teacher_right" not in unlabelled
+    for values, by in ((found, student.labels), (unlabelled, np.array(wants))):
+        for kind in range(7):
+            own = by == kind
+            if not own.any():
+                assert np.isnan(values["kl_by_class"][kind]) and np.isnan(values["agreement_by_class"][kind])
+                continue
+            assert values["kl_by_class"][kind] == pytest.approx(kl[own].mean(), rel=1e-5)
+            assert values["agreement_by_class"][kind] == pytest.approx((np.array(says) == wants)[own].mean())
     with pytest.raises(ValueError, match="same examples"):
-        dict(agreement(Answers(one, None), Answers(other[:9], None)))
+        dict(agreement(student, Answers(teacher.logits[:9], None)))
+    with pytest.raises(ValueError, match="in one order"):
+        dict(agreement(student, teacher._replace(labels=teacher.labels[::-1])))
+
+
+def test_halves_hold_every_example_once_and_every_class_of_sorted_data():
+    model = Answers(np.arange(14.0).reshape(7, 2), np.array([0, 0, 0, 0, 1, 1, 1]))
+    even, odd = halves(model)
+    assert sorted([*even.logits[:, 0], *odd.logits[:, 0]]) == model.logits[:, 0].tolist()
+    assert set(even.labels) == set(odd.labels) == {0, 1} and halves(Answers(np.eye(3), None))[0].labels is None
 
 
 def test_cost_counts_parameters_and_time():

@@ -1,0 +1,66 @@
+"""Intervals against scipy's bootstrap and the normal approximation, McNemar against sums of the binomial."""
+
+from math import comb, sqrt
+
+import numpy as np
+import pytest
+from scipy.stats import bootstrap
+
+from kd_keras.evaluation import Answers, intervals
+
+COUNT = 400
+RANDOM = np.random.default_rng(0)
+LABELS = RANDOM.integers(0, 3, COUNT)
+
+
+def model(errors):
+    """Answers that are wrong where `errors` `(N,)` says so."""
+    return Answers(np.eye(3, dtype="float32")[(LABELS + errors) % 3], LABELS)
+
+
+ONE, OTHER = (RANDOM.random(COUNT) < share for share in (0.1, 0.2))
+
+
+def test_the_interval_of_an_accuracy():
+    found = dict(intervals(model(ONE)))
+    expected = bootstrap([~ONE], np.mean, n_resamples=9999, method="percentile", rng=np.random.default_rng(1))
+    low, high = found["accuracy_low"], found["accuracy_high"]
+    assert [low, high] == pytest.approx(list(expected.confidence_interval), abs=0.006)
+    accuracy = 1 - ONE.mean()
+    deviation = sqrt(accuracy * (1 - accuracy) / COUNT)
+    assert [low, high] == pytest.approx([accuracy - 1.96 * deviation, accuracy + 1.96 * deviation], abs=0.008)
+    few = [dict(intervals(model(ONE), resamples=10, seed=seed)) for seed in (0, 0, 1)]
+    assert few[0] == few[1] != few[2]
+    assert dict(intervals(model(ONE)._replace(labels=None))) == {}
+
+
+def test_the_paired_difference():
+    found = dict(intervals(model(ONE), model(OTHER)))
+    assert found["difference"] == pytest.approx(OTHER.mean() - ONE.mean())
+    paired = bootstrap(
+        [~ONE * 1, ~OTHER * 1], lambda one, other, axis: (one - other).mean(axis), paired=True, n_resamples=9999,
+        method="percentile", rng=np.random.default_rng(1),
+    )
+    ends = [found["difference_low"], found["difference_high"]]
+    assert ends == pytest.approx(list(paired.confidence_interval), abs=0.008)
+    both = ONE | (RANDOM.random(COUNT) < 0.05)  # nearly the same errors: a far narrower interval than two alone
+    narrow = dict(intervals(model(ONE), model(both)))
+    assert narrow["difference_high"] - narrow["difference_low"] < 0.6 * (ends[1] - ends[0])
+    turned = dict(intervals(model(OTHER), model(ONE)))
+    assert turned["difference"] == -found["difference"] and turned["mcnemar"] == pytest.approx(found["mcnemar"])
+
+
+def test_mcnemar_exactly():
+    only, theirs = int((~ONE & OTHER).sum()), int((ONE & ~OTHER).sum())
+    tail = sum(comb(only + theirs, k) for k in range(min(only, theirs) + 1)) / 2 ** (only + theirs)
+    found = dict(intervals(model(ONE), model(OTHER)))["mcnemar"]
+    assert found == pytest.approx(min(1.0, 2 * tail), rel=1e-9) and 0 < found < 0.05
+
+
+def test_two_equal_models_and_two_of_other_examples():
+    found = dict(intervals(model(ONE), model(ONE)))
+    assert [found[f"difference{end}"] for end in ("", "_low", "_high")] == [0, 0, 0] and found["mcnemar"] == 1
+    never = np.zeros(COUNT, bool)
+    assert [dict(intervals(model(never)))[f"accuracy_{end}"] for end in ("low", "high")] == [1, 1]
+    with pytest.raises(ValueError, match="same examples"):
+        dict(intervals(model(ONE), Answers(np.eye(3), np.arange(3))))
