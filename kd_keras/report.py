@@ -17,6 +17,7 @@ from kd_keras.sections import Network
 
 __all__ = ("Attention", "Disagreement", "Subject", "page")
 
+TEMPLATES = Path(__file__).parent / "templates"
 ROLES = ("teacher", "distilled", "alone", "other")
 TITLES = {
     "training": "Training curves",
@@ -86,8 +87,8 @@ def page(
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     _check(subjects)
-    networks = _networks(subjects)
-    shown = list(networks.values())
+    named = networks(subjects)
+    shown = list(named.values())
     teacher = shown[0] if subjects[0].role == "teacher" else None
     classes = list(classes) or [str(place) for place in range(_count_classes(subjects))]
     made = {
@@ -95,24 +96,23 @@ def page(
         "confusion": predictions.confusion(shown, classes),
         "calibration": trust.calibration(shown, classes),
         "robustness": trust.robustness(shown, classes),
-        "attention": gallery.attention(networks, classes, attention),
+        "attention": gallery.attention(named, classes, attention),
         "similarity": trust.similarity(shown, classes),
-        "disagreements": gallery.disagreements(networks, classes, disagreements),
+        "disagreements": gallery.disagreements(named, classes, disagreements),
         "classes": predictions.by_class(shown, classes),
         "generalisation": trust.generalisation(shown, classes),
     }
-    place = FileSystemLoader(Path(__file__).parent / "templates")
-    template = Environment(
-        loader=place, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    ).get_template("page.html.jinja")
-    return template.render(
+    whitespace = {"trim_blocks": True, "lstrip_blocks": True}
+    loader = FileSystemLoader(TEMPLATES)
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, **whitespace)
+    return environment.get_template("page.html.jinja").render(
         title=title,
         data=data,
         command=command,
         subjects=list(zip(subjects, shown)),
         judged=subjects[-1],
         glyphs=plots.GLYPHS,
-        demands=[trade.verdict(each, shown[-1]) for each in demands],
+        demands=[trade.verdict(each, subjects[-1].findings) for each in demands],
         headlines=trade.headlines(shown) if teacher and len(shown) > 1 else [],
         rows=trade.rows(shown, teacher),
         figures=trade.figures(shown),
@@ -132,7 +132,7 @@ def _check(subjects: Sequence[Subject]) -> None:
         raise ValueError(mismatch("one teacher, and it first", str([each.role for each in subjects])))
 
 
-def _networks(subjects: Sequence[Subject]) -> dict[str, Network]:
+def networks(subjects: Sequence[Subject]) -> dict[str, Network]:
     """What the page shows, by a subject's name: its role for a label where no other has it, else its run's own name;
     and the mark of its role, or where that is taken (the last comes first) the next one."""
     roles, looks, labels = [each.role for each in subjects], {}, {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from kd_keras import plots
@@ -27,12 +27,13 @@ class Cell(NamedTuple):
     notes: Sequence[str] = ()
 
 
-def verdict(demand: Any, judged: Network) -> Verdict:
-    r"""A `kd_keras.evaluation.verdict.Demand` in words, with as many digits as tell the two numbers apart.
+def verdict(demand: Any, found: Mapping[str, Any]) -> Verdict:
+    r"""A `kd_keras.evaluation.verdict.Demand` on the network of these findings in words, with as many digits as tell
+    the two numbers apart.
 
     >>> from collections import namedtuple
     >>> demand = namedtuple("Demand", "name limit found holds")("max_accuracy_drop", 0.01, 0.01004, False)
-    >>> verdict(demand, Network("distilled", "the distilled student", 1, {}, {}))[:3]
+    >>> verdict(demand, {})[:3]
     ('Accuracy drop', 'at most 1.000\xa0points', '1.004\xa0points')
     """
     bound, _, name = demand.name.partition("_")
@@ -41,8 +42,8 @@ def verdict(demand: Any, judged: Network) -> Verdict:
     digits = next((some for some in range(1, 6) if text(demand.limit, some) != text(demand.found, some)), 1)
     digits = max(digits, {percent: 1, decimal: 3}.get(text, 2))
     note = ""
-    if name.endswith("drop") and not missing(judged.findings.get("difference_low")):
-        low, high = (-judged.findings[f"difference_{end}"] for end in ("high", "low"))
+    if name.endswith("drop") and not missing(found.get("difference_low")):
+        low, high = (-found[f"difference_{end}"] for end in ("high", "low"))
         note = f"95\u00a0%: {100 * low:.{digits}f}–{100 * high:.{digits}f}"
     words = name.replace("_", " ")
     words = {"ece": "Calibration error (ECE)", "mce": "Corruption error (mCE)"}.get(name, words[0].upper() + words[1:])
@@ -70,6 +71,9 @@ def headlines(networks: Sequence[Network]) -> list[Cell]:
 def rows(networks: Sequence[Network], teacher: Network | None) -> list[tuple[str, list[Cell]]]:
     """The table of the trade: a name, and a cell for each network; a row that none knows is left out."""
     made = [("Accuracy", [_accuracy(each) for each in networks])]
+    if teacher is not None:
+        made.append(("Points against the teacher", [Cell("–") if each is teacher else _difference(each) for each in networks]))
+    made.append(("Top-5 accuracy", [Cell(percent(each.findings.get("top5"))) for each in networks]))
     agreeing = [Cell("–") if each is teacher else Cell(percent(each.findings.get("agreement"))) for each in networks]
     made.append(("Same answer as the teacher", agreeing))
     for name, (words, text) in COSTS.items():
@@ -157,6 +161,15 @@ def _accuracy(network: Network) -> Cell:
     low, high = (network.findings.get(f"accuracy_{end}") for end in ("low", "high"))
     notes = [] if missing(low) else [f"{100 * low:.1f}–{100 * high:.1f}"]
     return Cell(percent(network.findings.get("accuracy")), notes)
+
+
+def _difference(network: Network) -> Cell:
+    found = [network.findings.get(name) for name in ("difference", "difference_low", "difference_high", "mcnemar")]
+    if missing(found[0]):
+        return Cell("–")
+    notes = [] if missing(found[1]) else [f"{100 * found[1]:.2f} to {100 * found[2]:.2f}".replace("-", "−")]
+    notes += [] if missing(found[3]) else ["p\u00a0<\u00a00.001" if found[3] < 0.001 else f"p\u00a0=\u00a0{found[3]:.3f}"]
+    return Cell(f"{100 * found[0]:.2f}".replace("-", "−"), notes)
 
 
 def _point(network: Network, name: str) -> Line:
