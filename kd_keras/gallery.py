@@ -52,8 +52,8 @@ def attention(
     found = [judged.findings.get(name) for name in ("attention_correlation", "attention_overlap")]
     says = "Grad-CAM: what each network looked at to choose the class; yellow counts most."
     if not any(map(missing, found)):
-        says += f" Over all images looked at, the ranks of {judged.called} and the teacher correlate by {decimal(found[0], 2)}"
-        says += f" (1 is the same) and their most important fifths overlap by {percent(found[1], 0)}."
+        says += f" Over all images looked at, the ranks of {judged.called} and the teacher correlate by"
+        says += f" {decimal(found[0], 2)} (1 is the same) and their most important fifths overlap by {percent(found[1], 0)}."
     return Section(cards=cards, says=says)
 
 
@@ -70,7 +70,8 @@ def disagreements(
         for name, (said, probability) in (("teacher", each.teacher), (judged.label, each.student)):
             right = "" if each.label is None else "✓\u00a0" if said == each.label else "✗\u00a0"
             lines.append((name, f"{right}{classes[said]} {percent(probability, 0)}"))
-        cards.append(Card([(thumbnail(each.image), "")], "; ".join(f"{who}: {what}" for who, what in lines), lines, _coarse(each.image)))
+        alt = "; ".join(f"{who}: {what}" for who, what in lines)
+        cards.append(Card([(thumbnail(each.image), "")], alt, lines, _coarse(each.image)))
     says = f"Images on which {judged.called} and the teacher differ, the most certain first; ✓ is right, ✗ wrong."
     shares = [judged.findings.get(name) for name in ("only_teacher_right", "only_student_right")]
     if not any(map(missing, shares)):

@@ -30,10 +30,10 @@ def training(networks: Sequence[Network], classes: Sequence[str]) -> Section | N
         looks = (3, 4, 5, 6, 1, 2)  # not those of the networks first
         drawn = [_curve(networks[-1], name)._replace(name=name, look=looks[place]) for place, name in enumerate(terms)]
         ends = ", ".join(f"{line.name} {_last(line.y):.3g}" for line in drawn)
-        says = f"The terms of the loss of {networks[-1].called}, each with its weight. Look for one that drowns the others:"
+        says = f"The terms of the loss of {networks[-1].called}, each with its weight. Look for one that drowns the"
         alt = f"Loss terms by epoch; at the end {ends}"
         svg = plots.lines("training-terms", alt, drawn, "epoch", "loss term, training images", percent=False)
-        shown.append(Plot(svg, f"{says} at the end {ends}."))
+        shown.append(Plot(svg, f"{says} others: at the end {ends}."))
     return Section(shown) if shown else None
 
 
@@ -53,14 +53,13 @@ def confusion(networks: Sequence[Network], classes: Sequence[str]) -> Section | 
     if missing(judged.findings.get("confusion")):
         return None
     shown = []
-    for each in dict.fromkeys((networks[0].label, judged.label)):
-        network = next(network for network in networks if network.label == each)
-        if not missing(network.findings.get("confusion")):
-            shares = _by_row(network.findings["confusion"])
-            right = percent(network.findings.get("accuracy"))
-            alt = f"Confusion matrix of {network.called}: rows are true classes, columns what it said; {right} on the diagonal"
-            svg = plots.heat(f"confusion-{network.look}", alt, shares, classes, classes, ("true", f"{each} said"))
-            says = f"Of each true class (row), the per cent that {network.called} gave to each class (column)."
+    for place, each in enumerate([networks[0], judged][-len(networks) :]):
+        if not missing(each.findings.get("confusion")):
+            shares = _by_row(each.findings["confusion"])
+            right = percent(each.findings.get("accuracy"))
+            alt = f"Confusion matrix of {each.called}: rows are true classes, columns its answers; {right} are right"
+            svg = plots.heat(f"confusion-{place}", alt, shares, classes, classes, ("true", f"{each.label} said"))
+            says = f"Of each true class (row), the per cent that {each.called} gave to each class (column)."
             shown.append(Plot(svg, f"{says} Look off the diagonal for what it mixes up; {right} lie on it."))
     return Section(shown, [_mistakes(networks, classes)])
 
@@ -100,7 +99,8 @@ def by_class(networks: Sequence[Network], classes: Sequence[str]) -> Section | N
     of = f"the {len(order)} of {len(classes)} classes furthest behind" if len(order) < len(classes) else "each class"
     shown = []
     if known:
-        drawn = [Line(each.label, each.look, np.asarray(each.findings["accuracy_by_class"])[order], ()) for each in known]
+        shares = [np.asarray(each.findings["accuracy_by_class"])[order] for each in known]
+        drawn = [Line(each.label, each.look, share, ()) for each, share in zip(known, shares)]
         alt = f"Accuracy of {of}; first {names[0]}"
         says = f"Accuracy of {of}, the one that falls furthest behind first: {names[0]}. Look at the longest lines."
         shown.append(Plot(plots.dots("class-accuracy", alt, names, drawn, "accuracy"), says))
@@ -108,6 +108,7 @@ def by_class(networks: Sequence[Network], classes: Sequence[str]) -> Section | N
         line = Line(judged.label, judged.look, np.asarray(agreeing)[order], ())
         least = int(np.nanargmin(agreeing))
         low = f"{classes[least]} with {percent(agreeing[least])}"
-        svg = plots.dots("class-agreement", f"Agreement by class; least {low}", names, [line], "same answer as the teacher")
+        alt = f"Agreement by class; least {low}"
+        svg = plots.dots("class-agreement", alt, names, [line], "same answer as the teacher")
         shown.append(Plot(svg, f"How often {judged.called} says what the teacher says. Look at the least: {low}."))
     return Section(shown, legend=True)

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 
-
 class Network(NamedTuple):
     """A network as the page shows it: its `label` in figures and what sentences call it, its `look` (a place in
     `plots.MARKS`), what was found of it by name, and its training by column."""

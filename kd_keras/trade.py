@@ -72,7 +72,8 @@ def rows(networks: Sequence[Network], teacher: Network | None) -> list[tuple[str
     """The table of the trade: a name, and a cell for each network; a row that none knows is left out."""
     made = [("Accuracy", [_accuracy(each) for each in networks])]
     if teacher is not None:
-        made.append(("Points against the teacher", [Cell("–") if each is teacher else _difference(each) for each in networks]))
+        differences = [Cell("–") if each is teacher else _difference(each) for each in networks]
+        made.append(("Points against the teacher", differences))
     made.append(("Top-5 accuracy", [Cell(percent(each.findings.get("top5"))) for each in networks]))
     agreeing = [Cell("–") if each is teacher else Cell(percent(each.findings.get("agreement"))) for each in networks]
     made.append(("Same answer as the teacher", agreeing))
@@ -94,7 +95,8 @@ def figures(networks: Sequence[Network]) -> list[Plot]:
         known = [each for each in networks if not missing(each.findings.get("accuracy"))]
         if len(known) < 2 or any(missing(each.findings.get(name)) for each in known):
             continue
-        told = [f"{each.label} {percent(each.findings['accuracy'])} at {COSTS[name][1](each.findings[name])}" for each in known]
+        costs = [COSTS[name][1](each.findings[name]) for each in known]
+        told = [f"{each.label} {percent(each.findings['accuracy'])} at {cost}" for each, cost in zip(known, costs)]
         points = [_point(each, name) for each in known]
         svg = plots.trade(f"trade-{name}", f"Accuracy over {across}: {'; '.join(told)}", points, across)
         made.append(Plot(svg, f"Accuracy over {across}: {', '.join(told[-1:] + told[:1])}."))
@@ -168,7 +170,8 @@ def _difference(network: Network) -> Cell:
     if missing(found[0]):
         return Cell("–")
     notes = [] if missing(found[1]) else [f"{100 * found[1]:.2f} to {100 * found[2]:.2f}".replace("-", "−")]
-    notes += [] if missing(found[3]) else ["p\u00a0<\u00a00.001" if found[3] < 0.001 else f"p\u00a0=\u00a0{found[3]:.3f}"]
+    if not missing(found[3]):
+        notes.append("p\u00a0<\u00a00.001" if found[3] < 0.001 else f"p\u00a0=\u00a0{found[3]:.3f}")
     return Cell(f"{100 * found[0]:.2f}".replace("-", "−"), notes)
 
 

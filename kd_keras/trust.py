@@ -32,7 +32,8 @@ def calibration(networks: Sequence[Network], classes: Sequence[str]) -> Section 
     rows = [[text, *map(decimal, found[name])] for name, text in names.items() if not all(map(missing, found[name]))]
     says = "How far confidence can be trusted: on the dashed diagonal it equals accuracy; under it the network is too"
     says += " sure of itself. Filled marks: as it is; hollow: after scaling by the temperature fitted on held-out"
-    says += f" images. The larger a mark, the more images (bins of fewer than {plots.FEW} are left out). Look at ECE: 0 is perfect."
+    says += f" images. The larger a mark, the more images (bins of fewer than {plots.FEW} are left out). Look at ECE:"
+    says += " 0 is perfect."
     table = Table("", ["", *(each.label for each in known)], rows)
     return Section(shown, [table], says=says, thirds=True) if known else None
 
@@ -72,6 +73,8 @@ def robustness(networks: Sequence[Network], classes: Sequence[str]) -> Section |
 
 def _corruptions(network: Network) -> list[str]:
     return [name.removeprefix("error_") for name in network.findings if name.startswith("error_")]
+
+
 def similarity(networks: Sequence[Network], classes: Sequence[str]) -> Section | None:
     """CKA between the stages of the judged network and of its teacher."""
     judged = networks[-1]
@@ -98,7 +101,7 @@ def generalisation(networks: Sequence[Network], classes: Sequence[str]) -> Secti
     cells = [[rows[name][0], *map(rows[name][1], found[name])] for name in rows if not all(map(missing, found[name]))]
     if not cells:
         return None
-    says = "A large gap says that training images were learnt by heart. AUROC says how well images of another dataset are"
-    says += " told from the test images by the network's confidence: 0.5 is chance, 1 perfect."
+    says = "A large gap says that training images were learnt by heart. AUROC says how well images of another dataset"
+    says += " are told from the test images by the network's confidence: 0.5 is chance, 1 perfect."
     table = Table(says, ["", *(each.label for each in networks)], cells)
     return Section(tables=[table])

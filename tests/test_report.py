@@ -136,7 +136,8 @@ def test_it_can_be_read_without_seeing(elements):
 
 def test_colours_are_variables_that_each_scheme_defines(whole):
     used = set(re.findall(r"var\((--[a-z0-9-]+)\)", whole)) - {"--width"}
-    light, dark, paper = (set(re.findall(r"(--[a-z0-9-]+):", part)) for part in re.findall(r":root \{(.*?)\}", whole, re.S))
+    parts = re.findall(r":root \{(.*?)\}", whole, re.S)
+    light, dark, paper = (set(re.findall(r"(--[a-z0-9-]+):", part)) for part in parts)
     assert used == light == dark and light - paper <= {"--heat"}
     assert not re.search("#0a0[ab]", whole.split("</style>")[1])
 
@@ -262,7 +263,7 @@ def scheme(name):
     css = (report.TEMPLATES / "page.css").read_text()
     parts = dict(zip(("light", "dark", "paper"), re.findall(r":root \{(.*?)\}", css, re.S)))
     colours = dict(re.findall(r"--([a-z0-9-]+): #([0-9a-f]{6})", parts["light"] + parts[name]))
-    return {key: linear(np.array([int(value[i : i + 2], 16) for i in (0, 2, 4)]) / 255) for key, value in colours.items()}
+    return {key: linear(np.frombuffer(bytes.fromhex(value), "uint8") / 255) for key, value in colours.items()}
 
 
 def linear(srgb):
