@@ -1,64 +1,81 @@
 """Compares trained networks with their teacher on the test images.
 
     python -m experiments.evaluate --teacher=runs/teacher --model=runs/alone --model=runs/student
+    python -m experiments.evaluate --teacher=runs/teacher --model=runs/student --max_accuracy_drop=0.01 \\
+        --max_latency_ratio=0.5 && echo may replace it
 
-The images are those of the teacher's run, unless --dataset names others.
+The images are those of the teacher's run, unless --dataset names others. With demands, the last --model is judged: the
+exit code is 0 where all hold, and 3 where one does not.
 """
 
 import json
 from pathlib import Path
 
-import tensorflow as tf
 from absl import app, flags
 
 from experiments import arguments
-from experiments.runs import load_model, load_result, write_text
-from experiments.teachers import class_order, renormalise
-from kd_keras import Teacher, data
-from kd_keras.contracts import as_batch, mismatch
-from kd_keras.evaluation import accuracy, agreement, answers, cost
+from experiments.findings import by_size, plain, sentence, table
+from experiments.inquiry import QUESTIONS, Candidate, Inquiry
+from experiments.runs import load_result, write_text
+from kd_keras import data
+from kd_keras.contracts import mismatch, nearest
+from kd_keras.evaluation import demands
+from kd_keras.evaluation.verdict import ABOUT
 
 FLAGS = flags.FLAGS
 arguments.define_data()
 flags.adopt_module_key_flags(arguments)
 flags.DEFINE_string("teacher", None, "The teacher: a finished run or a .keras file.", required=True)
 flags.DEFINE_multi_string("model", [], "A network to compare with it; repeat for several.")
-flags.DEFINE_string("output", None, "Write the table as JSON to this file too.")
+flags.DEFINE_string("output", None, "Write all that was found as JSON to this file too.")
+flags.DEFINE_list("questions", [], f"What costs more time: {', '.join(QUESTIONS)}, or all.")
+flags.DEFINE_integer("examples", 1000, "How many test images those questions look at, at most.", lower_bound=4)
+flags.DEFINE_string("other_dataset", None, "Images of other things, which generalisation tells from the test images.")
+flags.DEFINE_string("other_split", "test", "Split of --other_dataset.")
+for demand, (finding, kind) in ABOUT.items():
+    text = {"value": "", "drop": " lost against the teacher, a share", "ratio": ", a ratio to the teacher's"}[kind]
+    flags.DEFINE_float(demand, None, f"Demand: {'least' if demand.startswith('min') else 'most'} {finding}{text}.")
 
-COLUMNS = ("parameters", "macs", "accuracy", "agreement", "kl", "kilobytes", "milliseconds")
 
-
-def main(_: list[str]) -> None:
+def main(_: list[str]) -> int:
     arguments.quiet()
+    limits = {name: FLAGS[name].value for name in ABOUT if FLAGS[name].value is not None}
+    if limits and not FLAGS.model:
+        raise ValueError(mismatch("--model= a network to judge", "none"))
     source = arguments.load_test(load_result(FLAGS.teacher).get("data", {}))
-    images = data.evaluation(source, batch_size=FLAGS.batch_size, image_size=arguments.integers("image_size", 2))
-    some = as_batch(next(iter(images))).inputs
-    rows, teacher = {}, None
-    for run in [FLAGS.teacher, *FLAGS.model]:
-        model, record = load_model(run), load_result(run).get("data", {})
-        order = class_order(record, source.class_names)
-        each = answers(Teacher(model, preprocess=renormalise(record, data.Normalisation()), class_order=order), images)
-        teacher = teacher or each
-        if each.logits.shape[-1] != (source.classes or each.logits.shape[-1]):
-            raise ValueError(mismatch(f"{source.classes} classes", f"{run} gives {each.logits.shape[-1]}"))
-        path = Path(run) / "model.keras" if Path(run).is_dir() else Path(run)
-        fitting = tf.image.resize(some, model.input_shape[1:3]).numpy()
-        rows[run] = dict(accuracy(each)) | dict(agreement(each, teacher)) | dict(cost(model, fitting))
-        rows[run]["kilobytes"] = path.stat().st_size / 1000
+    other = data.load(FLAGS.other_dataset, FLAGS.other_split, FLAGS.data_dir) if FLAGS.other_dataset else None
+    inquiry = Inquiry(
+        source, asked_questions(limits), other=other, examples=FLAGS.examples, batch_size=FLAGS.batch_size,
+        image_size=arguments.integers("image_size", 2), data_dir=FLAGS.data_dir,
+    )
+    for run in dict.fromkeys([FLAGS.teacher, *FLAGS.model]):
+        inquiry.ask(Candidate.load(run))
+    found = inquiry.findings
     print(f"{source.size:,} test images of {source.name}; agreement and kl (nats) are with {FLAGS.teacher}.")
-    print(table(rows))
+    print(table(found))
     if FLAGS.output:
-        write_text(Path(FLAGS.output), json.dumps(rows, indent=1))
+        write_text(Path(FLAGS.output), json.dumps(plain(found), indent=1))
+    for text in [*(sentence(run, row) for run, row in found.items()), *by_size(found, FLAGS.model, FLAGS.data_dir)]:
+        print(text)
+    verdict = demands(limits, found[FLAGS.model[-1]], found[FLAGS.teacher]) if limits else []
+    for demand in verdict:
+        print(demand.text)
+    return 0 if all(demand.holds for demand in verdict) else 3
 
 
-def table(rows: dict[str, dict[str, float]]) -> str:
-    """Rows of results as Markdown; a value that a row lacks is a dash."""
-    forms = {"parameters": "{:,.0f}", "macs": "{:,.0f}", "accuracy": "{:.4f}", "agreement": "{:.4f}", "kl": "{:.4f}"}
-    lines = ["| model | " + " | ".join(COLUMNS) + " |", "|---|" + "---:|" * len(COLUMNS)]
-    for name, row in rows.items():
-        cells = [forms.get(column, "{:.2f}").format(row[column]) if column in row else "-" for column in COLUMNS]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+def asked_questions(limits: dict[str, float]) -> tuple[str, ...]:
+    """The questions of the flags, and those that the demands are about.
+
+    Raises:
+        ValueError: for an unknown one, or a demand that --other_dataset is missing for.
+    """
+    given = [*FLAGS.questions, *["robustness"] * ("max_mce" in limits), *["generalisation"] * ("min_auroc" in limits)]
+    for question in given:
+        if question not in (*QUESTIONS, "all"):
+            raise ValueError(mismatch("--questions= of those that there are", question, nearest(question, QUESTIONS)))
+    if "min_auroc" in limits and not FLAGS.other_dataset:
+        raise ValueError(mismatch("--other_dataset= images of other things, for --min_auroc", "none"))
+    return tuple(question for question in QUESTIONS if question in given or "all" in given)
 
 
 if __name__ == "__main__":

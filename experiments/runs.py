@@ -131,3 +131,13 @@ def load_result(run: str) -> dict[str, Any]:
     """What a run recorded of itself, named by its directory or its model; empty for a bare `.keras` file."""
     path = (Path(run) if Path(run).is_dir() else Path(run).parent) / "result.json"
     return json.loads(path.read_text()) if path.exists() else {}
+
+
+def saved_flags(run: str) -> dict[str, str]:
+    """What a run's flagfile says, by the flag's name; of one that is repeated, all values; empty for a bare file."""
+    path = (Path(run) if Path(run).is_dir() else Path(run).parent) / "flags.txt"
+    found: dict[str, str] = {}
+    for line in path.read_text().splitlines() if path.exists() else ():
+        name, _, value = line.removeprefix("--").partition("=")
+        found[name] = f"{found[name]} {value}" if name in found else value
+    return found

@@ -154,8 +154,7 @@ class Teacher:
         return Outputs({"logits": self._combined([outputs["logits"] for outputs in each])}, members=each)
 
     def _run(self, tapped: Tapped, preprocess: Callable | None, inputs: Any) -> Outputs:
-        inputs = preprocess(inputs) if preprocess else inputs
-        _, outputs = tapped(_resized(inputs, _input_shape(tapped.model)), training=False)
+        _, outputs = tapped(prepared(tapped.model, preprocess, inputs), training=False)
         if self.class_order is not None and "logits" in outputs:
             outputs["logits"] = ops.take(outputs["logits"], self.class_order, axis=-1)
         return Outputs(keras.tree.map_structure(ops.stop_gradient, dict(outputs)))
@@ -166,6 +165,12 @@ class Teacher:
         if self.combine == "logits":
             return ops.sum(weights * stacked, axis=0)
         return ops.logsumexp(ops.log_softmax(stacked, axis=-1) + ops.log(weights), axis=0)
+
+
+def prepared(network: keras.Model, preprocess: Callable[[Tensor], Tensor] | None, inputs: Any) -> Any:
+    """Images as one of a teacher's networks reads them: changed by its `preprocess`, and resized to its input size."""
+    inputs = preprocess(inputs) if preprocess else inputs
+    return _resized(inputs, _input_shape(network))
 
 
 def _normalised(weights: Sequence[float] | None, count: int) -> list[float]:

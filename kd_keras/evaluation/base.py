@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from kd_keras.contracts import Tensor, as_batch, mismatch
-from kd_keras.teacher import Teacher
+from kd_keras.teacher import Teacher, prepared
 
 
 class Answers(NamedTuple):
@@ -65,6 +65,19 @@ def answers(
             label = np.asarray(batch.label)
             labels.append(label.argmax(-1) if label.ndim == 2 and label.shape[-1] > 1 else label.reshape(-1))
     return Answers(np.concatenate(logits), np.concatenate(labels).astype("int64") if labels else None)
+
+
+def inputs_of(model: keras.Model | Teacher) -> tuple[Callable[[Tensor], Tensor], keras.Model]:
+    """How raw images, uint8, become what a network reads, and the network, of a `Teacher` or of a bare Keras model.
+
+    Raises:
+        ValueError: where a teacher is several networks.
+    """
+    teacher = model if isinstance(model, Teacher) else Teacher(model)
+    if len(teacher.networks) > 1:
+        raise ValueError(mismatch("one network, to look inside", f"{len(teacher.networks)}"))
+    network, preprocess = teacher.networks[0], teacher.preprocess[0]
+    return lambda images: prepared(network, preprocess, tf.cast(images, tf.float32) / 255), network
 
 
 def check_same(student: Answers, teacher: Answers) -> None:

@@ -1,10 +1,10 @@
-"""What does a model cost: parameters, multiply-accumulates, and time for an image?"""
+"""What does a model cost: parameters, multiply-accumulates and time?"""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -14,14 +14,21 @@ import tensorflow as tf
 from kd_keras.contracts import mismatch
 
 
+WARM_UP = 10
+BATCH = 32
+
+
 def cost(model: keras.Model, images: np.ndarray, runs: int = 100) -> Iterator[tuple[str, float]]:
-    """Yields `parameters` (all variables of the model), `macs` of one image, and `milliseconds`, the median time of
-    one image alone.
+    """Yields what a model costs on this machine.
+
+    * `parameters`, all variables of the model, and `macs` of one image;
+    * `milliseconds` and `milliseconds_p95`, the median and the 95th percentile of the time of one image alone, and
+      `milliseconds_32` and `milliseconds_32_p95`, those of a batch of 32.
 
     Args:
         model: any built Keras model of one input.
-        images: `(N, ...)` as the model reads them; one after the other is timed.
-        runs: how many are timed, after ten that are not.
+        images: `(N, ...)` as the model reads them; repeated where they are fewer than 32.
+        runs: how many are timed of one image, after ten that are not; a fifth of that, at least three, of a batch.
 
     >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
     >>> found = dict(cost(model, np.ones((1, 4), "float32"), runs=3))
@@ -31,13 +38,24 @@ def cost(model: keras.Model, images: np.ndarray, runs: int = 100) -> Iterator[tu
     yield "parameters", model.count_params()
     yield "macs", macs(model, images.shape[1:])
     forward = tf.function(lambda image: model(image, training=False))
-    seconds = []
-    for run in range(10 + runs):
-        image = tf.constant(images[run % len(images)][None])
+    batch = tf.constant(np.resize(images, (BATCH, *images.shape[1:])))
+    for ending, inputs, count in (("", [image[None] for image in images[:BATCH]], runs), ("_32", [batch], runs // 5)):
+        times = milliseconds(forward, inputs, max(3, count))
+        yield f"milliseconds{ending}", float(np.median(times))
+        yield f"milliseconds{ending}_p95", float(np.percentile(times, 95))
+
+
+def milliseconds(forward: Callable[[Any], Any], inputs: Sequence[Any], runs: int) -> list[float]:
+    """The time of each of so many calls, going round the inputs, after ten that are not timed.
+
+    A call has ended when its results stand in the memory of the host.
+    """
+    tensors, times = [tf.constant(each) for each in inputs], []
+    for run in range(WARM_UP + runs):
         start = time.perf_counter()
-        forward(image).numpy()
-        seconds.append(time.perf_counter() - start)
-    yield "milliseconds", 1000 * float(np.median(seconds[10:]))
+        keras.tree.map_structure(np.asarray, forward(tensors[run % len(tensors)]))
+        times.append(1000 * (time.perf_counter() - start))
+    return times[WARM_UP:]
 
 
 def macs(model: keras.Model, input_shape: tuple[int, ...] | None = None) -> int:

@@ -1,0 +1,97 @@
+"""Grad-CAM where it has a closed form, and how maps are compared."""
+
+import keras
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+
+from kd_keras import Teacher, models
+from kd_keras.evaluation import attention, attention_maps
+from tests.networks import CLASSES, SHAPE, convolutional
+
+RANDOM = np.random.default_rng(0)
+IMAGES, ASKED = RANDOM.integers(0, 256, (10, *SHAPE)).astype("uint8"), RANDOM.integers(0, CLASSES, 10)
+
+
+def bilinear(image, size):
+    """`(h, w)` to `size` with half-pixel centres, one pixel after the other."""
+    result = np.zeros(size)
+    for row in range(size[0]):
+        for column in range(size[1]):
+            y, x = ((place + 0.5) * old / new - 0.5 for place, old, new in zip((row, column), image.shape, size))
+            y, x = (min(max(place, 0), old - 1) for place, old in zip((y, x), image.shape))
+            top, left = int(y), int(x)
+            down, right = (min(place + 1, old - 1) for place, old in zip((top, left), image.shape))
+            a, b = y - top, x - left
+            upper = (1 - b) * image[top, left] + b * image[top, right]
+            result[row, column] = (1 - a) * upper + a * ((1 - b) * image[down, left] + b * image[down, right])
+    return result
+
+
+def class_activation(model, images, classes):
+    """Zhou et al. 2016: of a network that ends in mean pooling and a dense layer, Grad-CAM is the sum of the maps by
+    the class's weights, up to a factor."""
+    maps = np.array(keras.Model(model.input, model.get_layer("relu2").output)(images))
+    kernel = np.array(model.get_layer("logits").kernel)
+    sums = np.maximum(np.einsum("nhwc,cn->nhw", maps, kernel[:, classes]), 0)
+    large = np.stack([bilinear(each, SHAPE[:2]) for each in sums])
+    return large / np.maximum(large.max((1, 2), keepdims=True), 1e-12)
+
+
+def test_grad_cam_is_the_class_activation_map_where_that_is_defined():
+    model = convolutional(6)
+    found = attention_maps(model, IMAGES, ASKED, batch_size=4)
+    assert found.shape == (10, *SHAPE[:2]) and found.dtype == np.float32 and found.min() >= 0
+    np.testing.assert_allclose(found, class_activation(model, IMAGES / np.float32(255), ASKED), atol=1e-5)
+    assert set(found.max((1, 2)).round(5)) <= {0.0, 1.0} and (found.max((1, 2)) == 1).sum() > 5
+
+
+def test_softmax_preprocessing_frozen_layers_and_another_order_of_classes():
+    model = convolutional(6)
+    wrapped = keras.Sequential([keras.Input(SHAPE), model, keras.layers.Softmax()])
+    wrapped.trainable = False
+    order = [2, 0, 4, 1, 3]
+    teacher = Teacher(wrapped, preprocess=lambda images: 2 * images - 1, class_order=order)
+    expected = class_activation(model, 2 * (IMAGES / np.float32(255)) - 1, np.array(order)[ASKED])
+    np.testing.assert_allclose(attention_maps(teacher, IMAGES, ASKED), expected, atol=1e-5)
+
+
+def test_a_last_stage_of_one_pixel_is_passed_over_and_a_network_without_maps_is_refused():
+    inputs = keras.Input((8, 8, 1))
+    maps = keras.layers.Conv2D(3, 5, activation="relu", name="relu2")(inputs)
+    narrow = keras.layers.Conv2D(4, 4, activation="relu")(maps)
+    model = keras.Model(inputs, keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(narrow)))
+    found = attention_maps(model, IMAGES[..., :1], np.zeros(10, int))
+    assert found.std((1, 2)).max() > 0.1
+    with pytest.raises(ValueError, match="stages"):
+        attention_maps(models.build("mlp", SHAPE, CLASSES), IMAGES, ASKED)
+    layers = [keras.Input((4, 4, 1)), keras.layers.Conv2D(3, 4), keras.layers.Flatten(), keras.layers.Dense(2)]
+    pixel = keras.Sequential(layers)
+    with pytest.raises(ValueError, match="several pixels"):
+        attention_maps(pixel, IMAGES[:, :4, :4, :1], np.zeros(10, int))
+
+
+def test_correlation_and_overlap_by_hand():
+    one, other = RANDOM.random((2, 6, 5, 4))
+    one[2] = 0  # nothing speaks for the class: left out
+    other[3, :2] = 0  # ties
+    found = dict(attention(one, other))
+    kept = [number for number in range(6) if number != 2]
+    expected = [spearmanr(one[number].ravel(), other[number].ravel()).statistic for number in kept]
+    assert found["attention_correlation"] == pytest.approx(np.mean(expected))
+    overlaps = []
+    for number in kept:
+        tops = [set(np.argsort(-maps[number].ravel())[:4]) for maps in (one, other)]
+        overlaps.append(len(tops[0] & tops[1]) / len(tops[0] | tops[1]))
+    assert found["attention_overlap"] == pytest.approx(np.mean(overlaps)) and 0 < np.mean(overlaps) < 1
+    same = dict(attention(one, one))
+    assert same["attention_correlation"] == pytest.approx(1) and same["attention_overlap"] == 1
+    assert all(np.isnan(value) for value in dict(attention(0 * one, other)).values())
+    with pytest.raises(ValueError, match="same images"):
+        dict(attention(one, other[:3]))
+
+
+def test_the_zeros_of_two_maps_do_not_count_as_an_overlap():
+    left, right = np.zeros((2, 1, 4, 5))
+    left[0, 0, 0], right[0, 3, 4] = 1.0, 1.0
+    assert dict(attention(left, right))["attention_overlap"] == 0
