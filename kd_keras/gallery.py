@@ -50,10 +50,11 @@ def attention(
         cards.append(Card(images, f"{label}, and where each network looked", [("", label)], _coarse(each.image)))
     judged = list(networks.values())[-1]
     found = [judged.findings.get(name) for name in ("attention_correlation", "attention_overlap")]
-    says = "Grad-CAM: what each network looked at to choose the class; yellow counts most."
+    says = "Grad-CAM: what speaks in each network for the class that the teacher chose; yellow counts most."
     if not any(map(missing, found)):
-        says += f" Over all images looked at, the ranks of {judged.called} and the teacher correlate by"
-        says += f" {decimal(found[0], 2)} (1 is the same) and their most important fifths overlap by {percent(found[1], 0)}."
+        says += f" Over all images looked at, the ranks of {judged.called} and of the teacher correlate by"
+        says += f" {decimal(found[0], 2)} (1 is the same), and their most important fifths overlap by"
+        says += f" {percent(found[1], 0)}."
     return Section(cards=cards, says=says)
 
 

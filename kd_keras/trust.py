@@ -57,8 +57,9 @@ def robustness(networks: Sequence[Network], classes: Sequence[str]) -> Section |
     first = plots.lines("robustness-severity", f"Error by severity; at 5: {ends}", by_severity, "severity", "error")
     rows = [names[place].replace("_", " ") for place in order]
     second = plots.dots("robustness-corruption", f"Error by corruption; worst: {worst}", rows, by_name, "error")
+    says = f"Error over {len(names)} corruptions by severity; 0 is the whole test set as it is. At 5: {ends}."
     shown = [
-        Plot(first, f"Error over {len(names)} corruptions by severity; 0 is the clean test set. At 5: {ends}."),
+        Plot(first, says),
         Plot(second, f"Error by corruption, mean of the severities. Look for the widest gap; the worst is {worst}."),
     ]
     cells = [[percent(each.findings.get("corruption_error")) for each in known]]
