@@ -34,7 +34,7 @@ class Disagreement(NamedTuple):
     student: tuple[int, float]
 
 
-def attention(
+def looked_at(
     networks: Mapping[str, Network], classes: Sequence[str], examples: Sequence[Attention]
 ) -> Section | None:
     """Each image beside the maps of those networks (by subject's name) that have one."""
@@ -58,7 +58,7 @@ def attention(
     return Section(cards=cards, says=says)
 
 
-def disagreements(
+def different(
     networks: Mapping[str, Network], classes: Sequence[str], examples: Sequence[Disagreement]
 ) -> Section | None:
     """The images on which the judged network and the teacher differ, and what each said."""

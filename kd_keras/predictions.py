@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from kd_keras import plots
-from kd_keras.plots import Line
+from kd_keras.plots import Line, dots, heat, lines
 from kd_keras.sections import Network, Plot, Section, Table, missing, percent
 
 MOST_CLASSES = 20  # of more classes, those are shown on which the judged network is furthest behind
@@ -22,7 +21,7 @@ def training(networks: Sequence[Network], classes: Sequence[str]) -> Section | N
         ends = [f"{line.name} {percent(_last(line.y))} (best {percent(np.nanmax(line.y))})" for line in drawn]
         says = f"Accuracy on the test images after each epoch. Look at the last against the best: {', '.join(ends)}."
         alt = "Test accuracy by epoch: " + ", ".join(ends)
-        shown.append(Plot(plots.lines("training-accuracy", alt, drawn, "epoch", "test accuracy"), says))
+        shown.append(Plot(lines("training-accuracy", alt, drawn, "epoch", "test accuracy"), says))
     history = networks[-1].history
     terms = [name for name in history if not name.startswith("val_") and name not in NOT_TERMS]
     terms = [name for name in terms if not missing(history[name])][:6]
@@ -32,7 +31,7 @@ def training(networks: Sequence[Network], classes: Sequence[str]) -> Section | N
         ends = ", ".join(f"{line.name} {_last(line.y):.3g}" for line in drawn)
         says = f"The terms of the loss of {networks[-1].called}, each with its weight. Look for one that drowns the"
         alt = f"Loss terms by epoch; at the end {ends}"
-        svg = plots.lines("training-terms", alt, drawn, "epoch", "loss term, training images", percent=False)
+        svg = lines("training-terms", alt, drawn, "epoch", "loss term, training images", percent=False)
         shown.append(Plot(svg, f"{says} others: at the end {ends}."))
     return Section(shown) if shown else None
 
@@ -58,7 +57,7 @@ def confusion(networks: Sequence[Network], classes: Sequence[str]) -> Section | 
             shares = _by_row(each.findings["confusion"])
             right = percent(each.findings.get("accuracy"))
             alt = f"Confusion matrix of {each.called}: rows are true classes, columns its answers; {right} are right"
-            svg = plots.heat(f"confusion-{place}", alt, shares, classes, classes, ("true", f"{each.label} said"))
+            svg = heat(f"confusion-{place}", alt, shares, classes, classes, ("true", f"{each.label} said"))
             says = f"Of each true class (row), the per cent that {each.called} gave to each class (column)."
             shown.append(Plot(svg, f"{says} Look off the diagonal for what it mixes up; {right} lie on it."))
     return Section(shown, [_mistakes(networks, classes)])
@@ -103,12 +102,12 @@ def by_class(networks: Sequence[Network], classes: Sequence[str]) -> Section | N
         drawn = [Line(each.label, each.look, share, ()) for each, share in zip(known, shares)]
         alt = f"Accuracy of {of}; first {names[0]}"
         says = f"Accuracy of {of}, the one that falls furthest behind first: {names[0]}. Look at the longest lines."
-        shown.append(Plot(plots.dots("class-accuracy", alt, names, drawn, "accuracy"), says))
+        shown.append(Plot(dots("class-accuracy", alt, names, drawn, "accuracy"), says))
     if not missing(agreeing):
         line = Line(judged.label, judged.look, np.asarray(agreeing)[order], ())
         least = int(np.nanargmin(agreeing))
         low = f"{classes[least]} with {percent(agreeing[least])}"
         alt = f"Agreement by class; least {low}"
-        svg = plots.dots("class-agreement", alt, names, [line], "same answer as the teacher")
+        svg = dots("class-agreement", alt, names, [line], "same answer as the teacher")
         shown.append(Plot(svg, f"How often {judged.called} says what the teacher says. Look at the least: {low}."))
     return Section(shown, legend=True)

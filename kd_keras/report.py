@@ -10,10 +10,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
-from kd_keras import gallery, plots, predictions, trade, trust
 from kd_keras.contracts import mismatch, nearest
-from kd_keras.gallery import Attention, Disagreement
+from kd_keras.gallery import Attention, Disagreement, different, looked_at
+from kd_keras.plots import GLYPHS, MARKS, short
+from kd_keras.predictions import by_class, confusion, training
 from kd_keras.sections import Network
+from kd_keras.trade import figures, headlines, rows, verdict
+from kd_keras.trust import calibration, generalisation, robustness, similarity
 
 __all__ = ("Attention", "Disagreement", "Subject", "page")
 
@@ -61,7 +64,7 @@ def page(
     disagreements: Sequence[Disagreement] = (),
     command: str = "",
 ) -> str:
-    """The report as HTML, whole in one text: no script, and nothing is fetched.
+    r"""The report as HTML, whole in one text: no script, and nothing is fetched.
 
     Args:
         subjects: the networks: the teacher, where there is one, first, and the one to be judged last.
@@ -81,7 +84,7 @@ def page(
     >>> large = Subject("runs/teacher", "teacher", {"accuracy": 0.95, "parameters": 270000})
     >>> small = Subject("runs/student", "distilled", {"accuracy": 0.94, "parameters": 20000})
     >>> html = page([large, small], title="Digits")
-    >>> "0.0741 ×" in html, "http" in html
+    >>> "0.0741\xa0×" in html, "http" in html
     (True, False)
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -92,15 +95,15 @@ def page(
     teacher = shown[0] if subjects[0].role == "teacher" else None
     classes = list(classes) or [str(place) for place in range(_count_classes(subjects))]
     made = {
-        "training": predictions.training(shown, classes),
-        "confusion": predictions.confusion(shown, classes),
-        "calibration": trust.calibration(shown, classes),
-        "robustness": trust.robustness(shown, classes),
-        "attention": gallery.attention(named, classes, attention),
-        "similarity": trust.similarity(shown, classes),
-        "disagreements": gallery.disagreements(named, classes, disagreements),
-        "classes": predictions.by_class(shown, classes),
-        "generalisation": trust.generalisation(shown, classes),
+        "training": training(shown, classes),
+        "confusion": confusion(shown, classes),
+        "calibration": calibration(shown, classes),
+        "robustness": robustness(shown, classes),
+        "attention": looked_at(named, classes, attention),
+        "similarity": similarity(shown, classes),
+        "disagreements": different(named, classes, disagreements),
+        "classes": by_class(shown, classes),
+        "generalisation": generalisation(shown, classes),
     }
     whitespace = {"trim_blocks": True, "lstrip_blocks": True}
     loader = FileSystemLoader(TEMPLATES)
@@ -111,11 +114,11 @@ def page(
         command=command,
         subjects=list(zip(subjects, shown)),
         judged=subjects[-1],
-        glyphs=plots.GLYPHS,
-        demands=[trade.verdict(each, subjects[-1].findings) for each in demands],
-        headlines=trade.headlines(shown) if teacher and len(shown) > 1 else [],
-        rows=trade.rows(shown, teacher),
-        figures=trade.figures(shown),
+        glyphs=GLYPHS,
+        demands=[verdict(each, subjects[-1].findings) for each in demands],
+        headlines=headlines(shown) if teacher and len(shown) > 1 else [],
+        rows=rows(shown, teacher),
+        figures=figures(shown),
         sections=[(key, title, made[key]) for key, title in TITLES.items() if made[key]],
         absent=[title[0].lower() + title[1:] for key, title in TITLES.items() if not made[key]],
     )
@@ -138,10 +141,10 @@ def networks(subjects: Sequence[Subject]) -> dict[str, Network]:
     roles, looks, labels = [each.role for each in subjects], {}, {}
     for each in reversed(subjects):
         wanted = {"teacher": 0, "distilled": 1, "alone": 2}.get(each.role, 3)
-        order = [wanted, *range(3, len(plots.MARKS)), 1, 2]
+        order = [wanted, *range(3, len(MARKS)), 1, 2]
         looks[each.name] = next((look for look in order if look not in looks.values()), wanted)
     for place, each in enumerate(subjects, 1):
-        own = plots.short(PurePath(each.name).stem, 18)
+        own = short(PurePath(each.name).stem, 18)
         label = each.role if each.role != "other" and roles.count(each.role) == 1 else own
         labels[each.name] = f"{label} {place}" if label in labels.values() else label
     called = {"teacher": "the teacher", "alone": "the student alone", "distilled": "the distilled student"}

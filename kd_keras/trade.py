@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from kd_keras import plots
-from kd_keras.plots import Line
+from kd_keras.plots import Line, trade
 from kd_keras.sections import Network, Plot, decimal, missing, percent
 
 
@@ -39,8 +38,9 @@ def verdict(demand: Any, found: Mapping[str, Any]) -> Verdict:
     bound, _, name = demand.name.partition("_")
     text = _points if name.endswith("drop") else percent if name in ("accuracy", "agreement") else decimal
     text = _times if name.endswith("ratio") else text
-    digits = next((some for some in range(1, 6) if text(demand.limit, some) != text(demand.found, some)), 1)
-    digits = max(digits, {percent: 1, decimal: 3}.get(text, 2))
+    least = {percent: 1, decimal: 3}.get(text, 2)
+    apart = (some for some in range(least, 7) if text(demand.limit, some) != text(demand.found, some))
+    digits = next(apart, least)
     note = ""
     if name.endswith("drop") and not missing(found.get("difference_low")):
         low, high = (-found[f"difference_{end}"] for end in ("high", "low"))
@@ -98,7 +98,7 @@ def figures(networks: Sequence[Network]) -> list[Plot]:
         costs = [COSTS[name][1](each.findings[name]) for each in known]
         told = [f"{each.label} {percent(each.findings['accuracy'])} at {cost}" for each, cost in zip(known, costs)]
         points = [_point(each, name) for each in known]
-        svg = plots.trade(f"trade-{name}", f"Accuracy over {across}: {'; '.join(told)}", points, across)
+        svg = trade(f"trade-{name}", f"Accuracy over {across}: {'; '.join(told)}", points, across)
         made.append(Plot(svg, f"Accuracy over {across}: {', '.join(told[-1:] + told[:1])}."))
     return made
 

@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from kd_keras import plots
-from kd_keras.plots import Line
+from kd_keras.plots import FEW, Line, dots, heat, lines, reliability
 from kd_keras.sections import Network, Plot, Section, Table, decimal, missing, percent
 
 
@@ -22,7 +21,7 @@ def calibration(networks: Sequence[Network], classes: Sequence[str]) -> Section 
             ece += f" before, {decimal(each.findings.get('ece_scaled'))} after scaling by T = "
             ece += decimal(each.findings.get("temperature"), 2)
         alt = f"Accuracy over confidence of {each.called}; {ece}"
-        svg = plots.reliability(f"reliability-{place}", alt, before, after, each.look)
+        svg = reliability(f"reliability-{place}", alt, before, after, each.look)
         shown.append(Plot(svg, f"{each.label}: {ece}."))
     names = {}
     for name, text in (("ece", "ECE"), ("nll", "NLL, nats"), ("brier", "Brier score")):
@@ -32,7 +31,7 @@ def calibration(networks: Sequence[Network], classes: Sequence[str]) -> Section 
     rows = [[text, *map(decimal, found[name])] for name, text in names.items() if not all(map(missing, found[name]))]
     says = "How far confidence can be trusted: on the dashed diagonal it equals accuracy; under it the network is too"
     says += " sure of itself. Filled marks: as it is; hollow: after scaling by the temperature fitted on held-out"
-    says += f" images. The larger a mark, the more images (bins of fewer than {plots.FEW} are left out). Look at ECE:"
+    says += f" images. The larger a mark, the more images (bins of fewer than {FEW} are left out). Look at ECE:"
     says += " 0 is perfect."
     table = Table("", ["", *(each.label for each in known)], rows)
     return Section(shown, [table], says=says, thirds=True) if known else None
@@ -54,9 +53,9 @@ def robustness(networks: Sequence[Network], classes: Sequence[str]) -> Section |
     by_name = [line._replace(x=np.asarray(line.x)[order]) for line in by_name]
     worst = names[order[0]].replace("_", " ")
     ends = ", ".join(f"{line.name} {percent(line.y[-1])}" for line in by_severity)
-    first = plots.lines("robustness-severity", f"Error by severity; at 5: {ends}", by_severity, "severity", "error")
+    first = lines("robustness-severity", f"Error by severity; at 5: {ends}", by_severity, "severity", "error")
     rows = [names[place].replace("_", " ") for place in order]
-    second = plots.dots("robustness-corruption", f"Error by corruption; worst: {worst}", rows, by_name, "error")
+    second = dots("robustness-corruption", f"Error by corruption; worst: {worst}", rows, by_name, "error")
     says = f"Error over {len(names)} corruptions by severity; 0 is the whole test set as it is. At 5: {ends}."
     shown = [
         Plot(first, says),
@@ -84,7 +83,7 @@ def similarity(networks: Sequence[Network], classes: Sequence[str]) -> Section |
     cka = np.asarray(judged.findings["cka"])
     rows, columns = ([str(1 + place) for place in range(size)] for size in cka.shape)
     alt = f"CKA between stages of {judged.called} and of the teacher; the last two {decimal(cka[-1, -1], 2)}"
-    svg = plots.heat("cka", alt, cka, rows, columns, (f"stage of {judged.called}", "stage of the teacher"))
+    svg = heat("cka", alt, cka, rows, columns, (f"stage of {judged.called}", "stage of the teacher"))
     says = "How alike the two see the same images, stage by stage (linear CKA, in per cent: 100 is the same up to a"
     says += f" rotation). Look along the diagonal; the last stages: {percent(cka[-1, -1], 0)}."
     return Section([Plot(svg, says)])
