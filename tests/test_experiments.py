@@ -206,7 +206,8 @@ def test_several_teachers_of_another_normalisation(teacher, data_dir, tmp_path):
 
 def test_evaluate_and_export(teacher, data_dir, tmp_path):
     given = [f"--teacher={teacher}", f"--model={teacher}", data_dir, f"--output={tmp_path / 'table.json'}"]
-    ran = program("evaluate", *given)
+    ran = program("evaluate", *given, "--min_agreement=1", "--max_accuracy_drop=0", "--max_parameters_ratio=1")
+    assert ran.stdout.count("PASS  ") == 3 and "FAIL" not in ran.stdout
     row = json.loads((tmp_path / "table.json").read_text())[str(teacher)]
     assert row["agreement"] == 1.0 and row["kl"] == pytest.approx(0, abs=1e-6)
     assert row["parameters"] == 65 * 16 + 17 * 10
@@ -217,6 +218,24 @@ def test_evaluate_and_export(teacher, data_dir, tmp_path):
     command = [sys.executable, ROOT / "scripts" / "check_saved_model.py", tmp_path / "out"]
     checked = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert checked.returncode == 0 and "797 of 797" in checked.stdout
+
+
+def test_evaluate_judges_the_last_model(teacher, data_dir, tmp_path):
+    few = tmp_path / "few"  # a worse one of the same kind, from fewer images
+    program("train", "--model=mlp(hidden=(16,))", *SMALL, "--train_split=train[:8]", data_dir, f"--run={few}")
+    models = [f"--teacher={teacher}", f"--model={teacher}", f"--model={few}", data_dir, "--examples=40"]
+    demands = ["--min_accuracy=0.999", "--max_size_ratio=1.5", "--max_mce=0.001"]
+    output = f"--output={tmp_path / 'found.json'}"
+    ran = program("evaluate", *models, *demands, "--questions=generalisation", output, check=False)
+    assert ran.returncode == 3, ran.stderr[-3000:]
+    verdict = [line.split(":")[0] for line in ran.stdout.splitlines() if line[:4] in ("PASS", "FAIL")]
+    assert verdict == ["FAIL  min_accuracy", "FAIL  max_mce", "PASS  max_size_ratio"]
+    found = json.loads((tmp_path / "found.json").read_text())[str(few)]
+    assert len(found["error_jpeg"]) == 5 and np.shape(found["confusion"]) == (10, 10)
+    assert found["gap"] == pytest.approx(found["accuracy_train"] - found["accuracy"])
+    assert f"| {few} | 8 | {found['accuracy']:.4f} |" in ran.stdout and "| mce | gap |" in ran.stdout
+    refused = program("evaluate", *models, "--min_auroc=0.9", check=False)
+    assert refused.returncode == 1 and "--other_dataset" in refused.stderr
 
 
 @pytest.mark.parametrize("name", ["train", "distill", "evaluate", "export", "models", "methods", "exits", "record"])
