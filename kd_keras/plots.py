@@ -82,17 +82,14 @@ def trade(name: str, alt: str, points: Sequence[Line], across: str) -> str:
         else:
             ax.xaxis.set_major_locator(_ticker().MaxNLocator(4))
         ax.margins(x=0.15, y=0.15)
-        for point in points:
-            left = point.x[0] > middle
-            ax.annotate(
-                point.name,
-                (point.x[0], point.y[0]),
-                xytext=(-10 if left else 10, 0),
-                textcoords="offset points",
-                ha="right" if left else "left",
-                va="center",
-                color=SERIES[point.look],
-            )
+        bottom, top = ax.get_ylim()
+        for left in (True, False):
+            here = [point for point in points if (point.x[0] > middle) == left]
+            places = spread([point.y[0] for point in here], 12 * (top - bottom) / 150)
+            where = {"textcoords": "offset points", "ha": "right" if left else "left", "va": "center"}
+            for point, place in zip(here, places):
+                aside = (-10 if left else 10, 0)
+                ax.annotate(point.name, (point.x[0], place), xytext=aside, color=SERIES[point.look], **where)
         ax.set(xlabel=across)
         ax.set_title("accuracy", color=SOFT)
         ax.xaxis.set_major_formatter(_ticker().EngFormatter(sep=" "))
@@ -160,7 +157,8 @@ def dots(name: str, alt: str, names: Sequence[str], drawn: Sequence[Line], acros
 def heat(name: str, alt: str, shares: np.ndarray, rows: Sequence[str], columns: Sequence[str], sides: tuple) -> str:
     """A table of shares from 0 to 1, the fuller the darker, with its numbers in per cent where they can be read.
 
-    The strength of one colour over the page's own is even in lightness and serves light and dark pages alike.
+    The strength of one colour over the page's own is even in lightness and serves light and dark pages alike. Without
+    numbers it is that of the share's square root, so that rare mistakes are seen.
 
     Args:
         shares: `(rows, columns)`.
@@ -173,7 +171,7 @@ def heat(name: str, alt: str, shares: np.ndarray, rows: Sequence[str], columns: 
     cell = min(44, 236 / width)
     with axes(84 + cell * height, 84 + cell * width) as ax:
         if max(shares.shape) > NUMBERED:
-            strength = (255 * HEAT_STRENGTH * np.clip(np.nan_to_num(shares), 0, 1)).astype("uint8")
+            strength = (255 * np.sqrt(np.clip(np.nan_to_num(shares), 0, 1))).astype("uint8")
             blue = np.broadcast_to(np.array([0, 114, 178], "uint8"), (height, width, 3))
             ax.imshow(np.concatenate([blue, strength[..., None]], -1), interpolation="none")
             ax.xaxis.set_major_locator(_ticker().MaxNLocator(6, integer=True))
@@ -224,9 +222,10 @@ def short(name: str, length: int = 14) -> str:
     """A name that fits beside an axis.
 
     >>> short("a very long name indeed"), short("cat")
-    ('a very long n…', 'cat')
+    ('a very …indeed', 'cat')
     """
-    return name if len(name) <= length else name[: length - 1] + "…"
+    half = (length - 1) // 2
+    return name if len(name) <= length else f"{name[: length - 1 - half]}…{name[-half:]}"
 
 
 def _known(x: Sequence[float], y: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from kd_keras.plots import Line, dots, heat, lines
+from kd_keras.plots import NUMBERED, Line, dots, heat, lines
 from kd_keras.sections import Network, Plot, Section, Table, missing, percent
 
 MOST_CLASSES = 20  # of more classes, those are shown on which the judged network is furthest behind
@@ -59,7 +59,9 @@ def confusion(networks: Sequence[Network], classes: Sequence[str]) -> Section | 
             alt = f"Confusion matrix of {each.called}: rows are true classes, columns its answers; {right} are right"
             svg = heat(f"confusion-{place}", alt, shares, classes, classes, ("true", f"{each.label} said"))
             says = f"Of each true class (row), the per cent that {each.called} gave to each class (column)."
-            shown.append(Plot(svg, f"{says} Look off the diagonal for what it mixes up; {right} lie on it."))
+            says += f" Look off the diagonal for what it mixes up; {right} lie on it."
+            root = " The colour is as strong as the share's square root." if len(shares) > NUMBERED else ""
+            shown.append(Plot(svg, says + root))
     return Section(shown, [_mistakes(networks, classes)])
 
 

@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
@@ -136,22 +138,30 @@ def _check(subjects: Sequence[Subject]) -> None:
 
 
 def networks(subjects: Sequence[Subject]) -> dict[str, Network]:
-    """What the page shows, by a subject's name: its role for a label where no other has it, else its run's own name;
-    and the mark of its role, or where that is taken (the last comes first) the next one."""
-    roles, looks, labels = [each.role for each in subjects], {}, {}
+    """What the page shows, by a subject's name; the mark is that of its role, or where that is taken (the last comes
+    first) the next one."""
+    looks: dict[str, int] = {}
     for each in reversed(subjects):
         wanted = {"teacher": 0, "distilled": 1, "alone": 2}.get(each.role, 3)
         order = [wanted, *range(3, len(MARKS)), 1, 2]
         looks[each.name] = next((look for look in order if look not in looks.values()), wanted)
-    for place, each in enumerate(subjects, 1):
-        own = short(PurePath(each.name).stem, 18)
-        label = each.role if each.role != "other" and roles.count(each.role) == 1 else own
-        labels[each.name] = f"{label} {place}" if label in labels.values() else label
     called = {"teacher": "the teacher", "alone": "the student alone", "distilled": "the distilled student"}
     return {
         each.name: Network(label, called.get(label, label), looks[each.name], each.findings, each.history)
-        for each, label in zip(subjects, labels.values())
+        for each, label in zip(subjects, _labels(subjects))
     }
+
+
+def _labels(subjects: Sequence[Subject]) -> list[str]:
+    """A subject's role where no other has it, else its name without what all such names begin with."""
+    roles = [each.role for each in subjects]
+    own = [each.name for each in subjects if each.role == "other" or roles.count(each.role) > 1]
+    alike = re.match(r".*[/_-]|", os.path.commonprefix(own) if len(own) > 1 else f"{PurePath(*own).parent}/")[0]
+    labels: list[str] = []
+    for place, each in enumerate(subjects, 1):
+        label = short(each.name.removeprefix(alike).removesuffix(".keras"), 18) if each.name in own else each.role
+        labels.append(f"{label} {place}" if label in labels else label)
+    return labels
 
 
 def _count_classes(subjects: Sequence[Subject]) -> int:

@@ -1,18 +1,26 @@
 """The report: one file, whole and legible; what it says is what was found."""
 
+import json
 import re
 import shutil
 import subprocess
+import sys
 from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
 
+import keras
 import numpy as np
 import pytest
 
-from kd_keras import drawing, plots, report, trade
-from kd_keras.evaluation import demands
+from experiments import pictures
+from kd_keras import data, drawing, plots, report, trade
+from kd_keras.evaluation import Answers, demands
 from kd_keras.report import Subject, page
 from tests import findings
+from tests.networks import convolutional, source
 
+ROOT = Path(__file__).parent.parent
 LIMITS = {"max_accuracy_drop": 0.02, "min_agreement": 0.85, "max_size_ratio": 0.25}
 SECTIONS = {*report.TITLES, "verdict", "trade", "repeat"}
 VOID = {"meta", "img", "br", "wbr", "hr"}
@@ -148,9 +156,10 @@ def test_the_verdict_says_which_demand_fails(subjects, elements, judged):
     drop = 100 * judged[0].found
     assert f"✗ FAIL Accuracy drop at most 2.00 points {drop:.2f} points" in elements.text
     assert "✓ PASS Size ratio at most 0.25 × 0.11 ×" in elements.text
-    passed = Elements(page(subjects, judged[1:], title="Two")).text
+    few = [bare(each, "accuracy") for each in subjects]
+    passed = Elements(page(few, judged[1:], title="Two")).text
     assert "PASS: it may replace the teacher All 2 demands on runs/distilled hold." in passed and "FAIL" not in passed
-    none = Elements(page(subjects, title="None")).text
+    none = Elements(page(few, title="None")).text
     assert "No demands were made" in none and "PASS" not in none and "FAIL" not in none
 
 
@@ -177,7 +186,12 @@ def test_networks_of_one_role_are_told_apart_by_their_runs(subjects):
     teacher, alone, distilled = subjects
     others = [distilled._replace(name=f"runs/{name}") for name in ("kd", "dkd", "kd_seed/kd")]
     shown = report.networks([teacher, alone, *others])
-    assert [each.label for each in shown.values()] == ["teacher", "alone", "kd", "dkd", "kd 5"]
+    assert [each.label for each in shown.values()] == ["teacher", "alone", "kd", "dkd", "kd_seed/kd"]
+    seeds = [distilled._replace(name=f"runs/cifar10_{name}_seed0") for name in ("kd", "dkd", "a_very_long_method")]
+    labels = [each.label for each in report.networks([teacher, *seeds]).values()]
+    alone = report.networks([teacher, Subject("runs/odd_one.keras", "other", {})])
+    assert [each.label for each in alone.values()] == ["teacher", "odd_one"]
+    assert labels == ["teacher", "kd_seed0", "dkd_seed0", "a_very_lo…od_seed0"]
     assert len({each.look for each in shown.values()}) == 5 and shown["runs/kd_seed/kd"].look == 1
 
 
@@ -326,7 +340,8 @@ def test_a_browser_shows_it_without_errors_and_without_scrolling_sideways(whole,
     wrapper = tmp_path / "wrapper.html"
     wrapper.write_text(f'<meta charset="utf-8"><body>{frame}<script>{measure}</script>')
     options = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-    options += f" --hide-scrollbars --disable-component-update --disable-sync --enable-logging=stderr --user-data-dir={tmp_path}/profile"
+    options += " --hide-scrollbars --disable-component-update --disable-sync --enable-logging=stderr"
+    options += f" --user-data-dir={tmp_path}/profile"
     ran = subprocess.run(
         ["chromium", *options.split(), "--dump-dom", wrapper.as_uri()], capture_output=True, text=True, timeout=60
     )
@@ -334,3 +349,73 @@ def test_a_browser_shows_it_without_errors_and_without_scrolling_sideways(whole,
     assert found, ran.stderr
     assert [int(each) for each in found[1].split()] == [width, width, 0, len(SECTIONS)]
     assert "CONSOLE" not in ran.stderr
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Two runs as training leaves them, of networks that have learnt nothing."""
+    place = tmp_path_factory.mktemp("runs")
+    for name, width, given in (("teacher", 6, ""), ("student", 3, "--method=kd(temperature=4)\n")):
+        keras.utils.set_random_seed(width)
+        (place / name).mkdir()
+        convolutional(width, classes=10, shape=(8, 8, 1)).save(place / name / "model.keras")
+        (place / name / "flags.txt").write_text(f"--dataset=digits\n{given}--train_split=train\n")
+        (place / name / "metrics.csv").write_text("epoch,hard,loss,val_accuracy\n0,2.3,2.3,NA\n1,2.2,2.2,0.125\n")
+    return place
+
+
+def test_evaluate_writes_the_page_of_what_it_found(runs, tmp_path):
+    given = [f"--teacher={runs / 'teacher'}", f"--model={runs / 'student'}", "--examples=24", "--min_agreement=0.999"]
+    given += [f"--data_dir={tmp_path}", f"--output={tmp_path / 'found.json'}", f"--report={tmp_path / 'page.html'}"]
+    command = [sys.executable, "-m", "experiments.evaluate", *given]
+    ran = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert ran.returncode == 3, ran.stderr[-3000:]
+    elements = Elements((tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert {each["id"] for each in elements.all("section")} == SECTIONS, ran.stdout
+    found = json.loads((tmp_path / "found.json").read_text())[str(runs / "student")]
+    assert f"✗ FAIL Agreement at least 99.9 % {100 * found['agreement']:.1f} %" in elements.text
+    assert f"Same answer as the teacher – {100 * found['agreement']:.1f} %" in elements.text
+    assert "797 test images of digits. Corruptions, attention and CKA: 24 of them." in elements.text
+    assert "distilled student" in elements.text and "distilled 12.5 % (best 12.5 %)" in elements.text
+    assert "python -m experiments.distill --run=NEW --flagfile=" in elements.text
+    assert f"python -m experiments.evaluate --teacher={runs / 'teacher'}" in elements.text
+    assert len(elements.all("img")) == 8 * 3 + 10
+
+
+def test_what_a_run_recorded_of_itself(runs, tmp_path):
+    inquiry = SimpleNamespace(teacher="t.keras", findings={})
+    inquiry.findings |= {str(runs / name): {} for name in ("teacher", "student")} | {"t.keras": {}, "s.keras": {}}
+    made = [pictures.subject(run, inquiry) for run in inquiry.findings]
+    assert [each.role for each in made] == ["alone", "distilled", "teacher", "other"]
+    assert made[0].history["hard"] == [2.3, 2.2] and np.isnan(made[0].history["val_accuracy"][0])
+    assert made[1].commands[2:] == ["--dataset=digits", "--method=kd(temperature=4)", "--train_split=train"]
+    assert made[3].history == {} and made[3].commands == []
+
+
+def test_the_worst_disagreements_are_the_surest(runs):
+    made = source(37)
+    random = np.random.default_rng(1)
+    given = {run: Answers(random.normal(size=(37, 5)).astype("float32"), made_labels(made)) for run in ("t", "s")}
+    images = data.evaluation(made, batch_size=8)
+    shown = pictures.disagreements(SimpleNamespace(teacher="t", answers=given, images=images, test=made), "s")
+    everyone = [one["image"].numpy() for one in made.examples]
+    t, s = (np.exp(each.logits) / np.exp(each.logits).sum(-1, keepdims=True) for each in given.values())
+    sure = np.where(t.argmax(-1) == s.argmax(-1), 0, t.max(-1) * s.max(-1))
+    assert len(shown) == pictures.DIFFERED
+    for each, place in zip(shown, np.argsort(-sure)):
+        np.testing.assert_array_equal(each.image, everyone[place])
+        assert each.teacher[0] == t[place].argmax() != each.student[0] == s[place].argmax()
+        assert each.student[1] == pytest.approx(s[place].max()) and each.label == given["s"].labels[place]
+
+
+def made_labels(made):
+    return np.array([int(one["label"]) for one in made.examples])
+
+
+def test_what_keeps_the_page_from_being_written_is_said_first(tmp_path, monkeypatch):
+    pictures.check_report(str(tmp_path / "page.html"))
+    with pytest.raises(ValueError, match="--report= a file in a directory"):
+        pictures.check_report(str(tmp_path / "none" / "page.html"))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "jinja2" else object())
+    with pytest.raises(ValueError, match="no jinja2"):
+        pictures.check_report(str(tmp_path / "page.html"))
