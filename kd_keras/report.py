@@ -13,12 +13,9 @@ from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 from kd_keras.contracts import mismatch, nearest
-from kd_keras.gallery import Attention, Disagreement, different, looked_at
 from kd_keras.plots import GLYPHS, MARKS, short
-from kd_keras.predictions import by_class, confusion, training
-from kd_keras.sections import Network
-from kd_keras.trade import figures, headlines, rows, verdict
-from kd_keras.trust import calibration, generalisation, robustness, similarity
+from kd_keras.sections import Attention, Disagreement, Network, by_class, calibration, confusion, different, figures
+from kd_keras.sections import generalisation, headlines, looked_at, robustness, rows, similarity, training, verdict
 
 __all__ = ("Attention", "Disagreement", "Subject", "page")
 

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 
 from experiments import pictures
-from kd_keras import data, drawing, plots, report, trade
+from kd_keras import data, drawing, plots, report
 from kd_keras.evaluation import Answers, demands
 from kd_keras.report import Subject, page
+from kd_keras.sections import verdict
 from tests import findings
 from tests.networks import convolutional, source
 
@@ -165,7 +166,7 @@ def test_the_verdict_says_which_demand_fails(subjects, elements, judged):
 
 def test_a_demand_that_fails_by_little_does_not_look_kept():
     found = demands({"max_size_ratio": 0.25}, {"kilobytes": 0.2504}, {"kilobytes": 1.0})
-    assert trade.verdict(found[0], {})[:3] == ("Size ratio", "at most 0.2500\xa0×", "0.2504\xa0×")
+    assert verdict(found[0], {})[:3] == ("Size ratio", "at most 0.2500\xa0×", "0.2504\xa0×")
 
 
 def test_the_trade_gives_each_network_its_numbers(subjects, elements):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from kd_keras.drawing import overlay, thumbnail
-from kd_keras.sections import Card, Network, Section, decimal, missing, percent
+from kd_keras.sections.base import Card, Network, Section, decimal, missing, percent
 
 
 class Attention(NamedTuple):

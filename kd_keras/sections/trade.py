@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from kd_keras.plots import Line, trade
-from kd_keras.sections import Network, Plot, decimal, missing, percent
+from kd_keras.sections.base import Network, Plot, decimal, missing, percent
 
 
 class Verdict(NamedTuple):

@@ -1,8 +1,4 @@
-"""What a part of the report is made of: figures, tables, cards of images, and numbers as text.
-
-The functions that make one take the networks, the teacher first where there is one and the one to be judged last, and
-the classes' names. They give a `Section`, or `None` where the findings hold nothing for it.
-"""
+"""What a part of the report is made of: figures, tables, cards of images, and numbers as text."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from kd_keras.plots import FEW, Line, dots, heat, lines, reliability
-from kd_keras.sections import Network, Plot, Section, Table, decimal, missing, percent
+from kd_keras.sections.base import Network, Plot, Section, Table, decimal, missing, percent
 
 
 def calibration(networks: Sequence[Network], classes: Sequence[str]) -> Section | None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from kd_keras.plots import NUMBERED, Line, dots, heat, lines
-from kd_keras.sections import Network, Plot, Section, Table, missing, percent
+from kd_keras.sections.base import Network, Plot, Section, Table, missing, percent
 
 MOST_CLASSES = 20  # of more classes, those are shown on which the judged network is furthest behind
 NOT_TERMS = ("epoch", "accuracy", "loss", "learning_rate")
