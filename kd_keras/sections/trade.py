@@ -82,7 +82,7 @@ def rows(networks: Sequence[Network], teacher: Network | None) -> list[tuple[str
         for each in networks:
             slow = each.findings.get(f"{name}_p95")
             notes = [] if each is teacher or teacher is None else [_ratio(each, teacher, name)]
-            notes += [] if missing(slow) else [f"p95 {text(slow)}"]
+            notes += [] if missing(slow) else [f"p95\u00a0{_digits(slow)}"]
             cells.append(Cell(text(each.findings.get(name)), list(filter(None, notes))))
         made.append((words, cells))
     return [(words, cells) for words, cells in made if any(cell.text != "–" for cell in cells)]
