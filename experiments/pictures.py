@@ -49,7 +49,7 @@ def write_report(path: str, inquiry: Inquiry, judged: str, demands: Sequence[Dem
         title=f"May {judged} replace {inquiry.teacher}?" if judged != inquiry.teacher else judged,
         data=about,
         classes=inquiry.test.class_names or (),
-        attention=attention(inquiry),
+        attention=attention(inquiry, judged),
         disagreements=disagreements(inquiry, judged),
         command=f"python -m experiments.evaluate {shlex.join(sys.argv[1:])}",
     )
@@ -77,10 +77,10 @@ def history(metrics: Path) -> dict[str, list[float]]:
     return {name: [float("nan" if row[name] == "NA" else row[name]) for row in rows] for name in (rows or [{}])[0]}
 
 
-def attention(inquiry: Inquiry) -> list[Attention]:
-    """Images of the sample, evenly spread, and the maps of those networks that have some."""
+def attention(inquiry: Inquiry, judged: str) -> list[Attention]:
+    """Images of the sample, evenly spread, and the maps of those networks that have some; none without the judged."""
     images, labels = inquiry.sample
-    if not inquiry.maps:
+    if judged not in inquiry.maps:
         return []
     places = np.unique(np.linspace(0, len(images) - 1, LOOKED).astype(int))
     maps = [{run: each[place] for run, each in inquiry.maps.items()} for place in places]

@@ -23,6 +23,7 @@ INK, SOFT, RULE, PAPER, HEAT = (f"#0a0a{place:02x}" for place in range(5))
 SERIES = tuple(f"#0a0b{place:02x}" for place in range(7))
 VARIABLES = dict(zip((INK, SOFT, RULE, PAPER, HEAT), ("--ink", "--soft", "--rule", "--paper", "--heat")))
 VARIABLES |= {colour: f"--series-{place}" for place, colour in enumerate(SERIES)}
+COARSE = 100  # pixels: images of no more are kept whole, and shown with their pixels
 HEAT_STRENGTH = 0.75  # the heat's opacity at 1: numbers in the page's ink stay legible on it, in light and in dark
 
 STYLE = {
@@ -119,11 +120,11 @@ def _variable(colour: str) -> str:
 
 
 def thumbnail(image: np.ndarray, largest: int = 160) -> str:
-    """An image as a PNG data URI, made smaller where its longer side has more than `largest` pixels.
+    """An image as a data URI: PNG, or where its longer side has more than `COARSE` pixels JPEG, which is smaller.
 
     Args:
         image: `(H, W)`, `(H, W, 1)` or `(H, W, 3)` uint8.
-        largest: pixels.
+        largest: pixels of the longer side; an image of more is made smaller.
 
     Raises:
         ValueError: where the image is anything else.
@@ -139,8 +140,9 @@ def thumbnail(image: np.ndarray, largest: int = 160) -> str:
     picture = Image.fromarray(image[..., 0] if image.ndim == 3 and image.shape[-1] == 1 else image)
     picture.thumbnail((largest, largest))
     buffer = io.BytesIO()
-    picture.save(buffer, format="PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    form = "PNG" if max(image.shape[:2]) <= COARSE else "JPEG"
+    picture.save(buffer, format=form, optimize=True, quality=88)
+    return f"data:image/{form.lower()};base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def overlay(image: np.ndarray, map: np.ndarray) -> np.ndarray:

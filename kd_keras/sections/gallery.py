@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kd_keras.drawing import overlay, thumbnail
+from kd_keras.drawing import COARSE, overlay, thumbnail
 from kd_keras.sections.base import Card, Network, Section, decimal, missing, percent
 
 
@@ -82,4 +82,4 @@ def different(
 
 
 def _coarse(image: np.ndarray) -> bool:
-    return max(image.shape[:2]) < 100
+    return max(image.shape[:2]) <= COARSE
