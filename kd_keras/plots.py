@@ -92,7 +92,8 @@ def trade(name: str, alt: str, points: Sequence[Line], across: str) -> str:
                 ax.annotate(point.name, (point.x[0], place), xytext=aside, color=SERIES[point.look], **where)
         ax.set(xlabel=across)
         ax.set_title("accuracy", color=SOFT)
-        ax.xaxis.set_major_formatter(_ticker().EngFormatter(sep=" "))
+        many = max(costs) >= 1000  # thousands, millions; a few milliseconds stay as they are
+        ax.xaxis.set_major_formatter(_ticker().EngFormatter(sep=" ") if many else lambda cost, _: f"{cost:g}")
         ax.xaxis.set_minor_locator(_ticker().NullLocator())
         ax.yaxis.set_major_locator(_ticker().MaxNLocator(5))
         ax.yaxis.set_major_formatter(_percent)

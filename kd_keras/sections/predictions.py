@@ -29,10 +29,10 @@ def training(networks: Sequence[Network], classes: Sequence[str]) -> Section | N
         looks = (3, 4, 5, 6, 1, 2)  # not those of the networks first
         drawn = [_curve(networks[-1], name)._replace(name=name, look=looks[place]) for place, name in enumerate(terms)]
         ends = ", ".join(f"{line.name} {_last(line.y):.3g}" for line in drawn)
-        says = f"The terms of the loss of {networks[-1].called}, each with its weight. Look for one that drowns the"
+        says = f"The terms of the loss of {networks[-1].called}, each before its weight. Look for one that does not"
         alt = f"Loss terms by epoch; at the end {ends}"
         svg = lines("training-terms", alt, drawn, "epoch", "loss term, training images", percent=False)
-        shown.append(Plot(svg, f"{says} others: at the end {ends}."))
+        shown.append(Plot(svg, f"{says} fall; at the end: {ends}."))
     return Section(shown) if shown else None
 
 

@@ -101,7 +101,9 @@ def generalisation(networks: Sequence[Network], classes: Sequence[str]) -> Secti
     cells = [[rows[name][0], *map(rows[name][1], found[name])] for name in rows if not all(map(missing, found[name]))]
     if not cells:
         return None
-    says = "A large gap says that training images were learnt by heart. AUROC says how well images of another dataset"
-    says += " are told from the test images by the network's confidence: 0.5 is chance, 1 perfect."
+    says = "A large gap says that training images were learnt by heart."
+    if not all(map(missing, found["auroc_probability"])):
+        says += " AUROC says how well images of another dataset are told from the test images by the network's"
+        says += " confidence: 0.5 is chance, 1 perfect."
     table = Table(says, ["", *(each.label for each in networks)], cells)
     return Section(tables=[table])
