@@ -1,6 +1,5 @@
 """The report: one file, whole and legible; what it says is what was found."""
 
-import json
 import re
 import shutil
 import subprocess
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 
 from experiments import pictures
+from experiments.inquiry import QUESTIONS, Candidate, Inquiry
 from kd_keras import data, drawing, plots, report
 from kd_keras.evaluation import Answers, demands
 from kd_keras.report import Subject, page
@@ -366,22 +366,37 @@ def runs(tmp_path_factory):
     return place
 
 
-def test_evaluate_writes_the_page_of_what_it_found(runs, tmp_path):
+def test_the_page_of_an_inquiry_says_what_it_found(runs, tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["evaluate", f"--teacher={runs / 'teacher'}", "--report=page.html"])
+    questions = tuple(question for question in QUESTIONS if question != "memory")  # which starts processes
+    inquiry = Inquiry(data.load("digits", "test", None), questions, examples=24)
+    names = [str(runs / name) for name in ("teacher", "student")]
+    for name in names:
+        inquiry.ask(Candidate.load(name))
+    found = inquiry.findings[names[1]]
+    judged = demands({"min_agreement": 0.999}, found, inquiry.findings[names[0]])
+    pictures.write_report(str(tmp_path / "page.html"), inquiry, names[1], judged)
+    elements = Elements((tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert {each["id"] for each in elements.all("section")} == SECTIONS
+    assert f"✗ FAIL Agreement at least 99.9 % {100 * found['agreement']:.1f} %" in elements.text
+    assert f"Same answer as the teacher – {100 * found['agreement']:.1f} %" in elements.text
+    assert f"mean error {100 * inquiry.findings[names[0]]['corruption_error']:.1f} %" in elements.text
+    assert "797 test images of digits. Corruptions, attention and CKA:" in elements.text
+    assert "distilled student" in elements.text and "distilled 12.5 % (best 12.5 %)" in elements.text
+    assert "python -m experiments.distill --run=NEW --flagfile=" in elements.text
+    assert f"python -m experiments.evaluate --teacher={runs / 'teacher'} --report=page.html" in elements.text
+    assert len(elements.all("img")) == 8 * 3 + 10
+
+
+@pytest.mark.slow
+def test_evaluate_writes_the_page(runs, tmp_path):
     given = [f"--teacher={runs / 'teacher'}", f"--model={runs / 'student'}", "--examples=24", "--min_agreement=0.999"]
-    given += [f"--data_dir={tmp_path}", f"--output={tmp_path / 'found.json'}", f"--report={tmp_path / 'page.html'}"]
-    command = [sys.executable, "-m", "experiments.evaluate", *given]
+    command = [sys.executable, "-m", "experiments.evaluate", *given, f"--report={tmp_path / 'page.html'}"]
     ran = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert ran.returncode == 3, ran.stderr[-3000:]
     elements = Elements((tmp_path / "page.html").read_text(encoding="utf-8"))
     assert {each["id"] for each in elements.all("section")} == SECTIONS, ran.stdout
-    found = json.loads((tmp_path / "found.json").read_text())[str(runs / "student")]
-    assert f"✗ FAIL Agreement at least 99.9 % {100 * found['agreement']:.1f} %" in elements.text
-    assert f"Same answer as the teacher – {100 * found['agreement']:.1f} %" in elements.text
-    assert "797 test images of digits. Corruptions, attention and CKA: 24 of them." in elements.text
-    assert "distilled student" in elements.text and "distilled 12.5 % (best 12.5 %)" in elements.text
-    assert "python -m experiments.distill --run=NEW --flagfile=" in elements.text
-    assert f"python -m experiments.evaluate --teacher={runs / 'teacher'}" in elements.text
-    assert len(elements.all("img")) == 8 * 3 + 10
+    assert "✗ FAIL Agreement" in elements.text and "Memory, 32 images" in elements.text
 
 
 def test_what_a_run_recorded_of_itself(runs, tmp_path):
