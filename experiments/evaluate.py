@@ -15,11 +15,11 @@ from absl import app, flags
 
 from experiments import arguments
 from experiments.findings import by_size, plain, sentence, table
-from experiments.inquiry import QUESTIONS, Candidate, Inquiry
+from experiments.inquiry import QUESTIONS, Candidate, Inquiry, asked_questions
 from experiments.pictures import check_report, write_report
 from experiments.runs import load_result, write_text
 from kd_keras import data
-from kd_keras.contracts import mismatch, nearest
+from kd_keras.contracts import mismatch
 from kd_keras.evaluation import demands
 from kd_keras.evaluation.verdict import ABOUT
 
@@ -46,16 +46,22 @@ def main(_: list[str]) -> int:
         raise ValueError(mismatch("--model= a network to judge", "none"))
     if FLAGS.report:
         check_report(FLAGS.report)
+    given = [*FLAGS.questions, *["all"] * bool(FLAGS.report)]
+    questions = asked_questions(given, limits, FLAGS.other_dataset)
     source = arguments.load_test(load_result(FLAGS.teacher).get("data", {}))
     other = data.load(FLAGS.other_dataset, FLAGS.other_split, FLAGS.data_dir) if FLAGS.other_dataset else None
     inquiry = Inquiry(
-        source, asked_questions(limits), other=other, examples=FLAGS.examples, batch_size=FLAGS.batch_size,
+        source, questions, other=other, examples=FLAGS.examples, batch_size=FLAGS.batch_size,
         image_size=arguments.integers("image_size", 2), data_dir=FLAGS.data_dir,
     )
     for run in dict.fromkeys([FLAGS.teacher, *FLAGS.model]):
         inquiry.ask(Candidate.load(run))
     found = inquiry.findings
     print(f"{source.size:,} test images of {source.name}; agreement and kl (nats) are with {FLAGS.teacher}.")
+    print("Calibration is measured on every second of them; the others fit the temperature.")
+    sampled = ", ".join(question for question in questions if question not in ("generalisation", "memory"))
+    if sampled:
+        print(f"{sampled}: of up to {FLAGS.examples:,} of them, evenly spread.")
     print(table(found))
     if FLAGS.output:
         write_text(Path(FLAGS.output), json.dumps(plain(found), indent=1))
@@ -67,21 +73,6 @@ def main(_: list[str]) -> int:
     if FLAGS.report:
         write_report(FLAGS.report, inquiry, [FLAGS.teacher, *FLAGS.model][-1], verdict)
     return 0 if all(demand.holds for demand in verdict) else 3
-
-
-def asked_questions(limits: dict[str, float]) -> tuple[str, ...]:
-    """The questions of the flags, and those that the demands are about.
-
-    Raises:
-        ValueError: for an unknown one, or a demand that --other_dataset is missing for.
-    """
-    given = [*FLAGS.questions, *["robustness"] * ("max_mce" in limits), *["generalisation"] * ("min_auroc" in limits)]
-    for question in given:
-        if question not in (*QUESTIONS, "all"):
-            raise ValueError(mismatch("--questions= of those that there are", question, nearest(question, QUESTIONS)))
-    if "min_auroc" in limits and not FLAGS.other_dataset:
-        raise ValueError(mismatch("--other_dataset= images of other things, for --min_auroc", "none"))
-    return tuple(question for question in QUESTIONS if question in given or "all" in given or FLAGS.report)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,10 +14,25 @@ import tensorflow as tf
 from experiments.runs import load_model, load_result, saved_flags
 from experiments.teachers import class_order, renormalise
 from kd_keras import Teacher, data, evaluation
-from kd_keras.contracts import as_batch, mismatch
+from kd_keras.contracts import as_batch, mismatch, nearest
 from kd_keras.evaluation import Answers
 
 QUESTIONS = ("robustness", "generalisation", "attention", "similarity", "memory")
+
+
+def asked_questions(given: Iterable[str], demanded: Iterable[str], other_dataset: str | None) -> tuple[str, ...]:
+    """The questions that were asked for, and those that demands are about.
+
+    Raises:
+        ValueError: for an unknown one, or a demand that another dataset is missing for.
+    """
+    given = [*given, *["robustness"] * ("max_mce" in demanded), *["generalisation"] * ("min_auroc" in demanded)]
+    for question in given:
+        if question not in (*QUESTIONS, "all"):
+            raise ValueError(mismatch("--questions= of those that there are", question, nearest(question, QUESTIONS)))
+    if "min_auroc" in demanded and not other_dataset:
+        raise ValueError(mismatch("--other_dataset= images of other things, for --min_auroc", "none"))
+    return tuple(question for question in QUESTIONS if question in given or "all" in given)
 
 
 class Candidate(NamedTuple):
@@ -82,7 +97,8 @@ class Inquiry:
         data_dir: str | None = None,
     ):
         self.test, self.other, self.questions, self.data_dir = test, other, questions, data_dir
-        self.batch_size, self.image_size = batch_size, image_size or (test.image_shape or (None,))[:2]
+        self.batch_size = batch_size
+        self.image_size = image_size or (test.image_shape[:2] if test.image_shape else None)
         self.images = self._batches(test)
         sampled = [as_batch(each) for each in self._batches(thinned(test, examples))] if questions else []
         self.sample = (np.empty(0), None)

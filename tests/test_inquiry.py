@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from experiments.findings import plain, sentence, table
-from experiments.inquiry import Candidate, Inquiry, thinned, training_images, with_channels
+from experiments.inquiry import Candidate, Inquiry, asked_questions, thinned, training_images, with_channels
 from kd_keras import evaluation, models
 from kd_keras.data import Source
 from kd_keras.data.corruptions import CORRUPTIONS
@@ -88,6 +88,16 @@ def test_what_does_not_fit_is_left_out_with_its_reason(inquiry, capsys, tmp_path
     models.build("mlp", SHAPE, 3).save(tmp_path / "three.keras")
     with pytest.raises(ValueError, match="5 classes"):
         asked.ask(Candidate.load(str(tmp_path / "three.keras")))
+
+
+def test_the_questions_that_demands_are_about():
+    assert asked_questions([], [], None) == () and asked_questions(["all"], [], None) == (*QUESTIONS, "memory")
+    assert asked_questions(["similarity"], ["max_mce", "min_accuracy"], None) == ("robustness", "similarity")
+    assert asked_questions([], ["min_auroc"], "mnist") == ("generalisation",)
+    with pytest.raises(ValueError, match="--other_dataset"):
+        asked_questions(["all"], ["min_auroc"], None)
+    with pytest.raises(ValueError, match="did you mean robustness"):
+        asked_questions(["robustnes"], [], None)
 
 
 def test_images_are_thinned_evenly():
