@@ -2,7 +2,7 @@
 
     python -m experiments.evaluate --teacher=runs/teacher --model=runs/alone --model=runs/student
     python -m experiments.evaluate --teacher=runs/teacher --model=runs/student --max_accuracy_drop=0.01 \\
-        --max_latency_ratio=0.5 && echo may replace it
+        --max_latency_ratio=0.5 --report=page.html && echo may replace it
 
 The images are those of the teacher's run, unless --dataset names others. With demands, the last --model is judged: the
 exit code is 0 where all hold, and 3 where one does not.
@@ -17,6 +17,7 @@ from absl import app, flags
 from experiments import arguments, devices
 from experiments.findings import by_size, plain, sentence, table
 from experiments.inquiry import QUESTIONS, Candidate, Inquiry, asked_questions
+from experiments.pictures import check_report, write_report
 from experiments.runs import load_result, write_text
 from kd_keras import data, distribute
 from kd_keras.contracts import mismatch
@@ -31,6 +32,7 @@ flags.adopt_module_key_flags(devices)
 flags.DEFINE_string("teacher", None, "The teacher: a finished run or a .keras file.", required=True)
 flags.DEFINE_multi_string("model", [], "A network to compare with it; repeat for several.")
 flags.DEFINE_string("output", None, "Write all that was found as JSON to this file too.")
+flags.DEFINE_string("report", None, "Write a page on all that the data allow to ask, as HTML, to this file too.")
 flags.DEFINE_list("questions", [], f"What costs more time: {', '.join(QUESTIONS)}, or all.")
 flags.DEFINE_integer("examples", 1000, "How many test images those questions look at, at most.", lower_bound=4)
 flags.DEFINE_string("other_dataset", None, "Images of other things, which generalisation tells from the test images.")
@@ -51,7 +53,9 @@ def compare(strategy: tf.distribute.Strategy) -> int:
     limits = {name: FLAGS[name].value for name in ABOUT if FLAGS[name].value is not None}
     if limits and not FLAGS.model:
         raise ValueError(mismatch("--model= a network to judge", "none"))
-    questions = asked_questions(FLAGS.questions, limits, FLAGS.other_dataset)
+    if FLAGS.report:
+        check_report(FLAGS.report)
+    questions = asked_questions([*FLAGS.questions, *["all"] * bool(FLAGS.report)], limits, FLAGS.other_dataset)
     with distribute.chief_first(strategy):
         source = arguments.load_test(load_result(FLAGS.teacher).get("data", {}))
         other = data.load(FLAGS.other_dataset, FLAGS.other_split, FLAGS.data_dir) if FLAGS.other_dataset else None
@@ -75,6 +79,8 @@ def compare(strategy: tf.distribute.Strategy) -> int:
     verdict = demands(limits, found[FLAGS.model[-1]], found[FLAGS.teacher]) if limits else []
     for demand in verdict:
         print(demand.text)
+    if FLAGS.report and distribute.is_chief(strategy):
+        write_report(FLAGS.report, inquiry, [FLAGS.teacher, *FLAGS.model][-1], verdict)
     return 0 if all(demand.holds for demand in verdict) else 3
 
 
