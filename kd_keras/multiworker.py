@@ -15,6 +15,8 @@ import keras
 import tensorflow as tf
 from keras import ops, tree
 
+from kd_keras.contracts import mismatch
+
 
 class FitsOnWorkers(keras.Model):
     """A Keras model whose `fit`, `evaluate` and `predict` work under every strategy; the base of `Distiller`."""
@@ -37,6 +39,10 @@ class FitsOnWorkers(keras.Model):
         def with_an_axis(data: Any) -> Any:
             return tree.map_structure(lambda value: ops.reshape(value, (1,)), step_function(data))
 
+        if _several_workers(self.distribute_strategy) and self.steps_per_execution > 1:
+            came = f"steps_per_execution={self.steps_per_execution}"
+            remedy = "TensorFlow's sums over workers fail in the loop that Keras puts several steps into"
+            raise ValueError(mismatch("steps_per_execution=1 on several workers", came, remedy))
         return super()._make_function(with_an_axis if _several_workers(self.distribute_strategy) else step_function)
 
 
