@@ -23,10 +23,15 @@ def define_place() -> None:
     flags.DEFINE_enum("strategy", "auto", distribute.NAMES, "Devices; auto: what TF_CONFIG, Slurm or the machine has.")
 
 
-def define_strategy() -> None:
-    """Flags of the devices that a program without training runs on."""
+def define_local() -> None:
+    """Flags of the devices of this machine."""
     define_place()
     flags.DEFINE_integer("devices", None, "GPUs, or without any logical CPUs, of this machine.", lower_bound=1)
+
+
+def define_strategy() -> None:
+    """Flags of the devices that a program without training runs on."""
+    define_local()
     flags.DEFINE_float("worker_timeout", 20.0, "Seconds until a silent worker counts as dead.", lower_bound=1.0)
     flags.DEFINE_boolean("deterministic", False, "The same numbers bit for bit from the same command.")
 
@@ -64,6 +69,15 @@ def chosen() -> Iterator[tf.distribute.Strategy]:
         if not distribute.is_chief(strategy):
             stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
         yield strategy
+
+
+def of_this_machine() -> tf.distribute.Strategy:
+    """A strategy over this machine's devices alone, where the workers of a cluster share the work without one."""
+    several = FLAGS.devices or len(tf.config.list_physical_devices("GPU"))
+    shared = FLAGS.strategy == "mirrored" or (FLAGS.strategy in ("auto", "multiworker") and several > 1)
+    if FLAGS.strategy not in ("auto", "multiworker", "mirrored", "one"):
+        raise ValueError(mismatch("--strategy=auto, one, mirrored or multiworker here", FLAGS.strategy))
+    return distribute.strategy("mirrored" if shared else "one", devices=FLAGS.devices)
 
 
 def chief_alone() -> bool:

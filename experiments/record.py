@@ -7,7 +7,8 @@
 
 The data and augmentation flags must be those of the training; --batch_size only where mixup or cutmix mix a batch. The
 same command goes on where it stopped. Several workers write parts of one recording with --shard=0/4 to --shard=3/4, or
-by themselves where TF_CONFIG or Slurm names a cluster. --verify reads a finished one through.
+by themselves where TF_CONFIG or Slurm names a cluster; the devices of one machine share every batch (--strategy).
+--verify reads a finished one through.
 """
 
 import re
@@ -15,7 +16,7 @@ from typing import Any
 
 from absl import app, flags
 
-from experiments import arguments, teachers, training
+from experiments import arguments, devices, teachers, training
 from kd_keras import Teacher, distribute
 from kd_keras.contracts import mismatch
 from kd_keras.recording import record
@@ -26,7 +27,9 @@ FLAGS = flags.FLAGS
 arguments.define_data()
 arguments.define_views()
 teachers.define_teacher()
+devices.define_local()
 flags.adopt_module_key_flags(arguments)
+flags.adopt_module_key_flags(devices)
 flags.adopt_module_key_flags(teachers)
 flags.DEFINE_string("output", None, "Directory of the recording.", required=True)
 flags.DEFINE_multi_string("method", ["kd"], "A method whose taps of the teacher are recorded; repeat to combine.")
@@ -42,17 +45,18 @@ def main(_: list[str]) -> None:
         return
     if not FLAGS.teacher:
         raise ValueError(mismatch("--teacher=", "none"))
-    images = training.load_images()
-    recording = record(
-        FLAGS.output,
-        teachers.load_teacher(images),
-        images.train,
-        taps=list(dict.fromkeys(tap for text in FLAGS.method for tap in arguments.parse_method(text).taps.teacher)),
-        views=FLAGS.views or 1,
-        logits=FLAGS.logits,
-        part=part(),
-        **training.view_options(images),
-    )
+    with devices.of_this_machine().scope():
+        images = training.load_images()
+        recording = record(
+            FLAGS.output,
+            teachers.load_teacher(images),
+            images.train,
+            taps=list(dict.fromkeys(tap for text in FLAGS.method for tap in arguments.parse_method(text).taps.teacher)),
+            views=FLAGS.views or 1,
+            logits=FLAGS.logits,
+            part=part(),
+            **training.view_options(images),
+        )
     if recording is None:
         print(f"{FLAGS.output}: this part is done; others are missing.")
     else:

@@ -17,6 +17,7 @@ import tensorflow as tf
 from kd_keras.contracts import Batch, Outputs, as_batch, mismatch
 from kd_keras.data import Source, steps_per_epoch, training
 from kd_keras.data.pipeline import described
+from kd_keras.distribute import over_replicas
 from kd_keras.files import save_beside
 from kd_keras.records import TEMPERATURES, decoded, divergence, encoded, record_type
 from kd_keras.replay import FORMAT, Recording, differences, file_digest, software, teacher_identity
@@ -99,7 +100,7 @@ def record(
         (directory / "manifest.json").unlink(missing_ok=True)  # whole again with what is written now
         save_beside(directory / f".constants-{part[0]}.npz", lambda name: np.savez(name, **_constants(ready.specs)))
         (directory / f".constants-{part[0]}.npz").replace(directory / "constants.npz")
-    answer = tf.function(lambda images: dict(ready(images)), reduce_retracing=True)
+    answer = tf.function(over_replicas(lambda images: dict(ready(images))), reduce_retracing=True)
     for together in _consecutive(missing):
         batches = iter(_batches(source, together, views, view))
         for shard in together:

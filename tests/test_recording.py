@@ -18,7 +18,7 @@ from kd_keras.data import Augmentation, Source
 from kd_keras.methods import KD, FitNet
 from kd_keras.recording import record
 from kd_keras.records import decoded, divergence, encoded
-from tests.networks import CLASSES, compiled, convolutional, counted, same, values
+from tests.networks import CLASSES, compiled, convolutional, counted, mirrored, same, values
 
 COUNT = 37  # in batches of 8: the last one is smaller
 pytestmark = pytest.mark.filterwarnings("ignore:The teacher is right", "ignore:Gradients do not")
@@ -66,6 +66,13 @@ def test_the_student_of_a_recording_is_that_of_the_live_run(augmentation, tmp_pa
     if augmentation:
         other = trained(teacher, augmentation=augmentation)  # a new view in every epoch
         assert not same(live, other, atol=1e-3)
+
+
+def test_replicas_share_the_teachers_pass(tmp_path):
+    one = recorded(tmp_path / "one", views=1)
+    with mirrored(2).scope():  # 37 images in batches of 8: the last one has 5
+        two = recorded(tmp_path / "two", views=1)
+    assert same(one.read(0, np.arange(COUNT)), two.read(0, np.arange(COUNT)), atol=1e-5)
 
 
 def test_every_view_is_joined_by_example_whatever_the_order_and_the_batch(tmp_path):
