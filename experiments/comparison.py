@@ -163,13 +163,14 @@ def plot(groups: Sequence[Group], path: Path) -> None:
     for (teacher, student), panel, axis in zip(students, panels, axes):
         for place, group in enumerate(panel):
             values = group.accuracies("last")
-            axis.plot(values, [place] * len(values), "o", color="#0072B2", alpha=0.6, markersize=6, mec="white")
-            axis.plot(statistics.mean(values), place, "|", color="black", markersize=16, markeredgewidth=2)
+            dots = {"color": "#0072B2", "alpha": 0.6, "mec": "white", "label": "a seed"}
+            axis.plot(values, [place] * len(values), "o", **dots)
+            axis.plot(statistics.mean(values), place, "|k", markersize=16, markeredgewidth=2, label="their mean")
             if not (group.teacher or group.methods):
-                axis.axvline(statistics.mean(values), color="0.5", linestyle=":", label="student alone, mean")
+                axis.axvline(statistics.mean(values), color="0.5", linestyle=":", label="the student alone")
         known = [100 * each["teacher_accuracy"] for g in panel for each in g.results if "teacher_accuracy" in each]
         if known:
-            axis.axvline(statistics.mean(known), color="#D55E00", linestyle="--", label="teacher")
+            axis.axvline(statistics.mean(known), color="#D55E00", linestyle="--", label="its teacher")
         axis.set_yticks(range(len(panel)), [_short(recipe(group, groups)) for group in panel])
         axis.invert_yaxis()
         axis.margins(y=0.15)
@@ -177,8 +178,9 @@ def plot(groups: Sequence[Group], path: Path) -> None:
         axis.set_axisbelow(True)
         axis.spines[["top", "right"]].set_visible(False)
         axis.set_title(f"{student}, taught by {Path(teacher).name}" if teacher else student, loc="left", fontsize=10)
-        axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=8)
-    axes[-1].set_xlabel("accuracy on the test images after the last epoch, %; a point for each seed, a bar at the mean")
+    axes[-1].set_xlabel("test accuracy after the last epoch, %")
+    shown = {line.get_label(): line for axis in axes for line in axis.get_lines() if line.get_label()[0] != "_"}
+    figure.legend(shown.values(), shown, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     figure.savefig(path, dpi=150)
 
 
