@@ -147,12 +147,7 @@ def training(
     spans two epochs. Up to 1 GB of decoded images is read here, at once, and kept, and each epoch is a full
     permutation; more, or `cache=False`, is read anew in each epoch and shuffled in a buffer of 256 MB. Where that lies
     in several files, it is read in up to 16 lanes, consecutive parts that are shuffled by themselves and have equal
-<<<<<<< HEAD
-    parts of every batch, so that a worker may read its own lanes alone, and the batches are the same however many
-    workers.
-=======
     parts of every batch, so that a worker may read its own lanes alone; the batches are the same however many workers.
->>>>>>> devices
 
     Args:
         source: where examples come from.
