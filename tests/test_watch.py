@@ -44,7 +44,9 @@ def test_a_run_stops_with_what_it_found_and_is_as_before(tmp_path):
 
 
 @pytest.mark.parametrize("replicas", [1, 2])
-@pytest.mark.parametrize("kind", [lambda: keras.optimizers.SGD(0.1, momentum=0.9), keras.optimizers.AdamW], ids=str)
+@pytest.mark.parametrize(
+    "kind", [lambda: keras.optimizers.SGD(0.1, momentum=0.9), keras.optimizers.AdamW], ids=["sgd", "adamw"]
+)
 def test_a_run_that_skips_is_one_without_that_batch(kind, replicas):
     without = np.r_[0:8, 16:32]
     with mirrored(replicas).scope() if replicas > 1 else contextlib.nullcontext():
