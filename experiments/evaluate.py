@@ -65,6 +65,7 @@ def compare(strategy: tf.distribute.Strategy) -> int:
     )
     for run in dict.fromkeys([FLAGS.teacher, *FLAGS.model]):
         inquiry.ask(Candidate.load(run))
+    inquiry.time_in_turns()
     found = inquiry.findings
     print(f"{source.size:,} test images of {source.name}; agreement and kl (nats) are with {FLAGS.teacher}.")
     print("Calibration is measured on every second of them; the others fit the temperature.")

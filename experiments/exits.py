@@ -19,7 +19,7 @@ from experiments.runs import load_model, load_result
 from experiments.teachers import renormalise
 from kd_keras import Teacher, data, distribute, models
 from kd_keras.contracts import as_batch
-from kd_keras.evaluation import accuracy, answers, cost
+from kd_keras.evaluation import accuracy, answers, cost, latency
 
 FLAGS = flags.FLAGS
 arguments.define_data()
@@ -58,8 +58,9 @@ def compare(strategy: tf.distribute.Strategy) -> None:
     some = (normalise(some) if normalise else some).numpy()
     print(f"{source.size:,} test images of {source.name}; milliseconds for one image, the median; below, the mean.\n")
     print("| prediction | parameters | multiply-accumulates | milliseconds | accuracy |\n|---|---:|---:|---:|---:|")
+    times = latency({name: (each, some) for name, (each, _) in rows.items()})
     for name, (each, _) in rows.items():
-        known = dict(cost(each, some)) | dict(accuracy(given[name]))
+        known = dict(cost(each, some.shape[1:])) | dict(accuracy(given[name])) | times[name]
         print(f"| {name} | {known['parameters']:,} | {known['macs']:,} | {known['milliseconds']:.2f} |", end=" ")
         print(f"{known['accuracy']:.4f} |", flush=True)
     print(f"\n| sure at | {' | '.join(f'stop at {name}' for name in singles)} | milliseconds | accuracy |")

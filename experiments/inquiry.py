@@ -109,6 +109,7 @@ class Inquiry:
         self.answers: dict[str, Answers] = {}
         self.maps: dict[str, np.ndarray] = {}
         self._grams: dict[str, list[np.ndarray]] = {}
+        self._timed: dict[str, tuple[keras.Model, np.ndarray]] = {}
         self.teacher = ""
 
     def ask(self, candidate: Candidate) -> None:
@@ -123,10 +124,16 @@ class Inquiry:
             fits, measures = evaluation.halves(own)
             found |= evaluation.calibration(measures, held_out=fits)
         some = tf.image.resize(as_batch(next(iter(self.images))).inputs, candidate.network.input_shape[1:3]).numpy()
-        found |= evaluation.cost(candidate.network, some)
+        self._timed[run] = candidate.network, some
+        found |= evaluation.cost(candidate.network, some.shape[1:])
         found["kilobytes"] = candidate.kilobytes
         for question in self.questions:
             self._found(question, candidate, lambda: getattr(self, f"_{question}")(candidate, reading))
+
+    def time_in_turns(self) -> None:
+        """Adds to everyone's findings how long the networks take, one run of each after the other."""
+        for run, found in evaluation.latency(self._timed).items():
+            self.findings[run] |= found
 
     def _found(self, question: str, candidate: Candidate, ask: Callable[[], Any]) -> None:
         """A question that does not fit a candidate is left out of its findings, with the reason."""

@@ -38,6 +38,7 @@ def inquiry(tmp_path_factory):
     for name, network in networks.items():
         network.save(place / f"{name}.keras")
         asked.ask(Candidate.load(str(place / f"{name}.keras")))
+    asked.time_in_turns()
     asked.findings, asked.answers, asked.maps = (
         {run.rsplit("/", 1)[1]: each for run, each in kept.items()}
         for kept in (asked.findings, asked.answers, asked.maps)

@@ -5,7 +5,7 @@ from kd_keras.evaluation.agreement import agreement
 from kd_keras.evaluation.attention import attention, attention_maps
 from kd_keras.evaluation.base import Answers, answers, halves
 from kd_keras.evaluation.calibration import calibration
-from kd_keras.evaluation.cost import cost, macs
+from kd_keras.evaluation.cost import cost, latency, macs
 from kd_keras.evaluation.generalisation import Trained, by_training_size, generalisation
 from kd_keras.evaluation.intervals import intervals
 from kd_keras.evaluation.memory import memory
@@ -30,6 +30,7 @@ __all__ = (
     "grams",
     "halves",
     "intervals",
+    "latency",
     "macs",
     "memory",
     "robustness",

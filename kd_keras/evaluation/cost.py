@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import keras
@@ -18,44 +19,58 @@ WARM_UP = 10
 BATCH = 32
 
 
-def cost(model: keras.Model, images: np.ndarray, runs: int = 100) -> Iterator[tuple[str, float]]:
-    """Yields what a model costs on this machine.
+def cost(model: keras.Model, input_shape: tuple[int, ...] | None = None) -> Iterator[tuple[str, int]]:
+    """Yields what a model costs anywhere: `parameters`, all its variables, and `macs` of one example, as `macs` has it.
 
-    * `parameters`, all variables of the model, and `macs` of one image;
-    * `milliseconds` and `milliseconds_p95`, the median and the 95th percentile of the time of one image alone, and
-      `milliseconds_32` and `milliseconds_32_p95`, those of a batch of 32.
-
-    Args:
-        model: any built Keras model of one input.
-        images: `(N, ...)` as the model reads them; repeated where they are fewer than 32.
-        runs: how many are timed of one image, after ten that are not; a fifth of that, at least three, of a batch.
-
-    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
-    >>> found = dict(cost(model, np.ones((1, 4), "float32"), runs=3))
-    >>> found["parameters"], found["macs"]
-    (15, 12)
+    >>> dict(cost(keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])))
+    {'parameters': 15, 'macs': 12}
     """
     yield "parameters", model.count_params()
-    yield "macs", macs(model, images.shape[1:])
-    forward = tf.function(lambda image: model(image, training=False))
-    batch = tf.constant(np.resize(images, (BATCH, *images.shape[1:])))
-    for ending, inputs, count in (("", [image[None] for image in images[:BATCH]], runs), ("_32", [batch], runs // 5)):
-        times = milliseconds(forward, inputs, max(3, count))
-        yield f"milliseconds{ending}", float(np.median(times))
-        yield f"milliseconds{ending}_p95", float(np.percentile(times, 95))
+    yield "macs", macs(model, input_shape)
 
 
-def milliseconds(forward: Callable[[Any], Any], inputs: Sequence[Any], runs: int) -> list[float]:
-    """The time of each of so many calls, going round the inputs, after ten that are not timed.
+def latency(models: Mapping[str, tuple[keras.Model, np.ndarray]], runs: int = 100) -> dict[str, dict[str, float]]:
+    """What models cost in time on this machine, one run of each in turns: what else it does falls on all alike.
+
+    Args:
+        models: by name, a built Keras model of one input, and `(N, ...)` examples as it reads them; repeated where they
+            are fewer than 32.
+        runs: how many are timed of one example, after ten that are not; a fifth of that, at least three, of a batch.
+
+    Returns:
+        By name `milliseconds` and `milliseconds_p95`, the median and the 95th percentile of the time of one example
+        alone, and `milliseconds_32` and `milliseconds_32_p95`, those of a batch of 32.
+
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    >>> sorted(latency({"small": (model, np.ones((1, 4), "float32"))}, runs=3)["small"])
+    ['milliseconds', 'milliseconds_32', 'milliseconds_32_p95', 'milliseconds_p95']
+    """
+    found: dict[str, dict[str, float]] = {name: {} for name in models}
+    calls = {name: tf.function(partial(model, training=False)) for name, (model, _) in models.items()}
+    batches = {name: np.resize(examples, (BATCH, *examples.shape[1:])) for name, (_, examples) in models.items()}
+    for ending, size, count in (("", 1, runs), ("_32", BATCH, max(3, runs // 5))):
+        inputs = {name: np.split(batch, BATCH // size) for name, batch in batches.items()}
+        for name, times in milliseconds(calls, inputs, count).items():
+            found[name][f"milliseconds{ending}"] = float(np.median(times))
+            found[name][f"milliseconds{ending}_p95"] = float(np.percentile(times, 95))
+    return found
+
+
+def milliseconds(
+    calls: Mapping[str, Callable[[Any], Any]], inputs: Mapping[str, Sequence[Any]], runs: int
+) -> dict[str, list[float]]:
+    """The times of so many runs of each call, in turns, going round its inputs, after ten that are not timed.
 
     A call has ended when its results stand in the memory of the host.
     """
-    tensors, times = [tf.constant(each) for each in inputs], []
+    tensors = {name: [tf.constant(each) for each in given] for name, given in inputs.items()}
+    times: dict[str, list[float]] = {name: [] for name in calls}
     for run in range(WARM_UP + runs):
-        start = time.perf_counter()
-        keras.tree.map_structure(np.asarray, forward(tensors[run % len(tensors)]))
-        times.append(1000 * (time.perf_counter() - start))
-    return times[WARM_UP:]
+        for name, forward in calls.items():
+            start = time.perf_counter()
+            keras.tree.map_structure(np.asarray, forward(tensors[name][run % len(tensors[name])]))
+            times[name].append(1000 * (time.perf_counter() - start))
+    return {name: each[WARM_UP:] for name, each in times.items()}
 
 
 def macs(model: keras.Model, input_shape: tuple[int, ...] | None = None) -> int:

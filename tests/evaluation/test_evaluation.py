@@ -7,7 +7,7 @@ import tensorflow as tf
 from sklearn.metrics import top_k_accuracy_score
 
 from kd_keras import Teacher
-from kd_keras.evaluation import Answers, accuracy, agreement, answers, cost, halves
+from kd_keras.evaluation import Answers, accuracy, agreement, answers, cost, halves, latency
 from tests.methods.test_kd import log_softmax
 from tests.networks import CLASSES, convolutional, examples
 
@@ -94,6 +94,11 @@ def test_halves_hold_every_example_once_and_every_class_of_sorted_data():
 
 def test_cost_counts_parameters_and_time():
     small, large = convolutional(2), convolutional(64)
-    of_small, of_large = dict(cost(small, X, runs=20)), dict(cost(large, X, runs=20))
+    of_small, of_large = dict(cost(small)), dict(cost(large))
     assert of_small["parameters"] == 3 * 9 * 2 + 2 + 2 * 9 * 4 + 4 + 4 * CLASSES + CLASSES
-    assert of_large["parameters"] > of_small["parameters"] and of_small["milliseconds"] > 0
+    assert of_large["parameters"] > of_small["parameters"]
+    times = latency({"small": (small, X), "large": (large, X), "again": (small, X)}, runs=20)
+    assert times["small"]["milliseconds_32"] < times["large"]["milliseconds_32"]
+    for each in times.values():
+        assert 0 < each["milliseconds"] <= each["milliseconds_p95"]
+        assert 0 < each["milliseconds_32"] <= each["milliseconds_32_p95"]
