@@ -212,10 +212,19 @@ def test_evaluate_and_export(teacher, data_dir, tmp_path):
     assert row["agreement"] == 1.0 and row["kl"] == pytest.approx(0, abs=1e-6)
     assert row["parameters"] == 65 * 16 + 17 * 10
     assert "| accuracy | agreement |" in ran.stdout and f"| {teacher} | 1,210 |" in ran.stdout
-    program("export", f"--model={teacher}", data_dir, f"--output={tmp_path / 'out'}")
-    recorded = np.load(tmp_path / "out" / "check.npz")
+    forms = "--formats=saved_model,litert_int8"
+    ran = program("export", f"--model={teacher}", data_dir, forms, f"--output={tmp_path / 'out'}")
+    table = json.loads((tmp_path / "out" / "export.json").read_text())
+    assert table["images"] == 797 and list(table["forms"]) == ["saved_model", "litert_int8"]
+    for form, name in (("saved_model", "saved_model"), ("litert_int8", "model_int8.tflite")):
+        each = table["forms"][form]
+        assert f"| {form} | {name} | {each['bytes'] / 1000:,.1f} | " in ran.stdout
+        assert (tmp_path / "out" / name).exists()
+        assert each["source_accuracy"] == pytest.approx(row["accuracy"]) and each["agreement"] > 0.95
+    assert table["forms"]["saved_model"]["numbers"] == 1210 and table["forms"]["saved_model"]["agreement"] == 1.0
+    recorded = np.load(tmp_path / "out" / "saved_model" / "check.npz")
     assert recorded["images"].dtype == np.uint8 and len(recorded["images"]) == 797
-    command = [sys.executable, ROOT / "scripts" / "check_saved_model.py", tmp_path / "out"]
+    command = [sys.executable, ROOT / "scripts" / "check_saved_model.py", tmp_path / "out" / "saved_model"]
     checked = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert checked.returncode == 0 and "797 of 797" in checked.stdout
 
@@ -301,7 +310,7 @@ def test_the_quickstart_end_to_end(tmp_path):
     )
     assert first.returncode == 0, first.stderr[-3000:]
     assert "797 of 797 images classified identically, kd_keras not loaded" in first.stdout
-    table = [line for line in first.stdout.splitlines() if line.startswith("| ")]
+    table = [line for line in first.stdout.partition("== 5.")[2].splitlines() if line.startswith("| ")]
     assert [line.split(" | ")[0].rsplit("/", 1)[-1] for line in table[1:]] == ["teacher", "alone", "distilled"]
     column = table[0].split(" | ").index("accuracy")
     accuracy = [float(line.split(" | ")[column]) for line in table[1:]]
