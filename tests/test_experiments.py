@@ -245,11 +245,13 @@ def test_evaluate_judges_the_last_model(teacher, data_dir, tmp_path):
     assert f"| {few} | 8 | {found['accuracy']:.4f} |" in ran.stdout and "| mce | gap |" in ran.stdout
 
 
-@pytest.mark.parametrize("name", ["train", "distill", "evaluate", "export", "models", "methods", "exits", "record"])
+@pytest.mark.parametrize(
+    "name", ["train", "distill", "evaluate", "compare", "export", "models", "methods", "exits", "record"]
+)
 def test_help_says_what_the_program_does(name):
     text = program(name, "--help", check=False).stdout
     assert f"python -m experiments.{name}" in text
-    assert ("--test_split: Split to test on" in text) == (name not in ("models", "methods"))
+    assert ("--test_split: Split to test on" in text) == (name not in ("models", "methods", "compare"))
     assert ("--learning_rate" in text) == (name in ("train", "distill"))
 
 
