@@ -7,12 +7,12 @@ cd "$(dirname "$0")/.."
 python -m experiments.train --flagfile=experiments/configs/cifar10_strong_teacher.flags --run=runs/resnet20_strong "$@"
 python -m experiments.compare --flagfile=experiments/configs/cifar10_compare.sweep --sweep=runs/compare \
     --output=runs/compare "$@"
-best="$(python - <<'END'
+read -r alone best < <(python - <<'END'
 import csv
-rows = [row for row in csv.DictReader(open("runs/compare/compare.csv")) if row["teacher"] != "-"]
-print(max(rows, key=lambda row: float(row["last"]))["first_run"])
+alone, *taught = csv.DictReader(open("runs/compare/compare.csv"))
+print(alone["first_run"], max(taught, key=lambda row: float(row["last"]))["first_run"])
 END
-)"
-python -m experiments.evaluate --teacher=runs/resnet20_strong --model=runs/compare/*/alone/seed0 --model="$best" \
+)
+python -m experiments.evaluate --teacher=runs/resnet20_strong --model="$alone" --model="$best" \
     --other_dataset=mnist --examples=500 --max_accuracy_drop=0.05 --min_agreement=0.9 --max_parameters_ratio=0.5 \
     --max_latency_ratio=0.7 --report=runs/compare/report.html "$@" || [ $? -eq 3 ]  # 3: a demand does not hold
