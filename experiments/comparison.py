@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 from scipy import stats
 
-ALONE = "alone"
+from experiments.sweeps import ALONE
+
 # Flags that say where things stand, and nothing of the training.
 PLACES = ("data_dir", "seed", "checkpoint_every", "keep")
 COLUMNS = (
