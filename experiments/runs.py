@@ -49,12 +49,16 @@ class Run:
         if overwrite and flagfile.exists():
             shutil.rmtree(self.path)
         if flagfile.exists():
-            self._check_same(recorded_flags(), flagfile.read_text().splitlines())
+            self._check_same(flagfile.read_text().splitlines())
         elif self.path.exists() and any(self.path.iterdir()):
             raise ValueError(mismatch("--run= a new directory or a run", f"{self.path}, which holds something else"))
         self.complete = (self.path / "result.json").exists()
 
-    def _check_same(self, asked: list[str], before: list[str]) -> None:
+    def _check_same(self, before: list[str]) -> None:
+        known = {line.split("=")[0] for line in before}
+        # A flag that there was not yet when the run began, and that is at its default now, changes nothing.
+        asked = [line for name, lines in recorded_flags().items() for line in lines
+                 if {f"--{name}", f"--no{name}"} & known or not flags.FLAGS[name].using_default_value]
         if asked != before:
             changed = [f"{line} (before)" for line in before if before.count(line) != asked.count(line)]
             changed += [f"{line} (now)" for line in asked if before.count(line) != asked.count(line)]
@@ -65,7 +69,7 @@ class Run:
     def begin(self) -> None:
         """Writes down the flags; not before everything that they name was found, so that a slip leaves no run."""
         self.path.mkdir(parents=True, exist_ok=True)
-        write_text(self.path / "flags.txt", "\n".join(recorded_flags()) + "\n")
+        write_text(self.path / "flags.txt", "\n".join(sum(recorded_flags().values(), [])) + "\n")
 
     def callbacks(self, start_epoch: int) -> list[keras.callbacks.Callback]:
         """What writes the metrics, going on after `start_epoch` epochs."""
@@ -102,13 +106,13 @@ def write_text(path: Path, text: str) -> None:
     save_beside(path, lambda name: Path(name).write_text(text))
 
 
-def recorded_flags() -> list[str]:
-    """The flags of the program and of this package, the defaults too, as lines of a flagfile ordered by name."""
+def recorded_flags() -> dict[str, list[str]]:
+    """The flags of the program and of this package, the defaults too, by name the lines of a flagfile."""
     found = {}
     for module, defined in flags.FLAGS.flags_by_module_dict().items():
         if "experiments" in module or "__main__" in module or module.endswith(".py"):
             found |= {f.name: f.serialize() for f in defined if f.value is not None and f.name not in NOT_RECORDED}
-    return [line for name in sorted(found) for line in found[name].splitlines() if line]
+    return {name: [line for line in found[name].splitlines() if line] for name in sorted(found)}
 
 
 def load_model(run: str) -> keras.Model:

@@ -9,9 +9,10 @@ from absl import flags
 
 from experiments.runs import load_model, load_result
 from experiments.training import Images, training_batches
-from kd_keras import Teacher, data
+from kd_keras import Teacher, data, frozen
 from kd_keras.callbacks import Position
 from kd_keras.contracts import as_batch, mismatch
+from kd_keras.freezing import PRECISIONS
 from kd_keras.teacher import RecordedTeacher
 
 FLAGS = flags.FLAGS
@@ -22,6 +23,8 @@ def define_teacher() -> None:
     text = "A finished run, or a .keras file that reads images in 0..1; repeat it for several."
     flags.DEFINE_multi_string("teacher", None, text)
     flags.DEFINE_list("teacher_weights", None, "How much each of several teachers counts.")
+    text = "Teach with a frozen copy in this precision, its BatchNorm folded; by default with the network as it is."
+    flags.DEFINE_enum("teacher_precision", None, PRECISIONS, text)
     flags.DEFINE_enum("combine", "probabilities", ["probabilities", "logits"], "What is averaged over teachers.")
 
 
@@ -35,8 +38,9 @@ def load_teacher(images: Images) -> Teacher:
     orders = [class_order(record, images.train.class_names) for record in records]
     if any(order != orders[0] for order in orders):
         raise ValueError(mismatch("teachers that order their classes alike", f"{orders}"))
+    networks = [load_model(run) for run in FLAGS.teacher]
     return Teacher(
-        [load_model(run) for run in FLAGS.teacher],
+        [frozen(network, FLAGS.teacher_precision) for network in networks] if FLAGS.teacher_precision else networks,
         weights=[float(weight) for weight in FLAGS.teacher_weights] if FLAGS.teacher_weights else None,
         combine=FLAGS.combine,
         preprocess=[renormalise(record, images.normalisation) for record in records],

@@ -3,6 +3,7 @@
 from kd_keras import callbacks, data, distribute, methods, models
 from kd_keras.contracts import Batch, Outputs, Step, TapSpec
 from kd_keras.distiller import Distiller
+from kd_keras.freezing import frozen
 from kd_keras.teacher import Teacher
 from kd_keras.version import __version__
 
@@ -17,6 +18,7 @@ __all__ = (
     "callbacks",
     "data",
     "distribute",
+    "frozen",
     "methods",
     "models",
 )

@@ -203,6 +203,12 @@ class Edge(NamedTuple):
     sources: list
     results: list
 
+    @property
+    def original(self) -> Any:
+        """The model's own operation, without what it was wrapped in to be called again."""
+        operation = self.operation.operation if isinstance(self.operation, Renamed) else self.operation
+        return operation.layer if isinstance(operation, Linear) else operation
+
 
 class Graph:
     """A model's operations, called again on fresh inputs, in an order in which each comes after what it reads."""
@@ -218,8 +224,8 @@ class Graph:
         self._split: dict[int, tuple] = {}
         output = self._replay(graph, [fresh[id(t)] for t in graph.inputs], "")
         self.output = output[0] if isinstance(output, (list, tuple)) and len(output) == 1 else output
-        self._calls = [edge for edge in self.edges if edge.operation is not None]
-        self._made_by = {id(result): edge for edge in self._calls for result in edge.results}
+        self.calls = [edge for edge in self.edges if edge.operation is not None]
+        self._made_by = {id(result): edge for edge in self.calls for result in edge.results}
 
     def _replay(self, graph: keras.Model, inputs: list, prefix: str) -> Any:
         values = dict(zip(map(id, graph.inputs), inputs))
@@ -262,7 +268,7 @@ class Graph:
 
     def spec(self, tensor: Any) -> TapSpec:
         """The layer that makes a tensor and the tensor's shape."""
-        edge = self._maker(tensor)
+        edge = self.maker(tensor)
         return TapSpec(edge.path if edge else tensor.name, tuple(tensor.shape))
 
     def tap(self, name: str) -> Any:
@@ -304,7 +310,7 @@ class Graph:
         output = self.output.get("logits") if isinstance(self.output, Mapping) else self.output
         if output is None or tree.is_nested(output):
             raise self._absent("logits", 'it has several outputs; name the one by the key "logits"')
-        edge = self._maker(output)
+        edge = self.maker(output)
         if edge is None or not _is_softmax(edge.operation):
             return output
         if not _is_activation(edge.operation):
@@ -313,8 +319,8 @@ class Graph:
 
     def embedding(self) -> Any:
         """What the classifier reads, `(B, D)`, before dropout and averaged over space."""
-        tensor = self._classifier().sources[0]
-        while (edge := self._maker(tensor)) and isinstance(edge.operation, DROPOUTS):
+        tensor = self.classifier().sources[0]
+        while (edge := self.maker(tensor)) and isinstance(edge.operation, DROPOUTS):
             tensor = edge.sources[0]
         if len(tensor.shape) != 4:
             return tensor
@@ -325,10 +331,10 @@ class Graph:
     def stages(self) -> list:
         """The last map of each resolution that every path to the logits passes, largest first."""
         stages: dict[tuple, Any] = {}
-        learned = self._learned()
-        classifier = self._classifier(required=False)
+        learned = self.learned()
+        classifier = self.classifier(required=False)
         for tensor in self._dominators():
-            edge = self._maker(tensor)
+            edge = self.maker(tensor)
             if id(tensor) not in learned or isinstance(edge.operation, PADDINGS):
                 continue
             if _is_rearranged(edge) and tuple(tensor.shape[1:3]) not in stages:  # such as inside a channel shuffle
@@ -343,24 +349,23 @@ class Graph:
             raise self._absent("stages", "its maps have no known size; build it with a fixed input_shape")
         return list(stages.values())
 
-    def _learned(self) -> set[int]:
+    def learned(self) -> set[int]:
         """The tensors that a layer with a kernel leads to; those before it are the image, prepared."""
         found: set[int] = set()
-        for edge in self._calls:
+        for edge in self.calls:
             if _has_kernel(edge.operation) or any(id(source) in found for source in edge.sources):
                 found.update(map(id, edge.results))
         return found
 
     def before_activation(self, tensor: Any) -> Any:
         """What an activation reads, where the tensor is an activation's output; else the tensor itself."""
-        edge = self._maker(tensor)
+        edge = self.maker(tensor)
         return edge.sources[0] if edge and _is_activation(edge.operation) else tensor
 
     def classifier_weights(self) -> tuple[np.ndarray, np.ndarray]:
         """The kernel `(D, K)` and the bias `(K,)` of the classifier."""
-        edge = self._classifier()
-        layer = getattr(edge.operation, "operation", edge.operation)
-        layer = layer.layer if isinstance(layer, Linear) else layer
+        edge = self.classifier()
+        layer = edge.original
         kernel = np.array(getattr(layer, "kernel", ()), "float32")
         if kernel.ndim < 2 or kernel.size != kernel.shape[-2] * kernel.shape[-1]:
             remedy = "end it in a Dense layer"
@@ -370,17 +375,17 @@ class Graph:
 
     def batch_norm(self, tensor: Any) -> tuple[np.ndarray, np.ndarray]:
         """The scale and the offset `(C,)` of the BatchNorm that makes a map, or ends the longest branch of its sum."""
-        edge = self._maker(tensor)
+        edge = self.maker(tensor)
         found = [edge] if edge else []
         if edge and isinstance(edge.operation, layers.Add):
             depths = self._depths()
-            branches = [source for source in edge.sources if self._is_batch_norm(self._maker(source))]
-            found = [self._maker(max(branches, key=lambda source: depths[id(source)]))] if branches else found
+            branches = [source for source in edge.sources if self._is_batch_norm(self.maker(source))]
+            found = [self.maker(max(branches, key=lambda source: depths[id(source)]))] if branches else found
         if not found or not self._is_batch_norm(found[0]):
             remedy = 'tap "stages:pre" of a network that normalises by batch before each activation'
             came = f"{self.spec(tensor).layer!r} of {self.model.name!r}"
             raise ValueError(mismatch("a map that comes from a BatchNormalization", came, remedy))
-        layer = getattr(found[0].operation, "operation", found[0].operation)
+        layer = found[0].original
         width = tensor.shape[-1]
         scale = np.ones(width) if layer.gamma is None else layer.gamma
         offset = np.zeros(width) if layer.beta is None else layer.beta
@@ -388,25 +393,24 @@ class Graph:
 
     @staticmethod
     def _is_batch_norm(edge: Edge | None) -> bool:
-        operation = edge and getattr(edge.operation, "operation", edge.operation)
-        return isinstance(operation, layers.BatchNormalization)
+        return edge is not None and isinstance(edge.original, layers.BatchNormalization)
 
     def _depths(self) -> dict[int, int]:
         """How many operations lead to each tensor, on the longest way."""
         depths: dict[int, int] = {}
-        for edge in self._calls:
+        for edge in self.calls:
             depth = 1 + max((depths.get(id(source), 0) for source in edge.sources), default=0)
             depths.update(dict.fromkeys(map(id, edge.results), depth))
         return depths
 
-    def _maker(self, tensor: Any) -> Edge | None:
+    def maker(self, tensor: Any) -> Edge | None:
         return self._made_by.get(id(tensor))
 
-    def _classifier(self, required: bool = True) -> Edge | None:
+    def classifier(self, required: bool = True) -> Edge | None:
         """The last layer with a kernel on the way to the logits, where one way leads there."""
-        edge = self._maker(self._sinks()[0]) if len(self._sinks()) == 1 else None
+        edge = self.maker(self._sinks()[0]) if len(self._sinks()) == 1 else None
         while edge is not None and not _has_kernel(edge.operation):
-            edge = self._maker(edge.sources[0]) if len(edge.sources) == 1 else None
+            edge = self.maker(edge.sources[0]) if len(edge.sources) == 1 else None
         if edge is None and required:
             raise self._absent("embedding", "no single layer computes its logits; name the layer that you mean")
         return edge
@@ -424,14 +428,14 @@ class Graph:
         sinks = {id(tensor): 1 for tensor in self._sinks()}
         inputs = tree.flatten(self.inputs)
         to = {id(tensor): 1 for tensor in inputs}
-        for edge in self._calls:
+        for edge in self.calls:
             to.update(dict.fromkeys(map(id, edge.results), sum(to.get(id(source), 0) for source in edge.sources)))
         onward = dict(sinks)
-        for edge in reversed(self._calls):
+        for edge in reversed(self.calls):
             ways = sum(onward.get(id(result), 0) for result in edge.results)
             for source in edge.sources:
                 onward[id(source)] = onward.get(id(source), 0) + ways
-        every = [result for edge in self._calls for result in edge.results]
+        every = [result for edge in self.calls for result in edge.results]
         paths = sum(to[sink] for sink in sinks)
         return [t for t in every if to[id(t)] * onward.get(id(t), 0) == paths > 0]
 

@@ -72,7 +72,9 @@ class Watch:
         """
         gradients = [tf.convert_to_tensor(g) if isinstance(g, tf.IndexedSlices) else g for g in gradients]
         values = ops.stack([ops.cast(terms.get(name, 0.0), "float32") for name in self.names])
-        finite = ops.all(ops.stack([ops.all(ops.isfinite(g)) for g in gradients if g is not None]))
+        # One pass over each gradient: a sum is not finite where one of its values is not.
+        sums = [ops.sum(ops.cast(g, "float32")) for g in gradients if g is not None]
+        finite = ops.all(ops.isfinite(ops.stack(sums)))
         scaling = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
         overflow = ops.logical_not(finite)
         bad = ops.logical_and(overflow, _scale(optimizer) <= 1.0) if scaling else overflow
@@ -81,12 +83,22 @@ class Watch:
         told = _summed(ops.concatenate([told, share * values], axis=0))
         sound, skip = told[0] == 0, told[0] + told[1] > 0
         self._note(sound, told)
-        for variable, value in before:
-            variable.assign(ops.where(sound, variable, value))
+        statistics, values = [variable for variable, _ in before], [value for _, value in before]
+
+        def update(gradients: list, values: list) -> None:
+            optimizer.apply_gradients(zip(gradients, variables))
+
+        def restore(gradients: list, values: list) -> None:
+            for variable, value in zip(statistics, values):
+                variable.assign(value)
+
         if scaling:  # such an optimizer skips, and lowers its scale, by itself
             optimizer.apply_gradients(zip(self._spoilt(gradients, skip), variables))
+            _either(sound, lambda *_: None, restore, gradients, values)
         else:
-            _apply_unless(skip, optimizer, gradients, variables)
+            if not optimizer.built:
+                optimizer.build(variables)
+            _either(sound, update, restore, gradients, values)
         return sound
 
     @staticmethod
@@ -129,26 +141,18 @@ class Watch:
         return Finding(int(ops.convert_to_numpy(self._at)), dict(zip(self.names, values)))
 
 
-def _apply_unless(
-    skip: Tensor, optimizer: keras.optimizers.Optimizer, gradients: list, variables: list[keras.Variable]
-) -> None:
-    """Applies gradients, or changes nothing of weights and optimizer; `skip` is the same on all replicas."""
-    if not optimizer.built:
-        optimizer.build(variables)
-
-    def step(gradients: list) -> None:
-        optimizer.apply_gradients(zip(gradients, variables))
-
+def _either(condition: Tensor, one: Callable, other: Callable, *args: Any) -> None:
+    """Does one of two things with this replica's tensors, the same on all replicas."""
     if tf.__internal__.distribute.strategy_supports_no_merge_call():
-        tf.cond(skip, lambda: None, lambda: step(gradients))
+        tf.cond(condition, lambda: one(*args), lambda: other(*args))
         return
 
-    def together(strategy: tf.distribute.Strategy, skip: Any, gradients: list) -> None:
-        # A replica's own branch may not merge with the others', which applying does: one branch for all replicas.
-        skip = strategy.experimental_local_results(skip)[0]
-        tf.cond(skip, lambda: None, lambda: strategy.extended.call_for_each_replica(step, args=(gradients,)))
+    def together(strategy: tf.distribute.Strategy, condition: Any, *args: Any) -> None:
+        # A replica's own branch may not merge with the others', which updates do: one branch for all replicas.
+        condition, each = strategy.experimental_local_results(condition)[0], strategy.extended.call_for_each_replica
+        tf.cond(condition, lambda: each(one, args=args), lambda: each(other, args=args))
 
-    tf.distribute.get_replica_context().merge_call(together, args=(skip, gradients))
+    tf.distribute.get_replica_context().merge_call(together, args=(condition, *args))
 
 
 def _scale(optimizer: keras.optimizers.LossScaleOptimizer) -> Any:

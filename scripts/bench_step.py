@@ -4,12 +4,14 @@
 
 A pair is teacher:student:pixels:batch. All distil with a hard loss and KD at temperature 4, each weighing a half; with
 "stage" the mean squared difference of the last stage is added, where both have the same channels (Keras's Distiller
-has no adapters). What is fed is one batch in memory: reading is measured by scripts.bench_recording.
+has no adapters). "Folded" and "bfloat16" have a teacher frozen by `kd_keras.frozen`, in float32 and in that precision.
+What is fed is one batch in memory: reading is measured by scripts.bench_recording.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import keras
@@ -17,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 from absl import app, flags
 
-from kd_keras import Distiller, methods, models
+from kd_keras import Distiller, frozen, methods, models
 from kd_keras.contracts import INPUTS, RECORDED
 from kd_keras.taps import Tapped
 from kd_keras.teacher import AbsentTeacher, Teacher
@@ -108,6 +110,11 @@ def live(pair: Pair, xla: bool, stage: bool = False) -> Run:
     return fitting(ours(pair, pair.teacher, xla, stage), (pair.images, pair.labels))
 
 
+def with_frozen(way: Callable, precision: str) -> Callable:
+    """The same with a frozen copy of the teacher."""
+    return lambda pair, *options: way(pair._replace(teacher=frozen(pair.teacher, precision)), *options)
+
+
 def recorded(pair: Pair, xla: bool) -> Run:
     """Ours, the teacher's logits coming with the batch."""
     ready = Teacher(pair.teacher).tapped(["logits"])
@@ -124,27 +131,32 @@ def ours(pair: Pair, teacher: Any, xla: bool, stage: bool = False) -> Distiller:
     return distiller
 
 
+FROZEN = {"ours, live, folded": with_frozen(live, "float32"), "ours, live, bfloat16": with_frozen(live, "bfloat16")}
+FROZEN |= {"Keras's Distiller, bfloat16": with_frozen(of_keras, "bfloat16")}
+WAYS = {"by hand": by_hand, "Keras's Distiller": of_keras, "ours, live": live}
+
+
 def contestants(pair: Pair) -> dict[str, Any]:
     """What runs, by name, as functions without arguments."""
-    ways = {"student alone": alone, "by hand": by_hand, "Keras's Distiller": of_keras, "ours, live": live}
-    ways["ours, recorded"] = recorded
+    ways = {"student alone": alone, **WAYS, "ours, recorded": recorded, **FROZEN}
     found = {name: lambda make=make: make(pair, False) for name, make in ways.items()}
     shapes = [Tapped(each, ["stages[-1]"]).specs["stages[-1]"].shape for each in pair[:2]]
     if shapes[0] == shapes[1]:
-        ways = {"by hand": by_hand, "Keras's Distiller": of_keras, "ours, live": live}
-        found |= {f"{name}, stage": lambda make=make: make(pair, False, True) for name, make in ways.items()}
+        ways = {f"{name}, stage": make for name, make in (WAYS | FROZEN).items()}
+        found |= {name: lambda make=make: make(pair, False, True) for name, make in ways.items()}
     if FLAGS.xla:
-        ways = {"by hand": by_hand, "Keras's Distiller": of_keras, "ours, live": live}
-        found |= {f"{name}, XLA": lambda make=make: make(pair, True) for name, make in ways.items()}
+        found |= {f"{name}, XLA": lambda make=make: make(pair, True) for name, make in WAYS.items()}
     return found
 
 
-TARGETS = (
-    ("ours, live", "Keras's Distiller", 0.85),
-    ("ours, live, stage", "Keras's Distiller, stage", 0.60),
-    ("ours, live, stage", "by hand, stage", 1.02),
-    ("ours, recorded", "student alone", 1.05),
-)
+TARGETS = [("ours, live", "Keras's Distiller", 0.85), ("ours, live, stage", "Keras's Distiller, stage", 0.60)]
+TARGETS += [("ours, live, stage", "by hand, stage", 1.02), ("ours, recorded", "student alone", 1.05)]
+for kind in ("folded", "bfloat16"):
+    TARGETS += [(f"ours, live, {kind}", "by hand", 1.02), (f"ours, live, {kind}", "Keras's Distiller", 0.85)]
+    TARGETS += [(f"ours, live, {kind}, stage", "by hand, stage", 1.02)]
+    TARGETS += [(f"ours, live, {kind}, stage", "Keras's Distiller, stage", 0.60)]
+TARGETS += [("ours, live, bfloat16", "Keras's Distiller, bfloat16", 0.85)]
+TARGETS += [("ours, live, bfloat16, stage", "Keras's Distiller, bfloat16, stage", 0.60)]
 
 
 def report(text: str) -> None:

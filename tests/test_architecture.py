@@ -8,12 +8,12 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "kd_keras"
 FLOORS = {"contracts": 0, "primitives": 0, "version": 0, "taps": 1, "adapters": 1, "methods": 2, "models": 2, "data": 2}
-FLOORS |= {"weights": 1, "distribute": 2, "multiworker": 2, "teacher": 3, "watch": 3, "checkpoint": 3, "recording": 3}
-FLOORS |= {"distiller": 4}
+FLOORS |= {"weights": 1, "freezing": 2, "distribute": 2, "multiworker": 2, "teacher": 3, "watch": 3, "checkpoint": 3}
+FLOORS |= {"recording": 3, "distiller": 4}
 FLOORS |= {"schemes": 5, "callbacks": 5, "evaluation": 5, "report": 5, "export": 5}
 FLOORS |= {"files": 0, "records": 1, "replay": 2, "deployed": 1, "exported": 4}
 FLOORS |= {"drawing": 1, "plots": 2, "sections": 3}
-BACKEND_FREE = ("contracts", "primitives", "taps", "adapters", "methods", "models")
+BACKEND_FREE = ("contracts", "primitives", "taps", "adapters", "freezing", "methods", "models")
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
 

@@ -70,6 +70,15 @@ def test_the_same_command_does_nothing_more_and_another_is_refused(teacher, data
     assert (teacher / "model.keras").read_bytes() == before
 
 
+def test_a_run_may_be_older_than_a_flag(teacher, data_dir, tmp_path):
+    run = Path(shutil.copytree(teacher, tmp_path / "older"))
+    lines = (run / "flags.txt").read_text().splitlines()
+    (run / "flags.txt").write_text("\n".join(line for line in lines if not line.startswith("--nodetermin")) + "\n")
+    given = ["--model=mlp(hidden=(16,))", *SMALL, data_dir, f"--run={run}"]
+    assert "nothing to do" in program("train", *given).stdout
+    assert "--deterministic (now)" in program("train", *given, "--deterministic", check=False).stderr
+
+
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
 def test_every_flagfile_runs_one_step(config, teacher, data_dir, tmp_path):
     teaches = "--student" in config.read_text()
@@ -152,6 +161,17 @@ def test_a_recording_trains_the_student_of_the_live_run(teacher, data_dir, tmp_p
             np.testing.assert_allclose(a, b, atol=1e-5)
     refused = program("distill", *student, "--shift=2", both[0], f"--run={tmp_path / 'other'}", check=False)
     assert refused.returncode != 0 and "shift=1" in refused.stderr and "shift=2" in refused.stderr
+
+
+def test_a_frozen_teacher_is_recorded_and_told_from_the_whole_one(teacher, data_dir, tmp_path):
+    views = [*SMALL[:2], SMALL[4], data_dir, "--views=1", f"--teacher={teacher}"]
+    half = "--teacher_precision=bfloat16"
+    program("record", *views, half, f"--output={tmp_path / 'recording'}")
+    given = [*views, "--student=mlp(hidden=(8,))", *SMALL[2:4], f"--recording={tmp_path / 'recording'}"]
+    ran = program("distill", *given, half, f"--run={tmp_path / 'half'}")
+    assert "the live teacher differs by 0.0e+00" in ran.stdout
+    refused = program("distill", *given, f"--run={tmp_path / 'whole'}", check=False)
+    assert refused.returncode != 0 and "weights: recorded" in refused.stderr
 
 
 def test_the_zoo_and_its_taps(teacher):
