@@ -58,7 +58,7 @@ class Run:
         known = {line.split("=")[0] for line in before}
         # A flag that there was not yet when the run began, and that is at its default now, changes nothing.
         asked = [line for name, lines in recorded_flags().items() for line in lines
-                 if {f"--{name}", f"--no{name}"} & known or not flags.FLAGS[name].using_default_value]
+                 if {f"--{name}", f"--no{name}"} & known or flags.FLAGS[name].value != flags.FLAGS[name].default]
         if asked != before:
             changed = [f"{line} (before)" for line in before if before.count(line) != asked.count(line)]
             changed += [f"{line} (now)" for line in asked if before.count(line) != asked.count(line)]

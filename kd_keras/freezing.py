@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 from keras import layers
 
 from kd_keras.contracts import mismatch, nearest
-from kd_keras.taps import Edge, Graph, is_walkable
+from kd_keras.taps import Edge, Graph, functional, is_walkable
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 FOLDABLE = (layers.Conv2D, layers.DepthwiseConv2D, layers.Dense)
@@ -20,6 +21,10 @@ FOLDABLE = (layers.Conv2D, layers.DepthwiseConv2D, layers.Dense)
 class Folded(layers.Layer):
     """What remains of a BatchNorm that was folded: the identity, called as that was."""
 
+    def __init__(self, **options: Any):
+        super().__init__(**options)
+        self.supports_masking = True
+
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         return inputs
 
@@ -28,18 +33,18 @@ class Folded(layers.Layer):
 
 
 def frozen(network: keras.Model, precision: str = "float32") -> keras.Model:
-    """A copy of a trained network that answers as it does in inference, in less time.
+    """A copy of a trained network for inference, with the same answers and less work.
 
     A BatchNorm in inference is a scale s and an offset per channel, s (W x + b - mean) + beta with
     s = gamma / sqrt(variance + epsilon), which is one layer with the kernel s W and the bias s (b - mean) + beta. So
-    it is folded into the convolution or Dense layer before it, where that feeds nothing else and is called once; what
-    remains of it is the identity under its name, so that taps stay what they were. The folded layer is called
-    `<name>_folded`: its output is no longer that of the layer `<name>`.
+    it is folded into the convolution or Dense layer before it, where that is called once and feeds nothing else. What
+    remains is the identity under the BatchNorm's name, so that "stages" and the like are what they were; the folded
+    layer is called `<name>_folded`, for its output is another than that of the layer `<name>`.
 
-    In half precision the layers from the first kernel up to the classifier compute and keep their weights in it, with
-    half the memory; the image's own preparation and the logits stay in float32. Every rounding is relative, of about
-    0.4 % for bfloat16 and 0.05 % for float16, whose values end at 65504. Half precision needs a processor that
-    computes in it (AVX512_BF16 or AMX among CPUs, tensor cores among GPUs): others are slower with it.
+    In half precision the layers from the first kernel up to the classifier keep their weights and compute in it: half
+    the memory. The preparation of the image, the logits and other outputs, and layers made of layers stay in float32.
+    bfloat16 rounds by up to 0.4 %; float16 by up to 0.05 %, but only between 6e-5 and 65504. It is faster only on a
+    processor that computes in it: AVX512_BF16 or AMX among CPUs, tensor cores among GPUs.
 
     The weights are those at the time of the call: the copy does not follow a network that is trained on.
 
@@ -48,10 +53,11 @@ def frozen(network: keras.Model, precision: str = "float32") -> keras.Model:
         precision: "float32", "bfloat16" or "float16".
 
     Returns:
-        A model of the same inputs, outputs and layer names, not trainable.
+        A model of the same inputs and outputs, not compiled and not trainable.
 
     Raises:
-        ValueError: for a model that is no graph of layers, or another precision.
+        ValueError: for a model that is no graph of layers, not built, or quantised or adapted by LoRA; for a layer that
+            its own configuration cannot make again; for another precision.
 
     >>> network = keras.Sequential([keras.Input((8, 8, 3)), layers.Conv2D(4, 3), layers.BatchNormalization()])
     >>> [type(layer).__name__ for layer in frozen(network).layers]
@@ -62,36 +68,66 @@ def frozen(network: keras.Model, precision: str = "float32") -> keras.Model:
     if not is_walkable(network):
         remedy = "use the network as it is"
         raise ValueError(mismatch("a Functional or Sequential model to freeze", type(network).__name__, remedy))
-    if any(getattr(layer, "quantization_mode", None) for layer in network._flatten_layers()):
-        raise ValueError(mismatch("a network in floating point to freeze", f"{network.name!r}, quantised"))
-    graph = Graph(network)
-    norms = _foldable(graph)
-    folded = {id(norm) for norm in norms.values()}
-    exact = _exact(graph)
-    copies: list[tuple[Any, Any]] = []
+    for layer in network._flatten_layers():
+        if getattr(layer, "quantization_mode", None) or getattr(layer, "lora_enabled", False):
+            raise ValueError(mismatch("a network with plain weights to freeze", f"{layer.name!r}, quantised or LoRA"))
+    return _Copy(network, precision).model
 
-    def copied(layer: Any) -> Any:
-        if not isinstance(layer, layers.Layer) or isinstance(layer, layers.InputLayer):
-            return layer
-        dtype = "float32" if id(layer) in exact else precision
-        if id(layer) in folded:
-            return Folded(name=layer.name, dtype=dtype)
-        if isinstance(layer, layers.BatchNormalization) and precision != "float32":
-            dtype = f"mixed_{precision}"  # its statistics may be out of the range of float16
-        config = layer.get_config()
-        config |= {"dtype": dtype} if "dtype" in config else {}
-        if id(layer) in norms:
-            config |= {"use_bias": True, "name": f"{layer.name}_folded"}
-        copies.append((layer, type(layer).from_config(config)))
-        return copies[-1][1]
 
-    # Cloned through a model that is not compiled, for a compiled one would get an optimizer with all its variables.
-    bare = keras.Model(network.input, network.output, name=network.name)
-    copy = keras.models.clone_model(bare, clone_function=copied, recursive=True)
-    for layer, its_copy in copies:
-        its_copy.set_weights(_merged(layer, norms[id(layer)]) if id(layer) in norms else layer.get_weights())
-    copy.trainable = False
-    return copy
+class _Copy:
+    """A network's layers, made again one by one."""
+
+    def __init__(self, network: keras.Model, precision: str):
+        graph = Graph(network)
+        self.precision = precision
+        self.norms = _foldable(graph)
+        self.folded = {id(norm) for norm in self.norms.values()}
+        self.exact = set() if precision == "float32" else _exact(graph)
+        self.copies: dict[int, Any] = {}  # by the identity of what is copied, so that what is shared stays shared
+        self.weighted: list[tuple[layers.Layer, layers.Layer]] = []
+        self.model = self._model(network)
+        for layer, its_copy in self.weighted:
+            norm = self.norms.get(id(layer))
+            its_copy.set_weights(_merged(layer, norm) if norm else layer.get_weights())
+            if isinstance(its_copy, layers.Normalization):
+                its_copy.finalize_state()  # it computes with constants made of its weights
+        self.model.trainable = False
+
+    def _model(self, model: keras.Model) -> keras.Model:
+        # Cloned through a model that is not compiled: for another one Keras makes an optimizer with all its variables.
+        bare = keras.Model(functional(model).input, functional(model).output, name=model.name)
+        return keras.models.clone_model(bare, clone_function=self._operation)
+
+    def _operation(self, operation: Any) -> Any:
+        if id(operation) not in self.copies:
+            self.copies[id(operation)] = self._copy(operation)
+        return self.copies[id(operation)]
+
+    def _copy(self, operation: Any) -> Any:
+        if isinstance(operation, keras.Model) and is_walkable(operation):
+            return self._model(operation)
+        if not isinstance(operation, layers.Layer):
+            apart = copy.copy(operation)  # an operation has no weights, but remembers the graphs that it is in
+            apart._inbound_nodes, apart._outbound_nodes = [], []
+            return apart
+        config = operation.get_config()
+        dtype = "float32" if id(operation) in self.exact else self.precision
+        if id(operation) in self.folded:
+            return Folded(name=operation.name, dtype=dtype)
+        if isinstance(operation, layers.BatchNormalization) and dtype != "float32":
+            dtype = f"mixed_{dtype}"  # its statistics may be out of the range of float16
+        made_of_layers = len(list(operation._flatten_layers())) > 1
+        if "dtype" in config and operation.compute_dtype in PRECISIONS and not made_of_layers:
+            config["dtype"] = dtype
+        if id(operation) in self.norms:
+            config |= {"use_bias": True, "name": f"{operation.name}_folded"}
+        try:
+            made = type(operation).from_config(config)
+        except Exception as error:
+            needed = "layers that their configuration makes again, to freeze"
+            raise ValueError(mismatch(needed, f"{operation.name!r}: {error}", "use the network as it is")) from error
+        self.weighted.append((operation, made))
+        return made
 
 
 def _foldable(graph: Graph) -> dict[int, layers.BatchNormalization]:
@@ -107,20 +143,25 @@ def _foldable(graph: Graph) -> dict[int, layers.BatchNormalization]:
     found = {}
     for edge in graph.calls:
         maker = graph.maker(edge.sources[0]) if edge.sources else None
-        if isinstance(edge.original, layers.BatchNormalization) and once(edge) and once(maker):
+        if type(edge.original) is layers.BatchNormalization and once(edge) and once(maker):
             linear, norm, rank = maker.original, edge.original, len(edge.sources[0].shape)
             channels = 1 if getattr(linear, "data_format", None) == "channels_first" else rank - 1
-            if type(linear) in FOLDABLE and readers[id(edge.sources[0])] == 1 and norm.axis % rank == channels:
+            plain = type(linear) in FOLDABLE and linear.activation is keras.activations.linear
+            if plain and readers[id(edge.sources[0])] == 1 and norm.axis % rank == channels:
                 found[id(linear)] = norm
     return found
 
 
 def _exact(graph: Graph) -> set[int]:
-    """The layers that stay in float32: those before the first kernel, and those from the classifier on."""
+    """The layers that stay in float32: those before the first kernel, those from the classifier on, and those that make
+    an output."""
     learned = graph.learned()
     head = graph.classifier(required=False)
     after = set(map(id, head.results)) if head else set()
-    found = {id(head.original)} if head else set()
+    found = set()
+    for edge in filter(None, [head, *(graph.maker(output) for output in keras.tree.flatten(graph.output))]):
+        before = graph.maker(edge.sources[0])  # where an activation is a part of its layer, that layer
+        found.add(id((before if before and before.path == f"{edge.path}:linear" else edge).original))
     for edge in graph.calls:
         follows = any(id(source) in after for source in edge.sources)
         after.update(map(id, edge.results if follows else ()))

@@ -133,11 +133,16 @@ class Tapped:
 
 def is_walkable(model: keras.Model) -> bool:
     """Whether the model is a graph of layers: Functional or Sequential, and runs as one."""
-    functional = _functional(model)
-    return hasattr(functional, "_nodes_by_depth") and type(functional).call.__module__.startswith("keras.")
+    graph = functional(model)
+    return hasattr(graph, "_nodes_by_depth") and type(graph).call.__module__.startswith("keras.")
 
 
-def _functional(model: keras.Model) -> keras.Model:
+def functional(model: keras.Model) -> keras.Model:
+    """The graph of layers that a Sequential model runs; another model itself.
+
+    Raises:
+        ValueError: where it is not built.
+    """
     if isinstance(model, keras.Sequential):
         if not model.built:
             raise ValueError(mismatch("a built model", f"{model.name!r}, unbuilt", "begin it with keras.Input(shape)"))
@@ -216,7 +221,7 @@ class Graph:
     def __init__(self, model: keras.Model):
         self.model = model
         self.edges: list[Edge] = []
-        graph = _functional(model)
+        graph = functional(model)
         fresh = {id(t): keras.Input(batch_shape=t.shape, dtype=t.dtype, name=t.name) for t in graph.inputs}
         structure = graph.input if graph is model else graph.inputs  # a Sequential's lone input comes without a list
         self.inputs = tree.map_structure(lambda t: fresh[id(t)], structure)
@@ -241,7 +246,7 @@ class Graph:
     def _call(self, operation: Any, args: tuple, kwargs: dict, prefix: str) -> Any:
         path = prefix + operation.name
         if isinstance(operation, keras.Model) and is_walkable(operation):
-            nested = self._replay(_functional(operation), tree.flatten((args, kwargs.get("inputs", ()))), f"{path}/")
+            nested = self._replay(functional(operation), tree.flatten((args, kwargs.get("inputs", ()))), f"{path}/")
             self.edges.append(Edge(path, None, [], tree.flatten(nested)))
             return nested
         if isinstance(operation, FUSED) and _is_fused(operation):

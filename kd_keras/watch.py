@@ -83,22 +83,22 @@ class Watch:
         told = _summed(ops.concatenate([told, share * values], axis=0))
         sound, skip = told[0] == 0, told[0] + told[1] > 0
         self._note(sound, told)
-        statistics, values = [variable for variable, _ in before], [value for _, value in before]
+        statistics, kept = [variable for variable, _ in before], [value for _, value in before]
 
-        def update(gradients: list, values: list) -> None:
+        def update(gradients: list, kept: list) -> None:
             optimizer.apply_gradients(zip(gradients, variables))
 
-        def restore(gradients: list, values: list) -> None:
-            for variable, value in zip(statistics, values):
+        def restore(gradients: list, kept: list) -> None:
+            for variable, value in zip(statistics, kept):
                 variable.assign(value)
 
         if scaling:  # such an optimizer skips, and lowers its scale, by itself
             optimizer.apply_gradients(zip(self._spoilt(gradients, skip), variables))
-            _either(sound, lambda *_: None, restore, gradients, values)
+            _either(sound, lambda *_: None, restore, gradients, kept)
         else:
             if not optimizer.built:
                 optimizer.build(variables)
-            _either(sound, update, restore, gradients, values)
+            _either(sound, update, restore, gradients, kept)
         return sound
 
     @staticmethod

@@ -106,11 +106,28 @@ def shared_norm(inputs):
     return norm(layers.Conv2D(3, 3)(norm(layers.Conv2D(3, 3)(inputs))))
 
 
+def activated_and_regularised(inputs):
+    activated = layers.Conv2D(4, 3, activation="relu", activity_regularizer="l2")(inputs)
+    return layers.BatchNormalization()(activated)
+
+
+class Doubled(layers.BatchNormalization):
+    def call(self, inputs, training=None, mask=None):
+        return 2 * super().call(inputs, training=training, mask=mask)
+
+
+def of_another_kind(inputs):
+    return Doubled()(layers.Conv2D(4, 3)(inputs))
+
+
 def over_rows(inputs):
     return layers.BatchNormalization(axis=1)(layers.Conv2D(8, 3, padding="same")(inputs))
 
 
-@pytest.mark.parametrize("body", [activated, read_twice, shared_convolution, shared_norm, over_rows])
+BODIES = [activated, activated_and_regularised, read_twice, shared_convolution, shared_norm, of_another_kind, over_rows]
+
+
+@pytest.mark.parametrize("body", BODIES)
 def test_what_cannot_be_folded_stays(body):
     inputs = keras.Input(SHAPE)
     network = trained(keras.Model(inputs, body(inputs)))
@@ -179,10 +196,83 @@ def test_it_does_not_follow_a_network_that_trains_on():
     np.testing.assert_allclose(copy(X), before, rtol=1e-5, atol=1e-5)
 
 
-def test_a_compiled_network_gives_a_bare_copy():
-    network = trained(convolutional(normalised=True))
-    network.compile("adam", "mse")
-    assert not frozen(network).compiled
+def test_compiled_networks_give_a_bare_copy():
+    network, inner = trained(nested()), nested().get_layer("body")
+    for each in (network, network.get_layer("body"), inner):
+        each.compile("adam", lambda y_true, y_pred: 0.0)
+    copy = frozen(network)
+    assert not copy.compiled and not copy.get_layer("body").compiled
+
+
+def test_a_sequential_model_alone_and_within():
+    body = keras.Sequential([layers.Conv2D(4, 3, name="conv"), layers.BatchNormalization(name="bn")], name="body")
+    network = keras.Sequential([keras.Input(SHAPE), body, layers.Flatten(), layers.Dense(CLASSES, name="classify")])
+    copy = frozen(trained(network))
+    assert not norms(copy)
+    np.testing.assert_allclose(copy(X), network(X, training=False), rtol=1e-5, atol=1e-5)
+    assert Tapped(copy, ["body/bn"]).specs == Tapped(network, ["body/bn"]).specs
+
+
+def test_constants_that_a_layer_makes_of_its_weights():
+    prepared = layers.Normalization()
+    prepared.adapt(5 * X + 3)
+    inputs = keras.Input(SHAPE)
+    network = trained(keras.Model(inputs, convolutional(normalised=True)(prepared(inputs))))
+    np.testing.assert_allclose(frozen(network)(X), network(X, training=False), rtol=1e-4, atol=1e-5)
+
+
+@keras.saving.register_keras_serializable("tests")
+class Halved(keras.Model):
+    """A graph of layers with a call of its own."""
+
+    def call(self, inputs, training=None):
+        return 0.5 * super().call(inputs, training=training)
+
+
+@keras.saving.register_keras_serializable("tests")
+class Block(layers.Layer):
+    """A layer made of layers that have a precision of their own."""
+
+    def build(self, shape):
+        self.convolution = layers.Conv2D(shape[-1], 3, padding="same")
+        self.convolution.build(shape)
+
+    def call(self, inputs):
+        return inputs + self.convolution(inputs)
+
+
+def within(inputs):
+    a, b = keras.Input(SHAPE), layers.Conv2D(4, 3, padding="same")
+    return layers.BatchNormalization()(Halved(a, b(a), name="halved")(inputs))
+
+
+def block(inputs):
+    return Block()(layers.Conv2D(4, 3)(inputs))
+
+
+def wrapped(inputs):
+    return layers.TimeDistributed(layers.Conv1D(4, 3))(layers.Conv2D(4, 3)(inputs))
+
+
+@pytest.mark.parametrize("body", [within, block, wrapped])
+@pytest.mark.parametrize("precision, bound", [("float32", 1e-5), ("bfloat16", 0.05)])
+def test_layers_made_of_layers(body, precision, bound):
+    inputs = keras.Input(SHAPE)
+    x = layers.ReLU()(layers.Conv2D(4, 3)(body(inputs)))
+    network = trained(keras.Model(inputs, layers.Dense(CLASSES)(layers.Flatten()(x))))
+    assert error(network, frozen(network, precision)) < bound
+
+
+def test_every_output_is_float32():
+    inputs = keras.Input(SHAPE)
+    x = layers.Flatten()(layers.Conv2D(4, 3)(inputs))
+    outputs = {"one": layers.Dense(3, activation="softmax")(x), "two": layers.BatchNormalization()(layers.Dense(2)(x))}
+    outputs["mean"] = layers.Average()([layers.Dense(2)(x), layers.Dense(2)(x)])
+    network = trained(keras.Model(inputs, outputs))
+    answers = frozen(network, "bfloat16")(X)
+    assert {keras.backend.standardize_dtype(value.dtype) for value in answers.values()} == {"float32"}
+    for name, value in network(X, training=False).items():
+        np.testing.assert_allclose(answers[name], value, atol=0.05 * np.std(value))
 
 
 def test_it_is_saved_and_loaded(tmp_path):
@@ -216,10 +306,16 @@ def test_what_is_refused():
         frozen(Own())
     with pytest.raises(ValueError, match="did you mean bfloat16"):
         frozen(convolutional(), "bfloat1")
+    dense = keras.Sequential([keras.Input((8,)), layers.Dense(4)])
+    dense.layers[0].enable_lora(2)
+    with pytest.raises(ValueError, match="plain weights to freeze"):
+        frozen(dense)
     quantised = keras.Sequential([keras.Input((8,)), layers.Dense(4)])
     quantised.quantize("int8")
-    with pytest.raises(ValueError, match="floating point to freeze"):
+    with pytest.raises(ValueError, match="plain weights to freeze"):
         frozen(quantised)
+    with pytest.raises(ValueError, match="'double': "):
+        frozen(keras.Sequential([keras.Input((8,)), layers.Lambda(lambda x: 2 * x, name="double")]))
     teacher = Teacher(frozen(trained(convolutional(normalised=True))))
     with pytest.raises(ValueError, match="a map that comes from a BatchNormalization"):
         Distiller(student=convolutional(normalised=True), teacher=teacher, methods=[OFD()])
