@@ -46,10 +46,12 @@ class Watch:
         self._terms = keras.Variable(np.zeros(len(self.names), "float32"), **options)
         self._asked = keras.Variable(0.0, trainable=False, aggregation="none")  # each worker's own
 
-    def statistics(self, model: keras.Model) -> list[tuple[keras.Variable, Tensor]]:
-        """BatchNorm's moving statistics before a step, to give to the call."""
+    def statistics(self, model: keras.Model) -> tuple[list[keras.Variable], Tensor]:
+        """BatchNorm's moving statistics and their values before a step, to give to the call; in one tensor, for a branch
+        pays for each that it is given."""
         layers = [each for each in model._flatten_layers() if isinstance(each, keras.layers.BatchNormalization)]
-        return [(v, tf.identity(v.value)) for layer in layers for v in layer.non_trainable_variables]
+        found = [variable for layer in layers for variable in layer.non_trainable_variables]
+        return found, tf.concat([tf.zeros(0), *(tf.cast(variable.value, tf.float32) for variable in found)], 0)
 
     def __call__(
         self,
@@ -58,7 +60,7 @@ class Watch:
         variables: list[keras.Variable],
         terms: dict[str, Tensor],
         share: Any,
-        before: list,
+        before: tuple[list[keras.Variable], Tensor],
     ) -> Tensor:
         """Applies the gradients where the step is finite on all replicas, and returns whether it is.
 
@@ -83,13 +85,14 @@ class Watch:
         told = _summed(ops.concatenate([told, share * values], axis=0))
         sound, skip = told[0] == 0, told[0] + told[1] > 0
         self._note(sound, told)
-        statistics, kept = [variable for variable, _ in before], [value for _, value in before]
+        statistics, kept = before
 
-        def update(gradients: list, kept: list) -> None:
+        def update(gradients: list, kept: Tensor) -> None:
             optimizer.apply_gradients(zip(gradients, variables))
 
-        def restore(gradients: list, kept: list) -> None:
-            for variable, value in zip(statistics, kept):
+        def restore(gradients: list, kept: Tensor) -> None:
+            sizes = [variable.shape[0] for variable in statistics]
+            for variable, value in zip(statistics, tf.split(kept, sizes) if sizes else ()):
                 variable.assign(value)
 
         if scaling:  # such an optimizer skips, and lowers its scale, by itself

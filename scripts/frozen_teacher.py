@@ -1,11 +1,13 @@
-"""What a frozen copy of a trained teacher costs in answers and saves in time, by precision.
+"""What a frozen copy of a teacher costs in answers and saves in time, by precision.
 
-    python -m scripts.frozen_teacher --teacher=runs/resnet20_strong --dataset=cifar10
+    python -m scripts.frozen_teacher --teacher=runs/resnet20_strong --dataset=cifar10 --timed=vgg13:32:32
 
-Its accuracy on the test images, how often it answers as the network does and how far its logits and distributions are,
-the bytes of its weights, and milliseconds a batch of 64, all precisions in turns.
+Of a trained teacher: its accuracy on the test images, how often the copy answers as the network does, how far its
+logits and distributions are, and the bytes of its weights. Of networks to be timed, name:pixels:batch, milliseconds a
+pass, all copies in turns.
 """
 
+from collections.abc import Iterator
 from functools import partial
 
 import keras
@@ -14,49 +16,71 @@ import tensorflow as tf
 from absl import app, flags
 
 from experiments.runs import load_model, load_result
-from kd_keras import data, frozen
+from kd_keras import data, frozen, models
 from kd_keras.evaluation.agreement import agreement
 from kd_keras.evaluation.base import Answers, answers
 from kd_keras.evaluation.cost import milliseconds
 from kd_keras.freezing import PRECISIONS
 from scripts.measuring import machine
 
-BATCH = 64
 FLAGS = flags.FLAGS
-flags.DEFINE_string("teacher", "runs/resnet20_strong", "A finished run.")
+flags.DEFINE_string("teacher", None, "A finished run.")
 flags.DEFINE_string("dataset", "cifar10", "Images to ask it about, as experiments.train names them.")
 flags.DEFINE_string("data_dir", None, "Where the datasets are.")
+flags.DEFINE_multi_string("timed", [], "A network of the zoo to be timed, as name:pixels:batch; repeat it for several.")
+
+
+def copies(network: keras.Model) -> dict[str, keras.Model]:
+    """The network itself and a frozen copy in each precision, by the name of its row."""
+    return {"the network": network} | {f"frozen, {name}": frozen(network, name) for name in PRECISIONS}
 
 
 def weight_bytes(network: keras.Model) -> int:
     return sum(variable.value.dtype.size * int(np.prod(variable.shape)) for variable in network.weights)
 
 
-def row(found: Answers, network: Answers) -> str:
+def compared(found: Answers, network: Answers) -> str:
     same, apart = dict(agreement(found, network)), np.abs(found.logits - network.logits)
-    accuracy, spread = found.right.mean(), network.logits.std()
-    how_far = f"{same['kl']:.1e} | {apart.mean():.2g} | {apart.max():.2g} of {spread:.2g}"
-    return f"{accuracy:.4f} | {same['agreement']:.4f} | {how_far}"
+    how_far = f"{same['kl']:.1e} | {apart.mean():.2g} | {apart.max():.2g} of {network.logits.std():.2g}"
+    return f"{found.right.mean():.4f} | {same['agreement']:.4f} | {how_far}"
+
+
+def answer_table(run: str) -> None:
+    record = load_result(run)["data"]
+    normalisation = data.Normalisation(tuple(record["mean"]), tuple(record["std"]))
+    source = data.load(FLAGS.dataset, "test", FLAGS.data_dir)
+    test = data.evaluation(source, batch_size=100, normalisation=normalisation)
+    made = copies(load_model(run))
+    found = {name: answers(model, test) for name, model in made.items()}
+    print("| | accuracy | answers alike | KL, nats | logits apart, mean | greatest, of their spread | weights, KB |")
+    print("|---|" + "---:|" * 6)
+    for name, model in made.items():
+        print(f"| {name} | {compared(found[name], found['the network'])} | {weight_bytes(model) / 1024:.0f} |")
+
+
+def timed_cells(text: str) -> Iterator[str]:
+    """Of each copy of a network the milliseconds a pass and their ratio to the network's, medians of 40 in turns."""
+    name, pixels, count = text.split(":")
+    shape = (int(pixels), int(pixels), 3)
+    keras.utils.set_random_seed(0)
+    made = copies(models.build(name, shape, classes=100))
+    calls = {row: tf.function(partial(model, training=False)) for row, model in made.items()}
+    images = np.random.default_rng(0).normal(size=(int(count), *shape)).astype("float32")
+    times = milliseconds(calls, {row: [images] for row in calls}, 40)
+    for row in calls:
+        ratios = np.array(times[row]) / np.array(times["the network"])
+        yield f"{np.median(times[row]):.1f} ({np.median(ratios):.2f})"
 
 
 def main(_: list[str]) -> None:
-    record = load_result(FLAGS.teacher)["data"]
-    normalisation = data.Normalisation(tuple(record["mean"]), tuple(record["std"]))
-    source = data.load(FLAGS.dataset, "test", FLAGS.data_dir)
-    test = data.evaluation(source, batch_size=BATCH, normalisation=normalisation)
-    network = load_model(FLAGS.teacher)
-    models = {"the network": network} | {f"frozen, {name}": frozen(network, name) for name in PRECISIONS}
-    found = {name: answers(model, test) for name, model in models.items()}
-    images = np.array(next(iter(test))[0])
-    calls = {name: tf.function(partial(model, training=False)) for name, model in models.items()}
-    times = milliseconds(calls, {name: [images] for name in models}, 40)
-    heads = ("accuracy", "answers alike", "KL, nats", "logits apart, mean", "greatest, of their spread")
-    print("| |", " | ".join((*heads, "weights, KB", "ms a batch", "of the network's")), "|")
-    print("|---|" + "---:|" * 8)
-    for name, model in models.items():
-        ratios = np.array(times[name]) / np.array(times["the network"])
-        print(f"| {name} | {row(found[name], found['the network'])} | {weight_bytes(model) / 1024:.0f} |", end=" ")
-        print(f"{np.median(times[name]):.1f} | {np.median(ratios):.2f} |")
+    if FLAGS.teacher:
+        answer_table(FLAGS.teacher)
+    if FLAGS.timed:
+        print("\n| milliseconds a pass, and of the network's |", " | ".join(FLAGS.timed), "|")
+        print("|---|" + "---:|" * len(FLAGS.timed))
+        rows = ["the network", *(f"frozen, {name}" for name in PRECISIONS)]
+        for row in zip(rows, *map(timed_cells, FLAGS.timed)):
+            print("|", " | ".join(row), "|")
     print(f"\n{machine()}")
 
 
