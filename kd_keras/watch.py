@@ -47,8 +47,8 @@ class Watch:
         self._asked = keras.Variable(0.0, trainable=False, aggregation="none")  # each worker's own
 
     def statistics(self, model: keras.Model) -> tuple[list[keras.Variable], Tensor]:
-        """BatchNorm's moving statistics and their values before a step, to give to the call; in one tensor, for a branch
-        pays for each that it is given."""
+        """BatchNorm's moving statistics and their values before a step, to give to the call; in one tensor, for a
+        branch pays for each that it is given."""
         layers = [each for each in model._flatten_layers() if isinstance(each, keras.layers.BatchNormalization)]
         found = [variable for layer in layers for variable in layer.non_trainable_variables]
         return found, tf.concat([tf.zeros(0), *(tf.cast(variable.value, tf.float32) for variable in found)], 0)
