@@ -207,18 +207,20 @@ class Recording:
                     if not np.isfinite(rows[name]).all():
                         raise ValueError(mismatch("finite values", f"{name} of view {view} in {self.directory}"))
 
-    def compare(self, outputs: Mapping[str, Any], recorded: Mapping[str, Any]) -> float:
+    def compare(self, outputs: Mapping[str, Any], recorded: Mapping[str, Any], allowed: float = 2e-3) -> float:
         """Holds a live teacher's outputs for one batch against the recorded ones of the same batch.
 
         Args:
             outputs: of the live teacher, tap by tap.
             recorded: what rides in that batch.
+            allowed: the largest relative difference: by default what storage as float16, which keeps eleven bits, and
+                other threads and devices explain.
 
         Returns:
             The largest difference, relative to the largest value of its tap.
 
         Raises:
-            ValueError: where a value differs by more than its storage explains. Of logits kept as top-k the k largest
+            ValueError: where a value differs by more than is allowed. Of logits kept as top-k the k largest
                 are compared.
         """
         worst = 0.0
@@ -231,7 +233,6 @@ class Recording:
                 order = np.argsort(kept, axis=-1)[..., -k:]
                 live, kept = (np.take_along_axis(side, order, axis=-1) for side in (live, kept))
             difference = np.abs(live - kept).max() / max(np.abs(live).max(), 1e-6)
-            allowed = 2e-3  # float16 keeps eleven bits; other threads and devices add a little
             if not difference <= allowed:
                 remedy = "is it the same network, with the same preprocess= and the same images? Else record anew"
                 came = f"a relative difference of {difference:.2g} in {column}"
