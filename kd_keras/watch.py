@@ -74,7 +74,7 @@ class Watch:
         """
         gradients = [tf.convert_to_tensor(g) if isinstance(g, tf.IndexedSlices) else g for g in gradients]
         values = ops.stack([ops.cast(terms.get(name, 0.0), "float32") for name in self.names])
-        # One pass over each gradient: a sum is not finite where one of its values is not.
+        # One pass over each gradient: a sum is not finite where one of its values is not, or where it exceeds 3e38.
         sums = [ops.sum(ops.cast(g, "float32")) for g in gradients if g is not None]
         finite = ops.all(ops.isfinite(ops.stack(sums)))
         scaling = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
