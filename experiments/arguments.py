@@ -10,7 +10,7 @@ from typing import Any
 
 from absl import flags, logging
 
-from kd_keras.contracts import mismatch, nearest
+from kd_keras.errors import explain_mismatch, suggest
 
 FLAGS = flags.FLAGS
 
@@ -113,7 +113,7 @@ def parse_call(text: str, nested: Callable[[str], Any] | None = None) -> tuple[s
     except SyntaxError as error:
         needed = "name(argument=value, ...) with literal values"
         remedy = "for instance kd(temperature=4, weight=0.9); text in quotes: logits(form='mse')"
-        raise ValueError(mismatch(needed, repr(text), remedy)) from error
+        raise ValueError(explain_mismatch(needed, repr(text), remedy)) from error
 
 
 def parse_method(text: str, **known: Any) -> Any:
@@ -136,12 +136,12 @@ def parse_method(text: str, **known: Any) -> Any:
     classes = {each.lower(): getattr(methods, each) for each in methods.__all__}
     classes = {each: kind for each, kind in classes.items() if inspect.isclass(kind) and each not in ("method", "taps")}
     if name not in classes:
-        raise ValueError(mismatch("--method= a method", repr(name), nearest(name, classes)))
+        raise ValueError(explain_mismatch("--method= a method", repr(name), suggest(name, classes)))
     accepted = list(inspect.signature(classes[name]).parameters)
     for argument in arguments:
         if argument not in accepted:
             needed = f"arguments of {name}: {', '.join(accepted)}"
-            raise ValueError(mismatch(needed, repr(argument), nearest(argument, accepted)))
+            raise ValueError(explain_mismatch(needed, repr(argument), suggest(argument, accepted)))
     return classes[name](**{key: value for key, value in known.items() if key in accepted} | arguments)
 
 
@@ -161,7 +161,7 @@ def parse_weight(text: str, flag: str) -> Any:
             raise SyntaxError("only numbers from 0")
         return weight
     except (ValueError, SyntaxError) as error:
-        raise ValueError(mismatch(f"--{flag}= a number from 0, or {{epoch: number, ...}}", text)) from error
+        raise ValueError(explain_mismatch(f"--{flag}= a number from 0, or {{epoch: number, ...}}", text)) from error
 
 
 def integers(name: str, count: int | None = None) -> tuple[int, ...] | None:
@@ -174,5 +174,5 @@ def integers(name: str, count: int | None = None) -> tuple[int, ...] | None:
     if texts is None:
         return None
     if len(texts) != (count or len(texts)) or not all(text.strip().isdigit() for text in texts):
-        raise ValueError(mismatch(f"--{name}= {count or ''} whole numbers with commas", ",".join(texts)))
+        raise ValueError(explain_mismatch(f"--{name}= {count or ''} whole numbers with commas", ",".join(texts)))
     return tuple(int(text) for text in texts)

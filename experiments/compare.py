@@ -21,8 +21,8 @@ from absl import app, flags
 
 from experiments import arguments, comparison, sweeps
 from experiments.runs import write_text
-from kd_keras.callbacks import save_beside
-from kd_keras.contracts import mismatch
+from kd_keras.errors import explain_mismatch
+from kd_keras.files import write_atomically
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("runs", [], "Finished runs to compare, or patterns of them.")
@@ -40,14 +40,14 @@ def main(_: list[str]) -> None:
     arguments.quiet()
     if bool(FLAGS.sweep) == bool(FLAGS.runs):
         came = "both" if FLAGS.runs else "neither"
-        raise ValueError(mismatch("--runs= of finished runs, or --sweep= and a plan", came))
+        raise ValueError(explain_mismatch("--runs= of finished runs, or --sweep= and a plan", came))
     runs = swept() if FLAGS.sweep else named(FLAGS.runs)
     groups, unfinished = comparison.grouped(runs)
     for run in unfinished:
         log = run.with_name(f"{run.name}.log")
         print(f"No result: {run}{f', see {log}' if log.exists() else ''}", file=sys.stderr)
     if not groups:
-        raise ValueError(mismatch("a finished run", f"none of {len(runs)}"))
+        raise ValueError(explain_mismatch("a finished run", f"none of {len(runs)}"))
     found = comparison.rows(groups)
     print(comparison.markdown(found))
     if FLAGS.output:
@@ -55,7 +55,7 @@ def main(_: list[str]) -> None:
         place.mkdir(parents=True, exist_ok=True)
         write_text(place / "compare.md", comparison.markdown(found) + "\n")
         write_text(place / "compare.csv", comparison.as_csv(found))
-        save_beside(place / "compare.png", lambda name: comparison.plot(groups, Path(name)))
+        write_atomically(place / "compare.png", lambda name: comparison.plot(groups, Path(name)))
     if unfinished:
         sys.exit(f"{len(unfinished)} of {len(runs)} runs have no result.")
 
@@ -70,7 +70,7 @@ def named(patterns: Sequence[str]) -> list[Path]:
     for pattern in patterns:
         matching = [Path(each) for each in sorted(glob(pattern)) if (Path(each) / "flags.txt").exists()]
         if not matching:
-            raise ValueError(mismatch("--runs= directories of runs", f"{pattern!r}, which finds none"))
+            raise ValueError(explain_mismatch("--runs= directories of runs", f"{pattern!r}, which finds none"))
         found |= dict.fromkeys(matching)
     return list(found)
 
@@ -79,9 +79,9 @@ def swept() -> list[Path]:
     """The runs of the plan, this worker's part finished as far as they can be."""
     place, slash, workers = FLAGS.part.partition("/")
     if not (slash and place.isdigit() and workers.isdigit() and int(place) < int(workers)):
-        raise ValueError(mismatch("--part=i/n, such as 0/4", FLAGS.part))
+        raise ValueError(explain_mismatch("--part=i/n, such as 0/4", FLAGS.part))
     if not (FLAGS.pair and FLAGS.recipe):
-        raise ValueError(mismatch("--pair= and --recipe= for a sweep", f"{FLAGS.pair} and {FLAGS.recipe}"))
+        raise ValueError(explain_mismatch("--pair= and --recipe= for a sweep", f"{FLAGS.pair} and {FLAGS.recipe}"))
     shared = [f"--flagfile={FLAGS.budget}"] if FLAGS.budget else []
     shared += [f"--data_dir={FLAGS.data_dir}"] if FLAGS.data_dir else []
     runs = sweeps.plan(FLAGS.sweep, FLAGS.pair, FLAGS.recipe, arguments.integers("seeds"), shared)

@@ -11,9 +11,9 @@ import tensorflow as tf
 from absl import flags
 
 from kd_keras import distribute
-from kd_keras.contracts import mismatch
 from kd_keras.data.pipeline import SHARDING
-from kd_keras.watch import CHOICES
+from kd_keras.errors import explain_mismatch
+from kd_keras.training.guard import CHOICES
 
 FLAGS = flags.FLAGS
 
@@ -65,7 +65,7 @@ def chosen() -> Iterator[tf.distribute.Strategy]:
     if FLAGS.deterministic:
         tf.config.experimental.enable_op_determinism()
     strategy = distribute.strategy(FLAGS.strategy, devices=FLAGS.devices, timeout=FLAGS.worker_timeout)
-    with distribute.ending_together(strategy), contextlib.ExitStack() as stack:
+    with distribute.exit_together(strategy), contextlib.ExitStack() as stack:
         if not distribute.is_chief(strategy):
             stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
         yield strategy
@@ -76,14 +76,14 @@ def of_this_machine() -> tf.distribute.Strategy:
     several = FLAGS.devices or len(tf.config.list_physical_devices("GPU"))
     shared = FLAGS.strategy == "mirrored" or (FLAGS.strategy in ("auto", "multiworker") and several > 1)
     if FLAGS.strategy not in ("auto", "multiworker", "mirrored", "one"):
-        raise ValueError(mismatch("--strategy=auto, one, mirrored or multiworker here", FLAGS.strategy))
+        raise ValueError(explain_mismatch("--strategy=auto, one, mirrored or multiworker here", FLAGS.strategy))
     return distribute.strategy("mirrored" if shared else "one", devices=FLAGS.devices)
 
 
 def chief_alone() -> bool:
     """Whether this process does the work of a program that needs one device; the first worker of a cluster does it."""
     if FLAGS.strategy in ("auto", "multiworker"):
-        return distribute.place()[0] == 0
+        return distribute.worker_rank()[0] == 0
     if FLAGS.strategy != "one":
         print(f"--strategy={FLAGS.strategy}: there is nothing to share out here, one device does it.")
     return True
@@ -99,13 +99,13 @@ def begin(strategy: tf.distribute.Strategy) -> None:
     print(f"Training on {devices or 'the CPU'}{over}.", flush=True)
     if FLAGS.drop_remainder and FLAGS.batch_size % replicas:
         came = f"--batch_size={FLAGS.batch_size}"
-        raise ValueError(mismatch(f"a batch size that {replicas} replicas divide, for static shapes", came))
+        raise ValueError(explain_mismatch(f"a batch size that {replicas} replicas divide, for static shapes", came))
 
 
 def learning_rate() -> float:
     """The highest learning rate, scaled to the batch size as the flags say."""
     sizes = FLAGS.batch_size, FLAGS.base_batch_size
-    rate = distribute.scaled_rate(FLAGS.learning_rate, FLAGS.scale_learning_rate, *sizes)
+    rate = distribute.scale_learning_rate(FLAGS.learning_rate, FLAGS.scale_learning_rate, *sizes)
     if FLAGS.scale_learning_rate != "none":
         rule = f"{FLAGS.scale_learning_rate}, from a batch of {FLAGS.base_batch_size} to {FLAGS.batch_size}"
         print(f"Learning rate {rate:g}: {FLAGS.learning_rate:g} scaled ({rule}).")
@@ -114,6 +114,6 @@ def learning_rate() -> float:
 
 def jit(strategy: tf.distribute.Strategy) -> bool | str:
     """Whether to compile with XLA; the reason is printed."""
-    mode, reason = distribute.xla(strategy, FLAGS.jit, FLAGS.deterministic)
+    mode, reason = distribute.choose_xla(strategy, FLAGS.jit, FLAGS.deterministic)
     print(f"XLA {'off' if not mode else 'on'}: {reason}.", flush=True)
     return mode

@@ -18,9 +18,9 @@ from absl import app, flags
 from experiments import arguments, devices, teachers, training
 from experiments.runs import Run
 from kd_keras import Distiller, Teacher, distribute
-from kd_keras.contracts import mismatch
+from kd_keras.errors import explain_mismatch
 from kd_keras.methods import Method
-from kd_keras.methods.base import Weight
+from kd_keras.methods.schedules import Weight
 from kd_keras.teacher import RecordedTeacher
 
 FLAGS = flags.FLAGS
@@ -78,14 +78,14 @@ def chosen_student(
 ) -> keras.Model:
     """The student of the flags, as the methods train it."""
     if not (images.train.classes or teacher):
-        raise ValueError(mismatch("labelled images, or a --teacher=", f"{FLAGS.dataset!r}, unlabelled, and none"))
+        raise ValueError(explain_mismatch("labelled images, or a --teacher=", f"{FLAGS.dataset!r}, unlabelled, and none"))
     classes = images.train.classes or teacher.tapped(["logits"]).specs["logits"].shape[-1]
     student = training.network(FLAGS.student, images, classes)
     for method in methods:
         chosen, student = student, method.student_from(student, live.networks[0] if live else None)
         if student is not chosen and live and live.class_order:
             remedy = "name the classes of the images in the teacher's order"
-            raise ValueError(mismatch(f"the images' classes in one order for {method.name}", "another order", remedy))
+            raise ValueError(explain_mismatch(f"the images' classes in one order for {method.name}", "another order", remedy))
     return student
 
 
@@ -93,13 +93,13 @@ def check_methods(methods: list[Method]) -> None:
     """Refuses, before any data is loaded, what could not be trained."""
     wanting = [method.name for method in methods if method.taps.teacher]
     if wanting and not (FLAGS.teacher or FLAGS.recording):
-        raise ValueError(mismatch(f"--teacher= or --recording= for {', '.join(wanting)}", "neither"))
+        raise ValueError(explain_mismatch(f"--teacher= or --recording= for {', '.join(wanting)}", "neither"))
     if FLAGS.teacher and not wanting:
-        raise ValueError(mismatch("no --teacher=", f"{', '.join(FLAGS.teacher)}, which no --method= asks for"))
-    first_stage = [method.name for method in methods if not method.moves_student]
+        raise ValueError(explain_mismatch("no --teacher=", f"{', '.join(FLAGS.teacher)}, which no --method= asks for"))
+    first_stage = [method.name for method in methods if not method.trains_student]
     if first_stage:
         remedy = "run a method of two stages from Python, which hands on what the first one trained"
-        raise ValueError(mismatch("methods that teach the student", ", ".join(first_stage), remedy))
+        raise ValueError(explain_mismatch("methods that teach the student", ", ".join(first_stage), remedy))
 
 
 if __name__ == "__main__":

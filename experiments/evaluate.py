@@ -20,8 +20,8 @@ from experiments.inquiry import QUESTIONS, Candidate, Inquiry, asked_questions
 from experiments.pictures import check_report, write_report
 from experiments.runs import load_result, write_text
 from kd_keras import data, distribute
-from kd_keras.contracts import mismatch
-from kd_keras.evaluation import demands
+from kd_keras.errors import explain_mismatch
+from kd_keras.evaluation import check_requirements
 from kd_keras.evaluation.verdict import ABOUT
 
 FLAGS = flags.FLAGS
@@ -52,7 +52,7 @@ def compare(strategy: tf.distribute.Strategy) -> int:
     """Prints what was found, and returns the exit code; the replicas share out the answers, and the chief writes."""
     limits = {name: FLAGS[name].value for name in ABOUT if FLAGS[name].value is not None}
     if limits and not FLAGS.model:
-        raise ValueError(mismatch("--model= a network to judge", "none"))
+        raise ValueError(explain_mismatch("--model= a network to judge", "none"))
     if FLAGS.report:
         check_report(FLAGS.report)
     questions = asked_questions([*FLAGS.questions, *["all"] * bool(FLAGS.report)], limits, FLAGS.other_dataset)
@@ -77,7 +77,7 @@ def compare(strategy: tf.distribute.Strategy) -> int:
         write_text(Path(FLAGS.output), json.dumps(plain(found), indent=1))
     for text in [*(sentence(run, row) for run, row in found.items()), *by_size(found, FLAGS.model, FLAGS.data_dir)]:
         print(text)
-    verdict = demands(limits, found[FLAGS.model[-1]], found[FLAGS.teacher]) if limits else []
+    verdict = check_requirements(limits, found[FLAGS.model[-1]], found[FLAGS.teacher]) if limits else []
     for demand in verdict:
         print(demand.text)
     if FLAGS.report and distribute.is_chief(strategy):

@@ -16,10 +16,10 @@ from absl import app, flags
 
 from experiments import arguments, devices
 from experiments.runs import load_model, load_result
-from experiments.teachers import renormalise
+from experiments.teachers import renormalize
 from kd_keras import Teacher, data, distribute, models
 from kd_keras.contracts import as_batch
-from kd_keras.evaluation import accuracy, answers, cost, latency
+from kd_keras.evaluation import accuracy, cost, latency, predict
 
 FLAGS = flags.FLAGS
 arguments.define_data()
@@ -45,13 +45,13 @@ def compare(strategy: tf.distribute.Strategy) -> None:
     size = arguments.integers("image_size", 2) or tuple(record["image_shape"][:2])
     images = data.evaluation(source, batch_size=FLAGS.batch_size, image_size=size)
     with strategy.scope():
-        model, normalise = load_model(FLAGS.model), renormalise(record, data.Normalisation())
+        model, normalise = load_model(FLAGS.model), renormalize(record, data.Normalisation())
         singles = {f"exit {number}": models.single_exit(model, number) for number in numbers(model)}
         rows = {name: (each, normalise) for name, each in {**singles, "sum of the exits": model}.items()}
         if FLAGS.alone:
             own = load_result(FLAGS.alone).get("data", {})
-            rows["the network alone"] = load_model(FLAGS.alone), renormalise(own, data.Normalisation())
-        given = {name: answers(Teacher(each, preprocess=before), images) for name, (each, before) in rows.items()}
+            rows["the network alone"] = load_model(FLAGS.alone), renormalize(own, data.Normalisation())
+        given = {name: predict(Teacher(each, preprocess=before), images) for name, (each, before) in rows.items()}
     if not distribute.is_chief(strategy):
         return
     some = as_batch(next(iter(images))).inputs

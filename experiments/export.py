@@ -20,9 +20,10 @@ from experiments import arguments, devices
 from experiments.runs import load_model, load_result, write_text
 from experiments.teachers import class_order
 from kd_keras import data, export
-from kd_keras.contracts import as_batch, mismatch, nearest
-from kd_keras.exported import TOLERANCES
-from kd_keras.files import save_beside
+from kd_keras.contracts import as_batch
+from kd_keras.errors import explain_mismatch, suggest
+from kd_keras.export.verification import TOLERANCES
+from kd_keras.files import write_atomically
 
 FLAGS = flags.FLAGS
 FORMS = {"saved_model": ("saved_model", "float32"), "onnx": ("model.onnx", "float32")}
@@ -47,10 +48,10 @@ def main(_: list[str]) -> None:
         return
     for form in FLAGS.formats:
         if form not in FORMS:
-            raise ValueError(mismatch("--formats= forms of an export", form, nearest(form, FORMS)))
+            raise ValueError(explain_mismatch("--formats= forms of an export", form, suggest(form, FORMS)))
     record = load_result(FLAGS.model).get("data")
     if record is None:
-        raise ValueError(mismatch("a finished run", FLAGS.model, "its result.json says how images are normalised"))
+        raise ValueError(explain_mismatch("a finished run", FLAGS.model, "its result.json says how images are normalised"))
     model, normalise = load_model(FLAGS.model), data.Normalisation(tuple(record["mean"]), tuple(record["std"]))
     run = Path(FLAGS.model) if Path(FLAGS.model).is_dir() else Path(FLAGS.model).parent
     output, source = Path(FLAGS.output or run / "export"), arguments.load_test(record)
@@ -71,7 +72,7 @@ def main(_: list[str]) -> None:
             print(f"| {form} | refused | - | - | - | - | - | - |", flush=True)
     classes = model.predict(normalise(images / np.float32(255)), verbose=0).argmax(-1)
     if "saved_model" in rows:
-        save_beside(output / "saved_model/check.npz", lambda name: np.savez(name, images=images, classes=classes))
+        write_atomically(output / "saved_model/check.npz", lambda name: np.savez(name, images=images, classes=classes))
     accuracy = None if labels is None else float((classes == labels).mean())
     print("\nThe images have no labels." if accuracy is None else f"\nThe source: accuracy {accuracy:.4f}.")
     table = {"model": FLAGS.model, "images": len(images), "dataset": source.name, "source_accuracy": accuracy}

@@ -12,10 +12,11 @@ import numpy as np
 import tensorflow as tf
 
 from experiments.runs import load_model, load_result, saved_flags
-from experiments.teachers import class_order, renormalise
+from experiments.teachers import class_order, renormalize
 from kd_keras import Teacher, data, evaluation
-from kd_keras.contracts import as_batch, mismatch, nearest
-from kd_keras.evaluation import Answers
+from kd_keras.contracts import as_batch
+from kd_keras.errors import explain_mismatch, suggest
+from kd_keras.evaluation import Predictions
 
 QUESTIONS = ("robustness", "generalisation", "attention", "similarity", "memory")
 
@@ -29,9 +30,9 @@ def asked_questions(given: Iterable[str], demanded: Iterable[str], other_dataset
     given = [*given, *["robustness"] * ("max_mce" in demanded), *["generalisation"] * ("min_auroc" in demanded)]
     for question in given:
         if question not in (*QUESTIONS, "all"):
-            raise ValueError(mismatch("--questions= of those that there are", question, nearest(question, QUESTIONS)))
+            raise ValueError(explain_mismatch("--questions= of those that there are", question, suggest(question, QUESTIONS)))
     if "min_auroc" in demanded and not other_dataset:
-        raise ValueError(mismatch("--other_dataset= images of other things, for --min_auroc", "none"))
+        raise ValueError(explain_mismatch("--other_dataset= images of other things, for --min_auroc", "none"))
     return tuple(question for question in QUESTIONS if question in given or "all" in given)
 
 
@@ -56,8 +57,8 @@ class Candidate(NamedTuple):
         order = class_order(self.record, source.class_names)
         own = len(order) if order else self.network.output_shape[-1]
         if own != (source.classes or own):
-            raise ValueError(mismatch(f"{source.classes} classes", f"{self.run} gives {own}"))
-        return Teacher(self.network, preprocess=renormalise(self.record, data.Normalisation()), class_order=order)
+            raise ValueError(explain_mismatch(f"{source.classes} classes", f"{self.run} gives {own}"))
+        return Teacher(self.network, preprocess=renormalize(self.record, data.Normalisation()), class_order=order)
 
     @property
     def kilobytes(self) -> float:
@@ -106,7 +107,7 @@ class Inquiry:
             pixels = np.round(255 * np.concatenate([batch.inputs for batch in sampled])).astype("uint8")
             self.sample = pixels, np.concatenate([batch.label for batch in sampled]) if test.labelled else None
         self.findings: dict[str, dict[str, Any]] = {}
-        self.answers: dict[str, Answers] = {}
+        self.answers: dict[str, Predictions] = {}
         self.maps: dict[str, np.ndarray] = {}
         self._grams: dict[str, list[np.ndarray]] = {}
         self._timed: dict[str, tuple[keras.Model, np.ndarray]] = {}
@@ -116,7 +117,7 @@ class Inquiry:
         """Adds a candidate's findings; the first is the teacher of those after it."""
         reading, run = candidate.reading(self.test), candidate.run
         self.teacher = self.teacher or run
-        own = self.answers[run] = evaluation.answers(reading, self.images)
+        own = self.answers[run] = evaluation.predict(reading, self.images)
         theirs = self.answers[self.teacher]
         found = self.findings[run] = dict(evaluation.accuracy(own)) | dict(evaluation.agreement(own, theirs))
         found |= evaluation.intervals(own, None if run == self.teacher else theirs)
@@ -145,30 +146,30 @@ class Inquiry:
     def _robustness(self, candidate: Candidate, reading: Teacher) -> Any:
         images, labels = self.sample
         if labels is None:
-            raise ValueError(mismatch("labels", f"{self.test.name}, which has none"))
+            raise ValueError(explain_mismatch("labels", f"{self.test.name}, which has none"))
         base = None if candidate.run == self.teacher else self.findings[self.teacher]
         return evaluation.robustness(reading, images, labels, base, batch_size=self.batch_size)
 
-    def _generalisation(self, candidate: Candidate, reading: Teacher) -> Any:
+    def _generalization(self, candidate: Candidate, reading: Teacher) -> Any:
         test, other = self.answers[candidate.run], None
         if self.other is not None:
             channels = as_batch(self.images.element_spec).inputs.shape[-1]
             others = self._batches(thinned(self.other, len(test.logits)))
-            other = evaluation.answers(reading, others.map(lambda images, *_: with_channels(images, channels)))
-        found = dict(evaluation.generalisation(test, other=other))
+            other = evaluation.predict(reading, others.map(lambda images, *_: with_channels(images, channels)))
+        found = dict(evaluation.generalization(test, other=other))
         self._found("gap", candidate, lambda: self._gap(candidate))
         return found
 
     def _gap(self, candidate: Candidate) -> Any:
         train, test = training_images(candidate.run, self.data_dir), self.answers[candidate.run]
         batches = self._batches(thinned(train, len(test.logits)))
-        return evaluation.generalisation(test, evaluation.answers(candidate.reading(train), batches))
+        return evaluation.generalization(test, evaluation.predict(candidate.reading(train), batches))
 
     def _attention(self, candidate: Candidate, reading: Teacher) -> Any:
         if candidate.run == self.teacher:
             batches = tf.data.Dataset.from_tensor_slices(self.sample[0]).batch(self.batch_size)
             scaled = batches.map(lambda images: tf.cast(images, tf.float32) / 255)
-            self._asked_classes = evaluation.answers(reading, scaled).chosen
+            self._asked_classes = evaluation.predict(reading, scaled).chosen
         maps = evaluation.attention_maps(reading, self.sample[0], self._asked_classes, self.batch_size)
         self.maps[candidate.run] = maps
         return evaluation.attention(maps, self._of_teacher(self.maps))
@@ -182,7 +183,7 @@ class Inquiry:
 
     def _of_teacher(self, kept: dict[str, Any]) -> Any:
         if self.teacher not in kept:
-            raise ValueError(mismatch("the teacher's, to compare with", "none"))
+            raise ValueError(explain_mismatch("the teacher's, to compare with", "none"))
         return kept[self.teacher]
 
     def _batches(self, source: data.Source) -> tf.data.Dataset:
@@ -203,7 +204,7 @@ def training_images(run: str, data_dir: str | None) -> data.Source:
     """
     given = saved_flags(run)
     if "dataset" not in given:
-        raise ValueError(mismatch("a run that names its training images", f"{run}, without flags.txt"))
+        raise ValueError(explain_mismatch("a run that names its training images", f"{run}, without flags.txt"))
     train = data.load(given["dataset"], given["train_split"], data_dir or given.get("data_dir"))
     left_out = [int(number) for number in given.get("without_classes", "").split(",") if number]
     return train.without(left_out) if left_out else train

@@ -51,7 +51,7 @@ def described(kind: type[Method]) -> tuple[str, ...]:
     """What `HEAD` names, for one method with its defaults."""
     method = kind()
     ours, theirs = (", ".join(f"`{tap}`" for tap in taps) or "none" for taps in method.taps)
-    weights = f"{method.weight:g}", f"{method.beside:g}"
+    weights = f"{method.weight:g}", f"{method.published_hard_weight:g}"
     return f"`{kind.__name__.lower()}`", kind.family, ours, theirs, *weights, paper(kind)
 
 

@@ -16,7 +16,7 @@ from experiments.runs import load_model
 from kd_keras import models
 from kd_keras.contracts import TapSpec
 from kd_keras.evaluation import macs
-from kd_keras.taps import Tapped
+from kd_keras.networks.taps import Tapped
 
 FLAGS = flags.FLAGS
 devices.define_place()

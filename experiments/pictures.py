@@ -1,4 +1,4 @@
-"""From an inquiry to the page of `kd_keras.report`: what the runs recorded, and the images that it shows."""
+"""From an inquiry to the page of `kd_keras.report.page`: what the runs recorded, and the images that it shows."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ import numpy as np
 from scipy.special import softmax
 
 from experiments.inquiry import Inquiry
-from kd_keras.contracts import as_batch, mismatch
-from kd_keras.evaluation import Demand
-from kd_keras.files import save_beside
-from kd_keras.report import Attention, Disagreement, Subject, page
+from kd_keras.contracts import as_batch
+from kd_keras.errors import explain_mismatch
+from kd_keras.evaluation import Requirement
+from kd_keras.files import write_atomically
+from kd_keras.report.page import Attention, Disagreement, Subject, render_page
 
 TAUGHT = ("--teacher=", "--recording=", "--method=")  # flags of a run that had a teacher
 LOOKED = 8  # images with attention maps
@@ -30,22 +31,22 @@ def check_report(path: str) -> None:
         ValueError: without the directory, or the packages that draw.
     """
     if not Path(path).absolute().parent.is_dir():
-        raise ValueError(mismatch("--report= a file in a directory that there is", path))
+        raise ValueError(explain_mismatch("--report= a file in a directory that there is", path))
     absent = [name for name in ("jinja2", "matplotlib", "PIL") if importlib.util.find_spec(name) is None]
     if absent:
-        raise ValueError(mismatch("Jinja2, matplotlib and Pillow for --report", f"no {', '.join(absent)}"))
+        raise ValueError(explain_mismatch("Jinja2, matplotlib and Pillow for --report", f"no {', '.join(absent)}"))
 
 
-def write_report(path: str, inquiry: Inquiry, judged: str, demands: Sequence[Demand]) -> None:
+def write_report(path: str, inquiry: Inquiry, judged: str, check_requirements: Sequence[Requirement]) -> None:
     """Writes the page on what was found, with the verdict on the run `judged`."""
     runs = [run for run in inquiry.findings if run != judged]
     runs = [*runs, judged] if judged != inquiry.teacher else list(inquiry.findings)
     about = f"{inquiry.test.size:,} test images of {inquiry.test.name}."
     if len(inquiry.sample[0]) not in (0, inquiry.test.size):
         about += f" Corruptions, attention and CKA: {len(inquiry.sample[0]):,} of them."
-    html = page(
+    html = render_page(
         [subject(run, inquiry) for run in runs],
-        demands,
+        check_requirements,
         title=f"May {judged} replace {inquiry.teacher}?" if judged != inquiry.teacher else judged,
         data=about,
         classes=inquiry.test.class_names or (),
@@ -53,7 +54,7 @@ def write_report(path: str, inquiry: Inquiry, judged: str, demands: Sequence[Dem
         disagreements=disagreements(inquiry, judged),
         command=f"python -m experiments.evaluate {shlex.join(sys.argv[1:])}",
     )
-    save_beside(path, lambda name: Path(name).write_text(html, encoding="utf-8"))
+    write_atomically(path, lambda name: Path(name).write_text(html, encoding="utf-8"))
 
 
 def subject(run: str, inquiry: Inquiry) -> Subject:

@@ -18,10 +18,10 @@ from absl import app, flags
 
 from experiments import arguments, devices, teachers, training
 from kd_keras import Teacher, distribute
-from kd_keras.contracts import mismatch
-from kd_keras.recording import record
-from kd_keras.records import TEMPERATURES
-from kd_keras.replay import Recording
+from kd_keras.errors import explain_mismatch
+from kd_keras.recording.format import TEMPERATURES
+from kd_keras.recording.reader import Recording
+from kd_keras.recording.writer import record
 
 FLAGS = flags.FLAGS
 arguments.define_data()
@@ -44,7 +44,7 @@ def main(_: list[str]) -> None:
         verify()
         return
     if not FLAGS.teacher:
-        raise ValueError(mismatch("--teacher=", "none"))
+        raise ValueError(explain_mismatch("--teacher=", "none"))
     with devices.of_this_machine().scope():
         images = training.load_images()
         recording = record(
@@ -68,9 +68,9 @@ def part() -> tuple[int, int]:
     if FLAGS.shard:
         numbers = re.fullmatch(r"(\d+)/(\d+)", FLAGS.shard)
         if not numbers:
-            raise ValueError(mismatch("--shard=i/n, such as 0/4", FLAGS.shard))
+            raise ValueError(explain_mismatch("--shard=i/n, such as 0/4", FLAGS.shard))
         return int(numbers[1]), int(numbers[2])
-    return distribute.place()
+    return distribute.worker_rank()
 
 
 def verify() -> None:

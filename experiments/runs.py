@@ -25,8 +25,8 @@ import keras
 from absl import flags
 
 import kd_keras
-from kd_keras.callbacks import save_beside
-from kd_keras.contracts import mismatch
+from kd_keras.errors import explain_mismatch
+from kd_keras.files import write_atomically
 
 PACKAGES = ("tensorflow", "keras", "tensorflow-datasets", "numpy")
 NOT_RECORDED = ("overwrite", "run", "flagfile", "worker_timeout")
@@ -51,7 +51,7 @@ class Run:
         if flagfile.exists():
             self._check_same(flagfile.read_text().splitlines())
         elif self.path.exists() and any(self.path.iterdir()):
-            raise ValueError(mismatch("--run= a new directory or a run", f"{self.path}, which holds something else"))
+            raise ValueError(explain_mismatch("--run= a new directory or a run", f"{self.path}, which holds something else"))
         self.complete = (self.path / "result.json").exists()
 
     def _check_same(self, before: list[str]) -> None:
@@ -64,7 +64,7 @@ class Run:
             changed += [f"{line} (now)" for line in asked if before.count(line) != asked.count(line)]
             changed = changed or ["the same in another order"]
             remedy = "name another --run, or --overwrite to delete it"
-            raise ValueError(mismatch(f"the flags that {self.path} was run with", ", ".join(changed), remedy))
+            raise ValueError(explain_mismatch(f"the flags that {self.path} was run with", ", ".join(changed), remedy))
 
     def begin(self) -> None:
         """Writes down the flags; not before everything that they name was found, so that a slip leaves no run."""
@@ -91,10 +91,10 @@ class Run:
 
     def finish(self, model: keras.Model, result: dict[str, Any], best: Callable[[], Any]) -> None:
         """Saves the network as it is, then as `best` makes it again, and the result; the run is then complete."""
-        save_beside(self.path / "model.keras", model.save)
+        write_atomically(self.path / "model.keras", model.save)
         if "val_accuracy" in result["last"]:
             best()
-            save_beside(self.path / "best.keras", model.save)
+            write_atomically(self.path / "best.keras", model.save)
         versions = {name: importlib.metadata.version(name) for name in PACKAGES}
         versions |= {"python": platform.python_version(), "kd_keras": kd_keras.__version__}
         write_text(self.path / "result.json", json.dumps({**result, "versions": versions}, indent=1))
@@ -103,7 +103,7 @@ class Run:
 
 def write_text(path: Path, text: str) -> None:
     """Writes a text file beside its place and renames it there."""
-    save_beside(path, lambda name: Path(name).write_text(text))
+    write_atomically(path, lambda name: Path(name).write_text(text))
 
 
 def recorded_flags() -> dict[str, list[str]]:
@@ -124,11 +124,11 @@ def load_model(run: str) -> keras.Model:
     path = Path(run)
     path = path / "model.keras" if path.is_dir() else path
     if not path.exists():
-        raise ValueError(mismatch("a finished run or a .keras file", str(run), "train it first"))
+        raise ValueError(explain_mismatch("a finished run or a .keras file", str(run), "train it first"))
     try:
         return keras.saving.load_model(path, compile=False)
     except Exception as error:
-        raise ValueError(mismatch(f"a whole model file at {path}", f"{type(error).__name__}: {error}")) from error
+        raise ValueError(explain_mismatch(f"a whole model file at {path}", f"{type(error).__name__}: {error}")) from error
 
 
 def load_result(run: str) -> dict[str, Any]:

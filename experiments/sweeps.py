@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from kd_keras.contracts import mismatch
+from kd_keras.errors import explain_mismatch
 
 ALONE = "alone"
 
@@ -50,12 +50,12 @@ def plan(
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice or not all(name and given for name, given in split):
         came = f"{', '.join(twice)} twice" if twice else str(list(recipes))
-        raise ValueError(mismatch(f"--recipe='NAME: FLAGS' of different names, none of them {ALONE!r}", came))
+        raise ValueError(explain_mismatch(f"--recipe='NAME: FLAGS' of different names, none of them {ALONE!r}", came))
     found = []
     for pair in pairs:
         teacher, colon, student = pair.partition(":")
         if not (teacher and colon and student):
-            raise ValueError(mismatch("--pair=TEACHER:STUDENT", repr(pair)))
+            raise ValueError(explain_mismatch("--pair=TEACHER:STUDENT", repr(pair)))
         folder = Path(place) / f"{Path(teacher.replace('/seed{seed}', '')).stem}-{student}".replace("/", "_")
         for seed in seeds:
             whole = [*shared, f"--seed={seed}"]

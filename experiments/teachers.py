@@ -11,10 +11,11 @@ from absl import flags
 from experiments.runs import load_model, load_result
 from experiments.training import Images, training_batches
 from kd_keras import Teacher, data, frozen
-from kd_keras.callbacks import Position
-from kd_keras.contracts import as_batch, mismatch
-from kd_keras.freezing import PRECISIONS
+from kd_keras.contracts import as_batch
+from kd_keras.errors import explain_mismatch
+from kd_keras.networks.freezing import PRECISIONS
 from kd_keras.teacher import RecordedTeacher
+from kd_keras.training.checkpoint import Position
 
 FLAGS = flags.FLAGS
 
@@ -38,13 +39,13 @@ def load_teacher(images: Images) -> Teacher:
     records = [load_result(run).get("data", {}) for run in FLAGS.teacher]
     orders = [class_order(record, images.train.class_names) for record in records]
     if any(order != orders[0] for order in orders):
-        raise ValueError(mismatch("teachers that order their classes alike", f"{orders}"))
+        raise ValueError(explain_mismatch("teachers that order their classes alike", f"{orders}"))
     networks = [load_model(run) for run in FLAGS.teacher]
     return Teacher(
         [frozen(network, FLAGS.teacher_precision) for network in networks] if FLAGS.teacher_precision else networks,
         weights=[float(weight) for weight in FLAGS.teacher_weights] if FLAGS.teacher_weights else None,
         combine=FLAGS.combine,
-        preprocess=[renormalise(record, images.normalisation) for record in records],
+        preprocess=[renormalize(record, images.normalisation) for record in records],
         class_order=orders[0],
     )
 
@@ -68,7 +69,7 @@ def load_recorded(images: Images, live: Teacher | None) -> RecordedTeacher:
     return teacher
 
 
-def renormalise(record: dict[str, Any], own: data.Normalisation) -> Callable | None:
+def renormalize(record: dict[str, Any], own: data.Normalisation) -> Callable | None:
     """From images normalised in one way to those a teacher was trained on; nothing where both are alike.
 
     A teacher that has no record, a bare `.keras` file, reads images in 0..1.
@@ -86,5 +87,5 @@ def class_order(record: dict[str, Any], ours: tuple[str, ...] | None) -> list[in
         return None
     missing = sorted(set(ours) - set(theirs))
     if missing:
-        raise ValueError(mismatch(f"a network of the classes {list(ours)}", f"one of {theirs}", f"it lacks {missing}"))
+        raise ValueError(explain_mismatch(f"a network of the classes {list(ours)}", f"one of {theirs}", f"it lacks {missing}"))
     return [theirs.index(name) for name in ours]

@@ -9,7 +9,7 @@ from absl import app, flags
 from experiments import arguments, devices, training
 from experiments.runs import Run
 from kd_keras import Distiller, distribute
-from kd_keras.contracts import mismatch
+from kd_keras.errors import explain_mismatch
 
 FLAGS = flags.FLAGS
 arguments.define_data()
@@ -36,7 +36,7 @@ def train(strategy: tf.distribute.Strategy) -> None:
         return
     devices.begin(strategy)
     if not images.train.labelled:
-        raise ValueError(mismatch("labelled images to train on", f"{FLAGS.dataset!r}, unlabelled"))
+        raise ValueError(explain_mismatch("labelled images to train on", f"{FLAGS.dataset!r}, unlabelled"))
     with strategy.scope():
         model = training.network(FLAGS.model, images, images.train.classes)
         distiller = Distiller(student=model)

@@ -14,12 +14,12 @@ from experiments import devices
 from experiments.arguments import integers, parse_call
 from experiments.runs import Run
 from kd_keras import Distiller, Teacher, callbacks, data, distribute, models
-from kd_keras.callbacks import Checkpoint, Position
-from kd_keras.contracts import mismatch
-from kd_keras.evaluation import accuracy, answers
-from kd_keras.replay import Recording
-from kd_keras.watch import NonFinite
-from kd_keras.weights import load_weights
+from kd_keras.errors import explain_mismatch
+from kd_keras.evaluation import accuracy, predict
+from kd_keras.networks.loading import load_weights
+from kd_keras.recording.reader import Recording
+from kd_keras.training.checkpoint import Checkpoint, Position
+from kd_keras.training.guard import NonFinite
 
 FLAGS = flags.FLAGS
 
@@ -36,7 +36,7 @@ class Images(NamedTuple):
     def shape(self) -> tuple[int, int, int]:
         """`(H, W, C)` as the network reads it."""
         if not (self.image_size or self.train.image_shape):
-            raise ValueError(mismatch("images of one size", f"{self.train.name}, of several", "--image_size=H,W"))
+            raise ValueError(explain_mismatch("images of one size", f"{self.train.name}, of several", "--image_size=H,W"))
         channels = self.train.examples.element_spec["image"].shape[-1]
         return (*(self.image_size or self.train.image_shape[:2]), channels)
 
@@ -62,7 +62,7 @@ def load_images() -> Images:
         test = data.load(FLAGS.test_dataset or FLAGS.dataset, FLAGS.test_split, FLAGS.data_dir)
         if test.labelled and train.labelled and test.class_names != train.class_names:
             came = f"{train.class_names} and {test.class_names}"
-            raise ValueError(mismatch("training and test images of the same classes, in one order", came))
+            raise ValueError(explain_mismatch("training and test images of the same classes, in one order", came))
         test = test if test.labelled else None
     normalisation = data.measure(train) if FLAGS.normalise else data.Normalisation()
     return Images(train, test, integers("image_size", 2), normalisation)
@@ -99,7 +99,7 @@ def teacher_accuracy(teacher: Teacher, images: Images) -> dict[str, float]:
         image_size=images.image_size,
         normalisation=images.normalisation,
     )
-    known = dict(accuracy(answers(teacher, test)))
+    known = dict(accuracy(predict(teacher, test)))
     print(f"The teacher's accuracy on {images.test.size:,} test images is {known['accuracy']:.4f}.")
     return {"teacher_accuracy": known["accuracy"]}
 
@@ -135,7 +135,7 @@ def fit(
         within = f" and {start.step} of {steps} steps of the next" * (start.step > 0)
         print(f"Going on after epoch {start.epoch} of {FLAGS.epochs}{within}.", flush=True)
     distribute.seed_replicas(strategy, distiller)
-    indexed = any(method.indexed for method in distiller.methods)
+    indexed = any(method.needs_index for method in distiller.methods)
     callbacks.fit(
         distiller,
         checkpoint,
@@ -172,7 +172,7 @@ def training_batches(
 ) -> tf.data.Dataset:
     """The training images from a position on, with the recorded outputs where there are any."""
     if recorded is not None and FLAGS.views not in (None, recorded.views):
-        raise ValueError(mismatch(f"--views={recorded.views}, as was recorded", str(FLAGS.views)))
+        raise ValueError(explain_mismatch(f"--views={recorded.views}, as was recorded", str(FLAGS.views)))
     return data.training(
         images.train,
         start_epoch=at.epoch,
@@ -258,7 +258,7 @@ def compile_from_flags(distiller: Distiller, steps: int, labelled: bool, jit: bo
     if soft_labels():
         loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=FLAGS.label_smoothing)
     if FLAGS.sync_batch_norm:
-        print(f"{distribute.synchronise_batch_norm(distiller)} BatchNorms compute over the global batch.")
+        print(f"{distribute.synchronize_batch_norm(distiller)} BatchNorms compute over the global batch.")
     distiller.compile(
         optimizer=optimizer,
         loss=loss if labelled else None,
@@ -271,7 +271,7 @@ def compile_from_flags(distiller: Distiller, steps: int, labelled: bool, jit: bo
 def learning_rate(peak: float, steps: int, warmup: int) -> Any:
     """The learning rate over `steps` updates, with a linear warm-up over the first ones."""
     if warmup and FLAGS.schedule != "cosine":
-        raise ValueError(mismatch("--schedule=cosine with --warmup_epochs", f"--schedule={FLAGS.schedule}"))
+        raise ValueError(explain_mismatch("--schedule=cosine with --warmup_epochs", f"--schedule={FLAGS.schedule}"))
     if FLAGS.schedule == "constant":
         return peak
     if FLAGS.schedule == "steps":

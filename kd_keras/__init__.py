@@ -1,9 +1,10 @@
 """kd_keras: knowledge distillation for computer vision on Keras 3 and TensorFlow."""
 
-from kd_keras import callbacks, data, distribute, methods, models
+from kd_keras import data, distribute, evaluation, export, methods, models, recording
+from kd_keras import training as callbacks
 from kd_keras.contracts import Batch, Outputs, Step, TapSpec
 from kd_keras.distiller import Distiller
-from kd_keras.freezing import frozen
+from kd_keras.networks.freezing import frozen
 from kd_keras.teacher import Teacher
 from kd_keras.version import __version__
 
@@ -18,7 +19,10 @@ __all__ = (
     "callbacks",
     "data",
     "distribute",
+    "evaluation",
+    "export",
     "frozen",
     "methods",
     "models",
+    "recording",
 )

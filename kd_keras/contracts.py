@@ -1,12 +1,11 @@
 """The words that every part of the package shares: a batch, a network's outputs, a step, a tap's specification.
 
 Nothing here computes. A batch is made by `as_batch` from whatever Keras hands to a training step; a network's outputs
-travel as `Outputs`, a dictionary of named taps; what does not fit is said by `mismatch`.
+travel as `Outputs`, a dictionary of named taps.
 """
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -46,18 +45,6 @@ class Step(NamedTuple):
     epoch: Any
 
 
-class Share(NamedTuple):
-    """Which parts of every global batch one worker makes: `count` of them from `first` on, of `total`, one a replica.
-
-    The default is the whole. A batch of B rows has its part p in the rows from `p * B // total` to
-    `(p + 1) * B // total`.
-    """
-
-    first: int = 0
-    count: int = 1
-    total: int = 1
-
-
 class Outputs(dict):
     """A network's outputs by tap name; `"stages"` is a list of maps `(B, H, W, C)`, every other tap one tensor.
 
@@ -93,18 +80,3 @@ def as_batch(data: Any) -> Batch:
         recorded = {tap: list(maps) if isinstance(maps, tuple) else maps for tap, maps in recorded.items()}
     return Batch(x.get(INPUTS, own), label, weight, x.get(INDEX), recorded)
 
-
-def mismatch(needed: str, came: str, remedy: str = "") -> str:
-    """The one form of an error: what was needed, what came, what to do."""
-    return f"Needed: {needed}\nCame:   {came}" + (f"\nRemedy: {remedy}" if remedy else "")
-
-
-def nearest(name: str, choices: Iterable[str]) -> str:
-    """The remedy for an unknown name: the choices closest to it, or all of them.
-
-    >>> nearest("resnet21", ["mlp", "resnet20"])
-    'did you mean resnet20?'
-    """
-    choices = sorted(choices)
-    close = difflib.get_close_matches(name, choices, n=3, cutoff=0.6)
-    return f"did you mean {' or '.join(close)}?" if close else f"choose one of: {', '.join(choices)}"

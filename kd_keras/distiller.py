@@ -12,20 +12,15 @@ import keras
 import tensorflow as tf
 from keras import ops, tree
 
-from kd_keras.contracts import Batch, Outputs, Step, TapSpec, Tensor, as_batch, mismatch
-from kd_keras.methods.base import (
-    Method,
-    Weight,
-    as_weight,
-    classes_of,
-    deserialize_weight,
-    serialize_weight,
-    weight_at,
-)
-from kd_keras.multiworker import FitsOnWorkers
-from kd_keras.taps import Tapped
+from kd_keras.contracts import Batch, Outputs, Step, TapSpec, Tensor, as_batch
+from kd_keras.distribute.keras_fit import FitsOnWorkers
+from kd_keras.errors import explain_mismatch
+from kd_keras.methods.base import Method
+from kd_keras.methods.labels import class_indices
+from kd_keras.methods.schedules import Weight, as_weight, deserialize_weight, serialize_weight, weight_at
+from kd_keras.networks.taps import Tapped
 from kd_keras.teacher import AbsentTeacher, Teacher, TeacherCheck
-from kd_keras.watch import NonFinite, Watch
+from kd_keras.training.guard import NonFinite, NonFiniteGuard
 
 
 @keras.saving.register_keras_serializable("kd_keras")
@@ -68,10 +63,10 @@ class Distiller(FitsOnWorkers):
         name: str = "distiller",
     ):
         if not isinstance(student, keras.Model):
-            raise TypeError(mismatch("a Keras model as student", type(student).__name__))
+            raise TypeError(explain_mismatch("a Keras model as student", type(student).__name__))
         for method in methods:
             if not isinstance(method, Method):
-                raise TypeError(mismatch("a list of methods such as kd_keras.methods.KD()", repr(method)))
+                raise TypeError(explain_mismatch("a list of methods such as kd_keras.methods.KD()", repr(method)))
         super().__init__(name=name, dtype=student.dtype_policy, autocast=False)
         self.student = student
         self.methods = list(methods)
@@ -80,14 +75,14 @@ class Distiller(FitsOnWorkers):
         self.attach(teacher)
         for method in self.methods:
             if method.built:
-                raise ValueError(mismatch("a method of its own", f"{method.name!r}, bound before", "make a new one"))
+                raise ValueError(explain_mismatch("a method of its own", f"{method.name!r}, bound before", "make a new one"))
             method.bind(self._student.specs, self._teacher.specs)
         self._epoch = self.add_weight(name="epoch", shape=(), dtype="int32", initializer="zeros", trainable=False)
         self._terms = {name: keras.metrics.Mean(name=name) for name in (*self._weights(), "regularisation")}
         self._teacher_finite = keras.metrics.Mean(name="teacher_finite")
         self._teacher_accuracy = keras.metrics.Mean(name="teacher_accuracy")
         self._shown: set[str] = set()
-        self.watch = Watch(list(self._weights()))
+        self.guard = NonFiniteGuard(list(self._weights()))
         self.built = True
 
     def attach(self, teacher: Teacher | keras.Model | Sequence[keras.Model] | None) -> None:
@@ -98,7 +93,7 @@ class Distiller(FitsOnWorkers):
         """
         wanted = [tap for method in self.methods for tap in method.taps.teacher]
         if teacher is None and wanted:
-            raise ValueError(mismatch("a teacher", f"none, for {[method.name for method in self.methods]}"))
+            raise ValueError(explain_mismatch("a teacher", f"none, for {[method.name for method in self.methods]}"))
         teacher = AbsentTeacher({}) if teacher is None else teacher
         teacher = teacher if isinstance(teacher, (Teacher, AbsentTeacher)) else Teacher(teacher)
         shape = getattr(self.student, "input_shape", None)
@@ -109,7 +104,7 @@ class Distiller(FitsOnWorkers):
         teacher = teacher.tapped(wanted)
         before = getattr(self, "_teacher", None)
         if before is not None and _shapes(before.specs) != _shapes(teacher.specs):
-            raise ValueError(mismatch(f"a teacher with taps {_shapes(before.specs)}", f"{_shapes(teacher.specs)}"))
+            raise ValueError(explain_mismatch(f"a teacher with taps {_shapes(before.specs)}", f"{_shapes(teacher.specs)}"))
         self._teacher = teacher
         self.train_function = None  # the one traced with another teacher
 
@@ -119,7 +114,7 @@ class Distiller(FitsOnWorkers):
         batch = _with_rows(as_batch(data))
         step = Step(ops.convert_to_tensor(self.optimizer.iterations), self._epoch.value)
         teacher = self._teach(batch)
-        weights, share, before = self._weights(), self._share(batch), self.watch.statistics(self)
+        weights, share, before = self._weights(), self._share(batch), self.guard.statistics(self)
         with tf.GradientTape() as tape:
             output, student = self._student(batch.inputs, training=True)
             terms = self._compute_terms(output, student, teacher, batch, step)
@@ -130,17 +125,17 @@ class Distiller(FitsOnWorkers):
             scaled = self.optimizer.scale_loss(share * loss + penalty / self._replicas())
         variables, terms = self.trainable_variables, {"loss": loss + penalty, **means}
         # Applies the gradients, where they are finite on all replicas.
-        sound = self.watch(self.optimizer, tape.gradient(scaled, variables), variables, terms, share, before)
+        sound = self.guard(self.optimizer, tape.gradient(scaled, variables), variables, terms, share, before)
         self._log(terms, penalty, teacher, batch, sound)
         return self._metrics_of(output, batch)
 
     def test_step(self, data: Any) -> dict[str, Tensor]:
         batch = as_batch(data)
         if batch.label is None:
-            raise ValueError(mismatch("labels to evaluate with", "none"))
+            raise ValueError(explain_mismatch("labels to evaluate with", "none"))
         output = self(batch.inputs, training=False)
         if not self._has_hard_loss() and self._compile_metrics is None:
-            raise ValueError(mismatch("a loss or metrics to evaluate with", "compile() was given neither"))
+            raise ValueError(explain_mismatch("a loss or metrics to evaluate with", "compile() was given neither"))
         if self._has_hard_loss():
             self._loss_tracker.update_state(*_counted(self._hard(output, batch, training=False), batch))
         return self._metrics_of(output, batch)
@@ -177,10 +172,10 @@ class Distiller(FitsOnWorkers):
     def _hard(self, output: Any, batch: Batch, training: bool) -> Tensor:
         """The compiled loss of this replica's batch, or the student's own `compute_loss` where it has one."""
         if batch.label is None:
-            raise ValueError(mismatch("labels for the hard loss", "none", "Distiller(hard_weight=0) needs none"))
+            raise ValueError(explain_mismatch("labels for the hard loss", "none", "Distiller(hard_weight=0) needs none"))
         if not self._has_hard_loss():
             remedy = "compile(loss=...), or Distiller(hard_weight=0) where there is to be none"
-            raise ValueError(mismatch("a loss for the labels", "compile() was given none", remedy))
+            raise ValueError(explain_mismatch("a loss for the labels", "compile() was given none", remedy))
         if _has_own_loss(self.student):
             loss = self.student.compute_loss(batch.inputs, batch.label, output, batch.weight, training=training)
         else:
@@ -226,7 +221,7 @@ class Distiller(FitsOnWorkers):
             answers = [teacher["logits"]] if "logits" in teacher else tree.flatten(dict(teacher))
             finite = [ops.all(ops.isfinite(answer)) for answer in answers]
             self._teacher_finite.update_state(ops.cast(ops.all(ops.stack(finite)), "float32"))
-        label = classes_of(batch.label)
+        label = class_indices(batch.label)
         if "logits" in teacher and label is not None:
             right = ops.equal(ops.cast(ops.argmax(teacher["logits"], axis=-1), "int32"), label)
             self._teacher_accuracy.update_state(ops.cast(right, "float32"))
@@ -313,7 +308,7 @@ def _mean(term: Tensor, weight: Any) -> Tensor:
     if len(term.shape) == 0:
         return term
     if tree.is_nested(weight):
-        raise ValueError(mismatch("one sample_weight for an example", "a structure of them", "weigh the hard loss"))
+        raise ValueError(explain_mismatch("one sample_weight for an example", "a structure of them", "weigh the hard loss"))
     if weight is not None:
         term = term * ops.reshape(ops.cast(weight, "float32"), (-1,))
     return ops.sum(term) / ops.cast(ops.maximum(ops.shape(term)[0], 1), "float32")
@@ -347,8 +342,8 @@ def _with_rows(batch: Batch) -> Batch:
     replicas = tf.distribute.get_strategy().num_replicas_in_sync
     if replicas == 1:
         return batch
-    remedy = "drop_remainder=True, another batch size, or kd_keras.distribute.batches"
-    message = mismatch(f"an example for each of {replicas} replicas in every batch", "none for one of them", remedy)
+    remedy = "drop_remainder=True, another batch size, or kd_keras.distribute.strategies.batches"
+    message = explain_mismatch(f"an example for each of {replicas} replicas in every batch", "none for one of them", remedy)
     with tf.control_dependencies([tf.debugging.assert_positive(_size(batch), message=message)]):
         return batch._replace(inputs=tree.map_structure(tf.identity, batch.inputs))
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 
-def save_beside(path: str | Path, write: Callable[[str], object]) -> None:
+def write_atomically(path: str | Path, write: Callable[[str], object]) -> None:
     """Writes a file beside its place and renames it there, so that a failed write leaves the old file whole.
 
     Args:
@@ -18,7 +18,7 @@ def save_beside(path: str | Path, write: Callable[[str], object]) -> None:
 
     >>> import tempfile
     >>> place = Path(tempfile.mkdtemp()) / "a.txt"
-    >>> save_beside(place, lambda name: Path(name).write_text("whole"))
+    >>> write_atomically(place, lambda name: Path(name).write_text("whole"))
     >>> place.read_text()
     'whole'
     """

@@ -41,12 +41,12 @@ def softened_kl(student: Tensor, teacher: Tensor, temperature: float | Tensor = 
     return ops.sum(ops.where(near, term, p_student - p_teacher + p_teacher * d), axis=-1)
 
 
-def each(maps: Tensor | list[Tensor]) -> list[Tensor]:
+def as_list(maps: Tensor | list[Tensor]) -> list[Tensor]:
     """A list of maps; one map alone may come without its list."""
     return list(maps) if isinstance(maps, (list, tuple)) else [maps]
 
 
-def flat(x: Tensor) -> Tensor:
+def flatten(x: Tensor) -> Tensor:
     """`(B, ...)` as float32 `(B, D)`."""
     return ops.reshape(ops.cast(x, "float32"), (-1, math.prod(x.shape[1:])))
 
@@ -57,12 +57,12 @@ def mean_square(student: Tensor, teacher: Tensor) -> Tensor:
     return ops.mean(ops.square(difference), axis=tuple(range(1, len(difference.shape))))
 
 
-def unit(x: Tensor, axis: int = -1) -> Tensor:
+def l2_normalize(x: Tensor, axis: int = -1) -> Tensor:
     """`x / ||x||_2` along an axis, float32.
 
     A vector of zeros, such as a dead channel, has no direction: it stays zero and gets no gradient.
 
-    >>> unit(np.array([[3.0, 4.0], [0.0, 0.0]], "float32")).numpy().round(4).tolist()
+    >>> l2_normalize(np.array([[3.0, 4.0], [0.0, 0.0]], "float32")).numpy().round(4).tolist()
     [[0.6000000238418579, 0.800000011920929], [0.0, 0.0]]
     """
     x = ops.cast(x, "float32")
@@ -78,7 +78,7 @@ def attention(maps: Tensor, power: float = 2.0) -> Tensor:
     """
     maps = ops.cast(maps, "float32")
     powers = ops.square(maps) if power == 2 else ops.abs(maps) ** power
-    return unit(flat(ops.mean(powers, axis=-1)))
+    return l2_normalize(flatten(ops.mean(powers, axis=-1)))
 
 
 def pooled(maps: Tensor, size: tuple[int, int]) -> Tensor:
@@ -104,7 +104,7 @@ def _averages(length: int, cells: int) -> np.ndarray:
     return matrix
 
 
-def at_one_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+def pooled_to_common_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     """Two maps `(B, H, W, C)` of one size: the larger is average-pooled to the smaller."""
     size = tuple(min(ours, theirs) for ours, theirs in zip(student.shape[1:3], teacher.shape[1:3]))
     return pooled(student, size), pooled(teacher, size)

@@ -12,9 +12,10 @@ from typing import Any
 import keras
 from keras import ops
 
-from kd_keras.contracts import Outputs, TapSpec, Tensor, mismatch, nearest
-from kd_keras.replay import Recording, teacher_identity
-from kd_keras.taps import Specs, Tapped
+from kd_keras.contracts import Outputs, TapSpec, Tensor
+from kd_keras.errors import explain_mismatch, suggest
+from kd_keras.networks.taps import Specs, Tapped
+from kd_keras.recording.reader import Recording, teacher_identity
 
 COMBINATIONS = ("probabilities", "logits")
 
@@ -59,16 +60,16 @@ class Teacher:
     ):
         self.networks = [networks] if isinstance(networks, keras.Model) else list(networks)
         if not self.networks:
-            raise ValueError(mismatch("at least one network", "none"))
+            raise ValueError(explain_mismatch("at least one network", "none"))
         for network in self.networks:
             if not isinstance(network, keras.Model):
-                raise TypeError(mismatch("a Keras model as teacher", type(network).__name__))
+                raise TypeError(explain_mismatch("a Keras model as teacher", type(network).__name__))
         if combine not in COMBINATIONS:
-            raise ValueError(mismatch(f"combine= one of {COMBINATIONS}", repr(combine), nearest(combine, COMBINATIONS)))
+            raise ValueError(explain_mismatch(f"combine= one of {COMBINATIONS}", repr(combine), suggest(combine, COMBINATIONS)))
         if class_order is not None and min(class_order, default=-1) < 0:
-            raise ValueError(mismatch("class_order= positions among the teacher's classes", repr(class_order)))
+            raise ValueError(explain_mismatch("class_order= positions among the teacher's classes", repr(class_order)))
         self.combine = combine
-        self.weights = _normalised(weights, len(self.networks))
+        self.weights = _normalize_weights(weights, len(self.networks))
         self.preprocess = _one_for_each(preprocess, len(self.networks))
         self.class_order = None if class_order is None else [int(position) for position in class_order]
         self.specs = Specs({})
@@ -103,7 +104,7 @@ class Teacher:
         wanted = list(dict.fromkeys(wanted))
         others = [tap for tap in wanted if tap != "logits"]
         if others and len(self.networks) > 1:
-            raise ValueError(mismatch("one teacher for taps other than logits", f"{len(self.networks)} for {others}"))
+            raise ValueError(explain_mismatch("one teacher for taps other than logits", f"{len(self.networks)} for {others}"))
         ready = copy.copy(self)
         ready._tapped = [Tapped(network, wanted, output=False) for network in self.networks]
         ready.specs = ready._tapped[0].specs.reordered(self.class_order)
@@ -115,12 +116,12 @@ class Teacher:
         each = [tapped.specs["logits"] for tapped in self._tapped]
         classes = {spec.shape[-1] for spec in each}
         if len(classes) > 1:
-            raise ValueError(mismatch("teachers of one class count", f"{[spec.shape for spec in each]}"))
+            raise ValueError(explain_mismatch("teachers of one class count", f"{[spec.shape for spec in each]}"))
         if self.class_order is None:
             return each[0]
         if max(self.class_order) >= each[0].shape[-1]:
             raise ValueError(
-                mismatch(f"class_order= positions below {each[0].shape[-1]}", f"{max(self.class_order)}")
+                explain_mismatch(f"class_order= positions below {each[0].shape[-1]}", f"{max(self.class_order)}")
             )
         return TapSpec(each[0].layer, (*each[0].shape[:-1], len(self.class_order)))
 
@@ -137,7 +138,7 @@ class Teacher:
             if len(own) != len(student_shape) or own[-1] != student_shape[-1]:
                 remedy = "give Teacher(preprocess=...) a function from the student's images to the teacher's"
                 came = f"teacher {network.name!r} reads {own}, the student reads {student_shape}"
-                raise ValueError(mismatch("teacher and student that read the same kind of image", came, remedy))
+                raise ValueError(explain_mismatch("teacher and student that read the same kind of image", came, remedy))
 
     def supports_jit(self, student_shape: tuple | None) -> bool:
         """Whether XLA can compile it: a network that reads smaller images than the student needs a resize it lacks."""
@@ -173,10 +174,10 @@ def prepared(network: keras.Model, preprocess: Callable[[Tensor], Tensor] | None
     return _resized(inputs, _input_shape(network))
 
 
-def _normalised(weights: Sequence[float] | None, count: int) -> list[float]:
+def _normalize_weights(weights: Sequence[float] | None, count: int) -> list[float]:
     weights = [1.0] * count if weights is None else list(weights)
     if len(weights) != count or not all(isinstance(w, numbers.Real) and w >= 0 for w in weights) or sum(weights) <= 0:
-        raise ValueError(mismatch(f"{count} weights, none below zero and not all zero", repr(weights)))
+        raise ValueError(explain_mismatch(f"{count} weights, none below zero and not all zero", repr(weights)))
     return [float(weight) / sum(weights) for weight in weights]
 
 
@@ -184,7 +185,7 @@ def _one_for_each(preprocess: Any, count: int) -> list[Callable | None]:
     if preprocess is None or callable(preprocess):
         return [preprocess] * count
     if len(preprocess) != count:
-        raise ValueError(mismatch(f"one preprocess= or {count}", str(len(preprocess))))
+        raise ValueError(explain_mismatch(f"one preprocess= or {count}", str(len(preprocess))))
     return list(preprocess)
 
 
@@ -228,7 +229,7 @@ class AbsentTeacher:
 
     def __call__(self, inputs: Any) -> Outputs:
         remedy = "distiller.attach(teacher) after loading; a Distiller is saved without its teacher"
-        raise ValueError(mismatch("a teacher", "none attached", remedy))
+        raise ValueError(explain_mismatch("a teacher", "none attached", remedy))
 
 
 class RecordedTeacher(AbsentTeacher):
@@ -252,12 +253,12 @@ class RecordedTeacher(AbsentTeacher):
         if missing:
             came = f"{', '.join(self.specs)} in {self.recording.directory}"
             remedy = "record them too: experiments.record with the same --method flags"
-            raise ValueError(mismatch(f"recorded taps {', '.join(missing)}", came, remedy))
+            raise ValueError(explain_mismatch(f"recorded taps {', '.join(missing)}", came, remedy))
         return self
 
     def __call__(self, inputs: Any) -> Outputs:
         remedy = "data.training(..., recorded=teacher.recording)"
-        raise ValueError(mismatch("the recorded outputs in every batch", "a batch without", remedy))
+        raise ValueError(explain_mismatch("the recorded outputs in every batch", "a batch without", remedy))
 
 
 class TeacherCheck(keras.callbacks.Callback):
@@ -284,7 +285,7 @@ class TeacherCheck(keras.callbacks.Callback):
         self.seen += 1
         if float(self.finite.result()) < 1.0:
             raise FloatingPointError(
-                mismatch("a teacher with finite outputs", f"NaN or infinity by batch {batch}", "retrain or reload it")
+                explain_mismatch("a teacher with finite outputs", f"NaN or infinity by batch {batch}", "retrain or reload it")
             )
         if self.seen == min(self.after, self.params.get("steps") or self.after):
             self.seen = self.after

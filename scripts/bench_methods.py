@@ -23,7 +23,7 @@ from absl import app, flags
 from kd_keras import Distiller, methods, models
 from kd_keras.contracts import INDEX, INPUTS, Batch, Step
 from kd_keras.methods import Method
-from kd_keras.taps import Tapped
+from kd_keras.networks.taps import Tapped
 from scripts.measuring import fitting, in_turns, machine, peak, ratio
 
 EXAMPLES = 50000  # of the data set that a method with a memory is told of
@@ -122,7 +122,7 @@ def loss_of(kind: type[Method], sizes: dict[str, int]) -> Callable[[], Any]:
     @tf.function
     def evaluate() -> list:
         with tf.GradientTape() as tape:
-            tape.watch(flat)
+            tape.guard(flat)
             loss = tf.reduce_mean(method(given, answers, batch, Step(tf.constant(0), tf.constant(0))))
         return tape.gradient(loss, [*flat, *method.trainable_variables])
 

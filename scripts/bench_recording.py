@@ -19,9 +19,9 @@ import tensorflow as tf
 from absl import app, flags
 
 from experiments.runs import load_model, load_result
-from experiments.teachers import renormalise
+from experiments.teachers import renormalize
 from kd_keras import Distiller, Teacher, data, methods, models
-from kd_keras.recording import record
+from kd_keras.recording.writer import record
 from scripts.measuring import machine
 
 FORMS = ("float32", "float16", "top-5", "top-2")
@@ -113,7 +113,7 @@ def main(_: list[str]) -> None:
     test_images = data.load("cifar10", "test[:4000]", FLAGS.data_dir)
     known = load_result(FLAGS.teacher)["data"]
     network = load_model(FLAGS.teacher)
-    teacher = Teacher(network, preprocess=renormalise(known, view(images)["normalisation"]))
+    teacher = Teacher(network, preprocess=renormalize(known, view(images)["normalisation"]))
     test = data.evaluation(test_images, batch_size=500, normalisation=view(images)["normalisation"])
     with tempfile.TemporaryDirectory() as place:
         begun = time.perf_counter()

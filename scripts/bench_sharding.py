@@ -13,8 +13,8 @@ import time
 import tensorflow_datasets as tfds
 
 from kd_keras import data
-from kd_keras.contracts import Share
 from kd_keras.data import Augmentation
+from kd_keras.distribute.slices import BatchSlice
 
 
 def written(options: argparse.Namespace, place: str) -> data.Source:
@@ -51,7 +51,7 @@ def main() -> None:
             seconds = []
             for sharding in ("data", "file"):
                 views = {"augmentation": Augmentation(flip=True), "cache": False, "epochs": 1, "batch_size": 64}
-                batches = data.training(source, share=Share(0, 1, 2), sharding=sharding, **views)
+                batches = data.training(source, share=BatchSlice(0, 1, 2), sharding=sharding, **views)
                 begun = time.perf_counter()
                 count = sum(len(y) for _, y in batches)
                 seconds.append(time.perf_counter() - begun)

@@ -21,7 +21,7 @@ from absl import app, flags
 
 from kd_keras import Distiller, frozen, methods, models
 from kd_keras.contracts import INPUTS, RECORDED
-from kd_keras.taps import Tapped
+from kd_keras.networks.taps import Tapped
 from kd_keras.teacher import AbsentTeacher, Teacher
 from scripts.measuring import Run, fitting, in_turns, looping, machine, peak, ratio
 

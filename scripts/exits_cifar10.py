@@ -14,7 +14,7 @@ from pathlib import Path
 from experiments.runs import load_model, load_result
 from experiments.sweeps import Planned, finish
 from kd_keras import Teacher, data, models
-from kd_keras.evaluation import accuracy, answers
+from kd_keras.evaluation import accuracy, predict
 
 BUDGET = "experiments/configs/cifar10_exits.flags"
 SEEDS = range(3)
@@ -37,7 +37,7 @@ def accuracies(run: Path, data_dir: str | None) -> dict[str, float]:
     if model.name.startswith("multi_exit"):
         singles = range(1, models.exit_count(model) + 1)
         networks = {f"exit {number}": models.single_exit(model, number) for number in singles} | {"their sum": model}
-    return {name: 100 * dict(accuracy(answers(Teacher(net), test)))["accuracy"] for name, net in networks.items()}
+    return {name: 100 * dict(accuracy(predict(Teacher(net), test)))["accuracy"] for name, net in networks.items()}
 
 
 def main() -> None:

@@ -18,9 +18,9 @@ from absl import app, flags
 from experiments.runs import load_model, load_result
 from kd_keras import data, frozen, models
 from kd_keras.evaluation.agreement import agreement
-from kd_keras.evaluation.base import Answers, answers
+from kd_keras.evaluation.base import Predictions, predict
 from kd_keras.evaluation.cost import milliseconds
-from kd_keras.freezing import PRECISIONS
+from kd_keras.networks.freezing import PRECISIONS
 from scripts.measuring import machine
 
 FLAGS = flags.FLAGS
@@ -39,7 +39,7 @@ def weight_bytes(network: keras.Model) -> int:
     return sum(variable.value.dtype.size * int(np.prod(variable.shape)) for variable in network.weights)
 
 
-def compared(found: Answers, network: Answers) -> str:
+def compared(found: Predictions, network: Predictions) -> str:
     same, apart = dict(agreement(found, network)), np.abs(found.logits - network.logits)
     how_far = f"{same['kl']:.1e} | {apart.mean():.2g} | {apart.max():.2g} of {network.logits.std():.2g}"
     return f"{found.right.mean():.4f} | {same['agreement']:.4f} | {how_far}"
@@ -51,7 +51,7 @@ def answer_table(run: str) -> None:
     source = data.load(FLAGS.dataset, "test", FLAGS.data_dir)
     test = data.evaluation(source, batch_size=100, normalisation=normalisation)
     made = copies(load_model(run))
-    found = {name: answers(model, test) for name, model in made.items()}
+    found = {name: predict(model, test) for name, model in made.items()}
     print("| | accuracy | answers alike | KL, nats | logits apart, mean | greatest, of their spread | weights, KB |")
     print("|---|" + "---:|" * 6)
     for name, model in made.items():

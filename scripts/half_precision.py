@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from kd_keras import Distiller, data, distribute
 from kd_keras.methods import KD, FitNet
-from tests.networks import CLASSES, compiled, convolutional, source, values
+from tests.support.networks import CLASSES, compiled, convolutional, source, values
 
 MARKS = (1, 5, 20)
 CASES = {

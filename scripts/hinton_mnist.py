@@ -19,7 +19,7 @@ import tensorflow as tf
 from experiments.runs import load_model
 from experiments.sweeps import Planned, finish
 from kd_keras import data
-from kd_keras.evaluation import Answers, answers
+from kd_keras.evaluation import Predictions, predict
 
 CONFIGS = "experiments/configs/mnist"
 OFFSETS = np.arange(-2, 12, 0.1)  # of the bias of class 3
@@ -69,7 +69,7 @@ def raised(logits: np.ndarray, offset: float) -> np.ndarray:
     return logits + offset * np.eye(logits.shape[-1], dtype="float32")[3]
 
 
-def best_offset(known: Answers) -> float:
+def best_offset(known: Predictions) -> float:
     """The offset with the fewest errors; of several the one in the middle."""
     counts = np.array([errors(raised(known.logits, offset), known.labels) for offset in OFFSETS])
     return float(np.median(OFFSETS[counts == counts.min()]))
@@ -77,11 +77,11 @@ def best_offset(known: Answers) -> float:
 
 def measured(found: dict[str, Path], test: tf.data.Dataset, train: tf.data.Dataset) -> dict[str, float]:
     """The values of ROWS for one seed."""
-    said = {name: answers(load_model(str(run)), test) for name, run in found.items()}
+    said = {name: predict(load_model(str(run)), test) for name, run in found.items()}
     row = {name: errors(*each) for name, each in said.items()}
     no3, labels = said["no3"]
     offset = best_offset(said["no3"])
-    honest = best_offset(answers(load_model(str(found["no3"])), train))
+    honest = best_offset(predict(load_model(str(found["no3"])), train))
     row |= {"no3 threes": errors(no3, labels, 3), "no3 raise": offset, "no3 honest raise": honest}
     row |= {"no3 raised": errors(raised(no3, offset), labels), "no3 honest": errors(raised(no3, honest), labels)}
     return row | {"no3 raised threes": errors(raised(no3, offset), labels, 3)}

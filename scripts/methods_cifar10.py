@@ -56,9 +56,9 @@ def main() -> None:
     print(f"| student alone, seeds 0 to 2 | 1 | {mean:.2f} ({spread:.2f}) | {each} | {seconds:.0f} |", flush=True)
     for kind in kinds():
         name = kind.__name__.lower()
-        if not kind.moves_student or (asked.only and name not in asked.only):
+        if not kind.trains_student or (asked.only and name not in asked.only):
             continue
-        text, hard = SETTINGS.get(name, (name, f"{kind.beside:g}"))
+        text, hard = SETTINGS.get(name, (name, f"{kind.published_hard_weight:g}"))
         pair = ["--student=resnet8", f"--teacher={asked.teacher}"]
         pair = ["--student=multi_exit/resnet8"] if kind.family == "self" else pair
         given = [*pair, f"--method={text}", f"--hard_weight={hard}"]

@@ -20,8 +20,8 @@ from experiments.methods import kinds
 from kd_keras import Distiller, models
 from kd_keras.contracts import INDEX, INPUTS
 from kd_keras.methods import KD
-from tests import harness
 from tests.conftest import tf
+from tests.support import harness
 
 STEPS = 15
 RANDOM = np.random.default_rng(0)
@@ -56,7 +56,7 @@ def milliseconds(kind: type) -> str:
     except ValueError:
         made = taught(harness.method(kind), models.build("multi_exit/resnet8", (32, 32, 3), 10), teacher)
     plain = taught(KD(), models.build("resnet8", (32, 32, 3), 10), teacher)
-    x = {INPUTS: IMAGES, INDEX: np.arange(64) % 32} if made.methods[0].indexed else IMAGES
+    x = {INPUTS: IMAGES, INDEX: np.arange(64) % 32} if made.methods[0].needs_index else IMAGES
     seconds = {"own": [], "plain": []}
     for step in range(STEPS + 2):
         for name, distiller, images in (("own", made, x), ("plain", plain, IMAGES)):

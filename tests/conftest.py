@@ -30,3 +30,8 @@ def prepared() -> str:
     if not PREPARED.exists():
         pytest.skip("no prepared datasets beside the project")
     return str(PREPARED)
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    return f"--data_dir={tmp_path_factory.mktemp('datasets')}"

@@ -1,57 +1,108 @@
-"""The floors: a module imports only from lower floors, and inside a folder only that folder's base.py."""
+"""The walls of the house: which room may import which, as the picture in CONTRIBUTING.md shows them."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "kd_keras"
-FLOORS = {"contracts": 0, "primitives": 0, "version": 0, "taps": 1, "adapters": 1, "methods": 2, "models": 2, "data": 2}
-FLOORS |= {"weights": 1, "freezing": 2, "distribute": 2, "multiworker": 2, "teacher": 3, "watch": 3, "checkpoint": 3}
-FLOORS |= {"recording": 3, "distiller": 4}
-FLOORS |= {"schemes": 5, "callbacks": 5, "evaluation": 5, "report": 5, "export": 5}
-FLOORS |= {"files": 0, "records": 1, "replay": 2, "deployed": 1, "exported": 4}
-FLOORS |= {"drawing": 1, "plots": 2, "sections": 3}
-BACKEND_FREE = ("contracts", "primitives", "taps", "adapters", "freezing", "methods", "models")
+# From the ground up: a room imports only rooms that stand before it in this list.
+ROOMS = (
+    "version", "errors", "contracts", "primitives", "files", "private_api", "networks", "distribute", "data", "models",
+    "methods", "recording", "teacher", "training", "distiller", "evaluation", "export", "report", "tasks", "schemes",
+    "runs",
+)
+WITHOUT_TENSORFLOW = ("errors", "contracts", "primitives", "networks", "methods", "models")
+LISTS = {
+    "methods": ("__init__", "base", "adapters", "labels", "schedules"),
+    "models": ("__init__", "base"),
+}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
 
-def imported(path):
-    for node in ast.walk(ast.parse(path.read_text())):
+def module_name(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+NAMES = {module_name(path): path for path in MODULES}
+
+
+def imports(path, at_the_top=False):
+    """Names of the modules that a file imports; with `at_the_top` only those imported when it is loaded."""
+    tree = ast.parse(path.read_text())
+    typing_only = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for inner in ast.walk(node)
+    }
+    for node in tree.body if at_the_top else ast.walk(tree):
+        if id(node) in typing_only:
+            continue
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: a relative import"
-            yield node.module
-            if node.module.startswith("kd_keras"):
-                yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            inner = [f"{node.module}.{alias.name}" for alias in node.names]
+            yield from ({name if name in NAMES else node.module for name in inner})
+
+
+def room(name):
+    return name.split(".")[1]
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_imports_only_from_lower_floors(path):
-    parts = path.relative_to(PACKAGE).with_suffix("").parts
-    assert parts[0] in FLOORS, f"{parts[0]} has no floor"
-    for name in imported(path):
+def test_a_room_imports_only_the_rooms_below_it(path):
+    own = room(module_name(path))
+    assert own in ROOMS, f"{own} is not in the list of rooms"
+    for name in imports(path):
         assert name != "kd_keras", f"{path} imports the package's top"
-        if not name.startswith("kd_keras."):
+        if name.startswith("kd_keras.") and room(name) != own:
+            assert ROOMS.index(room(name)) < ROOMS.index(own), f"{path} imports {name}, a room above its own"
+
+
+def test_no_cycle_within_a_room():
+    graph = {
+        name: {other for other in imports(path, at_the_top=True) if other in NAMES and room(other) == room(name)}
+        for name, path in NAMES.items()
+        if path.name != "__init__.py"
+    }
+
+    def visit(name, trail):
+        assert name not in trail, f"a cycle: {' -> '.join([*trail, name])}"
+        for other in graph.get(name, ()):
+            visit(other, [*trail, name])
+
+    for name in graph:
+        visit(name, [])
+
+
+@pytest.mark.parametrize("folder", LISTS)
+def test_an_entry_of_a_list_imports_only_the_shared_files(folder):
+    for path in (PACKAGE / folder).glob("*.py"):
+        if path.stem in LISTS[folder]:
             continue
-        target = name.split(".")[1]
-        if target == parts[0]:
-            sibling = (name.split(".") + [""])[2]
-            allowed = sibling == "base" or not (PACKAGE / target / f"{sibling}.py").exists()
-            assert len(parts) > 1 and (parts[-1] == "__init__" or allowed), f"{path} imports its sibling {name}"
-        else:
-            assert FLOORS[target] < FLOORS[parts[0]], f"{path} (floor {FLOORS[parts[0]]}) imports {name}"
+        for name in imports(path):
+            if name.startswith(f"kd_keras.{folder}."):
+                assert name.split(".")[2] in LISTS[folder], f"{path} imports the entry {name}"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_the_maths_is_free_of_the_back_end(path):
-    if path.relative_to(PACKAGE).with_suffix("").parts[0] in BACKEND_FREE:
-        assert not [name for name in imported(path) if name.split(".")[0] == "tensorflow"]
+def test_the_maths_is_free_of_tensorflow(path):
+    if room(module_name(path)) in WITHOUT_TENSORFLOW:
+        assert not [name for name in imports(path) if name.split(".")[0] == "tensorflow"]
 
 
-def test_no_registries_and_no_asserts():
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_nothing_below_the_programs_reads_a_flag(path):
+    assert not [name for name in imports(path) if name.split(".")[0] in ("absl", "experiments")]
+
+
+def test_no_asserts_and_no_names_that_say_nothing():
     for path in MODULES:
         tree = ast.parse(path.read_text())
         assert not any(isinstance(node, ast.Assert) for node in ast.walk(tree)), f"{path}: an assert"
@@ -60,10 +111,7 @@ def test_no_registries_and_no_asserts():
 
 
 def test_import_costs_no_more_than_tensorflow():
-    import subprocess
-    import sys
-
-    heavy = {"tensorflow_datasets", "tensorboard", "matplotlib"}  # Keras itself imports matplotlib where there is one
+    heavy = {"tensorflow_datasets", "tensorboard", "matplotlib"}  # Keras itself imports matplotlib if it is installed
     program = "import sys, tensorflow, keras; before = set(sys.modules); import kd_keras; "
     program += f"print(sorted({heavy} & set(sys.modules) - before))"
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)

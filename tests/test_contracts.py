@@ -1,6 +1,6 @@
 import numpy as np
 
-from kd_keras.contracts import INDEX, INPUTS, RECORDED, as_batch, mismatch, nearest
+from kd_keras.contracts import INDEX, INPUTS, RECORDED, as_batch
 
 X, Y, W = np.ones((2, 3)), np.zeros(2), np.ones(2)
 
@@ -22,9 +22,3 @@ def test_a_models_own_dictionary_of_inputs():
     assert as_batch(({"a": X, "b": Y},)).inputs.keys() == {"a", "b"}
     batch = as_batch(({"a": X, "b": Y, INDEX: W},))
     assert batch.inputs.keys() == {"a", "b"} and batch.index is W
-
-
-def test_errors_say_what_was_needed_what_came_and_what_to_do():
-    assert mismatch("a", "b", "c") == "Needed: a\nCame:   b\nRemedy: c"
-    assert nearest("resnet21", ["resnet20", "mlp"]) == "did you mean resnet20?"
-    assert nearest("zzz", ["b", "a"]) == "choose one of: a, b"

@@ -12,7 +12,7 @@ from kd_keras import Distiller, Teacher
 from kd_keras.contracts import INDEX, INPUTS, RECORDED
 from kd_keras.methods import KD, FitNet, Method, Taps
 from tests.methods.test_kd import log_softmax, softmax
-from tests.networks import CLASSES, SHAPE, compiled, convolutional, counted, examples, mirrored, same, values
+from tests.support.networks import CLASSES, SHAPE, compiled, convolutional, counted, examples, mirrored, same, values
 
 X, Y = examples()
 KD_AND_FITNET = [lambda: KD(), lambda: FitNet(weight=0.5)]

@@ -10,7 +10,7 @@ from keras import layers
 
 from kd_keras import Distiller, Teacher
 from kd_keras.methods import KD, FitNet
-from tests.networks import CLASSES, SHAPE, Passes, compiled, convolutional, examples, same, values
+from tests.support.networks import CLASSES, SHAPE, Passes, compiled, convolutional, examples, same, values
 
 X, Y = examples(16)
 
@@ -110,14 +110,14 @@ def test_a_teacher_that_is_not_finite_stops_the_fit():
 
 
 def test_a_teacher_at_chance_level_is_named():
-    class Answers(keras.layers.Layer):
+    class Predictions(keras.layers.Layer):
         """Logits read off the image, so that the teacher is right on as many as we like."""
 
         def call(self, images):
             return 10.0 * images[:, 0, :, 0][:, :CLASSES]
 
     inputs = keras.Input(X.shape[1:])
-    teacher = keras.Model(inputs, Answers()(inputs))
+    teacher = keras.Model(inputs, Predictions()(inputs))
     x, y = np.zeros((100, 8, 8, 3), "float32"), np.tile(np.arange(CLASSES), 20)
     for right, warns in ((20, True), (90, False)):
         answered = np.where(np.arange(100) < right, y, (y + 1) % CLASSES)

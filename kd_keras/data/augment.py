@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import tensorflow as tf
 
-from kd_keras.contracts import mismatch
+from kd_keras.errors import explain_mismatch
 
 Mixed = tuple[tf.Tensor, tf.Tensor | None]
 
@@ -178,14 +178,14 @@ class Augmentation:
         for field in ("crop", "shift"):
             value = getattr(self, field)
             if not isinstance(value, int) or value < 0:
-                raise ValueError(mismatch(f"{field}: whole pixels, 0 for none", repr(value)))
+                raise ValueError(explain_mismatch(f"{field}: whole pixels, 0 for none", repr(value)))
         for field in ("mixup", "cutmix"):
             value = getattr(self, field)
             if not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-                raise ValueError(mismatch(f"{field}: an alpha, 0 for none", repr(value)))
+                raise ValueError(explain_mismatch(f"{field}: an alpha, 0 for none", repr(value)))
         crops = [field for field in ("crop", "shift", "resized_crop") if getattr(self, field)]
         if len(crops) > 1:
-            raise ValueError(mismatch("one of crop, shift and resized_crop", " and ".join(crops), "drop the others"))
+            raise ValueError(explain_mismatch("one of crop, shift and resized_crop", " and ".join(crops), "drop the others"))
         if self.rand_augment is not None:
             self._check_rand_augment()
 
@@ -193,7 +193,7 @@ class Augmentation:
         pair = self.rand_augment
         numbers = isinstance(pair, (tuple, list)) and len(pair) == 2 and all(isinstance(n, (int, float)) for n in pair)
         if not numbers or pair[0] != int(pair[0]) or pair[0] < 1 or not 0 <= pair[1] <= 10:
-            raise ValueError(mismatch("rand_augment: (layers from 1, magnitude 0 to 10)", repr(pair), "try (2, 9)"))
+            raise ValueError(explain_mismatch("rand_augment: (layers from 1, magnitude 0 to 10)", repr(pair), "try (2, 9)"))
 
     @property
     def changes_images(self) -> bool:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import tensorflow as tf
 
-from kd_keras.contracts import mismatch
+from kd_keras.errors import explain_mismatch
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +55,7 @@ class Source:
         needed = {"image": "uint8", "index": "int64", "label": "int64"}
         required = {"image": "uint8", "index": "int64"}
         if not isinstance(types, dict) or not required.items() <= types.items() <= needed.items():
-            raise ValueError(mismatch(f"examples {needed}, label only where there are labels", str(types)))
+            raise ValueError(explain_mismatch(f"examples {needed}, label only where there are labels", str(types)))
 
     @property
     def labelled(self) -> bool:
@@ -70,7 +70,7 @@ class Source:
         """
         if self.between is None or not 1 <= count <= self.size:
             came = f"{self.name}, {self.size} examples in {self.files} files, in {count} parts"
-            raise ValueError(mismatch("a source that can be read in parts", came))
+            raise ValueError(explain_mismatch("a source that can be read in parts", came))
         sizes = [self.size // count + (number < self.size % count) for number in range(count)]
         ends = list(itertools.accumulate(sizes))
         parts = [(self.between(end - size, end), size) for size, end in zip(sizes, ends)]
@@ -94,15 +94,15 @@ class Source:
         4
         """
         if not self.labelled:
-            raise ValueError(mismatch("labels, to leave out classes", f"{self.name}, which has none"))
+            raise ValueError(explain_mismatch("labels, to leave out classes", f"{self.name}, which has none"))
         beyond = [number for number in classes if not 0 <= number < (self.classes or number + 1)]
         if beyond:
-            raise ValueError(mismatch(f"classes from 0 to {self.classes - 1} of {self.name}", str(beyond)))
+            raise ValueError(explain_mismatch(f"classes from 0 to {self.classes - 1} of {self.name}", str(beyond)))
         out = tf.constant(sorted(classes), tf.int64)
         kept = self.examples.filter(lambda one: not tf.reduce_any(one["label"] == out))
         size = int(kept.reduce(tf.constant(0, tf.int64), lambda count, _: count + 1))
         if not size:
-            raise ValueError(mismatch(f"a class of {self.name} that is kept", f"all {self.classes} left out"))
+            raise ValueError(explain_mismatch(f"a class of {self.name} that is kept", f"all {self.classes} left out"))
         numbered = kept.enumerate().map(lambda number, one: {**one, "index": number}, deterministic=True)
         version = f"{self.version} without {sorted(classes)}"
         return replace(self, examples=numbered, size=size, version=version, files=1, between=None)
@@ -127,7 +127,7 @@ class Views(Protocol):
 
 
 class Recorded(Protocol):
-    """What the pipeline asks of a teacher's outputs on disk; `kd_keras.replay.Recording` is one."""
+    """What the pipeline asks of a teacher's outputs on disk; `kd_keras.recording.reader.Recording` is one."""
 
     views: int  # how many of every example
 

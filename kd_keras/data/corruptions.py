@@ -17,7 +17,7 @@ import tensorflow as tf
 from PIL import Image
 from scipy import ndimage
 
-from kd_keras.contracts import mismatch, nearest
+from kd_keras.errors import explain_mismatch, suggest
 
 SEVERITIES = (1, 2, 3, 4, 5)
 
@@ -41,11 +41,11 @@ def corrupt(images: np.ndarray, name: str, severity: int, seed: int = 0) -> np.n
     [76, 76, 76, 76]
     """
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
-        raise ValueError(mismatch("images (N, H, W, 1 or 3) uint8", f"{images.shape} {images.dtype}"))
+        raise ValueError(explain_mismatch("images (N, H, W, 1 or 3) uint8", f"{images.shape} {images.dtype}"))
     if name not in CORRUPTIONS:
-        raise ValueError(mismatch("a corruption", repr(name), nearest(name, CORRUPTIONS)))
+        raise ValueError(explain_mismatch("a corruption", repr(name), suggest(name, CORRUPTIONS)))
     if severity not in SEVERITIES:
-        raise ValueError(mismatch("a severity of 1 to 5", repr(severity)))
+        raise ValueError(explain_mismatch("a severity of 1 to 5", repr(severity)))
     function, strengths = CORRUPTIONS[name]
     random = np.random.default_rng([seed, zlib.crc32(name.encode())])
     spoilt = function(images.astype("float32") / 255, strengths[severity - 1], random)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow_datasets as tfds
 
-from kd_keras.contracts import mismatch
+from kd_keras.errors import explain_mismatch
 
 TEST_EXAMPLES = 797  # of 1,797; 1,000 are left to train on
 
@@ -83,4 +83,4 @@ def prepare(data_dir: str | os.PathLike | None = None) -> None:
         place = data_dir or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
         came = f"{place}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         needed = "a directory in which the digits are prepared, or can be"
-        raise OSError(mismatch(needed, came, "give a data_dir that can be written")) from error
+        raise OSError(explain_mismatch(needed, came, "give a data_dir that can be written")) from error

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from kd_keras.contracts import mismatch, nearest
 from kd_keras.data.base import Source
+from kd_keras.errors import explain_mismatch, suggest
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png")
 
@@ -35,7 +35,7 @@ def read(folder: str | os.PathLike, split: str = "train") -> Source:
     files = _images(folder, split)
     if not files:
         came = f"{folder}, split {split!r}, without any"
-        raise FileNotFoundError(mismatch(f"images ({' '.join(SUFFIXES)})", came))
+        raise FileNotFoundError(explain_mismatch(f"images ({' '.join(SUFFIXES)})", came))
     paths = [str(path) for path, _ in files]
     labelled = files[0][1] is not None
     columns = {"path": paths, "index": tf.range(len(paths), dtype=tf.int64)}
@@ -71,10 +71,10 @@ def _images(folder: Path, split: str) -> list[tuple[Path, str | None]]:
     if sum(map(bool, (loose, splits, classes))) > 1:
         names = sorted({name for _, name in classes})
         came = f"{folder} with {len(loose)} images, class folders {names}, split folders {sorted(splits)}"
-        raise ValueError(mismatch("images, or class folders, or split folders of class folders, not a mixture", came))
+        raise ValueError(explain_mismatch("images, or class folders, or split folders of class folders, not a mixture", came))
     if split not in (*splits, "all") and not (split == "train" and not splits):
         choices = [*splits, "all"] if splits else ["train", "all"]
-        raise ValueError(mismatch(f"a split of {folder}", repr(split), nearest(split, choices)))
+        raise ValueError(explain_mismatch(f"a split of {folder}", repr(split), suggest(split, choices)))
     if splits:
         return [image for name in sorted(splits) if split in (name, "all") for image in splits[name]]
     return classes or [(path, None) for path in loose]
@@ -105,4 +105,4 @@ def _decode(path: tf.Tensor | str) -> tf.Tensor:
         return tf.io.decode_image(tf.io.read_file(path), channels=3, expand_animations=False)
     except tf.errors.InvalidArgumentError as error:
         name = path if isinstance(path, str) else path.numpy().decode()
-        raise ValueError(mismatch("an image that can be decoded", f"{name}: {str(error)[:200]}")) from error
+        raise ValueError(explain_mismatch("an image that can be decoded", f"{name}: {str(error)[:200]}")) from error

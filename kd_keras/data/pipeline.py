@@ -18,8 +18,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from kd_keras.contracts import INDEX, INPUTS, RECORDED, Share, mismatch, nearest
+from kd_keras.contracts import INDEX, INPUTS, RECORDED
 from kd_keras.data.base import Recorded, Source, Views
+from kd_keras.distribute.slices import BatchSlice
+from kd_keras.errors import explain_mismatch, suggest
 
 MEMORY = 2**30  # bytes of decoded images that are kept; a larger dataset is read anew in each epoch
 BUFFER = 2**28  # bytes of images among which a larger dataset is shuffled
@@ -73,7 +75,7 @@ def steps_per_epoch(source: Source, batch_size: int, drop_remainder: bool = Fals
     _at_least(1, batch_size=batch_size)
     if drop_remainder and batch_size > source.size:
         came = f"{batch_size}, and drop_remainder leaves no batch"
-        raise ValueError(mismatch(f"a batch size of at most {source.size}, the examples of {source.name}", came))
+        raise ValueError(explain_mismatch(f"a batch size of at most {source.size}, the examples of {source.name}", came))
     return source.size // batch_size if drop_remainder else math.ceil(source.size / batch_size)
 
 
@@ -101,7 +103,7 @@ def described(
     """
     if " at 0x" in repr(augmentation):
         remedy = "make it a dataclass, or give it a __repr__ with all its settings"
-        raise ValueError(mismatch("an augmentation whose repr() says what it does", repr(augmentation), remedy))
+        raise ValueError(explain_mismatch("an augmentation whose repr() says what it does", repr(augmentation), remedy))
     changes = augmentation is not None and (augmentation.changes_images or augmentation.mixes)
     found = {
         "dataset": source.version or source.name,
@@ -137,7 +139,7 @@ def training(
     drop_remainder: bool = False,
     views: int | None = None,
     recorded: Recorded | None = None,
-    share: Share = Share(),
+    share: BatchSlice = BatchSlice(),
     sharding: str = "auto",
 ) -> tf.data.Dataset:
     """Makes training batches, one epoch after the other; give Keras `steps_per_epoch` where `epochs` is `None`.
@@ -187,11 +189,11 @@ def training(
     _at_least(0, seed=seed, start_epoch=start_epoch, start_step=start_step)
     _at_least(1, epochs=1 if epochs is None else epochs)
     if start_step >= steps:
-        raise ValueError(mismatch(f"a start_step below the {steps} of an epoch", str(start_step)))
+        raise ValueError(explain_mismatch(f"a start_step below the {steps} of an epoch", str(start_step)))
     smallest = batch_size if drop_remainder else source.size - batch_size * (steps - 1)
     if smallest < share.total:
         remedy = "another batch size, or drop_remainder"
-        raise ValueError(mismatch(f"an example for each of {share.total} replicas", f"batches of {smallest}", remedy))
+        raise ValueError(explain_mismatch(f"an example for each of {share.total} replicas", f"batches of {smallest}", remedy))
     finish = _Finish(source, normalisation, one_hot, with_index, augmentation, recorded)
     stored = _stored(source, image_size)
     memory = None
@@ -206,7 +208,7 @@ def training(
     count = _lane_count(source, batch_size) if memory is None and shuffle and not finish.mixes else 1
     lanes = _Lanes(source, count, image_size, batch_size, drop_remainder) if count > 1 else None
     by_file = _by_file(sharding, count, share)
-    within = Share(0, share.count, share.count) if by_file else share
+    within = BatchSlice(0, share.count, share.count) if by_file else share
 
     def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
         begun = tf.where(epoch == start_epoch, tf.constant(start_step, tf.int64), 0)
@@ -214,7 +216,7 @@ def training(
         view_seed = tf.random.fold_in(tf.constant([seed, 0], tf.int64), view)
         order_seed = view_seed if finish.mixes else tf.random.fold_in(tf.constant([seed, 0], tf.int64), epoch)
         if lanes:
-            chosen = lanes.batches(order_seed, share if by_file else Share())
+            chosen = lanes.batches(order_seed, share if by_file else BatchSlice())
         elif memory is None:
             rows = _shuffled(stored, _buffer(source, stored), order_seed) if shuffle else stored
             chosen = rows.batch(batch_size, drop_remainder)
@@ -248,7 +250,7 @@ def evaluation(
     normalisation: Normalisation = Normalisation(),
     one_hot: bool = False,
     with_index: bool = False,
-    share: Share = Share(),
+    share: BatchSlice = BatchSlice(),
 ) -> tf.data.Dataset:
     """Makes batches of every example once, in reading order and without augmentation; a finite dataset.
 
@@ -270,7 +272,7 @@ def evaluation(
     return _ready(batches)
 
 
-def _parts(batch: Any, share: Share) -> tf.data.Dataset:
+def _parts(batch: Any, share: BatchSlice) -> tf.data.Dataset:
     """The parts of one global batch that a share names; what has no rows, a number, goes with each."""
     rows = [x for x in tf.nest.flatten(batch) if x.shape.rank]
     size, static = tf.shape(rows[0], tf.int64)[0], rows[0].shape[0]
@@ -319,12 +321,12 @@ class _Finish:
         self.classes = source.classes
         if self.one_hot and not (source.labelled and self.classes):
             came = f"{source.name}, classes {self.classes}, labelled {source.labelled}"
-            raise ValueError(mismatch("labels and a number of classes, for one-hot labels", came))
+            raise ValueError(explain_mismatch("labels and a number of classes, for one-hot labels", came))
         channels = source.examples.element_spec["image"].shape[-1]
         for field, values in normalisation._asdict().items():
             if len(values) not in (1, channels) or (field == "std" and min(values) <= 0):
                 needed = f"a normalisation with 1 or {channels} numbers each, every std above 0"
-                raise ValueError(mismatch(needed, f"{field} {values}", "measure(source) gives one that fits"))
+                raise ValueError(explain_mismatch(needed, f"{field} {values}", "measure(source) gives one that fits"))
 
     def __call__(
         self,
@@ -357,12 +359,12 @@ def _stored(source: Source, image_size: Sequence[int] | None) -> tf.data.Dataset
     """The examples as they are kept: uint8 of one size, with labels that are sure to be classes."""
     if image_size is None and source.image_shape is None:
         came = f"{source.name}, whose images differ in size"
-        raise ValueError(mismatch("images of one size", came, "give image_size=(height, width)"))
+        raise ValueError(explain_mismatch("images of one size", came, "give image_size=(height, width)"))
     if image_size is not None and not (
         isinstance(image_size, (tuple, list)) and len(image_size) == 2 and all(isinstance(n, int) for n in image_size)
         and min(image_size) > 0
     ):
-        raise ValueError(mismatch("image_size (height, width), both at least 1", repr(image_size)))
+        raise ValueError(explain_mismatch("image_size (height, width), both at least 1", repr(image_size)))
     channels = source.examples.element_spec["image"].shape[-1]
     size = tuple(image_size or source.image_shape[:2])
 
@@ -380,7 +382,7 @@ def _stored(source: Source, image_size: Sequence[int] | None) -> tf.data.Dataset
 
 def _checked(label: tf.Tensor, index: tf.Tensor, source: Source) -> tf.Tensor:
     needed = f"a label of 0 to {source.classes - 1}, the classes of {source.name}"
-    message = tf.strings.format(mismatch(needed, "{} at example {}"), (label, index))
+    message = tf.strings.format(explain_mismatch(needed, "{} at example {}"), (label, index))
     with tf.control_dependencies([tf.debugging.Assert((label >= 0) & (label < source.classes), [message])]):
         return tf.identity(label)
 
@@ -397,7 +399,7 @@ class _Lanes:
         self.rows, self.drop_remainder = batch_size // count, drop_remainder
         self.steps = steps_per_epoch(source, batch_size, drop_remainder)
 
-    def batches(self, seed: tf.Tensor, share: Share) -> tf.data.Dataset:
+    def batches(self, seed: tf.Tensor, share: BatchSlice) -> tf.data.Dataset:
         """The rows of every batch that come from the lanes of one worker: it has every so manieth of them."""
         own = range(share.first // share.count, len(self.sources), share.total // share.count)
         lanes = tuple(self._lane(number, tf.random.fold_in(seed, number)) for number in own)
@@ -420,17 +422,17 @@ def _lane_count(source: Source, batch_size: int) -> int:
     return max(number for number in range(1, most + 1) if batch_size % number == 0)
 
 
-def _by_file(sharding: str, lanes: int, share: Share) -> bool:
+def _by_file(sharding: str, lanes: int, share: BatchSlice) -> bool:
     """Whether each of several workers reads lanes of its own."""
     if sharding not in SHARDING:
-        raise ValueError(mismatch(f"sharding= one of {SHARDING}", repr(sharding), nearest(sharding, SHARDING)))
+        raise ValueError(explain_mismatch(f"sharding= one of {SHARDING}", repr(sharding), suggest(sharding, SHARDING)))
     workers = share.total // share.count
     possible = lanes % workers == 0
     if sharding == "file" and not possible:
         came = f"{lanes} lanes for {workers}"
         remedy = 'sharding="data"; lanes divide the batch size, and are as many as there are files, up to 16; there is '
         remedy += "one where images are kept in memory or mixed, or come in reading order"
-        raise ValueError(mismatch("lanes of files that can be shared out evenly over all workers", came, remedy))
+        raise ValueError(explain_mismatch("lanes of files that can be shared out evenly over all workers", came, remedy))
     return sharding != "data" and possible and workers > 1
 
 
@@ -461,4 +463,4 @@ def _ready(batches: tf.data.Dataset) -> tf.data.Dataset:
 def _at_least(least: int, **numbers: int) -> None:
     for name, number in numbers.items():
         if isinstance(number, bool) or not isinstance(number, int) or number < least:
-            raise ValueError(mismatch(f"{name}: a whole number of at least {least}", repr(number)))
+            raise ValueError(explain_mismatch(f"{name}: a whole number of at least {least}", repr(number)))

@@ -10,8 +10,8 @@ from pathlib import Path
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from kd_keras.contracts import mismatch, nearest
 from kd_keras.data.base import Source
+from kd_keras.errors import explain_mismatch, suggest
 
 
 def read(name: str, split: str, data_dir: str | os.PathLike | None = None) -> Source:
@@ -75,13 +75,13 @@ def _prepared(name: str, data_dir: str | os.PathLike | None) -> tfds.core.Datase
     try:
         builder = tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError as error:
-        remedy = nearest(name, {*present, *tfds.list_builders(with_community_datasets=False)})
+        remedy = suggest(name, {*present, *tfds.list_builders(with_community_datasets=False)})
         if not remedy.startswith("did you mean"):  # TFDS knows hundreds: too many to list
             remedy = f"prepared under {_place(data_dir)}: {', '.join(present) or 'none'}"
-        raise ValueError(mismatch("a TFDS dataset or an existing folder of images", repr(name), remedy)) from error
+        raise ValueError(explain_mismatch("a TFDS dataset or an existing folder of images", repr(name), remedy)) from error
     except Exception as error:  # a version or a configuration that the dataset has not, in several types
         came = f"{name!r}: {str(error).splitlines()[0]}"
-        raise ValueError(mismatch("a TFDS dataset or an existing folder of images", came)) from error
+        raise ValueError(explain_mismatch("a TFDS dataset or an existing folder of images", came)) from error
     if builder.is_prepared():
         return builder
     try:
@@ -91,8 +91,8 @@ def _prepared(name: str, data_dir: str | os.PathLike | None) -> tfds.core.Datase
         came = f"neither prepared under {_place(data_dir)} nor downloadable: {type(error).__name__}: {reason}"
         known = f"prepared there: {', '.join(present) or 'none'}"
         if present:
-            known += f"; {nearest(name, present)}"
-        raise FileNotFoundError(mismatch(f"the dataset {name!r}", came, known)) from error
+            known += f"; {suggest(name, present)}"
+        raise FileNotFoundError(explain_mismatch(f"the dataset {name!r}", came, known)) from error
     return builder
 
 
@@ -118,7 +118,7 @@ def _keys(builder: tfds.core.DatasetBuilder) -> tuple[str, str]:
     labels = [key for key in order if isinstance(top[key], tfds.features.ClassLabel)]
     if not images or not labels:
         found = {key: type(feature).__name__ for key, feature in top.items()}
-        raise ValueError(mismatch("a dataset with an 8-bit image and a class label", f"{builder.name}: {found}"))
+        raise ValueError(explain_mismatch("a dataset with an 8-bit image and a class label", f"{builder.name}: {found}"))
     return images[0], labels[0]
 
 
@@ -133,8 +133,8 @@ def _size(builder: tfds.core.DatasetBuilder, split: str) -> int:
     try:
         size = builder.info.splits[split].num_examples
     except Exception as error:  # a KeyError, a ValueError or an AssertionError, by what is wrong with the text
-        remedy = f"{nearest(split.partition('[')[0], splits)} (a slice is written {splits[0]}[:1000])"
-        raise ValueError(mismatch(f"a split of {builder.name} ({', '.join(splits)})", repr(split), remedy)) from error
+        remedy = f"{suggest(split.partition('[')[0], splits)} (a slice is written {splits[0]}[:1000])"
+        raise ValueError(explain_mismatch(f"a split of {builder.name} ({', '.join(splits)})", repr(split), remedy)) from error
     if not size:
-        raise ValueError(mismatch("a split with at least one example", f"{split!r} of {builder.name}"))
+        raise ValueError(explain_mismatch("a split with at least one example", f"{split!r} of {builder.name}"))
     return size

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import numpy as np
 from sklearn.metrics import confusion_matrix
 
-from kd_keras.evaluation.base import Answers, mean_by_class
+from kd_keras.evaluation.base import Predictions, mean_by_class
 
 
-def accuracy(model: Answers) -> Iterator[tuple[str, float | np.ndarray]]:
+def accuracy(model: Predictions) -> Iterator[tuple[str, float | np.ndarray]]:
     """Yields how often a model is right, and nothing where there are no labels.
 
     * `accuracy` in [0, 1] (top-1);
@@ -22,7 +22,7 @@ def accuracy(model: Answers) -> Iterator[tuple[str, float | np.ndarray]]:
     Raises:
         ValueError: for a label that is no class of the logits.
 
-    >>> found = dict(accuracy(Answers(np.eye(4), np.array([0, 1, 2, 0]))))
+    >>> found = dict(accuracy(Predictions(np.eye(4), np.array([0, 1, 2, 0]))))
     >>> found["accuracy"], found["confusion"][0].tolist()
     (0.75, [1, 0, 0, 1])
     """

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from kd_keras.evaluation.base import Answers, check_same, mean_by_class
+from kd_keras.evaluation.base import Predictions, check_same, mean_by_class
 from kd_keras.primitives import softened_kl
 
 
-def agreement(student: Answers, teacher: Answers) -> Iterator[tuple[str, float | np.ndarray]]:
+def agreement(student: Predictions, teacher: Predictions) -> Iterator[tuple[str, float | np.ndarray]]:
     """Yields how alike a student and a teacher answer.
 
     * `agreement`, the share of examples in [0, 1] on which both choose the same class, and `agreement_by_class`
@@ -23,7 +23,7 @@ def agreement(student: Answers, teacher: Answers) -> Iterator[tuple[str, float |
     Raises:
         ValueError: where the two answered different examples or have different classes.
 
-    >>> dict(agreement(Answers(np.eye(2), None), Answers(np.eye(2), None)))["kl_by_class"].tolist()
+    >>> dict(agreement(Predictions(np.eye(2), None), Predictions(np.eye(2), None)))["kl_by_class"].tolist()
     [0.0, 0.0]
     """
     check_same(student, teacher)

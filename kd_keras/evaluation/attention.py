@@ -9,9 +9,9 @@ import numpy as np
 import tensorflow as tf
 from scipy.stats import rankdata
 
-from kd_keras.contracts import mismatch
+from kd_keras.errors import explain_mismatch
 from kd_keras.evaluation.base import inputs_of
-from kd_keras.taps import Tapped
+from kd_keras.networks.taps import Tapped
 from kd_keras.teacher import Teacher
 
 AREA = 0.2  # the share of an image's pixels whose overlap is measured
@@ -46,7 +46,7 @@ def attention_maps(
     tapped = Tapped(network, ["logits", "stages"], output=False)
     sizes = [tuple(spec.shape[1:3]) for spec in tapped.specs["stages"]]
     if max(sizes) == (1, 1):
-        raise ValueError(mismatch(f"a stage of several pixels of {network.name!r}", f"{sizes}"))
+        raise ValueError(explain_mismatch(f"a stage of several pixels of {network.name!r}", f"{sizes}"))
     last = max(number for number, size in enumerate(sizes) if size != (1, 1))
     order = model.class_order if isinstance(model, Teacher) else None
     asked = classes if order is None else np.asarray(order)[classes]
@@ -55,7 +55,7 @@ def attention_maps(
     def run(batch: tf.Tensor, which: tf.Tensor) -> tf.Tensor:
         with tf.GradientTape() as tape:
             inputs = read(batch)
-            tape.watch(inputs)
+            tape.guard(inputs)
             taps = tapped(inputs, training=False)[1]
             score = tf.reduce_sum(tf.gather(taps["logits"], which, batch_dims=1))
         stage = taps["stages"][last]
@@ -89,7 +89,7 @@ def attention(student: np.ndarray, teacher: np.ndarray) -> Iterator[tuple[str, f
     {'attention_correlation': -1.0, 'attention_overlap': 0.0}
     """
     if student.shape != teacher.shape:
-        raise ValueError(mismatch("maps (N, H, W) of the same images", f"{student.shape} and {teacher.shape}"))
+        raise ValueError(explain_mismatch("maps (N, H, W) of the same images", f"{student.shape} and {teacher.shape}"))
     one, other = (maps.reshape(len(maps), -1) for maps in (student, teacher))
     varied = (one.max(-1) > one.min(-1)) & (other.max(-1) > other.min(-1))
     if not varied.any():

@@ -9,12 +9,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kd_keras.contracts import Tensor, as_batch, mismatch
-from kd_keras.distribute import over_replicas
+from kd_keras.contracts import Tensor, as_batch
+from kd_keras.distribute.slices import map_over_replicas
+from kd_keras.errors import explain_mismatch
 from kd_keras.teacher import Teacher, prepared
 
 
-class Answers(NamedTuple):
+class Predictions(NamedTuple):
     """A model's logits `(N, K)` float32 over N examples, and their labels `(N,)` int64 or `None`."""
 
     logits: np.ndarray
@@ -33,17 +34,17 @@ class Answers(NamedTuple):
             ValueError: where there are no labels, or one that is no class of the logits.
         """
         if self.labels is None:
-            raise ValueError(mismatch("labels", "none"))
+            raise ValueError(explain_mismatch("labels", "none"))
         classes = self.logits.shape[-1]
         if len(self.labels) and not 0 <= self.labels.min() <= self.labels.max() < classes:
             came = f"{self.labels.min()} to {self.labels.max()}"
-            raise ValueError(mismatch(f"labels of 0 to {classes - 1}, the model's classes", came))
+            raise ValueError(explain_mismatch(f"labels of 0 to {classes - 1}, the model's classes", came))
         return self.chosen == self.labels
 
 
-def answers(
+def predict(
     model: keras.Model | Teacher, data: tf.data.Dataset, preprocess: Callable[[Tensor], Tensor] | None = None
-) -> Answers:
+) -> Predictions:
     """Runs a model over `(x, y)` or `x` batches in inference form; the replicas of a strategy in scope share the rows.
 
     Args:
@@ -58,7 +59,7 @@ def answers(
     teacher = model if isinstance(model, Teacher) else Teacher(model, preprocess=preprocess)
     tapped = teacher.tapped(["logits"])
     spec = as_batch(data.element_spec).inputs
-    run = tf.function(over_replicas(lambda inputs: tapped(inputs)["logits"]), input_signature=[spec])
+    run = tf.function(map_over_replicas(lambda inputs: tapped(inputs)["logits"]), input_signature=[spec])
     logits, labels = [], []
     for each in data:
         batch = as_batch(each)
@@ -66,7 +67,7 @@ def answers(
         if batch.label is not None:
             label = np.asarray(batch.label)
             labels.append(label.argmax(-1) if label.ndim == 2 and label.shape[-1] > 1 else label.reshape(-1))
-    return Answers(np.concatenate(logits), np.concatenate(labels).astype("int64") if labels else None)
+    return Predictions(np.concatenate(logits), np.concatenate(labels).astype("int64") if labels else None)
 
 
 def inputs_of(model: keras.Model | Teacher) -> tuple[Callable[[Tensor], Tensor], keras.Model]:
@@ -77,12 +78,12 @@ def inputs_of(model: keras.Model | Teacher) -> tuple[Callable[[Tensor], Tensor],
     """
     teacher = model if isinstance(model, Teacher) else Teacher(model)
     if len(teacher.networks) > 1:
-        raise ValueError(mismatch("one network, to look inside", f"{len(teacher.networks)}"))
+        raise ValueError(explain_mismatch("one network, to look inside", f"{len(teacher.networks)}"))
     network, preprocess = teacher.networks[0], teacher.preprocess[0]
     return lambda images: prepared(network, preprocess, tf.cast(images, tf.float32) / 255), network
 
 
-def check_same(student: Answers, teacher: Answers) -> None:
+def check_same(student: Predictions, teacher: Predictions) -> None:
     """Checks that two models answered the same examples.
 
     Raises:
@@ -90,20 +91,20 @@ def check_same(student: Answers, teacher: Answers) -> None:
     """
     if student.logits.shape != teacher.logits.shape:
         came = f"student {student.logits.shape}, teacher {teacher.logits.shape}"
-        raise ValueError(mismatch("logits (N, K) of the same examples and classes", came))
+        raise ValueError(explain_mismatch("logits (N, K) of the same examples and classes", came))
     if student.labels is not None and teacher.labels is not None and (student.labels != teacher.labels).any():
-        raise ValueError(mismatch("the same examples, in one order", "labels that differ"))
+        raise ValueError(explain_mismatch("the same examples, in one order", "labels that differ"))
 
 
-def halves(model: Answers) -> tuple[Answers, Answers]:
+def halves(model: Predictions) -> tuple[Predictions, Predictions]:
     """The examples of even number and those of odd number: two halves of every class, even where data stand in its
     order.
 
-    >>> [half.labels.tolist() for half in halves(Answers(np.zeros((3, 2)), np.array([0, 1, 1])))]
+    >>> [half.labels.tolist() for half in halves(Predictions(np.zeros((3, 2)), np.array([0, 1, 1])))]
     [[0, 1], [1]]
     """
     even, odd = (
-        Answers(model.logits[first::2], None if model.labels is None else model.labels[first::2]) for first in (0, 1)
+        Predictions(model.logits[first::2], None if model.labels is None else model.labels[first::2]) for first in (0, 1)
     )
     return even, odd
 

@@ -8,14 +8,14 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
-from kd_keras.contracts import mismatch
-from kd_keras.evaluation.base import Answers
+from kd_keras.errors import explain_mismatch
+from kd_keras.evaluation.base import Predictions
 
 BINS = 15
 LARGEST = 20.0  # temperatures are sought from 1 / LARGEST to LARGEST
 
 
-def calibration(model: Answers, held_out: Answers | None = None) -> Iterator[tuple[str, float | np.ndarray]]:
+def calibration(model: Predictions, held_out: Predictions | None = None) -> Iterator[tuple[str, float | np.ndarray]]:
     """Yields how well a model's probabilities say how often it is right, and nothing where there are no labels.
 
     * `nll`, the mean negative log-likelihood of the label in nats;
@@ -35,7 +35,7 @@ def calibration(model: Answers, held_out: Answers | None = None) -> Iterator[tup
     Raises:
         ValueError: where a label is no class of the logits, or the two have different numbers of classes.
 
-    >>> sure = Answers(np.array([[9.0, 0.0], [9.0, 0.0]]), np.array([0, 1]))
+    >>> sure = Predictions(np.array([[9.0, 0.0], [9.0, 0.0]]), np.array([0, 1]))
     >>> found = dict(calibration(sure, held_out=sure))
     >>> round(found["ece"], 3), found["ece_scaled"] < 0.2
     (0.5, True)
@@ -46,16 +46,16 @@ def calibration(model: Answers, held_out: Answers | None = None) -> Iterator[tup
     if held_out is not None and held_out.labels is not None:
         if held_out.logits.shape[-1] != model.logits.shape[-1]:
             came = f"{held_out.logits.shape[-1]} classes held out, {model.logits.shape[-1]} measured"
-            raise ValueError(mismatch("answers of one model", came))
+            raise ValueError(explain_mismatch("answers of one model", came))
         found = temperature(held_out)
         yield "temperature", found
         yield from _measured(model, found, "_scaled")
 
 
-def temperature(held_out: Answers) -> float:
+def temperature(held_out: Predictions) -> float:
     """The temperature T in [0.05, 20] at which the answers' NLL is least; 1 where no other is better.
 
-    >>> round(temperature(Answers(np.array([[2.0, 0.0]] * 4), np.array([0, 0, 0, 1]))), 3)  # 3 to 1 = exp(2 / T)
+    >>> round(temperature(Predictions(np.array([[2.0, 0.0]] * 4), np.array([0, 0, 0, 1]))), 3)  # 3 to 1 = exp(2 / T)
     1.82
     """
     bound = np.log(LARGEST)
@@ -66,13 +66,13 @@ def temperature(held_out: Answers) -> float:
     return float(np.exp(found.x)) if found.fun < likelihood(held_out) else 1.0
 
 
-def likelihood(model: Answers, temperature: float = 1.0) -> float:
+def likelihood(model: Predictions, temperature: float = 1.0) -> float:
     """The mean negative log-likelihood of the labels under softmax(z / T), in nats."""
     logs = log_softmax(model.logits.astype("float64") / temperature, axis=-1)
     return float(-logs[np.arange(len(logs)), model.labels].mean())
 
 
-def _measured(model: Answers, temperature: float, ending: str) -> Iterator[tuple[str, float | np.ndarray]]:
+def _measured(model: Predictions, temperature: float, ending: str) -> Iterator[tuple[str, float | np.ndarray]]:
     right = model.right
     probabilities = softmax(model.logits.astype("float64") / temperature, axis=-1)
     curve = reliability(probabilities.max(-1), right)

@@ -12,8 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kd_keras.contracts import mismatch
-
+from kd_keras.errors import explain_mismatch
 
 WARM_UP = 10
 BATCH = 32
@@ -91,7 +90,7 @@ def macs(model: keras.Model, input_shape: tuple[int, ...] | None = None) -> int:
     """
     shape = tuple(input_shape or model.input_shape[1:])
     if None in shape:
-        raise ValueError(mismatch("an input of known shape", f"{model.name!r} of {shape}", "give input_shape"))
+        raise ValueError(explain_mismatch("an input of known shape", f"{model.name!r} of {shape}", "give input_shape"))
     image = tf.TensorSpec((1, *shape), keras.backend.floatx())
     forward = tf.function(lambda x: model(x, training=False), autograph=False)
     return _macs_of(forward.get_concrete_function(image).graph)
@@ -106,7 +105,7 @@ def _macs_of(graph: tf.Graph) -> int:
         elif operation.type in COUNTS:
             count = COUNTS[operation.type](operation)
             if count is None:
-                raise ValueError(mismatch("maps of known size", f"{operation.name!r}", "give a fixed input_shape"))
+                raise ValueError(explain_mismatch("maps of known size", f"{operation.name!r}", "give a fixed input_shape"))
             total += count
     return total
 

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 import numpy as np
 from scipy.stats import binomtest
 
-from kd_keras.evaluation.base import Answers, check_same
+from kd_keras.evaluation.base import Predictions, check_same
 
 RESAMPLES = 2000
 LEVEL = 0.95
 
 
 def intervals(
-    model: Answers, other: Answers | None = None, resamples: int = RESAMPLES, seed: int = 0
+    model: Predictions, other: Predictions | None = None, resamples: int = RESAMPLES, seed: int = 0
 ) -> Iterator[tuple[str, float]]:
     """Yields 95 % bootstrap percentile intervals (Efron and Tibshirani 1993, section 13.3), and nothing where there
     are no labels.
@@ -35,7 +35,7 @@ def intervals(
     Raises:
         ValueError: where the two answered different examples.
 
-    >>> one = Answers(np.eye(3), np.array([0, 1, 2]))
+    >>> one = Predictions(np.eye(3), np.array([0, 1, 2]))
     >>> found = dict(intervals(one, one))
     >>> found["accuracy_low"], found["difference"], found["mcnemar"]
     (1.0, 0.0, 1.0)

@@ -11,7 +11,7 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from kd_keras.contracts import mismatch
+from kd_keras.errors import explain_mismatch
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -38,7 +38,7 @@ def memory(model: keras.Model, batch_size: int = 32) -> Iterator[tuple[str, floa
     """
     shape = tuple(model.input_shape[1:])
     if None in shape:
-        raise ValueError(mismatch("an input of known shape", f"{model.name!r} of {shape}"))
+        raise ValueError(explain_mismatch("an input of known shape", f"{model.name!r} of {shape}"))
     if not CLEAR.exists():
         return
     with tempfile.TemporaryDirectory() as place:

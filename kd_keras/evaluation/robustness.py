@@ -8,9 +8,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kd_keras.contracts import mismatch
 from kd_keras.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt
-from kd_keras.evaluation.base import answers
+from kd_keras.errors import explain_mismatch
+from kd_keras.evaluation.base import predict
 from kd_keras.teacher import Teacher
 
 
@@ -49,10 +49,10 @@ def robustness(
     """
     names = list(corruptions)
     if len(labels) != len(images):
-        raise ValueError(mismatch(f"a label for each of {len(images)} images", f"{len(labels)}"))
+        raise ValueError(explain_mismatch(f"a label for each of {len(images)} images", f"{len(labels)}"))
     missing = [f"error_{name}" for name in names if teacher is not None and f"error_{name}" not in teacher]
     if missing:
-        raise ValueError(mismatch("the teacher's errors under the same corruptions", f"none of {', '.join(missing)}"))
+        raise ValueError(explain_mismatch("the teacher's errors under the same corruptions", f"none of {', '.join(missing)}"))
 
     def batches() -> Iterator[np.ndarray]:
         for name in names:
@@ -62,7 +62,7 @@ def robustness(
 
     spec = tf.TensorSpec((None, *images.shape[1:]), tf.uint8)
     data = tf.data.Dataset.from_generator(batches, output_signature=spec)
-    found = answers(model, data.map(lambda batch: tf.cast(batch, tf.float32) / 255).prefetch(1))
+    found = predict(model, data.map(lambda batch: tf.cast(batch, tf.float32) / 255).prefetch(1))
     errors = (found.chosen.reshape(len(names), len(SEVERITIES), -1) != labels).mean(-1)
     for name, error in zip(names, errors):
         yield f"error_{name}", error

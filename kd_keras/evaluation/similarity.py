@@ -8,10 +8,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kd_keras.contracts import mismatch
+from kd_keras.errors import explain_mismatch
 from kd_keras.evaluation.base import inputs_of
-from kd_keras.primitives import flat, pooled
-from kd_keras.taps import Tapped
+from kd_keras.networks.taps import Tapped
+from kd_keras.primitives import flatten, pooled
 from kd_keras.teacher import Teacher
 
 CELLS = 4  # a map is averaged to at most so many rows and columns
@@ -38,7 +38,7 @@ def similarity(student: Sequence[np.ndarray], teacher: Sequence[np.ndarray]) -> 
     """
     counts = {len(each) for each in (*student, *teacher)}
     if len(counts) > 1:
-        raise ValueError(mismatch("stages of the same images", f"{sorted(counts)} images"))
+        raise ValueError(explain_mismatch("stages of the same images", f"{sorted(counts)} images"))
     yield "cka", np.array([[_cosine(one, other) for other in teacher] for one in student])
 
 
@@ -60,7 +60,7 @@ def grams(model: keras.Model | Teacher, images: np.ndarray, batch_size: int = 12
     @tf.function(reduce_retracing=True)
     def run(batch: tf.Tensor) -> list[tf.Tensor]:
         stages = tapped(read(batch), training=False)[1]["stages"]
-        return [flat(pooled(each, [min(CELLS, size) for size in each.shape[1:3]])) for each in stages]
+        return [flatten(pooled(each, [min(CELLS, size) for size in each.shape[1:3]])) for each in stages]
 
     found = [run(images[first : first + batch_size]) for first in range(0, len(images), batch_size)]
     return [centred_gram(np.concatenate(stage)) for stage in zip(*found)]
@@ -75,7 +75,7 @@ def centred_gram(features: np.ndarray) -> np.ndarray:
     """
     count = len(features)
     if count < 4:
-        raise ValueError(mismatch("at least four examples", f"{count}"))
+        raise ValueError(explain_mismatch("at least four examples", f"{count}"))
     features = features.astype("float64")
     gram = features @ features.T
     np.fill_diagonal(gram, 0)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from kd_keras.contracts import mismatch, nearest
+from kd_keras.errors import explain_mismatch, suggest
 
 # For each demand the finding that it is about, and how that is held against the teacher's: as it is, as what it lacks
 # of it, or as a share of it. A demand's name says whether its limit is the least or the most.
@@ -24,7 +24,7 @@ ABOUT = {
 }
 
 
-class Demand(NamedTuple):
+class Requirement(NamedTuple):
     """One demand: its `name`, its `limit`, what was `found`, whether it `holds`, and a `text` that says so."""
 
     name: str
@@ -34,7 +34,7 @@ class Demand(NamedTuple):
     text: str
 
 
-def demands(limits: Mapping[str, float], student: Mapping[str, Any], teacher: Mapping[str, Any]) -> list[Demand]:
+def check_requirements(limits: Mapping[str, float], student: Mapping[str, Any], teacher: Mapping[str, Any]) -> list[Requirement]:
     """Holds a student's findings against what is demanded of it.
 
     Args:
@@ -45,7 +45,7 @@ def demands(limits: Mapping[str, float], student: Mapping[str, Any], teacher: Ma
         teacher: those of the teacher.
 
     Returns:
-        A `Demand` for each limit. One whose finding is not a number does not hold.
+        A `Requirement` for each limit. One whose finding is not a number does not hold.
 
     Raises:
         ValueError: for an unknown demand, or one whose finding is not there.
@@ -59,13 +59,13 @@ def demands(limits: Mapping[str, float], student: Mapping[str, Any], teacher: Ma
     return [_judged(name, limit, student, teacher) for name, limit in limits.items()]
 
 
-def _judged(name: str, limit: float, student: Mapping[str, Any], teacher: Mapping[str, Any]) -> Demand:
+def _judged(name: str, limit: float, student: Mapping[str, Any], teacher: Mapping[str, Any]) -> Requirement:
     if name not in ABOUT:
-        raise ValueError(mismatch("a demand", repr(name), nearest(name, ABOUT)))
+        raise ValueError(explain_mismatch("a demand", repr(name), suggest(name, ABOUT)))
     finding, kind = ABOUT[name]
     for whose, findings in (("student", student), ("teacher", teacher)):
         if finding not in findings and (whose == "student" or kind != "value"):
-            raise ValueError(mismatch(f"the {whose}'s {finding!r}, for {name}", f"{', '.join(findings)}"))
+            raise ValueError(explain_mismatch(f"the {whose}'s {finding!r}, for {name}", f"{', '.join(findings)}"))
     found = float(student[finding])
     if kind == "drop":
         found = float(teacher[finding]) - found
@@ -78,4 +78,4 @@ def _judged(name: str, limit: float, student: Mapping[str, Any], teacher: Mappin
     text = f"{'PASS' if holds else 'FAIL'}  {name}: needed {needed}, found {found:.4g}"
     if kind == "drop" and "difference_low" in student:
         text += f" (95 %: {-student['difference_high']:.4g} to {-student['difference_low']:.4g})"
-    return Demand(name, limit, found, holds, text)
+    return Requirement(name, limit, found, holds, text)

@@ -25,7 +25,7 @@ from kd_keras.methods.logits import (
     reverse_kl_loss,
     soft_cross_entropy_loss,
 )
-from kd_keras.methods.lskd import LSKD, lskd_loss, standardised
+from kd_keras.methods.lskd import LSKD, lskd_loss, standardized
 from kd_keras.methods.mgd import MGD, mgd_loss
 from kd_keras.methods.mlkd import MLKD, mlkd_loss
 from kd_keras.methods.nst import NST, nst_loss
@@ -52,5 +52,5 @@ __all__ = (
     "kd_loss", "kdsvd_loss", "ld_loss", "logits_loss", "logits_mse_loss", "lskd_loss", "mgd_loss", "mlkd_loss",
     "nst_loss", "ofd_loss", "pkd_loss", "pkt_loss", "queue_loss", "reverse_kl_loss", "reviewkd_loss", "rkd_angle_loss",
     "rkd_distance_loss", "rkd_loss", "semckd_loss", "simkd_loss", "simkd_student", "soft_cross_entropy_loss", "sp_loss",
-    "srrl_loss", "standardised", "tokens_loss", "vid_loss", "wsld_loss",
+    "srrl_loss", "standardized", "tokens_loss", "vid_loss", "wsld_loss",
 )

@@ -8,10 +8,12 @@ from collections.abc import Sequence
 import keras
 from keras import ops
 
-from kd_keras.adapters import regressor
 from kd_keras.contracts import Batch, Outputs, Step, Tensor
-from kd_keras.methods.base import Specs, Tapping, Weight, number
-from kd_keras.primitives import each, flat
+from kd_keras.errors import check_number
+from kd_keras.methods.adapters import regressor
+from kd_keras.methods.base import Specs, TapPairMethod
+from kd_keras.methods.schedules import Weight
+from kd_keras.primitives import as_list, flatten
 
 
 def ab_loss(student: list[Tensor], teacher: list[Tensor], *, margin: float = 1.0) -> Tensor:
@@ -35,7 +37,7 @@ def ab_loss(student: list[Tensor], teacher: list[Tensor], *, margin: float = 1.0
     >>> round(float(ab_loss(np.zeros((1, 2, 2, 5)), np.ones((1, 2, 2, 5)))[0]), 4)
     0.06
     """
-    pairs = list(zip(each(student), each(teacher), strict=True))
+    pairs = list(zip(as_list(student), as_list(teacher), strict=True))
     terms = [2.0 ** (i + 1 - len(pairs)) * _wrong_side(*pair, margin) for i, pair in enumerate(pairs)]
     return 3 / 1000 * sum(terms)
 
@@ -43,11 +45,11 @@ def ab_loss(student: list[Tensor], teacher: list[Tensor], *, margin: float = 1.0
 def _wrong_side(student: Tensor, teacher: Tensor, margin: float) -> Tensor:
     student, teacher = ops.cast(student, "float32"), ops.cast(teacher, "float32")
     hinge = ops.relu(margin + ops.where(teacher > 0, -student, student))
-    return ops.sum(flat(ops.square(hinge)), axis=-1)
+    return ops.sum(flatten(ops.square(hinge)), axis=-1)
 
 
 @keras.saving.register_keras_serializable("kd_keras")
-class AB(Tapping):
+class AB(TapPairMethod):
     """The student's neurons are on where the teacher's are, whatever their values.
 
     Each of the student's maps before activation goes through a convolution and BatchNorm, trained along, to the
@@ -69,7 +71,7 @@ class AB(Tapping):
     """
 
     family = "features"
-    beside = 0.0
+    published_hard_weight = 0.0
 
     def __init__(
         self,
@@ -81,7 +83,7 @@ class AB(Tapping):
         name: str | None = None,
     ):
         super().__init__(student_tap=student_tap, teacher_tap=teacher_tap, weight=weight, name=name)
-        self.margin = number("AB", "margin", margin, above=0)
+        self.margin = check_number("AB", "margin", margin, above=0)
 
     def bind(self, student: Specs, teacher: Specs) -> None:
         self.connectors = [regressor(*pair, relu=False) for pair in self.pairs(student, teacher, rank=4)]

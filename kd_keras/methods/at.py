@@ -7,9 +7,11 @@ from collections.abc import Sequence
 import keras
 from keras import ops
 
-from kd_keras.contracts import Batch, Outputs, Step, Tensor, mismatch
-from kd_keras.methods.base import Specs, Tapping, Weight, number
-from kd_keras.primitives import at_one_size, attention, each
+from kd_keras.contracts import Batch, Outputs, Step, Tensor
+from kd_keras.errors import check_number, explain_mismatch
+from kd_keras.methods.base import Specs, TapPairMethod
+from kd_keras.methods.schedules import Weight
+from kd_keras.primitives import as_list, attention, pooled_to_common_size
 
 
 def at_loss(student: list[Tensor], teacher: list[Tensor], *, power: float = 2.0) -> Tensor:
@@ -35,7 +37,7 @@ def at_loss(student: list[Tensor], teacher: list[Tensor], *, power: float = 2.0)
     >>> at_loss(here, there).numpy().tolist()  # (B,): two unit vectors at right angles, over two positions
     [1.0]
     """
-    return sum(_between(*at_one_size(s, t), power) for s, t in zip(each(student), each(teacher), strict=True))
+    return sum(_between(*pooled_to_common_size(s, t), power) for s, t in zip(as_list(student), as_list(teacher), strict=True))
 
 
 def _between(student: Tensor, teacher: Tensor, power: float) -> Tensor:
@@ -43,7 +45,7 @@ def _between(student: Tensor, teacher: Tensor, power: float) -> Tensor:
 
 
 @keras.saving.register_keras_serializable("kd_keras")
-class AT(Tapping):
+class AT(TapPairMethod):
     """Where the student's maps are active follows where the teacher's are.
 
     It has no adapters: widths may differ, and the larger map is average-pooled. The stages are paired in order.
@@ -69,9 +71,9 @@ class AT(Tapping):
         name: str | None = None,
     ):
         super().__init__(student_tap=student_tap, teacher_tap=teacher_tap, weight=weight, name=name)
-        self.power = number("AT", "power", power)
+        self.power = check_number("AT", "power", power)
         if self.power < 1:
-            raise ValueError(mismatch("AT(power=...) of 1 or more", repr(power), "below 1 zeros have no gradient"))
+            raise ValueError(explain_mismatch("AT(power=...) of 1 or more", repr(power), "below 1 zeros have no gradient"))
 
     def bind(self, student: Specs, teacher: Specs) -> None:
         self.pairs(student, teacher, rank=4)

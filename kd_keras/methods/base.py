@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import inspect
-import numbers
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
-from keras import ops, tree
 
-from kd_keras.contracts import Batch, Outputs, Step, TapSpec, Tensor, mismatch
-from kd_keras.taps import Specs
-
-Weight = float | Mapping[int, float] | keras.optimizers.schedules.LearningRateSchedule | Callable[[Step], Tensor]
+from kd_keras.contracts import Batch, Outputs, Step, TapSpec, Tensor
+from kd_keras.errors import explain_mismatch
+from kd_keras.methods.labels import check_same_classes
+from kd_keras.methods.schedules import Weight, as_weight, deserialize_weight, serialize_weight
+from kd_keras.networks.taps import Specs
 
 
 class Taps(NamedTuple):
@@ -45,9 +44,9 @@ class Method(keras.layers.Layer):
     family = ""  # of which kind it is, for the list of methods: "logits", "features", "relations", "dense", ...
     taps = Taps()
     across_replicas = False  # whether it is given the global batch: taps and labels of all replicas, one after another
-    indexed = False  # whether it needs `batch.index`
-    moves_student = True  # whether it teaches the student, and not an adapter of a first stage alone
-    beside = 1.0  # the hard loss's weight in the setting that the default weight was published for
+    needs_index = False  # whether it needs `batch.index`
+    trains_student = True  # whether it teaches the student, and not an adapter of a first stage alone
+    published_hard_weight = 1.0  # the hard loss's weight in the setting that the default weight was published for
 
     def __init__(self, *, weight: Weight = 1.0, name: str | None = None):
         super().__init__(name=name or type(self).__name__.lower(), dtype="float32", autocast=False)
@@ -65,7 +64,7 @@ class Method(keras.layers.Layer):
             ValueError: where the taps do not fit the method: both layers, both shapes, the nearest remedy.
         """
         if "logits" in self.taps.student and "logits" in self.taps.teacher:
-            same_classes(student["logits"], teacher["logits"])
+            check_same_classes(student["logits"], teacher["logits"])
         self.built = True
 
     def call(self, student: Outputs, teacher: Outputs, batch: Batch, step: Step) -> Tensor:
@@ -82,7 +81,7 @@ class Method(keras.layers.Layer):
         return cls(**{**config, "weight": deserialize_weight(config["weight"])})
 
 
-class Tapping(Method):
+class TapPairMethod(Method):
     """Base of the methods whose taps the user may choose: one or several a side, as many on both.
 
     Args:
@@ -122,14 +121,14 @@ class Tapping(Method):
         came = f"student {_shown(ours)}; teacher {_shown(theirs)}"
         if len(ours) != len(theirs):
             remedy = "name as many of each: student_tap=(...), teacher_tap=(...), such as the stages of equal size"
-            raise ValueError(mismatch(f"as many taps of both for {self.name!r}", came, remedy))
+            raise ValueError(explain_mismatch(f"as many taps of both for {self.name!r}", came, remedy))
         kind = {4: "maps (B, H, W, C)", 2: "vectors (B, D)"}
         if rank and any(len(spec.shape) != rank for spec in ours + theirs):
             remedy = {4: 'tap stages, such as "stages[1]"', 2: 'tap "embedding" or "logits"'}[rank]
-            raise ValueError(mismatch(f"{kind[rank]} for {self.name!r}", came, remedy))
+            raise ValueError(explain_mismatch(f"{kind[rank]} for {self.name!r}", came, remedy))
         if rank == 4 and sized and any(None in spec.shape[1:] for spec in ours + theirs):
             remedy = "build both networks with a fixed input_shape"
-            raise ValueError(mismatch(f"maps of known size for {self.name!r}", came, remedy))
+            raise ValueError(explain_mismatch(f"maps of known size for {self.name!r}", came, remedy))
         return list(zip(ours, theirs))
 
     def pair(self, student: Specs, teacher: Specs, rank: int | None = None) -> tuple[TapSpec, TapSpec]:
@@ -140,7 +139,7 @@ class Tapping(Method):
         """
         pairs = self.pairs(student, teacher, rank)
         if len(pairs) != 1:
-            raise ValueError(mismatch(f"one tap of each side for {self.name!r}", f"{len(pairs)} of each", "name one"))
+            raise ValueError(explain_mismatch(f"one tap of each side for {self.name!r}", f"{len(pairs)} of each", "name one"))
         return pairs[0]
 
     def tensors(self, student: Outputs, teacher: Outputs) -> tuple[list[Tensor], list[Tensor]]:
@@ -157,143 +156,3 @@ def _shown(specs: list[TapSpec]) -> str:
     return ", ".join(f"{spec.layer!r} {spec.shape}" for spec in specs)
 
 
-@keras.saving.register_keras_serializable("kd_keras")
-class ByEpoch:
-    """A weight by the epoch from which it holds, counted from 0.
-
-    >>> float(ByEpoch({0: 1.0, 30: 0.0})(Step(number=0, epoch=29)))
-    1.0
-    """
-
-    def __init__(self, values: Mapping[int, float] | Sequence[tuple[int, float]]):
-        pairs = dict(values).items()
-        self.values = sorted((whole("weight", "epoch", epoch, 0), float(value)) for epoch, value in pairs)
-        if not self.values or self.values[0][0] != 0:
-            raise ValueError(mismatch("weights by epoch that begin with epoch 0", repr(values), "for instance {0: 1}"))
-
-    def __call__(self, step: Step) -> Tensor:
-        changes = zip(self.values, self.values[1:])
-        later = (ops.where(step.epoch >= epoch, value - before, 0.0) for (_, before), (epoch, value) in changes)
-        return sum(later, ops.convert_to_tensor(self.values[0][1]))
-
-    def get_config(self) -> dict[str, Any]:
-        return {"values": self.values}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> ByEpoch:
-        return cls(config["values"])
-
-
-def as_weight(owner: str, argument: str, weight: Weight) -> Weight:
-    """A weight as it is kept: numbers by epoch become a function of the step; the rest is checked.
-
-    Raises:
-        TypeError: where it is no weight.
-        ValueError: where a number is not finite, or epochs do not begin with 0.
-    """
-    if isinstance(weight, Mapping):
-        return ByEpoch({epoch: number(owner, f"{argument}[{epoch}]", value) for epoch, value in weight.items()})
-    if not callable(weight):
-        number(owner, argument, weight)
-    return weight
-
-
-def same_classes(student: TapSpec, teacher: TapSpec) -> None:
-    """Raises ValueError where the two sides have different class counts, or a single logit."""
-    came = f"student {student.layer!r} {student.shape}, teacher {teacher.layer!r} {teacher.shape}"
-    if student.shape[-1] == 1:
-        raise ValueError(mismatch("logits of two or more classes", came, "give a binary model two logits"))
-    if student.shape[-1] != teacher.shape[-1]:
-        remedy = "Teacher(class_order=...) chooses and orders the teacher's classes"
-        raise ValueError(mismatch("logits of the same classes", came, remedy))
-
-
-def right_class(method: str, labels: Tensor, logits: Tensor) -> Tensor:
-    """`(B, K)` booleans: which class of the logits `(B, K)` is the right one.
-
-    Args:
-        method: who asks, for the error.
-        labels: integers `(B,)` or `(B, 1)`, or `(B, K)` of which the largest counts.
-        logits: of which only the number of classes counts.
-
-    Raises:
-        ValueError: where labels are missing or of another shape.
-    """
-    classes, shape = logits.shape[-1], tuple(getattr(labels, "shape", ()))
-    if len(shape) not in (1, 2) or (len(shape) == 2 and shape[1] not in (1, classes)):
-        came = "none" if labels is None else f"{type(labels).__name__} of shape {shape}"
-        remedy = "give the data labels; a method without them, such as KD, needs none"
-        raise ValueError(mismatch(f"{method}: labels (B,), (B, 1) or (B, {classes})", came, remedy))
-    if len(shape) == 2 and shape[1] == classes:
-        labels = ops.argmax(labels, axis=-1)
-    return ops.equal(ops.reshape(ops.cast(labels, "int32"), (-1, 1)), ops.arange(classes, dtype="int32"))
-
-
-def classes_of(label: Any) -> Tensor | None:
-    """`(B,)` int32 classes of integer or one-hot labels; `None` for none and for labels of another kind."""
-    if label is None or tree.is_nested(label) or len(label.shape) > 2:
-        return None
-    one_hot = len(label.shape) == 2 and label.shape[-1] != 1
-    return ops.cast(ops.argmax(label, axis=-1) if one_hot else ops.reshape(label, (-1,)), "int32")
-
-
-def mean_over(loss: Tensor, batch: Batch) -> Tensor:
-    """The mean `()` of a loss `(B,)`, its examples weighted, for a method that is given the global batch."""
-    return ops.mean(loss if batch.weight is None else loss * ops.reshape(ops.cast(batch.weight, "float32"), (-1,)))
-
-
-def weight_at(weight: Weight, step: Step) -> Any:
-    """The value of a weight, a number or a schedule, at a step."""
-    if isinstance(weight, keras.optimizers.schedules.LearningRateSchedule):
-        return weight(step.number)
-    return weight(step) if callable(weight) else weight
-
-
-def serialize_weight(weight: Weight) -> Any:
-    return keras.saving.serialize_keras_object(weight) if callable(weight) else weight
-
-
-def deserialize_weight(config: Any) -> Weight:
-    return keras.saving.deserialize_keras_object(config) if isinstance(config, dict) else config
-
-
-def ramp(step: Step, epochs: float) -> Tensor | float:
-    """How much of a warm-up is done: min((epoch + 1) / epochs, 1) with `epoch` from 0, or 1 where there is none.
-
-    >>> float(ramp(Step(number=0, epoch=4), 20))
-    0.25
-    """
-    return ops.minimum((ops.cast(step.epoch, "float32") + 1.0) / epochs, 1.0) if epochs else 1.0
-
-
-def number(
-    method: str, argument: str, value: Any, above: float | None = None, least: float | None = None
-) -> float:
-    """Checks a hyper-parameter: a finite number, greater than `above` or at least `least` where these are given.
-
-    Raises:
-        TypeError: where it is no number.
-        ValueError: where it is not finite or too small.
-    """
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(mismatch(f"{method}({argument}=...) as a number", f"{value!r} ({type(value).__name__})"))
-    for holds, wanted in (
-        (abs(value) < float("inf"), "finite"),
-        (above is None or value > above, f"greater than {above}"),
-        (least is None or value >= least, f"of {least} or more"),
-    ):
-        if not holds:
-            raise ValueError(mismatch(f"{method}({argument}=...) {wanted}", repr(value)))
-    return float(value)
-
-
-def whole(method: str, argument: str, value: Any, least: int = 1) -> int:
-    """Checks a hyper-parameter: a whole number of at least `least`.
-
-    Raises:
-        TypeError: where it is no number.
-        ValueError: where it is not whole or too small.
-    """
-    if number(method, argument, value) != int(value) or value < least:
-        raise ValueError(mismatch(f"{method}({argument}=...) as a whole number of at least {least}", repr(value)))
-    return int(value)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import keras
 from keras import ops
 
-from kd_keras.adapters import linear
-from kd_keras.contracts import Batch, Outputs, Step, Tensor, mismatch
-from kd_keras.methods.base import Method, Specs, Taps, Weight, number, same_classes
+from kd_keras.contracts import Batch, Outputs, Step, Tensor
+from kd_keras.errors import check_number, explain_mismatch
+from kd_keras.methods.adapters import linear
+from kd_keras.methods.base import Method, Specs, Taps
+from kd_keras.methods.labels import check_same_classes
+from kd_keras.methods.schedules import Weight
 from kd_keras.primitives import softened_kl
 
 
@@ -86,7 +89,7 @@ class BYOT(Method):
     """
 
     family = "self"
-    beside = 0.0
+    published_hard_weight = 0.0
 
     def __init__(
         self,
@@ -100,20 +103,20 @@ class BYOT(Method):
     ):
         super().__init__(weight=weight, name=name)
         self.from_teacher = bool(from_teacher)
-        self.alpha = number("BYOT", "alpha", alpha)
+        self.alpha = check_number("BYOT", "alpha", alpha)
         if not 0 <= self.alpha <= 1:
-            raise ValueError(mismatch("BYOT(alpha=...) in [0, 1]", repr(alpha)))
-        self.temperature = number("BYOT", "temperature", temperature, above=0)
-        self.feature_weight = number("BYOT", "feature_weight", feature_weight)
+            raise ValueError(explain_mismatch("BYOT(alpha=...) in [0, 1]", repr(alpha)))
+        self.temperature = check_number("BYOT", "temperature", temperature, above=0)
+        self.feature_weight = check_number("BYOT", "feature_weight", feature_weight)
         self.taps = Taps(("exit?", "exit?_features"), ("logits",) if self.from_teacher else ())
 
     def bind(self, student: Specs, teacher: Specs) -> None:
         answers, features = student["exit?"], student["exit?_features"]
         if len(answers) < 2 or len(answers) != len(features):
             came = f"{[spec.layer for spec in answers]} and {[spec.layer for spec in features]}"
-            raise ValueError(mismatch("two or more exits, each with features", came, "make it by models.multi_exit"))
+            raise ValueError(explain_mismatch("two or more exits, each with features", came, "make it by models.multi_exit"))
         if self.from_teacher:
-            same_classes(answers[-1], teacher["logits"])
+            check_same_classes(answers[-1], teacher["logits"])
         # Taps of a pattern come in the graph's order; the exits' names have theirs.
         self._order = [sorted(range(len(specs)), key=lambda i: specs[i].layer) for specs in (answers, features)]
         features = [features[place] for place in self._order[1]]
@@ -123,7 +126,7 @@ class BYOT(Method):
 
     def call(self, student: Outputs, teacher: Outputs, batch: Batch, step: Step) -> Tensor:
         if batch.label is None:
-            raise ValueError(mismatch("labels for BYOT", "none", "its exits learn from labels too"))
+            raise ValueError(explain_mismatch("labels for BYOT", "none", "its exits learn from labels too"))
         answers = [student["exit?"][place] for place in self._order[0]]
         *shallow, deepest = [student["exit?_features"][place] for place in self._order[1]]
         options = {"alpha": self.alpha, "temperature": self.temperature}

@@ -7,10 +7,12 @@ import math
 import keras
 from keras import initializers, ops
 
-from kd_keras.adapters import linear
-from kd_keras.contracts import Batch, Outputs, Step, Tensor, TapSpec, mismatch
-from kd_keras.methods.base import Specs, Tapping, Weight, number, whole
-from kd_keras.primitives import flat
+from kd_keras.contracts import Batch, Outputs, Step, TapSpec, Tensor
+from kd_keras.errors import check_number, check_whole_number, explain_mismatch
+from kd_keras.methods.adapters import linear
+from kd_keras.methods.base import Specs, TapPairMethod
+from kd_keras.methods.schedules import Weight
+from kd_keras.primitives import flatten
 
 KERNELS = ("gaussian", "bilinear")
 
@@ -32,7 +34,7 @@ def cc_loss(student: Tensor, teacher: Tensor) -> Tensor:
     >>> float(cc_loss(np.array([[1.0], [2.0], [3.0]]), np.zeros((3, 1))))  # (B, D): the mean of 1 * 2 and 2 * 3
     4.0
     """
-    apart = ops.abs(flat(student) - flat(teacher))
+    apart = ops.abs(flatten(student) - flatten(teacher))
     pairs = ops.cast(ops.shape(apart)[0] - 1, "float32")
     return ops.sum(apart[:-1] * apart[1:]) / ops.maximum(pairs, 1.0)
 
@@ -67,7 +69,7 @@ def cc_kernel_loss(
     """
     rule = {"kernel": kernel, "gamma": gamma, "order": order}
     if kernel not in KERNELS:
-        raise ValueError(mismatch(f"a kernel, one of {', '.join(KERNELS)}", repr(kernel)))
+        raise ValueError(explain_mismatch(f"a kernel, one of {', '.join(KERNELS)}", repr(kernel)))
     difference = _matrix(student, **rule) - _matrix(teacher, **rule)
     largest = ops.stop_gradient(ops.max(ops.abs(difference)))  # large powers, squared, leave float32's range
     scale = ops.where(largest > 0, largest, 1.0)
@@ -78,7 +80,7 @@ def cc_kernel_loss(
 
 def _matrix(x: Tensor, kernel: str, gamma: float, order: int) -> Tensor:
     """K, `(B, B)`."""
-    x = flat(x)
+    x = flatten(x)
     gram = ops.matmul(x, ops.transpose(x))
     if kernel == "bilinear":
         return gram
@@ -95,7 +97,7 @@ def _embedding(spec: TapSpec, width: int) -> keras.Sequential:
 
 
 @keras.saving.register_keras_serializable("kd_keras")
-class CC(Tapping):
+class CC(TapPairMethod):
     """The student's embedding follows the teacher's; a component counts more where neighbouring examples are off in it
     too.
 
@@ -124,7 +126,7 @@ class CC(Tapping):
         name: str | None = None,
     ):
         super().__init__(student_tap=student_tap, teacher_tap=teacher_tap, weight=weight, name=name)
-        self.width = whole(type(self).__name__, "width", width)
+        self.width = check_whole_number(type(self).__name__, "width", width)
         self.across_replicas = across_replicas
 
     def bind(self, student: Specs, teacher: Specs) -> None:
@@ -159,7 +161,7 @@ class CCKernel(CC):
         name: the term's name in the log.
     """
 
-    beside = 0.0
+    published_hard_weight = 0.0
 
     def __init__(
         self,
@@ -177,10 +179,10 @@ class CCKernel(CC):
         taps = {"student_tap": student_tap, "teacher_tap": teacher_tap}
         super().__init__(width=width, across_replicas=across_replicas, weight=weight, name=name, **taps)
         if kernel not in KERNELS:
-            raise ValueError(mismatch(f"CCKernel(kernel=...) one of {', '.join(KERNELS)}", repr(kernel)))
+            raise ValueError(explain_mismatch(f"CCKernel(kernel=...) one of {', '.join(KERNELS)}", repr(kernel)))
         self.kernel = kernel
-        self.gamma = number("CCKernel", "gamma", gamma, above=0)
-        self.order = whole("CCKernel", "order", order)
+        self.gamma = check_number("CCKernel", "gamma", gamma, above=0)
+        self.order = check_whole_number("CCKernel", "order", order)
 
     def between(self, student: Tensor, teacher: Tensor) -> Tensor:
         return cc_kernel_loss(student, teacher, **self._rule())

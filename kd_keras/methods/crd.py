@@ -8,10 +8,13 @@ from typing import Any
 import keras
 from keras import ops
 
-from kd_keras.adapters import linear
-from kd_keras.contracts import Batch, Outputs, Step, Tensor, mismatch
-from kd_keras.methods.base import Specs, Tapping, Weight, classes_of, mean_over, number, whole
-from kd_keras.primitives import unit
+from kd_keras.contracts import Batch, Outputs, Step, Tensor
+from kd_keras.errors import check_number, check_whole_number, explain_mismatch
+from kd_keras.methods.adapters import linear
+from kd_keras.methods.base import Specs, TapPairMethod
+from kd_keras.methods.labels import class_indices, weighted_batch_mean
+from kd_keras.methods.schedules import Weight
+from kd_keras.primitives import l2_normalize
 
 EPSILON = 1e-7
 Memory = tuple[Tensor, Tensor]
@@ -83,9 +86,9 @@ def crd_in_batch_loss(
     0.6265
     """
     own = ops.eye(ops.shape(student)[0], dtype="bool")
-    label = classes_of(labels)
+    label = class_indices(labels)
     excluded = ops.zeros_like(own) if label is None else ops.equal(label[:, None], label[None, :])
-    similar = ops.matmul(unit(student), ops.transpose(unit(teacher))) / temperature
+    similar = ops.matmul(l2_normalize(student), ops.transpose(l2_normalize(teacher))) / temperature
     similar = ops.where(ops.logical_and(excluded, ops.logical_not(own)), -1e9, similar)
     found = ops.log_softmax(similar, axis=1) + ops.log_softmax(similar, axis=0)
     return -ops.sum(ops.where(own, found, 0.0), axis=1)
@@ -93,7 +96,7 @@ def crd_in_batch_loss(
 
 def _scores(embedding: Tensor, memory: Memory, temperature: float) -> Tensor:
     """v . u / T of the positive, then of the negatives: `(B, 1 + M)`."""
-    embedding, (positive, negative) = unit(embedding), (ops.cast(part, "float32") for part in memory)
+    embedding, (positive, negative) = l2_normalize(embedding), (ops.cast(part, "float32") for part in memory)
     own = ops.sum(embedding * positive, axis=-1, keepdims=True)
     return ops.concatenate([own, ops.matmul(embedding, ops.transpose(negative))], axis=-1) / temperature
 
@@ -112,7 +115,7 @@ def _constant(scores: Tensor, counts: Tensor, examples: int) -> Tensor:
 
 
 @keras.saving.register_keras_serializable("kd_keras")
-class CRD(Tapping):
+class CRD(TapPairMethod):
     """Student and teacher, each through a trainable linear layer, give an image embeddings that find each other.
 
     As published: two memories of every example's embeddings, their rows moved by the momentum and made unit vectors
@@ -147,7 +150,7 @@ class CRD(Tapping):
     """
 
     family = "relations"
-    indexed = True
+    needs_index = True
     across_replicas = True  # the memories must be the same on all
 
     def __init__(
@@ -165,14 +168,14 @@ class CRD(Tapping):
         name: str | None = None,
     ):
         super().__init__(student_tap=student_tap, teacher_tap=teacher_tap, weight=weight, name=name)
-        self.examples = None if examples is None else whole("CRD", "examples", examples, 2)
-        self.negatives, self.width = whole("CRD", "negatives", negatives, 1), whole("CRD", "width", width, 1)
-        self.temperature = number("CRD", "temperature", temperature, above=0)
-        self.momentum = number("CRD", "momentum", momentum)
+        self.examples = None if examples is None else check_whole_number("CRD", "examples", examples, 2)
+        self.negatives, self.width = check_whole_number("CRD", "negatives", negatives, 1), check_whole_number("CRD", "width", width, 1)
+        self.temperature = check_number("CRD", "temperature", temperature, above=0)
+        self.momentum = check_number("CRD", "momentum", momentum)
         if not 0 <= self.momentum < 1:
-            raise ValueError(mismatch("CRD(momentum=...) from 0 to below 1", repr(momentum)))
-        self.seed = None if seed is None else whole("CRD", "seed", seed, 0)
-        self.indexed = self.examples is not None
+            raise ValueError(explain_mismatch("CRD(momentum=...) from 0 to below 1", repr(momentum)))
+        self.seed = None if seed is None else check_whole_number("CRD", "seed", seed, 0)
+        self.needs_index = self.examples is not None
 
     def bind(self, student: Specs, teacher: Specs) -> None:
         self.embeds = [linear(spec, self.width) for spec in self.pair(student, teacher, rank=2)]
@@ -194,19 +197,19 @@ class CRD(Tapping):
 
     def call(self, student: Outputs, teacher: Outputs, batch: Batch, step: Step) -> Tensor:
         taps = [side[0] for side in self.tensors(student, teacher)]
-        embeddings = [unit(embed(tap, training=True)) for embed, tap in zip(self.embeds, taps)]
+        embeddings = [l2_normalize(embed(tap, training=True)) for embed, tap in zip(self.embeds, taps)]
         if self.examples is None:
-            loss = crd_in_batch_loss(*embeddings, classes_of(batch.label), temperature=self.temperature)
+            loss = crd_in_batch_loss(*embeddings, class_indices(batch.label), temperature=self.temperature)
         else:
             loss = self._remembered(embeddings, batch)
-        return mean_over(loss, batch)
+        return weighted_batch_mean(loss, batch)
 
     def _remembered(self, embeddings: list[Tensor], batch: Batch) -> Tensor:
         """The loss `(B,)` against the memories, which then take in the batch."""
         if batch.index is None:
             remedy = "data.training(..., with_index=True), or CRD(examples=None), which remembers nothing"
-            raise ValueError(mismatch(f"the examples' numbers, batch.index, for {self.name!r}", "none", remedy))
-        index, label = ops.cast(ops.reshape(batch.index, (-1,)), "int32"), classes_of(batch.label)
+            raise ValueError(explain_mismatch(f"the examples' numbers, batch.index, for {self.name!r}", "none", remedy))
+        index, label = ops.cast(ops.reshape(batch.index, (-1,)), "int32"), class_indices(batch.label)
         memories = (self.student_memory, self.teacher_memory)
         drawn, counts = self._negatives(index, index if label is None else label)
         remembered = [[ops.take(memory, rows, axis=0) for rows in (index, drawn)] for memory in memories]
@@ -214,7 +217,7 @@ class CRD(Tapping):
         constants = ops.unstack(self._constants_by(embeddings, remembered, counts))
         loss = crd_loss(*embeddings, *remembered, counts, constants=constants, **options)
         for memory, (old, _), new in zip(memories, remembered, embeddings):
-            rows = unit(self.momentum * old + (1 - self.momentum) * ops.stop_gradient(new))
+            rows = l2_normalize(self.momentum * old + (1 - self.momentum) * ops.stop_gradient(new))
             memory.assign(ops.scatter_update(memory, index[:, None], rows))
         return ops.where(ops.logical_and(index >= 0, index < self.examples), loss, float("nan"))
 

@@ -8,7 +8,9 @@ import keras
 from keras import ops
 
 from kd_keras.contracts import Batch, Outputs, Step, Tensor
-from kd_keras.methods.base import Method, Specs, Weight, number, ramp
+from kd_keras.errors import check_number
+from kd_keras.methods.base import Method, Specs
+from kd_keras.methods.schedules import Weight, ramp
 from kd_keras.primitives import softened_kl
 
 
@@ -61,7 +63,7 @@ class CTKD(Method):
     """
 
     family = "logits"
-    beside = 0.1
+    published_hard_weight = 0.1
 
     def __init__(
         self,
@@ -73,9 +75,9 @@ class CTKD(Method):
         name: str | None = None,
     ):
         super().__init__(weight=weight, name=name)
-        self.start = number("CTKD", "start", start, above=0)
-        self.end = number("CTKD", "end", end, above=0)
-        self.ramp_epochs = number("CTKD", "ramp_epochs", ramp_epochs, least=0)
+        self.start = check_number("CTKD", "start", start, above=0)
+        self.end = check_number("CTKD", "end", end, above=0)
+        self.ramp_epochs = check_number("CTKD", "ramp_epochs", ramp_epochs, least=0)
 
     def bind(self, student: Specs, teacher: Specs) -> None:
         self.theta = self.add_weight(name="theta", shape=(), initializer="ones")

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 import keras
 from keras import ops
 
-from kd_keras.adapters import aligned
 from kd_keras.contracts import Batch, Outputs, Step, Tensor
-from kd_keras.methods.base import Specs, Tapping, Weight, number
-from kd_keras.primitives import each, resized, softened_kl
+from kd_keras.errors import check_number
+from kd_keras.methods.adapters import aligned
+from kd_keras.methods.base import Specs, TapPairMethod
+from kd_keras.methods.schedules import Weight
+from kd_keras.primitives import as_list, resized, softened_kl
 
 
 def cwd_loss(student: list[Tensor], teacher: list[Tensor], *, temperature: float = 1.0) -> Tensor:
@@ -32,7 +34,7 @@ def cwd_loss(student: list[Tensor], teacher: list[Tensor], *, temperature: float
     >>> round(float(cwd_loss(even, left)[0]), 4)  # 3/4 log(3/2) + 1/4 log(1/2)
     0.1308
     """
-    pairs = zip(each(student), each(teacher), strict=True)
+    pairs = zip(as_list(student), as_list(teacher), strict=True)
     divergences = (softened_kl(*map(_channels, (resized(s, t.shape[1:3]), t)), temperature) for s, t in pairs)
     return temperature**2 * sum(ops.mean(divergence, axis=-1) for divergence in divergences)
 
@@ -44,7 +46,7 @@ def _channels(maps: Tensor) -> Tensor:
 
 
 @keras.saving.register_keras_serializable("kd_keras")
-class CWD(Tapping):
+class CWD(TapPairMethod):
     """Where in the image each of the student's channels is active follows the teacher's.
 
     Where widths differ, a trainable 1x1 convolution leads to the teacher's; where sizes differ, the student's map is
@@ -72,7 +74,7 @@ class CWD(Tapping):
         name: str | None = None,
     ):
         super().__init__(student_tap=student_tap, teacher_tap=teacher_tap, weight=weight, name=name)
-        self.temperature = number("CWD", "temperature", temperature, above=0)
+        self.temperature = check_number("CWD", "temperature", temperature, above=0)
 
     def bind(self, student: Specs, teacher: Specs) -> None:
         self.aligned = [aligned(*pair) for pair in self.pairs(student, teacher, rank=4, sized=False)]

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 
 import keras
 
-from kd_keras.adapters import to_grid
 from kd_keras.contracts import Batch, Outputs, Step, Tensor
-from kd_keras.methods.base import Specs, Tapping, Weight
-from kd_keras.primitives import each, mean_square
+from kd_keras.methods.adapters import to_grid
+from kd_keras.methods.base import Specs, TapPairMethod
+from kd_keras.methods.schedules import Weight
+from kd_keras.primitives import as_list, mean_square
 
 
 def dense_loss(student: Tensor | list[Tensor], teacher: Tensor | list[Tensor]) -> Tensor:
@@ -29,11 +30,11 @@ def dense_loss(student: Tensor | list[Tensor], teacher: Tensor | list[Tensor]) -
     >>> float(dense_loss(np.zeros((1, 2, 2, 3)), np.full((1, 2, 2, 3), 2.0))[0])
     4.0
     """
-    return sum(mean_square(*pair) for pair in zip(each(student), each(teacher), strict=True))
+    return sum(mean_square(*pair) for pair in zip(as_list(student), as_list(teacher), strict=True))
 
 
 @keras.saving.register_keras_serializable("kd_keras")
-class Dense(Tapping):
+class Dense(TapPairMethod):
     """The student's map, through a trainable linear layer and a bilinear resize to the teacher's grid, follows its map.
 
     For images without labels (`Distiller(hard_weight=0)`), where the student is meant for detection or segmentation.
@@ -48,7 +49,7 @@ class Dense(Tapping):
     """
 
     family = "label-free"
-    beside = 0.0
+    published_hard_weight = 0.0
 
     def __init__(
         self,

@@ -6,8 +6,10 @@ import keras
 from keras import ops
 
 from kd_keras.contracts import Batch, Outputs, Step, Tensor
-from kd_keras.methods.base import Method, Weight, number
-from kd_keras.primitives import unit
+from kd_keras.errors import check_number
+from kd_keras.methods.base import Method
+from kd_keras.methods.schedules import Weight
+from kd_keras.primitives import l2_normalize
 
 
 def dist_loss(
@@ -51,7 +53,7 @@ def _apart(x: Tensor, y: Tensor) -> Tensor:
     1 - cos(x, y) is half the square of the difference of the unit vectors, which loses no digits where they agree.
     """
     x, y = (rows - ops.mean(rows, axis=-1, keepdims=True) for rows in (x, y))
-    along_x, along_y = unit(x), unit(y)
+    along_x, along_y = l2_normalize(x), l2_normalize(y)
     norms = ops.sum(along_x * x, axis=-1) * ops.sum(along_y * y, axis=-1)
     gap = ops.sum(ops.square(along_x - along_y), axis=-1) / 2
     return ops.mean((norms * gap + 1e-8) / (norms + 1e-8))
@@ -89,9 +91,9 @@ class DIST(Method):
         name: str | None = None,
     ):
         super().__init__(weight=weight, name=name)
-        self.beta = number("DIST", "beta", beta)
-        self.gamma = number("DIST", "gamma", gamma)
-        self.temperature = number("DIST", "temperature", temperature, above=0)
+        self.beta = check_number("DIST", "beta", beta)
+        self.gamma = check_number("DIST", "gamma", gamma)
+        self.temperature = check_number("DIST", "temperature", temperature, above=0)
         self.across_replicas = bool(across_replicas)
 
     def call(self, student: Outputs, teacher: Outputs, batch: Batch, step: Step) -> Tensor:

@@ -6,7 +6,10 @@ import keras
 from keras import ops
 
 from kd_keras.contracts import Batch, Outputs, Step, Tensor
-from kd_keras.methods.base import Method, Weight, number, ramp, right_class
+from kd_keras.errors import check_number
+from kd_keras.methods.base import Method
+from kd_keras.methods.labels import target_mask
+from kd_keras.methods.schedules import Weight, ramp
 from kd_keras.primitives import softened_kl
 
 
@@ -42,7 +45,7 @@ def dkd_loss(
     >>> round(float(dkd_loss(student, teacher, np.array([0]))[0]), 4)
     38.292
     """
-    right = right_class("DKD", labels, student)
+    right = target_mask("DKD", labels, student)
     student, teacher = (ops.cast(z, "float32") / temperature for z in (student, teacher))
     (pair_s, others_s), (pair_t, others_t) = (_decoupled(z, right) for z in (student, teacher))
     return temperature**2 * (alpha * softened_kl(pair_s, pair_t) + beta * softened_kl(others_s, others_t))
@@ -90,10 +93,10 @@ class DKD(Method):
         name: str | None = None,
     ):
         super().__init__(weight=weight, name=name)
-        self.alpha = number("DKD", "alpha", alpha)
-        self.beta = number("DKD", "beta", beta)
-        self.temperature = number("DKD", "temperature", temperature, above=0)
-        self.warmup_epochs = number("DKD", "warmup_epochs", warmup_epochs, least=0)
+        self.alpha = check_number("DKD", "alpha", alpha)
+        self.beta = check_number("DKD", "beta", beta)
+        self.temperature = check_number("DKD", "temperature", temperature, above=0)
+        self.warmup_epochs = check_number("DKD", "warmup_epochs", warmup_epochs, least=0)
 
     def call(self, student: Outputs, teacher: Outputs, batch: Batch, step: Step) -> Tensor:
         settings = {"alpha": self.alpha, "beta": self.beta, "temperature": self.temperature}

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import keras
 
-from kd_keras.adapters import regressor
 from kd_keras.contracts import Batch, Outputs, Step, Tensor
-from kd_keras.methods.base import Specs, Tapping, Weight
-from kd_keras.primitives import each, mean_square
+from kd_keras.methods.adapters import regressor
+from kd_keras.methods.base import Specs, TapPairMethod
+from kd_keras.methods.schedules import Weight
+from kd_keras.primitives import as_list, mean_square
 
 
 def fitnet_loss(student: list[Tensor], teacher: list[Tensor]) -> Tensor:
@@ -26,11 +27,11 @@ def fitnet_loss(student: list[Tensor], teacher: list[Tensor]) -> Tensor:
     >>> float(fitnet_loss([np.zeros((1, 2, 2, 3))], [np.full((1, 2, 2, 3), 2.0)])[0])
     4.0
     """
-    return sum(mean_square(*pair) for pair in zip(each(student), each(teacher), strict=True))
+    return sum(mean_square(*pair) for pair in zip(as_list(student), as_list(teacher), strict=True))
 
 
 @keras.saving.register_keras_serializable("kd_keras")
-class FitNet(Tapping):
+class FitNet(TapPairMethod):
     """One of the student's maps, through a trainable regressor, follows one of the teacher's (the hint).
 
     The regressor is a convolution to the teacher's size and width, BatchNorm and ReLU (none for a hint of

@@ -8,9 +8,11 @@ from collections.abc import Sequence
 import keras
 from keras import ops
 
-from kd_keras.contracts import Batch, Outputs, Step, Tensor, mismatch
-from kd_keras.methods.base import Specs, Tapping, Weight
-from kd_keras.primitives import at_one_size, flat
+from kd_keras.contracts import Batch, Outputs, Step, Tensor
+from kd_keras.errors import explain_mismatch
+from kd_keras.methods.base import Specs, TapPairMethod
+from kd_keras.methods.schedules import Weight
+from kd_keras.primitives import flatten, pooled_to_common_size
 
 
 def fsp_loss(student: list[Tensor], teacher: list[Tensor]) -> Tensor:
@@ -34,17 +36,17 @@ def fsp_loss(student: list[Tensor], teacher: list[Tensor]) -> Tensor:
     1.0
     """
     flows = zip(_flows(student), _flows(teacher), strict=True)
-    return sum(ops.mean(flat(ops.square(ours - theirs)), axis=-1) for ours, theirs in flows)
+    return sum(ops.mean(flatten(ops.square(ours - theirs)), axis=-1) for ours, theirs in flows)
 
 
 def _flows(maps: list[Tensor]) -> list[Tensor]:
     """`(B, C_a, C_b)` for each consecutive pair of maps."""
-    pairs = [at_one_size(a, b) for a, b in zip(maps, maps[1:])]
+    pairs = [pooled_to_common_size(a, b) for a, b in zip(maps, maps[1:])]
     return [ops.einsum("bhwc,bhwd->bcd", a, b) / (a.shape[1] * a.shape[2]) for a, b in pairs]
 
 
 @keras.saving.register_keras_serializable("kd_keras")
-class FSP(Tapping):
+class FSP(TapPairMethod):
     """The student's change from stage to stage, as products of channels, follows the teacher's.
 
     Both need the same channels. The published tables train in two stages: 30 epochs of this loss alone, then the hard
@@ -64,7 +66,7 @@ class FSP(Tapping):
     """
 
     family = "relations"
-    beside = 0.0
+    published_hard_weight = 0.0
 
     def __init__(
         self,
@@ -81,12 +83,12 @@ class FSP(Tapping):
         if len(pairs) < 2:
             (ours, theirs), = pairs
             came = f"student {ours.layer!r} {ours.shape}, teacher {theirs.layer!r} {theirs.shape}"
-            raise ValueError(mismatch(f"two or more maps of each for {self.name!r}", came, 'tap "stages"'))
+            raise ValueError(explain_mismatch(f"two or more maps of each for {self.name!r}", came, 'tap "stages"'))
         for ours, theirs in pairs:
             if ours.shape[-1] != theirs.shape[-1]:
                 came = f"student {ours.layer!r} {ours.shape}, teacher {theirs.layer!r} {theirs.shape}"
                 remedy = "a student as wide as the teacher, or a method with adapters such as FitNet"
-                raise ValueError(mismatch(f"maps of the same channels for {self.name!r}", came, remedy))
+                raise ValueError(explain_mismatch(f"maps of the same channels for {self.name!r}", came, remedy))
         super().bind(student, teacher)
 
     def call(self, student: Outputs, teacher: Outputs, batch: Batch, step: Step) -> Tensor:

@@ -6,13 +6,14 @@ from __future__ import annotations
 import keras
 from keras import layers, ops
 
-from kd_keras.adapters import batch_norm, chain, convolution
-from kd_keras.contracts import Batch, Outputs, Step, TapSpec, Tensor, mismatch
-from kd_keras.methods.base import Method, Specs, Taps, Tapping, Weight, number
-from kd_keras.primitives import at_one_size, attention, each, flat, mean_square, unit
+from kd_keras.contracts import Batch, Outputs, Step, TapSpec, Tensor
+from kd_keras.errors import check_number, explain_mismatch
+from kd_keras.methods.adapters import batch_norm, chain, convolution
+from kd_keras.methods.base import Method, Specs, TapPairMethod, Taps
+from kd_keras.methods.schedules import Weight
+from kd_keras.primitives import as_list, attention, flatten, l2_normalize, mean_square, pooled_to_common_size
 
-
-FORMS = {"paper": lambda factor: unit(flat(factor)), "attention": attention}
+FORMS = {"paper": lambda factor: l2_normalize(flatten(factor)), "attention": attention}
 
 
 def ft_loss(student: Tensor, teacher: Tensor, *, form: str = "paper") -> Tensor:
@@ -35,9 +36,9 @@ def ft_loss(student: Tensor, teacher: Tensor, *, form: str = "paper") -> Tensor:
     1.0
     """
     if form not in FORMS:
-        raise ValueError(mismatch('the form "paper" or "attention"', repr(form)))
+        raise ValueError(explain_mismatch('the form "paper" or "attention"', repr(form)))
     direction = FORMS[form]
-    pairs = [at_one_size(*pair) for pair in zip(each(student), each(teacher), strict=True)]
+    pairs = [pooled_to_common_size(*pair) for pair in zip(as_list(student), as_list(teacher), strict=True)]
     return sum(ops.mean(ops.abs(direction(ours) - direction(theirs)), axis=-1) for ours, theirs in pairs)
 
 
@@ -68,8 +69,8 @@ class Paraphrase(Method):
     """
 
     family = "features"
-    moves_student = False
-    beside = 0.0
+    trains_student = False
+    published_hard_weight = 0.0
 
     def __init__(
         self,
@@ -81,7 +82,7 @@ class Paraphrase(Method):
     ):
         super().__init__(weight=weight, name=name)
         self.teacher_tap, self.taps = teacher_tap, Taps(student=(), teacher=(teacher_tap,))
-        self.rate = number("Paraphrase", "rate", rate, above=0)
+        self.rate = check_number("Paraphrase", "rate", rate, above=0)
 
     def bind(self, student: Specs, teacher: Specs) -> None:
         self.paraphraser = _paraphraser(teacher[self.teacher_tap], self.rate, self.name)
@@ -93,7 +94,7 @@ class Paraphrase(Method):
 
 
 @keras.saving.register_keras_serializable("kd_keras")
-class FT(Tapping):
+class FT(TapPairMethod):
     """The student's factor, which a translator makes of its map, follows the teacher's, which a paraphraser makes.
 
     The published method has two stages: first the paraphraser is trained (`Paraphrase`), then it is given here and is
@@ -133,14 +134,14 @@ class FT(Tapping):
     ):
         super().__init__(student_tap=student_tap, teacher_tap=teacher_tap, weight=weight, name=name)
         if form not in FORMS:
-            raise ValueError(mismatch('FT(form=...) "paper" or "attention"', repr(form)))
+            raise ValueError(explain_mismatch('FT(form=...) "paper" or "attention"', repr(form)))
         if paraphraser is not None:
             _check_paraphraser(paraphraser)
             paraphraser.trainable = False
         self.paraphraser, self.frozen = paraphraser, paraphraser is not None
-        self.rate = number("FT", "rate", rate, above=0)
+        self.rate = check_number("FT", "rate", rate, above=0)
         self.form = form
-        self.reconstruction = number("FT", "reconstruction", reconstruction, above=0)
+        self.reconstruction = check_number("FT", "reconstruction", reconstruction, above=0)
 
     def bind(self, student: Specs, teacher: Specs) -> None:
         ours, theirs = self.pair(student, teacher, rank=4)
@@ -150,7 +151,7 @@ class FT(Tapping):
         if tuple(encoder.input_shape[1:]) != tuple(theirs.shape[1:]):
             came = f"teacher {theirs.layer!r} {theirs.shape}, {encoder.input_shape} of {self.paraphraser.name!r}"
             remedy = "train one with Paraphrase on this teacher's map"
-            raise ValueError(mismatch("a paraphraser of the teacher's map", came, remedy))
+            raise ValueError(explain_mismatch("a paraphraser of the teacher's map", came, remedy))
         self.translator = _encoder(ours, encoder.output_shape[-1], normalised=True, name="translator")
         super().bind(student, teacher)
 
@@ -177,16 +178,16 @@ class FT(Tapping):
 
 def _check_paraphraser(paraphraser: keras.Model) -> None:
     if not isinstance(paraphraser, keras.Model):
-        raise TypeError(mismatch("FT(paraphraser=...) as a Keras model", type(paraphraser).__name__))
+        raise TypeError(explain_mismatch("FT(paraphraser=...) as a Keras model", type(paraphraser).__name__))
     names = [layer.name for layer in paraphraser.layers]
     if "encoder" not in names:
         came, remedy = f"{paraphraser.name!r} with {names}", "train one with Paraphrase"
-        raise ValueError(mismatch('FT(paraphraser=...) with a layer "encoder"', came, remedy))
+        raise ValueError(explain_mismatch('FT(paraphraser=...) with a layer "encoder"', came, remedy))
 
 
 def _paraphraser(spec: TapSpec | list[TapSpec], rate: float, method: str) -> keras.Model:
     if isinstance(spec, list) or len(spec.shape) != 4:
-        raise ValueError(mismatch(f"one map (B, H, W, C) for {method!r}", f"teacher {spec}", 'tap "stages[-1]"'))
+        raise ValueError(explain_mismatch(f"one map (B, H, W, C) for {method!r}", f"teacher {spec}", 'tap "stages[-1]"'))
     width = spec.shape[-1]
     encoder = _encoder(spec, max(1, int(width * rate)), normalised=False, name="encoder")
     widths = (encoder.output_shape[-1], width, width)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import keras
 
 from kd_keras.contracts import Batch, Outputs, Step, Tensor
-from kd_keras.methods.base import Method, Weight, number
+from kd_keras.errors import check_number
+from kd_keras.methods.base import Method
+from kd_keras.methods.schedules import Weight
 from kd_keras.primitives import softened_kl
 
 
@@ -42,11 +44,11 @@ class KD(Method):
     """
 
     family = "logits"
-    beside = 0.1
+    published_hard_weight = 0.1
 
     def __init__(self, *, temperature: float = 4.0, weight: Weight = 0.9, name: str | None = None):
         super().__init__(weight=weight, name=name)
-        self.temperature = number("KD", "temperature", temperature, above=0)
+        self.temperature = check_number("KD", "temperature", temperature, above=0)
 
     def call(self, student: Outputs, teacher: Outputs, batch: Batch, step: Step) -> Tensor:
         return kd_loss(student["logits"], teacher["logits"], temperature=self.temperature)

@@ -8,9 +8,11 @@ from collections.abc import Sequence
 import keras
 from keras import ops
 
-from kd_keras.contracts import Batch, Outputs, Step, Tensor, mismatch
-from kd_keras.methods.base import Specs, Tapping, Weight, whole
-from kd_keras.primitives import unit
+from kd_keras.contracts import Batch, Outputs, Step, Tensor
+from kd_keras.errors import check_whole_number, explain_mismatch
+from kd_keras.methods.base import Specs, TapPairMethod
+from kd_keras.methods.schedules import Weight
+from kd_keras.primitives import l2_normalize
 
 RESOLVED = 1e-5  # of the largest eigenvalue: what float32 still tells from nothing, and one value from the next
 
@@ -48,7 +50,7 @@ def kdsvd_loss(student: list[Tensor], teacher: list[Tensor], *, k: int = 1) -> T
     [0.0, 0.0]
     """
     if len(student) != len(teacher):
-        raise ValueError(mismatch("as many maps of both", f"student {len(student)}, teacher {len(teacher)}"))
+        raise ValueError(explain_mismatch("as many maps of both", f"student {len(student)}, teacher {len(teacher)}"))
     k = min(k, *(min(t.shape[1] * t.shape[2], t.shape[3]) for t in teacher))
     pairs = [_scaled_vectors(s, t, k) for s, t in zip(student, teacher)]
     loss = 0.0
@@ -69,9 +71,9 @@ def _scaled_vectors(student: Tensor, teacher: Tensor, k: int) -> tuple[Tensor, T
     vectors = vectors * _sign(vectors)
     candidates, _ = _right_vectors(student, k + 3)
     cosine = ops.stop_gradient(ops.matmul(ops.transpose(candidates, (0, 2, 1)), vectors))
-    nearest = ops.one_hot(ops.argmax(ops.abs(cosine), axis=1), cosine.shape[1], axis=1)
-    values = unit(values)[:, None, :]
-    return ops.matmul(candidates, nearest * ops.sign(cosine)) * values, vectors * values
+    suggest = ops.one_hot(ops.argmax(ops.abs(cosine), axis=1), cosine.shape[1], axis=1)
+    values = l2_normalize(values)[:, None, :]
+    return ops.matmul(candidates, suggest * ops.sign(cosine)) * values, vectors * values
 
 
 def _sign(vectors: Tensor) -> Tensor:
@@ -89,7 +91,7 @@ def _right_vectors(maps: Tensor, count: int) -> tuple[Tensor, Tensor]:
     vectors = _eigenvectors(ops.matmul(ops.transpose(matrix, (0, 2, 1)), matrix), count)
     images = ops.matmul(matrix, vectors)  # as long as the singular values
     values = ops.sqrt(ops.sum(ops.square(ops.stop_gradient(images)), axis=1))
-    return (vectors if narrow else unit(images, axis=1)), values
+    return (vectors if narrow else l2_normalize(images, axis=1)), values
 
 
 def _without_scale(matrix: Tensor) -> Tensor:
@@ -114,7 +116,7 @@ def _eigenvectors(gram: Tensor, count: int) -> Tensor:
 
 
 @keras.saving.register_keras_serializable("kd_keras")
-class KDSVD(Tapping):
+class KDSVD(TapPairMethod):
     """The change of the principal directions of the student's maps from stage to stage follows the teacher's.
 
     Both need the same channels. XLA decomposes matrices many times more slowly, so that a Distiller with this method
@@ -143,7 +145,7 @@ class KDSVD(Tapping):
         name: str | None = None,
     ):
         super().__init__(student_tap=student_tap, teacher_tap=teacher_tap, weight=weight, name=name)
-        self.k = whole("KDSVD", "k", k)
+        self.k = check_whole_number("KDSVD", "k", k)
         self.supports_jit = False  # Keras then runs the step without XLA; the loss itself does compile
 
     def bind(self, student: Specs, teacher: Specs) -> None:
@@ -151,10 +153,10 @@ class KDSVD(Tapping):
         for ours, theirs in pairs:
             came = f"student {ours.layer!r} {ours.shape}, teacher {theirs.layer!r} {theirs.shape}"
             if len(pairs) < 2:
-                raise ValueError(mismatch(f"two or more maps of each for {self.name!r}", came, 'tap "stages"'))
+                raise ValueError(explain_mismatch(f"two or more maps of each for {self.name!r}", came, 'tap "stages"'))
             if ours.shape[-1] != theirs.shape[-1]:
                 remedy = "a student as wide as the teacher, or a method with adapters such as FitNet"
-                raise ValueError(mismatch(f"maps of the same channels for {self.name!r}", came, remedy))
+                raise ValueError(explain_mismatch(f"maps of the same channels for {self.name!r}", came, remedy))
         super().bind(student, teacher)
 
     def call(self, student: Outputs, teacher: Outputs, batch: Batch, step: Step) -> Tensor:

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 import keras
 from keras import ops
 
-from kd_keras.contracts import Batch, Outputs, Step, Tensor, mismatch
-from kd_keras.methods.base import Specs, Tapping, Weight, number, whole
+from kd_keras.contracts import Batch, Outputs, Step, Tensor
+from kd_keras.errors import check_number, check_whole_number, explain_mismatch
+from kd_keras.methods.base import Specs, TapPairMethod
+from kd_keras.methods.schedules import Weight
 from kd_keras.primitives import softened_kl
 
 
@@ -39,7 +41,7 @@ def ld_loss(student: Tensor, teacher: Tensor, *, temperature: float = 10.0) -> T
 
 
 @keras.saving.register_keras_serializable("kd_keras")
-class LD(Tapping):
+class LD(TapPairMethod):
     """The student's distributions of box edges follow the teacher's.
 
     Both detectors must have the same places and bins. A tap ends in `bins`, or in a multiple, whose bins lie edge by
@@ -69,17 +71,17 @@ class LD(Tapping):
         name: str | None = None,
     ):
         super().__init__(student_tap=student_tap, teacher_tap=teacher_tap, weight=weight, name=name)
-        self.bins = whole("LD", "bins", bins, least=2)
-        self.temperature = number("LD", "temperature", temperature, above=0)
+        self.bins = check_whole_number("LD", "bins", bins, least=2)
+        self.temperature = check_number("LD", "temperature", temperature, above=0)
 
     def bind(self, student: Specs, teacher: Specs) -> None:
         for ours, theirs in self.pairs(student, teacher):
             came = f"student {ours.layer!r} {ours.shape}, teacher {theirs.layer!r} {theirs.shape}"
             if ours.shape != theirs.shape:
-                raise ValueError(mismatch("logits of the same places and bins", came, "tap heads of one layout"))
+                raise ValueError(explain_mismatch("logits of the same places and bins", came, "tap heads of one layout"))
             if not ours.shape[-1] or ours.shape[-1] % self.bins:
                 remedy = f"LD(bins=...), which divides {ours.shape[-1]}; a head with 4 edges of 17 bins ends in 68"
-                raise ValueError(mismatch(f"logits that end in a multiple of {self.bins} bins", came, remedy))
+                raise ValueError(explain_mismatch(f"logits that end in a multiple of {self.bins} bins", came, remedy))
         super().bind(student, teacher)
 
     def call(self, student: Outputs, teacher: Outputs, batch: Batch, step: Step) -> Tensor:

@@ -12,8 +12,10 @@ import math
 import keras
 from keras import ops
 
-from kd_keras.contracts import Batch, Outputs, Step, Tensor, mismatch, nearest
-from kd_keras.methods.base import Method, Weight, number
+from kd_keras.contracts import Batch, Outputs, Step, Tensor
+from kd_keras.errors import check_number, explain_mismatch, suggest
+from kd_keras.methods.base import Method
+from kd_keras.methods.schedules import Weight
 from kd_keras.primitives import mean_square, softened_kl
 
 
@@ -138,7 +140,7 @@ def logits_loss(student: Tensor, teacher: Tensor, *, form: str = "mse", temperat
     8.0
     """
     if form not in FORMS:
-        raise ValueError(mismatch("a form of the logits' loss", repr(form), nearest(str(form), FORMS)))
+        raise ValueError(explain_mismatch("a form of the logits' loss", repr(form), suggest(str(form), FORMS)))
     chosen = FORMS[form]
     return chosen(student, teacher, temperature=temperature) if chosen else logits_mse_loss(student, teacher)
 
@@ -167,9 +169,9 @@ class Logits(Method):
     ):
         super().__init__(weight=weight, name=name)
         if form not in FORMS:
-            raise ValueError(mismatch("Logits(form=...) as one of the forms", repr(form), nearest(str(form), FORMS)))
+            raise ValueError(explain_mismatch("Logits(form=...) as one of the forms", repr(form), suggest(str(form), FORMS)))
         self.form = form
-        self.temperature = number("Logits", "temperature", temperature, above=0)
+        self.temperature = check_number("Logits", "temperature", temperature, above=0)
 
     def call(self, student: Outputs, teacher: Outputs, batch: Batch, step: Step) -> Tensor:
         return logits_loss(student["logits"], teacher["logits"], form=self.form, temperature=self.temperature)

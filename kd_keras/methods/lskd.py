@@ -5,12 +5,14 @@ from __future__ import annotations
 import keras
 from keras import ops
 
-from kd_keras.contracts import Batch, Outputs, Step, Tensor, mismatch
-from kd_keras.methods.base import Method, Specs, Taps, Weight, number, weight_at
+from kd_keras.contracts import Batch, Outputs, Step, Tensor
+from kd_keras.errors import check_number, explain_mismatch
+from kd_keras.methods.base import Method, Specs, Taps
+from kd_keras.methods.schedules import Weight, weight_at
 from kd_keras.primitives import softened_kl
 
 
-def standardised(logits: Tensor) -> Tensor:
+def standardized(logits: Tensor) -> Tensor:
     """(z - mean z) / (1e-7 + std z) over the classes, with gradients through mean and standard deviation.
 
     The standard deviation is the unbiased one, of K - 1, as in the authors' code; that of K would be another
@@ -24,7 +26,7 @@ def standardised(logits: Tensor) -> Tensor:
         `(B, K)` float32, of mean 0 and standard deviation 1.
 
     >>> import numpy as np
-    >>> standardised(np.array([[1.0, 2.0, 3.0], [5.0, 5.0, 5.0]])).numpy().round(4).tolist()
+    >>> standardized(np.array([[1.0, 2.0, 3.0], [5.0, 5.0, 5.0]])).numpy().round(4).tolist()
     [[-1.0, 0.0, 1.0], [0.0, 0.0, 0.0]]
     """
     logits = ops.cast(logits, "float32")
@@ -52,7 +54,7 @@ def lskd_loss(student: Tensor, teacher: Tensor, *, temperature: float = 2.0) -> 
     >>> round(float(lskd_loss(student, 10 * student)[0]), 4), round(float(lskd_loss(student, teacher)[0]), 4)
     (0.0, 1.219)
     """
-    return temperature**2 * softened_kl(standardised(student), standardised(teacher), temperature)
+    return temperature**2 * softened_kl(standardized(student), standardized(teacher), temperature)
 
 
 @keras.saving.register_keras_serializable("kd_keras")
@@ -80,7 +82,7 @@ class LSKD(Method):
     """
 
     family = "logits"
-    beside = 0.1
+    published_hard_weight = 0.1
 
     def __init__(
         self,
@@ -91,32 +93,32 @@ class LSKD(Method):
         name: str | None = None,
     ):
         super().__init__(weight=weight, name=name)
-        self.temperature = number("LSKD", "temperature", temperature, above=0)
+        self.temperature = check_number("LSKD", "temperature", temperature, above=0)
         if host is not None and not isinstance(host, Method):
-            raise TypeError(mismatch("LSKD(host=...) as a method such as kd_keras.methods.DKD()", repr(host)))
+            raise TypeError(explain_mismatch("LSKD(host=...) as a method such as kd_keras.methods.DKD()", repr(host)))
         if host is not None and host.taps != Taps():
             came = f"{host.name!r}, which taps {host.taps.student} and {host.taps.teacher}"
-            raise ValueError(mismatch("LSKD(host=...) as a method on logits alone", came, "DKD() is one"))
+            raise ValueError(explain_mismatch("LSKD(host=...) as a method on logits alone", came, "DKD() is one"))
         self.host = host
         if host is not None:
-            self.across_replicas, self.indexed = host.across_replicas, host.indexed
+            self.across_replicas, self.needs_index = host.across_replicas, host.needs_index
 
     def bind(self, student: Specs, teacher: Specs) -> None:
         spec = student["logits"]
         if spec.shape[-1] == 2:
             remedy = "standardised, two logits are the same for every example but for their order; use KD()"
-            raise ValueError(mismatch("logits of three or more classes", f"{spec.layer!r} {spec.shape}", remedy))
+            raise ValueError(explain_mismatch("logits of three or more classes", f"{spec.layer!r} {spec.shape}", remedy))
         if self.host is not None:
             if self.host.built:
                 came = f"{self.host.name!r}, bound before"
-                raise ValueError(mismatch("LSKD(host=...) as a method of its own", came, "make a new one"))
+                raise ValueError(explain_mismatch("LSKD(host=...) as a method of its own", came, "make a new one"))
             self.host.bind(student, teacher)
         super().bind(student, teacher)
 
     def call(self, student: Outputs, teacher: Outputs, batch: Batch, step: Step) -> Tensor:
         if self.host is None:
             return lskd_loss(student["logits"], teacher["logits"], temperature=self.temperature)
-        student, teacher = (Outputs({"logits": standardised(side["logits"])}) for side in (student, teacher))
+        student, teacher = (Outputs({"logits": standardized(side["logits"])}) for side in (student, teacher))
         loss = self.host(student, teacher, batch, step)
         return ops.cast(weight_at(self.host.weight, step), "float32") * loss
 

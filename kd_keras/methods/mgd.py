@@ -7,10 +7,12 @@ from collections.abc import Sequence
 import keras
 from keras import layers, ops
 
-from kd_keras.adapters import aligned, chain, convolution
-from kd_keras.contracts import Batch, Outputs, Step, TapSpec, Tensor, mismatch
-from kd_keras.methods.base import Specs, Tapping, Weight, number
-from kd_keras.primitives import at_one_size, each, mean_square
+from kd_keras.contracts import Batch, Outputs, Step, TapSpec, Tensor
+from kd_keras.errors import check_number, explain_mismatch
+from kd_keras.methods.adapters import aligned, chain, convolution
+from kd_keras.methods.base import Specs, TapPairMethod
+from kd_keras.methods.schedules import Weight
+from kd_keras.primitives import as_list, mean_square, pooled_to_common_size
 
 
 def mgd_loss(student: list[Tensor], teacher: list[Tensor]) -> Tensor:
@@ -30,11 +32,11 @@ def mgd_loss(student: list[Tensor], teacher: list[Tensor]) -> Tensor:
     >>> float(mgd_loss(np.zeros((1, 2, 2, 3)), np.full((1, 2, 2, 3), 2.0))[0])
     4.0
     """
-    return sum(mean_square(*pair) for pair in zip(each(student), each(teacher), strict=True))
+    return sum(mean_square(*pair) for pair in zip(as_list(student), as_list(teacher), strict=True))
 
 
 @keras.saving.register_keras_serializable("kd_keras")
-class MGD(Tapping):
+class MGD(TapPairMethod):
     """From the student's map, of which random positions are masked, a generator makes the teacher's.
 
     The student's map goes through a 1x1 convolution where channels differ, then a mask that is drawn anew at every
@@ -72,11 +74,11 @@ class MGD(Tapping):
         name: str | None = None,
     ):
         super().__init__(student_tap=student_tap, teacher_tap=teacher_tap, weight=weight, name=name)
-        self.mask_ratio = number("MGD", "mask_ratio", mask_ratio)
+        self.mask_ratio = check_number("MGD", "mask_ratio", mask_ratio)
         if not 0 <= self.mask_ratio < 1:
-            raise ValueError(mismatch("MGD(mask_ratio=...) from 0 to below 1", repr(mask_ratio)))
+            raise ValueError(explain_mismatch("MGD(mask_ratio=...) from 0 to below 1", repr(mask_ratio)))
         if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
-            raise TypeError(mismatch("MGD(seed=...) as an integer or None", repr(seed)))
+            raise TypeError(explain_mismatch("MGD(seed=...) as an integer or None", repr(seed)))
         self.seed = seed
         self.masks = keras.random.SeedGenerator(seed)
         self.drawn = self.masks.state  # a weight of this layer, so that a file of weights has it
@@ -93,7 +95,7 @@ class MGD(Tapping):
         return ops.cast(keras.random.uniform(shape, dtype="float32", seed=self.masks) >= self.mask_ratio, "float32")
 
     def call(self, student: Outputs, teacher: Outputs, batch: Batch, step: Step) -> Tensor:
-        ours, theirs = zip(*(at_one_size(*pair) for pair in zip(*self.tensors(student, teacher))))
+        ours, theirs = zip(*(pooled_to_common_size(*pair) for pair in zip(*self.tensors(student, teacher))))
         maps = [aligner(one, training=True) for aligner, one in zip(self.aligners, ours)]
         masked = [one * self.mask(one) for one in maps]
         return mgd_loss([generate(one, training=True) for generate, one in zip(self.generators, masked)], theirs)

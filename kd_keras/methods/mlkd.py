@@ -7,8 +7,10 @@ from collections.abc import Sequence
 import keras
 from keras import ops
 
-from kd_keras.contracts import Batch, Outputs, Step, Tensor, mismatch
-from kd_keras.methods.base import Method, Weight, number
+from kd_keras.contracts import Batch, Outputs, Step, Tensor
+from kd_keras.errors import check_number, explain_mismatch
+from kd_keras.methods.base import Method
+from kd_keras.methods.schedules import Weight
 from kd_keras.primitives import softened_kl
 
 
@@ -96,7 +98,7 @@ class MLKD(Method):
     """
 
     family = "logits"
-    beside = 0.1
+    published_hard_weight = 0.1
 
     def __init__(
         self,
@@ -108,8 +110,8 @@ class MLKD(Method):
     ):
         super().__init__(weight=weight, name=name)
         if not isinstance(temperatures, Sequence) or isinstance(temperatures, str) or not temperatures:
-            raise ValueError(mismatch("MLKD(temperatures=...) as one or more numbers", repr(temperatures), "(4.0,)"))
-        self.temperatures = tuple(number("MLKD", "temperatures", each, above=0) for each in temperatures)
+            raise ValueError(explain_mismatch("MLKD(temperatures=...) as one or more numbers", repr(temperatures), "(4.0,)"))
+        self.temperatures = tuple(check_number("MLKD", "temperatures", each, above=0) for each in temperatures)
         self.across_replicas = bool(across_replicas)
 
     def call(self, student: Outputs, teacher: Outputs, batch: Batch, step: Step) -> Tensor:

@@ -8,8 +8,9 @@ import keras
 from keras import ops
 
 from kd_keras.contracts import Batch, Outputs, Step, Tensor
-from kd_keras.methods.base import Specs, Tapping, Weight
-from kd_keras.primitives import at_one_size, each, unit
+from kd_keras.methods.base import Specs, TapPairMethod
+from kd_keras.methods.schedules import Weight
+from kd_keras.primitives import as_list, l2_normalize, pooled_to_common_size
 
 
 def nst_loss(student: list[Tensor], teacher: list[Tensor]) -> Tensor:
@@ -36,17 +37,17 @@ def nst_loss(student: list[Tensor], teacher: list[Tensor]) -> Tensor:
     >>> nst_loss(here, there).numpy().tolist()  # (B,): k(t, t) = k(s, s) = 1, k(s, t) = 0
     [2.0]
     """
-    return sum(_discrepancy(*map(_patterns, at_one_size(s, t))) for s, t in _pairs(student, teacher))
+    return sum(_discrepancy(*map(_patterns, pooled_to_common_size(s, t))) for s, t in _pairs(student, teacher))
 
 
 def _pairs(student: list[Tensor], teacher: list[Tensor]) -> zip:
-    return zip(each(student), each(teacher), strict=True)
+    return zip(as_list(student), as_list(teacher), strict=True)
 
 
 def _patterns(maps: Tensor) -> Tensor:
     """The channels of `(B, H, W, C)` as unit vectors, `(B, H W, C)`."""
     _, rows, columns, width = maps.shape
-    return unit(ops.reshape(maps, (-1, rows * columns, width)), axis=1)
+    return l2_normalize(ops.reshape(maps, (-1, rows * columns, width)), axis=1)
 
 
 def _discrepancy(student: Tensor, teacher: Tensor) -> Tensor:
@@ -71,7 +72,7 @@ def _total(x: Tensor) -> Tensor:
 
 
 @keras.saving.register_keras_serializable("kd_keras")
-class NST(Tapping):
+class NST(TapPairMethod):
     """The distribution of the student's channels, as patterns over space, follows the teacher's.
 
     It has no adapters: widths may differ, and the larger map is average-pooled. The stages are paired in order.

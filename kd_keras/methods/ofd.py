@@ -10,10 +10,11 @@ import keras
 import numpy as np
 from keras import ops
 
-from kd_keras.adapters import batch_norm, chain, convolution
 from kd_keras.contracts import Batch, Outputs, Step, TapSpec, Tensor
-from kd_keras.methods.base import Specs, Tapping, Weight
-from kd_keras.primitives import each, flat, pooled
+from kd_keras.methods.adapters import batch_norm, chain, convolution
+from kd_keras.methods.base import Specs, TapPairMethod
+from kd_keras.methods.schedules import Weight
+from kd_keras.primitives import as_list, flatten, pooled
 
 
 def ofd_loss(student: list[Tensor], teacher: list[Tensor], *, margins: list[Tensor]) -> Tensor:
@@ -37,7 +38,7 @@ def ofd_loss(student: list[Tensor], teacher: list[Tensor], *, margins: list[Tens
     >>> float(ofd_loss(np.zeros((1, 2, 2, 3)), np.full((1, 2, 2, 3), -9.0), margins=np.full(3, -0.5))[0])
     3.0
     """
-    triples = list(zip(each(student), each(teacher), each(margins), strict=True))
+    triples = list(zip(as_list(student), as_list(teacher), as_list(margins), strict=True))
     terms = [2.0 ** (i + 1 - len(triples)) * _distance(*triple) for i, triple in enumerate(triples)]
     return sum(terms)
 
@@ -46,7 +47,7 @@ def _distance(student: Tensor, teacher: Tensor, margin: Tensor) -> Tensor:
     student, margin = ops.cast(student, "float32"), ops.cast(margin, "float32")
     teacher = pooled(teacher, student.shape[1:3])
     above = student - ops.maximum(teacher, margin)
-    return ops.sum(flat(ops.square(ops.where(teacher > 0, student - teacher, ops.relu(above)))), axis=-1)
+    return ops.sum(flatten(ops.square(ops.where(teacher > 0, student - teacher, ops.relu(above)))), axis=-1)
 
 
 def margins_of(scale: np.ndarray, offset: np.ndarray) -> np.ndarray:
@@ -77,7 +78,7 @@ def _margin(sigma: float, mu: float) -> float:
 
 
 @keras.saving.register_keras_serializable("kd_keras")
-class OFD(Tapping):
+class OFD(TapPairMethod):
     """The student's maps before activation follow the teacher's, as far as the ReLU after them lets through.
 
     Each of the student's maps goes through a 1x1 convolution and BatchNorm, trained along. The margins come, once, from

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import keras
 from keras import ops
 
-from kd_keras.adapters import aligned
 from kd_keras.contracts import Batch, Outputs, Step, Tensor
-from kd_keras.methods.base import Specs, Tapping, Weight
-from kd_keras.primitives import each, resized
+from kd_keras.methods.adapters import aligned
+from kd_keras.methods.base import Specs, TapPairMethod
+from kd_keras.methods.schedules import Weight
+from kd_keras.primitives import as_list, resized
 
 
 def pkd_loss(student: list[Tensor], teacher: list[Tensor]) -> Tensor:
@@ -33,12 +34,12 @@ def pkd_loss(student: list[Tensor], teacher: list[Tensor]) -> Tensor:
     >>> round(float(pkd_loss(rising, 5 + 2 * rising)), 4), round(float(pkd_loss(rising, -rising)), 4)
     (0.0, 1.5)
     """
-    pairs = zip(each(student), each(teacher), strict=True)
-    differences = (_normalised(resized(ours, theirs.shape[1:3])) - _normalised(theirs) for ours, theirs in pairs)
+    pairs = zip(as_list(student), as_list(teacher), strict=True)
+    differences = (_normalize_weights(resized(ours, theirs.shape[1:3])) - _normalize_weights(theirs) for ours, theirs in pairs)
     return sum(ops.mean(ops.square(difference)) / 2 for difference in differences)
 
 
-def _normalised(maps: Tensor) -> Tensor:
+def _normalize_weights(maps: Tensor) -> Tensor:
     """`(C, N)`; float32 sums along the last axis lose least, where N, all positions of a batch, is large."""
     maps = ops.transpose(ops.cast(maps, "float32"), (3, 0, 1, 2))
     maps = ops.reshape(maps, (maps.shape[0], -1))
@@ -51,7 +52,7 @@ def _normalised(maps: Tensor) -> Tensor:
 
 
 @keras.saving.register_keras_serializable("kd_keras")
-class PKD(Tapping):
+class PKD(TapPairMethod):
     """Each of the student's channels correlates with the teacher's over the batch and all positions.
 
     Scales and offsets do not matter, so that detectors of different kinds can teach each other. Where widths differ, a

@@ -8,8 +8,9 @@ import keras
 from keras import ops
 
 from kd_keras.contracts import Batch, Outputs, Step, Tensor
-from kd_keras.methods.base import Specs, Tapping, Weight
-from kd_keras.primitives import flat
+from kd_keras.methods.base import Specs, TapPairMethod
+from kd_keras.methods.schedules import Weight
+from kd_keras.primitives import flatten
 
 EPSILON = 1e-7  # the authors', both beside a norm and inside the logarithm
 
@@ -46,7 +47,7 @@ def pkt_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 def _neighbours(x: Tensor) -> Tensor:
     """P, `(B, B)`."""
-    x = flat(x)
+    x = flatten(x)
     square = ops.sum(ops.square(x), axis=-1, keepdims=True)
     alive = square > 1e-24
     x = ops.where(alive, x / (ops.sqrt(ops.where(alive, square, 1.0)) + EPSILON), 0.0)
@@ -55,7 +56,7 @@ def _neighbours(x: Tensor) -> Tensor:
 
 
 @keras.saving.register_keras_serializable("kd_keras")
-class PKT(Tapping):
+class PKT(TapPairMethod):
     """Which examples are neighbours for the student follows which are for the teacher.
 
     It has no adapters. Neighbours are sought in the batch: a replica's part of it by default.

@@ -8,10 +8,13 @@ from __future__ import annotations
 import keras
 from keras import ops
 
-from kd_keras.adapters import linear
 from kd_keras.contracts import Batch, Outputs, Step, Tensor
-from kd_keras.methods.base import Specs, Tapping, Weight, mean_over, number, whole
-from kd_keras.primitives import softened_kl, unit
+from kd_keras.errors import check_number, check_whole_number
+from kd_keras.methods.adapters import linear
+from kd_keras.methods.base import Specs, TapPairMethod
+from kd_keras.methods.labels import weighted_batch_mean
+from kd_keras.methods.schedules import Weight
+from kd_keras.primitives import l2_normalize, softened_kl
 
 
 def queue_loss(
@@ -37,7 +40,7 @@ def queue_loss(
     0.4621
     """
     queue = ops.cast(queue, "float32")
-    scores = [ops.matmul(unit(side), ops.transpose(queue)) / temperature for side in (student, teacher)]
+    scores = [ops.matmul(l2_normalize(side), ops.transpose(queue)) / temperature for side in (student, teacher)]
     if filled is not None:
         counts = ops.arange(ops.shape(queue)[0], dtype="int32") < filled
         scores = [ops.where(counts, side, -1e4) for side in scores]  # its exponential is 0 for any similarity
@@ -45,7 +48,7 @@ def queue_loss(
 
 
 @keras.saving.register_keras_serializable("kd_keras")
-class Queue(Tapping):
+class Queue(TapPairMethod):
     """The student's embeddings, through a trainable linear layer, are as similar to recent images as the teacher's are.
 
     For images without labels: `Distiller(hard_weight=0)`, mixup, one view for both networks, the gradient's norm
@@ -65,7 +68,7 @@ class Queue(Tapping):
     """
 
     family = "label-free"
-    beside = 0.0
+    published_hard_weight = 0.0
     across_replicas = True  # the queue must be the same on all
 
     def __init__(
@@ -79,8 +82,8 @@ class Queue(Tapping):
         name: str | None = None,
     ):
         super().__init__(student_tap=student_tap, teacher_tap=teacher_tap, weight=weight, name=name)
-        self.size = whole("Queue", "size", size)
-        self.temperature = number("Queue", "temperature", temperature, above=0)
+        self.size = check_whole_number("Queue", "size", size)
+        self.temperature = check_number("Queue", "temperature", temperature, above=0)
 
     def bind(self, student: Specs, teacher: Specs) -> None:
         ours, theirs = self.pair(student, teacher, rank=2)
@@ -93,11 +96,11 @@ class Queue(Tapping):
 
     def call(self, student: Outputs, teacher: Outputs, batch: Batch, step: Step) -> Tensor:
         (ours,), (theirs,) = self.tensors(student, teacher)
-        theirs = unit(theirs)
+        theirs = l2_normalize(theirs)
         queue = ops.concatenate([theirs, self.queue])[: self.size]
         filled = ops.minimum(self.filled + ops.shape(theirs)[0], self.size)
         self.queue.assign(queue)
         self.filled.assign(filled)
         adapted = self.linear(ours, training=True)
         loss = queue_loss(adapted, theirs, queue, filled=filled, temperature=self.temperature)
-        return mean_over(loss, batch)
+        return weighted_batch_mean(loss, batch)

@@ -8,10 +8,12 @@ import keras
 import numpy as np
 from keras import ops
 
-from kd_keras.adapters import batch_norm, chain, convolution
-from kd_keras.contracts import Batch, Outputs, Step, TapSpec, Tensor, mismatch
-from kd_keras.methods.base import Specs, Tapping, Weight, number, ramp
-from kd_keras.primitives import each, pooled
+from kd_keras.contracts import Batch, Outputs, Step, TapSpec, Tensor
+from kd_keras.errors import check_number, explain_mismatch
+from kd_keras.methods.adapters import batch_norm, chain, convolution
+from kd_keras.methods.base import Specs, TapPairMethod
+from kd_keras.methods.schedules import Weight, ramp
+from kd_keras.primitives import as_list, pooled
 
 
 def reviewkd_loss(student: list[Tensor], teacher: list[Tensor]) -> Tensor:
@@ -32,7 +34,7 @@ def reviewkd_loss(student: list[Tensor], teacher: list[Tensor]) -> Tensor:
     >>> float(reviewkd_loss([np.zeros((1, 2, 2, 3))], [np.full((1, 2, 2, 3), 2.0)])[0])
     4.0
     """
-    return sum(_pyramid(s, t) for s, t in zip(each(student), each(teacher), strict=True))
+    return sum(_pyramid(s, t) for s, t in zip(as_list(student), as_list(teacher), strict=True))
 
 
 def _pyramid(student: Tensor, teacher: Tensor) -> Tensor:
@@ -44,7 +46,7 @@ def _pyramid(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 @keras.saving.register_keras_serializable("kd_keras")
-class ReviewKD(Tapping):
+class ReviewKD(TapPairMethod):
     """The student's maps, each fused with all deeper ones, follow the teacher's maps before their activation.
 
     From the deepest level to the largest map: the student's map goes to `min(512, width of the deepest)` channels; what
@@ -85,7 +87,7 @@ class ReviewKD(Tapping):
         name: str | None = None,
     ):
         super().__init__(student_tap=student_tap, teacher_tap=teacher_tap, weight=weight, name=name)
-        self.warmup_epochs = number("ReviewKD", "warmup_epochs", warmup_epochs, least=0)
+        self.warmup_epochs = check_number("ReviewKD", "warmup_epochs", warmup_epochs, least=0)
 
     def bind(self, student: Specs, teacher: Specs) -> None:
         pairs = [(_map(ours), _map(theirs)) for ours, theirs in self.pairs(student, teacher)]
@@ -129,7 +131,7 @@ def _map(spec: TapSpec) -> TapSpec:
     shape = (None, 1, 1, spec.shape[-1]) if len(spec.shape) == 2 else tuple(spec.shape)
     if len(shape) != 4 or None in shape[1:]:
         came = f"{spec.layer!r} {spec.shape}"
-        raise ValueError(mismatch("maps (B, H, W, C) of known size, or vectors (B, D)", came, 'tap "stages"'))
+        raise ValueError(explain_mismatch("maps (B, H, W, C) of known size, or vectors (B, D)", came, 'tap "stages"'))
     return TapSpec(spec.layer, shape)
 
 

@@ -8,8 +8,10 @@ import keras
 from keras import ops
 
 from kd_keras.contracts import Batch, Outputs, Step, Tensor
-from kd_keras.methods.base import Specs, Tapping, Weight, number
-from kd_keras.primitives import distances, flat
+from kd_keras.errors import check_number
+from kd_keras.methods.base import Specs, TapPairMethod
+from kd_keras.methods.schedules import Weight
+from kd_keras.primitives import distances, flatten
 
 CORNERS = 4  # whose angles are held at one time, B^2 numbers each; with fewer a small batch takes longer
 
@@ -89,7 +91,7 @@ def rkd_angle_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def _over_their_mean(x: Tensor) -> Tensor:
-    between = distances(flat(x))
+    between = distances(flatten(x))
     positive = ops.cast(between > 0, "float32")
     mean = ops.sum(between) / ops.maximum(ops.sum(positive), 1.0)
     return between / ops.where(mean > 0, mean, 1.0)
@@ -97,7 +99,7 @@ def _over_their_mean(x: Tensor) -> Tensor:
 
 def _relations(x: Tensor) -> tuple[Tensor, Tensor]:
     """G `(B, B)` of the centred vectors, and the inverse distances `(B, B)`, 0 where there is no direction."""
-    x = flat(x)
+    x = flatten(x)
     x = x - ops.mean(x, axis=0, keepdims=True)
     gram = ops.matmul(x, ops.transpose(x))
     own = ops.diagonal(gram)
@@ -157,7 +159,7 @@ def _smooth_l1(difference: Tensor) -> Tensor:
 
 
 @keras.saving.register_keras_serializable("kd_keras")
-class RKD(Tapping):
+class RKD(TapPairMethod):
     """Distances and angles between the student's embeddings follow those between the teacher's.
 
     It has no adapters. Relations are those within the batch: a replica's part of it by default.
@@ -189,8 +191,8 @@ class RKD(Tapping):
         name: str | None = None,
     ):
         super().__init__(student_tap=student_tap, teacher_tap=teacher_tap, weight=weight, name=name)
-        self.distance_weight = number("RKD", "distance_weight", distance_weight, least=0)
-        self.angle_weight = number("RKD", "angle_weight", angle_weight, least=0)
+        self.distance_weight = check_number("RKD", "distance_weight", distance_weight, least=0)
+        self.angle_weight = check_number("RKD", "angle_weight", angle_weight, least=0)
         self.across_replicas = across_replicas
 
     def bind(self, student: Specs, teacher: Specs) -> None:

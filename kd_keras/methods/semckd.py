@@ -5,10 +5,13 @@ from __future__ import annotations
 import keras
 from keras import layers, ops
 
-from kd_keras.adapters import batch_norm, chain, convolution
-from kd_keras.contracts import Batch, Outputs, Step, TapSpec, Tensor, mismatch
-from kd_keras.methods.base import Method, Specs, Taps, Weight, mean_over, number
-from kd_keras.primitives import at_one_size, each, flat, mean_square, unit
+from kd_keras.contracts import Batch, Outputs, Step, TapSpec, Tensor
+from kd_keras.errors import check_number, explain_mismatch
+from kd_keras.methods.adapters import batch_norm, chain, convolution
+from kd_keras.methods.base import Method, Specs, Taps
+from kd_keras.methods.labels import weighted_batch_mean
+from kd_keras.methods.schedules import Weight
+from kd_keras.primitives import as_list, flatten, l2_normalize, mean_square, pooled_to_common_size
 
 
 def semckd_loss(student: list[list[Tensor]], teacher: list[Tensor], attention: Tensor) -> Tensor:
@@ -29,7 +32,7 @@ def semckd_loss(student: list[list[Tensor]], teacher: list[Tensor], attention: T
     2.5
     """
     attention = ops.cast(attention, "float32")
-    errors = [[mean_square(*at_one_size(s, t)) for s, t in zip(row, each(teacher), strict=True)] for row in student]
+    errors = [[mean_square(*pooled_to_common_size(s, t)) for s, t in zip(row, as_list(teacher), strict=True)] for row in student]
     errors = ops.stack([ops.stack(row, axis=-1) for row in errors], axis=1)
     return ops.sum(attention * errors, axis=(1, 2)) / len(student)
 
@@ -71,11 +74,11 @@ class SemCKD(Method):
     ):
         super().__init__(weight=weight, name=name)
         if isinstance(batch_size, bool) or not isinstance(batch_size, int):
-            raise TypeError(mismatch("SemCKD(batch_size=...) as an integer", repr(batch_size)))
+            raise TypeError(explain_mismatch("SemCKD(batch_size=...) as an integer", repr(batch_size)))
         if batch_size < 4:
-            raise ValueError(mismatch("SemCKD(batch_size=...) of 4 or more", repr(batch_size)))
+            raise ValueError(explain_mismatch("SemCKD(batch_size=...) of 4 or more", repr(batch_size)))
         self.batch_size = batch_size
-        self.temperature = number("SemCKD", "temperature", temperature, above=0)
+        self.temperature = check_number("SemCKD", "temperature", temperature, above=0)
         self.across_replicas = across_replicas
 
     def bind(self, student: Specs, teacher: Specs) -> None:
@@ -97,9 +100,9 @@ class SemCKD(Method):
         ours, theirs = student["stages"], teacher["stages"]
         attention = self.attention(ours, theirs)
         project = iter(self.projections)
-        projected = [[next(project)(at_one_size(s, t)[0], training=True) for t in theirs] for s in ours]
+        projected = [[next(project)(pooled_to_common_size(s, t)[0], training=True) for t in theirs] for s in ours]
         loss = semckd_loss(projected, theirs, attention)
-        return mean_over(loss, batch) if self.across_replicas else loss
+        return weighted_batch_mean(loss, batch) if self.across_replicas else loss
 
     def attention(self, student: list[Tensor], teacher: list[Tensor]) -> Tensor:
         """a_ij `(B, S, T)` of the maps of both sides. Memory: B^2 for each map."""
@@ -110,14 +113,14 @@ class SemCKD(Method):
         return ops.softmax(ops.einsum("bsd,btd->bst", queries, keys) / self.temperature, axis=-1)
 
     def _embedded(self, maps: Tensor, first: keras.layers.Layer, second: keras.layers.Layer) -> Tensor:
-        vectors = flat(maps)
+        vectors = flatten(maps)
         similarity = ops.matmul(vectors, ops.transpose(vectors))
         count = ops.shape(similarity)[0]
         if isinstance(count, int) and count > self.batch_size:
-            raise ValueError(mismatch(f"batches of at most {self.batch_size}", f"{count}", "SemCKD(batch_size=...)"))
+            raise ValueError(explain_mismatch(f"batches of at most {self.batch_size}", f"{count}", "SemCKD(batch_size=...)"))
         # The first rows alone: what zeros in the place of the missing examples would give.
         hidden = ops.relu(ops.matmul(similarity, first.kernel[:count]) + first.bias)
-        return unit(second(hidden))
+        return l2_normalize(second(hidden))
 
 
 def _projection(student: TapSpec, teacher: TapSpec) -> keras.layers.Layer:

@@ -10,10 +10,12 @@ import keras
 import numpy as np
 from keras import layers, ops, tree
 
-from kd_keras.contracts import Batch, Outputs, Step, Tensor, mismatch
-from kd_keras.methods.base import Method, Specs, Taps, Weight
-from kd_keras.primitives import at_one_size, mean_square, pooled
-from kd_keras.taps import Graph, Renamed, is_walkable
+from kd_keras.contracts import Batch, Outputs, Step, Tensor
+from kd_keras.errors import explain_mismatch
+from kd_keras.methods.base import Method, Specs, Taps
+from kd_keras.methods.schedules import Weight
+from kd_keras.networks.taps import Graph, Renamed, is_walkable
+from kd_keras.primitives import mean_square, pooled, pooled_to_common_size
 
 
 def simkd_loss(student: Tensor, teacher: Tensor) -> Tensor:
@@ -30,7 +32,7 @@ def simkd_loss(student: Tensor, teacher: Tensor) -> Tensor:
     >>> float(simkd_loss(np.zeros((1, 2, 2, 3)), np.full((1, 4, 4, 3), 2.0))[0])  # (B,)
     4.0
     """
-    return mean_square(*at_one_size(student, teacher))
+    return mean_square(*pooled_to_common_size(student, teacher))
 
 
 def simkd_student(student: keras.Model, teacher: keras.Model, *, reduction: int = 2) -> keras.Model:
@@ -113,7 +115,7 @@ def _end(teacher: keras.Model) -> tuple[tuple[int, int], int, np.ndarray, np.nda
     if mean.shape != read.shape or np.abs(mean - read).max() > 1e-2 * np.abs(mean).max():
         came = f"last map {graph.spec(maps)[:]}, embedding {graph.spec(embedding)[:]}"
         remedy = "choose a teacher that ends in GlobalAveragePooling2D and one Dense layer, or another method"
-        raise ValueError(mismatch(f"a classifier of {teacher.name!r} that reads its last map's mean", came, remedy))
+        raise ValueError(explain_mismatch(f"a classifier of {teacher.name!r} that reads its last map's mean", came, remedy))
     return tuple(maps.shape[1:3]), maps.shape[-1], kernel, bias
 
 
@@ -126,7 +128,7 @@ def _backbone(student: keras.Model) -> tuple[Any, Any]:
     renamed = [one.name for one in keras.Model(whole.inputs, x).operations if isinstance(one, Renamed)]
     if renamed:
         remedy = "give them other names, or pass a student without models nested in it"
-        raise ValueError(mismatch(f"layers of {student.name!r} that differ in name", f"twice: {renamed}", remedy))
+        raise ValueError(explain_mismatch(f"layers of {student.name!r} that differ in name", f"twice: {renamed}", remedy))
     return whole.inputs, x
 
 
@@ -142,7 +144,7 @@ class Unsplit(Graph):
 def _walked(model: keras.Model, role: str) -> Graph:
     if not is_walkable(model):
         remedy = "write it with the Functional interface of Keras"
-        raise ValueError(mismatch(f"a {role} that is a graph of layers, for SimKD", f"{model.name!r}", remedy))
+        raise ValueError(explain_mismatch(f"a {role} that is a graph of layers, for SimKD", f"{model.name!r}", remedy))
     return Graph(model)
 
 
@@ -179,7 +181,7 @@ class SimKD(Method):
     """
 
     family = "features"
-    beside = 0.0
+    published_hard_weight = 0.0
     taps = Taps(("stages[-1]",), ("stages[-1]",))
 
     def __init__(self, *, reduction: int = 2, weight: Weight = 1.0, name: str | None = None):
@@ -195,7 +197,7 @@ class SimKD(Method):
         if teacher is None:
             came = "none; a recording holds the teacher's outputs, not its network"
             remedy = "give the teacher beside its recording: experiments.distill --teacher=... --recording=..."
-            raise ValueError(mismatch(f"the teacher's network, whose classifier {self.name!r} keeps", came, remedy))
+            raise ValueError(explain_mismatch(f"the teacher's network, whose classifier {self.name!r} keeps", came, remedy))
         return simkd_student(student, teacher, reduction=self.reduction)
 
     def bind(self, student: Specs, teacher: Specs) -> None:
@@ -203,7 +205,7 @@ class SimKD(Method):
         if len(ours.shape) != 4 or ours.shape[-1] != theirs.shape[-1]:
             came = f"student {ours.layer!r} {ours.shape}, teacher {theirs.layer!r} {theirs.shape}"
             remedy = "Distiller(student=kd_keras.methods.simkd_student(student, teacher), ...) has such a map"
-            raise ValueError(mismatch(f"last maps of one width for {self.name!r}", came, remedy))
+            raise ValueError(explain_mismatch(f"last maps of one width for {self.name!r}", came, remedy))
         super().bind(student, teacher)
 
     def call(self, student: Outputs, teacher: Outputs, batch: Batch, step: Step) -> Tensor:
@@ -212,7 +214,7 @@ class SimKD(Method):
 
 def _checked(owner: str, reduction: int) -> int:
     if isinstance(reduction, bool) or not isinstance(reduction, int):
-        raise TypeError(mismatch(f"{owner}(reduction=...) as an integer", repr(reduction)))
+        raise TypeError(explain_mismatch(f"{owner}(reduction=...) as an integer", repr(reduction)))
     if reduction < 1:
-        raise ValueError(mismatch(f"{owner}(reduction=...) of 1 or more", repr(reduction)))
+        raise ValueError(explain_mismatch(f"{owner}(reduction=...) of 1 or more", repr(reduction)))
     return reduction

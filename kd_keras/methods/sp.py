@@ -8,8 +8,9 @@ import keras
 from keras import ops
 
 from kd_keras.contracts import Batch, Outputs, Step, Tensor
-from kd_keras.methods.base import Specs, Tapping, Weight
-from kd_keras.primitives import flat, unit
+from kd_keras.methods.base import Specs, TapPairMethod
+from kd_keras.methods.schedules import Weight
+from kd_keras.primitives import flatten, l2_normalize
 
 
 def sp_loss(student: Tensor, teacher: Tensor) -> Tensor:
@@ -33,12 +34,12 @@ def sp_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def _similarities(features: Tensor) -> Tensor:
-    features = flat(features)
-    return unit(ops.matmul(features, ops.transpose(features)))
+    features = flatten(features)
+    return l2_normalize(ops.matmul(features, ops.transpose(features)))
 
 
 @keras.saving.register_keras_serializable("kd_keras")
-class SP(Tapping):
+class SP(TapPairMethod):
     """Examples that the teacher finds alike are to be alike for the student.
 
     It has no adapters. Similarities depend on the batch: a replica's part of it by default.

@@ -8,9 +8,11 @@ from __future__ import annotations
 import keras
 from keras import layers, ops
 
-from kd_keras.adapters import batch_norm, chain
-from kd_keras.contracts import Batch, Outputs, Step, Tensor, mismatch
-from kd_keras.methods.base import Method, Specs, Taps, Weight
+from kd_keras.contracts import Batch, Outputs, Step, Tensor
+from kd_keras.errors import explain_mismatch
+from kd_keras.methods.adapters import batch_norm, chain
+from kd_keras.methods.base import Method, Specs, Taps
+from kd_keras.methods.schedules import Weight
 from kd_keras.primitives import mean_square
 
 
@@ -59,7 +61,7 @@ class SRRL(Method):
         if any(len(spec.shape) != 2 for spec in (ours, theirs, logits)):
             came = ", ".join(f"{spec.layer!r} {spec.shape}" for spec in (ours, theirs, logits))
             remedy = "let both networks end in a pooling, then a Dense layer"
-            raise ValueError(mismatch(f"vectors (B, D) and logits (B, K) for {self.name!r}", came, remedy))
+            raise ValueError(explain_mismatch(f"vectors (B, D) and logits (B, K) for {self.name!r}", came, remedy))
         shape = (theirs.shape[-1], logits.shape[-1])
         dense = layers.Dense(shape[0], use_bias=False, kernel_initializer="he_normal", dtype="float32")
         self.adapter = chain(ours, dense, batch_norm(), layers.ReLU(dtype="float32"), name="adapter")
@@ -70,7 +72,7 @@ class SRRL(Method):
             if classifier[0].shape != shape:
                 came = f"{classifier[0].shape}; {theirs.layer!r} {theirs.shape}, {logits.layer!r} {logits.shape}"
                 remedy = "let the teacher end in one Dense layer that gives its logits"
-                raise ValueError(mismatch(f"a teacher's classifier with a kernel {shape}", came, remedy))
+                raise ValueError(explain_mismatch(f"a teacher's classifier with a kernel {shape}", came, remedy))
             self.kernel.assign(classifier[0])
             self.bias.assign(classifier[1])
         super().bind(student, teacher)

@@ -10,10 +10,12 @@ from collections.abc import Sequence
 import keras
 from keras import ops
 
-from kd_keras.adapters import to_grid
-from kd_keras.contracts import Batch, Outputs, Step, Tensor, mismatch
-from kd_keras.methods.base import Specs, Tapping, Weight, number
-from kd_keras.primitives import each, softened_kl, unit
+from kd_keras.contracts import Batch, Outputs, Step, Tensor
+from kd_keras.errors import check_number, explain_mismatch
+from kd_keras.methods.adapters import to_grid
+from kd_keras.methods.base import Specs, TapPairMethod
+from kd_keras.methods.schedules import Weight
+from kd_keras.primitives import as_list, l2_normalize, softened_kl
 
 
 def tokens_loss(student: Tensor | list[Tensor], teacher: Tensor | list[Tensor], *, temperature: float = 0.07) -> Tensor:
@@ -39,7 +41,7 @@ def tokens_loss(student: Tensor | list[Tensor], teacher: Tensor | list[Tensor], 
     >>> round(float(tokens_loss(student, teacher, temperature=1.0)[0]), 4)
     0.2311
     """
-    return sum(_one_map(*pair, temperature) for pair in zip(each(student), each(teacher), strict=True))
+    return sum(_one_map(*pair, temperature) for pair in zip(as_list(student), as_list(teacher), strict=True))
 
 
 def _one_map(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -49,13 +51,13 @@ def _one_map(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 def _scores(maps: Tensor, temperature: float) -> Tensor:
     """x_i . x_j / T of an image's tokens, `(B, H W, H W)`; the diagonal's -1e4 has the probability 0."""
     positions = maps.shape[1] * maps.shape[2]
-    tokens = ops.reshape(unit(maps), (-1, positions, maps.shape[3]))
+    tokens = ops.reshape(l2_normalize(maps), (-1, positions, maps.shape[3]))
     scores = ops.matmul(tokens, ops.transpose(tokens, (0, 2, 1))) / temperature
     return ops.where(ops.eye(positions, dtype="bool"), -1e4, scores)
 
 
 @keras.saving.register_keras_serializable("kd_keras")
-class Tokens(Tapping):
+class Tokens(TapPairMethod):
     """The positions of the student's map are as similar to each other as those of the teacher's map.
 
     The student's map first goes through a trainable linear layer of its own and a bilinear resize to the teacher's
@@ -72,7 +74,7 @@ class Tokens(Tapping):
     """
 
     family = "label-free"
-    beside = 0.0
+    published_hard_weight = 0.0
 
     def __init__(
         self,
@@ -84,14 +86,14 @@ class Tokens(Tapping):
         name: str | None = None,
     ):
         super().__init__(student_tap=student_tap, teacher_tap=teacher_tap, weight=weight, name=name)
-        self.temperature = number("Tokens", "temperature", temperature, above=0)
+        self.temperature = check_number("Tokens", "temperature", temperature, above=0)
 
     def bind(self, student: Specs, teacher: Specs) -> None:
         pairs = self.pairs(student, teacher, rank=4, sized=False)
         for _, theirs in pairs:
             if tuple(theirs.shape[1:3]) == (1, 1):
                 remedy = "build the teacher with a larger input_shape, or tap an earlier stage"
-                raise ValueError(mismatch("a map of two positions or more", f"{theirs.layer!r} {theirs.shape}", remedy))
+                raise ValueError(explain_mismatch("a map of two positions or more", f"{theirs.layer!r} {theirs.shape}", remedy))
         self.adapters = [to_grid(*pair) for pair in pairs]
         super().bind(student, teacher)
 

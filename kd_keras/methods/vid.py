@@ -9,10 +9,12 @@ from collections.abc import Sequence
 import keras
 from keras import layers, ops
 
-from kd_keras.adapters import chain, convolution
 from kd_keras.contracts import Batch, Outputs, Step, TapSpec, Tensor
-from kd_keras.methods.base import Specs, Tapping, Weight, number
-from kd_keras.primitives import at_one_size, each, flat
+from kd_keras.errors import check_number
+from kd_keras.methods.adapters import chain, convolution
+from kd_keras.methods.base import Specs, TapPairMethod
+from kd_keras.methods.schedules import Weight
+from kd_keras.primitives import as_list, flatten, pooled_to_common_size
 
 LEAST = 1e-5  # what is added to a variance, so that none vanishes
 
@@ -35,8 +37,8 @@ def vid_loss(student: list[Tensor], teacher: list[Tensor], *, variances: list[Te
     >>> float(vid_loss(np.zeros((1, 2, 2, 3)), np.full((1, 2, 2, 3), 2.0), variances=np.ones(3))[0])
     2.0
     """
-    triples = zip(each(student), each(teacher), each(variances), strict=True)
-    return sum(ops.mean(flat(_surprise(*triple)), axis=-1) for triple in triples)
+    triples = zip(as_list(student), as_list(teacher), as_list(variances), strict=True)
+    return sum(ops.mean(flatten(_surprise(*triple)), axis=-1) for triple in triples)
 
 
 def _surprise(mean: Tensor, target: Tensor, variance: Tensor) -> Tensor:
@@ -45,7 +47,7 @@ def _surprise(mean: Tensor, target: Tensor, variance: Tensor) -> Tensor:
 
 
 @keras.saving.register_keras_serializable("kd_keras")
-class VID(Tapping):
+class VID(TapPairMethod):
     """The student's maps predict the teacher's: a trainable mean of the student's map, a trainable variance a channel.
 
     The mean comes from three 1x1 convolutions with ReLU between, the variance is softplus(rho) + 1e-5. Where sizes
@@ -75,7 +77,7 @@ class VID(Tapping):
         name: str | None = None,
     ):
         super().__init__(student_tap=student_tap, teacher_tap=teacher_tap, weight=weight, name=name)
-        self.initial_variance = number("VID", "initial_variance", initial_variance, above=LEAST)
+        self.initial_variance = check_number("VID", "initial_variance", initial_variance, above=LEAST)
 
     def bind(self, student: Specs, teacher: Specs) -> None:
         pairs = self.pairs(student, teacher, rank=4)
@@ -91,7 +93,7 @@ class VID(Tapping):
         return [ops.softplus(ops.convert_to_tensor(rho)) + LEAST for rho in self.rhos]
 
     def call(self, student: Outputs, teacher: Outputs, batch: Batch, step: Step) -> Tensor:
-        ours, theirs = zip(*(at_one_size(*pair) for pair in zip(*self.tensors(student, teacher))))
+        ours, theirs = zip(*(pooled_to_common_size(*pair) for pair in zip(*self.tensors(student, teacher))))
         means = [mean(one, training=True) for mean, one in zip(self.means, ours)]
         return vid_loss(means, theirs, variances=self.variances())
 

@@ -7,7 +7,10 @@ import keras
 from keras import ops
 
 from kd_keras.contracts import Batch, Outputs, Step, Tensor
-from kd_keras.methods.base import Method, Weight, number, right_class
+from kd_keras.errors import check_number
+from kd_keras.methods.base import Method
+from kd_keras.methods.labels import target_mask
+from kd_keras.methods.schedules import Weight
 
 
 def wsld_loss(student: Tensor, teacher: Tensor, labels: Tensor, *, temperature: float = 2.0) -> Tensor:
@@ -34,7 +37,7 @@ def wsld_loss(student: Tensor, teacher: Tensor, labels: Tensor, *, temperature: 
     >>> round(float(wsld_loss(student, teacher, np.array([0]))[0]), 4)
     7.5541
     """
-    right = right_class("WSLD", labels, student)
+    right = target_mask("WSLD", labels, student)
     student, teacher = (ops.cast(z, "float32") for z in (student, teacher))
     ratio = _error(student, right) / (_error(teacher, right) + 1e-7)
     weight = ops.stop_gradient(-ops.expm1(-ratio))
@@ -68,7 +71,7 @@ class WSLD(Method):
 
     def __init__(self, *, temperature: float = 2.0, weight: Weight = 2.5, name: str | None = None):
         super().__init__(weight=weight, name=name)
-        self.temperature = number("WSLD", "temperature", temperature, above=0)
+        self.temperature = check_number("WSLD", "temperature", temperature, above=0)
 
     def call(self, student: Outputs, teacher: Outputs, batch: Batch, step: Step) -> Tensor:
         return wsld_loss(student["logits"], teacher["logits"], batch.label, temperature=self.temperature)

@@ -6,7 +6,7 @@ import sys
 
 import keras
 
-from kd_keras.contracts import mismatch, nearest
+from kd_keras.errors import explain_mismatch, suggest
 from kd_keras.models import applications
 from kd_keras.models.hub import hub
 from kd_keras.models.mlp import mlp
@@ -103,9 +103,9 @@ def build(name: str, input_shape: tuple[int, ...], classes: int, **options) -> k
     (None, 10)
     """
     if len(input_shape) != 3 or not all(isinstance(size, int) and size > 0 for size in input_shape):
-        raise ValueError(mismatch("an image shape (height, width, channels), all positive", repr(input_shape)))
+        raise ValueError(explain_mismatch("an image shape (height, width, channels), all positive", repr(input_shape)))
     if classes < 2:
-        raise ValueError(mismatch("at least two classes", str(classes)))
+        raise ValueError(explain_mismatch("at least two classes", str(classes)))
     family, _, member = name.partition("/")
     if family == "applications" and member:
         return applications.application(member, input_shape, classes, **options)
@@ -114,5 +114,5 @@ def build(name: str, input_shape: tuple[int, ...], classes: int, **options) -> k
     if family == "multi_exit" and member:
         return multi_exit(build(member, input_shape, classes, **options))
     if name not in ZOO:
-        raise ValueError(mismatch("a model of the zoo", repr(name), nearest(name, names())))
+        raise ValueError(explain_mismatch("a model of the zoo", repr(name), suggest(name, names())))
     return getattr(sys.modules[__name__], name)(input_shape, classes, **options)

@@ -6,7 +6,7 @@ import inspect
 
 import keras
 
-from kd_keras.contracts import mismatch, nearest
+from kd_keras.errors import explain_mismatch, suggest
 
 
 def names() -> list[str]:
@@ -37,7 +37,7 @@ def application(
     """
     found = {each.lower(): each for each in names()}.get(name.lower())
     if found is None:
-        raise ValueError(mismatch("a classifier of keras.applications", repr(name), nearest(name, names())))
+        raise ValueError(explain_mismatch("a classifier of keras.applications", repr(name), suggest(name, names())))
     build = getattr(keras.applications, found)
     if weights == "imagenet" and classes != 1000:
         backbone = build(include_top=False, weights=weights, input_shape=input_shape, pooling="avg", **options)

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import layers, ops
 
-from kd_keras.contracts import mismatch
+from kd_keras.errors import explain_mismatch
 
 
 def convolution(x: Any, width: int, name: str, **options: Any) -> Any:
@@ -72,4 +72,4 @@ def classified(inputs: Any, x: Any, classes: int, name: str) -> keras.Model:
 def positive(name: str, argument: str, value: Any) -> None:
     """Raises ValueError where an architecture's argument is not above zero."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
-        raise ValueError(mismatch(f"{name}({argument}=...) above zero", repr(value)))
+        raise ValueError(explain_mismatch(f"{name}({argument}=...) above zero", repr(value)))

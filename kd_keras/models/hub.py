@@ -10,7 +10,7 @@ from typing import Any
 
 import keras
 
-from kd_keras.contracts import mismatch, nearest
+from kd_keras.errors import explain_mismatch, suggest
 
 
 def hub(
@@ -39,20 +39,20 @@ def hub(
     if name not in models.ImageClassifier.presets and "://" not in name and not Path(name).is_dir():
         known = [each for each in dir(models) if each.endswith("ImageClassifier") and each != "ImageClassifier"]
         choices = [*known, *models.ImageClassifier.presets]
-        raise ValueError(mismatch("an image classifier or a preset of KerasHub", repr(name), nearest(name, choices)))
+        raise ValueError(explain_mismatch("an image classifier or a preset of KerasHub", repr(name), suggest(name, choices)))
     try:
         options = {"image_shape": tuple(input_shape), "load_weights": weights, "preprocessor": None} | options
         return _preset(functools.partial(models.ImageClassifier.from_preset, name, **options), classes)
     except Exception as error:  # a download fails in many ways
         remedy = "check the network, or the folder; KerasHub downloads a preset when it is first used"
-        raise ValueError(mismatch(f"KerasHub's preset {name!r}", f"{type(error).__name__}: {error}", remedy)) from error
+        raise ValueError(explain_mismatch(f"KerasHub's preset {name!r}", f"{type(error).__name__}: {error}", remedy)) from error
 
 
 def _keras_hub() -> Any:
     try:
         import keras_hub
     except ImportError as error:
-        raise ImportError(mismatch("KerasHub for a model hub/...", "none", 'pip install "kd_keras[hub]"')) from error
+        raise ImportError(explain_mismatch("KerasHub for a model hub/...", "none", 'pip install "kd_keras[hub]"')) from error
     return keras_hub
 
 
@@ -72,5 +72,5 @@ def _new(kind: type, input_shape: tuple[int, int, int], classes: int, options: d
         made = kind.backbone_cls(**backbone)
     except TypeError as error:
         takes = ", ".join(list(inspect.signature(kind.backbone_cls.__init__).parameters)[1:])
-        raise TypeError(mismatch(f"the arguments of {kind.backbone_cls.__name__}: {takes}", str(error))) from error
+        raise TypeError(explain_mismatch(f"the arguments of {kind.backbone_cls.__name__}: {takes}", str(error))) from error
     return kind(backbone=made, num_classes=classes, **{key: options[key] for key in own})

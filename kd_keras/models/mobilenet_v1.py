@@ -11,7 +11,7 @@ from typing import Any
 import keras
 from keras import layers
 
-from kd_keras.contracts import mismatch
+from kd_keras.errors import explain_mismatch
 from kd_keras.models.base import classified, conv_bn, depthwise_bn
 
 # channels at full width of the blocks of each stage; each stage but the first begins with stride 2
@@ -30,7 +30,7 @@ def mobilenet_v1(
     (None, 100)
     """
     if int(32 * width) < 1:
-        raise ValueError(mismatch("a width of at least 1/32", repr(width)))
+        raise ValueError(explain_mismatch("a width of at least 1/32", repr(width)))
     inputs = keras.Input(input_shape, name="image")
     x = layers.ReLU(name="stem_out")(conv_bn(inputs, int(32 * width), "stem"))
     for stage, blocks in enumerate(STAGES, start=1):

@@ -13,7 +13,7 @@ from typing import Any
 import keras
 from keras import layers
 
-from kd_keras.contracts import mismatch
+from kd_keras.errors import explain_mismatch
 from kd_keras.models.base import classified, conv_bn, depthwise_bn
 
 # expansion, channels at full width, blocks, stride of the first block
@@ -34,7 +34,7 @@ def mobilenet_v2(
     (None, 100)
     """
     if int(16 * width) < 1:
-        raise ValueError(mismatch("a width of at least 1/16", repr(width)))
+        raise ValueError(explain_mismatch("a width of at least 1/16", repr(width)))
     inputs = keras.Input(input_shape, name="image")
     x = layers.ReLU(name="stem_out")(conv_bn(inputs, int(32 * width), "stem", strides=2))
     for row, (expansion, channels, blocks, first_strides) in enumerate(ROWS, start=1):

@@ -99,5 +99,5 @@ def _active(x: Any, activation: str, name: str) -> Any:
 
 def _rounded(channels: float) -> int:
     """The nearest multiple of 8, at least 8 and at least nine tenths of the number."""
-    nearest = max(8, int(channels + 4) // 8 * 8)
-    return nearest if nearest >= 0.9 * channels else nearest + 8
+    suggest = max(8, int(channels + 4) // 8 * 8)
+    return suggest if suggest >= 0.9 * channels else suggest + 8

@@ -13,9 +13,9 @@ from typing import Any
 import keras
 from keras import layers, ops, tree
 
-from kd_keras.contracts import mismatch
+from kd_keras.errors import explain_mismatch
 from kd_keras.models.base import batch_norm, fan_out
-from kd_keras.taps import DROPOUTS, Tapped
+from kd_keras.networks.taps import DROPOUTS, Tapped
 
 
 def multi_exit(model: keras.Model, *, name: str | None = None) -> keras.Model:
@@ -52,7 +52,7 @@ def multi_exit(model: keras.Model, *, name: str | None = None) -> keras.Model:
     if len(specs["stages"]) < 2 or not set(paths) <= own:
         came = f"{model.name!r} with {len(specs['stages'])} stages, of which {sorted(set(paths) - own)} lie deeper"
         needed = "a Functional classifier of logits, with two or more stages among its own layers"
-        raise ValueError(mismatch(needed, came, "build it without a final softmax, and not around another model"))
+        raise ValueError(explain_mismatch(needed, came, "build it without a final softmax, and not around another model"))
     stages = [model.get_layer(spec.layer).output for spec in specs["stages"]]
     width, classes = specs["embedding"].shape[-1], specs["logits"].shape[-1]
     answers = [_exit(stages[number:], width, classes, f"exit{number + 1}") for number in range(len(stages) - 1)]
@@ -89,7 +89,7 @@ def _deepest(model: keras.Model, embedding: str, name: str) -> Any:
     for layer in model.layers[place + 1 :]:
         if not isinstance(layer, (*DROPOUTS, layers.Dense)):
             needed = "logits that one dense layer makes of the embedding"
-            raise ValueError(mismatch(needed, f"{layer.name!r} of {model.name!r}", "build it without a final softmax"))
+            raise ValueError(explain_mismatch(needed, f"{layer.name!r} of {model.name!r}", "build it without a final softmax"))
         x = layer(x)
     return layers.Identity(name=name)(x)
 
@@ -120,7 +120,7 @@ def exit_count(model: keras.Model) -> int:
     names = {layer.name for layer in model.layers}
     count = sum(f"exit{number}" in names for number in range(1, len(names)))
     if not count:
-        raise ValueError(mismatch("a model made by multi_exit", repr(model.name)))
+        raise ValueError(explain_mismatch("a model made by multi_exit", repr(model.name)))
     return count
 
 
@@ -136,7 +136,7 @@ def single_exit(model: keras.Model, number: int) -> keras.Model:
     """
     count = exit_count(model)
     if not 1 <= number <= count:
-        raise ValueError(mismatch(f"an exit of 1 to {count}", str(number)))
+        raise ValueError(explain_mismatch(f"an exit of 1 to {count}", str(number)))
     return keras.Model(model.input, model.get_layer(f"exit{number}").output, name=f"{model.name}_exit{number}")
 
 
@@ -174,7 +174,7 @@ class EarlyExit(keras.Model):
     def __init__(self, model: keras.Model, threshold: float, name: str = "early_exit"):
         super().__init__(name=name)
         if not threshold > 0:
-            raise ValueError(mismatch("a threshold above 0", repr(threshold)))
+            raise ValueError(explain_mismatch("a threshold above 0", repr(threshold)))
         self.model, self.threshold = model, float(threshold)
         self.parts = list(_parts(model))
         self(model.inputs[0])  # so that it knows its input, and can be exported

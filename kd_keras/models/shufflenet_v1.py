@@ -12,7 +12,7 @@ from typing import Any
 import keras
 from keras import layers
 
-from kd_keras.contracts import mismatch
+from kd_keras.errors import explain_mismatch
 from kd_keras.models.base import channel_shuffle, classified, conv_bn, depthwise_bn, positive
 
 # groups: channels of the first stage at full width (table 1); each later stage has twice as many
@@ -66,7 +66,7 @@ def shufflenet_v1_imagenet(
     (None, 1000)
     """
     if width not in STEMS:
-        raise ValueError(mismatch(f"{name}(width=...) one of {', '.join(map(str, STEMS))}", repr(width)))
+        raise ValueError(explain_mismatch(f"{name}(width=...) one of {', '.join(map(str, STEMS))}", repr(width)))
     inputs = keras.Input(input_shape, name="image")
     x = layers.ReLU(name="stem_out")(conv_bn(inputs, STEMS[width], "stem", strides=2))
     x = layers.MaxPooling2D(3, 2, padding="same", name="stem_pool")(x)
@@ -76,9 +76,9 @@ def shufflenet_v1_imagenet(
 def _stages(inputs: Any, x: Any, classes: int, width: float, groups: int, small: bool, name: str) -> keras.Model:
     positive(name, "width", width)
     if groups not in CHANNELS:
-        raise ValueError(mismatch(f"{name}(groups=...) one of {', '.join(map(str, CHANNELS))}", repr(groups)))
+        raise ValueError(explain_mismatch(f"{name}(groups=...) one of {', '.join(map(str, CHANNELS))}", repr(groups)))
     if (CHANNELS[groups] * width) % (4 * groups):
-        raise ValueError(mismatch(f"a width at which {4 * groups} divides {CHANNELS[groups]} width", repr(width)))
+        raise ValueError(explain_mismatch(f"a width at which {4 * groups} divides {CHANNELS[groups]} width", repr(width)))
     for stage, units in enumerate(UNITS, start=1):
         channels = int(CHANNELS[groups] * width) * 2 ** (stage - 1)
         for unit in range(1, units + 1):

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 from keras import layers, ops
 
-from kd_keras.contracts import mismatch
+from kd_keras.errors import explain_mismatch
 from kd_keras.models.base import channel_shuffle, classified, conv_bn, depthwise_bn
 
 # width: channels of the three stages and of the last convolution (table 5)
@@ -55,7 +55,7 @@ def shufflenet_v2_imagenet(
 
 def _stages(inputs: Any, x: Any, classes: int, width: float, name: str) -> keras.Model:
     if width not in WIDTHS:
-        raise ValueError(mismatch(f"{name}(width=...) one of {', '.join(map(str, WIDTHS))}", repr(width)))
+        raise ValueError(explain_mismatch(f"{name}(width=...) one of {', '.join(map(str, WIDTHS))}", repr(width)))
     *channels, last = WIDTHS[width]
     for stage, (units, each) in enumerate(zip(UNITS, channels), start=1):
         for unit in range(1, units + 1):

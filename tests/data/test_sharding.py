@@ -8,9 +8,10 @@ import pytest
 import tensorflow as tf
 
 from kd_keras import data, distribute
-from kd_keras.contracts import INDEX, INPUTS, Share
+from kd_keras.contracts import INDEX, INPUTS
 from kd_keras.data import Augmentation
-from tests import workers
+from kd_keras.distribute.slices import BatchSlice
+from tests.support import workers
 
 SIZE, FILES, BATCH = 41, 6, 12  # six lanes of two rows; the last batch has 5 rows, one of each lane but the last
 OPTIONS = {"batch_size": BATCH, "with_index": True, "cache": False, "augmentation": Augmentation(flip=True)}
@@ -63,7 +64,7 @@ def test_workers_that_read_their_own_files_have_the_same_batches(place, total, c
     steps = data.steps_per_epoch(images, BATCH, drop)
     whole = list(data.training(images, epochs=2, **options))
     shares = [
-        list(data.training(images, epochs=2, share=Share(first, count, total), sharding="file", **options))
+        list(data.training(images, epochs=2, share=BatchSlice(first, count, total), sharding="file", **options))
         for first in range(0, total, count)
     ]
     assert len(whole) == 2 * steps and all(len(each) == 2 * steps * count for each in shares)
@@ -81,7 +82,7 @@ def test_workers_that_read_their_own_files_have_the_same_batches(place, total, c
     assert list(first) != list(second)  # an order of its own
 
 
-@pytest.mark.parametrize("share, sharding", [(Share(), "auto"), (Share(1, 1, 2), "file")], ids=["one", "two"])
+@pytest.mark.parametrize("share, sharding", [(BatchSlice(), "auto"), (BatchSlice(1, 1, 2), "file")], ids=["one", "two"])
 def test_it_can_start_within_an_epoch(place, share, sharding):
     options = {**OPTIONS, "share": share, "sharding": sharding}
     whole = list(data.training(source(place), epochs=3, **options))
@@ -98,7 +99,7 @@ def test_a_worker_opens_its_own_files_alone(place, monkeypatch):
     for path in sorted((place / "several_files" / "1.0.0").glob("*train*"))[:1]:
         path.rename(f"{path}.gone")
     try:
-        own = Share(1, 1, 2)  # lanes 1, 3 and 5; a lane that begins within a file opens that file too
+        own = BatchSlice(1, 1, 2)  # lanes 1, 3 and 5; a lane that begins within a file opens that file too
         assert len(list(data.training(images, epochs=1, share=own, sharding="file", **OPTIONS))) == 4
         with pytest.raises(tf.errors.NotFoundError):
             list(data.training(images, epochs=1, share=own, sharding="data", **OPTIONS))
@@ -110,10 +111,10 @@ def test_a_worker_opens_its_own_files_alone(place, monkeypatch):
 def test_what_cannot_be_shared_out_by_file(place):
     images = source(place)
     for options, came in (
-        ({"share": Share(0, 1, 4)}, "6 lanes for 4"),
-        ({"share": Share(0, 1, 2), "cache": True}, "1 lanes for 2"),
-        ({"share": Share(0, 1, 2), "augmentation": Augmentation(mixup=1.0)}, "1 lanes for 2"),
-        ({"share": Share(0, 1, 2), "shuffle": False}, "1 lanes for 2"),
+        ({"share": BatchSlice(0, 1, 4)}, "6 lanes for 4"),
+        ({"share": BatchSlice(0, 1, 2), "cache": True}, "1 lanes for 2"),
+        ({"share": BatchSlice(0, 1, 2), "augmentation": Augmentation(mixup=1.0)}, "1 lanes for 2"),
+        ({"share": BatchSlice(0, 1, 2), "shuffle": False}, "1 lanes for 2"),
     ):
         with pytest.raises(ValueError, match=came):
             data.training(images, **{**OPTIONS, **options}, sharding="file")

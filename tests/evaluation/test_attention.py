@@ -7,7 +7,7 @@ from scipy.stats import spearmanr
 
 from kd_keras import Teacher, models
 from kd_keras.evaluation import attention, attention_maps
-from tests.networks import CLASSES, SHAPE, convolutional
+from tests.support.networks import CLASSES, SHAPE, convolutional
 
 RANDOM = np.random.default_rng(0)
 IMAGES, ASKED = RANDOM.integers(0, 256, (10, *SHAPE)).astype("uint8"), RANDOM.integers(0, CLASSES, 10)

@@ -8,7 +8,7 @@ from scipy.optimize import brentq
 from scipy.special import softmax
 from sklearn.metrics import brier_score_loss, log_loss
 
-from kd_keras.evaluation import Answers, calibration
+from kd_keras.evaluation import Predictions, calibration
 from kd_keras.evaluation.calibration import likelihood, reliability, temperature
 
 
@@ -17,7 +17,7 @@ def drawn(count=400, classes=5, scale=3.0, seed=0):
     random = np.random.default_rng(seed)
     logits = random.normal(size=(count, classes)) * 1.5
     labels = np.array([random.choice(classes, p=row) for row in softmax(logits, -1)])
-    return Answers((scale * logits).astype("float32"), labels)
+    return Predictions((scale * logits).astype("float32"), labels)
 
 
 def by_loop(model, bins=15):
@@ -52,7 +52,7 @@ def test_bins_that_are_empty_and_confidences_on_an_edge():
     curve = reliability(np.array([0.0, 0.2, 0.2000001, 1.0]), np.array([False, True, True, True]), bins=5)
     assert curve[:, 2].tolist() == [2, 1, 0, 0, 1]
     assert np.isnan(curve[2:4, 1]).all() and curve[2:4, 0].tolist() == pytest.approx([0.5, 0.7])
-    ties = Answers(np.zeros((4, 2), "float32"), np.array([0, 1, 1, 1]))  # a confidence of 1/2, right once in four
+    ties = Predictions(np.zeros((4, 2), "float32"), np.array([0, 1, 1, 1]))  # a confidence of 1/2, right once in four
     found = dict(calibration(ties))
     assert found["ece"] == 0.25 and found["brier"] == 0.5 and found["nll"] == pytest.approx(math.log(2))
 
@@ -73,9 +73,9 @@ def test_scaling_never_raises_the_likelihood_of_what_it_is_fitted_on_and_leaves_
         for scale in (0.2, 1.0, 9.0):
             model = drawn(count=60, scale=scale, seed=seed)
             assert likelihood(model, temperature(model)) <= likelihood(model)
-    right = Answers(np.eye(3, dtype="float32"), np.arange(3))
+    right = Predictions(np.eye(3, dtype="float32"), np.arange(3))
     assert temperature(right) == pytest.approx(1 / 20, rel=1e-2)  # never wrong: as cold as is looked for
-    assert temperature(Answers(np.zeros((3, 3), "float32"), np.arange(3))) == 1.0  # no temperature changes anything
+    assert temperature(Predictions(np.zeros((3, 3), "float32"), np.arange(3))) == 1.0  # no temperature changes anything
 
 
 def test_before_and_after_are_measured_on_the_examples_that_did_not_fit():

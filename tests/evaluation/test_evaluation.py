@@ -7,9 +7,9 @@ import tensorflow as tf
 from sklearn.metrics import top_k_accuracy_score
 
 from kd_keras import Teacher
-from kd_keras.evaluation import Answers, accuracy, agreement, answers, cost, halves, latency
+from kd_keras.evaluation import Predictions, accuracy, agreement, cost, halves, latency, predict
 from tests.methods.test_kd import log_softmax
-from tests.networks import CLASSES, convolutional, examples
+from tests.support.networks import CLASSES, convolutional, examples
 
 X, Y = examples(10)
 
@@ -17,15 +17,15 @@ X, Y = examples(10)
 def test_answers_are_the_logits_of_every_example_in_order():
     model = keras.Sequential([keras.Input(X.shape[1:]), convolutional(), keras.layers.Softmax()])
     data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(4)
-    found = answers(model, data)
+    found = predict(model, data)
     np.testing.assert_allclose(found.logits, model.layers[0](X), rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(found.labels, Y)
-    one_hot = answers(model, data.map(lambda x, y: (x, tf.one_hot(y, CLASSES))))
+    one_hot = predict(model, data.map(lambda x, y: (x, tf.one_hot(y, CLASSES))))
     np.testing.assert_array_equal(one_hot.labels, Y)
-    assert answers(model, data.map(lambda x, y: x)).labels is None
-    shifted = answers(model, data, preprocess=lambda images: images + 1)
+    assert predict(model, data.map(lambda x, y: x)).labels is None
+    shifted = predict(model, data, preprocess=lambda images: images + 1)
     np.testing.assert_allclose(shifted.logits, model.layers[0](X + 1), rtol=1e-5, atol=1e-6)
-    assert answers(Teacher([convolutional(), convolutional()]), data).logits.shape == (10, CLASSES)
+    assert predict(Teacher([convolutional(), convolutional()]), data).logits.shape == (10, CLASSES)
 
 
 def drawn(count=50, classes=7, seed=0, missing=2):
@@ -33,7 +33,7 @@ def drawn(count=50, classes=7, seed=0, missing=2):
     random = np.random.default_rng(seed)
     labels = random.choice([kind for kind in range(classes) if kind != missing], count)
     one, other = (random.normal(size=(count, classes)).astype("float32") for _ in range(2))
-    return Answers(one, labels), Answers(other + 2 * np.eye(classes, dtype="float32")[labels], labels)
+    return Predictions(one, labels), Predictions(other + 2 * np.eye(classes, dtype="float32")[labels], labels)
 
 
 def test_accuracy_by_class_and_confusion():
@@ -50,12 +50,12 @@ def test_accuracy_by_class_and_confusion():
         assert found["accuracy_by_class"][kind] == pytest.approx(np.mean(own) if own else np.nan, nan_ok=True)
     assert np.isnan(found["accuracy_by_class"][2])
     assert found["top5"] == pytest.approx(top_k_accuracy_score(model.labels, model.logits, k=5, labels=range(7)))
-    assert dict(accuracy(Answers(model.logits, None))) == {}
-    assert "top5" not in dict(accuracy(Answers(np.eye(5), np.arange(5))))
-    assert dict(accuracy(Answers(np.zeros((2, 6)), np.array([4, 5]))))["top5"] == 0.5  # of equals the first five
+    assert dict(accuracy(Predictions(model.logits, None))) == {}
+    assert "top5" not in dict(accuracy(Predictions(np.eye(5), np.arange(5))))
+    assert dict(accuracy(Predictions(np.zeros((2, 6)), np.array([4, 5]))))["top5"] == 0.5  # of equals the first five
     for wrong in (-1, 7):
         with pytest.raises(ValueError, match="0 to 6"):
-            dict(accuracy(Answers(model.logits[:1], np.array([wrong]))))
+            dict(accuracy(Predictions(model.logits[:1], np.array([wrong]))))
 
 
 def test_agreement_by_class_and_who_alone_is_right():
@@ -68,7 +68,7 @@ def test_agreement_by_class_and_who_alone_is_right():
     assert found["kl"] == pytest.approx(kl.mean(), rel=1e-5)
     only = [sum(a != y == b for a, b, y in zip(*pair, student.labels)) / 50 for pair in ((says, wants), (wants, says))]
     assert [found["only_teacher_right"], found["only_student_right"]] == pytest.approx(only) and min(only) > 0
-    bare = Answers(student.logits, None), Answers(teacher.logits, None)
+    bare = Predictions(student.logits, None), Predictions(teacher.logits, None)
     unlabelled = dict(agreement(*bare))
     assert "only_teacher_right" not in unlabelled
     for values, by in ((found, student.labels), (unlabelled, np.array(wants))):
@@ -80,16 +80,16 @@ def test_agreement_by_class_and_who_alone_is_right():
             assert values["kl_by_class"][kind] == pytest.approx(kl[own].mean(), rel=1e-5)
             assert values["agreement_by_class"][kind] == pytest.approx((np.array(says) == wants)[own].mean())
     with pytest.raises(ValueError, match="same examples"):
-        dict(agreement(student, Answers(teacher.logits[:9], None)))
+        dict(agreement(student, Predictions(teacher.logits[:9], None)))
     with pytest.raises(ValueError, match="in one order"):
         dict(agreement(student, teacher._replace(labels=teacher.labels[::-1])))
 
 
 def test_halves_hold_every_example_once_and_every_class_of_sorted_data():
-    model = Answers(np.arange(14.0).reshape(7, 2), np.array([0, 0, 0, 0, 1, 1, 1]))
+    model = Predictions(np.arange(14.0).reshape(7, 2), np.array([0, 0, 0, 0, 1, 1, 1]))
     even, odd = halves(model)
     assert sorted([*even.logits[:, 0], *odd.logits[:, 0]]) == model.logits[:, 0].tolist()
-    assert set(even.labels) == set(odd.labels) == {0, 1} and halves(Answers(np.eye(3), None))[0].labels is None
+    assert set(even.labels) == set(odd.labels) == {0, 1} and halves(Predictions(np.eye(3), None))[0].labels is None
 
 
 def test_cost_counts_parameters_and_time():

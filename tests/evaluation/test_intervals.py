@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import bootstrap
 
-from kd_keras.evaluation import Answers, intervals
+from kd_keras.evaluation import Predictions, intervals
 
 COUNT = 400
 RANDOM = np.random.default_rng(0)
@@ -15,7 +15,7 @@ LABELS = RANDOM.integers(0, 3, COUNT)
 
 def model(errors):
     """Answers that are wrong where `errors` `(N,)` says so."""
-    return Answers(np.eye(3, dtype="float32")[(LABELS + errors) % 3], LABELS)
+    return Predictions(np.eye(3, dtype="float32")[(LABELS + errors) % 3], LABELS)
 
 
 ONE, OTHER = (RANDOM.random(COUNT) < share for share in (0.1, 0.2))
@@ -63,4 +63,4 @@ def test_two_equal_models_and_two_of_other_examples():
     never = np.zeros(COUNT, bool)
     assert [dict(intervals(model(never)))[f"accuracy_{end}"] for end in ("low", "high")] == [1, 1]
     with pytest.raises(ValueError, match="same examples"):
-        dict(intervals(model(ONE), Answers(np.eye(3), np.arange(3))))
+        dict(intervals(model(ONE), Predictions(np.eye(3), np.arange(3))))

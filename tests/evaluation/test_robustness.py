@@ -7,7 +7,7 @@ import pytest
 from kd_keras import Teacher
 from kd_keras.data.corruptions import corrupt
 from kd_keras.evaluation import robustness
-from tests.networks import CLASSES, SHAPE, convolutional
+from tests.support.networks import CLASSES, SHAPE, convolutional
 
 RANDOM = np.random.default_rng(0)
 IMAGES, LABELS = RANDOM.integers(0, 256, (30, *SHAPE)).astype("uint8"), RANDOM.integers(0, CLASSES, 30)

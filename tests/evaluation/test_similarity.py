@@ -9,7 +9,7 @@ import pytest
 from kd_keras import Teacher, models
 from kd_keras.evaluation import grams, similarity
 from kd_keras.evaluation.similarity import centred_gram
-from tests.networks import SHAPE, convolutional
+from tests.support.networks import SHAPE, convolutional
 
 RANDOM = np.random.default_rng(0)
 

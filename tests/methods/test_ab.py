@@ -7,8 +7,8 @@ import pytest
 
 from kd_keras import Distiller
 from kd_keras.methods import AB, ab_loss
-from tests.methods.reference import Case, random
-from tests.networks import compiled, convolutional, examples, same, values
+from tests.support.networks import compiled, convolutional, examples, same, values
+from tests.support.reference import Case, random
 
 
 def reference(student, teacher, margin=1.0):

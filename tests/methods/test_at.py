@@ -7,8 +7,8 @@ import pytest
 
 from kd_keras import Distiller
 from kd_keras.methods import AT, at_loss
-from tests.methods.reference import Case, pooled, random, unit
-from tests.networks import convolutional
+from tests.support.networks import convolutional
+from tests.support.reference import Case, pooled, random, unit
 
 
 def reference(student, teacher, power=2.0):

@@ -7,8 +7,8 @@ from keras import layers
 
 from kd_keras import Batch, Distiller, Step
 from kd_keras.methods import BYOT, byot_features_loss, byot_loss
-from tests.methods.reference import Case, log_softmax, random
-from tests.networks import CLASSES, SHAPE, compiled, convolutional, examples, values
+from tests.support.networks import CLASSES, SHAPE, compiled, convolutional, examples, values
+from tests.support.reference import Case, log_softmax, random
 
 
 def reference(student, teacher, labels, alpha=0.3, temperature=3.0):

@@ -10,8 +10,8 @@ import pytest
 from kd_keras import Distiller
 from kd_keras.contracts import TapSpec
 from kd_keras.methods import CC, CCKernel, cc_kernel_loss, cc_loss
-from tests.methods.reference import Case, random
-from tests.networks import compiled, convolutional, examples, values
+from tests.support.networks import compiled, convolutional, examples, values
+from tests.support.reference import Case, random
 
 
 def reference(student, teacher):

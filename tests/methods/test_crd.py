@@ -9,9 +9,9 @@ import tensorflow as tf
 
 from kd_keras.contracts import Batch, Outputs, Step, TapSpec
 from kd_keras.methods import CRD, crd_in_batch_loss, crd_loss
-from tests import harness
-from tests.methods.reference import Case, random, unit
-from tests.networks import examples, mirrored, same, values
+from tests.support import harness
+from tests.support.networks import examples, mirrored, same, values
+from tests.support.reference import Case, random, unit
 
 OPTIONS = {"CRD": {"examples": 40, "negatives": 24, "width": 8, "seed": 1}}
 
@@ -172,7 +172,7 @@ def test_examples_weigh(options):
 
 def test_without_memory_it_has_no_state_and_needs_no_index():
     method = bound(examples=None)
-    assert not method.indexed and method.across_replicas and not method.non_trainable_variables
+    assert not method.needs_index and method.across_replicas and not method.non_trainable_variables
     assert len(method.trainable_variables) == 4
     assert np.isfinite(float(method(*taps(), Batch(None), STEP)))
     assert float(bound(examples=None)(*taps(batch=1), Batch(None), STEP)) == pytest.approx(0, abs=1e-6)

@@ -10,8 +10,8 @@ import tensorflow as tf
 from kd_keras import Distiller
 from kd_keras.contracts import Batch, Outputs, Step, TapSpec
 from kd_keras.methods import CTKD, ctkd_loss
-from tests.methods.reference import Case, log_softmax, random
-from tests.networks import compiled, convolutional, examples
+from tests.support.networks import compiled, convolutional, examples
+from tests.support.reference import Case, log_softmax, random
 
 SPECS = {"logits": TapSpec("net", (None, 10))}
 

@@ -7,7 +7,7 @@ import pytest
 
 from kd_keras.contracts import TapSpec
 from kd_keras.methods import CWD, cwd_loss
-from tests.methods.reference import Case, log_softmax, random
+from tests.support.reference import Case, log_softmax, random
 
 
 def resized(maps, size):

@@ -5,8 +5,8 @@ import pytest
 
 from kd_keras.contracts import TapSpec
 from kd_keras.methods import Dense, dense_loss
-from tests.methods.reference import Case, random
-from tests.networks import convolutional, examples, values
+from tests.support.networks import convolutional, examples, values
+from tests.support.reference import Case, random
 
 pytestmark = pytest.mark.filterwarnings("ignore:Gradients do not exist")
 

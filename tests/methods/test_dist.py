@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kd_keras.methods import DIST, dist_loss
-from tests.methods.reference import Case, random, softmax
+from tests.support.reference import Case, random, softmax
 
 
 def pearson(a, b):

@@ -10,8 +10,8 @@ import tensorflow as tf
 from kd_keras import Distiller
 from kd_keras.contracts import Batch, Outputs, Step
 from kd_keras.methods import DKD, dkd_loss, kd_loss
-from tests.methods.reference import Case, log_softmax, random, softmax
-from tests.networks import compiled, convolutional, examples
+from tests.support.networks import compiled, convolutional, examples
+from tests.support.reference import Case, log_softmax, random, softmax
 
 
 def kl(log_t, log_s):

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from kd_keras import methods
-from tests import harness
-from tests.networks import CLASSES, same, values
+from tests.support import harness
+from tests.support.networks import CLASSES, same, values
 
 NAMES = harness.method_files()
 KINDS = [kind for name in NAMES for kind in harness.classes(name)]
@@ -65,7 +65,7 @@ def test_it_moves_the_student_is_saved_loaded_and_goes_on(kind, tmp_path):
     history = distiller.fit(x, y, epochs=3, shuffle=False, verbose=0).history
     assert np.isfinite(history[distiller.methods[0].name]).all()
     after = values(distiller.student.trainable_variables)
-    assert any(np.abs(a - b).max() > 0 for a, b in zip(before, after)) == kind.moves_student
+    assert any(np.abs(a - b).max() > 0 for a, b in zip(before, after)) == kind.trains_student
     distiller.save(tmp_path / "distiller.keras")
     again = keras.saving.load_model(tmp_path / "distiller.keras")
     again.jit_compile = False
@@ -106,10 +106,10 @@ def test_half_precision(kind):
 def test_finite_at_the_edges_of_the_data(kind):
     x, y = harness.batch(kind)
     distiller = harness.distiller(kind, optimizer=keras.optimizers.SGD(1e-9))
-    images = x["kd_inputs"] if kind.indexed else x
+    images = x["kd_inputs"] if kind.needs_index else x
     edges = {"zeros": 0 * images, "the same twice": np.repeat(images[:1], 32, 0), "large": 1e4 * images}
     for edge, images in {**edges, "one example": images[:1]}.items():
-        given = {"kd_inputs": images, "kd_index": x["kd_index"][: len(images)]} if kind.indexed else images
+        given = {"kd_inputs": images, "kd_index": x["kd_index"][: len(images)]} if kind.needs_index else images
         logged = distiller.fit(given, y[: len(images)], batch_size=32, verbose=0).history
         assert np.isfinite(logged[distiller.methods[0].name]).all(), edge
         assert all(np.isfinite(value).all() for value in values(distiller.variables)), edge

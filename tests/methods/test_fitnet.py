@@ -6,8 +6,8 @@ import pytest
 from kd_keras import Distiller
 from kd_keras.contracts import TapSpec
 from kd_keras.methods import FitNet, fitnet_loss
-from tests.methods.reference import Case, random
-from tests.networks import compiled, convolutional, examples, mirrored, values
+from tests.support.networks import compiled, convolutional, examples, mirrored, values
+from tests.support.reference import Case, random
 
 
 def reference(student, teacher):

@@ -5,8 +5,8 @@ import pytest
 
 from kd_keras import Distiller
 from kd_keras.methods import FSP, fsp_loss
-from tests import networks
-from tests.methods.reference import Case, pooled, random
+from tests.support import networks
+from tests.support.reference import Case, pooled, random
 
 
 def student(width, normalised=False):

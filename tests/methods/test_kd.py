@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from kd_keras.methods import KD, kd_loss
-from tests.methods.reference import Case, log_softmax, softmax
-from tests.networks import CLASSES, convolutional
+from tests.support.networks import CLASSES, convolutional
+from tests.support.reference import Case, log_softmax, softmax
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -9,8 +9,8 @@ import pytest
 from kd_keras import Distiller
 from kd_keras.contracts import TapSpec
 from kd_keras.methods import LD, ld_loss
-from tests.methods.reference import Case, log_softmax, random
-from tests.networks import CLASSES
+from tests.support.networks import CLASSES
+from tests.support.reference import Case, log_softmax, random
 
 OPTIONS = {"LD": {"student_tap": "logits", "teacher_tap": "logits", "bins": CLASSES}}
 

@@ -14,7 +14,7 @@ from kd_keras.methods import (
     reverse_kl_loss,
     soft_cross_entropy_loss,
 )
-from tests.methods.reference import Case, log_softmax, random
+from tests.support.reference import Case, log_softmax, random
 
 
 def mse(student, teacher, temperature=1.0):

@@ -9,10 +9,10 @@ import tensorflow as tf
 
 from kd_keras import Distiller
 from kd_keras.contracts import Batch, Outputs, Step, TapSpec
-from kd_keras.methods import CTKD, DIST, DKD, KD, LSKD, FitNet, dkd_loss, lskd_loss, standardised
-from tests import harness
-from tests.methods.reference import Case, log_softmax, random
-from tests.networks import compiled, convolutional, examples, mirrored, same, values
+from kd_keras.methods import CTKD, DIST, DKD, KD, LSKD, FitNet, dkd_loss, lskd_loss, standardized
+from tests.support import harness
+from tests.support.networks import compiled, convolutional, examples, mirrored, same, values
+from tests.support.reference import Case, log_softmax, random
 
 SPECS = {"logits": TapSpec("net", (None, 10))}
 
@@ -41,9 +41,9 @@ CASES = [
 
 
 def test_the_unbiased_deviation():
-    np.testing.assert_allclose(standardised(np.array([[2.0, 4.0, 6.0]])), [[-1.0, 0.0, 1.0]], rtol=1e-6)
+    np.testing.assert_allclose(standardized(np.array([[2.0, 4.0, 6.0]])), [[-1.0, 0.0, 1.0]], rtol=1e-6)
     logits = random(8, 10, scale=3.0)
-    np.testing.assert_allclose(np.std(standardised(logits), axis=-1, ddof=1), np.ones(8), rtol=1e-5)
+    np.testing.assert_allclose(np.std(standardized(logits), axis=-1, ddof=1), np.ones(8), rtol=1e-5)
 
 
 def test_neither_size_nor_offset_counts_and_the_gradient_knows():
@@ -62,7 +62,7 @@ def test_equal_logits_get_no_gradient():
 
 def test_of_two_logits_only_the_order_is_left():
     expected = np.array([[1, -1], [-1, 1]]) / 2**0.5
-    np.testing.assert_allclose(standardised(np.array([[9.0, 1.0], [1.0, 1.1]])), expected, rtol=1e-5)
+    np.testing.assert_allclose(standardized(np.array([[9.0, 1.0], [1.0, 1.1]])), expected, rtol=1e-5)
     two = {"logits": TapSpec("net", (None, 2))}
     with pytest.raises(ValueError, match=r"(?s)three or more classes.*\(None, 2\).*KD"):
         LSKD().bind(two, two)
@@ -77,7 +77,7 @@ def test_a_host_sees_standardised_logits_and_keeps_its_weight():
     method = LSKD(host=DKD(weight={0: 1.0, 3: 0.25}, warmup_epochs=0, beta=2.0))
     method.bind(SPECS, SPECS)
     student, teacher, batch, _ = seen()
-    logits = (standardised(side["logits"]) for side in (student, teacher))
+    logits = (standardized(side["logits"]) for side in (student, teacher))
     expected = np.array(dkd_loss(*logits, batch.label, beta=2.0))
     np.testing.assert_allclose(method(*seen(0)), expected, rtol=1e-6)
     np.testing.assert_allclose(method(*seen(5)), 0.25 * expected, rtol=1e-6)

@@ -7,9 +7,9 @@ import pytest
 from kd_keras import Distiller
 from kd_keras.contracts import TapSpec
 from kd_keras.methods import MGD, mgd_loss
-from kd_keras.taps import Specs
-from tests.methods.reference import Case, random
-from tests.networks import compiled, convolutional, examples, same, values
+from kd_keras.networks.taps import Specs
+from tests.support.networks import compiled, convolutional, examples, same, values
+from tests.support.reference import Case, random
 
 OPTIONS = {"MGD": {"mask_ratio": 0.0}}  # each replica draws masks for its own examples, so one and two would differ
 

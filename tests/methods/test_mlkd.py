@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kd_keras.methods import MLKD, kd_loss, mlkd_loss
-from tests.methods.reference import Case, log_softmax, random
+from tests.support.reference import Case, log_softmax, random
 
 
 def squares(rows_s, rows_t):

@@ -5,7 +5,7 @@ import pytest
 
 from kd_keras.methods import nst_loss
 from kd_keras.methods.nst import _kernel, _patterns
-from tests.methods.reference import Case, pooled, random, unit
+from tests.support.reference import Case, pooled, random, unit
 
 
 def kernel(one, other):

@@ -9,9 +9,9 @@ from kd_keras import Distiller
 from kd_keras.contracts import TapSpec
 from kd_keras.methods import OFD, ofd_loss
 from kd_keras.methods.ofd import margins_of
-from kd_keras.taps import Specs
-from tests.methods.reference import Case, pooled, random
-from tests.networks import compiled, convolutional, examples, values
+from kd_keras.networks.taps import Specs
+from tests.support.networks import compiled, convolutional, examples, values
+from tests.support.reference import Case, pooled, random
 
 
 def reference(student, teacher, margins):

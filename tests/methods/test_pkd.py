@@ -5,8 +5,8 @@ import pytest
 
 from kd_keras.contracts import TapSpec
 from kd_keras.methods import PKD, pkd_loss
-from tests.methods.reference import Case, random
 from tests.methods.test_cwd import resized
+from tests.support.reference import Case, random
 
 
 def normalised(channel):

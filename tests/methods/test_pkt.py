@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from kd_keras.methods import pkt_loss
-from tests.methods.reference import Case, random
+from tests.support.reference import Case, random
 
 
 def neighbours(x):

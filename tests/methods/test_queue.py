@@ -7,9 +7,9 @@ import pytest
 
 from kd_keras.contracts import Batch, Outputs, Step, TapSpec
 from kd_keras.methods import Queue, queue_loss
-from tests import harness
-from tests.methods.reference import Case, log_softmax, random, unit
-from tests.networks import examples, mirrored, same, values
+from tests.support import harness
+from tests.support.networks import examples, mirrored, same, values
+from tests.support.reference import Case, log_softmax, random, unit
 
 OPTIONS = {"Queue": {"size": 24}}
 STEP = Step(number=0, epoch=0)
@@ -77,7 +77,7 @@ def test_examples_weigh():
 
 def test_the_linear_layer_trains_and_images_alone_suffice():
     from kd_keras import Distiller
-    from tests.networks import convolutional
+    from tests.support.networks import convolutional
 
     method = Queue(size=24)
     distiller = Distiller(student=convolutional(4), teacher=convolutional(6), methods=[method], hard_weight=0)

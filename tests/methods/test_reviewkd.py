@@ -6,8 +6,8 @@ import pytest
 from kd_keras import Distiller
 from kd_keras.contracts import Batch, Outputs, Step, TapSpec
 from kd_keras.methods import ReviewKD, reviewkd_loss
-from tests.methods.reference import Case, pooled, random
-from tests.networks import compiled, convolutional, examples, values
+from tests.support.networks import compiled, convolutional, examples, values
+from tests.support.reference import Case, pooled, random
 
 OPTIONS = {"ReviewKD": {"warmup_epochs": 0}}  # or the loss would grow while it is to fall
 
@@ -89,7 +89,7 @@ def convolved(x, kernel):
     return out
 
 
-def nearest(x, size):
+def suggest(x, size):
     """Torch's nearest: place i takes place floor(i * length / size)."""
     rows, columns = ([int(i * length / size) for i in range(size)] for length in x.shape[1:3])
     return x[:, rows][:, :, columns]
@@ -104,11 +104,11 @@ def test_the_fusion():
         kernels = [np.array(layers[level].trainable_variables[0]) for layers in (method.to_middle, method.to_teacher)]
         x = normalised(x @ kernels[0][0, 0])
         if level:
-            carried = nearest(carried, size)
+            carried = suggest(carried, size)
             kernel, bias = values(method.gates[level - 1].trainable_variables)
             gates = 1 / (1 + np.exp(-(np.concatenate([x, carried], -1) @ kernel[0, 0] + bias)))
             x = x * gates[..., [0]] + carried * gates[..., [1]]
-        carried = nearest(x, target)
+        carried = suggest(x, target)
         expected.insert(0, normalised(convolved(carried, kernels[1])))
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-4)

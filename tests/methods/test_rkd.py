@@ -10,7 +10,7 @@ from keras import ops
 
 from kd_keras.methods import RKD, rkd_angle_loss, rkd_distance_loss, rkd_loss
 from kd_keras.methods.rkd import CORNERS
-from tests.methods.reference import Case, random, unit
+from tests.support.reference import Case, random, unit
 
 
 def smooth_l1(x):

@@ -6,8 +6,8 @@ import pytest
 from kd_keras import Distiller
 from kd_keras.contracts import Batch, Outputs, Step, TapSpec
 from kd_keras.methods import SemCKD, semckd_loss
-from tests.methods.reference import Case, pooled, random, softmax, unit
-from tests.networks import compiled, convolutional, examples, values
+from tests.support.networks import compiled, convolutional, examples, values
+from tests.support.reference import Case, pooled, random, softmax, unit
 
 OPTIONS = {"SemCKD": {"weight": 1.0}}  # at the published weight these small networks diverge with their learning rate
 SHAPES = ([(5, 5, 3), (2, 3, 4)], [(6, 6, 2), (3, 3, 5), (1, 1, 7)])

@@ -9,9 +9,9 @@ from keras import layers
 from kd_keras import Distiller
 from kd_keras.methods import SimKD, simkd_loss, simkd_student
 from kd_keras.models import build
-from kd_keras.taps import Tapped
-from tests.methods.reference import Case, pooled, random
-from tests.networks import CLASSES, SHAPE, compiled, convolutional, examples, same, values
+from kd_keras.networks.taps import Tapped
+from tests.support.networks import CLASSES, SHAPE, compiled, convolutional, examples, same, values
+from tests.support.reference import Case, pooled, random
 
 
 def reference(student, teacher):

@@ -5,8 +5,8 @@ import pytest
 
 from kd_keras import Distiller
 from kd_keras.methods import SP, sp_loss
-from tests.methods.reference import Case, random
-from tests.networks import convolutional
+from tests.support.networks import convolutional
+from tests.support.reference import Case, random
 
 
 def reference(student, teacher):

@@ -7,10 +7,10 @@ import pytest
 from kd_keras import Distiller
 from kd_keras.contracts import Batch, Outputs, Step, TapSpec
 from kd_keras.methods import SRRL, srrl_loss
-from kd_keras.taps import Specs
+from kd_keras.networks.taps import Specs
 from kd_keras.teacher import Teacher
-from tests.methods.reference import Case, random
-from tests.networks import CLASSES, compiled, convolutional, examples, values
+from tests.support.networks import CLASSES, compiled, convolutional, examples, values
+from tests.support.reference import Case, random
 
 
 def reference(student, teacher, student_logits, teacher_logits):

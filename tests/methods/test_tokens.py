@@ -9,8 +9,8 @@ import pytest
 from kd_keras import Distiller
 from kd_keras.contracts import TapSpec
 from kd_keras.methods import Queue, Tokens, tokens_loss
-from tests.methods.reference import Case, log_softmax, random, unit
-from tests.networks import convolutional, examples, values
+from tests.support.networks import convolutional, examples, values
+from tests.support.reference import Case, log_softmax, random, unit
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*shuffle", "ignore:Gradients do not exist")
 # With the weight 1, plain SGD without clipping moves the linear layer's bias to 100, where the last bit of float32 is

@@ -8,9 +8,9 @@ import pytest
 from kd_keras import Distiller
 from kd_keras.contracts import TapSpec
 from kd_keras.methods import VID, vid_loss
-from kd_keras.taps import Specs
-from tests.methods.reference import Case, random
-from tests.networks import compiled, convolutional, examples, values
+from kd_keras.networks.taps import Specs
+from tests.support.networks import compiled, convolutional, examples, values
+from tests.support.reference import Case, random
 
 
 def reference(student, teacher, variances):

@@ -7,8 +7,8 @@ import pytest
 
 from kd_keras import Distiller
 from kd_keras.methods import WSLD, soft_cross_entropy_loss, wsld_loss
-from tests.methods.reference import Case, log_softmax, random
-from tests.networks import convolutional, examples
+from tests.support.networks import convolutional, examples
+from tests.support.reference import Case, log_softmax, random
 
 
 def weights(student, teacher, labels):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from kd_keras.models import build
-from kd_keras.taps import Tapped
+from kd_keras.networks.taps import Tapped
 
 SMALL = {
     "input_conv_filters": [64],

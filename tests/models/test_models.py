@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from kd_keras.evaluation import macs
 from kd_keras.models import ZOO, applications, build, names
-from kd_keras.taps import Tapped
+from kd_keras.networks.taps import Tapped
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT.parent / "shared" / "reference" / "models.json"

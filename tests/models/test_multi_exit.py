@@ -9,8 +9,8 @@ from kd_keras import Distiller
 from kd_keras.evaluation import macs
 from kd_keras.methods import BYOT
 from kd_keras.models import EarlyExit, build, exit_count, multi_exit, single_exit
-from tests.methods.reference import softmax
-from tests.networks import compiled, convolutional, same, values
+from tests.support.networks import compiled, convolutional, same, values
+from tests.support.reference import softmax
 
 SHAPE = (16, 16, 3)
 IMAGES = np.random.default_rng(0).normal(size=(6, *SHAPE)).astype("float32")

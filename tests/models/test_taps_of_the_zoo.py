@@ -4,7 +4,7 @@ import keras
 import pytest
 
 from kd_keras.models import ZOO, applications, build
-from kd_keras.taps import Graph, Tapped
+from kd_keras.networks.taps import Graph, Tapped
 from tests.models.test_models import SMALLEST
 
 # height and width of the stages for images of 96 pixels, and their channels

@@ -1,0 +1,164 @@
+"""A network as a program elsewhere runs it: loaded by its own runtime, from raw images to probabilities.
+
+A directory is a SavedModel, `.tflite` is LiteRT (`ai_edge_litert` where it is installed, else TensorFlow's own copy of
+it), `.onnx` is ONNX (onnxruntime, on the CPU). Nothing here knows of Keras or of the network's source.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from kd_keras.errors import explain_mismatch
+
+Run = Callable[[np.ndarray], np.ndarray]
+
+
+def load(path: str | Path) -> Run:
+    """Loads an export by its own runtime.
+
+    Args:
+        path: of a SavedModel's directory, a `.tflite` or an `.onnx` file, as `kd_keras.export.formats` writes them.
+
+    Returns:
+        A function from `(B, H, W, C)` uint8 images, B free, to `(B, K)` float32 probabilities.
+
+    Raises:
+        ValueError: for another kind of file, or for ONNX without its runtime.
+
+    >>> load("student.pt")
+    Traceback (most recent call last):
+    ValueError: Needed: a SavedModel's directory, a .tflite or an .onnx file
+    Came:   student.pt
+    """
+    path = Path(path)
+    if path.is_dir():
+        serve = tf.saved_model.load(str(path)).signatures["serving_default"]
+        return lambda images: serve(images=tf.constant(images))["probabilities"].numpy()
+    runtimes = {".tflite": _load_litert, ".onnx": _load_onnx}
+    if path.suffix not in runtimes:
+        raise ValueError(explain_mismatch("a SavedModel's directory, a .tflite or an .onnx file", str(path)))
+    return runtimes[path.suffix](path)
+
+
+def _load_litert(path: Path) -> Run:
+    run = interpreter(path).get_signature_runner("serving_default")
+    scale, zero = run.get_output_details()["probabilities"]["quantization"]
+
+    def probabilities(images: np.ndarray) -> np.ndarray:
+        values = run(images=images)["probabilities"]
+        return (values.astype("float32") - zero) * np.float32(scale) if scale else values
+
+    return probabilities
+
+
+def interpreter(path: str | Path) -> Any:
+    """LiteRT's interpreter of a `.tflite` file."""
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+    except ImportError:
+        Interpreter = tf.lite.Interpreter
+    with warnings.catch_warnings():  # TensorFlow's copy says that it will move
+        warnings.simplefilter("ignore")
+        return Interpreter(str(path))
+
+
+def _load_onnx(path: Path) -> Run:
+    session = onnx_extra("onnxruntime").InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return lambda images: session.run(["probabilities"], {"images": images})[0]
+
+
+def onnx_extra(name: str) -> Any:
+    """A package of the extra `onnx`.
+
+    Raises:
+        ValueError: where it cannot be imported.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ValueError(explain_mismatch(f"{name}, for ONNX", str(error), "pip install 'kd_keras[onnx]'")) from error
+
+
+def weights(path: str | Path) -> Iterator[tuple[int, ...]]:
+    """The shapes of what an export learned: of a SavedModel's variables, and of the constants of any form.
+
+    Text is left out, and constants of no more than eight elements: shapes, axes, the means of channels. A tensor that
+    several graphs of a LiteRT file read is one.
+    """
+    path = Path(path)
+    if path.is_dir():
+        found = tf.train.list_variables(str(path / "variables" / "variables"))
+        yield from (tuple(shape) for name, shape in found if name.endswith("VARIABLE_VALUE"))
+        constants = _graph_constants(path)
+    elif path.suffix == ".tflite":
+        constants = _litert_constants(path)
+    else:
+        constants = _onnx_constants(onnx_extra("onnx").load(str(path)).graph)
+    yield from (shape for shape in constants if math.prod(shape) > 8)
+
+
+def _graph_constants(directory: Path) -> Iterator[tuple[int, ...]]:
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    saved = saved_model_pb2.SavedModel.FromString((directory / "saved_model.pb").read_bytes())
+    for graph in (meta.graph_def for meta in saved.meta_graphs):
+        for node in [*graph.node, *(node for function in graph.library.function for node in function.node_def)]:
+            if node.op == "Const" and node.attr["dtype"].type != tf.string.as_datatype_enum:
+                yield tuple(dim.size for dim in node.attr["value"].tensor.tensor_shape.dim)
+
+
+def _litert_constants(path: Path) -> Iterator[tuple[int, ...]]:
+    from tensorflow.lite.tools import flatbuffer_utils
+
+    file = flatbuffer_utils.read_model(str(path))
+    tensors = {tensor.buffer: tensor for graph in file.subgraphs for tensor in graph.tensors}
+    for buffer, tensor in tensors.items():
+        data = file.buffers[buffer].data
+        if data is not None and len(data):
+            yield tuple(int(size) for size in tensor.shape) if tensor.shape is not None else ()
+
+
+def _onnx_constants(graph: Any) -> Iterator[tuple[int, ...]]:
+    yield from (tuple(each.dims) for each in graph.initializer)
+    for attribute in (attribute for node in graph.node for attribute in node.attribute):
+        if attribute.HasField("t"):
+            yield tuple(attribute.t.dims)
+        if attribute.HasField("g"):  # a branch
+            yield from _onnx_constants(attribute.g)
+
+
+def size(path: str | Path) -> int:
+    """The bytes of a file, or of all files in a directory."""
+    path = Path(path)
+    return sum(file.stat().st_size for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file())
+
+
+def latency(run: Run, images: np.ndarray, runs: int = 100) -> tuple[float, float]:
+    """The median and the 95th percentile of the time for one image alone, in milliseconds.
+
+    Args:
+        run: from uint8 images to probabilities.
+        images: `(N, H, W, C)`; one after the other is timed.
+        runs: how many are timed, after ten that are not.
+
+    >>> median, p95 = latency(lambda images: images, np.zeros((2, 4, 4, 1), "uint8"))
+    >>> 0 < median <= p95
+    True
+    """
+    seconds = []
+    for number in range(10 + runs):
+        image = images[number % len(images)][None]
+        start = time.perf_counter()
+        run(image)
+        seconds.append(time.perf_counter() - start)
+    median, p95 = np.percentile(seconds[10:], [50, 95])
+    return 1000 * float(median), 1000 * float(p95)

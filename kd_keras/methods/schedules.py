@@ -1,0 +1,79 @@
+"""The weight of a loss term: a number, numbers by epoch, or a schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from kd_keras.contracts import Step, Tensor
+from kd_keras.errors import check_number, check_whole_number, explain_mismatch
+
+Weight = float | Mapping[int, float] | keras.optimizers.schedules.LearningRateSchedule | Callable[[Step], Tensor]
+
+
+@keras.saving.register_keras_serializable("kd_keras")
+class ByEpoch:
+    """A weight by the epoch from which it holds, counted from 0.
+
+    >>> float(ByEpoch({0: 1.0, 30: 0.0})(Step(number=0, epoch=29)))
+    1.0
+    """
+
+    def __init__(self, values: Mapping[int, float] | Sequence[tuple[int, float]]):
+        pairs = dict(values).items()
+        self.values = sorted((check_whole_number("weight", "epoch", epoch, 0), float(value)) for epoch, value in pairs)
+        if not self.values or self.values[0][0] != 0:
+            raise ValueError(explain_mismatch("weights by epoch that begin with epoch 0", repr(values), "for instance {0: 1}"))
+
+    def __call__(self, step: Step) -> Tensor:
+        changes = zip(self.values, self.values[1:])
+        later = (ops.where(step.epoch >= epoch, value - before, 0.0) for (_, before), (epoch, value) in changes)
+        return sum(later, ops.convert_to_tensor(self.values[0][1]))
+
+    def get_config(self) -> dict[str, Any]:
+        return {"values": self.values}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> ByEpoch:
+        return cls(config["values"])
+
+
+def as_weight(owner: str, argument: str, weight: Weight) -> Weight:
+    """A weight as it is kept: numbers by epoch become a function of the step; the rest is checked.
+
+    Raises:
+        TypeError: where it is no weight.
+        ValueError: where a number is not finite, or epochs do not begin with 0.
+    """
+    if isinstance(weight, Mapping):
+        return ByEpoch({epoch: check_number(owner, f"{argument}[{epoch}]", value) for epoch, value in weight.items()})
+    if not callable(weight):
+        check_number(owner, argument, weight)
+    return weight
+
+
+def weight_at(weight: Weight, step: Step) -> Any:
+    """The value of a weight, a number or a schedule, at a step."""
+    if isinstance(weight, keras.optimizers.schedules.LearningRateSchedule):
+        return weight(step.number)
+    return weight(step) if callable(weight) else weight
+
+
+def serialize_weight(weight: Weight) -> Any:
+    return keras.saving.serialize_keras_object(weight) if callable(weight) else weight
+
+
+def deserialize_weight(config: Any) -> Weight:
+    return keras.saving.deserialize_keras_object(config) if isinstance(config, dict) else config
+
+
+def ramp(step: Step, epochs: float) -> Tensor | float:
+    """How much of a warm-up is done: min((epoch + 1) / epochs, 1) with `epoch` from 0, or 1 where there is none.
+
+    >>> float(ramp(Step(number=0, epoch=4), 20))
+    0.25
+    """
+    return ops.minimum((ops.cast(step.epoch, "float32") + 1.0) / epochs, 1.0) if epochs else 1.0

@@ -1,0 +1,6 @@
+"""A teacher's outputs on disk: written once, read for every student."""
+
+from kd_keras.recording.reader import Recording
+from kd_keras.recording.writer import record
+
+__all__ = ("Recording", "record")

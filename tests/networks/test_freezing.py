@@ -1,0 +1,321 @@
+"""A frozen copy answers as the network does in inference, in any precision, under the same taps."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from kd_keras import Distiller, Teacher, frozen, models
+from kd_keras.methods import KD, OFD, FitNet
+from kd_keras.networks.taps import Tapped
+from tests.support.networks import CLASSES, SHAPE, compiled, convolutional, examples, values
+
+ZOO = ("resnet8", "wrn_16_1", "vgg8", "mobilenet_v1", "mobilenet_v2", "mobilenet_v3_small", "shufflenet_v1")
+ZOO += ("shufflenet_v2", "multi_exit/resnet8")
+TAPS = {"resnet8": ("logits", "embedding", "stages", "stages:pre"), "multi_exit/resnet8": ("logits",)}
+X, Y = examples(16)
+
+
+def trained(network, seed=0):
+    """The network with statistics and scales of BatchNorm as a training may leave them."""
+    random = np.random.default_rng(seed)
+    for layer in network._flatten_layers():
+        if isinstance(layer, layers.BatchNormalization):
+            for variable in layer.weights:
+                positive = variable.name in ("gamma", "moving_variance")
+                drawn = random.uniform(0.3, 2, variable.shape) if positive else random.normal(0, 0.3, variable.shape)
+                variable.assign(drawn)
+    return network
+
+
+def norms(network):
+    return [layer for layer in network._flatten_layers() if isinstance(layer, layers.BatchNormalization)]
+
+
+def exact(network):
+    """The same network in float64."""
+    def copied(layer):
+        own = isinstance(layer, layers.Layer)
+        return type(layer).from_config(layer.get_config() | {"dtype": "float64"}) if own else layer
+
+    copy = keras.models.clone_model(network, clone_function=copied)
+    copy.set_weights(network.get_weights())
+    return copy
+
+
+def error(network, copy, taps=("logits",), x=X):
+    """The greatest difference of every tap, of the tap's standard deviation."""
+    before, after = (Tapped(each, taps)(x, training=False)[1] for each in (network, copy))
+    pairs = zip(*(keras.tree.flatten([side[tap] for tap in taps]) for side in (before, after)), strict=True)
+    return max(np.abs(np.array(b, "float64") - np.array(a, "float64")).max() / np.array(a).std() for a, b in pairs)
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_the_zoo_answers_alike_under_the_same_taps(name):
+    network, taps = trained(models.build(name, (32, 32, 3), CLASSES)), TAPS.get(name, TAPS["resnet8"])
+    images = examples(4, shape=(32, 32, 3))[0]
+    before = values(network.variables)
+    copy, truth = frozen(network), exact(network)
+    # Folding rounds elsewhere, but hardly more than the network itself does.
+    assert error(truth, copy, taps, images) < 3 * error(truth, network, taps, images) < 3e-4
+    assert Tapped(copy, taps).specs == Tapped(network, taps).specs
+    assert len(norms(copy)) < len(norms(network)) and not copy.trainable_variables
+    assert all(np.array_equal(a, b) for a, b in zip(before, values(network.variables)))
+    assert error(network, frozen(network, "bfloat16"), ("logits",), images) < 0.2
+
+
+def test_every_layer_that_folds_against_its_formula():
+    inputs = keras.Input((5, 5, 4))
+    x = layers.DepthwiseConv2D(3, depth_multiplier=2, name="depthwise")(inputs)
+    x = layers.BatchNormalization(name="bn1", epsilon=0.02)(x)
+    x = layers.Conv2D(6, 1, groups=2, use_bias=False, name="grouped")(x)
+    x = layers.BatchNormalization(name="bn2", scale=False)(x)
+    x = layers.Dense(3, name="dense")(layers.Flatten()(layers.ReLU()(x)))
+    network = trained(keras.Model(inputs, layers.BatchNormalization(name="bn3", center=False)(x)))
+    images = examples(8, shape=(5, 5, 4))[0]
+    for layer in network.layers:  # biases other than zero
+        if getattr(layer, "bias", None) is not None:
+            layer.bias.assign(np.linspace(-1, 1, layer.bias.shape[0]))
+    copy = frozen(network)
+    assert not norms(copy)
+    np.testing.assert_allclose(copy(images), network(images, training=False), rtol=1e-5, atol=1e-5)
+    kernel, bias = (np.array(weight, "float64") for weight in network.get_layer("dense").get_weights())
+    norm = network.get_layer("bn3")
+    scale = np.array(norm.gamma) / np.sqrt(np.array(norm.moving_variance) + norm.epsilon)
+    folded = copy.get_layer("dense_folded")
+    np.testing.assert_allclose(folded.kernel, kernel * scale, rtol=1e-6)
+    np.testing.assert_allclose(folded.bias, (bias - np.array(norm.moving_mean)) * scale, rtol=1e-5)
+
+
+def activated(inputs):
+    return layers.BatchNormalization()(layers.Conv2D(4, 3, activation="relu")(inputs))
+
+
+def read_twice(inputs):
+    x = layers.Conv2D(4, 3)(inputs)
+    return layers.Add()([x, layers.BatchNormalization()(x)])
+
+
+def shared_convolution(inputs):
+    convolution = layers.Conv2D(3, 3, padding="same")
+    return layers.BatchNormalization()(convolution(layers.BatchNormalization()(convolution(inputs))))
+
+
+def shared_norm(inputs):
+    norm = layers.BatchNormalization()
+    return norm(layers.Conv2D(3, 3)(norm(layers.Conv2D(3, 3)(inputs))))
+
+
+def activated_and_regularised(inputs):
+    activated = layers.Conv2D(4, 3, activation="relu", activity_regularizer="l2")(inputs)
+    return layers.BatchNormalization()(activated)
+
+
+class Doubled(layers.BatchNormalization):
+    def call(self, inputs, training=None, mask=None):
+        return 2 * super().call(inputs, training=training, mask=mask)
+
+
+def of_another_kind(inputs):
+    return Doubled()(layers.Conv2D(4, 3)(inputs))
+
+
+def over_rows(inputs):
+    return layers.BatchNormalization(axis=1)(layers.Conv2D(8, 3, padding="same")(inputs))
+
+
+BODIES = [activated, activated_and_regularised, read_twice, shared_convolution, shared_norm, of_another_kind, over_rows]
+
+
+@pytest.mark.parametrize("body", BODIES)
+def test_what_cannot_be_folded_stays(body):
+    inputs = keras.Input(SHAPE)
+    network = trained(keras.Model(inputs, body(inputs)))
+    copy = frozen(network)
+    assert len(norms(copy)) == len(norms(network))
+    np.testing.assert_allclose(copy(X), network(X, training=False), rtol=1e-5, atol=1e-5)
+
+
+def test_an_output_before_its_norm_stays_what_it_was():
+    inputs = keras.Input(SHAPE)
+    raw = layers.Conv2D(4, 3)(inputs)
+    network = trained(keras.Model(inputs, {"raw": raw, "normed": layers.BatchNormalization()(raw)}))
+    copy = frozen(network)
+    for name, value in network(X, training=False).items():
+        np.testing.assert_allclose(copy(X)[name], value, rtol=1e-5, atol=1e-5)
+
+
+def nested():
+    backbone, inputs = convolutional(normalised=True, name="body"), keras.Input(SHAPE)
+    return trained(keras.Model(inputs, layers.Dense(CLASSES, activation="softmax", name="classify")(backbone(inputs))))
+
+
+def test_nested_models_keep_their_paths():
+    network = nested()
+    copy = frozen(network)
+    assert not norms(copy) and copy.get_layer("body").get_layer("bn2") is not None
+    taps = ("logits", "stages", "body/bn1", "body/relu2")
+    assert error(network, copy, taps) < 1e-5
+    assert Tapped(copy, taps).specs == Tapped(network, taps).specs
+    with pytest.raises(ValueError, match="Needed: the tap 'body/conv1'"):
+        Tapped(copy, ["body/conv1"])
+
+
+@pytest.mark.parametrize("precision, bound", [("bfloat16", 0.05), ("float16", 0.01)])
+def test_half_precision_between_preparation_and_classifier(precision, bound):
+    inputs = keras.Input(SHAPE)
+    prepared = layers.Rescaling(1 / 127.5, offset=-1, name="prepare")(inputs)
+    whole = layers.Softmax(name="probabilities")(convolutional(width=32, normalised=True)(prepared))
+    network = trained(keras.Model(inputs, whole))
+    copy = frozen(network, precision)
+    images = np.random.default_rng(0).integers(0, 256, (16, *SHAPE)).astype("float32")
+    assert 0 < error(network, copy, ("logits",), images) < bound
+    inner = copy.get_layer("net")
+    exact = [copy.get_layer("prepare"), inner.get_layer("logits"), copy.get_layer("probabilities")]
+    assert {layer.compute_dtype for layer in exact} == {"float32"} == {str(v.dtype) for v in exact[1].weights}
+    half = [inner.get_layer(name) for name in ("conv1_folded", "bn1", "relu1", "conv2_folded", "pool")]
+    assert {layer.compute_dtype for layer in half} == {precision}
+    assert {variable.dtype for layer in half for variable in layer.weights} == {precision}
+    assert keras.backend.standardize_dtype(copy(images).dtype) == "float32"
+
+
+def test_statistics_that_float16_has_no_room_for():
+    inputs = keras.Input(SHAPE)
+    norm = layers.BatchNormalization()
+    network = keras.Model(inputs, layers.Dense(CLASSES)(layers.GlobalAveragePooling2D()(
+        layers.Conv2D(8, 3)(layers.ReLU()(norm(layers.MaxPooling2D()(layers.Conv2D(4, 3)(inputs))))))))
+    norm.moving_variance.assign(np.full(4, 1e6))
+    norm.gamma.assign(np.full(4, 1e3))
+    assert error(network, frozen(network, "float16")) < 0.01
+
+
+def test_it_does_not_follow_a_network_that_trains_on():
+    network = trained(convolutional(normalised=True))
+    before, copy = np.array(network(X, training=False)), frozen(network)
+    network.get_layer("conv1").kernel.assign_add(np.ones((3, 3, 3, 4)))
+    np.testing.assert_allclose(copy(X), before, rtol=1e-5, atol=1e-5)
+
+
+def test_compiled_networks_give_a_bare_copy():
+    network, inner = trained(nested()), nested().get_layer("body")
+    for each in (network, network.get_layer("body"), inner):
+        each.compile("adam", lambda y_true, y_pred: 0.0)
+    copy = frozen(network)
+    assert not copy.compiled and not copy.get_layer("body").compiled
+
+
+def test_a_sequential_model_alone_and_within():
+    body = keras.Sequential([layers.Conv2D(4, 3, name="conv"), layers.BatchNormalization(name="bn")], name="body")
+    network = keras.Sequential([keras.Input(SHAPE), body, layers.Flatten(), layers.Dense(CLASSES, name="classify")])
+    copy = frozen(trained(network))
+    assert not norms(copy)
+    np.testing.assert_allclose(copy(X), network(X, training=False), rtol=1e-5, atol=1e-5)
+    assert Tapped(copy, ["body/bn"]).specs == Tapped(network, ["body/bn"]).specs
+
+
+def test_constants_that_a_layer_makes_of_its_weights():
+    prepared = layers.Normalization()
+    prepared.adapt(5 * X + 3)
+    inputs = keras.Input(SHAPE)
+    network = trained(keras.Model(inputs, convolutional(normalised=True)(prepared(inputs))))
+    np.testing.assert_allclose(frozen(network)(X), network(X, training=False), rtol=1e-4, atol=1e-5)
+
+
+@keras.saving.register_keras_serializable("tests")
+class Halved(keras.Model):
+    """A graph of layers with a call of its own."""
+
+    def call(self, inputs, training=None):
+        return 0.5 * super().call(inputs, training=training)
+
+
+@keras.saving.register_keras_serializable("tests")
+class Block(layers.Layer):
+    """A layer made of layers that have a precision of their own."""
+
+    def build(self, shape):
+        self.convolution = layers.Conv2D(shape[-1], 3, padding="same")
+        self.convolution.build(shape)
+
+    def call(self, inputs):
+        return inputs + self.convolution(inputs)
+
+
+def within(inputs):
+    a, b = keras.Input(SHAPE), layers.Conv2D(4, 3, padding="same")
+    return layers.BatchNormalization()(Halved(a, b(a), name="halved")(inputs))
+
+
+def block(inputs):
+    return Block()(layers.Conv2D(4, 3)(inputs))
+
+
+def wrapped(inputs):
+    return layers.TimeDistributed(layers.Conv1D(4, 3))(layers.Conv2D(4, 3)(inputs))
+
+
+@pytest.mark.parametrize("body", [within, block, wrapped])
+@pytest.mark.parametrize("precision, bound", [("float32", 1e-5), ("bfloat16", 0.05)])
+def test_layers_made_of_layers(body, precision, bound):
+    inputs = keras.Input(SHAPE)
+    x = layers.ReLU()(layers.Conv2D(4, 3)(body(inputs)))
+    network = trained(keras.Model(inputs, layers.Dense(CLASSES)(layers.Flatten()(x))))
+    assert error(network, frozen(network, precision)) < bound
+
+
+def test_every_output_is_float32():
+    inputs = keras.Input(SHAPE)
+    x = layers.Flatten()(layers.Conv2D(4, 3)(inputs))
+    outputs = {"one": layers.Dense(3, activation="softmax")(x), "two": layers.BatchNormalization()(layers.Dense(2)(x))}
+    outputs["mean"] = layers.Average()([layers.Dense(2)(x), layers.Dense(2)(x)])
+    network = trained(keras.Model(inputs, outputs))
+    answers = frozen(network, "bfloat16")(X)
+    assert {keras.backend.standardize_dtype(value.dtype) for value in answers.values()} == {"float32"}
+    for name, value in network(X, training=False).items():
+        np.testing.assert_allclose(answers[name], value, atol=0.05 * np.std(value))
+
+
+def test_it_is_saved_and_loaded(tmp_path):
+    copy = frozen(nested(), "bfloat16")
+    copy.save(tmp_path / "frozen.keras")
+    np.testing.assert_array_equal(keras.saving.load_model(tmp_path / "frozen.keras")(X), copy(X))
+
+
+def weights_after(teacher, method):
+    keras.utils.set_random_seed(0)
+    distiller = compiled(Distiller(student=convolutional(width=8), teacher=teacher, methods=[method]))
+    distiller.fit(X, Y, batch_size=8, epochs=3, shuffle=False, verbose=0)
+    return np.concatenate([value.ravel() for value in values(distiller.student.variables)])
+
+
+@pytest.mark.parametrize("method", [KD, FitNet])
+def test_a_student_of_the_copy_is_the_student_of_the_teacher(method):
+    teacher = trained(convolutional(width=16, normalised=True))
+    expected = weights_after(teacher, method(weight=0.5))
+    np.testing.assert_allclose(weights_after(frozen(teacher), method(weight=0.5)), expected, atol=1e-5)
+    rounded = weights_after(frozen(teacher, "bfloat16"), method(weight=0.5))
+    assert 0 < np.abs(rounded - expected).max() < 0.05
+
+
+def test_what_is_refused():
+    class Own(keras.Model):
+        def call(self, inputs):
+            return inputs
+
+    with pytest.raises(ValueError, match="Needed: a Functional or Sequential model to freeze"):
+        frozen(Own())
+    with pytest.raises(ValueError, match="did you mean bfloat16"):
+        frozen(convolutional(), "bfloat1")
+    dense = keras.Sequential([keras.Input((8,)), layers.Dense(4)])
+    dense.layers[0].enable_lora(2)
+    with pytest.raises(ValueError, match="plain weights to freeze"):
+        frozen(dense)
+    quantised = keras.Sequential([keras.Input((8,)), layers.Dense(4)])
+    quantised.quantize("int8")
+    with pytest.raises(ValueError, match="plain weights to freeze"):
+        frozen(quantised)
+    with pytest.raises(ValueError, match="'double': "):
+        frozen(keras.Sequential([keras.Input((8,)), layers.Lambda(lambda x: 2 * x, name="double")]))
+    teacher = Teacher(frozen(trained(convolutional(normalised=True))))
+    with pytest.raises(ValueError, match="a map that comes from a BatchNormalization"):
+        Distiller(student=convolutional(normalised=True), teacher=teacher, methods=[OFD()])

@@ -1,0 +1,104 @@
+"""Weights from files: what is loaded, what is not and why, and what is refused."""
+
+import keras
+import pytest
+from keras import layers
+
+from kd_keras.models import build
+from kd_keras.networks.loading import load_weights
+from tests.support.networks import CLASSES, SHAPE, convolutional, same, values
+
+OWN = ["conv1", "conv2", "logits"]
+
+
+@pytest.fixture(params=["model.keras", "model.weights.h5"])
+def saved(request, tmp_path):
+    """A network and a file with its weights."""
+    model, path = convolutional(normalised=True), tmp_path / request.param
+    model.compile(optimizer="adam")  # whose state is no layer's
+    model.save(path) if path.suffix == ".keras" else model.save_weights(path)
+    return model, path
+
+
+def test_a_whole_network(saved):
+    model, path = saved
+    other = convolutional(normalised=True)
+    report = load_weights(other, path)
+    assert same(values(model.variables), values(other.variables))
+    assert sorted(report.loaded) == ["bn1", "bn2", *OWN]
+    assert not (report.mismatched or report.missing or report.skipped) and str(report) == "5 layers loaded"
+
+
+def test_another_classifier_stays_as_it_is(saved):
+    model, path = saved
+    other = convolutional(normalised=True, classes=CLASSES + 2)
+    before = values(other.get_layer("logits").weights)
+    report = load_weights(other, path)
+    assert list(report.mismatched) == ["logits"] and "(8, 5)" in str(report) and "(8, 7)" in str(report)
+    assert same(before, values(other.get_layer("logits").weights))
+    assert same(values(model.get_layer("conv2").weights), values(other.get_layer("conv2").weights))
+
+
+def test_a_backbone_alone_and_one_inside(tmp_path):
+    whole = convolutional()
+    backbone = keras.Model(whole.input, whole.get_layer("relu2").output, name="backbone")
+    inputs = keras.Input(SHAPE)
+    nested = keras.Model(inputs, layers.Dense(3, name="top")(layers.Flatten()(backbone(inputs))))
+    backbone.save_weights(tmp_path / "backbone.weights.h5")
+    nested.save(tmp_path / "nested.keras")
+    for file, skipped in (("backbone.weights.h5", []), ("nested.keras", ["top"])):
+        other = convolutional()
+        report = load_weights(other, tmp_path / file)
+        assert (report.loaded, report.missing, report.skipped) == (["conv1", "conv2"], ["logits"], skipped)
+        assert "not in the file: logits" in str(report)
+        assert same(values(backbone.variables), values(other.variables)[:4])
+    fresh = keras.models.clone_model(nested)
+    report = load_weights(fresh, tmp_path / "backbone.weights.h5")
+    assert (report.loaded, report.missing) == (["backbone/conv1", "backbone/conv2"], ["top"])
+    assert same(values(backbone.variables), values(fresh.variables)[:4])
+
+
+def test_layers_made_of_layers_and_bfloat16(tmp_path):
+    def attention():
+        inputs = keras.Input((10, 16))
+        attended = layers.MultiHeadAttention(2, 8, name="mha")(inputs, inputs)
+        return keras.Model(inputs, layers.Dense(3, name="top")(attended))
+
+    keras.config.set_dtype_policy("bfloat16")
+    one, other = attention(), attention()
+    one.save_weights(tmp_path / "one.weights.h5")
+    report = load_weights(other, tmp_path / "one.weights.h5")
+    assert {"mha/query", "mha/key", "mha/value", "mha/attention_output"} < set(report.loaded) and not report.missing
+    assert same(values(one.variables), values(other.variables))
+
+
+def test_a_name_that_two_layers_bear_is_not_guessed(tmp_path):
+    def twice():
+        inputs = keras.Input(SHAPE)
+        parts = [keras.Model(inputs, layers.Conv2D(2, 1, name="conv")(inputs), name=name) for name in ("a", "b")]
+        return keras.Model(inputs, layers.Add()([part(inputs) for part in parts]))
+
+    alone = keras.Sequential([keras.Input(SHAPE), layers.Conv2D(2, 1, name="conv")])
+    twice().save_weights(tmp_path / "twice.weights.h5")
+    with pytest.raises(ValueError, match="a/conv, b/conv"):
+        load_weights(alone, tmp_path / "twice.weights.h5")
+
+
+def test_what_is_refused_changes_nothing(tmp_path):
+    model = convolutional()
+    before = values(model.variables)
+    (tmp_path / "text.weights.h5").write_text("no HDF5")
+    (tmp_path / "text.keras").write_text("no archive")
+    build("mlp", (4, 4, 1), 3).save_weights(tmp_path / "other.weights.h5")
+    model.save(tmp_path / "half.keras")
+    (tmp_path / "half.keras").write_bytes((tmp_path / "half.keras").read_bytes()[:3000])
+    for file, message in {
+        "nowhere.keras": "does not exist",
+        "text.weights.h5": "whole .keras or .weights.h5 file",
+        "text.keras": "whole .keras or .weights.h5 file",
+        "half.keras": "whole .keras or .weights.h5 file",
+        "other.weights.h5": "of other names or shapes",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            load_weights(model, tmp_path / file)
+    assert same(before, values(model.variables))

@@ -1,0 +1,102 @@
+"""Findings for the report's tests: three networks that answer as networks do, made from seeded numbers."""
+
+import numpy as np
+
+from kd_keras.evaluation import Predictions, accuracy, agreement, calibration, halves, intervals
+from kd_keras.report.page import Attention, Disagreement, Subject
+
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+CORRUPTIONS = ("gaussian_noise", "shot_noise", "gaussian_blur", "contrast", "brightness", "jpeg", "pixelate", "fog")
+SKILL = {"teacher": 5.2, "alone": 3.6, "distilled": 4.2}
+COST = {"teacher": 1.0, "alone": 0.11, "distilled": 0.11}
+
+
+def logits(role, labels, noise):
+    """Logits `(N, K)`: the true class stands out by the role's skill, classes that look alike come near it."""
+    classes = np.eye(len(CLASSES))
+    alike = classes.copy()
+    for one, other, much in ((3, 5, 0.72), (0, 8, 0.45), (1, 9, 0.5), (4, 7, 0.4), (2, 4, 0.4), (3, 6, 0.35)):
+        alike[one, other] = alike[other, one] = much
+    return SKILL[role] * alike[labels] + noise
+
+
+def findings(role, given, teacher):
+    """What the evaluation finds of answers; the numbers that no answers give are made up by the role's skill."""
+    fitting, measured = halves(given)
+    size = COST[role]
+    found = dict(accuracy(given)) | dict(calibration(measured, held_out=fitting)) | dict(intervals(given, teacher))
+    found |= dict(agreement(given, teacher))
+    found |= {
+        "accuracy_train": found["accuracy"] + 0.03,
+        "gap": 0.03,
+        "auroc_probability": 0.84 + 0.01 * SKILL[role],
+        "auroc_energy": 0.86 + 0.01 * SKILL[role],
+        "parameters": round(272474 * size),
+        "macs": round(40813184 * size),
+        "kilobytes": 1130.0 * size,
+    }
+    for name, value in (("milliseconds", 4.1), ("milliseconds_32", 61.0), ("megabytes", 48.0)):
+        found |= {name: value * size**0.5, f"{name}_p95": 1.15 * value * size**0.5}
+    del found["megabytes_p95"]
+    for place, name in enumerate(CORRUPTIONS):
+        more = np.arange(1, 6) * (0.02 + 0.012 * place) * (2 - SKILL[role] / 5)
+        found[f"error_{name}"] = np.minimum(0.9, 1 - found["accuracy"] + more)
+    found["corruption_error"] = float(np.mean([found[f"error_{name}"] for name in CORRUPTIONS]))
+    found["mce"] = found["corruption_error"] / 0.216
+    if role != "teacher":
+        found |= {"attention_correlation": 0.61, "attention_overlap": 0.47}
+        found["cka"] = np.array([[0.97, 0.71, 0.33], [0.62, 0.93, 0.52], [0.21, 0.49, 0.88]])
+    return found
+
+
+def history(role, accuracy, epochs=30):
+    rise = 1 - np.exp(-np.arange(1, epochs + 1) / 7)
+    wave = 0.01 * np.sin(np.arange(epochs) * 2.3) * (1 - np.arange(epochs) / epochs)
+    test = accuracy * rise / rise[-1] + wave
+    rows = {"epoch": np.arange(epochs), "accuracy": test + 0.03 * rise, "hard": 2.3 - 2.0 * rise, "val_accuracy": test}
+    if role == "distilled":
+        rows |= {"kd": 4.1 - 3.1 * rise, "review_kd": 1.2 - 0.4 * rise}
+        rows["val_accuracy"] = np.where(np.arange(epochs) % 2, test, np.nan)
+    return {name: list(values) for name, values in rows.items()} | {"loss": list(2.3 - 2.0 * rise)}
+
+
+def subjects(count=3000):
+    """A teacher, a student alone and a distilled one, with everything that can be found of them."""
+    random = np.random.default_rng(7)
+    labels = random.integers(0, len(CLASSES), count)
+    noise = {name: random.normal(size=(count, len(CLASSES))) for name in ("images", *SKILL)}
+    made, teacher = [], None
+    for role in SKILL:
+        own = 0.55 if role == "alone" else 0.35
+        given = Predictions(2 * logits(role, labels, 1.2 * ((1 - own) * noise["images"] + own * noise[role])), labels)
+        given = given._replace(logits=(1.5 * given.logits).astype("float32"))
+        teacher = teacher or given
+        found = findings(role, given, teacher)
+        lines = ["--dataset=cifar10", "--epochs=30"] + (["--method=kd(temperature=4)"] if role == "distilled" else [])
+        made.append(Subject(f"runs/{role}", role, found, history(role, found["accuracy"]), lines))
+    return made
+
+
+def images(count, size=32):
+    """Images `(size, size, 3)` uint8 of a bright spot, and where it is: `(size, size)` from 0 to 1."""
+    random = np.random.default_rng(3)
+    y, x = np.mgrid[:size, :size] / size
+    for _ in range(count):
+        down, right = random.uniform(0.25, 0.75, 2)
+        spot = np.exp(-((y - down) ** 2 + (x - right) ** 2) / 0.03)
+        colour = random.uniform(0.3, 1, 3)
+        yield (255 * np.clip(0.25 + 0.75 * spot[..., None] * colour, 0, 1)).astype("uint8"), spot
+
+
+def attention(count=6):
+    return [
+        Attention(image, place % 10, {"runs/teacher": spot, "runs/alone": spot.T, "runs/distilled": spot**0.6})
+        for place, (image, spot) in enumerate(images(count))
+    ]
+
+
+def disagreements(count=10):
+    return [
+        Disagreement(image, place % 10, (place % 10, 0.97 - 0.01 * place), ((place + 2) % 10, 0.9 - 0.02 * place))
+        for place, (image, _) in enumerate(images(count))
+    ]

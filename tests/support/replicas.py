@@ -1,0 +1,93 @@
+"""A program that fits small Distillers under one strategy and writes down what came of it; test_distribute.py compares.
+
+    python -m tests.support.replicas mirrored out.npz [case ...]
+"""
+
+import json
+import sys
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from kd_keras import Distiller, data, distribute
+from kd_keras.methods import KD, FitNet
+from tests.support.networks import CLASSES, compiled, convolutional, source, values
+from tests.test_distiller import Similarities
+
+STEPS, EPOCHS, BATCH = 3, 7, 16  # 37 examples, 21 updates; the last batch of an epoch has 5 examples, 2 and 3
+CASES = {
+    "kd": {"methods": lambda: [KD()]},
+    "fitnet": {"methods": lambda: [KD(), FitNet(weight=0.5)]},
+    "relational": {"methods": lambda: [Similarities()]},
+    "synchronised": {"methods": lambda: [KD(), FitNet(weight=0.5)], "normalised": True},
+    "together": {"methods": lambda: [KD()], "steps_per_execution": STEPS},
+    "half": {"methods": lambda: [KD(), FitNet(weight=0.5)], "policy": "mixed_float16"},
+}
+
+
+def trained(strategy, methods, normalised=False, policy="float32", steps_per_execution=1):
+    keras.utils.set_random_seed(0)
+    with strategy.scope():
+        teacher = convolutional(6, name="teacher", classes=CLASSES)
+        keras.config.set_dtype_policy(policy)
+        student = convolutional(4, normalised=normalised)
+        distribute.synchronize_batch_norm(student)
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        optimizer = keras.optimizers.SGD(0.05, momentum=0.9)
+        distiller = Distiller(student=student, teacher=teacher, methods=methods())
+        options = {"loss": loss, "metrics": None, "weighted_metrics": ["accuracy"], "jit_compile": False}
+        compiled(distiller, optimizer=optimizer, steps_per_execution=steps_per_execution, **options)
+        keras.config.set_dtype_policy("float32")
+    images, options = source(), {"batch_size": BATCH}
+    views = data.Augmentation(shift=1, flip=True)
+    train = distribute.batches(
+        strategy, lambda share: data.training(images, augmentation=views, share=share, **options)
+    )
+    test = distribute.batches(strategy, lambda share: data.evaluation(images, share=share, **options))
+    testing = {"validation_data": test, "validation_steps": STEPS, "validation_freq": 3, "verbose": 0}
+    history = distiller.fit(train, epochs=EPOCHS, steps_per_epoch=STEPS, shuffle=False, **testing).history
+    again = distiller.evaluate(test, steps=STEPS, verbose=0, return_dict=True)
+    return distiller, {**history, "evaluated": sorted(again.items())}
+
+
+def main(name, output, *cases):
+    strategy = distribute.strategy(name, devices=2 if name in ("mirrored", "central") else None)
+    found = {}
+    for case in cases or CASES:
+        distiller, history = trained(strategy, **fitting(strategy, CASES[case]))
+        found |= {f"{case}/{i}": value for i, value in enumerate(values(distiller.student.variables))}
+        found[f"{case}/predicted"] = distiller.predict(*plain(distiller), verbose=0)
+        found[f"{case}/shared"] = shared(strategy, distiller)
+        found[f"{case}/history"] = json.dumps(history)
+    np.savez(output, **found)
+    print(f"{strategy.num_replicas_in_sync} replicas, chief {distribute.is_chief(strategy)}")
+
+
+def fitting(strategy, options):
+    """The case as it is; workers refuse several steps in one call, and then take one at a time."""
+    if "steps_per_execution" not in options or not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return options
+    try:
+        trained(strategy, **options)
+    except ValueError as error:
+        assert "steps_per_execution=1 on several workers" in str(error)
+        return {**options, "steps_per_execution": 1}
+    raise AssertionError("several workers ran several steps in one call: nothing need refuse it any more")
+
+
+def shared(strategy, distiller):
+    """Answers of which the replicas compute a part each; the last batch has one row."""
+    with strategy.scope():
+        run = tf.function(distribute.map_over_replicas(lambda rows: {"logits": distiller.student(rows, training=False)}))
+    return np.concatenate([run(rows)["logits"] for rows in plain(distiller)[0]])
+
+
+def plain(distiller):
+    """A user's own dataset, which Keras divides; not a multiple of the replicas."""
+    images = np.random.default_rng(1).normal(size=(9, 8, 8, 3)).astype("float32")
+    return (tf.data.Dataset.from_tensor_slices(images).batch(4),)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
