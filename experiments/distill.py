@@ -21,7 +21,7 @@ from kd_keras import Distiller, Teacher, distribute
 from kd_keras.errors import explain_mismatch
 from kd_keras.methods import Method
 from kd_keras.methods.schedules import Weight
-from kd_keras.teacher import RecordedTeacher
+from kd_keras.recording.teacher import RecordedTeacher
 
 FLAGS = flags.FLAGS
 arguments.define_data()

@@ -19,8 +19,10 @@ from kd_keras.methods.base import Method
 from kd_keras.methods.labels import class_indices
 from kd_keras.methods.schedules import Weight, as_weight, deserialize_weight, serialize_weight, weight_at
 from kd_keras.networks.taps import Tapped
-from kd_keras.teacher import AbsentTeacher, Teacher, TeacherCheck
+from kd_keras.recording.teacher import RecordedTeacher
+from kd_keras.teacher import AbsentTeacher, Teacher
 from kd_keras.training.guard import NonFinite, NonFiniteGuard
+from kd_keras.training.teacher_check import TeacherCheck
 
 
 @keras.saving.register_keras_serializable("kd_keras")
@@ -95,7 +97,7 @@ class Distiller(FitsOnWorkers):
         if teacher is None and wanted:
             raise ValueError(explain_mismatch("a teacher", f"none, for {[method.name for method in self.methods]}"))
         teacher = AbsentTeacher({}) if teacher is None else teacher
-        teacher = teacher if isinstance(teacher, (Teacher, AbsentTeacher)) else Teacher(teacher)
+        teacher = teacher if isinstance(teacher, (Teacher, AbsentTeacher, RecordedTeacher)) else Teacher(teacher)
         shape = getattr(self.student, "input_shape", None)
         shape = shape if isinstance(shape, tuple) else None
         if shape and isinstance(teacher, Teacher):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import numbers
 import os
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ from kd_keras.contracts import Outputs, TapSpec, Tensor
 from kd_keras.errors import explain_mismatch, suggest
 from kd_keras.networks.taps import Specs, Tapped
 from kd_keras.recording.reader import Recording, teacher_identity
+from kd_keras.recording.teacher import RecordedTeacher
 
 COMBINATIONS = ("probabilities", "logits")
 
@@ -230,76 +230,3 @@ class AbsentTeacher:
     def __call__(self, inputs: Any) -> Outputs:
         remedy = "distiller.attach(teacher) after loading; a Distiller is saved without its teacher"
         raise ValueError(explain_mismatch("a teacher", "none attached", remedy))
-
-
-class RecordedTeacher(AbsentTeacher):
-    """A teacher whose outputs come with the batches; made by `Teacher.recorded`.
-
-    Attributes:
-        recording: what the pipeline joins into the batches.
-    """
-
-    def __init__(self, recording: Recording):
-        super().__init__(recording.specs)
-        self.recording = recording
-
-    def tapped(self, wanted: Iterable[str]) -> RecordedTeacher:
-        """The same teacher, if it has the wanted taps.
-
-        Raises:
-            ValueError: where one was not recorded, with those that were.
-        """
-        missing = [tap for tap in wanted if tap not in self.specs]
-        if missing:
-            came = f"{', '.join(self.specs)} in {self.recording.directory}"
-            remedy = "record them too: experiments.record with the same --method flags"
-            raise ValueError(explain_mismatch(f"recorded taps {', '.join(missing)}", came, remedy))
-        return self
-
-    def __call__(self, inputs: Any) -> Outputs:
-        remedy = "data.training(..., recorded=teacher.recording)"
-        raise ValueError(explain_mismatch("the recorded outputs in every batch", "a batch without", remedy))
-
-
-class TeacherCheck(keras.callbacks.Callback):
-    """Looks at the teacher's answers to the first batches of a `fit`, once.
-
-    Stops with an error where they are not finite, and warns with the teacher's accuracy where that is at chance level:
-    a teacher that knows nothing trains a student in silence otherwise.
-
-    Args:
-        finite: mean of whether a batch's outputs were finite.
-        accuracy: the teacher's accuracy on examples that have a label; left empty where they have none.
-        classes: number of classes K, or `None`.
-        after: batches to look at.
-    """
-
-    def __init__(self, finite: keras.metrics.Mean, accuracy: keras.metrics.Mean, classes: int | None, after: int = 8):
-        super().__init__()
-        self.finite, self.accuracy, self.classes, self.after = finite, accuracy, classes, after
-        self.seen = 0
-
-    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        if self.seen >= self.after:
-            return
-        self.seen += 1
-        if float(self.finite.result()) < 1.0:
-            raise FloatingPointError(
-                explain_mismatch("a teacher with finite outputs", f"NaN or infinity by batch {batch}", "retrain or reload it")
-            )
-        if self.seen == min(self.after, self.params.get("steps") or self.after):
-            self.seen = self.after
-            self._compare_with_chance()
-
-    def _compare_with_chance(self) -> None:
-        examples = float(self.accuracy.count * 1.0)
-        if not examples or not self.classes:
-            return
-        accuracy, chance = float(self.accuracy.result()), 1 / self.classes
-        # Two standard deviations above chance: of teachers that guess, about one in forty gets past this.
-        if accuracy < chance + 2 * (chance * (1 - chance) / examples) ** 0.5:
-            warnings.warn(
-                f"The teacher is right on {accuracy:.1%} of the first {examples:.0f} examples; chance is {chance:.1%}. "
-                "Is it trained, on these classes in this order (class_order=), and normalised alike (preprocess=)?",
-                stacklevel=2,
-            )

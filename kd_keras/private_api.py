@@ -1,0 +1,142 @@
+"""Every private name of Keras and TensorFlow that the project uses, one function each.
+
+A new version of either is met here and nowhere else; tests/test_private_api.py calls every function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+
+
+def sub_layers(model: keras.layers.Layer) -> list[keras.layers.Layer]:
+    """A layer and all layers inside it, at any depth."""
+    return list(model._flatten_layers())
+
+
+def inner_layers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
+    """The layers directly inside a layer."""
+    return list(layer._layers)
+
+
+def own_variables(layer: keras.layers.Layer) -> list[keras.Variable]:
+    """The variables of a layer without those of the layers inside it, trainable ones first."""
+    return [*layer._trainable_variables, *layer._non_trainable_variables]
+
+
+def seed_generators(layer: keras.layers.Layer) -> list[keras.random.SeedGenerator]:
+    """The random generators of a layer, without those of the layers inside it."""
+    return list(getattr(layer, "_seed_generators", ()))
+
+
+def global_random_state() -> keras.Variable:
+    """The variable behind Keras's global random generator."""
+    from keras.src.random.seed_generator import global_seed_generator
+
+    return global_seed_generator().state
+
+
+def allow_structured_inputs(layer: keras.layers.Layer) -> None:
+    """Lets a layer be called with dictionaries and named tuples of tensors as positional arguments."""
+    layer._allow_non_tensor_positional_args = True
+
+
+# ---- a Functional model's graph
+
+
+def is_functional(model: keras.Model) -> bool:
+    """Whether a model has a graph of operations."""
+    return hasattr(model, "_nodes_by_depth")
+
+
+def functional_of(model: keras.Sequential) -> keras.Model:
+    """The Functional model that a built Sequential model runs."""
+    return model._functional
+
+
+def nodes_in_order(graph: keras.Model) -> Iterator[Any]:
+    """The nodes of a Functional model's graph; each comes after those that it reads."""
+    for depth in sorted(graph._nodes_by_depth, reverse=True):
+        yield from graph._nodes_by_depth[depth]
+
+
+def output_structure(graph: keras.Model) -> Any:
+    """The outputs of a Functional model in the structure in which it returns them."""
+    return graph._outputs_struct
+
+
+def forget_calls(layer: keras.layers.Layer) -> None:
+    """Removes a layer from the graphs in which it was called."""
+    layer._inbound_nodes, layer._outbound_nodes = [], []
+
+
+# ---- a compiled model
+
+
+def loss_tracker(model: keras.Model) -> keras.metrics.Metric:
+    """The metric that `fit` shows as "loss"."""
+    return model._loss_tracker
+
+
+def compiled_loss(model: keras.Model) -> Any:
+    """The loss that `compile` was given, or `None`."""
+    return model._compile_loss
+
+
+def has_compiled_metrics(model: keras.Model) -> bool:
+    """Whether `compile` was given metrics."""
+    return model._compile_metrics is not None
+
+
+# ---- TensorFlow
+
+
+def updates_without_merge_call() -> bool:
+    """Whether the current strategy applies updates from within a replica, without a merge call."""
+    import tensorflow as tf
+
+    return tf.__internal__.distribute.strategy_supports_no_merge_call()
+
+
+def spans_several_workers(strategy: Any) -> bool:
+    """Whether a MultiWorkerMirroredStrategy has more than one worker."""
+    return strategy.extended._in_multi_worker_mode()
+
+
+def element_spec_of(iterator: Any) -> Any:
+    """The element specification of the distributed dataset behind an iterator of Keras's trainer."""
+    return iterator._distributed_dataset.element_spec
+
+
+def spec_of_one_replica(spec: Any) -> Any:
+    """What one replica sees of a component of a distributed dataset."""
+    return spec._value_specs[0] if hasattr(spec, "_value_specs") else spec
+
+
+def graph_of_called_function(graph: Any, name: str) -> Any:
+    """The graph of a function that an operation of another graph calls."""
+    return graph._get_function(name).graph
+
+
+def start_coordination_service(leader: str, jobs: dict[str, int], timeout: float) -> None:
+    """Has TensorFlow's coordination service report a worker that has been silent for `timeout` seconds.
+
+    MultiWorkerMirroredStrategy starts the same service with a timeout of its own if there is none yet, and no public
+    function sets that timeout.
+
+    Args:
+        leader: the task that runs the service, such as "/job:worker/task:0".
+        jobs: the number of tasks of each job.
+        timeout: in seconds.
+    """
+    from tensorflow.compiler.xla.tsl.protobuf.coordination_config_pb2 import CoordinatedJob
+    from tensorflow.python.eager import context
+
+    context.context().configure_coordination_service(
+        service_type="standalone",
+        service_leader=leader,
+        coordinated_jobs=[CoordinatedJob(name=job, num_tasks=count) for job, count in jobs.items()],
+        heartbeat_timeout_in_ms=int(1000 * timeout),
+    )
