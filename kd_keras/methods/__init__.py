@@ -8,30 +8,33 @@ which `python -m scripts.method_list` writes.
 import importlib
 import inspect
 import pkgutil
+from collections.abc import Iterable
+from types import ModuleType
+from typing import Any
 
 from kd_keras.methods.base import Method, TapPairMethod, Taps, agreed_hard_weight
 
 
-def _exports(module) -> dict:
-    """The names that a file of this folder exports."""
-    own = {name: value for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__}
-    listed = getattr(module, "__all__", ())
+def _is_exported(module: ModuleType, name: str, value: Any) -> bool:
+    if getattr(value, "__module__", None) != module.__name__ or name.startswith("_"):
+        return False
+    is_method = inspect.isclass(value) and issubclass(value, Method)
+    is_loss = inspect.isfunction(value) and name.endswith("_loss")
+    return is_method or is_loss or name in getattr(module, "__all__", ())
+
+
+def _read_folder(paths: Iterable[str]) -> dict[str, Any]:
+    """The exported names of all files but base.py, which is imported above."""
+    names = sorted(file.name for file in pkgutil.iter_modules(paths) if file.name != "base")
+    modules = [importlib.import_module(f"{__name__}.{name}") for name in names]
     return {
-        name: value
-        for name, value in own.items()
-        if name in listed
-        or (inspect.isclass(value) and issubclass(value, Method))
-        or (inspect.isfunction(value) and name.endswith("_loss") and not name.startswith("_"))
+        name: value for module in modules for name, value in vars(module).items() if _is_exported(module, name, value)
     }
 
 
-__all__ = ["Method", "TapPairMethod", "Taps", "agreed_hard_weight"]
-for _file in pkgutil.iter_modules(__path__):
-    _module = importlib.import_module(f"{__name__}.{_file.name}")
-    if _file.name not in ("base", "listing"):
-        globals().update(_exports(_module))
-        __all__ += _exports(_module)
-__all__ = sorted(set(__all__))
+_exports = _read_folder(__path__)
+globals().update(_exports)
+__all__ = sorted(["Method", "TapPairMethod", "Taps", "agreed_hard_weight", *_exports])  # noqa: PLE0605
 
 
 def __dir__() -> list[str]:

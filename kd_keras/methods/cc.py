@@ -136,6 +136,13 @@ class CC(TapPairMethod):
         return cc_loss(student, teacher)
 
 
+class CCOptions(TapPairOptions, total=False):
+    """The arguments of `CC`, which `CCKernel` passes on."""
+
+    width: int
+    across_replicas: bool
+
+
 @keras.saving.register_keras_serializable("kd_keras")
 class CCKernel(CC):
     """The kernel matrix of the student's embeddings follows that of the teacher's.
@@ -158,7 +165,7 @@ class CCKernel(CC):
     published_hard_weight = 0.0
 
     def __init__(
-        self, *, kernel: str = "gaussian", gamma: float = 0.4, order: int = 2, **options: Unpack[TapPairOptions]
+        self, *, kernel: str = "gaussian", gamma: float = 0.4, order: int = 2, **options: Unpack[CCOptions]
     ):
         super().__init__(**options)
         self.kernel = check_choice("CCKernel", "kernel", kernel, KERNELS)

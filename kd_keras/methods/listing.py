@@ -14,16 +14,16 @@ FAMILIES = ("logits", "features", "relations", "dense", "label-free", "self")
 def list_kinds() -> list[type[Method]]:
     """The classes of all methods, by family and name.
 
-    A family that is not in `FAMILIES` comes last.
+    The families come in the order of `FAMILIES`, then all others.
     """
-    exported = vars(methods).values()
+    exported = (getattr(methods, name) for name in methods.__all__)
     kinds = [kind for kind in exported if inspect.isclass(kind) and issubclass(kind, Method) and kind.family]
     places = {family: place for place, family in enumerate(FAMILIES)}
     return sorted(kinds, key=lambda kind: (places.get(kind.family, len(places)), kind.family, kind.__name__.lower()))
 
 
 def describe_kind(kind: type[Method]) -> tuple[str, ...]:
-    """The cells of one row, in the order of `COLUMNS`.
+    """The cells of a method's row in Markdown, in the order of `COLUMNS`.
 
     >>> describe_kind(methods.KD)
     ('`kd`', 'logits', '`logits`', '`logits`', '0.9', '0.1', 'Hinton, Vinyals, Dean 2015, 1503.02531')
@@ -33,16 +33,7 @@ def describe_kind(kind: type[Method]) -> tuple[str, ...]:
     return f"`{kind.__name__.lower()}`", kind.family, *taps, *weights, kind.paper
 
 
-def make_row(cells: tuple[str, ...]) -> str:
-    """A row of a Markdown table.
-
-    >>> make_row(("a", "b"))
-    '| a | b |'
-    """
-    return f"| {' | '.join(cells)} |"
-
-
-def make_table() -> str:
+def format_table() -> str:
     """The table of all methods in Markdown."""
     rows = [COLUMNS, ("---",) * len(COLUMNS), *map(describe_kind, list_kinds())]
-    return "".join(f"{make_row(row)}\n" for row in rows)
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)

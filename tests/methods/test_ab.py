@@ -14,10 +14,10 @@ from tests.support.reference import Case, random
 def reference(student, teacher, margin=1.0):
     """The two cases of the definition, neuron by neuron."""
     losses = np.zeros(len(student[0]))
-    for layer, (ours, theirs) in enumerate(zip(student, teacher)):
+    for layer, (student_map, teacher_map) in enumerate(zip(student, teacher, strict=True)):
         weight = 0.5 ** (len(student) - 1 - layer) * 3 / 1000
-        for place in np.ndindex(ours.shape):
-            s, t = ours[place], theirs[place]
+        for place in np.ndindex(student_map.shape):
+            s, t = student_map[place], teacher_map[place]
             if t <= 0 and s > -margin:
                 losses[place[0]] += weight * (s + margin) ** 2
             if t > 0 and s <= margin:
@@ -62,7 +62,7 @@ def test_the_connectors_are_without_activation_and_train():
     assert np.min(method.connectors[0](random(2, 8, 8, 4, seed=1))) < 0
     before = values(method.trainable_variables)
     distiller.fit(*examples(), verbose=0)
-    assert all(np.abs(a - b).max() > 0 for a, b in zip(before, values(method.trainable_variables)))
+    assert all(np.abs(a - b).max() > 0 for a, b in zip(before, values(method.trainable_variables), strict=True))
 
 
 def test_the_two_stages():

@@ -14,12 +14,14 @@ from tests.support.reference import Case, pooled, random, unit
 def reference(student, teacher, power=2.0):
     """An example and a pair at a time: attention, position by position, and the mean of its squared differences."""
     total = np.zeros(len(student[0]))
-    for s, t in zip(student, teacher):
+    for s, t in zip(student, teacher, strict=True):
         size = min(s.shape[1], t.shape[1]), min(s.shape[2], t.shape[2])
         s, t = pooled(s, size), pooled(t, size)
         for i in range(len(s)):
-            ours, theirs = (np.array([(np.abs(p) ** power).mean() for row in x[i] for p in row]) for x in (s, t))
-            total[i] += ((unit(ours) - unit(theirs)) ** 2).mean()
+            student_attention, teacher_attention = (
+                np.array([(np.abs(p) ** power).mean() for row in x[i] for p in row]) for x in (s, t)
+            )
+            total[i] += ((unit(student_attention) - unit(teacher_attention)) ** 2).mean()
     return total
 
 
@@ -41,7 +43,7 @@ CASES = [
 ]
 
 
-def test_zero_where_the_maps_are_the_same_up_to_scale_and_width():
+def test_zero_if_the_maps_are_the_same_up_to_scale_and_width():
     maps = random(3, 4, 4, 2)
     np.testing.assert_allclose(at_loss(maps, np.concatenate([-5 * maps, 5 * maps], -1)), np.zeros(3), atol=1e-12)
 

@@ -14,7 +14,7 @@ from tests.support.reference import Case, log_softmax, random
 def reference(student, teacher, labels, alpha=0.3, temperature=3.0):
     total = np.zeros(len(teacher))
     for logits in student:
-        for row, (z, t) in enumerate(zip(logits, teacher)):
+        for row, (z, t) in enumerate(zip(logits, teacher, strict=True)):
             log_s, log_t = log_softmax(z / temperature), log_softmax(t / temperature)
             divergence = (np.exp(log_t) * (log_t - log_s)).sum()
             truth = labels[row] if labels.ndim > 1 else np.eye(len(z))[labels[row]]
@@ -23,7 +23,7 @@ def reference(student, teacher, labels, alpha=0.3, temperature=3.0):
 
 
 def features(student, teacher):
-    return sum(np.linalg.norm(each - teacher, axis=-1) for each in student)
+    return sum(np.linalg.norm(vectors - teacher, axis=-1) for vectors in student)
 
 
 LABELS = np.arange(6) % 4
@@ -64,9 +64,9 @@ def test_the_deepest_exit_learns_from_labels_alone():
     exits = [keras.Model(net.input, net.get_layer(f"exit{number}").output)(images).numpy() for number in (1, 2)]
     for y in (labels, 0 * labels):
         _, taps = distiller._student(images, training=True)
-        found = distiller.methods[0](taps, {}, Batch(images, y), Step(0, 0))
-        own = -log_softmax(exits[1].astype("float64"))[np.arange(4), y]
-        np.testing.assert_allclose(found, reference(exits[:1], exits[1], y, alpha=1.0) + own, rtol=1e-5)
+        loss = distiller.methods[0](taps, {}, Batch(images, y), Step(0, 0))
+        deepest_loss = -log_softmax(exits[1].astype("float64"))[np.arange(4), y]
+        np.testing.assert_allclose(loss, reference(exits[:1], exits[1], y, alpha=1.0) + deepest_loss, rtol=1e-5)
 
 
 def test_a_teacher_teaches_every_exit():
@@ -86,5 +86,5 @@ def test_what_it_refuses():
         Distiller(student=convolutional(), methods=[BYOT()])
     distiller = Distiller(student=student(), methods=[BYOT()], hard_weight=0)
     distiller.compile(optimizer="sgd")
-    with pytest.raises(ValueError, match="labels for BYOT"):
+    with pytest.raises(ValueError, match="BYOT needs labels, but the batch has none"):
         distiller.fit(examples()[0], verbose=0)

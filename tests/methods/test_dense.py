@@ -13,11 +13,16 @@ pytestmark = pytest.mark.filterwarnings("ignore:Gradients do not exist")
 
 def reference(student, teacher):
     """The mean square of the differences, element by element."""
-    return np.array([np.mean([(a - b) ** 2 for a, b in zip(s.ravel(), t.ravel())]) for s, t in zip(student, teacher)])
+    return np.array(
+        [
+            np.mean([(a - b) ** 2 for a, b in zip(s.ravel(), t.ravel(), strict=True)])
+            for s, t in zip(student, teacher, strict=True)
+        ]
+    )
 
 
 def several(student, teacher):
-    return sum(reference(*pair) for pair in zip(student, teacher))
+    return sum(reference(*pair) for pair in zip(student, teacher, strict=True))
 
 
 CASES = [
@@ -47,7 +52,7 @@ def test_zero_at_identity_and_as_many_maps_of_both():
 
 
 def bilinear(maps, size):
-    """Each output pixel from its four neighbours, with the pixels' centres at halves."""
+    """Each output pixel from its four neighbors, with the pixels' centers at halves."""
     height, width = maps.shape[1:3]
     out = np.zeros((len(maps), *size, maps.shape[-1]))
     for i in range(size[0]):
@@ -85,11 +90,13 @@ def test_the_adapter_trains_on_images_alone_also_compiled():
     before = values(method.trainable_variables)
     history = distiller.fit(examples()[0], epochs=5, verbose=0).history
     assert history["dense"][-1] < history["dense"][0]
-    assert all(np.abs(a - b).max() > 0 for a, b in zip(before, values(method.trainable_variables)))
+    assert all(np.abs(a - b).max() > 0 for a, b in zip(before, values(method.trainable_variables), strict=True))
 
 
 def test_maps_that_cannot_be_followed():
-    with pytest.raises(ValueError, match=r"(?s)known size.*'s' \(None, 4, 4, 3\).*'t' \(None, None, None, 5\).*Remedy"):
+    with pytest.raises(
+        ValueError, match=r"(?s)known size.*'s' \(None, 4, 4, 3\).*'t' \(None, None, None, 5\).*Build the teacher"
+    ):
         bound((4, 4, 3), (None, None, 5))
     with pytest.raises(ValueError, match=r"(?s)maps.*\(None, 10\).*stages"):
         bound((10,), (4, 4, 5))

@@ -12,7 +12,7 @@ from tests.support.reference import Case, random
 
 def reference(student, teacher):
     """The mean square of the differences, an example at a time, summed over pairs of maps."""
-    return sum(((s - t) ** 2).reshape(len(s), -1).mean(-1) for s, t in zip(student, teacher))
+    return sum(((s - t) ** 2).reshape(len(s), -1).mean(-1) for s, t in zip(student, teacher, strict=True))
 
 
 def maps(seed):
@@ -52,12 +52,12 @@ def test_the_regressor(student, teacher, kernel):
     assert len(method.trainable_variables) == 3  # kernel, BatchNorm's scale and offset
 
 
-def test_no_regressor_where_shapes_agree():
+def test_no_regressor_if_shapes_agree():
     assert bound((8, 8, 4), (8, 8, 4)).variables == []
 
 
 def test_maps_that_cannot_be_brought_together():
-    with pytest.raises(ValueError, match=r"(?s)'s' \(None, 4, 4, 2\).*'t' \(None, 9, 9, 2\).*Remedy"):
+    with pytest.raises(ValueError, match=r"(?s)'s' \(None, 4, 4, 2\).*'t' \(None, 9, 9, 2\).*Tap stages"):
         bound((4, 4, 2), (9, 9, 2))
     with pytest.raises(ValueError, match="stage"):
         bound((10,), (10,))
@@ -71,10 +71,10 @@ def test_the_adapter_trains_and_does_not_leave_with_the_student(tmp_path):
     adapter = distiller.methods[0].trainable_variables
     before = values(adapter)
     distiller.fit(*examples(), verbose=0)
-    assert all(np.abs(a - b).max() > 0 for a, b in zip(before, values(adapter)))
+    assert all(np.abs(a - b).max() > 0 for a, b in zip(before, values(adapter), strict=True))
     student.save(tmp_path / "student.keras")
-    alone = keras.saving.load_model(tmp_path / "student.keras")
-    assert len(alone.variables) == len(convolutional(4).variables)
+    reloaded = keras.saving.load_model(tmp_path / "student.keras")
+    assert len(reloaded.variables) == len(convolutional(4).variables)
 
 
 def test_a_student_without_such_a_stage():
@@ -98,4 +98,6 @@ def test_an_adapter_on_two_replicas():
     before = values(distiller.methods[0].trainable_variables)
     history = distiller.fit(*examples(), epochs=5, verbose=0).history
     assert history["fitnet"][-1] < history["fitnet"][0]
-    assert all(np.abs(a - b).max() > 0 for a, b in zip(before, values(distiller.methods[0].trainable_variables)))
+    assert all(
+        np.abs(a - b).max() > 0 for a, b in zip(before, values(distiller.methods[0].trainable_variables), strict=True)
+    )

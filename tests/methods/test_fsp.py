@@ -31,7 +31,9 @@ def reference(student, teacher):
 
 
 def maps(seed, *sizes):
-    return [random(4, *size, width, seed=seed + width) for size, width in zip(sizes, (3, 5, 4))]
+    return [
+        random(4, *size, width, seed=seed + width) for size, width in zip(sizes, (3, 5, 4)[: len(sizes)], strict=True)
+    ]
 
 
 CASES = [
@@ -46,15 +48,19 @@ CASES = [
 ]
 
 
-def test_zero_where_student_is_teacher_and_for_a_turned_pair_of_maps():
-    ours = maps(0, (4, 4), (2, 2), (2, 2))
-    np.testing.assert_allclose(fsp_loss(ours, ours), np.zeros(4))
-    turned = [one[:, ::-1, ::-1] for one in ours]  # all positions of all maps, which the mean does not see
-    np.testing.assert_allclose(fsp_loss(ours, turned), np.zeros(4), atol=1e-12)
+def test_zero_if_student_is_teacher_and_for_a_turned_pair_of_maps():
+    student_maps = maps(0, (4, 4), (2, 2), (2, 2))
+    np.testing.assert_allclose(fsp_loss(student_maps, student_maps), np.zeros(4))
+    rotated = [
+        maps_of_stage[:, ::-1, ::-1] for maps_of_stage in student_maps
+    ]  # all positions of all maps, which the mean does not see
+    np.testing.assert_allclose(fsp_loss(student_maps, rotated), np.zeros(4), atol=1e-12)
 
 
 def test_unequal_channels_say_so():
-    with pytest.raises(ValueError, match=r"(?s)same channels.*'relu1' \(None, 8, 8, 4\).*\(None, 8, 8, 6\).*Remedy"):
+    with pytest.raises(
+        ValueError, match=r"(?s)same channels.*'relu1' \(None, 8, 8, 4\).*\(None, 8, 8, 6\).*Choose a student"
+    ):
         Distiller(student=networks.convolutional(4), teacher=networks.convolutional(6), methods=[FSP()])
 
 

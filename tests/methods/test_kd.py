@@ -40,13 +40,13 @@ def test_the_value_that_keras_gets_wrong():
     student, teacher = np.array([[1.0, 2.0, 3.0]], "float32"), np.array([[3.0, 1.0, 0.5]], "float32")
     # By hand: p_t = softmax(3/4, 1/4, 1/8), p_s = softmax(1/4, 2/4, 3/4); 16 sum p_t log(p_t / p_s).
     p_t, p_s = softmax(teacher / 4.0), softmax(student / 4.0)
-    expected = 16 * sum(t * np.log(t / s) for t, s in zip(p_t[0], p_s[0]))
+    expected = 16 * sum(t * np.log(t / s) for t, s in zip(p_t[0], p_s[0], strict=True))
     assert float(kd_loss(student, teacher)[0]) == pytest.approx(expected, rel=1e-5)
-    theirs = float(keras.distillation.LogitsDistillation().compute_loss(teacher, student))
-    assert theirs != pytest.approx(expected, rel=0.1)
+    keras_loss = float(keras.distillation.LogitsDistillation().compute_loss(teacher, student))
+    assert keras_loss != pytest.approx(expected, rel=0.1)
 
 
-def test_zero_where_student_is_teacher_and_never_below():
+def test_zero_if_student_is_teacher_and_never_below():
     logits = np.random.default_rng(0).normal(size=(100, 7)).astype("float32")
     np.testing.assert_allclose(kd_loss(logits, logits), np.zeros(100), atol=1e-6)
     assert np.min(kd_loss(logits, logits[::-1].copy())) >= 0

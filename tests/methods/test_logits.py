@@ -18,7 +18,9 @@ from tests.support.reference import Case, log_softmax, random
 
 
 def mse(student, teacher, temperature=1.0):
-    return np.array([np.mean([(s - t) ** 2 for s, t in zip(*pair)]) for pair in zip(student, teacher)])
+    return np.array(
+        [np.mean([(s - t) ** 2 for s, t in zip(*pair, strict=True)]) for pair in zip(student, teacher, strict=True)]
+    )
 
 
 def soft_cross_entropy(student, teacher, temperature=1.0):
@@ -72,9 +74,9 @@ def test_the_names_choose():
     np.testing.assert_array_equal(logits_loss(student, teacher, temperature=3.0), logits_mse_loss(student, teacher))
     soft = {"reverse_kl": reverse_kl_loss, "jensen_shannon": jensen_shannon_loss}
     for form, loss in (soft | {"soft_cross_entropy": soft_cross_entropy_loss}).items():
-        chosen = logits_loss(student, teacher, form=form, temperature=3.0)
-        np.testing.assert_array_equal(chosen, loss(student, teacher, temperature=3.0))
-    with pytest.raises(ValueError, match="(?s)reverse.*did you mean reverse_kl"):
+        loss_by_name = logits_loss(student, teacher, form=form, temperature=3.0)
+        np.testing.assert_array_equal(loss_by_name, loss(student, teacher, temperature=3.0))
+    with pytest.raises(ValueError, match="(?s)reverse.*Did you mean reverse_kl"):
         logits_loss(student, teacher, form="reverse")
 
 
@@ -99,8 +101,8 @@ def test_the_plain_sum_would_not_do():
     middle = np.log((np.exp(log_s) + np.exp(log_t)) / 2)
     plain = 400 * (kl(log_s, middle) + kl(log_t, middle)) / 2
     assert plain.dtype == np.float32
-    found = jensen_shannon_loss(student, teacher, temperature=20.0)
-    errors = [np.abs(np.array(values) / expected - 1).max() for values in (plain, found)]
+    computed = jensen_shannon_loss(student, teacher, temperature=20.0)
+    errors = [np.abs(np.array(values) / expected - 1).max() for values in (plain, computed)]
     assert errors[0] > 1e-4 and errors[1] < 2e-5
 
 
@@ -109,7 +111,7 @@ def test_jensen_shannon_of_far_logits():
     assert flat.value_error() < 1e-6 and np.abs(flat.gradients()[0]).max() < 1e-8
 
 
-def test_jensen_shannon_where_its_two_forms_meet():
+def test_jensen_shannon_if_its_two_forms_meet():
     """Two classes, whose log ratios sweep from near 0 through 1 and far past it."""
     gap = np.geomspace(0.01, 40.0, 400, dtype="float32")
     student, teacher = np.stack([gap, 0 * gap], -1), np.zeros((400, 2), "float32")

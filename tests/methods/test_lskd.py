@@ -20,7 +20,7 @@ SPECS = {"logits": TapSpec("net", (None, 10))}
 def reference(student, teacher, temperature=2.0):
     """T^2 KL of logits less their mean, divided by their standard deviation (of K - 1)."""
     losses = []
-    for z_s, z_t in zip(student, teacher):
+    for z_s, z_t in zip(student, teacher, strict=True):
         log_s, log_t = (log_softmax((z - z.mean()) / (1e-7 + z.std(ddof=1)) / temperature) for z in (z_s, z_t))
         losses.append(temperature**2 * (np.exp(log_t) * (log_t - log_s)).sum())
     return np.array(losses)
@@ -48,8 +48,8 @@ def test_the_unbiased_deviation():
 
 def test_neither_size_nor_offset_counts_and_the_gradient_knows():
     student, teacher = random(8, 10, seed=1), random(8, 10, seed=2)
-    moved = 7.0 * student - 2.0
-    np.testing.assert_allclose(lskd_loss(moved, teacher), lskd_loss(student, 0.1 * teacher), rtol=1e-4)
+    shifted = 7.0 * student - 2.0
+    np.testing.assert_allclose(lskd_loss(shifted, teacher), lskd_loss(student, 0.1 * teacher), rtol=1e-4)
     gradient = np.array(CASES[0].gradients()[0], "float64")  # across both directions in which nothing changes
     assert np.abs(gradient.sum(-1)).max() < 1e-4 * np.abs(gradient).max()
     assert np.abs((gradient * CASES[0].student).sum(-1)).max() < 1e-4 * np.abs(gradient).max()
@@ -68,26 +68,26 @@ def test_of_two_logits_only_the_order_is_left():
         LSKD().bind(two, two)
 
 
-def seen(epoch=0):
+def arguments_at(epoch=0):
     outputs = (Outputs({"logits": random(6, 10, seed=seed, scale=4.0)}) for seed in (1, 2))
     return (*outputs, Batch(None, np.arange(6)), Step(tf.constant(0), tf.constant(epoch)))
 
 
-def test_a_host_sees_standardised_logits_and_keeps_its_weight():
+def test_a_host_sees_standardized_logits_and_keeps_its_weight():
     method = LSKD(host=DKD(weight={0: 1.0, 3: 0.25}, warmup_epochs=0, beta=2.0))
     method.bind(SPECS, SPECS)
-    student, teacher, batch, _ = seen()
+    student, teacher, batch, _ = arguments_at()
     logits = (standardized(side["logits"]) for side in (student, teacher))
     expected = np.array(dkd_loss(*logits, batch.label, beta=2.0))
-    np.testing.assert_allclose(method(*seen(0)), expected, rtol=1e-6)
-    np.testing.assert_allclose(method(*seen(5)), 0.25 * expected, rtol=1e-6)
+    np.testing.assert_allclose(method(*arguments_at(0)), expected, rtol=1e-6)
+    np.testing.assert_allclose(method(*arguments_at(5)), 0.25 * expected, rtol=1e-6)
 
 
 def test_kd_as_host_is_the_plain_method():
     method, plain = LSKD(host=KD(temperature=3.0, weight=1.0)), LSKD(temperature=3.0)
-    for each in (method, plain):
-        each.bind(SPECS, SPECS)
-    np.testing.assert_allclose(method(*seen()), plain(*seen()), rtol=1e-6)
+    for chosen in (method, plain):
+        chosen.bind(SPECS, SPECS)
+    np.testing.assert_allclose(method(*arguments_at()), plain(*arguments_at()), rtol=1e-6)
 
 
 def test_a_host_through_a_configuration():

@@ -11,7 +11,9 @@ from tests.support.reference import Case, log_softmax, random
 
 def squares(rows_s, rows_t):
     """The sum over pairs of rows of the square of what their products differ by, over the number of rows."""
-    total = sum((a @ b - c @ d) ** 2 for a, c in zip(rows_s, rows_t) for b, d in zip(rows_s, rows_t))
+    total = sum(
+        (a @ b - c @ d) ** 2 for a, c in zip(rows_s, rows_t, strict=True) for b, d in zip(rows_s, rows_t, strict=True)
+    )
     return total / len(rows_s)
 
 

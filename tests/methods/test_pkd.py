@@ -5,20 +5,19 @@ import pytest
 
 from kd_keras.contracts import TapSpec
 from kd_keras.methods import PKD, pkd_loss
-from tests.methods.test_cwd import resized
-from tests.support.reference import Case, random
+from tests.support.reference import Case, random, resized
 
 
-def normalised(channel):
+def normalized(channel):
     return (channel - channel.mean()) / (channel.std(ddof=1) + 1e-6)
 
 
 def reference(student, teacher):
     """A channel at a time."""
     total = 0.0
-    for s, t in zip(student, teacher):
+    for s, t in zip(student, teacher, strict=True):
         s = resized(s, t.shape[1:3])
-        squares = [(normalised(s[..., c]) - normalised(t[..., c])) ** 2 for c in range(t.shape[-1])]
+        squares = [(normalized(s[..., c]) - normalized(t[..., c])) ** 2 for c in range(t.shape[-1])]
         total += np.mean(squares) / 2
     return np.array(total)
 
@@ -70,7 +69,7 @@ def bound(student, teacher):
     return method
 
 
-def test_a_convolution_only_where_widths_differ():
+def test_a_convolution_only_if_widths_differ():
     assert bound((4, 4, 3), (8, 8, 3)).variables == []
     (kernel,) = bound((4, 4, 3), (8, 8, 5)).trainable_variables
     assert tuple(kernel.shape) == (1, 1, 3, 5)

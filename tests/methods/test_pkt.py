@@ -7,7 +7,7 @@ from kd_keras.methods import pkt_loss
 from tests.support.reference import Case, random
 
 
-def neighbours(x):
+def neighbor_probabilities(x):
     x = x.reshape(len(x), -1)
     x = np.array([row / (np.sqrt((row**2).sum()) + 1e-7) for row in x])
     p = np.array([[(a @ b + 1) / 2 for b in x] for a in x])
@@ -16,7 +16,7 @@ def neighbours(x):
 
 def reference(student, teacher):
     """The mean over all pairs, by its definition."""
-    p_s, p_t = neighbours(student), neighbours(teacher)
+    p_s, p_t = neighbor_probabilities(student), neighbor_probabilities(teacher)
     return np.mean(p_t * np.log((p_t + 1e-7) / (p_s + 1e-7)))
 
 
@@ -33,7 +33,7 @@ def test_the_plain_sum_would_not_do():
     teacher = abs(random(64, 64))
     student = teacher + random(64, 64, seed=1, scale=0.05)
     expected = reference(student.astype("float64"), teacher.astype("float64"))
-    p_s, p_t = (neighbours(x).astype("float32") for x in (student, teacher))
+    p_s, p_t = (neighbor_probabilities(x).astype("float32") for x in (student, teacher))
     plain = np.mean(p_t * np.log((p_t + np.float32(1e-7)) / (p_s + np.float32(1e-7))))
     assert float(pkt_loss(student, teacher)) == pytest.approx(expected, rel=1e-3)
     assert abs(plain / expected - 1) > 10 * abs(float(pkt_loss(student, teacher)) / expected - 1)

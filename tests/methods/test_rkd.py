@@ -106,13 +106,17 @@ def test_corners_in_parts(count):
 
 def test_no_tensor_of_all_triples(monkeypatch):
     """The largest tensor of the loss and its gradient, the loop over corners unrolled so that one graph holds all."""
-    monkeypatch.setattr(ops, "fori_loop", lambda lower, upper, turn, sums: functools.reduce(
-        lambda sums, number: turn(number, sums), range(lower, upper), sums
-    ))
+    monkeypatch.setattr(
+        ops,
+        "fori_loop",
+        lambda lower, upper, turn, sums: functools.reduce(
+            lambda sums, number: turn(number, sums), range(lower, upper), sums
+        ),
+    )
     with tf.Graph().as_default() as graph:
         student, teacher = (tf.constant(random(24, 5, seed=seed)) for seed in (0, 1))
         assert tf.gradients(rkd_angle_loss(student, teacher), student)[0].shape == (24, 5)
-    sizes = [result.shape.num_elements() for each in graph.get_operations() for result in each.outputs]
+    sizes = [result.shape.num_elements() for operation in graph.get_operations() for result in operation.outputs]
     assert None not in sizes and max(sizes) == CORNERS * 24**2
 
 

@@ -37,7 +37,9 @@ def tests_of(name):
 
 def cases():
     """The comparisons of all methods with NumPy, each with the name of its file."""
-    tested = [name for name in method_files() if (Path(__file__).parent.parent / "methods" / f"test_{name}.py").exists()]
+    tested = [
+        name for name in method_files() if (Path(__file__).parent.parent / "methods" / f"test_{name}.py").exists()
+    ]
     return [(name, case) for name in tested for case in tests_of(name).CASES]
 
 
