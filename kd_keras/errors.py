@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import numbers
 from collections.abc import Iterable
 from typing import Any
@@ -66,17 +67,17 @@ def check_number(
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{owner}({argument}=...) must be a number, but received {value!r} ({type(value).__name__}).")
-    is_finite = abs(value) < float("inf")
+    number = float(value)
     bounds = (
-        (above is None or value > above, f"greater than {above}"),
-        (least is None or value >= least, f"at least {least}"),
-        (below is None or value < below, f"less than {below}"),
-        (most is None or value <= most, f"at most {most}"),
+        (above is None or number > above, f"greater than {above}"),
+        (least is None or number >= least, f"at least {least}"),
+        (below is None or number < below, f"less than {below}"),
+        (most is None or number <= most, f"at most {most}"),
     )
-    wanted = [text for holds, text in bounds if not holds] if is_finite else ["finite"]
+    wanted = [text for holds, text in bounds if not holds] if math.isfinite(number) else ["finite"]
     if wanted:
         raise ValueError(f"{owner}({argument}=...) must be {wanted[0]}, but received {value!r}.")
-    return float(value)
+    return number
 
 
 def check_whole_number(owner: str, argument: str, value: Any, least: int = 1) -> int:

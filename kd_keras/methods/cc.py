@@ -164,9 +164,7 @@ class CCKernel(CC):
     default_weight = 0.003
     published_hard_weight = 0.0
 
-    def __init__(
-        self, *, kernel: str = "gaussian", gamma: float = 0.4, order: int = 2, **options: Unpack[CCOptions]
-    ):
+    def __init__(self, *, kernel: str = "gaussian", gamma: float = 0.4, order: int = 2, **options: Unpack[CCOptions]):
         super().__init__(**options)
         self.kernel = check_choice("CCKernel", "kernel", kernel, KERNELS)
         self.gamma = check_number("CCKernel", "gamma", gamma, above=0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
@@ -92,7 +94,7 @@ class ReviewKD(TapPairMethod):
         self.sizes = [(spec.shape[1:3], target.shape[1:3]) for spec, target in reversed(pairs)]
         # The deepest level comes first and has no gates, because there is nothing to fuse.
         self.to_middle, self.gates, self.to_teacher = [], [], []
-        initial = {"kernel_initializer": "lecun_uniform"}  # the authors' values, except for the gates
+        initial: dict[str, Any] = {"kernel_initializer": "lecun_uniform"}  # the authors' values, except for the gates
         for spec, target in reversed(pairs):
             middle = TapSpec(target.layer, (*target.shape[:3], width))
             self.to_middle.append(chain(spec, conv(width, **initial), batch_norm(), name="to_middle"))

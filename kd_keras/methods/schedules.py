@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 from keras import ops
@@ -12,7 +12,9 @@ from keras import ops
 from kd_keras.contracts import Step, Tensor
 from kd_keras.errors import check_number, check_whole_number, explain_mismatch
 
-Weight = float | Mapping[int, float] | keras.optimizers.schedules.LearningRateSchedule | Callable[[Step], Tensor]
+Weight: TypeAlias = (
+    float | Mapping[int, float] | keras.optimizers.schedules.LearningRateSchedule | Callable[[Step], Tensor]
+)
 
 
 @keras.saving.register_keras_serializable("kd_keras")

@@ -163,7 +163,7 @@ class AdaptivePooling(layers.Layer):
 
     def __init__(self, size: tuple[int, int], **options: Any):
         super().__init__(**options)
-        self.size = tuple(size)
+        self.size = (size[0], size[1])
 
     def call(self, inputs: Tensor) -> Tensor:
         return ops.cast(average_pool_to(inputs, self.size), self.compute_dtype)

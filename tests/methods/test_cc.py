@@ -47,12 +47,12 @@ CASES = [
 
 
 @pytest.mark.parametrize("loss", [cc_loss, cc_kernel_loss])
-def test_zero_if_student_is_teacher(loss):
+def test_the_loss_is_zero_at_the_teacher(loss):
     x = random(6, 4)
     assert float(loss(x, x)) == 0
 
 
-def test_neighbors_need_two_and_go_by_order():
+def test_neighbors_depend_on_the_order_of_the_batch():
     s, t = random(6, 4), random(6, 4, seed=1)
     assert float(cc_loss(s[:1], t[:1])) == 0
     assert float(cc_loss(s[[0, 2, 1, 3, 4, 5]], t[[0, 2, 1, 3, 4, 5]])) != pytest.approx(float(cc_loss(s, t)), rel=1e-3)
@@ -68,7 +68,7 @@ def test_the_taylor_series_approaches_the_gaussian_of_unit_vectors():
 
 
 @pytest.mark.parametrize("kind", [CC, CCKernel])
-def test_both_embeddings_train_and_start_as_published(kind):
+def test_both_embeddings_train_from_the_published_initial_values(kind):
     method = kind(width=16, weight=1.0)
     distiller = compiled(Distiller(student=convolutional(4), teacher=convolutional(6), methods=[method]))
     embeddings = distiller.methods[0].trainable_variables
@@ -92,12 +92,12 @@ def test_both_embeddings_train_and_start_as_published(kind):
         (CCKernel, {"order": "two"}, TypeError),
     ],
 )
-def test_wrong_arguments(kind, wrong, error):
+def test_invalid_arguments_raise(kind, wrong, error):
     with pytest.raises(error, match=next(iter(wrong))):
         kind(**wrong)
 
 
-def test_maps_and_several_taps_do_not_fit():
+def test_maps_and_several_taps_raise():
     spec = {"embedding": TapSpec("s", (None, 4)), "stages[1]": TapSpec("m", (None, 4, 4, 2))}
     with pytest.raises(ValueError, match="embedding"):
         CC(student_tap="stages[1]").bind(spec, spec)

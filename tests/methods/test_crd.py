@@ -88,7 +88,7 @@ def test_the_published_number_of_negatives():
     assert published.value_error() < 1e-5
 
 
-def test_the_memories_at_first_and_after_a_batch():
+def test_the_memories_initially_and_after_a_batch():
     method = bound(count=2000)
     before = [np.array(memory) for memory in (method.student_memory, method.teacher_memory)]
     limit = np.sqrt(3 / 8)
@@ -122,7 +122,7 @@ def test_the_constants_are_those_of_the_first_batch():
     np.testing.assert_array_equal(method.constants, first)
 
 
-def test_the_negatives_are_of_other_classes_and_keep_the_sum():
+def test_the_negatives_are_of_other_classes_and_their_counts_sum_to_k():
     total, index, classes = 100000, np.array([0, 1, 2, 3]), np.arange(12) % 3
     method = bound(negatives=total)
     method.classes.assign(classes)
@@ -140,7 +140,7 @@ def test_the_negatives_are_of_other_classes_and_keep_the_sum():
     assert loss == pytest.approx(expected, rel=1e-4)
 
 
-def test_a_class_that_is_all_of_the_data_has_no_negatives():
+def test_a_single_class_has_no_negatives():
     method = bound()
     method.classes.assign(np.zeros(12))
     loss = method(*taps(), Batch(None, np.zeros(4, int), index=np.arange(4)), STEP)
@@ -162,7 +162,7 @@ def _same():
 
 
 @pytest.mark.parametrize("options", [{"examples": 12}, {"examples": None}])
-def test_examples_weigh(options):
+def test_the_loss_uses_example_weights(options):
     def loss(weight):
         keras.utils.set_random_seed(1)
         return float(bound(**options)(*taps(), Batch(None, weight=weight, index=np.arange(4)), STEP))
@@ -180,7 +180,7 @@ def test_without_memory_it_has_no_state_and_needs_no_index():
     assert float(bound(examples=None)(*taps(batch=1), Batch(None), STEP)) == pytest.approx(0, abs=1e-6)
 
 
-def test_without_memory_replicas_make_the_same_update():
+def test_without_memory_replicas_compute_the_same_update():
     x, y = examples(37)
     results = []
     for devices in (1, 2):
@@ -192,7 +192,7 @@ def test_without_memory_replicas_make_the_same_update():
     np.testing.assert_allclose(results[0][1], results[1][1], rtol=1e-4)
 
 
-def test_replicas_keep_the_same_memories():
+def test_replicas_have_equal_memories():
     x, y = harness.batch(CRD, 37)
     results = []
     for devices in (1, 2):
@@ -207,7 +207,7 @@ def test_replicas_keep_the_same_memories():
     assert same(*results, atol=2e-5) and np.array(method.classes).tolist() == [*y, -1, -1, -1]
 
 
-def test_a_batch_without_index_or_beyond_the_memory():
+def test_a_missing_index_or_one_beyond_the_memory_raises():
     with pytest.raises(ValueError, match=r"(?s)batch.index.*'crd'.*data.training\(..., with_index=True\)"):
         bound()(*taps(), Batch(None, np.zeros(4)), STEP)
     distiller = harness.distiller(CRD, jit_compile=True)
@@ -233,12 +233,12 @@ def test_a_batch_without_index_or_beyond_the_memory():
         ({"seed": -1}, ValueError),
     ],
 )
-def test_wrong_arguments(options, error):
+def test_invalid_arguments_raise(options, error):
     with pytest.raises(error, match=next(iter(options))):
         CRD(**options)
 
 
-def test_taps_that_are_no_embeddings():
+def test_taps_that_are_not_embeddings_raise():
     method = CRD(student_tap="stages[0]")
     with pytest.raises(ValueError, match=r"(?s)vectors \(B, D\).*\(None, 4, 4, 3\).*embedding"):
         method.bind({"stages[0]": TapSpec("s", (None, 4, 4, 3))}, {"embedding": TapSpec("t", (None, 5))})

@@ -36,7 +36,7 @@ CASES = [
 ]
 
 
-def test_zero_if_channels_differ_by_a_constant():
+def test_the_loss_is_zero_if_channels_differ_by_a_constant():
     maps = random(3, 4, 4, 2)
     np.testing.assert_allclose(cwd_loss(maps + np.array([3, -2], "float32"), maps), np.zeros(3), atol=1e-6)
 
@@ -47,18 +47,18 @@ def bound(student, teacher):
     return method
 
 
-def test_a_convolution_only_if_widths_differ():
+def test_there_is_a_convolution_only_if_widths_differ():
     assert bound((4, 4, 3), (8, 8, 3)).variables == []
     (kernel,) = bound((4, 4, 3), (8, 8, 5)).trainable_variables
     assert tuple(kernel.shape) == (1, 1, 3, 5)
 
 
-def test_free_sizes_that_agree():
+def test_equal_free_sizes_are_allowed():
     """A segmentation network of any size of image."""
     assert bound((None, None, 3), (None, None, 3)).variables == []
 
 
-def test_what_does_not_fit():
+def test_networks_that_do_not_fit_raise():
     with pytest.raises(ValueError, match=r"(?s)maps \(B, H, W, C\).*stages"):
         bound((8,), (8,))
     with pytest.raises(ValueError, match="temperature"):

@@ -44,7 +44,7 @@ def bound(student, teacher):
     return method
 
 
-def test_zero_at_identity_and_as_many_maps_of_both():
+def test_the_loss_is_zero_at_the_teacher_and_needs_equal_numbers_of_maps():
     x = random(2, 3, 3, 4)
     np.testing.assert_array_equal(dense_loss(x, x), [0, 0])
     with pytest.raises(ValueError):
@@ -81,7 +81,7 @@ def test_a_student_of_any_size():
     assert method.adapters[0](random(2, 7, 9, 3)).shape == (2, 4, 4, 5)
 
 
-def test_the_adapter_trains_on_images_alone_also_compiled():
+def test_the_adapter_trains_on_images_without_labels_with_xla():
     from kd_keras import Distiller
 
     method = Dense(student_tap="stages[1]", teacher_tap="stages[0]")  # 4x4 to 8x8
@@ -93,7 +93,7 @@ def test_the_adapter_trains_on_images_alone_also_compiled():
     assert all(np.abs(a - b).max() > 0 for a, b in zip(before, values(method.trainable_variables), strict=True))
 
 
-def test_maps_that_cannot_be_followed():
+def test_maps_without_a_known_size_and_vectors_raise():
     with pytest.raises(
         ValueError, match=r"(?s)known size.*'s' \(None, 4, 4, 3\).*'t' \(None, None, None, 5\).*Build the teacher"
     ):

@@ -65,7 +65,7 @@ def test_kd_is_its_two_parts():
     np.testing.assert_allclose(target + other_mass * others, kd_loss(student, teacher), rtol=1e-5)
 
 
-def test_zero_if_student_is_teacher_whatever_the_offset():
+def test_the_loss_is_zero_at_the_teacher_for_every_offset():
     logits, labels = random(20, 10, scale=4.0), np.arange(20) % 10
     np.testing.assert_allclose(dkd_loss(logits + 3.0, logits, labels), np.zeros(20), atol=1e-5)
 
@@ -81,7 +81,7 @@ def test_labels_of_every_form():
             dkd_loss(student, teacher, wrong)
 
 
-def test_data_without_labels():
+def test_data_without_labels_raises():
     distiller = Distiller(student=convolutional(), teacher=convolutional(), methods=[DKD()], hard_weight=0)
     distiller.compile(optimizer="sgd")
     with pytest.raises(ValueError, match="labels.*DKD, but received none"):
@@ -114,6 +114,6 @@ def test_the_warm_up(epoch, factor):
     "arguments, error",
     [({"temperature": 0}, ValueError), ({"alpha": "one"}, TypeError), ({"warmup_epochs": -1}, ValueError)],
 )
-def test_wrong_arguments(arguments, error):
+def test_invalid_arguments_raise(arguments, error):
     with pytest.raises(error, match=next(iter(arguments))):
         DKD(**arguments)

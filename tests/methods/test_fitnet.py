@@ -22,7 +22,7 @@ def maps(seed):
 CASES = [Case("two maps", fitnet_loss, reference, maps(0), (maps(2),))]
 
 
-def test_several_maps_are_summed_and_one_may_come_alone():
+def test_several_maps_are_summed_and_a_single_map_needs_no_list():
     zeros, ones = np.zeros((2, 3, 3, 1), "float32"), np.ones((2, 3, 3, 1), "float32")
     np.testing.assert_allclose(fitnet_loss([zeros, zeros], [ones, 2 * ones]), [5.0, 5.0])
     np.testing.assert_allclose(fitnet_loss(zeros, ones), [1.0, 1.0])
@@ -56,14 +56,14 @@ def test_no_regressor_if_shapes_agree():
     assert bound((8, 8, 4), (8, 8, 4)).variables == []
 
 
-def test_maps_that_cannot_be_brought_together():
+def test_maps_without_a_common_shape_raise():
     with pytest.raises(ValueError, match=r"(?s)'s' \(None, 4, 4, 2\).*'t' \(None, 9, 9, 2\).*Tap stages"):
         bound((4, 4, 2), (9, 9, 2))
     with pytest.raises(ValueError, match="stage"):
         bound((10,), (10,))
 
 
-def test_the_adapter_trains_and_does_not_leave_with_the_student(tmp_path):
+def test_the_adapter_trains_and_is_not_saved_with_the_student(tmp_path):
     import keras
 
     student, teacher = convolutional(4), convolutional(6)
@@ -77,7 +77,7 @@ def test_the_adapter_trains_and_does_not_leave_with_the_student(tmp_path):
     assert len(reloaded.variables) == len(convolutional(4).variables)
 
 
-def test_a_student_without_such_a_stage():
+def test_a_missing_stage_raises():
     with pytest.raises(ValueError, match=r"(?s)stages\[7\].*2 stages"):
         Distiller(student=convolutional(), teacher=convolutional(), methods=[FitNet(student_tap="stages[7]")])
 

@@ -45,7 +45,7 @@ CASES = [
 ]
 
 
-def test_zero_if_directions_agree():
+def test_the_loss_is_zero_for_equal_directions():
     factor = random(3, 2, 2, 4, seed=0)
     for form in ("paper", "attention"):
         np.testing.assert_allclose(ft_loss(factor, 3 * factor, form=form), np.zeros(3), atol=1e-7)
@@ -60,7 +60,7 @@ def bound(student=(4, 4, 5), teacher=(4, 4, 8), **options):
 
 
 def trained(teacher, **options):
-    """A paraphraser after the first stage, and the losses of that."""
+    """A paraphraser after the first stage, and the losses of that stage."""
     student, method = convolutional(4), Paraphrase(**options)
     distiller = Distiller(student=student, teacher=teacher, methods=[method], hard_weight=0)
     distiller.compile(optimizer=keras.optimizers.Adam(0.01), jit_compile=False)
@@ -71,7 +71,7 @@ def trained(teacher, **options):
 
 
 @pytest.mark.filterwarnings("ignore:Gradients do not exist", "ignore:.*gradients")
-def test_the_two_stages(tmp_path):
+def test_training_in_two_stages(tmp_path):
     teacher = convolutional(6, name="teacher")
     paraphraser, losses = trained(teacher)
     assert losses[-1] < 0.8 * losses[0]
@@ -91,7 +91,7 @@ def test_the_two_stages(tmp_path):
     np.testing.assert_allclose(student_maps, teacher_maps, rtol=1e-5)
 
 
-def test_the_first_stage_is_saved_and_goes_on(tmp_path):
+def test_the_first_stage_resumes_from_a_file(tmp_path):
     teacher, x = convolutional(6, name="teacher"), examples()[0]
     distiller = Distiller(student=convolutional(4), teacher=teacher, methods=[Paraphrase()], hard_weight=0)
     distiller.compile(optimizer="sgd", jit_compile=False)
@@ -127,7 +127,7 @@ def test_the_layers():
     assert np.min(encoder(random(2, 4, 4, 8, seed=1))) < 0  # LeakyReLU
 
 
-def test_alone_it_trains_the_paraphraser_by_the_reconstruction_and_by_nothing_else():
+def test_without_a_first_stage_only_the_reconstruction_trains_the_paraphraser():
     import tensorflow as tf
 
     method = bound(reconstruction=0.25)
@@ -140,7 +140,7 @@ def test_alone_it_trains_the_paraphraser_by_the_reconstruction_and_by_nothing_el
         np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-7)
 
 
-def test_the_first_stage_against_the_mean_square():
+def test_the_loss_of_the_first_stage_is_the_mean_square():
     paraphrase = Paraphrase()
     paraphrase.bind(Specs({}), Specs({"stages[-1]": TapSpec("map", (None, 4, 4, 8))}))
     maps = random(3, 4, 4, 8, seed=2)
@@ -148,7 +148,7 @@ def test_the_first_stage_against_the_mean_square():
     np.testing.assert_allclose(paraphrase({}, {"stages[-1]": maps}, None, None), expected, rtol=1e-5)
 
 
-def test_a_paraphraser_that_does_not_fit():
+def test_a_paraphraser_that_does_not_fit_raises():
     with pytest.raises(TypeError, match="paraphraser"):
         FT(paraphraser="trained")
     with pytest.raises(ValueError, match=r'(?s)"encoder".*relu1.*Paraphrase'):
@@ -162,12 +162,12 @@ def test_a_paraphraser_that_does_not_fit():
 @pytest.mark.parametrize(
     "options, error", [({"form": "code"}, ValueError), ({"rate": 0}, ValueError), ({"reconstruction": "x"}, TypeError)]
 )
-def test_wrong_arguments(options, error):
+def test_invalid_arguments_raise(options, error):
     with pytest.raises(error, match=next(iter(options))):
         FT(**options)
 
 
-def test_one_map_of_each():
+def test_several_maps_raise():
     with pytest.raises(ValueError, match=r"(?s)one map.*stages\[-1\]"):
         Distiller(student=convolutional(4), teacher=convolutional(6), methods=[Paraphrase(teacher_tap="stages")])
     with pytest.raises(ValueError, match="one tap of each side"):

@@ -46,7 +46,7 @@ def test_the_value_that_keras_gets_wrong():
     assert keras_loss != pytest.approx(expected, rel=0.1)
 
 
-def test_zero_if_student_is_teacher_and_never_below():
+def test_the_loss_is_zero_at_the_teacher_and_never_negative():
     logits = np.random.default_rng(0).normal(size=(100, 7)).astype("float32")
     np.testing.assert_allclose(kd_loss(logits, logits), np.zeros(100), atol=1e-6)
     assert np.min(kd_loss(logits, logits[::-1].copy())) >= 0
@@ -55,19 +55,19 @@ def test_zero_if_student_is_teacher_and_never_below():
 @pytest.mark.parametrize(
     "temperature, error", [(0, ValueError), (-1, ValueError), ("hot", TypeError), (True, TypeError)]
 )
-def test_a_wrong_temperature(temperature, error):
+def test_an_invalid_temperature_raises(temperature, error):
     with pytest.raises(error, match="temperature"):
         KD(temperature=temperature)
 
 
-def test_one_logit_has_nothing_to_teach():
+def test_a_single_logit_raises():
     from kd_keras import Distiller
 
     with pytest.raises(ValueError, match="two or more classes"):
         Distiller(student=convolutional(classes=1), teacher=convolutional(classes=1), methods=[KD()])
 
 
-def test_class_counts_that_differ():
+def test_different_class_counts_raise():
     from kd_keras import Distiller
 
     with pytest.raises(ValueError, match=r"(?s)same classes.*\(None, 5\).*\(None, 7\).*class_order"):

@@ -1,4 +1,4 @@
-"""KDSVD against NumPy's singular vectors in float64, and where a spectrum is degenerate."""
+"""KDSVD against NumPy's singular vectors in float64, and for degenerate spectra."""
 
 import functools
 import itertools
@@ -55,7 +55,7 @@ def reference(student, teacher, k=1):
 
 
 def maps(seed, *shapes):
-    """Positive, as after a ReLU, and with spectra whose values lie apart."""
+    """Positive, as after a ReLU, and with spectra of distinct values."""
     result = []
     for i, shape in enumerate(shapes):
         scales = 1.5 ** -np.arange(shape[-1], dtype="float32")
@@ -77,7 +77,7 @@ CASES = [
 ]
 
 
-def test_zero_if_student_is_teacher_whatever_the_scale():
+def test_the_loss_is_zero_at_the_teacher_for_every_scale():
     student_maps = maps(0, (5, 5, 4), (3, 3, 6))
     np.testing.assert_allclose(kdsvd_loss(student_maps, student_maps), np.zeros(4), atol=1e-10)
     np.testing.assert_allclose(
@@ -120,7 +120,7 @@ def degenerate():
 
 
 @pytest.mark.parametrize("jit", [False, True])
-def test_finite_and_bounded_if_the_spectrum_is_degenerate(jit):
+def test_loss_and_gradient_are_bounded_for_degenerate_spectra(jit):
     full = maps(5, (5, 5, 4), (3, 3, 6))
     for name, degenerate_maps in degenerate().items():
         for student_maps, teacher_maps in (
@@ -136,14 +136,14 @@ def test_finite_and_bounded_if_the_spectrum_is_degenerate(jit):
                 assert np.abs(gradient).max() * size < 1e4, name  # the vectors' own scale is one
 
 
-def test_a_map_of_zeros_asks_for_nothing():
+def test_a_map_of_zeros_has_no_loss_and_no_gradient():
     zeros = [0 * maps_of_stage for maps_of_stage in maps(0, (5, 5, 4), (3, 3, 6))]
     assert np.all(np.asarray(kdsvd_loss(zeros, zeros)) == 0)
     _, gradients_of_maps = gradients(zeros, maps(1, (5, 5, 4), (3, 3, 6)), jit=False)
     assert all(np.all(np.asarray(gradient) == 0) for gradient in gradients_of_maps)
 
 
-def test_unequal_channels_say_so():
+def test_unequal_channels_raise():
     with pytest.raises(
         ValueError, match=r"(?s)same channels.*'relu1' \(None, 8, 8, 4\).*\(None, 8, 8, 6\).*Choose a student"
     ):
@@ -153,7 +153,7 @@ def test_unequal_channels_say_so():
         Distiller(student=networks.convolutional(6), teacher=networks.convolutional(6), methods=[method])
 
 
-def test_the_loss_under_xla_which_the_step_does_without():
+def test_the_loss_works_with_xla_but_the_step_does_not_use_it():
     student_maps, teacher_maps = maps(0, (5, 5, 4), (3, 3, 6)), maps(10, (5, 5, 4), (3, 3, 6))
     (loss, gradients_of_maps), (loss_with_jit, gradients_with_jit) = (
         gradients(student_maps, teacher_maps, jit) for jit in (False, True)
@@ -166,8 +166,8 @@ def test_the_loss_under_xla_which_the_step_does_without():
     assert distiller.jit_compile is False
 
 
-def test_the_sign_that_a_decomposition_happens_to_give_does_not_matter():
-    """Its vectors are those of the maps in any order of positions, and that order may turn them round."""
+def test_the_sign_of_a_decomposition_does_not_matter():
+    """The vectors do not depend on the order of positions, but their signs in a decomposition may."""
     student_maps, teacher_maps = maps(0, (5, 5, 4), (3, 3, 6)), maps(10, (5, 5, 4), (3, 3, 6))
     rotated = [maps_of_stage[:, ::-1, ::-1] for maps_of_stage in teacher_maps]
     np.testing.assert_allclose(kdsvd_loss(student_maps, teacher_maps), kdsvd_loss(student_maps, rotated), rtol=1e-4)
@@ -179,6 +179,6 @@ def test_the_sign_that_a_decomposition_happens_to_give_does_not_matter():
 
 
 @pytest.mark.parametrize("k, error", [(0, ValueError), (1.5, ValueError), (True, TypeError)])
-def test_a_wrong_k(k, error):
+def test_an_invalid_k_raises(k, error):
     with pytest.raises(error, match="k="):
         KDSVD(k=k)

@@ -40,7 +40,7 @@ CASES = [
 ]
 
 
-def test_zero_if_student_is_teacher():
+def test_the_loss_is_zero_at_the_teacher():
     np.testing.assert_allclose(ld_loss(random(3, 4, 17), random(3, 4, 17)), np.zeros(3), atol=1e-6)
 
 
@@ -67,12 +67,12 @@ def test_a_heads_map_is_split_edge_by_edge():
 @pytest.mark.parametrize(
     "student, teacher, expected", [((4, 68), (5, 68), "same positions"), ((4, 60), (4, 60), "17 bins")]
 )
-def test_taps_that_do_not_fit(student, teacher, expected):
+def test_taps_that_do_not_fit_raise(student, teacher, expected):
     with pytest.raises(ValueError, match=rf"(?s){expected}.*'s'.*'t'.*(Tap|Pass)"):
         LD().bind({"boxes": TapSpec("s", (None, *student))}, {"boxes": TapSpec("t", (None, *teacher))})
 
 
 @pytest.mark.parametrize("wrong", [{"bins": 1}, {"bins": 2.5}, {"temperature": 0}])
-def test_wrong_arguments(wrong):
+def test_invalid_arguments_raise(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         LD(**wrong)

@@ -1,4 +1,4 @@
-"""The plain forms against NumPy in float64, where float32 is hardest pressed."""
+"""The plain losses against NumPy in float64, for inputs that are hard for float32."""
 
 import functools
 
@@ -65,10 +65,10 @@ CASES = [case("mse", 1.0, scale) for scale in (1.0, 400.0)]
 for form in ("soft_cross_entropy", "reverse_kl", "jensen_shannon"):
     CASES += [case(form, temperature, scale) for temperature in (1.0, 20.0) for scale in (1.0, 10.0)]
     CASES += [case(form, 20.0, 400.0)]
-CASES += [case(form, 1.0, 400.0) for form in ("soft_cross_entropy", "reverse_kl")]  # Jensen-Shannon is flat there
+CASES += [case(form, 1.0, 400.0) for form in ("soft_cross_entropy", "reverse_kl")]  # Jensen-Shannon is constant there
 
 
-def test_the_names_choose():
+def test_the_form_is_chosen_by_name():
     student, teacher = random(4, 3, seed=1), random(4, 3, seed=2)
     np.testing.assert_array_equal(logits_loss(student, teacher), logits_mse_loss(student, teacher))
     np.testing.assert_array_equal(logits_loss(student, teacher, temperature=3.0), logits_mse_loss(student, teacher))
@@ -80,7 +80,7 @@ def test_the_names_choose():
         logits_loss(student, teacher, form="reverse")
 
 
-def test_what_the_mathematics_says():
+def test_mathematical_properties():
     student, teacher = random(50, 7, seed=1, scale=3.0), random(50, 7, seed=2, scale=3.0)
     for loss in (logits_mse_loss, reverse_kl_loss, jensen_shannon_loss):
         np.testing.assert_allclose(loss(student, student), np.zeros(50), atol=1e-6)
@@ -93,7 +93,7 @@ def test_what_the_mathematics_says():
     np.testing.assert_allclose(gap, kd_loss(student, teacher, temperature=1.0), rtol=1e-4)
 
 
-def test_the_plain_sum_would_not_do():
+def test_the_plain_sum_is_less_accurate():
     """Near the teacher the two halves of the usual formula nearly cancel in float32."""
     student, teacher = (np.random.default_rng(s).uniform(-1, 1, (256, 10)).astype("float32") for s in (1, 2))
     expected = jensen_shannon(student.astype("float64"), teacher.astype("float64"), 20.0)
@@ -111,7 +111,7 @@ def test_jensen_shannon_of_far_logits():
     assert flat.value_error() < 1e-6 and np.abs(flat.gradients()[0]).max() < 1e-8
 
 
-def test_jensen_shannon_if_its_two_forms_meet():
+def test_jensen_shannon_is_accurate_at_the_switch_of_its_two_forms():
     """Two classes, whose log ratios sweep from near 0 through 1 and far past it."""
     gap = np.geomspace(0.01, 40.0, 400, dtype="float32")
     student, teacher = np.stack([gap, 0 * gap], -1), np.zeros((400, 2), "float32")
@@ -122,6 +122,6 @@ def test_jensen_shannon_if_its_two_forms_meet():
 @pytest.mark.parametrize(
     "arguments, error", [({"form": "kl"}, ValueError), ({"form": None}, ValueError), ({"temperature": 0}, ValueError)]
 )
-def test_wrong_arguments(arguments, error):
+def test_invalid_arguments_raise(arguments, error):
     with pytest.raises(error, match=next(iter(arguments))):
         Logits(**arguments)

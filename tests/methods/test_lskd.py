@@ -36,7 +36,7 @@ CASES = [
     case("CIFAR-100", classes=100),
     case("temperature 4, large logits", scale=100.0, temperature=4.0),
     case("three classes", classes=3),
-    case("small logits, where 1e-7 counts", scale=0.003, step=1e-7),
+    case("small logits, for which 1e-7 matters", scale=0.003, step=1e-7),
 ]
 
 
@@ -46,7 +46,7 @@ def test_the_unbiased_deviation():
     np.testing.assert_allclose(np.std(standardized(logits), axis=-1, ddof=1), np.ones(8), rtol=1e-5)
 
 
-def test_neither_size_nor_offset_counts_and_the_gradient_knows():
+def test_scale_and_offset_matter_neither_for_the_loss_nor_its_gradient():
     student, teacher = random(8, 10, seed=1), random(8, 10, seed=2)
     shifted = 7.0 * student - 2.0
     np.testing.assert_allclose(lskd_loss(shifted, teacher), lskd_loss(student, 0.1 * teacher), rtol=1e-4)
@@ -60,7 +60,7 @@ def test_equal_logits_get_no_gradient():
     np.testing.assert_array_equal(Case("", lskd_loss, None, logits, (random(2, 5),)).gradients()[0], np.zeros((2, 5)))
 
 
-def test_of_two_logits_only_the_order_is_left():
+def test_two_logits_raise_because_only_their_order_remains():
     expected = np.array([[1, -1], [-1, 1]]) / 2**0.5
     np.testing.assert_allclose(standardized(np.array([[9.0, 1.0], [1.0, 1.1]])), expected, rtol=1e-5)
     two = {"logits": TapSpec("net", (None, 2))}
@@ -90,7 +90,7 @@ def test_kd_as_host_is_the_plain_method():
     np.testing.assert_allclose(method(*arguments_at()), plain(*arguments_at()), rtol=1e-6)
 
 
-def test_a_host_through_a_configuration():
+def test_a_host_is_restored_from_its_configuration():
     again = harness.reload(LSKD(host=DKD(beta=3.0, weight={0: 1.0}), weight=2.0))
     assert isinstance(again.host, DKD) and again.host.beta == 3.0 and again.host.weight.values == [(0, 1.0)]
     assert again.weight == 2.0 and harness.reload(LSKD()).host is None
@@ -119,7 +119,7 @@ def test_a_host_of_the_global_batch_on_two_replicas():
     np.testing.assert_allclose(*logs, rtol=1e-4)
 
 
-def test_hosts_that_cannot_be():
+def test_invalid_hosts_raise():
     with pytest.raises(ValueError, match=r"(?s)logits alone.*stages\[1\]"):
         LSKD(host=FitNet())
     with pytest.raises(TypeError, match="host"):

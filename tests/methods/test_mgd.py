@@ -67,7 +67,7 @@ def test_masked_positions_reach_the_generator_as_zeros():
     np.testing.assert_array_equal(seen[0], student_maps * np.asarray(expected))
 
 
-def test_the_aligner_and_the_generator():
+def test_the_adapter_and_the_generator():
     shapes = [tuple(variable.shape) for variable in bound().trainable_variables]
     assert shapes == [(1, 1, 4, 6), (6,), (3, 3, 6, 6), (6,), (3, 3, 6, 6), (6,)]
     assert len(bound(teacher=(8, 8, 4)).trainable_variables) == 4  # as wide: no aligner
@@ -79,7 +79,7 @@ def test_the_larger_map_is_pooled(student, teacher):
     assert method({"a": random(2, *student, seed=1)}, {"b": random(2, *teacher, seed=2)}, None, None).shape == (2,)
 
 
-def test_it_trains_and_a_loaded_run_goes_on_with_the_next_mask(tmp_path):
+def test_a_resumed_run_draws_the_next_mask(tmp_path):
     x, y = examples()
     distiller = compiled(Distiller(student=convolutional(4), teacher=convolutional(6), methods=[MGD()]))
     before = values(distiller.methods[0].trainable_variables)
@@ -97,6 +97,6 @@ def test_it_trains_and_a_loaded_run_goes_on_with_the_next_mask(tmp_path):
     "options, error",
     [({"mask_ratio": 1.0}, ValueError), ({"mask_ratio": -0.1}, ValueError), ({"seed": 1.5}, TypeError)],
 )
-def test_wrong_arguments(options, error):
+def test_invalid_arguments_raise(options, error):
     with pytest.raises(error, match=next(iter(options))):
         MGD(**options)

@@ -50,12 +50,12 @@ def test_both_forms_agree():
 
 
 @pytest.mark.parametrize("size", [2, 6])
-def test_zero_if_the_patterns_are_the_same_in_another_order(size):
+def test_the_loss_is_zero_for_permuted_patterns(size):
     maps = random(3, size, size, 8)
     np.testing.assert_allclose(nst_loss(maps, 3 * maps[..., ::-1]), np.zeros(3), atol=1e-6)
 
 
-def test_the_teachers_constant_is_in_the_value():
+def test_the_constant_of_the_teacher_is_part_of_the_value():
     """Two channels of the teacher at one position against one of the student at another: k(t, t) = 1, k(s, s) = 1."""
     student, teacher = np.zeros((1, 1, 2, 1), "float32"), np.zeros((1, 1, 2, 2), "float32")
     student[0, 0, 0], teacher[0, 0, 1] = 1, 1

@@ -55,7 +55,7 @@ def test_a_margin_is_the_mean_of_the_negative_part():
     np.testing.assert_allclose(expected_margins(scale, offset), expected, rtol=0.01)
 
 
-def test_margins_if_hardly_anything_or_nothing_is_negative():
+def test_margins_if_few_or_no_values_are_negative():
     expected = [-3.0, -6.0, 0.0, -2.0, 0.0]
     margins = expected_margins(np.array([1.0, -2.0, 0.0, 0.0, 0.0]), np.array([3.2, 10.0, 1.0, -2.0, 0.0]))
     np.testing.assert_allclose(margins, expected)
@@ -80,7 +80,7 @@ def test_the_margins_are_those_of_the_teachers_batch_norms():
         np.testing.assert_array_equal(margin, value)
 
 
-def test_margins_come_with_the_file(tmp_path):
+def test_margins_are_loaded_from_the_file(tmp_path):
     import keras
 
     teacher = convolutional(6, normalised=True, name="teacher")
@@ -103,6 +103,6 @@ def test_the_adapters():
     assert kernel.std() == pytest.approx(np.sqrt(2 / 600), rel=0.1)  # by fan-out; by fan-in sqrt(2 / 4)
 
 
-def test_a_teacher_without_batch_norm():
+def test_a_teacher_without_batch_norm_raises():
     with pytest.raises(ValueError, match=r"(?s)BatchNormalization.*conv1.*\. [A-Z]"):
         Distiller(student=convolutional(4), teacher=convolutional(6), methods=[OFD()])

@@ -49,12 +49,12 @@ def taps(batch, seed):
     return [Outputs({"embedding": random(batch, size, seed=seed + side)}) for side, size in enumerate((6, 9))]
 
 
-def test_zero_at_identity():
+def test_the_loss_is_zero_at_the_teacher():
     x = random(5, 8)
     np.testing.assert_allclose(queue_loss(x, 3 * x, unit(random(20, 8, seed=1))), np.zeros(5), atol=1e-6)
 
 
-def test_first_in_first_out():
+def test_the_queue_is_first_in_first_out():
     method, expected = bound(10), []
     for number, batch in enumerate((4, 4, 3, 12, 1)):
         student, teacher = taps(batch, seed=10 * number)
@@ -67,7 +67,7 @@ def test_first_in_first_out():
         assert loss == pytest.approx(by_hand.mean(), rel=1e-4)
 
 
-def test_examples_weigh():
+def test_the_loss_uses_example_weights():
     student, teacher = taps(3, seed=0)
     method = bound(10)
     loss = queue_loss(method.adapter(student["embedding"]), teacher["embedding"], unit(teacher["embedding"]))
@@ -75,7 +75,7 @@ def test_examples_weigh():
     assert float(weighted) == pytest.approx(float(loss[0] + 5 * loss[2]) / 3, rel=1e-5)
 
 
-def test_the_linear_layer_trains_and_images_alone_suffice():
+def test_the_linear_layer_trains_on_images_without_labels():
     from kd_keras import Distiller
     from tests.support.networks import convolutional
 
@@ -89,7 +89,7 @@ def test_the_linear_layer_trains_and_images_alone_suffice():
     assert all(np.abs(a - b).max() > 0 for a, b in zip(before, values(method.trainable_variables), strict=True))
 
 
-def test_replicas_keep_one_queue():
+def test_replicas_have_equal_queues():
     import tensorflow as tf
 
     results = []
@@ -105,11 +105,11 @@ def test_replicas_keep_one_queue():
 
 
 @pytest.mark.parametrize("options", [{"size": 0}, {"size": 1.5}, {"size": "auto"}, {"temperature": 0}])
-def test_wrong_arguments(options):
+def test_invalid_arguments_raise(options):
     with pytest.raises((ValueError, TypeError), match=next(iter(options))):
         Queue(**options)
 
 
-def test_taps_that_are_no_embeddings():
+def test_taps_that_are_not_embeddings_raise():
     with pytest.raises(ValueError, match=r"(?s)vectors \(B, D\).*\(None, 4, 4, 3\).*embedding"):
         Queue(student_tap="s").bind({"s": TapSpec("s", (None, 4, 4, 3))}, {"embedding": TapSpec("t", (None, 5))})

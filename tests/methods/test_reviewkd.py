@@ -135,7 +135,7 @@ def test_the_adapters_train():
     assert all(moved) and len(moved) == 3 * 6 + 2 * 2  # three levels of two convolutions and BatchNorms, two gates
 
 
-def test_what_does_not_fit():
+def test_networks_that_do_not_fit_raise():
     with pytest.raises(ValueError, match=r"(?s)as many taps.*Name them with student_tap"):
         Distiller(student=convolutional(), teacher=convolutional(), methods=[ReviewKD(teacher_tap="stages")])
     method = ReviewKD(student_tap="a", teacher_tap="b")

@@ -60,7 +60,7 @@ def bound(batch_size=8, **options):
 
 
 def attention(method, student, teacher, temperature=1.0, places=8):
-    """By definition, the batch filled with examples of zeros."""
+    """The definition, for a batch padded with examples of zeros."""
     vectors = []
     for side, embeddings in ((student, method.queries), (teacher, method.keys)):
         vectors.append([])
@@ -115,7 +115,7 @@ def test_the_attention_trains_and_the_last_batch_may_be_short():
     assert all(moved) and len(moved) == 4 * 4 + 4 * 7
 
 
-def test_a_batch_that_is_too_large():
+def test_a_batch_that_is_too_large_raises():
     with pytest.raises(ValueError, match=r"(?s)at most 8.*9.*batch_size"):
         bound().attention(maps(0, 9), maps(1, 9))
     method = SemCKD(batch_size=8)
@@ -134,6 +134,6 @@ def test_a_batch_that_is_too_large():
         ({"temperature": 0}, ValueError),
     ],
 )
-def test_wrong_arguments(options, error):
+def test_invalid_arguments_raise(options, error):
     with pytest.raises(error, match=next(iter(options))):
         SemCKD(**options)

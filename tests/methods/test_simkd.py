@@ -1,4 +1,4 @@
-"""SimKD against NumPy in float64, and the student that it makes."""
+"""SimKD against NumPy in float64, and the student that it builds."""
 
 import keras
 import numpy as np
@@ -27,7 +27,7 @@ CASES = [
 
 
 def pair(strides=2, **options):
-    """A student with maps of 4x4x8 and a teacher with maps of 12 channels, normalised, with random biases."""
+    """A student with maps of 4x4x8 and a teacher with maps of 12 channels, with BatchNorm and random biases."""
     teacher = convolutional(6, normalised=True, bias_initializer="random_normal", name="teacher")
     return convolutional(4, normalised=True, **options), teacher
 
@@ -43,7 +43,7 @@ def test_the_parameters_by_hand():
         assert len(frozen) == 2 and not model.layers[-1].trainable_variables
 
 
-def test_the_published_pair():
+def test_the_parameters_of_the_published_pair():
     """resnet32x4 to resnet8x4 on CIFAR-100, whose adapters at 2, 4 and 8 are sized by the paper's formula."""
     student, teacher = (build(name, (32, 32, 3), 100) for name in ("resnet8x4", "resnet32x4"))
     for reduction in (2, 4, 8):
@@ -55,7 +55,7 @@ def test_the_published_pair():
         )
 
 
-def test_the_students_layers_are_shared_and_its_classifier_is_left():
+def test_the_students_layers_are_shared_and_its_classifier_is_dropped():
     student, teacher = pair()
     model = simkd_student(student, teacher)
     for layer in student.layers[1:-2]:
@@ -142,12 +142,12 @@ def test_students_of_any_kind(make, tmp_path):
     np.testing.assert_allclose(keras.saving.load_model(tmp_path / "made.keras")(x), model(x), atol=1e-5)
 
 
-def test_a_recording_alone_is_not_enough():
+def test_a_recording_without_the_network_raises():
     with pytest.raises(ValueError, match="(?s)teacher's network.*a recording holds.*--teacher=.*--recording="):
         SimKD().student_from(pair()[0], None)
 
 
-def test_the_classifier_does_not_move_and_what_is_exported_is_the_whole(tmp_path):
+def test_the_classifier_stays_frozen_and_the_whole_model_is_exported(tmp_path):
     student, teacher = pair()
     method = SimKD()
     model = method.student_from(student, teacher)
@@ -170,7 +170,7 @@ def test_the_classifier_does_not_move_and_what_is_exported_is_the_whole(tmp_path
     assert not again.student.layers[-1].trainable_variables
 
 
-def test_a_student_as_it_is():
+def test_an_unmodified_student_raises():
     student, teacher = pair()
     with pytest.raises(ValueError, match=r"(?s)\(None, 4, 4, 8\).*\(None, 4, 4, 12\).*Pass Distiller.*simkd_student"):
         Distiller(student=student, teacher=teacher, methods=[SimKD()])
@@ -182,7 +182,7 @@ def ending(last):
     return keras.Model(inputs, layers.Dense(CLASSES)(x))
 
 
-def test_teachers_whose_classifier_reads_something_else():
+def test_a_classifier_that_reads_another_value_raises():
     for last in (layers.GlobalMaxPooling2D(), layers.Flatten()):
         with pytest.raises(ValueError, match=r"(?s)last map's mean.*Choose a teacher.*GlobalAveragePooling2D"):
             simkd_student(pair()[0], ending(last))
@@ -197,7 +197,7 @@ class Subclassed(keras.Model):
         return x
 
 
-def test_what_does_not_fit():
+def test_networks_that_do_not_fit_raise():
     with pytest.raises(ValueError, match=r"(?s)graph of layers.*Functional"):
         simkd_student(Subclassed(), pair()[1])
     inputs, x = keras.Input(SHAPE), keras.Input(SHAPE)

@@ -34,7 +34,7 @@ CASES = [
 ]
 
 
-def test_zero_if_both_agree():
+def test_the_loss_is_zero_at_the_teacher():
     embedding, logits = random(3, 8), random(3, 5)
     np.testing.assert_array_equal(srrl_loss(embedding, embedding, logits, logits), np.zeros(3))
 
@@ -54,7 +54,7 @@ def test_the_adapter_and_the_teachers_classifier():
     np.testing.assert_allclose(loss, reference(u, teacher_embedding, u @ kernel + bias, logits), rtol=1e-4)
 
 
-def test_the_classifier_stays_and_the_adapter_trains():
+def test_the_classifier_stays_frozen_and_the_adapter_trains():
     student, teacher = convolutional(4), convolutional(6)
     distiller = compiled(Distiller(student=student, teacher=teacher, methods=[SRRL()]), jit_compile=False)
     method, adapter = distiller.methods[0], values(distiller.methods[0].trainable_variables)
@@ -72,7 +72,7 @@ def test_another_order_of_the_teachers_classes():
     np.testing.assert_array_equal(method.bias, bias[[2, 0]])
 
 
-def test_the_classifier_comes_with_the_file(tmp_path):
+def test_the_classifier_is_loaded_from_the_file(tmp_path):
     distiller = compiled(Distiller(student=convolutional(4), teacher=convolutional(6), methods=[SRRL()]))
     distiller.save(tmp_path / "distiller.keras")
     again = keras.saving.load_model(tmp_path / "distiller.keras")
@@ -86,7 +86,7 @@ def specs(embedding=(None, 8), logits=(None, 5), classifier=None):
     return result
 
 
-def test_what_does_not_fit():
+def test_networks_that_do_not_fit_raise():
     with pytest.raises(ValueError, match=r"(?s)vectors.*'pool' \(None, 4, 8\).*Choose networks"):
         SRRL().bind(specs((None, 4, 8)), specs())
     with pytest.raises(ValueError, match=r"(?s)kernel \(8, 5\).*\(8, 6\).*Choose a teacher"):

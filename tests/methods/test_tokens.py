@@ -62,7 +62,7 @@ def bound(student, teacher):
     return method
 
 
-def test_zero_if_similarities_agree():
+def test_the_loss_is_zero_for_equal_similarities():
     maps = random(2, 3, 3, 4)
     rotated = maps @ np.linalg.qr(random(4, 4, seed=1))[0]  # all turned together
     np.testing.assert_allclose(tokens_loss(maps, 3 * rotated), [0, 0], atol=1e-6)
@@ -76,7 +76,7 @@ def test_the_adapter(sizes):
     assert [tuple(variable.shape) for variable in adapter.variables] == [(3, 5), (5,)]
 
 
-def test_the_combined_loss_trains_heads_of_its_own_on_images_alone():
+def test_the_combined_loss_trains_two_linear_layers_without_labels():
     methods = [Queue(size=24), Tokens(student_tap="stages[1]", teacher_tap="stages[0]")]
     distiller = Distiller(student=convolutional(4), teacher=convolutional(6), methods=methods, hard_weight=0)
     distiller.compile(optimizer=keras.optimizers.Adam(global_clipnorm=1.0), jit_compile=True)
@@ -87,7 +87,7 @@ def test_the_combined_loss_trains_heads_of_its_own_on_images_alone():
     assert len(before) == 4 and all(np.abs(a - b).max() > 0 for a, b in zip(before, values(variables), strict=True))
 
 
-def test_a_wrong_temperature_and_maps_that_cannot_be_followed():
+def test_invalid_temperatures_and_maps_raise():
     with pytest.raises(ValueError, match="temperature"):
         Tokens(temperature=0)
     with pytest.raises(ValueError, match=r"(?s)known size.*'s' \(None, 4, 4, 3\).*'t' \(None, None, None, 5\)"):

@@ -65,7 +65,7 @@ def test_the_larger_map_is_pooled(student, teacher):
 
 
 def test_the_variances_train_towards_the_error():
-    """Which mdistiller's never do."""
+    """In mdistiller they are constant."""
     distiller = compiled(Distiller(student=convolutional(4), teacher=convolutional(6), methods=[VID()]))
     before = values(distiller.methods[0].rhos)
     assert all(any(rho is variable for variable in distiller.trainable_variables) for rho in distiller.methods[0].rhos)
@@ -75,11 +75,11 @@ def test_the_variances_train_towards_the_error():
 
 
 @pytest.mark.parametrize("variance, error", [(0.0, ValueError), (1e-5, ValueError), ("much", TypeError)])
-def test_a_wrong_variance(variance, error):
+def test_an_invalid_variance_raises(variance, error):
     with pytest.raises(error, match="initial_variance"):
         VID(initial_variance=variance)
 
 
-def test_a_vector_is_no_map():
+def test_vectors_raise():
     with pytest.raises(ValueError, match=r"(?s)maps.*'s' \(None, 4\).*tap stages"):
         bound((4,), (6,))

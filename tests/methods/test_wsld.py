@@ -1,4 +1,4 @@
-"""WSLD against NumPy in float64, with weights that do not move."""
+"""WSLD against NumPy in float64, with constant weights."""
 
 import functools
 
@@ -19,7 +19,7 @@ def weights(student, teacher, labels):
 
 
 def reference(student, teacher, labels, temperature=2.0, at=None):
-    """The weights are those of the student `at`, so that numerical differences take them for constants."""
+    """The weights are those of the student `at`, so that they are constant in numerical differences."""
     log_s, log_t = log_softmax(student / temperature), log_softmax(teacher / temperature)
     entropies = [-sum(np.exp(t) * s for t, s in zip(*logs, strict=True)) for logs in zip(log_t, log_s, strict=True)]
     return temperature**2 * weights(at[: len(student)], teacher, labels) * np.array(entropies)
@@ -39,14 +39,14 @@ CASES = [
 ]
 
 
-def test_weights_of_a_sure_teacher_keep_their_digits():
-    """Errors of 1e-6, where the logarithm of a softmax in float32 has none left."""
+def test_weights_of_a_confident_teacher_are_accurate():
+    """Errors of 1e-6, for which the logarithm of a softmax in float32 has no correct digits."""
     student, teacher = np.array([[13.0, 0.0]], "float32"), np.array([[12.5, 0.0]], "float32")
     expected = reference(student.astype("float64"), teacher.astype("float64"), [0], at=student)
     np.testing.assert_allclose(wsld_loss(student, teacher, np.array([0])), expected, rtol=1e-5)
 
 
-def test_what_the_student_knows_better_counts_less():
+def test_examples_with_a_smaller_student_error_have_smaller_weights():
     student, teacher, labels = random(32, 5, seed=1, scale=3.0), random(32, 5, seed=2, scale=3.0), np.arange(32) % 5
     ratio = wsld_loss(student, teacher, labels) / soft_cross_entropy_loss(student, teacher, temperature=2.0)
     np.testing.assert_allclose(ratio, weights(student, teacher, labels), rtol=1e-5)
@@ -63,13 +63,13 @@ def test_labels_of_every_form():
         wsld_loss(student, teacher, np.eye(4)[labels])
 
 
-def test_data_without_labels():
+def test_data_without_labels_raises():
     distiller = Distiller(student=convolutional(), teacher=convolutional(), methods=[WSLD()], hard_weight=0)
     distiller.compile(optimizer="sgd")
     with pytest.raises(ValueError, match="labels.*WSLD, but received none"):
         distiller.fit(examples()[0], verbose=0)
 
 
-def test_a_wrong_temperature():
+def test_an_invalid_temperature_raises():
     with pytest.raises(ValueError, match="temperature"):
         WSLD(temperature=0)
