@@ -34,7 +34,8 @@ def _read_folder(paths: Iterable[str]) -> dict[str, Any]:
 
 _exports = _read_folder(__path__)
 globals().update(_exports)
-__all__ = sorted(["Method", "TapPairMethod", "Taps", "agreed_hard_weight", *_exports])  # noqa: PLE0605
+__all__ = ["Method", "TapPairMethod", "Taps", "agreed_hard_weight"]
+__all__ += sorted(_exports)
 
 
 def __dir__() -> list[str]:

@@ -51,9 +51,7 @@ CASES = [
 def test_the_loss_is_zero_at_the_teacher_and_for_rotated_maps():
     student_maps = maps(0, (4, 4), (2, 2), (2, 2))
     np.testing.assert_allclose(fsp_loss(student_maps, student_maps), np.zeros(4))
-    rotated = [
-        maps_of_stage[:, ::-1, ::-1] for maps_of_stage in student_maps
-    ]  # all positions of all maps, which the mean does not see
+    rotated = [x[:, ::-1, ::-1] for x in student_maps]  # all positions of all maps, which the mean does not see
     np.testing.assert_allclose(fsp_loss(student_maps, rotated), np.zeros(4), atol=1e-12)
 
 

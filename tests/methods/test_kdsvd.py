@@ -44,8 +44,8 @@ def reference(student, teacher, k=1):
     losses = np.zeros(len(student[0]))
     for example in range(len(losses)):
         pairs = [
-            vectors(student_vectors[example], teacher_vectors[example], k)
-            for student_vectors, teacher_vectors in zip(student, teacher, strict=True)
+            vectors(student_maps[example], teacher_maps[example], k)
+            for student_maps, teacher_maps in zip(student, teacher, strict=True)
         ]
         for (student_vectors, teacher_vectors), (next_student, next_teacher) in itertools.pairwise(pairs):
             losses[example] += (
@@ -80,17 +80,13 @@ CASES = [
 def test_the_loss_is_zero_at_the_teacher_for_every_scale():
     student_maps = maps(0, (5, 5, 4), (3, 3, 6))
     np.testing.assert_allclose(kdsvd_loss(student_maps, student_maps), np.zeros(4), atol=1e-10)
-    np.testing.assert_allclose(
-        kdsvd_loss(student_maps, [1e6 * maps_of_stage for maps_of_stage in student_maps]), np.zeros(4), atol=1e-10
-    )
-    np.testing.assert_allclose(
-        kdsvd_loss([1e-6 * maps_of_stage for maps_of_stage in student_maps], student_maps), np.zeros(4), atol=1e-10
-    )
+    np.testing.assert_allclose(kdsvd_loss(student_maps, [1e6 * x for x in student_maps]), np.zeros(4), atol=1e-10)
+    np.testing.assert_allclose(kdsvd_loss([1e-6 * x for x in student_maps], student_maps), np.zeros(4), atol=1e-10)
 
 
 def value_and_gradients(student_maps, teacher_maps):
     with tf.GradientTape() as tape:
-        tape.guard(student_maps)
+        tape.watch(student_maps)
         loss = kdsvd_loss(student_maps, teacher_maps, k=2)
     return loss, tape.gradient(loss, student_maps)
 
@@ -99,9 +95,7 @@ COMPILED = {jit: tf.function(value_and_gradients, jit_compile=jit) for jit in (F
 
 
 def gradients(student_maps, teacher_maps, jit):
-    return COMPILED[jit](
-        *([tf.constant(maps_of_stage) for maps_of_stage in side] for side in (student_maps, teacher_maps))
-    )
+    return COMPILED[jit](*([tf.constant(x) for x in side] for side in (student_maps, teacher_maps)))
 
 
 def degenerate():
@@ -137,7 +131,7 @@ def test_loss_and_gradient_are_bounded_for_degenerate_spectra(jit):
 
 
 def test_a_map_of_zeros_has_no_loss_and_no_gradient():
-    zeros = [0 * maps_of_stage for maps_of_stage in maps(0, (5, 5, 4), (3, 3, 6))]
+    zeros = [0 * x for x in maps(0, (5, 5, 4), (3, 3, 6))]
     assert np.all(np.asarray(kdsvd_loss(zeros, zeros)) == 0)
     _, gradients_of_maps = gradients(zeros, maps(1, (5, 5, 4), (3, 3, 6)), jit=False)
     assert all(np.all(np.asarray(gradient) == 0) for gradient in gradients_of_maps)
@@ -159,8 +153,8 @@ def test_the_loss_works_with_xla_but_the_step_does_not_use_it():
         gradients(student_maps, teacher_maps, jit) for jit in (False, True)
     )
     np.testing.assert_allclose(loss, loss_with_jit, rtol=1e-4)
-    for maps_of_stage, other_gradient in zip(gradients_of_maps, gradients_with_jit, strict=True):
-        np.testing.assert_allclose(maps_of_stage, other_gradient, atol=1e-4 * np.abs(maps_of_stage).max())
+    for gradient, gradient_with_jit in zip(gradients_of_maps, gradients_with_jit, strict=True):
+        np.testing.assert_allclose(gradient, gradient_with_jit, atol=1e-4 * np.abs(gradient).max())
     distiller = Distiller(student=student(4), teacher=networks.convolutional(6), methods=[KDSVD()])
     distiller.compile(loss="mse")
     assert distiller.jit_compile is False
@@ -169,11 +163,11 @@ def test_the_loss_works_with_xla_but_the_step_does_not_use_it():
 def test_the_sign_of_a_decomposition_does_not_matter():
     """The vectors do not depend on the order of positions, but their signs in a decomposition may."""
     student_maps, teacher_maps = maps(0, (5, 5, 4), (3, 3, 6)), maps(10, (5, 5, 4), (3, 3, 6))
-    rotated = [maps_of_stage[:, ::-1, ::-1] for maps_of_stage in teacher_maps]
+    rotated = [x[:, ::-1, ::-1] for x in teacher_maps]
     np.testing.assert_allclose(kdsvd_loss(student_maps, teacher_maps), kdsvd_loss(student_maps, rotated), rtol=1e-4)
     np.testing.assert_allclose(
         kdsvd_loss(student_maps, teacher_maps),
-        kdsvd_loss(student_maps, [-maps_of_stage for maps_of_stage in teacher_maps]),
+        kdsvd_loss(student_maps, [-x for x in teacher_maps]),
         rtol=1e-4,
     )
 
