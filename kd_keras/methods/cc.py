@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import keras
 from keras import initializers, ops
@@ -68,7 +69,7 @@ def cc_kernel_loss(
     0.3536
     """
     check_choice("cc_kernel_loss", "kernel", kernel, KERNELS)
-    options = {"kernel": kernel, "gamma": gamma, "order": order}
+    options: dict[str, Any] = {"kernel": kernel, "gamma": gamma, "order": order}
     difference = _kernel_matrix(student, **options) - _kernel_matrix(teacher, **options)
     largest = ops.stop_gradient(ops.max(ops.abs(difference)))  # the squares of large powers exceed float32
     scale = ops.where(largest > 0, largest, 1.0)

@@ -204,14 +204,16 @@ class CRD(TapPairMethod):
 
     def call(self, student: Outputs, teacher: Outputs, batch: Batch, step: Step) -> Tensor:
         taps = [tensors[0] for tensors in self.tensors(student, teacher)]
-        embeddings = [l2_normalize(embed(tap, training=True)) for embed, tap in zip(self.embedders, taps, strict=True)]
+        normalized = [l2_normalize(embed(tap, training=True)) for embed, tap in zip(self.embedders, taps, strict=True)]
+        embeddings = (normalized[0], normalized[1])
         if self.examples is None:
-            loss = crd_in_batch_loss(*embeddings, class_indices(batch.label), temperature=self.temperature)
+            labels = class_indices(batch.label)
+            loss = crd_in_batch_loss(embeddings[0], embeddings[1], labels, temperature=self.temperature)
         else:
-            loss = self._loss_with_memory(embeddings, batch)
+            loss = self._loss_with_memory(embeddings, batch, self.examples)
         return weighted_batch_mean(loss, batch)
 
-    def _loss_with_memory(self, embeddings: list[Tensor], batch: Batch) -> Tensor:
+    def _loss_with_memory(self, embeddings: tuple[Tensor, Tensor], batch: Batch, examples: int) -> Tensor:
         """The loss `(B,)` against the memories, which are then updated with the batch."""
         if batch.index is None:
             expected = f"example numbers (batch.index) for method {self.name!r}"
@@ -220,14 +222,22 @@ class CRD(TapPairMethod):
         index, classes = ops.cast(ops.reshape(batch.index, (-1,)), "int32"), class_indices(batch.label)
         memories = (self.student_memory, self.teacher_memory)
         drawn, counts = self._draw_negatives(index, index if classes is None else classes)
-        remembered = [[ops.take(memory, rows, axis=0) for rows in (index, drawn)] for memory in memories]
-        options = {"negatives": self.negatives, "examples": self.examples, "temperature": self.temperature}
-        constants = ops.unstack(self._measure_constants(embeddings, remembered, counts))
-        loss = crd_loss(*embeddings, *remembered, counts, constants=constants, **options)
+        remembered = [(ops.take(memory, index, axis=0), ops.take(memory, drawn, axis=0)) for memory in memories]
+        loss = crd_loss(
+            embeddings[0],
+            embeddings[1],
+            remembered[0],
+            remembered[1],
+            counts,
+            constants=ops.unstack(self._measure_constants(embeddings, remembered, counts, examples)),
+            negatives=self.negatives,
+            examples=examples,
+            temperature=self.temperature,
+        )
         for memory, (old, _), new in zip(memories, remembered, embeddings, strict=True):
             rows = l2_normalize(self.momentum * old + (1 - self.momentum) * ops.stop_gradient(new))
             memory.assign(ops.scatter_update(memory, index[:, None], rows))
-        return ops.where(ops.logical_and(index >= 0, index < self.examples), loss, float("nan"))
+        return ops.where(ops.logical_and(index >= 0, index < examples), loss, float("nan"))
 
     def _draw_negatives(self, index: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The numbers `(K,)` of the drawn examples, and how often each counts for each example, `(B, K)`."""
@@ -237,11 +247,13 @@ class CRD(TapPairMethod):
         is_negative = ops.cast(ops.not_equal(labels[:, None], ops.take(classes, drawn)[None, :]), "float32")
         return drawn, is_negative * self.negatives / ops.maximum(ops.sum(is_negative, axis=-1, keepdims=True), 1.0)
 
-    def _measure_constants(self, embeddings: list[Tensor], remembered: list[Memory], counts: Tensor) -> Tensor:
+    def _measure_constants(
+        self, embeddings: tuple[Tensor, Tensor], remembered: list[Memory], counts: Tensor, examples: int
+    ) -> Tensor:
         """Z of both sides `(2,)`, measured on the first batch and kept from then on."""
         pairs = zip(embeddings, remembered[::-1], strict=True)
         scores = (_scores(embedding, memory, self.temperature) for embedding, memory in pairs)
-        measured = [_normalizing_constant(side, counts, self.examples) for side in scores]
+        measured = [_normalizing_constant(side, counts, examples) for side in scores]
         constants = ops.where(self.constants < 0, ops.stop_gradient(ops.stack(measured)), self.constants)
         self.constants.assign(constants)
         return constants

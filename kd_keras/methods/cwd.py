@@ -34,8 +34,11 @@ def cwd_loss(student: list[Tensor], teacher: list[Tensor], *, temperature: float
     0.1308
     """
     pairs = zip(as_list(student), as_list(teacher), strict=True)
-    same_size = ((resize_bilinear(maps, target.shape[1:3]), target) for maps, target in pairs)
-    divergences = (softened_kl(*map(_channels_as_rows, pair), temperature) for pair in same_size)
+    rows = (
+        (_channels_as_rows(resize_bilinear(maps, target.shape[1:3])), _channels_as_rows(target))
+        for maps, target in pairs
+    )
+    divergences = (softened_kl(*pair, temperature) for pair in rows)
     return temperature**2 * sum(ops.mean(divergence, axis=-1) for divergence in divergences)
 
 

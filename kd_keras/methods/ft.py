@@ -3,6 +3,8 @@ its reconstruction loss and its factor transfer loss."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 from keras import layers, ops
 from typing_extensions import Unpack
@@ -132,7 +134,8 @@ class FT(TapPairMethod):
         if paraphraser is not None:
             _check_paraphraser(paraphraser)
             paraphraser.trainable = False
-        self.paraphraser, self.frozen = paraphraser, paraphraser is not None
+        self.paraphraser: Any = paraphraser
+        self.frozen = paraphraser is not None
         self.rate = check_number("FT", "rate", rate, above=0)
         self.reconstruction = check_number("FT", "reconstruction", reconstruction, above=0)
 

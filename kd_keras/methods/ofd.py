@@ -100,13 +100,13 @@ class OFD(TapPairMethod):
     def bind(self, student: Specs, teacher: Specs) -> None:
         pairs = self.pairs(student, teacher, rank=4)
         norms = [teacher.batch_norms(tap) for tap in self.taps.teacher]
-        known = None if None in norms else [expected_margins(*norm) for of_tap in norms for norm in of_tap]
+        known = [expected_margins(*norm) for norms_of_tap in norms for norm in norms_of_tap or ()]
         self.adapters = [_build_adapter(*pair) for pair in pairs]
         self.margins = [
             self.add_weight((target.shape[-1],), "zeros", trainable=False, name=f"margin_{i}")
             for i, (_, target) in enumerate(pairs)
         ]
-        if known is not None:  # else the values come with the weights file
+        if None not in norms:  # else the values come with the weights file
             for margin, value in zip(self.margins, known, strict=True):
                 margin.assign(value)
         super().bind(student, teacher)
