@@ -227,7 +227,7 @@ def agreed_hard_weight(methods: Sequence[Method]) -> tuple[float, str]:
     (1.0, 'the default, as the published weights differ: 0.1 with guided, 1 with method')
     """
     if not methods:
-        return 1.0, "the default without methods"
+        return 1.0, "the default, as there is no method"
     weights = {float(method.published_hard_weight) for method in methods}
     if len(weights) == 1:
         return weights.pop(), f"published with {', '.join(method.name for method in methods)}"
