@@ -5,16 +5,15 @@ hard loss's beside it as published, paper.
     python -m experiments.methods --teacher=resnet32x4 --student=resnet8x4
 """
 
-import inspect
-import re
 from collections.abc import Iterator
 
 import keras
 from absl import app, flags
 
 from experiments import arguments, devices
-from kd_keras import Distiller, methods, models
+from kd_keras import Distiller, models
 from kd_keras.methods import Method
+from kd_keras.methods.listing import COLUMNS, describe_kind, list_kinds
 
 FLAGS = flags.FLAGS
 devices.define_place()
@@ -24,43 +23,18 @@ flags.DEFINE_string("student", "wrn_40_1", "The pair's student.")
 flags.DEFINE_list("image_size", ["32", "32"], "Height,width of the images, in pixels.")
 flags.DEFINE_integer("classes", 100, "Number of classes.", lower_bound=2)
 
-HEAD = ("method", "family", "taps of the student", "taps of the teacher", "weight", "hard loss", "paper")
-
 
 def main(_: list[str]) -> None:
     arguments.quiet()
     if not devices.chief_alone():
         return
     print(f"Adapters' trainable parameters for {FLAGS.teacher} and {FLAGS.student}, {FLAGS.classes} classes.\n")
-    columns = [*HEAD[:4], "adapters", *HEAD[4:]]
+    columns = [*COLUMNS[:4], "adapters", *COLUMNS[4:]]
     print("| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|")
-    for kind in kinds():
-        cells = described(kind)
+    for kind in list_kinds():
+        cells = describe_kind(kind)
         print("| " + " | ".join([*cells[:4], adapters(kind), *cells[4:]]) + " |", flush=True)
         keras.backend.clear_session()
-
-
-def kinds() -> list[type[Method]]:
-    """Every method, by family and name."""
-    found = [kind for kind in vars(methods).values() if inspect.isclass(kind) and issubclass(kind, Method)]
-    order = ("logits", "features", "relations", "dense", "label-free", "self")
-    return sorted((kind for kind in found if kind.family), key=lambda k: (order.index(k.family), k.__name__.lower()))
-
-
-def described(kind: type[Method]) -> tuple[str, ...]:
-    """What `HEAD` names, for one method with its defaults."""
-    method = kind()
-    ours, theirs = (", ".join(f"`{tap}`" for tap in taps) or "none" for taps in method.taps)
-    weights = f"{method.weight:g}", f"{method.published_hard_weight:g}"
-    return f"`{kind.__name__.lower()}`", kind.family, ours, theirs, *weights, paper(kind)
-
-
-def paper(kind: type[Method]) -> str:
-    """Authors and year of the first paper that a method's file names, and its arXiv number or venue."""
-    text = " ".join(inspect.getdoc(inspect.getmodule(kind)).split())
-    authors, rest = re.search(r": ([^:*]+? \d{4}), \*.+?\*,? ?(.*)", text).groups()
-    where = re.match(r"\d{4}\.\d{4,5}|[^,.;]+", rest)
-    return f"{authors}, {where[0].removesuffix(authors[-5:])}" if where else authors
 
 
 def adapters(kind: type[Method]) -> str:
@@ -78,7 +52,7 @@ def adapters(kind: type[Method]) -> str:
             student = method.student_from(student, teacher)
             Distiller(student=student, teacher=teacher, methods=[method])
         except ValueError as error:
-            reason = reason or "needs " + str(error).partition("\n")[0].removeprefix("Needed: ")
+            reason = reason or str(error)
         else:
             return f"{count(method.trainable_variables) + max(count(student.trainable_variables) - before, 0):,}"
     return reason

@@ -12,7 +12,7 @@ import statistics
 import sys
 from pathlib import Path
 
-from experiments.methods import kinds
+from kd_keras.methods.listing import list_kinds
 from experiments.sweeps import Planned, finish
 
 BUDGET = "experiments/configs/cifar10_methods.flags"
@@ -54,7 +54,7 @@ def main() -> None:
     mean, spread = statistics.mean(accuracies), statistics.stdev(accuracies)
     each, seconds = " ".join(f"{accuracy:.2f}" for accuracy in accuracies), alone[0]["seconds"]
     print(f"| student alone, seeds 0 to 2 | 1 | {mean:.2f} ({spread:.2f}) | {each} | {seconds:.0f} |", flush=True)
-    for kind in kinds():
+    for kind in list_kinds():
         name = kind.__name__.lower()
         if not kind.trains_student or (asked.only and name not in asked.only):
             continue

@@ -16,10 +16,10 @@ import time
 import keras
 import numpy as np
 
-from experiments.methods import kinds
 from kd_keras import Distiller, models
 from kd_keras.contracts import INDEX, INPUTS
 from kd_keras.methods import KD
+from kd_keras.methods.listing import list_kinds
 from tests.conftest import tf
 from tests.support import harness
 
@@ -73,7 +73,7 @@ def main(names: list[str]) -> None:
     tf.get_logger().setLevel("ERROR")
     print("| method | value | gradient | edges | two replicas | ms over KD (quartiles' distance) of KD's |")
     print("|---|---:|---:|---|---:|---:|")
-    for kind in kinds():
+    for kind in list_kinds():
         if names and kind.__name__ not in names:
             continue
         keras.utils.set_random_seed(1)

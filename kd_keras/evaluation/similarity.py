@@ -11,7 +11,7 @@ import tensorflow as tf
 from kd_keras.errors import explain_mismatch
 from kd_keras.evaluation.base import inputs_of
 from kd_keras.networks.taps import Tapped
-from kd_keras.primitives import flatten, pooled
+from kd_keras.primitives import average_pool_to, flatten
 from kd_keras.teacher import Teacher
 
 CELLS = 4  # a map is averaged to at most so many rows and columns
@@ -60,7 +60,7 @@ def grams(model: keras.Model | Teacher, images: np.ndarray, batch_size: int = 12
     @tf.function(reduce_retracing=True)
     def run(batch: tf.Tensor) -> list[tf.Tensor]:
         stages = tapped(read(batch), training=False)[1]["stages"]
-        return [flatten(pooled(each, [min(CELLS, size) for size in each.shape[1:3]])) for each in stages]
+        return [flatten(average_pool_to(each, [min(CELLS, size) for size in each.shape[1:3]])) for each in stages]
 
     found = [run(images[first : first + batch_size]) for first in range(0, len(images), batch_size)]
     return [centred_gram(np.concatenate(stage)) for stage in zip(*found)]
