@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
-
-from kd_keras.contracts import Outputs
+from kd_keras.contracts import Batch, Outputs
 from kd_keras.errors import explain_mismatch
 from kd_keras.networks.taps import Specs
 from kd_keras.recording.reader import Recording
@@ -39,6 +37,9 @@ class RecordedTeacher:
         """Always true: no network runs."""
         return True
 
-    def __call__(self, inputs: Any) -> Outputs:
+    def outputs(self, batch: Batch) -> Outputs:
+        """The recorded outputs that come with a batch."""
+        if batch.recorded is not None:
+            return Outputs(batch.recorded)
         remedy = "data.training(..., recorded=teacher.recording)"
         raise ValueError(explain_mismatch("the recorded outputs in every batch", "a batch without", remedy))
