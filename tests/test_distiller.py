@@ -126,7 +126,7 @@ def test_regularisers_count_whatever_the_hard_weight():
     logs = distiller.fit(X, verbose=0).history
     assert logs["loss"] == [pytest.approx(sum(0.01 * (kernel**2).sum() for kernel in before), rel=1e-5)]
     assert logs["regularization"] == logs["loss"]
-    for old, new in zip(before, values(kernels)):
+    for old, new in zip(before, values(kernels), strict=True):
         np.testing.assert_allclose(new, old * (1 - 2 * 0.01), rtol=1e-5)
 
 

@@ -122,7 +122,9 @@ def test_keras_gives_its_iterator_to_the_symbolic_build():
 
     with mirrored(2).scope():
         model = Asked(convolutional())
-        model.compile(optimizer="sgd", loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
+        model.compile(
+            optimizer="sgd", loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"]
+        )
     model.fit(np.zeros((8, 8, 8, 3), "float32"), np.zeros(8), batch_size=4, verbose=0)
     assert len(model.specs) == 1
 

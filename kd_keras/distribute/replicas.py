@@ -53,7 +53,7 @@ def synchronize_batch_norm(model: keras.Model) -> int:
 
 
 def require_rows(batch: Batch) -> Batch:
-    """Returns the same batch; the step fails with a clear error if this replica has no row, which layers cannot train on."""
+    """Returns the same batch, whose use fails with a clear error if this replica has no row, as layers need one."""
     replicas = replica_count()
     if replicas == 1:
         return batch

@@ -70,9 +70,9 @@ print("fits")
 
 
 def test_plain_keras_does_not_fit_on_workers_yet():
-    """keras-team/keras 20585. When this fails, Keras has mended it: kd_keras/multiworker.py can go."""
+    """keras-team/keras 20585. When this fails, Keras has mended it: kd_keras/distribute/keras_fit.py can go."""
     _, said, _ = workers.finish(workers.start(2, "-c", PLAIN))
-    assert "fits" not in said[0] + said[1], "Keras has mended issue 20585: delete kd_keras/multiworker.py"
+    assert "fits" not in said[0] + said[1], "Keras has mended issue 20585: delete kd_keras/distribute/keras_fit.py"
 
 
 def test_shares_are_parts_of_the_whole():
@@ -85,16 +85,24 @@ def test_shares_are_parts_of_the_whole():
         assert len(of_two) == 2 * len(whole) and len(of_one) == len(whole)
         for number, batch in enumerate(whole):
             parts = [*of_two[2 * number : 2 * number + 2], of_one[number]]
-            joined = [np.concatenate(each) for each in zip(*map(tf.nest.flatten, parts))]
-            for ours, expected in zip(joined, tf.nest.flatten(batch)):
+            joined = [np.concatenate(each) for each in zip(*map(tf.nest.flatten, parts), strict=True)]
+            for ours, expected in zip(joined, tf.nest.flatten(batch), strict=True):
                 np.testing.assert_array_equal(ours, expected)
 
 
 def test_evaluation_neither_loses_nor_repeats():
     images = source(37)
-    shares = [list(data.evaluation(images, batch_size=16, with_index=True, share=BatchSlice(p, 1, 4))) for p in range(4)]
+    shares = [
+        list(data.evaluation(images, batch_size=16, with_index=True, share=BatchSlice(p, 1, 4))) for p in range(4)
+    ]
     assert [len(each) for each in shares] == [3] * 4
-    seen = [i for each in shares for x, _, w in each for i, weight in zip(x[INDEX].numpy(), w.numpy()) if weight]
+    seen = [
+        i
+        for each in shares
+        for x, _, w in each
+        for i, weight in zip(x[INDEX].numpy(), w.numpy(), strict=True)
+        if weight
+    ]
     assert sorted(seen) == list(range(37))
     assert {len(y) for each in shares for _, y, _ in each} == {4}  # static: filled up with rows that weigh nothing
 
@@ -107,7 +115,7 @@ def test_training_can_start_within_an_epoch():
         late = list(data.training(images, start_epoch=1, start_step=1, epochs=2, **given))
         steps = data.steps_per_epoch(images, 16, options.get("drop_remainder", False))
         assert len(late) == 2 * steps - 1
-        for ours, expected in zip(late, whole[steps + 1 :]):
+        for ours, expected in zip(late, whole[steps + 1 :], strict=True):
             np.testing.assert_array_equal(ours[0][INPUTS], expected[0][INPUTS])
     with pytest.raises(ValueError, match="start_step below"):
         data.training(images, batch_size=16, start_step=3)
@@ -152,7 +160,9 @@ def test_central_storage():
     x, y = examples(16)
     before = values(distiller.student.trainable_variables)
     assert np.isfinite(distiller.fit(x, y, epochs=2, verbose=0).history["loss"]).all()
-    assert any(np.abs(a - b).max() > 0 for a, b in zip(before, values(distiller.student.trainable_variables)))
+    assert any(
+        np.abs(a - b).max() > 0 for a, b in zip(before, values(distiller.student.trainable_variables), strict=True)
+    )
     assert distiller.predict(x, verbose=0).shape == (16, 5)
 
 
@@ -239,7 +249,7 @@ def test_a_worker_that_dies_is_noticed_and_the_run_goes_on(tmp_path, one):
     survivor = both[1 - one]
     said, error = survivor.communicate(timeout=60)
     assert survivor.returncode == distribute.LOST and time.monotonic() - fell < 30
-    assert "the run goes on from its last checkpoint" in error
+    assert "resumes from its last checkpoint" in error
     both[one].communicate()
     again = workers.start(2, *program)
     begun(again[0], "Going on after epoch")

@@ -1,6 +1,6 @@
 """A program that fits small Distillers under one strategy and writes down what came of it; test_distribute.py compares.
 
-    python -m tests.support.replicas mirrored out.npz [case ...]
+python -m tests.support.replicas mirrored out.npz [case ...]
 """
 
 import json
@@ -79,7 +79,9 @@ def fitting(strategy, options):
 def shared(strategy, distiller):
     """Answers of which the replicas compute a part each; the last batch has one row."""
     with strategy.scope():
-        run = tf.function(distribute.map_over_replicas(lambda rows: {"logits": distiller.student(rows, training=False)}))
+        run = tf.function(
+            distribute.map_over_replicas(lambda rows: {"logits": distiller.student(rows, training=False)})
+        )
     return np.concatenate([run(rows)["logits"] for rows in plain(distiller)[0]])
 
 

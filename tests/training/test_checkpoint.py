@@ -82,7 +82,7 @@ def test_a_run_that_stops_goes_on_within_its_epoch(tmp_path, at, whole):
     assert same(variables, values(again.variables), atol=1e-6)
     assert same(optimizer, values(again.optimizer.variables), atol=1e-6)
     assert [epoch for epoch, _ in rest] == list(range(at[0], EPOCHS))
-    for (_, logs), (_, expected) in zip(rest, history[at[0] :]):
+    for (_, logs), (_, expected) in zip(rest, history[at[0] :], strict=True):
         assert logs == pytest.approx(expected, rel=1e-5)
 
 
