@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import numbers
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -80,7 +80,7 @@ class Teacher:
         self._tapped: list[Tapped] = []
 
     @staticmethod
-    def recorded(directory: str | os.PathLike, live: Teacher | None = None) -> RecordedTeacher:
+    def recorded(directory: str | Path, live: Teacher | None = None) -> RecordedTeacher:
         """Opens a recording of a teacher's outputs as a teacher; its networks are not needed.
 
         Give its `recording` to the pipeline, `data.training(..., recorded=teacher.recording)`, and the teacher to a
@@ -190,7 +190,7 @@ class Teacher:
 
 
 def prepared(network: keras.Model, preprocess: Callable[[Tensor], Tensor] | None, inputs: Any) -> Any:
-    """Prepares images as one of a teacher's networks reads them: applies its `preprocess`, resizes to its input size."""
+    """Prepares images for one of a teacher's networks: applies its `preprocess`, and resizes to its input size."""
     inputs, shape = preprocess(inputs) if preprocess else inputs, _input_shape(network)
     if shape is None or len(shape) != 4 or None in shape[1:3] or tuple(inputs.shape[1:3]) == shape[1:3]:
         return inputs

@@ -21,7 +21,7 @@ class BatchSlice(NamedTuple):
     """
 
     first: int = 0
-    count: int = 1
+    count: int = 1  # type: ignore[assignment]  # a tuple has a method of that name, which nothing uses
     total: int = 1
 
 

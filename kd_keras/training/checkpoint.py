@@ -87,7 +87,8 @@ class Checkpoint(keras.callbacks.Callback):
         self.position = Position()
         self._epoch_metrics: list[np.ndarray] = []  # the metrics of the epoch that was interrupted
         self._first_step = 0  # the step of the epoch at which this `fit` begins it
-        self._is_terminated, self._previous_handler = False, None
+        self._is_terminated = False
+        self._previous_handler: Any = None
 
     def restore(self, model: CheckpointedModel, best: bool = False) -> Position:
         """Loads the newest undamaged checkpoint, or the best, into a compiled model, and returns its position.
@@ -162,9 +163,9 @@ class Checkpoint(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         self.position = Position(epoch + 1, 0)
-        value = (logs or {}).get(self.best)
-        is_better = value is not None and value > self.highest
-        self.highest = float(value) if is_better else self.highest
+        value = float((logs or {}).get(self.best, float("-inf")))
+        is_better = value > self.highest
+        self.highest = value if is_better else self.highest
         is_due = (epoch + 1) % self.every_epochs == 0 or epoch + 1 == self.params.get("epochs")
         if is_due or is_better or self._must_exit():
             self.save(best=is_better)

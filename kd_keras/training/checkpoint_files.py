@@ -72,7 +72,7 @@ def write(directory: Path, state: State, *, keep: int = 2, best: bool = False) -
     """
     directory.mkdir(parents=True, exist_ok=True)
     memory = io.BytesIO()
-    numbered = {str(number): array for number, array in enumerate(state.arrays)}
+    numbered: dict[str, Any] = {str(number): array for number, array in enumerate(state.arrays)}
     np.savez(memory, about=json.dumps(state.about), **numbered)
     content = memory.getvalue()
     path = directory / str(FileName(state.position, _checksum(content), best))

@@ -4,10 +4,10 @@
     python -m scripts.bench.step_old_new --old=/tmp/old --rounds=21 --memory
 
 The old package is copied to a temporary folder under another name, so that both run side by side on the same teacher,
-on students with the same weights and on one batch in memory. Each round times some steps of both, in alternating order;
-what is printed is the median of the rounds' ratios. Where `--memory` reports that statistics are missing, set
-TF_ENABLE_ONEDNN_OPTS=1 in the environment, and TensorFlow counts. A pair is teacher:student:pixels:batch. The check of the
-teacher before training is not a part of the step, and is left out.
+on students with the same weights and on one batch in memory. Each round times some steps of both, in alternating order,
+and the median of the rounds' ratios is printed. A pair is teacher:student:pixels:batch. The check of the teacher before
+training is not a part of the step, and is left out. If `--memory` reports that it cannot reset the memory statistics,
+set TF_ENABLE_ONEDNN_OPTS=1 in the environment.
 """
 
 from __future__ import annotations
