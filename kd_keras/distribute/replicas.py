@@ -78,7 +78,7 @@ def run_without_rows(function: Callable[[Any], Any], inputs: Any) -> Any:
     return tree.map_structure(lambda x: x[:rows], function(padded))
 
 
-def branch_together(condition: Tensor, accept: Callable, reject: Callable, *args: Any) -> None:
+def branch_together(condition: Tensor, accept: Callable[..., None], reject: Callable[..., None], *args: Any) -> None:
     """Runs one of two functions of this replica's tensors; the condition must be the same on all replicas.
 
     Args:

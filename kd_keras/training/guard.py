@@ -94,12 +94,11 @@ class NonFiniteGuard:
             return is_finite
         if not optimizer.built:
             optimizer.build(variables)
-        branch_together(
-            is_finite,
-            lambda gradients: optimizer.apply_gradients(zip(gradients, variables, strict=True)),
-            lambda gradients: self._restore_snapshot(),
-            gradients,
-        )
+
+        def update(gradients: list) -> None:
+            optimizer.apply_gradients(zip(gradients, variables, strict=True))
+
+        branch_together(is_finite, update, lambda gradients: self._restore_snapshot(), gradients)
         return is_finite
 
     def _agree(self, fails: Tensor, overflows: Tensor, loss: GlobalMean) -> tuple[Tensor, Tensor]:
