@@ -83,7 +83,6 @@ class Distiller(FitsOnWorkers):
         self._epoch = self.add_weight(name="epoch", shape=(), dtype="int32", initializer="zeros", trainable=False)
         names = ["hard", *term_names(self.methods)]
         self._trackers = {term: keras.metrics.Mean(name=term) for term in [*names, "regularization"]}
-        self._logged: set[str] = set()
         self.guard = NonFiniteGuard(self, names)
         self.built = True
 
@@ -126,6 +125,7 @@ class Distiller(FitsOnWorkers):
         if weight is None:
             logging.getLogger("kd_keras").info("hard_weight %g: %s.", value, self.hard_weight_reason)
         self._terms = make_terms(self._hard_weight, self._hard_loss, self.methods)
+        self._logged: set[str] = set()  # the names of the losses of the last traced step
         self.train_function = None  # the one traced with other terms
 
     # ---- the step

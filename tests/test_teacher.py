@@ -1,4 +1,4 @@
-"""The teacher: frozen, one or several, with eyes and class names of its own."""
+"""The teacher: frozen, one network or several, with an input size and an order of classes of its own."""
 
 import contextlib
 import warnings

@@ -1,4 +1,4 @@
-"""Strategies: the same numbers however many devices, real workers on this machine, and what names and numbers do."""
+"""Strategies: the same numbers on any number of devices, real workers on this machine, names and their checks."""
 
 import json
 import os
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:The teacher is right", "ignore:.
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    """What came of every case on one device, two logical ones, and two workers (both of them)."""
+    """The results of every case on one device, on two logical ones, and on two workers, for each of them."""
     place = tmp_path_factory.mktemp("replicas")
     both = workers.start(2, "-m", "tests.support.replicas", "multiworker", place / "worker{index}.npz")
     for name in ("one", "mirrored"):
@@ -75,7 +75,7 @@ def test_plain_keras_does_not_fit_on_workers_yet():
     assert "fits" not in said[0] + said[1], "Keras has mended issue 20585: delete kd_keras/distribute/keras_fit.py"
 
 
-def test_shares_are_parts_of_the_whole():
+def test_slices_are_parts_of_the_whole_batch():
     images = source(37)
     options = {"batch_size": 16, "epochs": 2, "with_index": True}
     for views in (Augmentation(shift=1), Augmentation(flip=True, mixup=0.5)):
@@ -90,7 +90,7 @@ def test_shares_are_parts_of_the_whole():
                 np.testing.assert_array_equal(ours, expected)
 
 
-def test_evaluation_neither_loses_nor_repeats():
+def test_evaluation_neither_loses_nor_repeats_a_row():
     images = source(37)
     shares = [
         list(data.evaluation(images, batch_size=16, with_index=True, share=BatchSlice(p, 1, 4))) for p in range(4)
@@ -124,7 +124,7 @@ def test_training_can_start_within_an_epoch():
 
 
 @pytest.mark.parametrize("count", [33, 34])
-def test_evaluation_and_prediction_with_a_replica_that_gets_nothing(count):
+def test_evaluation_and_prediction_with_a_replica_without_rows(count):
     """Keras divides a user's own data itself: of the last batch of one example, a replica sees none."""
     x, y = examples(count)
     with mirrored(2).scope():
@@ -137,7 +137,7 @@ def test_evaluation_and_prediction_with_a_replica_that_gets_nothing(count):
     np.testing.assert_allclose(distiller.predict(rows, verbose=0), alone.predict(rows, verbose=0), atol=1e-6)
 
 
-def test_training_with_a_replica_that_gets_nothing_says_so():
+def test_training_with_a_replica_without_rows_is_an_error():
     x, y = examples(17)
     with mirrored(2).scope():
         distiller = compiled(Distiller(student=convolutional()), jit_compile=False)
@@ -239,7 +239,7 @@ def begun(process, text):
 
 
 @pytest.mark.parametrize("one", [pytest.param(0, marks=pytest.mark.slow), 1], ids=["chief", "other"])
-def test_a_worker_that_dies_is_noticed_and_the_run_goes_on(tmp_path, one):
+def test_a_worker_that_dies_is_noticed_and_the_run_resumes(tmp_path, one):
     data.load("digits", "train", tmp_path)
     program = ["-m", "experiments.train", *RUN, f"--data_dir={tmp_path}", f"--run={tmp_path / 'run'}"]
     both = workers.start(2, *program)

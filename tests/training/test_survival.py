@@ -1,4 +1,4 @@
-"""Programs that are killed, asked to leave, or go astray, as a shell sees them."""
+"""Programs that are killed, asked to exit, or diverge, as a shell sees them."""
 
 import csv
 import json
