@@ -13,7 +13,7 @@ from absl import flags
 from kd_keras import distribute
 from kd_keras.data.pipeline import SHARDING
 from kd_keras.errors import explain_mismatch
-from kd_keras.training.guard import CHOICES
+from kd_keras.training.nonfinite import CHOICES
 
 FLAGS = flags.FLAGS
 

@@ -15,7 +15,7 @@ from kd_keras.contracts import as_batch
 from kd_keras.errors import explain_mismatch
 from kd_keras.networks.freezing import PRECISIONS
 from kd_keras.recording.teacher import RecordedTeacher
-from kd_keras.training.checkpoint import Position
+from kd_keras.training import Position
 
 FLAGS = flags.FLAGS
 

@@ -18,8 +18,7 @@ from kd_keras.errors import explain_mismatch
 from kd_keras.evaluation import accuracy, predict
 from kd_keras.networks.loading import load_weights
 from kd_keras.recording.reader import Recording
-from kd_keras.training.checkpoint import Checkpoint, Position
-from kd_keras.training.guard import NonFinite
+from kd_keras.training import Checkpoint, NonFinite, Position
 
 FLAGS = flags.FLAGS
 

@@ -86,7 +86,7 @@ def test_it_trains_the_student_and_resumes_from_a_file(kind, tmp_path):
     resumed = keras.saving.load_model(tmp_path / "distiller.keras")
     resumed.jit_compile = False
     if distiller.methods[0].taps.teacher:
-        resumed.attach(distiller._teacher.networks[0])
+        resumed.attach(distiller.teacher.networks[0])
     losses = [model.fit(x, y, epochs=2, shuffle=False, verbose=0).history["loss"] for model in (distiller, resumed)]
     np.testing.assert_allclose(*losses, rtol=1e-6)
     assert same(values(distiller.variables), values(resumed.variables), atol=1e-6)
