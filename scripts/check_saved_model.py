@@ -1,6 +1,6 @@
 """Loads a SavedModel without kd_keras and compares its classes with those recorded beside it in check.npz.
 
-    python scripts/check_saved_model.py runs/student/export/saved_model
+python scripts/check_saved_model.py runs/student/export/saved_model
 """
 
 import sys

@@ -1,6 +1,6 @@
 """Writes the README's table of methods from the methods themselves.
 
-    python -m scripts.readme_methods
+python -m scripts.readme_methods
 """
 
 from pathlib import Path

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scripts.measuring import in_turns, ratio
+from scripts.bench.measuring import in_turns, ratio
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -31,7 +31,7 @@ def test_turns_medians_and_ratios():
 
 PEAKS = """
 import tensorflow as tf
-from scripts.measuring import peak
+from scripts.bench.measuring import peak
 
 kept = tf.ones((1024, 1024))
 
@@ -55,11 +55,17 @@ def test_a_peak_counts_what_is_there_at_one_time():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("given, wanted", [
-    (["bench_step", "--pair=resnet8:resnet8:16:4", "--rounds=1", "--steps=1", "--memory"], "ours, recorded / student"),
-    (["bench_methods", "--method=KD", "--rounds=1", "--steps=1"], "| KD |"),
-    (["bench_methods", "--method=KD", "--growth=classes"], "| KD |"),
-])
+@pytest.mark.parametrize(
+    "given, wanted",
+    [
+        (
+            ["bench.step", "--pair=resnet8:resnet8:16:4", "--rounds=1", "--steps=1", "--memory"],
+            "ours, recorded / student",
+        ),
+        (["bench.methods", "--method=KD", "--rounds=1", "--steps=1"], "| KD |"),
+        (["bench.methods", "--method=KD", "--growth=classes"], "| KD |"),
+    ],
+)
 def test_a_bench_runs(given, wanted):
     command = [sys.executable, "-m", f"scripts.{given[0]}", *given[1:]]
     ran = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)

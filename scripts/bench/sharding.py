@@ -1,6 +1,6 @@
 """What one of two workers pays for reading every file where its own would do: the input pipeline by itself.
 
-    python -m scripts.bench_sharding --dataset=imagenette_96 --data_dir=../shared/data --split=train
+    python -m scripts.bench.sharding --dataset=imagenette_96 --data_dir=../shared/data --split=train
 
 The images are first written into 16 files, with TFDS's own writer, in a temporary directory. An epoch of one worker's
 share is then read in both ways in turn, with augmentation and without images kept in memory.

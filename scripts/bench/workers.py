@@ -1,6 +1,6 @@
 """How much faster two workers of one core each are than one worker of one core, and where the time goes.
 
-    python scripts/bench_workers.py --batch=32 --steps=40
+    python -m scripts.bench.workers --batch=32 --steps=40
 
 One step of distillation (resnet20 to resnet8, 32x32 images, KD) with `batch` images a worker, timed in four ways: one
 worker alone; two processes that know nothing of each other (what sharing the machine costs); two workers of one
@@ -10,6 +10,7 @@ strategy; and the sums that they need for it, without any other work.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import socket
@@ -19,7 +20,7 @@ import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 
 
 def measured(kind: str, core: int, batch: int, steps: int) -> list[float]:
@@ -46,7 +47,7 @@ def measured(kind: str, core: int, batch: int, steps: int) -> list[float]:
     for _ in range(steps + 6):
         moments.append(time.perf_counter())
         step(iterator)
-    return [after - before for before, after in zip(moments[5:], moments[6:])]
+    return [after - before for before, after in itertools.pairwise(moments[5:])]
 
 
 def built():

@@ -1,7 +1,7 @@
 """Prints what the harness measures of every method, as Markdown, and the time that a step takes beyond one of KD.
 
-    python -m scripts.methods_table
-    python -m scripts.methods_table AT CRD
+    python -m scripts.reproduce.methods_table
+    python -m scripts.reproduce.methods_table AT CRD
 
 Value and gradient: the largest relative difference from NumPy in float64, over the cases of the method's test. Edges:
 zeros, dead channels, equal rows, values to 400, a batch of one. Replicas: the largest difference of a variable after
@@ -58,7 +58,7 @@ def milliseconds(kind: type) -> str:
     plain = taught(KD(), models.build("resnet8", (32, 32, 3), 10), teacher)
     x = {INPUTS: IMAGES, INDEX: np.arange(64) % 32} if made.methods[0].needs_index else IMAGES
     seconds = {"own": [], "plain": []}
-    for step in range(STEPS + 2):
+    for _ in range(STEPS + 2):
         for name, distiller, images in (("own", made, x), ("plain", plain, IMAGES)):
             begun = time.perf_counter()
             distiller.train_on_batch(images, LABELS)

@@ -1,6 +1,6 @@
 """Prints the zoo beside the counts in print, from experiments/results/zoo_published.csv, as Markdown.
 
-    python -m scripts.zoo_table
+python -m scripts.reproduce.zoo_table
 """
 
 import csv
@@ -13,7 +13,7 @@ from experiments.arguments import parse_call
 from kd_keras import models
 from kd_keras.evaluation import macs
 
-PUBLISHED = Path(__file__).parent.parent / "experiments" / "results" / "zoo_published.csv"
+PUBLISHED = Path(__file__).parent.parent.parent / "experiments" / "results" / "zoo_published.csv"
 UNITS = {"k": 1e3, "M": 1e6, "G": 1e9}
 
 
@@ -50,7 +50,7 @@ def main() -> None:
     print("|---|---:|---:|---:|---:|---:|---:|---|---|")
     for row in rows():
         ours = counted(row)
-        equal = [agrees(*pair) for pair in zip(ours, (row["parameters"], row["macs"]))]
+        equal = [agrees(*pair) for pair in zip(ours, (row["parameters"], row["macs"]), strict=True)]
         name = f"{row['model']}({row['options']})" if row["options"] else row["model"]
         note = row["note"] if False in equal else "none"
         cells = [name, row["size"], row["classes"], f"{ours[0]:,}", row["parameters"], f"{ours[1]:,}", row["macs"]]

@@ -1,6 +1,6 @@
 """Distils a resnet8 by every method, each for the same short budget, and prints what came of it as Markdown.
 
-    python -m scripts.methods_cifar10 --teacher=runs/resnet20 --runs=runs/methods --data_dir=...
+    python -m scripts.reproduce.methods_cifar10 --teacher=runs/resnet20 --runs=runs/methods --data_dir=...
 
 Each run is `python -m experiments.distill` with the method's defaults and the hard loss's weight that they were
 published beside; a finished run is not run again, and one that fails does not end the rest. The student alone has

@@ -1,6 +1,6 @@
 """Hinton, Vinyals and Dean 2015 (1503.02531), section 3, on MNIST: test errors of every net beside the paper's.
 
-    python -m scripts.hinton_mnist --data_dir=... --runs=runs/mnist
+    python -m scripts.reproduce.hinton_mnist --data_dir=... --runs=runs/mnist
 
 For each seed a large net, a small one alone, the small one distilled, and the small one distilled from images without
 any 3. The bias of the last one's class 3 is then raised in two ways: so that the test errors are fewest, which is what

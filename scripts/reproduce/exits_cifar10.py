@@ -1,7 +1,7 @@
 """Trains a resnet8 plainly, and with a classifier at each stage by itself and by a teacher, with three seeds, and
 prints the accuracy of every exit and of their sum as Markdown.
 
-    python -m scripts.exits_cifar10 --teacher=runs/resnet20 --runs=runs/exits --data_dir=...
+    python -m scripts.reproduce.exits_cifar10 --teacher=runs/resnet20 --runs=runs/exits --data_dir=...
 
 A finished run is not run again.
 """
@@ -56,7 +56,9 @@ def main() -> None:
     print("| trained | prediction | mean, % | spread | seeds 0, 1, 2 |\n|---|---|---:|---:|---|")
     for way, (program, given) in ways.items():
         places = [Path(asked.runs) / f"{way.replace(' ', '_')}{seed}" for seed in SEEDS]
-        runs = [trained(place, program, *given, *where, f"--seed={seed}") for seed, place in zip(SEEDS, places)]
+        runs = [
+            trained(place, program, *given, *where, f"--seed={seed}") for seed, place in zip(SEEDS, places, strict=True)
+        ]
         found = [accuracies(run, asked.data_dir) for run in runs]
         for name in found[0]:
             each = [one[name] for one in found]

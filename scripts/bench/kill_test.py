@@ -1,6 +1,6 @@
 """Kills a training program at random moments until it is through, and compares it with a run that was left alone.
 
-    python scripts/kill_test.py --kills 20
+    python -m scripts.bench.kill_test --kills 20
 
 Every start is the same command. With --deterministic, which it sets, on one device the weights must be the same bit for
 bit; the same goes for the log of every epoch. A kill falls at any moment of a process's life, as it starts, steps,
@@ -20,7 +20,7 @@ import threading
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 PROGRAM = ["--dataset=digits", "--batch_size=50", "--shift=1", "--optimizer=adam", "--learning_rate=0.003"]
 PROGRAM += ["--checkpoint_every=3", "--deterministic", "--strategy=one"]
 TEACHER = ["--model=mlp(hidden=(64,))", "--epochs=3"]
@@ -96,8 +96,8 @@ def differences(one: Path, other: Path) -> list[str]:
     found = []
     for name in ("model.keras", "best.keras"):
         weights = [keras.saving.load_model(run / name).get_weights() for run in (one, other)]
-        largest = max(float(np.abs(a - b).max()) for a, b in zip(*weights))
-        same = all(a.tobytes() == b.tobytes() for a, b in zip(*weights))
+        largest = max(float(np.abs(a - b).max()) for a, b in zip(*weights, strict=True))
+        same = all(a.tobytes() == b.tobytes() for a, b in zip(*weights, strict=True))
         found += [] if same else [f"{name}: weights differ by up to {largest:.1e}"]
     logs = [(run / "metrics.csv").read_text() for run in (one, other)]
     return found + ([] if logs[0] == logs[1] else ["metrics.csv"])

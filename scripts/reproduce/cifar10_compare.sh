@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # experiments/results/cifar10_compare.md: a teacher, nine recipes by three seeds, and the report page of the best of them.
-# usage: bash scripts/cifar10_compare.sh [FLAGS, such as --data_dir=...]     goes on where it stopped
+# usage: bash scripts/reproduce/cifar10_compare.sh [FLAGS, such as --data_dir=...]     goes on where it stopped
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 . scripts/environment.sh ""
 python -m experiments.train --flagfile=experiments/configs/cifar10_strong_teacher.flags --run=runs/resnet20_strong "$@"
 python -m experiments.compare --flagfile=experiments/configs/cifar10_compare.sweep --sweep=runs/compare \

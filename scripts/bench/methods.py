@@ -1,7 +1,7 @@
 """What each method costs over KD in a whole step, and how its loss grows with batch, width and classes.
 
-    python -m scripts.bench_methods --rounds=5
-    python -m scripts.bench_methods --growth=batch --growth=width --growth=classes
+    python -m scripts.bench.methods --rounds=5
+    python -m scripts.bench.methods --growth=batch --growth=width --growth=classes
 
 The methods are those that kd_keras.methods names, with their defaults. A step is that of a resnet20 that teaches a
 resnet8 on one batch in memory. Growth is measured on the loss alone, with its gradient and its method's own updates,
@@ -24,7 +24,7 @@ from kd_keras import Distiller, methods, models
 from kd_keras.contracts import INDEX, INPUTS, Batch, Step
 from kd_keras.methods import Method
 from kd_keras.networks.taps import Tapped
-from scripts.measuring import fitting, in_turns, machine, peak, ratio
+from scripts.bench.measuring import fitting, in_turns, machine, peak, ratio
 
 EXAMPLES = 50000  # of the data set that a method with a memory is told of
 SIZES = {"batch": (16, 64, 256, 512), "width": (8, 16, 32, 64), "classes": (10, 100, 1000, 20000)}

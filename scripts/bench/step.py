@@ -1,11 +1,11 @@
 """Seconds a training step, in turns in one process: student alone, by hand, Keras's Distiller, ours live and recorded.
 
-    python -m scripts.bench_step --pair=resnet32x4:resnet8x4:32:32 --rounds=9 --xla --memory
+    python -m scripts.bench.step --pair=resnet32x4:resnet8x4:32:32 --rounds=9 --xla --memory
 
 A pair is teacher:student:pixels:batch. All distil with a hard loss and KD at temperature 4, each weighing a half; with
 "stage" the mean squared difference of the last stage is added, where both have the same channels (Keras's Distiller
 has no adapters). "Folded" and "bfloat16" have a teacher frozen by `kd_keras.frozen`, in float32 and in that precision.
-What is fed is one batch in memory: reading is measured by scripts.bench_recording.
+What is fed is one batch in memory: reading is measured by scripts.bench.recording.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from kd_keras import Distiller, frozen, methods, models
 from kd_keras.contracts import INPUTS, RECORDED
 from kd_keras.networks.taps import Tapped
 from kd_keras.teacher import AbsentTeacher, Teacher
-from scripts.measuring import Run, fitting, in_turns, looping, machine, peak, ratio
+from scripts.bench.measuring import Run, fitting, in_turns, looping, machine, peak, ratio
 
 PAIRS = ("resnet32x4:resnet8x4:32:32", "applications/ResNet50:applications/MobileNet:96:16")
 PAIRS += ("vgg13:shufflenet_v2:32:32",)
@@ -87,7 +87,7 @@ def by_hand(pair: Pair, xla: bool, stage: bool = False) -> Run:
             if stage:
                 loss += 0.5 * tf.reduce_mean(tf.square(answers["stages[-1]"] - taps["stages[-1]"]))
         gradients = tape.gradient(loss, pair.student.trainable_variables)
-        updates.apply_gradients(zip(gradients, pair.student.trainable_variables))
+        updates.apply_gradients(zip(gradients, pair.student.trainable_variables, strict=True))
         return loss
 
     return looping(step, (pair.images, pair.labels))

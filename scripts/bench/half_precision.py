@@ -1,6 +1,6 @@
 """How far the weights of two replicas are from those of one, by precision and by step, and what rounding alone does.
 
-    python -m scripts.half_precision
+    python -m scripts.bench.half_precision
 
 The network, the methods and the batches are those of tests/replicas.py: KD and FitNet, batches of 16, 21 updates. Every
 row is the largest difference over all weights after 1, 5 and 20 steps. "Rows reversed" is one device that is given each
@@ -69,8 +69,8 @@ def main() -> None:
         if tuple(how) == (0.05, 0.9, None) and policy != "float32":
             others["one device in float32"] = exact
         for name, other in others.items():
-            pairs = zip(alone, other)
-            most = (max(float(np.abs(a - b).max()) for a, b in zip(*pair)) for pair in pairs)
+            pairs = zip(alone, other, strict=True)
+            most = (max(float(np.abs(a - b).max()) for a, b in zip(*pair, strict=True)) for pair in pairs)
             print(f"| {case} | {name} | " + " | ".join(f"{each:.1e}" for each in most) + " |", flush=True)
 
 

@@ -1,6 +1,6 @@
 """What a frozen copy of a teacher costs in answers and saves in time, by precision.
 
-    python -m scripts.frozen_teacher --teacher=runs/resnet20_strong --dataset=cifar10 --timed=vgg13:32:32
+    python -m scripts.bench.frozen_teacher --teacher=runs/resnet20_strong --dataset=cifar10 --timed=vgg13:32:32
 
 Of a trained teacher: its accuracy on the test images, how often the copy answers as the network does, how far its
 logits and distributions are, and the bytes of its weights. Of networks to be timed, name:pixels:batch, milliseconds a
@@ -21,7 +21,7 @@ from kd_keras.evaluation.agreement import agreement
 from kd_keras.evaluation.base import Predictions, predict
 from kd_keras.evaluation.cost import milliseconds
 from kd_keras.networks.freezing import PRECISIONS
-from scripts.measuring import machine
+from scripts.bench.measuring import machine
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("teacher", None, "A finished run.")
@@ -79,7 +79,7 @@ def main(_: list[str]) -> None:
         print("\n| milliseconds a pass, and of the network's |", " | ".join(FLAGS.timed), "|")
         print("|---|" + "---:|" * len(FLAGS.timed))
         rows = ["the network", *(f"frozen, {name}" for name in PRECISIONS)]
-        for row in zip(rows, *map(timed_cells, FLAGS.timed)):
+        for row in zip(rows, *map(timed_cells, FLAGS.timed), strict=True):
             print("|", " | ".join(row), "|")
     print(f"\n{machine()}")
 

@@ -1,11 +1,12 @@
 """How long a step of training takes on this machine with and without XLA.
 
-    python scripts/bench_jit.py --batch=32 --steps=20
+python -m scripts.bench.jit --batch=32 --steps=20
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 import time
 
@@ -29,7 +30,7 @@ def median(name: str, jit: bool, batch: int, steps: int) -> tuple[float, float]:
     for _ in range(steps + 1):
         distiller.train_on_batch(x, y)
         moments.append(time.perf_counter())
-    each = [after - before for before, after in zip(moments, moments[1:])]
+    each = [after - before for before, after in itertools.pairwise(moments)]
     return each[0], 1000 * statistics.median(each[1:])
 
 

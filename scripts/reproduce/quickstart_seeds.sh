@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # The quickstart's three trainings with several seeds, and the mean and spread of what they reach.
-# usage: scripts/quickstart_seeds.sh [SEED ...]     by default 0 1 2 3 4; finished runs are not run again
+# usage: scripts/reproduce/quickstart_seeds.sh [SEED ...]     by default 0 1 2 3 4; finished runs are not run again
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 . scripts/environment.sh
 RUNS="${RUNS:-runs/quickstart_seeds}"
 seeds=("${@:-0 1 2 3 4}")

@@ -1,6 +1,6 @@
 """Live against recorded on CIFAR-10: time to the same accuracy, bytes an example, reading speed.
 
-    python -m scripts.bench_recording --teacher=runs/resnet20 --data_dir=../shared/data
+    python -m scripts.bench.recording --teacher=runs/resnet20 --data_dir=../shared/data
 
 The live run and the recorded one show the same views, so they learn the same; a third run shows a new view in every
 epoch, as training without a recording usually does.
@@ -22,7 +22,7 @@ from experiments.runs import load_model, load_result
 from experiments.teachers import renormalize
 from kd_keras import Distiller, Teacher, data, methods, models
 from kd_keras.recording.writer import record
-from scripts.measuring import machine
+from scripts.bench.measuring import machine
 
 FORMS = ("float32", "float16", "top-5", "top-2")
 FLAGS = flags.FLAGS
@@ -86,7 +86,7 @@ def forms(teacher: Teacher, images: data.Source, place: Path) -> None:
     """The table of how logits are kept."""
     print("\n| kept | bytes an example and view | KL at T=1 | greatest | KL at T=4 | greatest | rows read a second |")
     print("|---|---:|---:|---:|---:|---:|---:|")
-    rows = np.random.default_rng(0).permutation(images.size)[:FLAGS.batch_size]
+    rows = np.random.default_rng(0).permutation(images.size)[: FLAGS.batch_size]
     for taps, form in [(("logits",), form) for form in FORMS] + [(("logits", "stages"), "float16")]:
         name = form if len(taps) == 1 else f"{form} and stages"
         recording = record(place / name, teacher, images, taps=taps, logits=form, say=lambda _: None, **view(images))
@@ -97,8 +97,11 @@ def forms(teacher: Teacher, images: data.Source, place: Path) -> None:
             count += len(rows)
         each = (place / name / "view-0000-00.tfrecord").stat().st_size / recording.plan["shards"][0]["rows"]
         errors = [shard["error"] for shard in recording.plan["shards"] if shard["error"]]
-        cells = [f"{combine([error[at][part] for error in errors]):.1e}" if errors else "0"
-                 for at in ("T=1", "T=4") for part, combine in enumerate((np.mean, max))]
+        cells = [
+            f"{combine([error[at][part] for error in errors]):.1e}" if errors else "0"
+            for at in ("T=1", "T=4")
+            for part, combine in enumerate((np.mean, max))
+        ]
         read = count / (time.perf_counter() - begun)
         print(f"| {name} | {each:,.0f} | {' | '.join(cells)} | {read:,.0f} |", flush=True)
         options = {**view(images), "recorded": recording}
