@@ -1,0 +1,36 @@
+"""The tutorials and experiments/minimal.py, in the short form that KD_SHORT=1 asks for."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+TUTORIALS = sorted((ROOT / "experiments" / "tutorials").glob("*.py"))
+
+
+def run(path, folder):
+    environment = {**os.environ, "KD_SHORT": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.run([sys.executable, path], capture_output=True, text=True, cwd=folder, env=environment)
+
+
+@pytest.mark.parametrize("path", [*TUTORIALS, ROOT / "experiments" / "minimal.py"], ids=lambda path: path.stem)
+def test_it_runs(path, tmp_path):
+    ran = run(path, tmp_path)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+
+
+@pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
+def test_it_is_in_the_readme_and_in_percent_format(path):
+    assert f"experiments/tutorials/{path.name}" in (ROOT / "README.md").read_text()
+    text = path.read_text()
+    assert text.startswith('# %% [markdown]\n"""\n# ')
+    named = re.findall(r"\bexperiments/(?:results|tutorials)/[\w./]+\w", text)
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_the_minimal_program_is_short():
+    assert len((ROOT / "experiments" / "minimal.py").read_text().splitlines()) <= 65
