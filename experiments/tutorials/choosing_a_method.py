@@ -2,9 +2,9 @@
 """
 # Choosing a method
 
-There are 36 methods in `kd.methods`, one published loss per file. This tutorial shows the families, where methods read
-the two networks, how their weights work, how to combine them, and how to find out which one helps on your data. The
-list of methods with papers and defaults is in experiments/results/method_list.md.
+There are 36 methods in `kd.methods`, one published loss per file. This tutorial shows the families, where methods
+read the two networks, how their weights work, how to combine them, and how to find out which one helps on your data.
+The list of methods with papers and defaults is in experiments/results/method_list.md.
 """
 
 # %%
@@ -27,7 +27,7 @@ teacher = kd.train(model="resnet8x4", epochs=max(2, EPOCHS // 2), run=RUNS / "te
 | family | what the student learns | needs | try first |
 | --- | --- | --- | --- |
 | logits | the teacher's class probabilities | the same classes | `KD`, `DKD`, `DIST` |
-| features | the teacher's feature maps | maps that can be paired; adapters bridge the widths | `FitNet`, `ReviewKD`, `SimKD` |
+| features | the teacher's feature maps | pairs of maps; adapters bridge the widths | `FitNet`, `ReviewKD`, `SimKD` |
 | relations | distances and similarities between the examples of a batch | large enough batches | `RKD`, `CRD`, `SP` |
 | dense | maps of detectors and segmentation networks | dense predictions | `CWD`, `MGD`, `PKD` |
 | label-free | features, without any labels | only images | `Dense`, `Queue`, `Tokens` |
@@ -54,11 +54,11 @@ print(kd.methods.AT(student_tap=("stages[0]", "stages[2]"), teacher_tap=("stages
 """
 ## Weights
 
-The loss is `hard_weight * hard loss + sum of weight * method`. The defaults are the published weights, which belong to the
-published setting (usually CIFAR-100, batches of 64, 240 epochs). For other settings expect to tune them.
+The loss is `hard_weight * hard loss + sum of weight * method`. The defaults are the published weights, which belong
+to the published setting (usually CIFAR-100, batches of 64, 240 epochs). For other settings expect to tune them.
 
-A weight may follow the epochs: `{0: 1.0, 30: 0.0}` holds from the named epoch on. The same works for `hard_weight`. So
-methods that were published in two stages, such as AB and FSP, run in one training.
+A weight may follow the epochs: `{0: 1.0, 30: 0.0}` holds from the named epoch on. The same works for `hard_weight`.
+So methods that were published in two stages, such as AB and FSP, run in one training.
 """
 
 # %%
@@ -76,8 +76,8 @@ two_stages = kd.distill(
 """
 ## Combining methods
 
-Give several methods. They share one forward pass of the student and one of the teacher. `LSKD` standardizes the logits
-for another method, its host.
+Give several methods. They share one forward pass of the student and one of the teacher. `LSKD` standardizes the
+logits for another method, its host.
 """
 
 # %%
@@ -95,18 +95,18 @@ print(standardized.name, combined.result["last"])
 
 # %% [markdown]
 """
-Some methods change the student. `SimKD` gives it the teacher's classifier behind an adapter; both count as the student's
-parameters and are exported with it. Called through `kd.distill` this happens by itself; with a `Distiller` of your own,
-use `kd.methods.simkd_student(student, teacher)` first.
+Some methods change the student. `SimKD` gives it the teacher's classifier behind an adapter; both count as the
+student's parameters and are exported with it. Called through `kd.distill` this happens by itself; with a `Distiller`
+of your own, use `kd.methods.simkd_student(student, teacher)` first.
 
 ## Comparing on your data
 
-Run every candidate with several seeds and look at the interval of its gain over the baseline. In the shell one command does it,
-shares the work between machines (`--shard=0/2`) and resumes if interrupted:
+Run every candidate with several seeds and look at the interval of its gain over the baseline. In the shell one
+command does it, shares the work between machines (`--shard=0/2`) and resumes if interrupted:
 
-    python -m experiments.compare --sweep=runs/compare --pair=runs/teacher:resnet8 --seeds=0,1,2 --budget=budget.flags \\
-        --recipe="kd: --method='kd(temperature=4, weight=0.9)' --hard_weight=0.1" --recipe="dkd: --method=dkd" \\
-        --output=runs/compare
+    python -m experiments.compare --sweep=runs/compare --pair=runs/teacher:resnet8 --seeds=0,1,2 \\
+        --budget=budget.flags --output=runs/compare \\
+        --recipe="kd: --method='kd(temperature=4, weight=0.9)' --hard_weight=0.1" --recipe="dkd: --method=dkd"
 
 In Python, `kd.compare` tabulates finished runs; runs that differ only in their seed form one row.
 """

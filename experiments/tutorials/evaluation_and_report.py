@@ -3,7 +3,8 @@
 # Does the student hold up?
 
 A student with nearly the teacher's accuracy can still be worse calibrated, less robust, or look at other parts of an
-image. This tutorial asks these questions of a teacher and two students, sets requirements, and writes the report page.
+image. This tutorial asks these questions of a teacher and two students, sets requirements, and writes the report
+page.
 """
 
 # %%
@@ -27,8 +28,8 @@ student = kd.distill(
 """
 ## What is always measured
 
-* **Accuracy**, top-1 and top-5, by class, with bootstrap intervals. The difference from the teacher is paired, image by
-  image, and tested with McNemar's test.
+* **Accuracy**, top-1 and top-5, by class, with bootstrap intervals. The difference from the teacher is paired, image
+  by image, and tested with McNemar's test.
 * **Agreement** with the teacher, and who is right if they disagree.
 * **Calibration**: the expected calibration error before and after temperature scaling; the temperature is fitted on
   images that are not used to measure.
@@ -54,8 +55,9 @@ They are asked by name, or all at once by `questions=["all"]`.
 
 ## Requirements
 
-A requirement is checked for the last student: the program `experiments.evaluate` exits with code 3 if one is not met, so a
-build can depend on it. The report page is one self-contained HTML file that opens with the verdict and the trade-off.
+A requirement is checked for the last student: the program `experiments.evaluate` exits with code 3 if one is not met,
+so a build can depend on it. The report page is one self-contained HTML file that opens with the verdict and the
+trade-off.
 """
 
 # %%

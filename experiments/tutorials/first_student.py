@@ -2,8 +2,9 @@
 """
 # A first student
 
-You will train a small image classifier in three ways that take the same time: on labels alone, with a teacher, and with
-a teacher and a second method. You then compare them and export the best one. It takes a few minutes on two CPU cores.
+You will train a small image classifier in three ways that take the same time: on labels alone, with a teacher, and
+with a teacher and a second method. You then compare them and export the best one. It takes a few minutes on two CPU
+cores.
 
 The images are 1,797 handwritten digits of 8x8 pixels that come with scikit-learn, 1,000 of them for training, so
 nothing is downloaded.
@@ -28,8 +29,9 @@ EPOCHS = 2 if os.environ.get("KD_SHORT") else 100
 ## The teacher
 
 `kd.train` takes the name of a network, the name of a dataset and a directory for the run. All other arguments have
-defaults; `kd.Recipe` lists them. The function returns a `Run`, an opened directory that holds the network, its metrics
-and its settings. If the run is already complete, `kd.train` returns it at once; if it was interrupted, it resumes.
+defaults; `kd.Recipe` lists them. The function returns a `Run`, an opened directory that holds the network, its
+metrics and its settings. If the run is already complete, `kd.train` returns it at once; if it was interrupted, it
+resumes.
 
 `mixup=1` mixes pairs of images. A teacher that has seen mixed images gives softer predictions, which say more about
 how classes resemble each other.
@@ -44,8 +46,8 @@ print(teacher.result["last"])
 """
 ## The baseline
 
-A distilled student must be compared with the same student, trained without distillation on the same images for as many
-epochs. Without this baseline nobody can tell what the teacher was good for.
+A distilled student must be compared with the same student, trained without distillation on the same images for as
+many epochs. Without this baseline nobody can tell what the teacher was good for.
 """
 
 # %%
@@ -82,9 +84,9 @@ print(kd_student.result["last"])
 """
 ## Compare
 
-`kd.evaluate` measures all networks on the same test images. Accuracy comes with a 95 % bootstrap interval; the difference
-from the teacher is paired, image by image, and tested with McNemar's test. On 797 test images one image is 0.125 points: differences
-below about one point need several seeds before you believe them (see `kd.compare`).
+`kd.evaluate` measures all networks on the same test images. Accuracy comes with a 95 % bootstrap interval; the
+difference from the teacher is paired, image by image, and tested with McNemar's test. On 797 test images one image is
+0.125 points: differences below about one point need several seeds before you believe them (see `kd.compare`).
 """
 
 # %%
@@ -94,9 +96,9 @@ print(kd.evaluate([baseline, kd_student], teacher=teacher))
 """
 ## Export
 
-An exported model takes raw uint8 images: the network scales and normalizes them in its first layer. Each file is loaded
-again by its own runtime and compared with the Keras network on the test images; a file that differs by more than the
-tolerance is rejected.
+An exported model takes raw uint8 images: the network scales and normalizes them in its first layer. Each file is
+loaded again by its own runtime and compared with the Keras network on the test images; a file that differs by more
+than the tolerance is rejected.
 """
 
 # %%
@@ -107,10 +109,10 @@ for exported in kd.export(kd_student, formats=["saved_model", "litert"]):
 """
 ## With your own network, data and training loop
 
-The functions above are made of parts that you can use directly. A `kd.Distiller` is a `keras.Model`: `fit`, `evaluate`,
-callbacks and sample weights work as they do on every Keras model. The data may be NumPy arrays, a `tf.data.Dataset` or
-`kd.data`'s pipeline. The student below is a plain Keras model; the only convention is that images are pixel values from
-0 to 255, so the model scales them itself.
+The functions above are made of parts that you can use directly. A `kd.Distiller` is a `keras.Model`: `fit`,
+`evaluate`, callbacks and sample weights work as they do on every Keras model. The data may be NumPy arrays, a
+`tf.data.Dataset` or `kd.data`'s pipeline. The student below is a plain Keras model; the only convention is that
+images are pixel values from 0 to 255, so the model scales them itself.
 """
 
 # %%
@@ -137,8 +139,8 @@ distiller.fit(train, validation_data=test, epochs=2, steps_per_epoch=10, verbose
 
 # %% [markdown]
 """
-`distiller.evaluate` runs the student alone, and its `loss` is the loss on the labels. The student is an ordinary model
-that knows nothing of the teacher: save it, or call Keras's `export`.
+`distiller.evaluate` runs the student alone, and its `loss` is the loss on the labels. The student is an ordinary
+model that knows nothing of the teacher: save it, or call Keras's `export`.
 """
 
 # %%

@@ -7,11 +7,11 @@ costs what it costs without distillation.
 
 ## When a recording pays
 
-A recording of V views costs V passes of the teacher over the images. It saves one pass in every epoch of every student
-that trains from it. So it pays once those epochs together are more than V: nearly always from the second student on
-(another seed, another method on the same taps, a search for hyper-parameters); not for one student that should see a
-new view of each image in every epoch. The larger the teacher is compared with the student, the more an epoch saves
-(experiments/results/recording.md has measurements).
+A recording of V views costs V passes of the teacher over the images. It saves one pass in every epoch of every
+student that trains from it. So it pays once those epochs together are more than V: nearly always from the second
+student on (another seed, another method on the same taps, a search for hyper-parameters); not for one student that
+should see a new view of each image in every epoch. The larger the teacher is compared with the student, the more an
+epoch saves (experiments/results/recording.md has measurements).
 
 Logits take tens of bytes per example and view. Feature maps take tens of kilobytes; reading them can cost more than a
 small teacher does. A student that sees fewer views than epochs sees less variety.
@@ -71,8 +71,8 @@ print(student.result["last"])
 """
 ## With a Distiller of your own
 
-`kd.Teacher.recorded(directory)` takes the place of a live teacher, and `recorded=` joins the outputs to the batches. With
-mixup or CutMix a view depends on its batch; then `batch_size` must be the recorded one.
+`kd.Teacher.recorded(directory)` takes the place of a live teacher, and `recorded=` joins the outputs to the batches.
+With mixup or CutMix a view depends on its batch; then `batch_size` must be the recorded one.
 """
 
 # %%

@@ -34,9 +34,9 @@ EPOCHS = 2 if os.environ.get("KD_SHORT") else 10
 | `tpu` | a TPU; untested on hardware |
 | `central` | variables on the CPU, computation on the GPUs |
 
-`batch_size` is that of all devices together. Each replica computes its slice of every batch, and one function takes the
-weighted mean over all of them, so one replica and two compute the same update up to rounding. Batch normalization is the
-exception: it sees one replica's slice. `sync_batch_norm=True` computes its statistics over the global batch.
+`batch_size` is that of all devices together. Each replica computes its slice of every batch, and one function takes
+the weighted mean over all of them, so one replica and two compute the same update up to rounding. Batch normalization
+is the exception: it sees one replica's slice. `sync_batch_norm=True` computes its statistics over the global batch.
 """
 
 # %%
@@ -60,16 +60,16 @@ For a larger batch, `scale_learning_rate="linear"` with `base_batch_size=` scale
     scripts/launch_local.sh 2 -- python -m experiments.distill --strategy=multiworker ...
 
 `fit`, `evaluate` and `predict` of a `Distiller` work under MultiWorkerMirroredStrategy, where plain Keras 3 fails
-(keras-team/keras 20585). A worker that dies or hangs is noticed within `--worker_timeout` seconds; the others stop with
-exit code 75, and the same command on all workers resumes. `--sharding` says whether each worker reads all data or its own files;
-the batches are the same.
+(keras-team/keras 20585). A worker that dies or hangs is noticed within `--worker_timeout` seconds; the others stop
+with exit code 75, and the same command on all workers resumes. `--sharding` says whether each worker reads all data
+or its own files; the batches are the same.
 
 ## Interruptions
 
 A run that was killed at any moment resumes if the same command is run again, also in the middle of an epoch
-(`checkpoint_every=` steps). SIGTERM saves first. With `deterministic=True` on one device it ends with the same weights,
-bit for bit; `python -m scripts.bench.kill_test --kills=20` checks this with random kills. The newest `keep` checkpoints
-and the best one are kept; a damaged checkpoint is detected, and the one before it is used.
+(`checkpoint_every=` steps). SIGTERM saves first. With `deterministic=True` on one device it ends with the same
+weights, bit for bit; `python -m scripts.bench.kill_test --kills=20` checks this with random kills. The newest `keep`
+checkpoints and the best one are kept; a damaged checkpoint is detected, and the one before it is used.
 
 Here the run is complete, so the same call returns it without training:
 """
