@@ -103,7 +103,7 @@ def peak(work: Callable[[], object], looks: int = 1) -> float:
     chance which operations run at the same time.
 
     Raises:
-        ValueError: if the allocator does not count, as with `TF_ENABLE_ONEDNN_OPTS=0`.
+        ValueError: if the allocator does not count. Set `TF_ENABLE_ONEDNN_OPTS=1`, the default on some processors only.
     """
     peaks = []
     for _ in range(looks):

@@ -1,69 +1,62 @@
-"""Trains a resnet8 plainly, and with a classifier at each stage by itself and by a teacher, with three seeds, and
-prints the accuracy of every exit and of their sum as Markdown.
+"""Trains a resnet8 without exits, with exits by self-distillation, and with exits by a teacher, three seeds each.
 
     python -m scripts.reproduce.exits_cifar10 --teacher=runs/resnet20 --runs=runs/exits --data_dir=...
 
-A finished run is not run again.
+It prints the accuracy of every exit and of their mean as Markdown. A complete run is not run again.
 """
+
+from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 from pathlib import Path
 
-from experiments.runs import load_model, load_result
-from experiments.sweeps import Planned, finish
-from kd_keras import Teacher, data, models
-from kd_keras.evaluation import accuracy, predict
+import tensorflow as tf
 
-BUDGET = "experiments/configs/cifar10_exits.flags"
+from kd_keras import data, models
+from kd_keras.evaluation import accuracy, predict
+from kd_keras.runs import Run
+from scripts.reproduce.programs import complete, data_flags
+
+BUDGET = "--flagfile=experiments/configs/cifar10_exits.flags"
 SEEDS = range(3)
 
 
-def trained(place: Path, program: str, *given: str) -> Path:
-    """The run of a program, from now or from before."""
-    result = finish(Planned(place, program, (f"--flagfile={BUDGET}", *given)))
-    if isinstance(result, str):
-        sys.exit(f"{place}: {result}")
-    return place
-
-
-def accuracies(run: Path, data_dir: str | None) -> dict[str, float]:
-    """The accuracy of a run's network, or of each of its exits and of their sum, in percent."""
-    model, record = load_model(str(run)), load_result(str(run))["data"]
-    normalise = data.Normalisation(tuple(record["mean"]), tuple(record["std"]))
-    test = data.evaluation(data.load("cifar10", "test", data_dir), batch_size=256, normalisation=normalise)
-    networks = {"the whole": model}
+def accuracies(run: Run, test: tf.data.Dataset) -> dict[str, float]:
+    """The accuracy of a run's network, or of each of its exits and of their mean, in percent."""
+    model = run.model()
+    networks = {"the network": model}
     if model.name.startswith("multi_exit"):
-        singles = range(1, models.exit_count(model) + 1)
-        networks = {f"exit {number}": models.single_exit(model, number) for number in singles} | {"their sum": model}
-    return {name: 100 * dict(accuracy(predict(Teacher(net), test)))["accuracy"] for name, net in networks.items()}
+        numbers = range(1, models.exit_count(model) + 1)
+        networks = {f"exit {number}": models.single_exit(model, number) for number in numbers} | {
+            "mean of exits": model
+        }
+    return {name: 100 * dict(accuracy(predict(network, test)))["accuracy"] for name, network in networks.items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--teacher", required=True, help="a finished run")
-    parser.add_argument("--runs", default="runs/exits", help="where the runs stand")
+    parser.add_argument("--runs", default="runs/exits", help="directory of the runs")
     parser.add_argument("--data_dir", help="where TFDS keeps prepared datasets")
-    asked = parser.parse_args()
-    where = [f"--data_dir={asked.data_dir}"] if asked.data_dir else []
+    options = parser.parse_args()
     student = ["--student=multi_exit/resnet8", "--hard_weight=0"]
-    ways = {
-        "plainly": ("train", ["--model=resnet8"]),
+    trainings = {
+        "without exits": ("train", ["--model=resnet8"]),
         "by itself": ("distill", [*student, "--method=byot"]),
-        "by resnet20": ("distill", [*student, "--method=byot(from_teacher=True)", f"--teacher={asked.teacher}"]),
+        "by resnet20": ("distill", [*student, "--method=byot(from_teacher=True)", f"--teacher={options.teacher}"]),
     }
+    test = data.evaluation(data.load("cifar10", "test", options.data_dir), batch_size=256)
     print("| trained | prediction | mean, % | spread | seeds 0, 1, 2 |\n|---|---|---:|---:|---|")
-    for way, (program, given) in ways.items():
-        places = [Path(asked.runs) / f"{way.replace(' ', '_')}{seed}" for seed in SEEDS]
-        runs = [
-            trained(place, program, *given, *where, f"--seed={seed}") for seed, place in zip(SEEDS, places, strict=True)
-        ]
-        found = [accuracies(run, asked.data_dir) for run in runs]
-        for name in found[0]:
-            each = [one[name] for one in found]
-            mean, spread, listed = statistics.mean(each), statistics.stdev(each), " ".join(f"{one:.2f}" for one in each)
-            print(f"| {way} | {name} | {mean:.2f} | {spread:.2f} | {listed} |", flush=True)
+    for name, (program, flags) in trainings.items():
+        paths = [Path(options.runs) / f"{name.replace(' ', '_')}{seed}" for seed in SEEDS]
+        shared = [BUDGET, *flags, *data_flags(options.data_dir)]
+        runs = [complete(path, program, *shared, f"--seed={seed}") for seed, path in zip(SEEDS, paths, strict=True)]
+        by_seed = [accuracies(run, test) for run in runs]
+        for prediction in by_seed[0]:
+            values = [row[prediction] for row in by_seed]
+            mean, spread = statistics.mean(values), statistics.stdev(values)
+            print(f"| {name} | {prediction} | {mean:.2f} | {spread:.2f} |", *(f"{value:.2f}" for value in values), "|")
 
 
 if __name__ == "__main__":
