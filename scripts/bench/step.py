@@ -1,4 +1,4 @@
-"""Seconds per training step: the student alone, a hand-written step, Keras's Distiller, and ours, live and recorded.
+"""Seconds per training step: the baseline, a hand-written step, Keras's Distiller, and ours, live and recorded.
 
     python -m scripts.bench.step --pair=resnet32x4:resnet8x4:32:32 --rounds=9 --xla --memory
 
@@ -139,7 +139,7 @@ CONTESTANTS = {"by hand": by_hand, "Keras's Distiller": keras_distiller, "ours, 
 
 def make_contestants(pair: Pair) -> dict[str, Any]:
     """The contestants by name, as functions without arguments that prepare them."""
-    makers = {"student alone": alone, **CONTESTANTS, "ours, recorded": recorded, **FROZEN}
+    makers = {"baseline": alone, **CONTESTANTS, "ours, recorded": recorded, **FROZEN}
     prepared = {name: lambda make=make: make(pair, False) for name, make in makers.items()}
     shapes = [Tapped(network, ["stages[-1]"]).specs["stages[-1]"].shape for network in pair[:2]]
     if shapes[0] == shapes[1]:
@@ -151,7 +151,7 @@ def make_contestants(pair: Pair) -> dict[str, Any]:
 
 
 TARGETS = [("ours, live", "Keras's Distiller", 0.85), ("ours, live, stage", "Keras's Distiller, stage", 0.60)]
-TARGETS += [("ours, live, stage", "by hand, stage", 1.02), ("ours, recorded", "student alone", 1.05)]
+TARGETS += [("ours, live, stage", "by hand, stage", 1.02), ("ours, recorded", "baseline", 1.05)]
 for kind in ("folded", "bfloat16"):
     TARGETS += [(f"ours, live, {kind}", "by hand", 1.02), (f"ours, live, {kind}", "Keras's Distiller", 0.85)]
     TARGETS += [(f"ours, live, {kind}, stage", "by hand, stage", 1.02)]
