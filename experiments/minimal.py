@@ -18,7 +18,8 @@ EPOCHS = 2 if os.environ.get("KD_SHORT") else 200  # the tests set KD_SHORT
 
 
 def main() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("kd_keras").setLevel(logging.INFO)  # progress
 
     # What teacher and student share. Every field of kd.Recipe is also a flag of the programs.
     recipe = {"data": "digits", "batch_size": 100, "optimizer": "adam", "learning_rate": 0.01, "mixup": 1.0}

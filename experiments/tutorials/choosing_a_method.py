@@ -14,7 +14,8 @@ from pathlib import Path
 
 import kd_keras as kd
 
-logging.basicConfig(level=logging.INFO, format="%(message)s")
+logging.basicConfig(format="%(message)s")
+logging.getLogger("kd_keras").setLevel(logging.INFO)
 RUNS = Path("runs/tutorials/choosing_a_method")
 EPOCHS = 2 if os.environ.get("KD_SHORT") else 40
 recipe = {"data": "digits", "batch_size": 100, "optimizer": "adam", "learning_rate": 0.003, "shift": 1}

@@ -20,7 +20,8 @@ import tensorflow as tf
 
 import kd_keras as kd
 
-logging.basicConfig(level=logging.INFO, format="%(message)s")
+logging.basicConfig(format="%(message)s")
+logging.getLogger("kd_keras").setLevel(logging.INFO)
 RUNS = Path("runs/tutorials/first_student")
 EPOCHS = 2 if os.environ.get("KD_SHORT") else 100
 

@@ -26,7 +26,8 @@ import keras
 
 import kd_keras as kd
 
-logging.basicConfig(level=logging.INFO, format="%(message)s")
+logging.basicConfig(format="%(message)s")
+logging.getLogger("kd_keras").setLevel(logging.INFO)
 RUNS = Path("runs/tutorials/recordings")
 EPOCHS = 2 if os.environ.get("KD_SHORT") else 30
 images = {"data": "digits", "batch_size": 100, "shift": 1}  # what a recording depends on
@@ -42,7 +43,7 @@ were recorded. Epoch e shows view e mod `views`.
 """
 
 # %%
-recording = kd.record(teacher, views=4, output=RUNS / "recording", **images)
+recording = kd.record(teacher=teacher, views=4, output=RUNS / "recording", **images)
 print(recording)
 
 # %% [markdown]

@@ -15,7 +15,8 @@ import numpy as np
 
 import kd_keras as kd
 
-logging.basicConfig(level=logging.INFO, format="%(message)s")
+logging.basicConfig(format="%(message)s")
+logging.getLogger("kd_keras").setLevel(logging.INFO)
 RUNS = Path("runs/tutorials/several_devices")
 EPOCHS = 2 if os.environ.get("KD_SHORT") else 10
 
