@@ -41,8 +41,8 @@ def main() -> None:
         **recipe,
     )
 
-    # 4. Compare: accuracy with its confidence interval, agreement with the teacher, size, latency; and an HTML page.
-    print(kd.evaluate([baseline, student], teacher=teacher, report=RUNS / "report.html"))
+    # 4. Compare: accuracy with its confidence interval, agreement with the teacher, size, latency.
+    print(kd.evaluate([baseline, student], teacher=teacher))
 
     # 5. Export the student. Every file takes uint8 images, and its own runtime verifies it on the test images.
     for exported in kd.export(student, formats=["saved_model", "litert_int8"]):
