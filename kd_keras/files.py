@@ -1,32 +1,96 @@
-"""Files that are whole or not there."""
+"""Atomic writes: a file either has its complete new content or keeps its old one."""
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
+import secrets
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+TEMPORARY = ".writing-"  # the names of unfinished files start with this
 
 
-def write_atomically(path: str | Path, write: Callable[[str], object]) -> None:
-    """Writes a file beside its place and renames it there, so that a failed write leaves the old file whole.
+def write_atomically(path: str | os.PathLike, write: Callable[[str], object]) -> None:
+    """Writes a file under a temporary name in the same directory, flushes it to the disk, and renames it.
+
+    A reader sees the old file or the complete new one, also after a crash or a power failure. The temporary name is
+    unique to this process and this call, so several processes may write the same path at once: the last one wins.
 
     Args:
-        path: where the file shall stand.
-        write: writes the file whose name it is given; the name keeps the ending of `path`.
+        path: the file to write. Its directory must exist.
+        write: writes the file whose name it receives. The name has the suffix of `path`, because some writers choose
+            their format by it.
 
     Raises:
-        OSError: where the disk is full or not writable; the half-written file is removed.
+        OSError: if the disk is full or not writable. The temporary file is removed, and the old file is kept.
 
     >>> import tempfile
-    >>> place = Path(tempfile.mkdtemp()) / "a.txt"
-    >>> write_atomically(place, lambda name: Path(name).write_text("whole"))
-    >>> place.read_text()
-    'whole'
+    >>> path = Path(tempfile.mkdtemp()) / "a.txt"
+    >>> write_atomically(path, lambda name: Path(name).write_text("complete"))
+    >>> path.read_text()
+    'complete'
     """
     path = Path(path)
-    beside = path.with_name(f".writing-{path.name}")
+    # The process number alone is not unique if several machines write to one shared disk.
+    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
     try:
-        write(str(beside))
-        beside.replace(path)
+        write(str(temporary))
+        _flush_to_disk(temporary)
+        temporary.replace(path)
     except BaseException:
-        beside.unlink(missing_ok=True)
+        _remove(temporary)
         raise
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Writes a text file atomically, in UTF-8 and with the line ends of `text`.
+
+    Raises:
+        OSError: if the disk is full or not writable. The old file is kept.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "a.txt"
+    >>> write_text(path, "naïve")
+    >>> path.read_bytes()
+    b'na\\xc3\\xafve'
+    """
+    content = text.encode("utf-8")
+    write_atomically(path, lambda name: Path(name).write_bytes(content))
+
+
+def write_json(path: str | os.PathLike, value: Any) -> None:
+    """Writes plain values as JSON atomically, one value a line, so that two files can be compared with `diff`.
+
+    Raises:
+        TypeError: if JSON has no form for a value. Nothing is written.
+        OSError: if the disk is full or not writable. The old file is kept.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "a.json"
+    >>> write_json(path, {"seed": 0})
+    >>> path.read_text()
+    '{\\n "seed": 0\\n}\\n'
+    """
+    write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def _flush_to_disk(path: Path) -> None:
+    """Otherwise a machine that loses its power may have renamed an empty file."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    # The error that interrupted the write must reach the caller, not an error of the cleanup.
+    with contextlib.suppress(OSError):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)

@@ -1,0 +1,99 @@
+"""What decides the batches of a training: groups of the arguments of `data.training` that travel together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kd_keras.data.base import ImageAugmentation, Source
+from kd_keras.errors import explain_mismatch
+
+
+@dataclass(frozen=True)
+class ViewSettings:
+    """What decides the pixels of each view of an image.
+
+    Attributes:
+        image_size: `(H, W)` to resize to, or `None` for the images' own size.
+        augmentation: makes the views, or `None`.
+        seed: from 0.
+
+    Raises:
+        ValueError: if a value is out of range.
+    """
+
+    image_size: Sequence[int] | None = None
+    augmentation: ImageAugmentation | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_whole(0, seed=self.seed)
+        size = self.image_size
+        if size is not None and not (
+            isinstance(size, (tuple, list)) and len(size) == 2 and all(isinstance(n, int) and n > 0 for n in size)
+        ):
+            raise ValueError(f"image_size must be (height, width), both whole and at least 1, but received {size!r}.")
+
+    @property
+    def changes_images(self) -> bool:
+        """Whether the augmentation changes single images."""
+        return self.augmentation is not None and self.augmentation.changes_images
+
+    @property
+    def mixes_batches(self) -> bool:
+        """Whether the augmentation mixes the images of a batch: a view then depends on the batch it is in."""
+        return self.augmentation is not None and self.augmentation.mixes
+
+
+@dataclass(frozen=True)
+class BatchSettings:
+    """How the examples of an epoch become batches; the attributes are arguments of `data.training`."""
+
+    batch_size: int
+    drop_remainder: bool = False
+    shuffle: bool = True
+    cache: bool = True
+
+    def count_steps(self, source: Source) -> int:
+        """The number of batches in an epoch.
+
+        Raises:
+            ValueError: if the batch size is below 1, or no batch remains without the remainder.
+        """
+        check_whole(1, batch_size=self.batch_size)
+        if not self.drop_remainder:
+            return math.ceil(source.size / self.batch_size)
+        if self.batch_size > source.size:
+            expected = f"a batch size of at most {source.size}, the number of examples of {source.name}"
+            received = f"{self.batch_size}, for which drop_remainder=True leaves no batch"
+            raise ValueError(explain_mismatch(expected, received))
+        return source.size // self.batch_size
+
+
+@dataclass(frozen=True)
+class EpochRange:
+    """Which part of an endless training to give: from `step` of `epoch` on, for `count` epochs or without end.
+
+    Raises:
+        ValueError: if a number is out of range.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    count: int | None = None
+
+    def __post_init__(self) -> None:
+        check_whole(0, start_epoch=self.epoch, start_step=self.step)
+        check_whole(1, epochs=1 if self.count is None else self.count)
+
+
+def check_whole(least: int, **numbers: int) -> None:
+    """Checks that named arguments are whole numbers of at least `least`.
+
+    Raises:
+        ValueError: if one is not, with its name.
+    """
+    for name, number in numbers.items():
+        if isinstance(number, bool) or not isinstance(number, int) or number < least:
+            raise ValueError(f"{name} must be a whole number of at least {least}, but received {number!r}.")

@@ -1,0 +1,38 @@
+"""Statistics of a dataset's pixels, to fit a network's input normalization."""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+
+from kd_keras.data.base import Source
+from kd_keras.data.settings import check_whole
+from kd_keras.networks.preprocessing import PixelStatistics
+
+
+def measure(source: Source, limit: int = 10000) -> PixelStatistics:
+    """Measures the mean and the standard deviation of each channel over all pixels of the first `limit` examples.
+
+    Both are in pixel units, 0 to 255. A constant channel gets the standard deviation 255, the range of all pixels,
+    because a network divides by it.
+
+    Raises:
+        ValueError: if the limit is below 1.
+
+    >>> examples = tf.data.Dataset.range(2).map(lambda i: {"image": tf.cast(tf.fill((4, 4, 1), 10 * i), tf.uint8),
+    ...                                                    "index": i})
+    >>> measure(Source(examples, name="dark", size=2, image_shape=(4, 4, 1)))
+    PixelStatistics(mean=(5.0,), std=(5.0,))
+    """
+    check_whole(1, limit=limit)
+    channels = source.examples.element_spec["image"].shape[-1]
+
+    def add(total: tf.Tensor, example: dict) -> tf.Tensor:
+        pixels = tf.cast(tf.reshape(example["image"], (-1, channels)), tf.float64)
+        return total + tf.reduce_sum(tf.stack([tf.ones_like(pixels), pixels, pixels**2]), 1)
+
+    count, total, squares = source.examples.take(limit).reduce(tf.zeros((3, channels), tf.float64), add).numpy()
+    mean = total / count
+    std = np.sqrt(np.maximum(squares / count - mean**2, 0))
+    # What rounding leaves of the variance of a constant channel is far below this.
+    return PixelStatistics(tuple(mean.tolist()), tuple(np.where(std > 1e-3, std, 255.0).tolist()))
