@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import keras
-
 from kd_keras import distribute
-from kd_keras.data import Source
-from kd_keras.evaluation.evaluator import Candidate, Evaluator, select_questions
+from kd_keras.evaluation.evaluator import Evaluator, select_questions
 from kd_keras.evaluation.generalization import SizedRun
 from kd_keras.evaluation.text import describe, findings_table, size_tables, to_json
 from kd_keras.evaluation.verdict import Verdict, check_requirements
 from kd_keras.files import write_json
 from kd_keras.report.assembly import check_report, write_report
 from kd_keras.report.page import Subject
+from kd_keras.runs.candidates import Network, load_candidate, name_networks, resolve_data, training_images
 from kd_keras.runs.devices import chosen_strategy
 from kd_keras.runs.images import open_source
 from kd_keras.runs.recipe import Data, Recipe, recipe
-from kd_keras.runs.run import Run, find_run, load_network, recorded_data
+from kd_keras.runs.run import find_run
 
-Network = Run | str | os.PathLike | keras.Model
 TEACHER_SETTINGS = ("teacher", "recording", "method")  # a run with one of these was distilled
 OPTIONS = (
     "data_dir", "test_split", "image_size", "batch_size", "strategy", "devices", "worker_timeout", "deterministic",
@@ -104,6 +99,7 @@ def evaluate(
         TypeError: if an option is unknown.
         ValueError: if a network, the images or a question is not available, or a requirement is unknown.
 
+    >>> import keras
     >>> layers = [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
     >>> network = keras.Sequential(layers, name="linear")
     >>> result = evaluate(network, data="digits", requirements={"min_accuracy": 0.9})
@@ -111,7 +107,7 @@ def evaluate(
     (650, False)
     """
     limits = dict(requirements or {})
-    networks = _name_networks(teacher, models)
+    networks = name_networks(teacher, models)
     if limits and len(networks) == (teacher is not None):
         raise ValueError("Requirements judge a model, but only a teacher was passed. Pass models=.")
     if report is not None:
@@ -138,94 +134,11 @@ def evaluate(
     return Evaluation(evaluator.teacher, findings, verdict, _describe_data(evaluator, examples), tables)
 
 
-def load_candidate(source: Network, name: str, data_dir: str | None = None) -> Candidate:
-    """A network with what its run recorded."""
-    network = load_network(source)
-    run = find_run(source)
-    return Candidate(
-        name,
-        network,
-        class_names=recorded_data(source).get("class_names"),
-        kilobytes=_kilobytes(source, network),
-        training_images=None if run is None else lambda: training_images(run, data_dir),
-    )
-
-
-def training_images(run: Run, data_dir: str | None = None) -> Source:
-    """The images that a run was trained on, without augmentation.
-
-    Raises:
-        ValueError: if its settings do not name them.
-    """
-    if "data" not in run.settings:
-        raise ValueError(f"The settings of run {run.path} do not name its training images.")
-    recorded = Recipe.from_settings(run.settings)
-    train = open_source(recorded.data, recorded.train_split, data_dir or recorded.data_dir)
-    return train.without(recorded.without_classes) if recorded.without_classes else train
-
-
-def evaluation_settings(source: Network) -> dict[str, Any]:
-    """What the run of a network was tested on: options of `Recipe`; empty if it belongs to no run."""
-    run = find_run(source)
-    if run is None or "data" not in run.settings:
-        return {}
-    recorded = Recipe.from_settings(run.settings)
-    data = recorded.data if recorded.test_data is None else recorded.test_data
-    return {
-        "data": data,
-        "data_dir": recorded.data_dir,
-        "test_split": recorded.test_split,
-        "image_size": recorded.image_size,
-    }
-
-
-def resolve_data(data: Data | None, source: Network, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of `Recipe` that name test images: those that are passed, else those of a network's run.
-
-    Raises:
-        ValueError: if neither names the images.
-    """
-    recorded = evaluation_settings(source)
-    if data is not None:  # the split belongs to the recorded data; the directory and the image size are kept
-        recorded = {**recorded, "data": data, "test_split": Recipe.test_split}
-    if "data" not in recorded:
-        raise ValueError(f"{source!r} does not record what it was tested on. Pass data=.")
-    return {**recorded, **{name: value for name, value in options.items() if value is not None}}
-
-
 def _plan(data: Data | None, source: Network, options: Mapping[str, Any]) -> Recipe:
     unknown = [name for name in options if name not in OPTIONS]
     if unknown:
         raise TypeError(f"evaluate takes the options {', '.join(OPTIONS)}, but received {', '.join(unknown)}.")
     return recipe(**resolve_data(data, source, options))
-
-
-def _name_networks(teacher: Network | None, models: Network | Sequence[Network]) -> dict[str, Network]:
-    """The networks by name, the teacher first; a network that is passed twice is evaluated once."""
-    models = list(models) if isinstance(models, (list, tuple)) else [models]
-    networks: dict[str, Network] = {}
-    for source in [*([] if teacher is None else [teacher]), *models]:
-        if not isinstance(source, (Run, str, os.PathLike, keras.Model)):
-            raise TypeError(f"A model must be a Run, a path or a Keras model, but received {source!r}.")
-        name = source.name if isinstance(source, keras.Model) else os.fspath(source)
-        if isinstance(source, keras.Model) and any(source is network for network in networks.values()):
-            continue
-        while isinstance(source, keras.Model) and name in networks:
-            name = f"{source.name} {sum(label.startswith(source.name) for label in networks) + 1}"
-        networks.setdefault(name, source)
-    if not networks:
-        raise ValueError("evaluate needs at least one model or a teacher, but received none.")
-    return networks
-
-
-def _kilobytes(source: Network, network: keras.Model) -> float:
-    """The size of a network's `.keras` file."""
-    if not isinstance(source, keras.Model):
-        path = Path(source)
-        return (path / "model.keras" if path.is_dir() else path).stat().st_size / 1000
-    with tempfile.TemporaryDirectory() as directory:
-        network.save(Path(directory) / "model.keras")
-        return (Path(directory) / "model.keras").stat().st_size / 1000
 
 
 def _subjects(networks: Mapping[str, Network], findings: Mapping[str, Any], teacher: str) -> list[Subject]:
