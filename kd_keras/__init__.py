@@ -5,6 +5,7 @@ from kd_keras import training as callbacks
 from kd_keras.contracts import Batch, Outputs, Step, TapSpec
 from kd_keras.distiller import Distiller
 from kd_keras.networks.freezing import frozen
+from kd_keras.runs import Recipe, Run, distill, record, train
 from kd_keras.teacher import Teacher
 from kd_keras.version import __version__
 
@@ -12,17 +13,22 @@ __all__ = (
     "Batch",
     "Distiller",
     "Outputs",
+    "Recipe",
+    "Run",
     "Step",
     "TapSpec",
     "Teacher",
     "__version__",
     "callbacks",
     "data",
+    "distill",
     "distribute",
     "evaluation",
     "export",
     "frozen",
     "methods",
     "models",
+    "record",
     "recording",
+    "train",
 )

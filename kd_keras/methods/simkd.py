@@ -14,7 +14,8 @@ from kd_keras.contracts import Batch, Outputs, Step, Tensor
 from kd_keras.errors import explain_mismatch
 from kd_keras.methods.base import Method, Specs, Taps
 from kd_keras.methods.schedules import Weight
-from kd_keras.networks.taps import Graph, Renamed, is_walkable
+from kd_keras.networks.graph import Graph, Renamed, is_walkable
+from kd_keras.networks.stages import StagedGraph
 from kd_keras.primitives import mean_square, pooled, pooled_to_common_size
 
 
@@ -141,11 +142,11 @@ class Unsplit(Graph):
         return self._record(prefix + operation.name, operation, args, kwargs)
 
 
-def _walked(model: keras.Model, role: str) -> Graph:
+def _walked(model: keras.Model, role: str) -> StagedGraph:
     if not is_walkable(model):
         remedy = "write it with the Functional interface of Keras"
         raise ValueError(explain_mismatch(f"a {role} that is a graph of layers, for SimKD", f"{model.name!r}", remedy))
-    return Graph(model)
+    return StagedGraph(model)
 
 
 @keras.saving.register_keras_serializable("kd_keras")

@@ -1,8 +1,12 @@
-"""The zoo: one architecture family a file, each a function `name(input_shape, classes) -> keras.Model` with logits."""
+"""The zoo: one architecture family a file, each a function `name(input_shape, classes) -> keras.Model`.
+
+Every network reads float32 pixel values from 0 to 255 and returns logits; its first layers are its preprocessing.
+"""
 
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import keras
 
@@ -32,6 +36,7 @@ from kd_keras.models.shufflenet_v1 import shufflenet_v1, shufflenet_v1_imagenet
 from kd_keras.models.shufflenet_v2 import shufflenet_v2, shufflenet_v2_imagenet
 from kd_keras.models.vgg import vgg8, vgg11, vgg13, vgg16, vgg19
 from kd_keras.models.wide_resnet import wrn_16_1, wrn_16_2, wrn_40_1, wrn_40_2
+from kd_keras.networks.preprocessing import PixelStatistics
 
 __all__ = (
     "EarlyExit",
@@ -60,6 +65,7 @@ __all__ = (
     "shufflenet_v2",
     "shufflenet_v2_imagenet",
     "single_exit",
+    "takes_normalization",
     "vgg8",
     "vgg11",
     "vgg13",
@@ -70,34 +76,53 @@ __all__ = (
     "wrn_40_1",
     "wrn_40_2",
 )
-NO_MODEL = ("EarlyExit", "build", "exit_count", "multi_exit", "names", "single_exit")
+NO_MODEL = ("EarlyExit", "build", "exit_count", "multi_exit", "names", "single_exit", "takes_normalization")
 ZOO = tuple(name for name in __all__ if name not in NO_MODEL)
 
 
 def names() -> list[str]:
-    """Every name that `build` knows by itself: the zoo's own and `applications/<name>`; `hub/<name>` comes on top."""
+    """Every name that `build` knows without KerasHub: the zoo's names and `applications/<name>`."""
     return [*ZOO, *(f"applications/{name}" for name in applications.names())]
 
 
-def build(name: str, input_shape: tuple[int, ...], classes: int, **options) -> keras.Model:
-    """Builds a model of the zoo by name.
+def takes_normalization(name: str) -> bool:
+    """Whether `build` takes pixel statistics for a name: for networks of the zoo, whose normalization is fitted to the
+    training data, also as `multi_exit/<name>`; not for `applications/<name>` and `hub/<name>`, whose preprocessing is
+    given.
+
+    >>> takes_normalization("resnet20"), takes_normalization("applications/ResNet50")
+    (True, False)
+    """
+    return name.removeprefix("multi_exit/") in ZOO
+
+
+def build(
+    name: str,
+    input_shape: tuple[int, ...],
+    classes: int,
+    normalization: PixelStatistics | None = None,
+    **options: Any,
+) -> keras.Model:
+    """Builds a model of the zoo by name; its first layers are its preprocessing.
 
     Args:
         name: one of `names()`, e.g. `"resnet20"`, `"mobilenet_v2"` or `"applications/ResNet50"`; with KerasHub
             installed `"hub/<preset or class>"`; `"multi_exit/<any of these>"` for one with a classifier at each stage.
         input_shape: `(H, W, C)` of an image.
         classes: number of classes K.
-        options: what that architecture takes beside: `width=` for the mobile networks, `hidden=` for mlp, `weights=`
-            for applications and presets.
+        normalization: the mean and the standard deviation of the training images' pixels, for the names of which
+            `takes_normalization` is true; by default a mean of 127.5 and a standard deviation of 63.75.
+        options: further arguments of that architecture: `width=` for the mobile networks, `hidden=` for mlp,
+            `weights=` for applications and presets.
 
     Returns:
-        A Functional model from `(B, H, W, C)` float images to `(B, K)` logits.
+        A Functional model from images `(B, H, W, C)`, float32 pixel values from 0 to 255, to logits `(B, K)`.
 
     Raises:
-        ValueError: for an unknown name (with the nearest ones), a shape that is not three positive numbers, or
-            fewer than two classes.
+        ValueError: for an unknown name (with the nearest ones), a shape that is not three positive numbers, fewer than
+            two classes, or a normalization for a network that has its own preprocessing.
         TypeError: for an option that the architecture does not take.
-        ImportError: for a model of KerasHub where that is not installed.
+        ImportError: for a model of KerasHub if that is not installed.
 
     >>> build("mlp", (8, 8, 1), 10, hidden=(16,)).output_shape
     (None, 10)
@@ -107,12 +132,16 @@ def build(name: str, input_shape: tuple[int, ...], classes: int, **options) -> k
     if classes < 2:
         raise ValueError(explain_mismatch("at least two classes", str(classes)))
     family, _, member = name.partition("/")
-    if family == "applications" and member:
-        return applications.application(member, input_shape, classes, **options)
-    if family == "hub" and member:
-        return hub(member, input_shape, classes, **options)
     if family == "multi_exit" and member:
-        return multi_exit(build(member, input_shape, classes, **options))
+        return multi_exit(build(member, input_shape, classes, normalization, **options))
+    if family in ("applications", "hub") and member:
+        if normalization is not None:
+            raise ValueError(
+                f"Model {name!r} starts with the preprocessing that its weights expect, but received "
+                f"normalization={normalization}. Leave normalization out."
+            )
+        kind = applications.application if family == "applications" else hub
+        return kind(member, input_shape, classes, **options)
     if name not in ZOO:
         raise ValueError(explain_mismatch("a model of the zoo", repr(name), suggest(name, names())))
-    return getattr(sys.modules[__name__], name)(input_shape, classes, **options)
+    return getattr(sys.modules[__name__], name)(input_shape, classes, normalization=normalization, **options)

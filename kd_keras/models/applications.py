@@ -1,12 +1,17 @@
-"""Every classifier of `keras.applications` by its name there, with logits as output."""
+"""Every classifier of `keras.applications` by its name there, from pixels of 0 to 255 to logits."""
 
 from __future__ import annotations
 
+import functools
 import inspect
+from collections.abc import Callable
+from typing import Any
 
 import keras
+import numpy as np
 
 from kd_keras.errors import explain_mismatch, suggest
+from kd_keras.networks.preprocessing import PixelMap, prepend, probe
 
 
 def names() -> list[str]:
@@ -20,27 +25,60 @@ def names() -> list[str]:
 
 
 def application(
-    name: str, input_shape: tuple[int, int, int], classes: int, *, weights: str | None = None, **options
+    name: str, input_shape: tuple[int, int, int], classes: int, *, weights: str | None = None, **options: Any
 ) -> keras.Model:
-    """`keras.applications.<name>` with `(B, classes)` logits.
+    """`keras.applications.<name>` from pixel values `(B, H, W, C)` from 0 to 255 to `(B, classes)` logits.
+
+    Networks with preprocessing inside (EfficientNet, MobileNetV3, ConvNeXt, ...) stay as they are. In front of every
+    other network stands what its module's `preprocess_input` does, which its published weights expect. If C is not 3,
+    all channels are scaled and shifted alike, by the mean of the three.
 
     Args:
-        name: as `keras.applications` spells it, in any case: `"ResNet50"` or `"resnet50"`.
-        input_shape: `(H, W, C)`; most need at least 32 pixels, and three channels where `weights="imagenet"`.
+        name: as `keras.applications` spells it, in upper or lower case: `"ResNet50"` or `"resnet50"`.
+        input_shape: `(H, W, C)`; most networks need at least 32 pixels, and `weights="imagenet"` needs three channels.
         classes: number of classes K.
-        weights: `None`, `"imagenet"` (downloaded by Keras; with K other than 1000 the backbone is loaded and the
+        weights: `None`, `"imagenet"` (downloaded by Keras; if K is not 1000, only the backbone is loaded and the
             classifier is new) or a file of weights for the whole model.
-        options: what else that constructor takes (`alpha`, `include_preprocessing`, ...).
+        options: further arguments of that constructor (`alpha`, ...).
 
     Raises:
-        ValueError: for an unknown name, and whatever Keras says of the other arguments.
+        ValueError: for an unknown name, for `include_preprocessing=False`, and whatever Keras says of the other
+            arguments.
     """
-    found = {each.lower(): each for each in names()}.get(name.lower())
-    if found is None:
+    spelled = {known.lower(): known for known in names()}.get(name.lower())
+    if spelled is None:
         raise ValueError(explain_mismatch("a classifier of keras.applications", repr(name), suggest(name, names())))
-    build = getattr(keras.applications, found)
+    if not options.get("include_preprocessing", True):
+        raise ValueError(
+            f"Model 'applications/{spelled}' reads pixels from 0 to 255, so its preprocessing is a part of it, but "
+            "received include_preprocessing=False. Leave that option out."
+        )
+    constructor = getattr(keras.applications, spelled)
     if weights == "imagenet" and classes != 1000:
-        backbone = build(include_top=False, weights=weights, input_shape=input_shape, pooling="avg", **options)
+        backbone = constructor(include_top=False, weights=weights, input_shape=input_shape, pooling="avg", **options)
         logits = keras.layers.Dense(classes, name="logits")(backbone.output)
-        return keras.Model(backbone.input, logits, name=backbone.name)
-    return build(weights=weights, input_shape=input_shape, classes=classes, classifier_activation=None, **options)
+        network = keras.Model(backbone.input, logits, name=backbone.name)
+    else:
+        options = {"weights": weights, "input_shape": input_shape, "classes": classes} | options
+        network = constructor(classifier_activation=None, **options)
+    pixel_map = expected_pixels(spelled).for_channels(input_shape[-1])
+    return network if pixel_map.is_identity else prepend(network, pixel_map)
+
+
+@functools.cache
+def expected_pixels(name: str) -> PixelMap:
+    """What stands in front of a network: the identity if the network has preprocessing inside.
+
+    >>> expected_pixels("MobileNet").offset, expected_pixels("EfficientNetB0").is_identity
+    ((-1.0, -1.0, -1.0), True)
+    """
+    return probe(functools.partial(preprocess_input(name), data_format="channels_last"))
+
+
+def preprocess_input(name: str) -> Callable[..., np.ndarray]:
+    """The function `preprocess_input` of the module of `keras.applications` that offers a network."""
+    constructor = getattr(keras.applications, name)
+    for _, module in inspect.getmembers(keras.applications, inspect.ismodule):
+        if getattr(module, name, None) is constructor and hasattr(module, "preprocess_input"):
+            return module.preprocess_input
+    raise ValueError(explain_mismatch(f"a module of keras.applications with {name} and preprocess_input", "none"))

@@ -1,4 +1,4 @@
-"""What the families are built of: convolutions, BatchNorm, the channel shuffle, and the end in a classifier."""
+"""The parts of the families: the normalized input, convolutions, BatchNorm, the channel shuffle, the classifier."""
 
 from __future__ import annotations
 
@@ -7,10 +7,17 @@ from typing import Any
 import keras
 from keras import layers, ops
 
-from kd_keras.errors import explain_mismatch
+from kd_keras.contracts import Tensor
+from kd_keras.networks.preprocessing import PixelStatistics, normalized
 
 
-def convolution(x: Any, width: int, name: str, **options: Any) -> Any:
+def image_input(input_shape: tuple[int, ...], normalization: PixelStatistics | None) -> tuple[Tensor, Tensor]:
+    """The input "image", pixel values `(B, H, W, C)` from 0 to 255, and the image normalized by its statistics."""
+    inputs = keras.Input(input_shape, name="image")
+    return inputs, normalized(inputs, normalization)
+
+
+def convolution(x: Tensor, width: int, name: str, **options: Any) -> Tensor:
     """A convolution, 3x3 unless `kernel_size` says otherwise, whose initial values are He's by its fan-out."""
     options = {"kernel_size": 3, "padding": "same", "use_bias": False} | options
     kind = GroupedConv2D if options.get("groups", 1) > 1 else layers.Conv2D
@@ -19,43 +26,43 @@ def convolution(x: Any, width: int, name: str, **options: Any) -> Any:
 
 @keras.saving.register_keras_serializable("kd_keras")
 class GroupedConv2D(layers.Conv2D):
-    """A convolution in groups, computed as one for each group.
+    """A convolution in groups, computed as one convolution for each group.
 
-    TensorFlow's CPU kernels know no groups, and XLA's, which Keras then calls, took six times as long in training.
+    TensorFlow's CPU kernels have no groups, and XLA's, which Keras then calls, took six times as long in training.
     """
 
-    def convolution_op(self, inputs: Any, kernel: Any) -> Any:
-        parts = zip(ops.split(inputs, self.groups, axis=-1), ops.split(kernel, self.groups, axis=-1))
+    def convolution_op(self, inputs: Tensor, kernel: Tensor) -> Tensor:
+        parts = zip(ops.split(inputs, self.groups, axis=-1), ops.split(kernel, self.groups, axis=-1), strict=True)
         return ops.concatenate([super(GroupedConv2D, self).convolution_op(*part) for part in parts], axis=-1)
 
 
-def conv_bn(x: Any, width: int, name: str, **options: Any) -> Any:
+def conv_bn(x: Tensor, width: int, name: str, **options: Any) -> Tensor:
     """A convolution and BatchNorm: the layers `<name>_conv` and `<name>_bn`."""
     return batch_norm(convolution(x, width, f"{name}_conv", **options), f"{name}_bn")
 
 
-def depthwise_bn(x: Any, name: str, *, kernel_size: int = 3, strides: int = 1) -> Any:
-    """A convolution of each channel by itself, and BatchNorm: the layers `<name>` and `<name>_bn`."""
+def depthwise_bn(x: Tensor, name: str, *, kernel_size: int = 3, strides: int = 1) -> Tensor:
+    """A convolution of each channel separately, and BatchNorm: the layers `<name>` and `<name>_bn`."""
     x = layers.DepthwiseConv2D(
         kernel_size, strides, padding="same", use_bias=False, depthwise_initializer=fan_out(), name=name
     )(x)
     return batch_norm(x, f"{name}_bn")
 
 
-def batch_norm(x: Any, name: str) -> Any:
+def batch_norm(x: Tensor, name: str) -> Tensor:
     return layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=name)(x)
 
 
 def fan_out() -> keras.initializers.Initializer:
-    """A new initializer for each layer: one that several share gives all of a shape the same values."""
+    """A new initializer for each layer; one that several layers share gives the same values for the same shape."""
     return keras.initializers.VarianceScaling(2.0, mode="fan_out", distribution="untruncated_normal")
 
 
-def channel_shuffle(x: Any, groups: int, name: str) -> Any:
-    """Deals the channels of each group out over all groups: Zhang et al. 2018, 1707.01083, section 3.1.
+def channel_shuffle(x: Tensor, groups: int, name: str) -> Tensor:
+    """Distributes the channels of each group over all groups: Zhang et al. 2018, 1707.01083, section 3.1.
 
     Channels `0 1 2 | 3 4 5` in two groups become `0 3 1 4 2 5`. It is a reshape, a transpose and the reshape back, on
-    tensors of four dimensions, which is what LiteRT's delegates and ONNX take.
+    tensors of four dimensions, which LiteRT's delegates and ONNX accept.
     """
     height, width, channels = x.shape[1:]
     x = layers.Reshape((height * width, groups, channels // groups), name=f"{name}_groups")(x)
@@ -63,13 +70,17 @@ def channel_shuffle(x: Any, groups: int, name: str) -> Any:
     return layers.Reshape((height, width, channels), name=name)(x)
 
 
-def classified(inputs: Any, x: Any, classes: int, name: str) -> keras.Model:
-    """The model from the inputs to the logits `(B, classes)` that it reads from the mean of the last maps."""
+def classified(inputs: Tensor, x: Tensor, classes: int, name: str) -> keras.Model:
+    """The model from the inputs to logits `(B, classes)`, which a dense layer computes from the mean of the last maps."""
     x = layers.GlobalAveragePooling2D(name="pool")(x)
     return keras.Model(inputs, layers.Dense(classes, name="logits")(x), name=name)
 
 
-def positive(name: str, argument: str, value: Any) -> None:
-    """Raises ValueError where an architecture's argument is not above zero."""
+def check_positive(name: str, argument: str, value: Any) -> None:
+    """Checks an argument of an architecture.
+
+    Raises:
+        ValueError: if it is not a number above 0.
+    """
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
-        raise ValueError(explain_mismatch(f"{name}({argument}=...) above zero", repr(value)))
+        raise ValueError(f"{name}({argument}=...) must be a number above 0, but received {value!r}.")

@@ -1,4 +1,4 @@
-"""Every image classifier of KerasHub, by the name of its class or of a preset, with logits as output."""
+"""Every image classifier of KerasHub, by the name of its class or of a preset, from pixels of 0 to 255 to logits."""
 
 from __future__ import annotations
 
@@ -9,68 +9,104 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from kd_keras.errors import explain_mismatch, suggest
+from kd_keras.networks.preprocessing import PixelMap, prepend
 
 
 def hub(
     name: str, input_shape: tuple[int, int, int], classes: int, *, weights: bool = True, **options: Any
 ) -> keras.Model:
-    """An image classifier of KerasHub with `(B, classes)` logits.
+    """An image classifier of KerasHub from pixel values `(B, H, W, C)` from 0 to 255 to `(B, classes)` logits.
+
+    In front of the network stands what the image converter of the preset does to pixel values. It does not resize,
+    because the network is built for `input_shape`. A network without an image converter reads pixels divided by 255, as
+    the documentation of KerasHub's `ImageConverter` shows it.
 
     Args:
         name: a class, `"ResNetImageClassifier"`, which is built anew; or a preset, `"resnet_50_imagenet"`, a URI such
             as `"hf://..."`, or the folder of a saved one.
         input_shape: `(H, W, C)` of an image.
-        classes: number of classes K; the classifier is new where a preset has another number.
+        classes: number of classes K; the classifier is new if a preset has another number.
         weights: whether a preset's weights are loaded (and downloaded first) or only its architecture.
         options: for a class the arguments of its backbone (`stackwise_num_filters=`, ...) and of itself (`dropout=`,
             ...); for a preset those of the class.
 
     Raises:
-        ImportError: where KerasHub is not installed.
-        ValueError: for an unknown name, and where a preset cannot be loaded.
-        TypeError: where a backbone lacks an argument, with those that it takes.
+        ImportError: if KerasHub is not installed.
+        ValueError: for an unknown name, and if a preset cannot be loaded.
+        TypeError: if a backbone lacks an argument, with those that it takes.
     """
-    models = _keras_hub().models
+    keras_hub = _keras_hub()
+    models = keras_hub.models
     kind = getattr(models, name, None)
     if inspect.isclass(kind) and issubclass(kind, models.ImageClassifier) and kind is not models.ImageClassifier:
-        return _new(kind, input_shape, classes, options)
+        return prepend(_new(kind, input_shape, classes, options), _pixel_map(None, input_shape[-1]))
     if name not in models.ImageClassifier.presets and "://" not in name and not Path(name).is_dir():
-        known = [each for each in dir(models) if each.endswith("ImageClassifier") and each != "ImageClassifier"]
-        choices = [*known, *models.ImageClassifier.presets]
-        raise ValueError(explain_mismatch("an image classifier or a preset of KerasHub", repr(name), suggest(name, choices)))
+        classifiers = [
+            known for known in dir(models) if known.endswith("ImageClassifier") and known != "ImageClassifier"
+        ]
+        advice = suggest(name, [*classifiers, *models.ImageClassifier.presets])
+        raise ValueError(explain_mismatch("an image classifier or a preset of KerasHub", repr(name), advice))
     try:
         options = {"image_shape": tuple(input_shape), "load_weights": weights, "preprocessor": None} | options
-        return _preset(functools.partial(models.ImageClassifier.from_preset, name, **options), classes)
+        network = _preset(functools.partial(models.ImageClassifier.from_preset, name, **options), classes)
+        converter = _image_converter(keras_hub, name)
     except Exception as error:  # a download fails in many ways
-        remedy = "check the network, or the folder; KerasHub downloads a preset when it is first used"
-        raise ValueError(explain_mismatch(f"KerasHub's preset {name!r}", f"{type(error).__name__}: {error}", remedy)) from error
+        raise ValueError(
+            f"KerasHub cannot load preset {name!r}: {type(error).__name__}: {error} Check the network, or the folder; "
+            "KerasHub downloads a preset when it is first used."
+        ) from error
+    return prepend(network, _pixel_map(converter, input_shape[-1]))
 
 
 def _keras_hub() -> Any:
     try:
         import keras_hub
     except ImportError as error:
-        raise ImportError(explain_mismatch("KerasHub for a model hub/...", "none", 'pip install "kd_keras[hub]"')) from error
+        advice = 'pip install "kd_keras[hub]"'
+        raise ImportError(
+            explain_mismatch("KerasHub, for a model hub/...", "an environment without it", advice)
+        ) from error
     return keras_hub
 
 
 def _preset(load: Callable[..., keras.Model], classes: int) -> keras.Model:
-    """The preset with its own classifier, where that has as many classes, or with a new one."""
+    """The preset with its own classifier, if that has as many classes, or with a new one."""
     try:
-        model = load()
-    except TypeError:  # a backbone alone, which needs to be told
+        network = load()
+    except TypeError:  # a backbone alone, for which num_classes has no default
         return load(num_classes=classes)
-    return model if model.num_classes == classes else load(num_classes=classes)
+    return network if network.num_classes == classes else load(num_classes=classes)
 
 
 def _new(kind: type, input_shape: tuple[int, int, int], classes: int, options: dict[str, Any]) -> keras.Model:
-    own = set(inspect.signature(kind.__init__).parameters) & set(options)
-    backbone = {"image_shape": tuple(input_shape)} | {key: options[key] for key in set(options) - own}
+    """A classifier of a class, with initial weights."""
+    arguments = list(inspect.signature(kind.backbone_cls.__init__).parameters)[1:]
+    of_the_classifier = set(inspect.signature(kind.__init__).parameters) & set(options)
+    shape_argument = "image_shape" if "image_shape" in arguments else "input_shape"
+    of_the_backbone = {key: options[key] for key in set(options) - of_the_classifier}
     try:
-        made = kind.backbone_cls(**backbone)
+        backbone = kind.backbone_cls(**{shape_argument: tuple(input_shape)} | of_the_backbone)
     except TypeError as error:
-        takes = ", ".join(list(inspect.signature(kind.backbone_cls.__init__).parameters)[1:])
-        raise TypeError(explain_mismatch(f"the arguments of {kind.backbone_cls.__name__}: {takes}", str(error))) from error
-    return kind(backbone=made, num_classes=classes, **{key: options[key] for key in own})
+        expected = f"the arguments of {kind.backbone_cls.__name__}: {', '.join(arguments)}"
+        raise TypeError(explain_mismatch(expected, f"others: {error}")) from error
+    return kind(backbone=backbone, num_classes=classes, **{key: options[key] for key in of_the_classifier})
+
+
+def _image_converter(keras_hub: Any, name: str) -> Any | None:
+    """The image converter of a preset, or `None` if it was saved without one."""
+    try:
+        return keras_hub.layers.ImageConverter.from_preset(name)
+    except FileNotFoundError:
+        return None
+
+
+def _pixel_map(converter: Any | None, channels: int) -> PixelMap:
+    """What a converter does to pixels: it multiplies by its scale and adds its offset, if it has any."""
+    scale, offset = (1 / 255, 0.0) if converter is None else (converter.scale, converter.offset)
+    scale, offset = 1.0 if scale is None else scale, 0.0 if offset is None else offset
+    count = max(np.size(scale), np.size(offset))
+    scale, offset = (tuple(float(value) for value in np.broadcast_to(values, (count,))) for values in (scale, offset))
+    return PixelMap(tuple(range(count)), scale, offset).for_channels(channels)

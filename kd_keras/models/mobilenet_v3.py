@@ -1,17 +1,17 @@
 """MobileNetV3-Small for small images: Howard et al. 2019, *Searching for MobileNetV3*, 1905.02244, table 2.
 
 The layers of the paper with strides for 32 pixels: the stem and the first block keep the size, so that three halvings
-leave 4x4. Bottlenecks are linear: what is said of them in `mobilenet_v2.py` holds here too.
+leave 4x4. Bottlenecks are linear: what `mobilenet_v2.py` says of them holds here too.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 from keras import layers
 
-from kd_keras.models.base import conv_bn, depthwise_bn, positive
+from kd_keras.contracts import Tensor
+from kd_keras.models.base import check_positive, conv_bn, depthwise_bn, image_input
+from kd_keras.networks.preprocessing import PixelStatistics
 
 # kernel, channels of the expansion and of the output at full width, squeeze and excitation, activation, stride
 BLOCKS = (
@@ -34,6 +34,7 @@ def mobilenet_v3_small(
     input_shape: tuple[int, int, int],
     classes: int,
     *,
+    normalization: PixelStatistics | None = None,
     width: float = 1.0,
     dropout: float = 0.2,
     name: str = "mobilenet_v3_small",
@@ -43,19 +44,20 @@ def mobilenet_v3_small(
     Args:
         input_shape: `(H, W, C)` of an image.
         classes: number of classes K.
+        normalization: mean and standard deviation of the pixels in training; by default 127.5 and 63.75.
         width: what the channels are multiplied by, above 0; they are rounded to multiples of 8.
-        dropout: part of the embedding that is left out in training, in [0, 1).
+        dropout: the rate in [0, 1) of the dropout of the embedding.
         name: the model's name.
 
     Raises:
-        ValueError: where `width` is not above zero.
+        ValueError: if `width` is not above 0.
 
     >>> mobilenet_v3_small((32, 32, 3), 100).output_shape
     (None, 100)
     """
-    positive(name, "width", width)
-    inputs = keras.Input(input_shape, name="image")
-    x = _active(conv_bn(inputs, 16, "stem"), "hard_swish", "stem_out")
+    check_positive(name, "width", width)
+    inputs, x = image_input(input_shape, normalization)
+    x = _active(conv_bn(x, 16, "stem"), "hard_swish", "stem_out")
     for number, (kernel, expanded, channels, squeezed, activation, strides) in enumerate(BLOCKS, start=1):
         expanded = _rounded(x.shape[-1] * expanded / BLOCKS[number - 2][2]) if number > 1 else None
         channels = _rounded(channels * width)
@@ -70,8 +72,8 @@ def mobilenet_v3_small(
 
 
 def _bottleneck(
-    x: Any, kernel: int, expanded: int | None, width: int, squeezed: bool, activation: str, strides: int, name: str
-) -> Any:
+    x: Tensor, kernel: int, expanded: int | None, width: int, squeezed: bool, activation: str, strides: int, name: str
+) -> Tensor:
     shortcut = x
     if expanded:
         x = _active(conv_bn(x, expanded, f"{name}_expand", kernel_size=1), activation, f"{name}_expand_out")
@@ -85,7 +87,7 @@ def _bottleneck(
     return x
 
 
-def _squeezed_and_excited(x: Any, name: str) -> Any:
+def _squeezed_and_excited(x: Tensor, name: str) -> Tensor:
     """Each channel times a factor that all channels' means decide."""
     means = layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}_pool")(x)
     means = layers.Conv2D(_rounded(x.shape[-1] / 4), 1, activation="relu", name=f"{name}_reduce")(means)
@@ -93,11 +95,11 @@ def _squeezed_and_excited(x: Any, name: str) -> Any:
     return layers.Multiply(name=f"{name}_out")([x, factors])
 
 
-def _active(x: Any, activation: str, name: str) -> Any:
+def _active(x: Tensor, activation: str, name: str) -> Tensor:
     return layers.Activation(activation, name=name)(x)
 
 
 def _rounded(channels: float) -> int:
     """The nearest multiple of 8, at least 8 and at least nine tenths of the number."""
-    suggest = max(8, int(channels + 4) // 8 * 8)
-    return suggest if suggest >= 0.9 * channels else suggest + 8
+    nearest = max(8, int(channels + 4) // 8 * 8)
+    return nearest if nearest >= 0.9 * channels else nearest + 8

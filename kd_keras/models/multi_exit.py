@@ -15,7 +15,8 @@ from keras import layers, ops, tree
 
 from kd_keras.errors import explain_mismatch
 from kd_keras.models.base import batch_norm, fan_out
-from kd_keras.networks.taps import DROPOUTS, Tapped
+from kd_keras.networks.stages import DROPOUTS
+from kd_keras.networks.taps import Tapped
 
 
 def multi_exit(model: keras.Model, *, name: str | None = None) -> keras.Model:
@@ -52,7 +53,9 @@ def multi_exit(model: keras.Model, *, name: str | None = None) -> keras.Model:
     if len(specs["stages"]) < 2 or not set(paths) <= own:
         came = f"{model.name!r} with {len(specs['stages'])} stages, of which {sorted(set(paths) - own)} lie deeper"
         needed = "a Functional classifier of logits, with two or more stages among its own layers"
-        raise ValueError(explain_mismatch(needed, came, "build it without a final softmax, and not around another model"))
+        raise ValueError(
+            explain_mismatch(needed, came, "build it without a final softmax, and not around another model")
+        )
     stages = [model.get_layer(spec.layer).output for spec in specs["stages"]]
     width, classes = specs["embedding"].shape[-1], specs["logits"].shape[-1]
     answers = [_exit(stages[number:], width, classes, f"exit{number + 1}") for number in range(len(stages) - 1)]
@@ -89,7 +92,9 @@ def _deepest(model: keras.Model, embedding: str, name: str) -> Any:
     for layer in model.layers[place + 1 :]:
         if not isinstance(layer, (*DROPOUTS, layers.Dense)):
             needed = "logits that one dense layer makes of the embedding"
-            raise ValueError(explain_mismatch(needed, f"{layer.name!r} of {model.name!r}", "build it without a final softmax"))
+            raise ValueError(
+                explain_mismatch(needed, f"{layer.name!r} of {model.name!r}", "build it without a final softmax")
+            )
         x = layer(x)
     return layers.Identity(name=name)(x)
 

@@ -1,7 +1,7 @@
 """Residual networks for small images: He et al. 2016, *Deep Residual Learning*, 1512.03385.
 
 `resnet8` to `resnet110` are those of section 4.2: three stages of n basic blocks, depth 6 n + 2, whose shortcut is a
-1x1 convolution wherever the shape changes; `resnet8x4` and `resnet32x4` are four times as wide, as the published
+1x1 convolution if the shape changes; `resnet8x4` and `resnet32x4` are four times as wide, as the published
 distillation tables use them. `resnet18`, `resnet34` and `resnet50` are those of table 1 with a 3x3 stem of stride 1 and
 no pooling after it, as is usual on CIFAR.
 """
@@ -9,18 +9,20 @@ no pooling after it, as is usual on CIFAR.
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import keras
 from keras import layers
 
-from kd_keras.models.base import classified, conv_bn
+from kd_keras.contracts import Tensor
+from kd_keras.models.base import classified, conv_bn, image_input
+from kd_keras.networks.preprocessing import PixelStatistics
 
 
 def resnet(
     input_shape: tuple[int, int, int],
     classes: int,
     *,
+    normalization: PixelStatistics | None = None,
     blocks: tuple[int, ...],
     widths: tuple[int, ...] = (16, 16, 32, 64),
     bottleneck: bool = False,
@@ -31,17 +33,18 @@ def resnet(
     Args:
         input_shape: `(H, W, C)` of an image.
         classes: number of classes K.
+        normalization: mean and standard deviation of the pixels in training; by default 127.5 and 63.75.
         blocks: the number of blocks of each stage.
         widths: channels of the stem and of the stages; a bottleneck's output has four times as many.
-        bottleneck: three convolutions a block, 1x1, 3x3 and 1x1, in place of two of 3x3.
+        bottleneck: whether a block has three convolutions, 1x1, 3x3 and 1x1, instead of two of 3x3.
         name: the model's name.
 
     >>> model = resnet8((32, 32, 3), 100)
     >>> sum(int(keras.ops.size(variable)) for variable in model.trainable_variables)
     83892
     """
-    inputs = keras.Input(input_shape, name="image")
-    x = layers.ReLU(name="stem_out")(conv_bn(inputs, widths[0], "stem"))
+    inputs, x = image_input(input_shape, normalization)
+    x = layers.ReLU(name="stem_out")(conv_bn(x, widths[0], "stem"))
     for stage, (count, width) in enumerate(zip(blocks, widths[1:], strict=True), start=1):
         for block in range(1, count + 1):
             unit = f"stage{stage}_block{block}"
@@ -50,7 +53,7 @@ def resnet(
     return classified(inputs, x, classes, name)
 
 
-def _residual_sum(x: Any, width: int, strides: int, bottleneck: bool, name: str) -> Any:
+def _residual_sum(x: Tensor, width: int, strides: int, bottleneck: bool, name: str) -> Tensor:
     """Two or three convolutions and the shortcut around them, before the activation."""
     out = 4 * width if bottleneck else width
     shortcut = x

@@ -7,13 +7,13 @@ that begins a stage has a bottleneck of a quarter of the channels that it adds, 
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 from keras import layers
 
+from kd_keras.contracts import Tensor
 from kd_keras.errors import explain_mismatch
-from kd_keras.models.base import channel_shuffle, classified, conv_bn, depthwise_bn, positive
+from kd_keras.models.base import channel_shuffle, check_positive, classified, conv_bn, depthwise_bn, image_input
+from kd_keras.networks.preprocessing import PixelStatistics
 
 # groups: channels of the first stage at full width (table 1); each later stage has twice as many
 CHANNELS = {1: 144, 2: 200, 3: 240, 4: 272, 8: 384}
@@ -26,6 +26,7 @@ def shufflenet_v1(
     input_shape: tuple[int, int, int],
     classes: int,
     *,
+    normalization: PixelStatistics | None = None,
     width: float = 1.0,
     groups: int = 3,
     name: str = "shufflenet_v1",
@@ -35,6 +36,7 @@ def shufflenet_v1(
     Args:
         input_shape: `(H, W, C)` of an image.
         classes: number of classes K.
+        normalization: mean and standard deviation of the pixels in training; by default 127.5 and 63.75.
         width: what the channels are multiplied by, above 0.
         groups: of the 1x1 convolutions: 1, 2, 3, 4 or 8.
         name: the model's name.
@@ -45,8 +47,8 @@ def shufflenet_v1(
     >>> shufflenet_v1((32, 32, 3), 100).output_shape
     (None, 100)
     """
-    inputs = keras.Input(input_shape, name="image")
-    x = layers.ReLU(name="stem_out")(conv_bn(inputs, 24, "stem", kernel_size=1))
+    inputs, x = image_input(input_shape, normalization)
+    x = layers.ReLU(name="stem_out")(conv_bn(x, 24, "stem", kernel_size=1))
     return _stages(inputs, x, classes, width, groups, True, name)
 
 
@@ -54,6 +56,7 @@ def shufflenet_v1_imagenet(
     input_shape: tuple[int, int, int],
     classes: int,
     *,
+    normalization: PixelStatistics | None = None,
     width: float = 1.0,
     groups: int = 3,
     name: str = "shufflenet_v1_imagenet",
@@ -67,18 +70,20 @@ def shufflenet_v1_imagenet(
     """
     if width not in STEMS:
         raise ValueError(explain_mismatch(f"{name}(width=...) one of {', '.join(map(str, STEMS))}", repr(width)))
-    inputs = keras.Input(input_shape, name="image")
-    x = layers.ReLU(name="stem_out")(conv_bn(inputs, STEMS[width], "stem", strides=2))
+    inputs, x = image_input(input_shape, normalization)
+    x = layers.ReLU(name="stem_out")(conv_bn(x, STEMS[width], "stem", strides=2))
     x = layers.MaxPooling2D(3, 2, padding="same", name="stem_pool")(x)
     return _stages(inputs, x, classes, width, groups, False, name)
 
 
-def _stages(inputs: Any, x: Any, classes: int, width: float, groups: int, small: bool, name: str) -> keras.Model:
-    positive(name, "width", width)
+def _stages(inputs: Tensor, x: Tensor, classes: int, width: float, groups: int, small: bool, name: str) -> keras.Model:
+    check_positive(name, "width", width)
     if groups not in CHANNELS:
         raise ValueError(explain_mismatch(f"{name}(groups=...) one of {', '.join(map(str, CHANNELS))}", repr(groups)))
     if (CHANNELS[groups] * width) % (4 * groups):
-        raise ValueError(explain_mismatch(f"a width at which {4 * groups} divides {CHANNELS[groups]} width", repr(width)))
+        raise ValueError(
+            explain_mismatch(f"a width at which {4 * groups} divides {CHANNELS[groups]} width", repr(width))
+        )
     for stage, units in enumerate(UNITS, start=1):
         channels = int(CHANNELS[groups] * width) * 2 ** (stage - 1)
         for unit in range(1, units + 1):
@@ -97,7 +102,7 @@ def _stages(inputs: Any, x: Any, classes: int, width: float, groups: int, small:
     return classified(inputs, x, classes, name)
 
 
-def _branch(x: Any, bottleneck: int, width: int, strides: int, groups: tuple, relu: bool, name: str) -> Any:
+def _branch(x: Tensor, bottleneck: int, width: int, strides: int, groups: tuple, relu: bool, name: str) -> Tensor:
     x = layers.ReLU(name=f"{name}_1_relu")(conv_bn(x, bottleneck, f"{name}_1", kernel_size=1, groups=groups[0]))
     x = channel_shuffle(x, groups[1], f"{name}_shuffle") if groups[1] > 1 else x
     x = depthwise_bn(x, f"{name}_depthwise", strides=strides)

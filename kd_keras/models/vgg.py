@@ -1,6 +1,6 @@
 """VGG with BatchNorm, small images: Simonyan, Zisserman 2015, *Very Deep Convolutional Networks*, 1409.1556, table 1.
 
-The form of the published distillation tables: one linear classifier of the last maps' mean in place of three, and
+The form of the published distillation tables: one linear classifier of the last maps' mean instead of three, and
 at 32 pixels three poolings, so that the last two stages are both of 4x4. `vgg8` has one convolution a stage.
 """
 
@@ -11,22 +11,31 @@ import functools
 import keras
 from keras import layers
 
-from kd_keras.models.base import classified, conv_bn
+from kd_keras.models.base import classified, conv_bn, image_input
+from kd_keras.networks.preprocessing import PixelStatistics
 
 
-def vgg(input_shape: tuple[int, int, int], classes: int, *, convolutions: tuple[int, ...], name: str) -> keras.Model:
+def vgg(
+    input_shape: tuple[int, int, int],
+    classes: int,
+    *,
+    normalization: PixelStatistics | None = None,
+    convolutions: tuple[int, ...],
+    name: str,
+) -> keras.Model:
     """A VGG whose output is `(B, classes)` logits.
 
     Args:
         input_shape: `(H, W, C)` of an image; of 64 pixels or more, a fourth pooling comes before the last stage.
         classes: number of classes K.
+        normalization: mean and standard deviation of the pixels in training; by default 127.5 and 63.75.
         convolutions: how many each of the five stages has.
         name: the model's name.
 
     >>> vgg8((32, 32, 3), 100).output_shape
     (None, 100)
     """
-    x = inputs = keras.Input(input_shape, name="image")
+    inputs, x = image_input(input_shape, normalization)
     for stage, (count, width) in enumerate(zip(convolutions, (64, 128, 256, 512, 512), strict=True), start=1):
         if 1 < stage < 5 or (stage == 5 and min(input_shape[:2]) >= 64):
             x = layers.MaxPooling2D(name=f"stage{stage}_pool")(x)

@@ -8,20 +8,30 @@ BatchNorm and the ReLU that follow it. A shortcut that changes the shape reads t
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import keras
 from keras import layers
 
-from kd_keras.models.base import batch_norm, classified, convolution
+from kd_keras.contracts import Tensor
+from kd_keras.models.base import batch_norm, classified, convolution, image_input
+from kd_keras.networks.preprocessing import PixelStatistics
 
 
-def wrn(input_shape: tuple[int, int, int], classes: int, *, blocks: int, width: int, name: str) -> keras.Model:
+def wrn(
+    input_shape: tuple[int, int, int],
+    classes: int,
+    *,
+    normalization: PixelStatistics | None = None,
+    blocks: int,
+    width: int,
+    name: str,
+) -> keras.Model:
     """A wide residual network whose output is `(B, classes)` logits.
 
     Args:
         input_shape: `(H, W, C)` of an image.
         classes: number of classes K.
+        normalization: mean and standard deviation of the pixels in training; by default 127.5 and 63.75.
         blocks: blocks of each of the three stages, (depth - 4) / 6.
         width: what the channels 16, 32 and 64 are multiplied by.
         name: the model's name.
@@ -29,8 +39,8 @@ def wrn(input_shape: tuple[int, int, int], classes: int, *, blocks: int, width: 
     >>> wrn_16_1((32, 32, 3), 10).output_shape
     (None, 10)
     """
-    inputs = keras.Input(input_shape, name="image")
-    x = convolution(inputs, 16, "stem_out")
+    inputs, x = image_input(input_shape, normalization)
+    x = convolution(x, 16, "stem_out")
     for stage, channels in enumerate((16, 32, 64), start=1):
         for block in range(1, blocks + 1):
             strides = 2 if stage > 1 and block == 1 else 1
@@ -40,7 +50,7 @@ def wrn(input_shape: tuple[int, int, int], classes: int, *, blocks: int, width: 
     return classified(inputs, x, classes, name)
 
 
-def _block(x: Any, width: int, strides: int, name: str, end: str) -> Any:
+def _block(x: Tensor, width: int, strides: int, name: str, end: str) -> Tensor:
     active = layers.ReLU(name=f"{name}_1_relu")(batch_norm(x, f"{name}_1_bn"))
     shortcut = x
     if x.shape[-1] != width:

@@ -1,7 +1,8 @@
-"""What is done to a Keras model: taps, freezing, loading of weights."""
+"""What is done to a Keras model: taps, preprocessing of pixels, freezing, loading of weights."""
 
 from kd_keras.networks.freezing import frozen
-from kd_keras.networks.loading import load_weights
+from kd_keras.networks.loading import load_weights, pixel_statistics
+from kd_keras.networks.preprocessing import PixelStatistics
 from kd_keras.networks.taps import Specs, Tapped
 
-__all__ = ("Specs", "Tapped", "frozen", "load_weights")
+__all__ = ("PixelStatistics", "Specs", "Tapped", "frozen", "load_weights", "pixel_statistics")

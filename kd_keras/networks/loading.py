@@ -1,13 +1,16 @@
-"""Weights from a file, for a whole model or for what of it the file holds, with a report."""
+"""Weights from a file, for all layers of a model or for those that the file has, with a report; and the normalization
+of a saved network."""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import json
+import math
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import h5py
 import keras
@@ -15,15 +18,17 @@ import ml_dtypes
 import numpy as np
 
 from kd_keras.errors import explain_mismatch
+from kd_keras.networks.preprocessing import PixelStatistics
+from kd_keras.private_api import inner_layers, own_variables
 
 
 class Loaded(NamedTuple):
-    """What came of loading a file, layer by layer; its text is the report.
+    """The result of loading a file, layer by layer; its text is the report.
 
     Attributes:
         loaded: layers that have the file's weights now.
-        mismatched: layers whose shapes in the file are others, and why; left as they were.
-        missing: layers that the file does not have; left as they were.
+        mismatched: layers whose shapes differ from those in the file, and how; they are not changed.
+        missing: layers that the file does not have; they are not changed.
         skipped: layers of the file that the model does not have.
     """
 
@@ -34,25 +39,25 @@ class Loaded(NamedTuple):
 
     def __str__(self) -> str:
         lines = [f"{len(self.loaded)} layers loaded"]
-        lines += [f"not loaded, of another shape: {name}, {why}" for name, why in self.mismatched.items()]
+        lines += [f"not loaded, of another shape: {name}, {difference}" for name, difference in self.mismatched.items()]
         lines += [f"not loaded, not in the file: {name}" for name in self.missing]
         lines += [f"in the file, not in the model: {name}" for name in self.skipped]
         return "\n".join(lines)
 
 
 def load_weights(model: keras.Model, path: str | Path) -> Loaded:
-    """Loads what a `.keras` or `.weights.h5` file holds for the layers of a model.
+    """Loads the weights that a `.keras` or `.weights.h5` file has for the layers of a model.
 
-    Layers are found by their path of names, `"backbone/conv1"`, or where only one layer of each side ends alike, by
-    that end: a backbone may be alone in one of the two and nested in the other. A classifier of other classes stays
-    as it is, and so does every layer that the file does not have.
+    Layers are matched by their paths of names, `"backbone/conv1"`. If only one layer of the model and one of the file
+    have the same last name, they are matched by it: a backbone may be alone in one of the two and nested in the other.
+    A classifier of other classes is not changed, nor is any layer that the file does not have.
 
     Args:
         model: a built model.
         path: the file.
 
     Raises:
-        ValueError: where there is no such file, it is no Keras file, or nothing of it fits.
+        ValueError: if there is no such file, if it is no Keras file, or if none of its layers fits.
 
     >>> import tempfile
     >>> whole = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="a"), keras.layers.Dense(2, name="b")])
@@ -64,48 +69,129 @@ def load_weights(model: keras.Model, path: str | Path) -> Loaded:
     """
     stored = _read(Path(path))
     layers = dict(_layers(model, ""))
-    found = {name: _match(name, stored, layers) for name in layers}
-    report = Loaded([], {}, [name for name in layers if found[name] is None], [])
-    report.skipped.extend(name for name in stored if name not in found.values())
-    for name, source in found.items():
+    sources = {name: _match(name, stored, layers) for name in layers}
+    report = Loaded([], {}, [name for name in layers if sources[name] is None], [])
+    report.skipped.extend(name for name in stored if name not in sources.values())
+    for name, source in sources.items():
         if source is None:
             continue
-        differs = _difference(layers[name], stored[source])
-        if differs:
-            report.mismatched[name] = differs
+        difference = _difference(layers[name], stored[source])
+        if difference:
+            report.mismatched[name] = difference
         else:
             layers[name].load_own_variables(stored[source])
             report.loaded.append(name)
     if not report.loaded:
-        came = f"{len(stored)} layers of other names or shapes: {', '.join(list(stored)[:4])}, ..."
-        raise ValueError(explain_mismatch(f"weights for {', '.join(list(layers)[:4])}, ... in {path}", came))
+        received = f"{len(stored)} layers of other names or shapes: {', '.join(list(stored)[:4])}, ..."
+        raise ValueError(explain_mismatch(f"weights for {', '.join(list(layers)[:4])}, ... in {path}", received))
     return report
+
+
+def pixel_statistics(network: str | Path | keras.Model) -> PixelStatistics | None:
+    """The normalization with which a network starts: mean and standard deviation of the pixels that it was trained on.
+
+    Args:
+        network: a `.keras` file, or a model.
+
+    Returns:
+        The constants of the Normalization layer that reads the image; `None` if another layer reads the image, or for a
+        `.weights.h5` file, which has no layers.
+
+    Raises:
+        ValueError: if there is no such file, or if it is no Keras file.
+
+    >>> image = keras.Input((8, 8, 3), name="image")
+    >>> normalized = keras.layers.Normalization(mean=[100.0], variance=[2500.0])(image)
+    >>> pixel_statistics(keras.Model(image, normalized))
+    PixelStatistics(mean=(100.0,), std=(50.0,))
+    """
+    if isinstance(network, keras.Model):
+        try:
+            return _normalization_in(network.get_config())
+        except NotImplementedError:  # a subclassed model that cannot be saved
+            return None
+    path = Path(network)
+    if path.suffix != ".keras":
+        return None
+    with _explained(path), zipfile.ZipFile(path) as archive:
+        return _normalization_in(json.loads(archive.read("config.json"))["config"])
+
+
+def _normalization_in(config: Mapping[str, Any]) -> PixelStatistics | None:
+    """The constants of the Normalization that reads the image, from the configuration of a model."""
+    first = _first_layer(config)
+    if first is None:
+        return None
+    options = first["config"]
+    if first["class_name"] != "Normalization":
+        return _normalization_in(options)
+    if options.get("mean") is None or options.get("invert"):
+        return None
+    mean, variance = (_as_tuple(options[key]) for key in ("mean", "variance"))
+    return PixelStatistics(mean, tuple(math.sqrt(value) for value in variance))
+
+
+def _first_layer(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The configuration of the one layer or nested model that reads the input of a model."""
+    layers = config.get("layers")
+    if layers is None:  # a subclassed model around another one
+        models = [
+            value for value in config.values() if isinstance(value, Mapping) and "layers" in value.get("config", ())
+        ]
+        return models[0] if len(models) == 1 else None
+    inputs = {layer["config"]["name"] for layer in layers if layer["class_name"] == "InputLayer"}
+    if all("inbound_nodes" not in layer for layer in layers):  # a Sequential model
+        readers = [layer for layer in layers if layer["class_name"] != "InputLayer"][:1]
+    else:
+        readers = [layer for layer in layers if inputs & set(_sources(layer.get("inbound_nodes", ())))]
+    return readers[0] if len(readers) == 1 else None
+
+
+def _sources(nodes: Any) -> Iterator[str]:
+    """The names of the layers whose outputs a layer reads, from its configuration."""
+    if isinstance(nodes, Mapping):
+        if "keras_history" in nodes:
+            yield nodes["keras_history"][0]
+        yield from _sources(list(nodes.values()))
+    elif isinstance(nodes, (list, tuple)):
+        for node in nodes:
+            yield from _sources(node)
+
+
+def _as_tuple(values: Any) -> tuple[float, ...]:
+    return tuple(float(value) for value in np.ravel(values))
 
 
 def _read(path: Path) -> dict[str, dict[str, np.ndarray]]:
     """The variables of each layer in a file, by the layer's path."""
+    with _explained(path), _opened(path) as file:
+        return dict(_stored(file, ""))
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turns the errors of reading a file into a ValueError that names it."""
     if not path.exists():
         raise ValueError(explain_mismatch("a .keras or .weights.h5 file", f"{path}, which does not exist"))
     try:
-        with _opened(path) as file:
-            return dict(_stored(file, ""))
-    except (OSError, KeyError, zipfile.BadZipFile) as error:
-        came = f"{type(error).__name__}: {error}"
-        raise ValueError(explain_mismatch(f"a whole .keras or .weights.h5 file at {path}", came)) from error
+        yield
+    except (OSError, KeyError, json.JSONDecodeError, zipfile.BadZipFile) as error:
+        received = f"one that cannot be read: {type(error).__name__}: {error}"
+        raise ValueError(explain_mismatch(f"a whole .keras or .weights.h5 file at {path}", received)) from error
 
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[h5py.File]:
     if path.suffix == ".keras":
         with zipfile.ZipFile(path) as archive, h5py.File(io.BytesIO(archive.read("model.weights.h5"))) as file:
-            yield file["layers"]  # beside it there is the optimizer
+            yield file["layers"]  # and not the optimizer, which is stored next to it
     else:
         with h5py.File(path) as file:
             yield file["layers"]
 
 
 def _stored(group: h5py.Group, path: str) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
-    """Every layer with variables below a group; with a layer's variables Keras writes its name."""
+    """Every layer with variables below a group; Keras writes a layer's name to its variables."""
     for inner in group.values():
         if not isinstance(inner, h5py.Group):
             continue
@@ -118,31 +204,31 @@ def _stored(group: h5py.Group, path: str) -> Iterator[tuple[str, dict[str, np.nd
 
 
 def _array(value: h5py.Dataset) -> np.ndarray:
-    """A variable's value; HDF5 has no bfloat16, of which Keras makes a note."""
+    """A variable's value; HDF5 has no bfloat16, which Keras notes in an attribute."""
     return np.array(value, dtype=ml_dtypes.bfloat16 if value.attrs.get("dtype") == "bfloat16" else None)
 
 
 def _layers(layer: keras.layers.Layer, path: str) -> Iterator[tuple[str, keras.layers.Layer]]:
-    """Every layer below with variables of its own, by its path of names."""
-    for inner in layer._layers:
+    """Every layer inside that has variables itself, by its path of names."""
+    for inner in inner_layers(layer):
         name = f"{path}/{inner.name}".lstrip("/")
-        if inner._trainable_variables or inner._non_trainable_variables:
+        if own_variables(inner):
             yield name, inner
         yield from _layers(inner, name)
 
 
-def _match(name: str, stored: dict, layers: dict) -> str | None:
+def _match(name: str, stored: Mapping[str, Any], layers: Mapping[str, Any]) -> str | None:
     """The path in the file of a layer of the model."""
     if name in stored:
         return name
     end = name.rsplit("/", 1)[-1]
-    there = [other for other in stored if other.rsplit("/", 1)[-1] == end]
-    here = [other for other in layers if other.rsplit("/", 1)[-1] == end]
-    return there[0] if len(there) == len(here) == 1 else None
+    in_the_file = [path for path in stored if path.rsplit("/", 1)[-1] == end]
+    in_the_model = [path for path in layers if path.rsplit("/", 1)[-1] == end]
+    return in_the_file[0] if len(in_the_file) == len(in_the_model) == 1 else None
 
 
-def _difference(layer: keras.layers.Layer, stored: dict[str, np.ndarray]) -> str:
-    """How the shapes in the file differ from a layer's, or nothing."""
-    shapes = [tuple(variable.shape) for variable in (*layer._trainable_variables, *layer._non_trainable_variables)]
-    theirs = [stored[key].shape for key in sorted(stored, key=lambda key: (len(key), key))]
-    return "" if shapes == theirs else f"{theirs} in the file, {shapes} in the model"
+def _difference(layer: keras.layers.Layer, stored: Mapping[str, np.ndarray]) -> str:
+    """How the shapes in the file differ from a layer's, or an empty text."""
+    in_the_model = [tuple(variable.shape) for variable in own_variables(layer)]
+    in_the_file = [stored[key].shape for key in sorted(stored, key=lambda key: (len(key), key))]
+    return "" if in_the_model == in_the_file else f"{in_the_file} in the file, {in_the_model} in the model"

@@ -17,9 +17,10 @@ def source_from(dataset: tf.data.Dataset, name: str = "tf.data.Dataset") -> Sour
     """A source with the examples of a dataset, which is read through once to count them and their classes.
 
     Args:
-        dataset: examples or batches of them: `image`, `(image, label)`, or dictionaries with the keys "image" and "label".
-            Images are `(H, W, C)` or `(B, H, W, C)` with values in 0..255 of any type; labels are whole numbers `()` or
-            one-hot `(K,)`. It must have an end and give the same order each time: leave the shuffling to the pipeline.
+        dataset: examples or batches of them: `image`, `(image, label)`, or dictionaries with the keys "image" and
+            "label". Images are `(H, W, C)` or `(B, H, W, C)` with values in 0..255 of any type; labels are whole
+            numbers `()` or one-hot `(K,)`. It must have an end and give the same order each time: leave the shuffling
+            to the pipeline.
         name: of the source.
 
     Raises:
@@ -44,8 +45,8 @@ def source_from(dataset: tf.data.Dataset, name: str = "tf.data.Dataset") -> Sour
         raise ValueError(f"{name} has no examples.")
     if lowest < 0 or highest > 255 or (0 < highest <= 1 and not dataset_is_integer(examples)):
         raise ValueError(
-            f"{name} must have pixel values in 0..255, but its values lie in {lowest:g}..{highest:g}. Scale them to 0..255: "
-            "networks own their preprocessing."
+            f"{name} must have pixel values in 0..255, but its values lie in {lowest:g}..{highest:g}. Scale them to "
+            "0..255: networks own their preprocessing."
         )
     shape = examples.element_spec["image"].shape
     return Source(
@@ -72,14 +73,14 @@ def dataset_is_integer(examples: tf.data.Dataset) -> bool:
 
 
 def _reader(spec: Any, name: str) -> tuple[Callable[..., dict], bool, int | None]:
-    """From an element to a dictionary of image and label; whether elements are batches; the classes of one-hot labels."""
+    """Makes a dictionary of an element; with it, whether elements are batches, and the classes of one-hot labels."""
     keyed = isinstance(spec, dict) and "image" in spec
     parts = [spec["image"], spec.get("label")] if keyed else list(spec) if isinstance(spec, tuple) else [spec]
     image, label = parts[0], parts[1] if len(parts) == 2 else None
     rank = image.shape.rank if isinstance(image, tf.TensorSpec) else None
     if rank not in (3, 4) or len(parts) > 2 or image.shape[-1] is None:
         raise ValueError(
-            f"{name} must give images (H, W, C) or batches of them, with or without labels, but its elements are {spec}."
+            f"{name} must give images (H, W, C) or batches of them, with or without labels, but it gives {spec}."
         )
     one_hot = label is not None and label.shape.rank == rank - 2 and (label.shape[-1] or 1) > 1
     squeezed = label is not None and label.shape.rank == rank - 2 and label.shape[-1] == 1

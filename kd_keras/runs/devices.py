@@ -94,7 +94,9 @@ def begin(recipe: Recipe, strategy: tf.distribute.Strategy) -> None:
     over = f" over {replicas} replicas ({type(strategy).__name__})" if replicas > 1 else ""
     logger.info("Training on %s%s.", devices or "the CPU", over)
     if recipe.drop_remainder and recipe.batch_size % replicas:
-        raise ValueError(f"drop_remainder needs a batch size that {replicas} replicas divide, but it is {recipe.batch_size}.")
+        raise ValueError(
+            f"drop_remainder needs a batch size that {replicas} replicas divide, but it is {recipe.batch_size}."
+        )
 
 
 @contextlib.contextmanager

@@ -22,11 +22,10 @@ from kd_keras.runs.run import Run
 from kd_keras.runs.session import Session, open_session, train_student
 from kd_keras.runs.settings import Settings
 from kd_keras.runs.students import Network
-from kd_keras.runs.teachers import TeacherOptions, TeacherSource
+from kd_keras.runs.teachers import TEACHER_OPTIONS, TeacherOptions, TeacherSource
 from kd_keras.teacher import Teacher
 
 logger = logging.getLogger("kd_keras")
-TEACHER_OPTIONS = ("teacher_weights", "teacher_precision", "teacher_range", "combine")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +142,9 @@ def _distill(session: Session, request: Request) -> Run:
         if request.teacher is not None:
             live = teachers.load_teacher(request.teacher, images, request.teacher_options)
         teacher = live if request.recording is None else teachers.load_recorded(request.recording, images, live)
-        keras.utils.set_random_seed(session.recipe.seed)  # loading a teacher draws numbers, and a recorded one draws none
+        keras.utils.set_random_seed(
+            session.recipe.seed
+        )  # loading a teacher draws numbers, and a recorded one draws none
         methods = make_methods(request.methods, examples=images.train.size, batch_size=session.recipe.batch_size)
         classes = images.train.classes or _teacher_classes(images, teacher)
         student = students.build_network(request.student, images, classes, request.weights)
@@ -158,7 +159,9 @@ def _distill(session: Session, request: Request) -> Run:
 
 def _teacher_classes(images: Images, teacher: Teacher | RecordedTeacher | None) -> int:
     if teacher is None:
-        raise ValueError(f"{images.train.name!r} has no labels: --teacher= or --recording= is needed, but neither is given.")
+        raise ValueError(
+            f"{images.train.name!r} has no labels: --teacher= or --recording= is needed, but neither is given."
+        )
     return teacher.tapped(["logits"]).specs["logits"].shape[-1]
 
 

@@ -144,7 +144,7 @@ def _verbosity() -> str | int:
 
 
 def _callbacks(session: Session, start: Position) -> list[keras.callbacks.Callback]:
-    """The callbacks of a `fit` that starts at a position: all workers guard against non-finite values, the chief logs."""
+    """The callbacks of a `fit` that starts at a position: all workers look for non-finite values, the chief logs."""
 
     def replay(epoch: int, step: int) -> Any:
         return next(iter(session.images.training_batches(Position(epoch, step), with_index=True)))

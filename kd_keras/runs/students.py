@@ -23,12 +23,14 @@ logger = logging.getLogger("kd_keras")
 Network = str | os.PathLike | Run | keras.Model
 
 
-def build_network(source: Network, images: Images, classes: int, weights: str | os.PathLike | None = None) -> keras.Model:
+def build_network(
+    source: Network, images: Images, classes: int, weights: str | os.PathLike | None = None
+) -> keras.Model:
     """The network to train, built under the current strategy and dtype policy.
 
     Args:
-        source: a model of the zoo with options such as "mlp(hidden=(32,))", a run, a `.keras` file, or a Keras model. The
-            model itself is trained, or under a strategy of several replicas a copy of it.
+        source: a model of the zoo with options such as "mlp(hidden=(32,))", a run, a `.keras` file, or a Keras model.
+            The model itself is trained, or under a strategy of several replicas a copy of it.
         images: of the run: their shape, and what a network of the zoo normalizes with.
         classes: number of classes.
         weights: a `.keras` or `.weights.h5` file to start from, as a whole or in part. With the weights of a network of
@@ -94,6 +96,8 @@ def _normalization(weights: str | os.PathLike | None) -> PixelStatistics | None:
         return None
     for layer in load_network(weights).layers:
         if isinstance(layer, keras.layers.Normalization) and layer.name == "normalization":
-            mean, variance = (np.ravel(np.asarray(value, "float64")) for value in (layer.input_mean, layer.input_variance))
+            mean, variance = (
+                np.ravel(np.asarray(value, "float64")) for value in (layer.input_mean, layer.input_variance)
+            )
             return PixelStatistics(tuple(mean.tolist()), tuple(np.sqrt(variance).tolist()))
     return None

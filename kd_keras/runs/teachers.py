@@ -24,6 +24,7 @@ from kd_keras.teacher import COMBINATIONS, Teacher
 from kd_keras.training.checkpoint import Position
 
 logger = logging.getLogger("kd_keras")
+TEACHER_OPTIONS = ("teacher_weights", "teacher_precision", "teacher_range", "combine")
 TeacherSource = str | os.PathLike | Run | keras.Model | Teacher | Sequence[str | os.PathLike | Run | keras.Model]
 
 
@@ -139,7 +140,9 @@ def class_order(record: dict[str, Any], names: Sequence[str] | None) -> list[int
         return None
     missing = sorted(set(names) - set(trained_on))
     if missing:
-        raise ValueError(f"The images have the classes {list(names)}, but the network knows {trained_on}, not {missing}.")
+        raise ValueError(
+            f"The images have the classes {list(names)}, but the network knows {trained_on}, not {missing}."
+        )
     return [trained_on.index(name) for name in names]
 
 
@@ -162,7 +165,7 @@ def as_list(source: Any) -> list:
     for network in networks:
         if not isinstance(network, (str, os.PathLike, Run, keras.Model)):
             raise TypeError(
-                f"A teacher must be a Run, a path, a Keras model, a Teacher or a list of these, but received {network!r}."
+                f"A teacher must be a Run, a path, a Keras model, a Teacher or a list of them, but received {network!r}"
             )
     return networks
 

@@ -28,8 +28,8 @@ def train(
 ) -> Run:
     """Trains a network on labeled images.
 
-    The same call resumes an interrupted run and does nothing for a complete one. Progress goes to the logger "kd_keras".
-    A SIGTERM ends the process with a checkpoint, at the next step.
+    The same call resumes an interrupted run and does nothing for a complete one. Progress goes to the logger
+    "kd_keras". A SIGTERM ends the process with a checkpoint, at the next step.
 
     Args:
         model: a model of the zoo, such as "resnet20" or "mlp(hidden=(32,))", a run or a `.keras` file, or a Keras model

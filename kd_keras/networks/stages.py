@@ -1,0 +1,222 @@
+"""The landmarks of a network: its logits, its classifier, the embedding that this reads, and its stages.
+
+* The logits are what comes before a final softmax.
+* The classifier is the last layer with a kernel on the way to the logits.
+* The embedding is what the classifier reads, before dropout, averaged over space.
+* The stages are the last maps of each resolution that every path from input to logits passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers, tree
+
+from kd_keras.contracts import Tensor
+from kd_keras.errors import explain_mismatch
+from kd_keras.networks.graph import Edge, Graph, Operation
+
+ACTIVATIONS = (layers.Activation, layers.ReLU, layers.LeakyReLU, layers.PReLU, layers.ELU, layers.Softmax)
+ACTIVATION_NAMES = {name.replace("_", "") for name in dir(keras.activations) if name.islower()}
+POOLINGS = (layers.GlobalAveragePooling2D, layers.GlobalMaxPooling2D, layers.Flatten)
+PADDINGS = (layers.ZeroPadding2D, layers.Cropping2D)
+DROPOUTS = (layers.Dropout, layers.SpatialDropout2D, layers.GaussianDropout, layers.GaussianNoise)
+
+
+class StagedGraph(Graph):
+    """A model's replayed graph that knows the landmarks of a network.
+
+    >>> maps = [layers.Conv2D(4, 3, name="one"), layers.Conv2D(4, 3, strides=2, name="two")]
+    >>> head = [layers.GlobalAveragePooling2D(name="pool"), layers.Dense(5, name="classify")]
+    >>> graph = StagedGraph(keras.Sequential([keras.Input((9, 9, 3)), *maps, *head]))
+    >>> [graph.spec(stage).layer for stage in graph.stages()], graph.spec(graph.embedding()).layer
+    (['one', 'two'], 'pool')
+    """
+
+    def logits(self) -> Tensor:
+        """What comes before a final softmax, `(B, K)`.
+
+        Raises:
+            ValueError: if the model has several outputs and none is called "logits".
+        """
+        output = self.output.get("logits") if isinstance(self.output, Mapping) else self.output
+        if output is None or tree.is_nested(output):
+            raise self.missing_tap("logits", 'it has several outputs; name the one by the key "logits"')
+        edge = self.maker(output)
+        if edge is None or not _is_softmax(edge.operation):
+            return output
+        if not _is_activation(edge.operation):
+            advice = f"{edge.path!r} regularizes its softmax; make the softmax a layer by itself"
+            raise self.missing_tap("logits", advice)
+        return edge.sources[0]
+
+    def embedding(self) -> Tensor:
+        """What the classifier reads, `(B, D)`, before dropout and averaged over space.
+
+        Raises:
+            ValueError: if no single layer computes the logits.
+        """
+        tensor = self.classifier().sources[0]
+        while (edge := self.maker(tensor)) and isinstance(edge.operation, DROPOUTS):
+            tensor = edge.sources[0]
+        if len(tensor.shape) != 4:
+            return tensor
+        return self.derive(tensor, lambda maps: keras.ops.mean(maps, axis=(1, 2)), "mean")
+
+    def stages(self) -> list[Tensor]:
+        """The last map `(B, H, W, C)` of each resolution that every path to the logits passes, largest first.
+
+        Raises:
+            ValueError: if there is none, or if its size is not known.
+        """
+        stages: dict[tuple, Tensor] = {}
+        learned = self.learned()
+        classifier = self.find_classifier()
+        for tensor in self._dominators():
+            edge = self.maker(tensor)
+            if id(tensor) not in learned or isinstance(edge.operation, PADDINGS):
+                continue
+            if _is_rearranged(edge) and tuple(tensor.shape[1:3]) not in stages:  # such as inside a channel shuffle
+                continue
+            if edge is classifier or _is_pooling(edge.operation):
+                break
+            if len(tensor.shape) == 4:
+                stages[tuple(tensor.shape[1:3])] = tensor
+        if not stages:
+            raise self.missing_tap("stages", "no map lies on every path from input to logits; name the layers")
+        if any(None in size for size in stages):
+            raise self.missing_tap("stages", "its maps have no known size; build it with a fixed input_shape")
+        return list(stages.values())
+
+    def learned(self) -> set[int]:
+        """The ids of the tensors that a layer with a kernel leads to; the others are the preprocessed image."""
+        learned: set[int] = set()
+        for edge in self.calls:
+            if _has_kernel(edge.operation) or any(id(source) in learned for source in edge.sources):
+                learned.update(map(id, edge.results))
+        return learned
+
+    def before_activation(self, tensor: Tensor) -> Tensor:
+        """What an activation reads, if the tensor is an activation's output; else the tensor itself."""
+        edge = self.maker(tensor)
+        return edge.sources[0] if edge and _is_activation(edge.operation) else tensor
+
+    def find_classifier(self) -> Edge | None:
+        """The last layer with a kernel on the way to the logits, or `None` if several ways lead there."""
+        sinks = self._sinks()
+        edge = self.maker(sinks[0]) if len(sinks) == 1 else None
+        while edge is not None and not _has_kernel(edge.operation):
+            edge = self.maker(edge.sources[0]) if len(edge.sources) == 1 else None
+        return edge
+
+    def classifier(self) -> Edge:
+        """As `find_classifier`.
+
+        Raises:
+            ValueError: if there is none.
+        """
+        edge = self.find_classifier()
+        if edge is None:
+            raise self.missing_tap("embedding", "no single layer computes its logits; name the layer that you mean")
+        return edge
+
+    def classifier_weights(self) -> tuple[np.ndarray, np.ndarray]:
+        """The kernel `(D, K)` and the bias `(K,)` of the classifier, float32.
+
+        Raises:
+            ValueError: if the classifier is not linear.
+        """
+        edge = self.classifier()
+        layer = edge.original
+        kernel = np.array(getattr(layer, "kernel", ()), "float32")
+        if kernel.ndim < 2 or kernel.size != kernel.shape[-2] * kernel.shape[-1]:
+            expected = f"a linear classifier of {self.model.name!r}"
+            raise ValueError(explain_mismatch(expected, f"the layer {edge.path!r}", "end it in a Dense layer"))
+        bias = np.zeros(kernel.shape[-1]) if layer.bias is None else layer.bias
+        return kernel.reshape(kernel.shape[-2:]), np.array(bias, "float32")
+
+    def batch_norm(self, tensor: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """The scale and the offset `(C,)` of the BatchNorm that makes a map, or ends the longest branch of its sum.
+
+        Raises:
+            ValueError: if the map does not come from a BatchNorm.
+        """
+        edge = self.maker(tensor)
+        if edge and isinstance(edge.operation, layers.Add):
+            depths = self._depths()
+            branches = [source for source in edge.sources if _is_batch_norm(self.maker(source))]
+            edge = self.maker(max(branches, key=lambda source: depths[id(source)])) if branches else edge
+        if not _is_batch_norm(edge):
+            received = f"{self.spec(tensor).layer!r} of {self.model.name!r}"
+            advice = 'tap "stages:pre" of a network that normalizes by batch before each activation'
+            raise ValueError(explain_mismatch("a map that comes from a BatchNormalization", received, advice))
+        layer, width = edge.original, tensor.shape[-1]
+        scale = np.ones(width) if layer.gamma is None else layer.gamma
+        offset = np.zeros(width) if layer.beta is None else layer.beta
+        return np.array(scale, "float32"), np.array(offset, "float32")
+
+    def missing_tap(self, name: str, advice: str) -> ValueError:
+        """The error for a tap that the network does not have."""
+        end = "" if advice[-1] in ".?!" else "."
+        return ValueError(f"Network {self.model.name!r} has no tap {name!r}: {advice}{end}")
+
+    def _depths(self) -> dict[int, int]:
+        """How many operations lead to each tensor, on the longest way."""
+        depths: dict[int, int] = {}
+        for edge in self.calls:
+            depth = 1 + max((depths.get(id(source), 0) for source in edge.sources), default=0)
+            depths.update(dict.fromkeys(map(id, edge.results), depth))
+        return depths
+
+    def _sinks(self) -> list[Tensor]:
+        """Where all paths lead: the logits, or all outputs of a model that has several and no logits among them."""
+        named = isinstance(self.output, Mapping) and "logits" in self.output
+        return tree.flatten(self.output) if tree.is_nested(self.output) and not named else [self.logits()]
+
+    def _dominators(self) -> list[Tensor]:
+        """The tensors on every path from the inputs to the logits, in order.
+
+        A tensor is one of them if the paths that lead to it times those that lead on from it are all the paths.
+        """
+        sinks = {id(tensor): 1 for tensor in self._sinks()}
+        arriving = {id(tensor): 1 for tensor in tree.flatten(self.inputs)}
+        for edge in self.calls:
+            ways = sum(arriving.get(id(source), 0) for source in edge.sources)
+            arriving.update(dict.fromkeys(map(id, edge.results), ways))
+        leaving = dict(sinks)
+        for edge in reversed(self.calls):
+            ways = sum(leaving.get(id(result), 0) for result in edge.results)
+            for source in edge.sources:
+                leaving[id(source)] = leaving.get(id(source), 0) + ways
+        tensors = [result for edge in self.calls for result in edge.results]
+        paths = sum(arriving[sink] for sink in sinks)
+        return [t for t in tensors if arriving[id(t)] * leaving.get(id(t), 0) == paths > 0]
+
+
+def _is_batch_norm(edge: Edge | None) -> bool:
+    return edge is not None and isinstance(edge.original, layers.BatchNormalization)
+
+
+def _is_softmax(operation: Operation) -> bool:
+    activation: Any = getattr(operation, "activation", None)  # Keras's or TensorFlow's
+    return type(operation).__name__ == "Softmax" or getattr(activation, "__name__", "") in ("softmax", "softmax_v2")
+
+
+def _is_activation(operation: Operation) -> bool:
+    return isinstance(operation, ACTIVATIONS) or type(operation).__name__.lower() in ACTIVATION_NAMES
+
+
+def _is_pooling(operation: Operation) -> bool:
+    return isinstance(operation, POOLINGS) or type(operation).__name__ in ("Mean", "Max")
+
+
+def _is_rearranged(edge: Edge) -> bool:
+    """Whether the call only moves the values of a map to other places."""
+    return type(edge.operation).__name__ in ("Reshape", "Permute", "Transpose") and len(edge.sources[0].shape) == 4
+
+
+def _has_kernel(operation: Operation) -> bool:
+    return any(len(variable.shape) > 1 for variable in getattr(operation, "weights", ()))
