@@ -8,8 +8,8 @@
 Runs that differ only in their seed are one row: mean and spread over the seeds, after the last epoch and after the best
 one, the gain over the baseline with its 95 % interval, and the closed share of the gap to the teacher. The same command
 resumes an interrupted sweep; a failed run does not end it and is named at the end. Several workers divide a sweep with
---shard=0/4 to --shard=3/4. --output=DIR writes compare.md, compare.csv and compare.png. A plan can be kept in a flagfile:
---flagfile=experiments/configs/cifar10_compare.sweep.
+--shard=0/4 to --shard=3/4. --output=DIR writes compare.md, compare.csv and compare.png. A plan can be kept in a
+flagfile: --flagfile=experiments/configs/cifar10_compare.sweep.
 """
 
 import sys

@@ -7,7 +7,11 @@ from absl import flags
 from kd_keras.evaluation.verdict import REQUIREMENTS
 
 FLAGS = flags.FLAGS
-COMPARISONS = {"value": "", "drop": " that is lost compared with the teacher, a share", "ratio": ", a ratio to the teacher's"}
+COMPARISONS = {
+    "value": "",
+    "drop": " that is lost compared with the teacher, a share",
+    "ratio": ", a ratio to the teacher's",
+}
 
 
 def define_requirements() -> None:

@@ -76,9 +76,7 @@ def likelihood(model: Predictions, temperature: float = 1.0) -> float:
     return float(-logs[np.arange(len(logs)), model.labels].mean())
 
 
-def _calibration_at(
-    temperature: float, model: Predictions, suffix: str
-) -> Iterator[tuple[str, float | np.ndarray]]:
+def _calibration_at(temperature: float, model: Predictions, suffix: str) -> Iterator[tuple[str, float | np.ndarray]]:
     correct = model.correct
     probabilities = softmax(model.logits.astype("float64") / temperature, axis=-1)
     curve = reliability(probabilities.max(-1), correct)

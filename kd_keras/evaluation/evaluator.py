@@ -11,8 +11,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kd_keras.data import evaluation as evaluation_batches
 from kd_keras.contracts import as_batch
+from kd_keras.data import evaluation as evaluation_batches
 from kd_keras.data.base import Source
 from kd_keras.errors import suggest
 from kd_keras.evaluation.accuracy import accuracy
@@ -33,7 +33,9 @@ QUESTIONS = ("robustness", "generalization", "attention", "similarity", "memory"
 LOGGER = logging.getLogger("kd_keras")
 
 
-def select_questions(names: Iterable[str], requirements: Iterable[str] = (), with_other: bool = False) -> tuple[str, ...]:
+def select_questions(
+    names: Iterable[str], requirements: Iterable[str] = (), with_other: bool = False
+) -> tuple[str, ...]:
     """The named questions ("all" for all of them) and those that the requirements are about, in a fixed order.
 
     Args:

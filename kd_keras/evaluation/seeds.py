@@ -1,4 +1,4 @@
-"""Statistics over runs that differ only in their seed: means, spreads, and the gain of distillation over the baseline."""
+"""Statistics over runs that differ only in their seed: means, spreads, and the gain over the baseline."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from scipy import stats
 
 BASELINE = "baseline"
 COLUMNS = (
-    "teacher", "student", "recipe", "seeds", "last", "spread", "best", "best_spread", "gain", "low", "high", "gap_closed",
-    "seconds", "first_run",
+    "teacher", "student", "recipe", "seeds", "last", "spread", "best", "best_spread", "gain", "low", "high",
+    "gap_closed", "seconds", "first_run",
 )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""A student as a SavedModel, LiteRT or ONNX file of raw images, verified against its Keras source by the file's runtime."""
+"""A student as a SavedModel, LiteRT or ONNX file of raw images, verified against its Keras source."""
 
 from kd_keras.export.formats import litert, onnx, saved_model
 from kd_keras.export.runtimes import load

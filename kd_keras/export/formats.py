@@ -149,7 +149,7 @@ def _flatbuffer(reference: Reference, precision: str, representative: np.ndarray
 
 
 def _calibration_inputs(images: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
-    """The images one by one; two corners of the first one cover the full range, so that the input's scale is exactly 1."""
+    """The images one by one. Two corners of the first one cover the full range, so that the input's scale is 1."""
     for number, image in enumerate(np.asarray(images, "float32")):
         if number == 0:
             image = image.copy()

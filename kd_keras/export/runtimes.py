@@ -1,7 +1,7 @@
 """Runs an exported network as a deployed program would: with its own runtime, from raw images to probabilities.
 
-A directory is a SavedModel, `.tflite` is LiteRT (`ai_edge_litert` if it is installed, else TensorFlow's own copy), `.onnx`
-is ONNX (onnxruntime, on the CPU). Nothing here depends on Keras or on the model that was exported.
+A directory is a SavedModel, `.tflite` is LiteRT (`ai_edge_litert` if it is installed, else TensorFlow's own copy), and
+`.onnx` is ONNX (onnxruntime, on the CPU). Nothing here depends on Keras or on the model that was exported.
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ def load(path: str | Path) -> Predict:
         return lambda images: serve(images=tf.constant(images))["probabilities"].numpy()
     runtimes = {".tflite": _load_litert, ".onnx": _load_onnx}
     if path.suffix not in runtimes:
-        raise ValueError(f"An export is a SavedModel directory, a .tflite or an .onnx file, but received {str(path)!r}.")
+        raise ValueError(
+            f"An export is a SavedModel directory, a .tflite or an .onnx file, but received {str(path)!r}."
+        )
     return runtimes[path.suffix](path)
 
 

@@ -75,9 +75,7 @@ class _Exporter:
         if name == "onnx":
             return onnx(self.model, self.directory / file, **options)
         representative = self.calibration() if precision == "int8" else None
-        return litert(
-            self.model, self.directory / file, precision=precision, representative=representative, **options
-        )
+        return litert(self.model, self.directory / file, precision=precision, representative=representative, **options)
 
 
 def export(

@@ -127,7 +127,9 @@ def test_an_export_contains_only_the_student(exported, distilled, teacher):
 
     student = [tuple(variable.shape) for variable in distilled.student.variables]
     others = distilled.methods[0].variables + teacher.variables
-    kernels = {canonical(variable.shape) for variable in others if len(variable.shape) > 1} - set(map(canonical, student))
+    kernels = {canonical(variable.shape) for variable in others if len(variable.shape) > 1} - set(
+        map(canonical, student)
+    )
     assert len(kernels) == 4, "adapter, two convolutions and the classifier of the teacher"
     held = list(runtimes.weight_shapes(exported.path))
     assert not kernels & set(map(canonical, held))
