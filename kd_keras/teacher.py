@@ -14,7 +14,8 @@ from keras import ops
 from kd_keras.contracts import Outputs, TapSpec, Tensor
 from kd_keras.errors import explain_mismatch, suggest
 from kd_keras.networks.taps import Specs, Tapped
-from kd_keras.recording.reader import Recording, teacher_identity
+from kd_keras.recording.identity import teacher_identity
+from kd_keras.recording.reader import Recording
 from kd_keras.recording.teacher import RecordedTeacher
 
 COMBINATIONS = ("probabilities", "logits")

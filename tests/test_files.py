@@ -1,12 +1,14 @@
 """Atomic writes: complete files, old files that survive a failure, and no temporary files left behind."""
 
 import json
-import multiprocessing
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from kd_keras import files
 from kd_keras.files import TEMPORARY, write_atomically, write_json, write_text
 
 
@@ -67,22 +69,22 @@ def test_temporary_names_differ_between_calls_and_name_the_process(tmp_path):
     assert all(Path(name).name.startswith(f"{TEMPORARY}{os.getpid()}-") for name in names)
 
 
-def _write_often(path, letter):
-    for _ in range(40):
-        write_text(path, letter * 100_000)
+WRITER = """
+import runpy, sys
+write_text = runpy.run_path(sys.argv[1])["write_text"]  # without the package, which takes seconds to import
+for _ in range(40):
+    write_text(sys.argv[2], sys.argv[3] * 100_000)
+"""
 
 
 def test_processes_that_write_the_same_file_never_mix_their_contents(tmp_path):
     path = tmp_path / "file.txt"
     write_text(path, "a" * 100_000)
-    context = multiprocessing.get_context("fork")
-    writers = [context.Process(target=_write_often, args=(path, letter)) for letter in "bc"]
-    for writer in writers:
-        writer.start()
-    while any(writer.is_alive() for writer in writers):
+    writers = [subprocess.Popen([sys.executable, "-c", WRITER, files.__file__, path, letter]) for letter in "bc"]
+    while any(writer.poll() is None for writer in writers):
         content = path.read_text()
         assert len(content) == 100_000 and len(set(content)) == 1
-    assert [writer.exitcode for writer in writers] == [0, 0] and list(tmp_path.iterdir()) == [path]
+    assert [writer.returncode for writer in writers] == [0, 0] and list(tmp_path.iterdir()) == [path]
 
 
 def test_text_is_utf_8_whatever_the_locale_and_keeps_its_line_ends(tmp_path):

@@ -1,4 +1,4 @@
-"""What the parts of this folder share: a source of examples, and what the pipeline asks of an augmentation."""
+"""What the files of this room share: a source of examples, and the protocols that the pipeline builds on."""
 
 from __future__ import annotations
 
@@ -11,31 +11,33 @@ import tensorflow as tf
 
 from kd_keras.errors import explain_mismatch
 
+TYPES = {"image": "uint8", "index": "int64", "label": "int64"}
+
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """One split of a dataset, one example at a time, always in the same order.
+    """One split of a dataset: its examples one by one, always in the same order.
 
     Attributes:
-        examples: dictionaries of `image` `(H, W, C)` uint8, `index` () int64 and, where there are labels, `label` ()
-            int64. `index` counts from 0 in reading order, which is the same in each epoch and each run: it names an
-            example for as long as the dataset is unchanged.
+        examples: dictionaries of `image` `(H, W, C)` uint8, `index` () int64 and, if there are labels, `label` ()
+            int64. `index` counts from 0 in reading order, which is the same in each epoch and each run. It identifies
+            an example as long as the dataset is unchanged.
         name: the dataset's name, or its folder.
-        size: how many examples there are.
-        classes: K, or `None` where there are no labels.
+        size: the number of examples.
+        classes: K, the number of classes, or `None` if there are no labels.
         class_names: K names in the order of the labels, or `None`.
-        image_shape: `(H, W, C)`, or `None` where images differ in size.
-        version: what else says which examples these are: a version and a split, or a digest of the files.
-        files: how many files the examples lie in.
-        between: from `begin` and `end` to those of the examples, in the same form and with the same indices, without
-            opening a file that holds none of them; `None` where that cannot be done.
+        image_shape: `(H, W, C)`, or `None` if images differ in size.
+        version: identifies the examples beyond the name: a version and a split, or a digest of the files.
+        files: the number of files that contain the examples.
+        read_range: from `begin` and `end` to these examples, in the same form and with the same indices. It opens only
+            the files that contain them. `None` if the dataset cannot be read by ranges.
 
     Raises:
-        ValueError: where `examples` is not a dataset of such dictionaries.
+        ValueError: if `examples` is not a dataset of such dictionaries.
 
     >>> examples = tf.data.Dataset.from_tensor_slices({"image": tf.zeros((2, 4, 4, 1), tf.uint8), "index": [0, 1]})
-    >>> examples = examples.map(lambda one: {**one, "index": tf.cast(one["index"], tf.int64)})
-    >>> Source(examples, name="black", size=2, image_shape=(4, 4, 1)).labelled
+    >>> examples = examples.map(lambda example: {**example, "index": tf.cast(example["index"], tf.int64)})
+    >>> Source(examples, name="black", size=2, image_shape=(4, 4, 1)).has_labels
     False
     """
 
@@ -47,92 +49,102 @@ class Source:
     image_shape: tuple[int, int, int] | None = None
     version: str = ""
     files: int = 1
-    between: Callable[[int, int], tf.data.Dataset] | None = None
+    read_range: Callable[[int, int], tf.data.Dataset] | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         spec = self.examples.element_spec
         types = {key: value.dtype.name for key, value in spec.items()} if isinstance(spec, dict) else spec
-        needed = {"image": "uint8", "index": "int64", "label": "int64"}
-        required = {"image": "uint8", "index": "int64"}
-        if not isinstance(types, dict) or not required.items() <= types.items() <= needed.items():
-            raise ValueError(explain_mismatch(f"examples {needed}, label only where there are labels", str(types)))
+        required = {key: TYPES[key] for key in ("image", "index")}
+        if not isinstance(types, dict) or not required.items() <= types.items() <= TYPES.items():
+            expected = f"examples of the form {TYPES} in source {self.name!r}, with or without the label"
+            raise ValueError(explain_mismatch(expected, str(types)))
 
     @property
-    def labelled(self) -> bool:
+    def has_labels(self) -> bool:
         """Whether the examples have labels."""
         return "label" in self.examples.element_spec
 
-    def lanes(self, count: int) -> list[Source]:
-        """So many consecutive parts of the source, the first ones longer by one example where it does not divide.
+    def shards(self, count: int) -> list[Source]:
+        """Splits the source into `count` consecutive shards; the first ones have one example more if needed.
 
         Raises:
-            ValueError: where the source cannot be read in parts.
+            ValueError: if the source cannot be read by ranges, or has fewer examples than shards.
         """
-        if self.between is None or not 1 <= count <= self.size:
-            came = f"{self.name}, {self.size} examples in {self.files} files, in {count} parts"
-            raise ValueError(explain_mismatch("a source that can be read in parts", came))
+        if self.read_range is None or not 1 <= count <= self.size:
+            by_ranges = "can" if self.read_range else "cannot"
+            raise ValueError(
+                f"Source {self.name!r} cannot be split into {count} shards: it has {self.size} examples in "
+                f"{self.files} files and {by_ranges} be read by ranges."
+            )
         sizes = [self.size // count + (number < self.size % count) for number in range(count)]
         ends = list(itertools.accumulate(sizes))
-        parts = [(self.between(end - size, end), size) for size, end in zip(sizes, ends)]
-        return [replace(self, examples=examples, size=size, between=None) for examples, size in parts]
+        return [
+            replace(self, examples=self.read_range(end - size, end), size=size, read_range=None)
+            for size, end in zip(sizes, ends, strict=True)
+        ]
 
     def without(self, classes: Collection[int]) -> Source:
-        """The examples that are of none of these classes, counted anew; K and the names stay.
+        """Leaves out all examples of some classes and numbers the others from 0; K and the class names stay.
 
         A student that learns from a teacher on such a transfer set has never seen those classes (Hinton, Vinyals and
-        Dean 2015, 1503.02531, section 3). The labels are read once, here.
+        Dean 2015, 1503.02531, section 3). The labels are read once, by this call.
 
         Args:
             classes: numbers from 0 to K - 1.
 
         Raises:
-            ValueError: where there are no labels, for a class that there is not, and where nothing is left.
+            ValueError: if the source has no labels, a class does not exist, or no example remains.
 
         >>> examples = tf.data.Dataset.range(6).map(
         ...     lambda i: {"image": tf.zeros((4, 4, 1), tf.uint8), "label": i % 3, "index": i})
         >>> Source(examples, name="black", size=6, classes=3, image_shape=(4, 4, 1)).without([1]).size
         4
         """
-        if not self.labelled:
-            raise ValueError(explain_mismatch("labels, to leave out classes", f"{self.name}, which has none"))
-        beyond = [number for number in classes if not 0 <= number < (self.classes or number + 1)]
-        if beyond:
-            raise ValueError(explain_mismatch(f"classes from 0 to {self.classes - 1} of {self.name}", str(beyond)))
-        out = tf.constant(sorted(classes), tf.int64)
-        kept = self.examples.filter(lambda one: not tf.reduce_any(one["label"] == out))
-        size = int(kept.reduce(tf.constant(0, tf.int64), lambda count, _: count + 1))
+        if not self.has_labels:
+            raise ValueError(f"Classes {sorted(classes)} cannot be left out of {self.name!r}, which has no labels.")
+        unknown = [number for number in classes if not 0 <= number < (self.classes or number + 1)]
+        if unknown:
+            raise ValueError(
+                f"The classes of {self.name!r} are 0 to {(self.classes or 0) - 1}, but received {unknown}."
+            )
+        excluded = tf.constant(sorted(classes), tf.int64)
+        remaining = self.examples.filter(lambda example: not tf.reduce_any(example["label"] == excluded))
+        size = int(remaining.reduce(tf.constant(0, tf.int64), lambda count, _: count + 1))
         if not size:
-            raise ValueError(explain_mismatch(f"a class of {self.name} that is kept", f"all {self.classes} left out"))
-        numbered = kept.enumerate().map(lambda number, one: {**one, "index": number}, deterministic=True)
+            raise ValueError(f"No example of {self.name!r} remains without the classes {sorted(classes)}.")
+        numbered = remaining.enumerate().map(lambda number, example: {**example, "index": number})
         version = f"{self.version} without {sorted(classes)}"
-        return replace(self, examples=numbered, size=size, version=version, files=1, between=None)
+        return replace(self, examples=numbered, size=size, version=version, files=1, read_range=None)
 
 
-class Views(Protocol):
-    """What the pipeline asks of an augmentation; `kd_keras.data.Augmentation` is one, a user's own may be another.
+class ImageAugmentation(Protocol):
+    """What the pipeline needs of an augmentation. `kd_keras.data.Augmentation` is one; users may write others.
 
-    Both functions must give the same result for the same arguments, so that a view can be made again.
+    Both functions must return the same result for the same arguments, so that a view can be made again.
     """
 
-    changes_images: bool  # whether `view` does anything at all
-    mixes: bool  # whether `mix` does: labels are then one-hot
+    @property
+    def changes_images(self) -> bool:
+        """Whether `view` changes images at all."""
+
+    @property
+    def mixes(self) -> bool:
+        """Whether `mix` changes batches at all: labels are then one-hot."""
 
     def view(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """From one image `(H, W, C)` uint8 and a seed `(2,)` integer to its view, of the same shape and type."""
 
-    def mix(
-        self, images: tf.Tensor, labels: tf.Tensor | None, seed: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor | None]:
-        """From a batch `(B, H, W, C)` float32 with labels `(B, K)` float32 or `None` to the mixed ones."""
+    def mix(self, images: tf.Tensor, labels: tf.Tensor | None, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor | None]:
+        """From a batch `(B, H, W, C)` float32, 0..255, with labels `(B, K)` float32 or `None` to the mixed ones."""
 
 
-class Recorded(Protocol):
-    """What the pipeline asks of a teacher's outputs on disk; `kd_keras.recording.reader.Recording` is one."""
+class RecordedOutputs(Protocol):
+    """What the pipeline needs of a teacher's outputs on disk; `kd_keras.recording.reader.Recording` has it."""
 
-    views: int  # how many of every example
+    views: int  # the number of views of each example
 
-    def check(self, section: str, now: dict[str, Any]) -> None:
-        """Raises ValueError where the recorded views do not follow from the same values."""
+    def check(self, section: str, current: dict[str, Any]) -> None:
+        """Raises ValueError if the recorded views were made with other settings."""
 
     def __call__(self, view: tf.Tensor, index: tf.Tensor) -> dict[str, Any]:
-        """From a view's number () and examples `(B,)` int64 to the teacher's taps by name."""
+        """From a view's number () and example numbers `(B,)` int64 to the teacher's taps by name."""

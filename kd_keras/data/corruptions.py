@@ -1,8 +1,8 @@
-"""Images as a camera, a sensor or a codec may spoil them, at five severities.
+"""Corrupted images, as a camera, a sensor or a codec may produce them, at five severities.
 
 The kinds are those of Hendrycks and Dietterich 2019, 1903.12261, and the strengths those of their CIFAR-10-C, whose
-images have 32x32 pixels; lengths in pixels are not scaled to other sizes. Motion blur and fog are ours in form: the
-blur is even to both sides, in a direction of each image's own, and the fog is a sum of octaves of smooth noise.
+images have 32x32 pixels. Lengths in pixels are not scaled to other sizes. Motion blur and fog differ from the authors'
+code: the blur is symmetric, in a random direction for each image, and the fog is a sum of octaves of smooth noise.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SEVERITIES = (1, 2, 3, 4, 5)
 
 
 def corrupt(images: np.ndarray, name: str, severity: int, seed: int = 0) -> np.ndarray:
-    """Spoils images; the same call gives the same result, and noise at every severity is the same noise, stronger.
+    """Corrupts images. The same call gives the same result, and a higher severity uses the same noise, but stronger.
 
     Args:
         images: `(N, H, W, C)` uint8 of one or three channels.
@@ -35,24 +35,24 @@ def corrupt(images: np.ndarray, name: str, severity: int, seed: int = 0) -> np.n
         `(N, H, W, C)` uint8.
 
     Raises:
-        ValueError: for other images, an unknown name or severity.
+        ValueError: if the images have another form, or the name or severity is unknown.
 
     >>> corrupt(np.zeros((1, 2, 2, 1), "uint8"), "brightness", 5).ravel().tolist()
     [76, 76, 76, 76]
     """
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
-        raise ValueError(explain_mismatch("images (N, H, W, 1 or 3) uint8", f"{images.shape} {images.dtype}"))
+        raise ValueError(f"Images must be (N, H, W, 1 or 3) uint8, but received {images.shape} {images.dtype}.")
     if name not in CORRUPTIONS:
         raise ValueError(explain_mismatch("a corruption", repr(name), suggest(name, CORRUPTIONS)))
     if severity not in SEVERITIES:
-        raise ValueError(explain_mismatch("a severity of 1 to 5", repr(severity)))
+        raise ValueError(f"severity must be 1 to 5, but received {severity!r}.")
     function, strengths = CORRUPTIONS[name]
     random = np.random.default_rng([seed, zlib.crc32(name.encode())])
-    spoilt = function(images.astype("float32") / 255, strengths[severity - 1], random)
-    return np.round(np.clip(spoilt, 0, 1) * 255).astype("uint8")
+    corrupted = function(images.astype("float32") / 255, strengths[severity - 1], random)
+    return np.round(np.clip(corrupted, 0, 1) * 255).astype("uint8")
 
 
-# Each from images (N, H, W, C) float32 in 0..1, a strength and a generator to images that the caller clips.
+# Each function takes images (N, H, W, C) float32 in 0..1, a strength and a generator. The caller clips its result.
 
 
 def _gaussian_noise(images: np.ndarray, deviation: float, random: np.random.Generator) -> np.ndarray:
@@ -63,9 +63,9 @@ def _shot_noise(images: np.ndarray, photons: float, random: np.random.Generator)
     return random.poisson(images * photons) / photons
 
 
-def _impulse_noise(images: np.ndarray, share: float, random: np.random.Generator) -> np.ndarray:
+def _impulse_noise(images: np.ndarray, fraction: float, random: np.random.Generator) -> np.ndarray:
     drawn = random.random(images.shape, "float32")
-    return np.where(drawn < share / 2, 0, np.where(drawn > 1 - share / 2, 1, images))
+    return np.where(drawn < fraction / 2, 0, np.where(drawn > 1 - fraction / 2, 1, images))
 
 
 def _gaussian_blur(images: np.ndarray, deviation: float, random: np.random.Generator) -> np.ndarray:
@@ -73,36 +73,43 @@ def _gaussian_blur(images: np.ndarray, deviation: float, random: np.random.Gener
 
 
 def _motion_blur(images: np.ndarray, strength: tuple[int, float], random: np.random.Generator) -> np.ndarray:
-    """The mean over positions on a line, of normal weight, between 45 degrees up and down."""
+    """A weighted mean along a line whose direction is between 45 degrees up and down; the weights are Gaussian."""
     radius, deviation = strength
     angles = random.uniform(-np.pi / 4, np.pi / 4, len(images))
     steps = np.arange(-radius, radius + 1)
     weights = np.exp(-(steps**2) / (2 * deviation**2))
     total = np.zeros_like(images)
-    for step, weight in zip(steps, weights / weights.sum()):
+    for step, weight in zip(steps, weights / weights.sum(), strict=True):
         moves = np.tile(np.array([1, 0, 0, 0, 1, 0, 0, 0], "float32"), (len(images), 1))
         moves[:, 2], moves[:, 5] = step * np.cos(angles), step * np.sin(angles)
-        total += weight * tf.raw_ops.ImageProjectiveTransformV3(
-            images=images, transforms=moves, output_shape=images.shape[1:3], fill_value=0.0,
-            interpolation="BILINEAR", fill_mode="NEAREST",
-        ).numpy()
+        total += (
+            weight
+            * tf.raw_ops.ImageProjectiveTransformV3(
+                images=images,
+                transforms=moves,
+                output_shape=images.shape[1:3],
+                fill_value=0.0,
+                interpolation="BILINEAR",
+                fill_mode="NEAREST",
+            ).numpy()
+        )
     return total
 
 
 def _brightness(images: np.ndarray, added: float, random: np.random.Generator) -> np.ndarray:
-    """Raises the value of HSV; hue and saturation stay."""
+    """Raises the value of HSV and keeps hue and saturation."""
     value = images.max(-1, keepdims=True)
     raised = np.minimum(value + added, 1)
     return np.where(value > 0, images * raised / np.maximum(value, 1e-6), raised)
 
 
-def _contrast(images: np.ndarray, share: float, random: np.random.Generator) -> np.ndarray:
+def _contrast(images: np.ndarray, factor: float, random: np.random.Generator) -> np.ndarray:
     mean = images.mean((1, 2), keepdims=True)
-    return mean + share * (images - mean)
+    return mean + factor * (images - mean)
 
 
 def _fog(images: np.ndarray, strength: tuple[float, float], random: np.random.Generator) -> np.ndarray:
-    """Adds smooth noise in 0..1, whose octaves weaken by a factor towards the finer ones, and darkens for it."""
+    """Adds smooth noise in 0..1, whose finer octaves are weaker by `decay` each, and darkens to keep the maximum."""
     thickness, decay = strength
     (count, height, width), cells, weight = images.shape[:3], 1, 1.0
     cloud = np.zeros((count, height, width, 1), "float32")
@@ -117,25 +124,25 @@ def _fog(images: np.ndarray, strength: tuple[float, float], random: np.random.Ge
 
 
 def _jpeg(images: np.ndarray, quality: int, random: np.random.Generator) -> np.ndarray:
-    def compressed(image: Image.Image) -> Image.Image:
+    def compress(image: Image.Image) -> Image.Image:
         buffer = io.BytesIO()
         image.save(buffer, "JPEG", quality=quality)
         return Image.open(buffer)
 
-    return _by_image(images, compressed)
+    return _change_each(images, compress)
 
 
-def _pixelate(images: np.ndarray, share: float, random: np.random.Generator) -> np.ndarray:
+def _pixelate(images: np.ndarray, scale: float, random: np.random.Generator) -> np.ndarray:
     size = images.shape[2], images.shape[1]
-    coarse = [max(1, int(length * share)) for length in size]
+    coarse = [max(1, int(length * scale)) for length in size]
     box, nearest_pixel = Image.Resampling.BOX, Image.Resampling.NEAREST
-    return _by_image(images, lambda one: one.resize(coarse, box).resize(size, nearest_pixel))
+    return _change_each(images, lambda image: image.resize(coarse, box).resize(size, nearest_pixel))
 
 
-def _by_image(images: np.ndarray, change: Callable[[Image.Image], Image.Image]) -> np.ndarray:
+def _change_each(images: np.ndarray, change: Callable[[Image.Image], Image.Image]) -> np.ndarray:
     pixels = np.round(images * 255).astype("uint8")
     pixels = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
-    return np.stack([change(Image.fromarray(one)) for one in pixels]).reshape(images.shape) / np.float32(255)
+    return np.stack([change(Image.fromarray(image)) for image in pixels]).reshape(images.shape) / np.float32(255)
 
 
 CORRUPTIONS: dict[str, tuple[Callable, tuple[Any, ...]]] = {

@@ -10,16 +10,14 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow_datasets as tfds
 
-from kd_keras.errors import explain_mismatch
-
-TEST_EXAMPLES = 797  # of 1,797; 1,000 are left to train on
+TEST_EXAMPLES = 797  # of 1,797; the other 1,000 are for training
 
 
 class Digits(tfds.core.GeneratorBasedBuilder):
-    """1,797 handwritten digits of 8x8 grey pixels (Alpaydin and Kaynak 1998, the test part of UCI's `optdigits`).
+    """1,797 handwritten digits of 8x8 gray pixels (Alpaydin and Kaynak 1998, the test part of UCI's `optdigits`).
 
-    The split into 1,000 train and 797 test examples is stratified by class and fixed. Grey values, 0 to 16 in
-    scikit-learn, are stretched to 0 to 255. `id` is the example's number in scikit-learn's order.
+    The split into 1,000 train and 797 test examples is stratified by class and fixed. The gray values, 0 to 16 in
+    scikit-learn, are scaled to 0 to 255. `id` is the example's number in the order of scikit-learn.
     """
 
     name = "digits"
@@ -31,16 +29,18 @@ class Digits(tfds.core.GeneratorBasedBuilder):
             builder=self,
             description="Handwritten digits of 8x8 pixels, as scikit-learn ships them.",
             homepage="https://archive.ics.uci.edu/dataset/80",
-            features=tfds.features.FeaturesDict({
-                "id": tfds.features.Text(),
-                "image": tfds.features.Image(shape=(8, 8, 1), dtype=np.uint8),
-                "label": tfds.features.ClassLabel(num_classes=10),
-            }),
+            features=tfds.features.FeaturesDict(
+                {
+                    "id": tfds.features.Text(),
+                    "image": tfds.features.Image(shape=(8, 8, 1), dtype=np.uint8),
+                    "label": tfds.features.ClassLabel(num_classes=10),
+                }
+            ),
             supervised_keys=("image", "label"),
         )
 
-    def _split_generators(self, dl_manager) -> dict[str, Iterator]:
-        # Here and not above: scikit-learn is needed once, when the dataset is prepared.
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
+        # Imported here because scikit-learn is needed only once, to prepare the dataset.
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
 
@@ -60,13 +60,13 @@ class Digits(tfds.core.GeneratorBasedBuilder):
 
 
 def prepare(data_dir: str | os.PathLike | None = None) -> None:
-    """Writes the digits to a TFDS directory, unless they are there; takes about a second, prints nothing.
+    """Writes the digits to a TFDS directory if they are not there yet; takes about a second and prints nothing.
 
     Args:
-        data_dir: where TFDS keeps its datasets; `None` for its usual place. Made where it does not exist.
+        data_dir: the directory of TFDS datasets, or `None` for the default one. Created if it does not exist.
 
     Raises:
-        OSError: where that directory can be neither read nor written.
+        OSError: if the directory can be neither read nor written.
     """
     try:
         builder = Digits(data_dir=data_dir)
@@ -75,12 +75,14 @@ def prepare(data_dir: str | os.PathLike | None = None) -> None:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             builder.download_and_prepare()
     except Exception as error:
-        # TFDS writes beside the final place and renames: when two processes start at once, the second one's
-        # rename fails, and the first one's files are just as good. Every other reason is the directory's.
+        # TFDS writes to a temporary directory and renames it. If two processes start at once, the rename of the second
+        # one fails, but the files of the first one are just as good. Any other error concerns the directory.
         with contextlib.suppress(Exception):
             if Digits(data_dir=data_dir).is_prepared():
                 return
-        place = data_dir or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
-        came = f"{place}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-        needed = "a directory in which the digits are prepared, or can be"
-        raise OSError(explain_mismatch(needed, came, "give a data_dir that can be written")) from error
+        directory = data_dir or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
+        reason = str(error).splitlines()[0] if str(error) else ""
+        raise OSError(
+            f"The digits dataset can be neither read from nor written to {directory}: {type(error).__name__}: "
+            f"{reason}. Pass a data_dir that is writable."
+        ) from error

@@ -1,4 +1,4 @@
-"""Images in folders: one folder a class, or a heap of images without labels."""
+"""Images in folders: one folder for each class, or images without labels."""
 
 from __future__ import annotations
 
@@ -15,94 +15,100 @@ SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png")
 
 
 def read(folder: str | os.PathLike, split: str = "train") -> Source:
-    """Opens a folder of images as a source; images are decoded to three channels, animations to their first frame.
+    """Opens a folder of images as a source. Images are decoded to three channels, animations to their first frame.
 
-    Three layouts are told apart by what lies in the folder, hidden files and other suffixes aside:
+    The content of the folder decides between three layouts. Hidden files and files with other suffixes are ignored.
 
-    * `FOLDER/<class>/*.jpg`: the one split, called `"train"` or `"all"`;
-    * `FOLDER/<split>/<class>/*.jpg`: `split` is one of those folders, or `"all"`. Classes are numbered over all
-      splits together, so that a class missing in one leaves the others' numbers alone;
-    * `FOLDER/*.jpg`: without labels, `"train"` or `"all"`.
+    * `FOLDER/<class>/*.jpg`: one split, called `"train"` or `"all"`;
+    * `FOLDER/<split>/<class>/*.jpg`: `split` is one of these folders, or `"all"`. Classes are numbered over all splits
+      together, so that a class that is missing in one split does not change the numbers of the others;
+    * `FOLDER/*.jpg`: images without labels, `"train"` or `"all"`.
 
     Examples are in the order of their paths, classes in the order of their names.
 
     Raises:
-        FileNotFoundError: where there is no image.
-        ValueError: for an unknown split, or where images lie beside class folders; and, here or when the example is
-            read (then as `tf.errors.InvalidArgumentError`), for a file that is not an image, with its name.
+        FileNotFoundError: if there is no image.
+        ValueError: if the split is unknown, the layouts are mixed, or a file is not an image (with its name). A file
+            may also be decoded later, when its example is read; then this is a `tf.errors.InvalidArgumentError`.
     """
     folder = Path(folder)
-    files = _images(folder, split)
+    files = _find_images(folder, split)
     if not files:
-        came = f"{folder}, split {split!r}, without any"
-        raise FileNotFoundError(explain_mismatch(f"images ({' '.join(SUFFIXES)})", came))
+        raise FileNotFoundError(f"Split {split!r} of {folder} has no images ({' '.join(SUFFIXES)}).")
     paths = [str(path) for path, _ in files]
-    labelled = files[0][1] is not None
     columns = {"path": paths, "index": tf.range(len(paths), dtype=tf.int64)}
-    names = tuple(sorted({name for _, name in _images(folder, "all")})) if labelled else None
-    if labelled:
+    names = None
+    if files[0][1] is not None:
+        names = tuple(sorted({name for _, name in _find_images(folder, "all")}))
         columns["label"] = tf.constant([names.index(name) for _, name in files], tf.int64)
-    shape = _shape(paths)
+    shape = _common_shape(paths)
 
     def decode(example: dict) -> dict:
         image = tf.py_function(_decode, [example["path"]], tf.uint8)
-        return {"image": tf.ensure_shape(image, shape or (None, None, 3)), **_without_path(example)}
+        others = {key: value for key, value in example.items() if key != "path"}
+        return {"image": tf.ensure_shape(image, shape or (None, None, 3)), **others}
 
-    def between(begin: int, end: int) -> tf.data.Dataset:
-        rows = tf.data.Dataset.from_tensor_slices({key: value[begin:end] for key, value in columns.items()})
+    def read_range(begin: int, end: int) -> tf.data.Dataset:
+        rows = tf.data.Dataset.from_tensor_slices({key: column[begin:end] for key, column in columns.items()})
         return rows.map(decode, tf.data.AUTOTUNE, deterministic=True)
 
-    listed = [(str(path.relative_to(folder)), path.stat().st_size) for path, _ in files]
-    version = f"{folder.name} {split} {hashlib.sha256(repr(listed).encode()).hexdigest()}"
-    about = (str(folder), len(paths), len(names) if labelled else None, names, shape, version, len(paths), between)
-    return Source(between(0, len(paths)), *about)
+    listing = [(str(path.relative_to(folder)), path.stat().st_size) for path, _ in files]
+    return Source(
+        examples=read_range(0, len(paths)),
+        name=str(folder),
+        size=len(paths),
+        classes=len(names) if names else None,
+        class_names=names,
+        image_shape=shape,
+        version=f"{folder.name} {split} {hashlib.sha256(repr(listing).encode()).hexdigest()}",
+        files=len(paths),
+        read_range=read_range,
+    )
 
 
-def _without_path(example: dict) -> dict:
-    return {key: value for key, value in example.items() if key != "path"}
-
-
-def _images(folder: Path, split: str) -> list[tuple[Path, str | None]]:
-    """Every image of a split with its class, or with `None` where there are no class folders."""
-    loose, folders = _files(folder), _folders(folder)
-    splits = {each.name: _classes(each) for each in folders}
+def _find_images(folder: Path, split: str) -> list[tuple[Path, str | None]]:
+    """Every image of a split with the name of its class, or with `None` if there are no class folders."""
+    loose = _list_files(folder)
+    splits = {inner.name: _list_classes(inner) for inner in _list_folders(folder)}
     splits = {name: images for name, images in splits.items() if images}
-    classes = _classes(folder)
+    classes = _list_classes(folder)
     if sum(map(bool, (loose, splits, classes))) > 1:
         names = sorted({name for _, name in classes})
-        came = f"{folder} with {len(loose)} images, class folders {names}, split folders {sorted(splits)}"
-        raise ValueError(explain_mismatch("images, or class folders, or split folders of class folders, not a mixture", came))
+        raise ValueError(
+            f"{folder} must have either images, class folders, or split folders of class folders, but it has a "
+            f"mixture: {len(loose)} images, class folders {names}, split folders {sorted(splits)}."
+        )
     if split not in (*splits, "all") and not (split == "train" and not splits):
         choices = [*splits, "all"] if splits else ["train", "all"]
         raise ValueError(explain_mismatch(f"a split of {folder}", repr(split), suggest(split, choices)))
     if splits:
         return [image for name in sorted(splits) if split in (name, "all") for image in splits[name]]
-    return classes or [(path, None) for path in loose]
+    return list(classes) or [(path, None) for path in loose]
 
 
-def _classes(folder: Path) -> list[tuple[Path, str]]:
-    return [(path, each.name) for each in _folders(folder) for path in _files(each)]
+def _list_classes(folder: Path) -> list[tuple[Path, str | None]]:
+    return [(path, inner.name) for inner in _list_folders(folder) for path in _list_files(inner)]
 
 
-def _folders(folder: Path) -> list[Path]:
+def _list_folders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
-def _files(folder: Path) -> list[Path]:
+def _list_files(folder: Path) -> list[Path]:
     named = (path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
     return sorted(path for path in named if path.is_file())
 
 
-def _shape(paths: list[str]) -> tuple[int, int, int] | None:
-    """The images' common shape, or `None`; stops at the first that differs, which spares big folders a full pass."""
+def _common_shape(paths: list[str]) -> tuple[int, int, int] | None:
+    """The shape of all images, or `None` if they differ; stops at the first that differs, to spare a full pass."""
     first = tuple(_decode(paths[0]).shape)
     return first if all(tuple(_decode(path).shape) == first for path in paths[1:]) else None
 
 
 def _decode(path: tf.Tensor | str) -> tf.Tensor:
-    # Run eagerly, also inside the pipeline: a decoder's own error does not say which file it was.
+    # This runs eagerly, also inside the pipeline, because the error of a decoder does not name the file.
     try:
         return tf.io.decode_image(tf.io.read_file(path), channels=3, expand_animations=False)
     except tf.errors.InvalidArgumentError as error:
         name = path if isinstance(path, str) else path.numpy().decode()
-        raise ValueError(explain_mismatch("an image that can be decoded", f"{name}: {str(error)[:200]}")) from error
+        raise ValueError(f"{name} is not an image that can be decoded: {str(error)[:200]}") from error

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
-from kd_keras.contracts import Outputs
+from kd_keras.contracts import Batch, Outputs
 from kd_keras.errors import explain_mismatch
 from kd_keras.networks.taps import Specs
 from kd_keras.recording.reader import Recording
 
 
 class RecordedTeacher:
-    """A teacher whose outputs come with the batches; made by `Teacher.recorded`.
+    """A teacher whose outputs travel with the batches; `Teacher.recorded` opens one.
 
     Attributes:
-        recording: what the pipeline joins into the batches.
+        recording: what the pipeline joins to the batches, `data.training(..., recorded=teacher.recording)`.
+        specs: what the taps deliver.
     """
 
     def __init__(self, recording: Recording):
@@ -23,22 +23,29 @@ class RecordedTeacher:
         self.recording = recording
 
     def tapped(self, wanted: Iterable[str]) -> RecordedTeacher:
-        """The same teacher, if it has the wanted taps.
+        """The same teacher, if the wanted taps were recorded.
 
         Raises:
-            ValueError: where one was not recorded, with those that were.
+            ValueError: if one was not recorded, with those that were.
         """
         missing = [tap for tap in wanted if tap not in self.specs]
         if missing:
-            came = f"{', '.join(self.specs)} in {self.recording.directory}"
-            remedy = "record them too: experiments.record with the same --method flags"
-            raise ValueError(explain_mismatch(f"recorded taps {', '.join(missing)}", came, remedy))
+            received = f"{', '.join(self.specs)} in {self.recording.directory}"
+            advice = "record them too: experiments.record with the same --method flags"
+            raise ValueError(explain_mismatch(f"recorded taps {', '.join(missing)}", received, advice))
         return self
 
     def supports_jit(self, student_shape: tuple | None) -> bool:
-        """Always true: no network runs."""
+        """Always true, because no network runs."""
         return True
 
-    def __call__(self, inputs: Any) -> Outputs:
-        remedy = "data.training(..., recorded=teacher.recording)"
-        raise ValueError(explain_mismatch("the recorded outputs in every batch", "a batch without", remedy))
+    def outputs(self, batch: Batch) -> Outputs:
+        """The recorded outputs in a batch: a tensor `(B, ...)` float32 for each tap, a list of them for stages.
+
+        Raises:
+            ValueError: if the batch has none.
+        """
+        if batch.recorded is None:
+            advice = "pass data.training(..., recorded=teacher.recording)"
+            raise ValueError(explain_mismatch("the recorded outputs in every batch", "a batch without them", advice))
+        return Outputs(batch.recorded)

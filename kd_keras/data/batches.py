@@ -1,0 +1,118 @@
+"""From stored examples to what Keras reads: views, float pixels, labels, mixing; and slices of a batch for replicas."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from kd_keras.contracts import INDEX, INPUTS, RECORDED
+from kd_keras.data.base import RecordedOutputs, Source
+from kd_keras.data.settings import ViewSettings
+from kd_keras.distribute.slices import BatchSlice
+from kd_keras.errors import explain_mismatch
+
+WHOLE_BATCH = BatchSlice()
+
+
+class BatchMaker:
+    """Makes batches of stored examples: float32 images 0..255 with labels, and what is joined to them by index.
+
+    Args:
+        source: where the examples come from.
+        views: the augmentation.
+        one_hot: whether labels are `(B, K)` float32; always so if batches are mixed.
+        with_index: whether the example numbers travel with the images.
+        recorded: the teacher's outputs to join, or `None`.
+
+    Raises:
+        ValueError: if labels must be one-hot and the source has none, or no number of classes.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        views: ViewSettings,
+        one_hot: bool,
+        with_index: bool,
+        recorded: RecordedOutputs | None = None,
+    ):
+        self.views, self.recorded, self.classes = views, recorded, source.classes
+        self.one_hot = one_hot or (views.mixes_batches and source.has_labels)
+        self.with_index = with_index or recorded is not None
+        if self.one_hot and not (source.has_labels and self.classes):
+            received = f"{source.name}, which has {self.classes or 'no'} classes"
+            received += "" if source.has_labels else " and no labels"
+            raise ValueError(explain_mismatch("labels and a number of classes, for one-hot labels", received))
+
+    def __call__(
+        self,
+        rows: dict[str, tf.Tensor],
+        view_seed: tf.Tensor | None = None,
+        number: tf.Tensor | None = None,
+        view: tf.Tensor | None = None,
+    ) -> Any:
+        """Makes one batch.
+
+        Args:
+            rows: stored examples, columns `(B, ...)`.
+            view_seed: `(2,)`, of the view that is shown; only with an augmentation.
+            number: () the batch's number in its epoch; only with an augmentation.
+            view: () the number of the view; only with recorded outputs.
+
+        Returns:
+            `(x, y)`, or `x` if there are no labels.
+        """
+        images, label = rows["image"], rows.get("label")
+        if self.views.changes_images:
+            images = self._augment(images, rows["index"], view_seed)
+        images = tf.cast(images, tf.float32)
+        if self.one_hot:
+            label = tf.one_hot(label, self.classes)
+        if self.views.mixes_batches:
+            # Examples count from 0 upwards, batches from -1 downwards: no seed is used twice.
+            images, label = self.views.augmentation.mix(images, label, tf.random.fold_in(view_seed, -1 - number))
+        x = {INPUTS: images, INDEX: rows["index"]} if self.with_index else images
+        if self.recorded is not None:
+            x[RECORDED] = self.recorded(view, rows["index"])
+        return x if label is None else (x, label)
+
+    def _augment(self, images: tf.Tensor, index: tf.Tensor, view_seed: tf.Tensor) -> tf.Tensor:
+        # One image after the other: batches already run in parallel, and a view need not know about batches.
+        return tf.map_fn(
+            lambda pair: self.views.augmentation.view(pair[0], tf.random.fold_in(view_seed, pair[1])),
+            (images, index),
+            fn_output_signature=tf.TensorSpec(images.shape[1:], images.dtype),
+        )
+
+
+def cut_slices(batch: Any, batch_slice: BatchSlice) -> tf.data.Dataset:
+    """The slices of one global batch, one after the other; what has no rows, such as a number, goes with each."""
+    columns = [column for column in tf.nest.flatten(batch) if column.shape.rank]
+    size, static_size = tf.shape(columns[0], tf.int64)[0], columns[0].shape[0]
+    divides = static_size and static_size % batch_slice.total == 0
+    length = static_size // batch_slice.total if divides else None
+
+    def cut(number: tf.Tensor) -> Any:
+        def cut_column(column: tf.Tensor) -> tf.Tensor:
+            if not column.shape.rank:
+                return column
+            rows = column[number * size // batch_slice.total : (number + 1) * size // batch_slice.total]
+            return tf.ensure_shape(rows, (length, *column.shape[1:]))
+
+        return tf.nest.map_structure(cut_column, batch)
+
+    return tf.data.Dataset.range(batch_slice.first, batch_slice.first + batch_slice.count).map(cut)
+
+
+def pad_batch(x: Any, y: tf.Tensor, size: int) -> tuple[Any, tf.Tensor, tf.Tensor]:
+    """Repeats the last row until a batch has `size` rows, and adds weights `(size,)` that are 0 for these copies."""
+    count = tf.shape(y)[0]
+    rows = tf.minimum(tf.range(size), count - 1)
+    x, y = tf.nest.map_structure(lambda column: tf.gather(column, rows), (x, y))
+    return x, y, tf.cast(tf.range(size) < count, tf.float32)
+
+
+def unpack_single(batch: tuple) -> Any:
+    """What tf.data passed to a function as `*batch`: a structure that is not a tuple comes as its only argument."""
+    return batch[0] if len(batch) == 1 else batch

@@ -1,0 +1,126 @@
+"""Where the examples of an epoch come from: decoded images in memory, or files that every epoch reads again.
+
+`InMemory` and `Streamed` have the same two methods; `shards.Sharded` is the third of their kind. `batches` gives the
+batches of one epoch in their order, `rows` the examples of one of them. They are separate so that a worker can drop a
+batch, or rows of it, before any image is copied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import tensorflow as tf
+
+from kd_keras.data.base import Source
+from kd_keras.data.settings import BatchSettings
+from kd_keras.distribute.slices import BatchSlice
+from kd_keras.errors import explain_mismatch
+
+MEMORY_LIMIT = 2**30  # bytes of decoded images kept in memory; a larger dataset is read again in each epoch
+BUFFER_SIZE = 2**28  # bytes of images among which a larger dataset is shuffled
+
+
+class Examples(Protocol):
+    """A way to read the stored examples.
+
+    Attributes:
+        remaining_slice: which slices this worker must still cut out of the batches that it gets.
+    """
+
+    remaining_slice: BatchSlice
+
+    def batches(self, seed: tf.Tensor) -> tf.data.Dataset:
+        """The batches of one epoch, whose order follows from a seed `(2,)`, in a form that `rows` understands."""
+
+    def rows(self, batch: Any) -> dict[str, tf.Tensor]:
+        """The stored examples of a batch: `image` `(B, H, W, C)` uint8, `index` and perhaps `label` `(B,)` int64."""
+
+
+class InMemory:
+    """Keeps all decoded images; a batch is a list of example numbers, and each epoch is a full permutation."""
+
+    def __init__(self, source: Source, stored: tf.data.Dataset, batching: BatchSettings, batch_slice: BatchSlice):
+        self.columns = stored.batch(source.size, num_parallel_calls=tf.data.AUTOTUNE).get_single_element()
+        self.size, self.batching, self.remaining_slice = source.size, batching, batch_slice
+
+    def batches(self, seed: tf.Tensor) -> tf.data.Dataset:
+        order = tf.range(self.size)
+        if self.batching.shuffle:
+            order = tf.random.experimental.stateless_shuffle(order, seed)
+        numbers = tf.data.Dataset.from_tensor_slices(order)
+        return numbers.batch(self.batching.batch_size, self.batching.drop_remainder)
+
+    def rows(self, batch: Any) -> dict[str, tf.Tensor]:
+        return {key: tf.gather(column, batch) for key, column in self.columns.items()}
+
+
+class Streamed:
+    """Reads all examples again in each epoch and shuffles them in a buffer."""
+
+    def __init__(self, source: Source, stored: tf.data.Dataset, batching: BatchSettings, batch_slice: BatchSlice):
+        self.stored, self.batching, self.remaining_slice = stored, batching, batch_slice
+        self.buffer = count_buffered(source, stored)
+
+    def batches(self, seed: tf.Tensor) -> tf.data.Dataset:
+        rows = shuffle(self.stored, self.buffer, seed) if self.batching.shuffle else self.stored
+        return rows.batch(self.batching.batch_size, self.batching.drop_remainder)
+
+    def rows(self, batch: Any) -> dict[str, tf.Tensor]:
+        return batch
+
+
+def store(source: Source, image_size: Sequence[int] | None) -> tf.data.Dataset:
+    """The examples in the form that is stored: uint8 images of one size, and labels that are known to be classes.
+
+    Raises:
+        ValueError: if the images differ in size and no `image_size` is given.
+    """
+    if image_size is None and source.image_shape is None:
+        received = f"{source.name}, whose images differ in size"
+        raise ValueError(explain_mismatch("images of one size", received, "pass image_size=(height, width)"))
+    channels = source.examples.element_spec["image"].shape[-1]
+    size = tuple(image_size or source.image_shape[:2])
+    resizes = source.image_shape is None or size != source.image_shape[:2]
+
+    def convert(example: dict) -> dict:
+        image = example["image"]
+        if resizes:
+            image = tf.cast(tf.round(tf.image.resize(image, size, antialias=True)), tf.uint8)
+        converted = {**example, "image": tf.ensure_shape(image, (*size, channels))}
+        if source.has_labels and source.classes is not None:
+            converted["label"] = _check_label(example["label"], example["index"], source)
+        return converted
+
+    return source.examples.map(convert, tf.data.AUTOTUNE, deterministic=True)
+
+
+def _check_label(label: tf.Tensor, index: tf.Tensor, source: Source) -> tf.Tensor:
+    expected = f"a label of 0 to {source.classes - 1}, the classes of {source.name}"
+    message = tf.strings.format(explain_mismatch(expected, "{} at example {}"), (label, index))
+    with tf.control_dependencies([tf.debugging.Assert((label >= 0) & (label < source.classes), [message])]):
+        return tf.identity(label)
+
+
+def fits_in_memory(source: Source, stored: tf.data.Dataset) -> bool:
+    """Whether the decoded images take at most `MEMORY_LIMIT`."""
+    return _count_bytes(source, stored) <= MEMORY_LIMIT
+
+
+def count_buffered(source: Source, stored: tf.data.Dataset) -> int:
+    """The number of examples in the shuffle buffer of a dataset that is not kept in memory."""
+    return max(1, min(source.size, source.size * BUFFER_SIZE // _count_bytes(source, stored)))
+
+
+def _count_bytes(source: Source, stored: tf.data.Dataset) -> int:
+    return source.size * stored.element_spec["image"].shape.num_elements()
+
+
+def shuffle(stored: tf.data.Dataset, buffer: int, seed: tf.Tensor) -> tf.data.Dataset:
+    """Shuffles in a buffer, in an order that follows from a seed `(2,)` alone; call it within a function of tf.data."""
+    # `Dataset.shuffle` mixes its seed with the graph's, which is the user's global one. The current graph is that of
+    # one epoch's function, so the setting does not leave it. (With 0, TensorFlow would compare the other seed in
+    # Python, and fail.)
+    tf.compat.v1.set_random_seed(1)
+    number = tf.random.stateless_uniform((), seed, maxval=2**31 - 1, dtype=tf.int64)
+    return stored.shuffle(buffer, seed=number, reshuffle_each_iteration=False)

@@ -1,0 +1,58 @@
+"""Constants of a teacher's network that some methods read: its classifier, and its BatchNorm scales and offsets."""
+
+from __future__ import annotations
+
+import contextlib
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from kd_keras.errors import explain_mismatch
+from kd_keras.files import write_atomically
+from kd_keras.networks.taps import Specs
+
+
+def write_constants(directory: Path, specs: Specs) -> None:
+    """Writes constants.npz with the constants that the teacher has.
+
+    Raises:
+        OSError: if the disk is full or not writable.
+    """
+    arrays = {}
+    with contextlib.suppress(ValueError):  # its logits are not one linear layer of an embedding
+        classifier = specs.classifier()
+        if classifier is not None:
+            arrays |= dict(zip(("classifier/kernel", "classifier/bias"), classifier, strict=True))
+    for tap in specs:
+        with contextlib.suppress(ValueError):  # its maps do not come from a BatchNorm
+            for number, (scale, offset) in enumerate(specs.batch_norms(tap) or []):
+                arrays |= {f"{tap}/{number:03d}/scale": scale, f"{tap}/{number:03d}/offset": offset}
+    write_atomically(directory / "constants.npz", lambda name: np.savez(name, **arrays))
+
+
+class RecordedConstants:
+    """Takes the place of a teacher's walked network behind the specifications of its taps."""
+
+    def __init__(self, directory: Path):
+        self.path = directory / "constants.npz"
+
+    def classifier_weights(self) -> tuple[np.ndarray, ...]:
+        return self._select("classifier/kernel", "classifier/bias")
+
+    def tap(self, name: str) -> list[str]:
+        return sorted({key.rsplit("/", 1)[0] for key in self._arrays if key.startswith(f"{name}/")})
+
+    def batch_norm(self, column: str) -> tuple[np.ndarray, ...]:
+        return self._select(f"{column}/scale", f"{column}/offset")
+
+    @cached_property
+    def _arrays(self) -> dict[str, np.ndarray]:
+        with np.load(self.path) as file:
+            return {name: file[name] for name in file.files}
+
+    def _select(self, *names: str) -> tuple[np.ndarray, ...]:
+        if not set(names) <= set(self._arrays):
+            advice = "train with the live teacher, or record a teacher that has them"
+            raise ValueError(explain_mismatch(f"the teacher's {' and '.join(names)}", f"{self.path} without", advice))
+        return tuple(self._arrays[name] for name in names)

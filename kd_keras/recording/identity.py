@@ -1,0 +1,94 @@
+"""What identifies a teacher, a file and the software, and what differs between two descriptions in plain values."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import keras
+import numpy as np
+
+from kd_keras.contracts import Outputs
+from kd_keras.networks.taps import Specs
+
+PACKAGES = ("tensorflow", "keras", "kd_keras")
+
+
+class LiveTeacher(Protocol):
+    """What this room needs of a live `Teacher`."""
+
+    networks: Sequence[keras.Model]
+    weights: Sequence[float]
+    combine: str
+    class_order: Sequence[int] | None
+    specs: Specs
+
+    def tapped(self, wanted: Iterable[str]) -> LiveTeacher:
+        """The same teacher, ready to give the wanted taps."""
+
+    def __call__(self, images: Any) -> Outputs:
+        """The taps for images `(B, H, W, C)` float32, 0..255."""
+
+
+def software_versions() -> dict[str, str]:
+    """The versions that a recording notes.
+
+    >>> sorted(software_versions())
+    ['kd_keras', 'keras', 'tensorflow']
+    """
+    return {name: importlib.metadata.version(name) for name in PACKAGES}
+
+
+def teacher_identity(teacher: LiveTeacher) -> dict[str, Any]:
+    """What identifies a `Teacher`: the weights of its networks and how they are combined.
+
+    A `preprocess` function has no such identity; `Recording.compare` detects another one on a sample of images.
+    """
+    has_several = len(teacher.networks) > 1
+    return {
+        "weights": [weights_digest(network) for network in teacher.networks],
+        "combine": [teacher.combine, list(teacher.weights)] if has_several else "one network",
+        "class_order": teacher.class_order,
+    }
+
+
+def weights_digest(network: keras.Model) -> str:
+    """SHA-256 of a network's weights, their shapes and types, in order.
+
+    >>> network = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, kernel_initializer="zeros")])
+    >>> len(weights_digest(network))
+    64
+    """
+    digest = hashlib.sha256()
+    for variable in network.weights:
+        array = np.asarray(variable)
+        digest.update(f"{array.dtype} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file that is not empty.
+
+    >>> import tempfile
+    >>> with tempfile.NamedTemporaryFile() as file:
+    ...     _, _ = file.write(b"whole"), file.flush()
+    ...     print(file_digest(Path(file.name))[:8])
+    5d5766cf
+    """
+    return hashlib.sha256(np.memmap(path, "uint8", "r")).hexdigest()
+
+
+def describe_changes(recorded: Mapping[str, Any], current: Mapping[str, Any]) -> str:
+    """The differences between two sets of plain values, or an empty text.
+
+    >>> describe_changes({"seed": 0, "augmentation": "none"}, {"seed": 1, "augmentation": "none"})
+    'seed: recorded 0, now 1'
+    """
+    current = json.loads(json.dumps(current))  # tuples become lists, as in the file
+    names = [name for name in {**recorded, **current} if recorded.get(name) != current.get(name)]
+    return "; ".join(f"{name}: recorded {recorded.get(name)}, now {current.get(name)}" for name in names)

@@ -1,0 +1,155 @@
+"""The plan of a recording: what is recorded, of which images, and in which shards.
+
+A recording is a directory:
+
+    plan.json                  what is recorded, of which images and by which teacher
+    view-0000-00.tfrecord      examples of one view, one record each, all of one length
+    view-0000-00.json          the checksum and the errors of that shard, written after it
+    constants.npz              constants of the teacher that some methods read
+    manifest.json              the plan with all shards; a recording without it is not complete
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from kd_keras.data.base import Source
+from kd_keras.data.descriptions import describe_views
+from kd_keras.data.settings import BatchSettings, ViewSettings, check_whole
+from kd_keras.errors import explain_mismatch
+from kd_keras.files import write_json
+from kd_keras.networks.taps import Specs
+from kd_keras.recording.format import record_type
+from kd_keras.recording.identity import LiveTeacher, describe_changes, software_versions, teacher_identity
+
+FORMAT = 2  # since 2, the teacher receives pixel values from 0 to 255
+MAX_SHARDS = 16  # of each view; a shard is lost if a worker is stopped, and is the unit that workers divide
+FRAME = 16  # bytes that TFRecord adds to a record
+
+
+class Shard(NamedTuple):
+    """One file of a recording: the batches `begin` to `end` of one view, `rows` examples.
+
+    `number` counts the shards of all views.
+    """
+
+    number: int
+    file: str
+    view: int
+    begin: int
+    end: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be recorded.
+
+    Attributes:
+        source: the examples.
+        view_settings: what decides the pixels of the views.
+        batching: how the images of one view become batches.
+        views: V, the number of views of each example.
+        logits: the storage form of logits, one of `format.FORMS`.
+
+    Raises:
+        ValueError: if `views` is below 1.
+    """
+
+    source: Source
+    view_settings: ViewSettings
+    batching: BatchSettings
+    views: int = 1
+    logits: str = "float32"
+
+    def __post_init__(self) -> None:
+        check_whole(1, views=self.views)
+
+    def shards(self) -> list[Shard]:
+        """All shards, in the order in which one worker would write them."""
+        steps, size = self.batching.count_steps(self.source), self.batching.batch_size
+        marks = np.unique(np.linspace(0, steps, min(MAX_SHARDS, steps) + 1).astype(int)).tolist()
+        ends = [min(mark * size, self.source.size) for mark in marks]
+        count = len(marks) - 1
+        return [
+            Shard(
+                number=view * count + part,
+                file=f"view-{view:04d}-{part:02d}.tfrecord",
+                view=view,
+                begin=marks[part],
+                end=marks[part + 1],
+                rows=ends[part + 1] - ends[part],
+            )
+            for view in range(self.views)
+            for part in range(count)
+        ]
+
+    def plan(self, teacher: LiveTeacher, specs: Specs) -> dict[str, Any]:
+        """The content of plan.json, the same for every worker."""
+        shards = self.shards()
+        plan = {
+            "format": FORMAT,
+            "taps": {tap: list(map(list, spec) if isinstance(spec, list) else spec) for tap, spec in specs.items()},
+            "logits": self.logits,
+            "views": self.views,
+            "examples": self.source.size,
+            "rows": sum(shard.rows for shard in shards if shard.view == 0),
+            "teacher": teacher_identity(teacher),
+            "images": describe_views(self.source, self.view_settings, self.batching),
+            "software": software_versions(),
+            "files": len(shards),
+            "batch_size": self.batching.batch_size,
+        }
+        return json.loads(json.dumps(plan))
+
+    def row_bytes(self, specs: Specs) -> int:
+        """The bytes that one example takes on the disk."""
+        return record_type(specs, self.logits).itemsize + FRAME
+
+
+def begin(directory: Path, plan: dict[str, Any]) -> None:
+    """Writes the plan into a new directory, or compares it with the plan that is there.
+
+    Raises:
+        ValueError: if the directory contains something else, or a recording of something else (with what differs).
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / "plan.json"
+    if path.exists():
+        recorded = json.loads(path.read_text())
+        check_format(directory, recorded)
+        changes = describe_changes(_flatten(recorded), _flatten(plan))
+        if changes:
+            advice = "pass the same settings, or choose another directory"
+            raise ValueError(explain_mismatch(f"the settings with which {directory} was started", changes, advice))
+    elif any(not file.name.startswith(".") for file in directory.iterdir()):
+        raise ValueError(explain_mismatch("a new directory or a recording", f"{directory}, which has other files"))
+    else:
+        write_json(path, plan)
+
+
+def check_format(directory: Path, plan: Mapping[str, Any]) -> None:
+    """Checks that a recording has the format of this version of kd_keras.
+
+    Raises:
+        ValueError: if not.
+    """
+    if plan.get("format") != FORMAT:
+        raise ValueError(
+            f"{directory} is a recording of format {plan.get('format')}, but this version of kd_keras reads format "
+            f"{FORMAT}, for which the teacher receives pixel values from 0 to 255. Record the teacher again in another "
+            "directory."
+        )
+
+
+def _flatten(plan: dict[str, Any]) -> dict[str, Any]:
+    """A plan whose sections have become entries such as "images seed"."""
+    sections = {key: value for key, value in plan.items() if isinstance(value, dict)}
+    entries = {key: value for key, value in plan.items() if key not in sections}
+    return entries | {f"{key} {name}": value for key, section in sections.items() for name, value in section.items()}
