@@ -14,7 +14,7 @@ from kd_keras.networks.preprocessing import PixelStatistics
 from kd_keras.recording.reader import Recording
 from kd_keras.runs.datasets import same_classes, source_from
 from kd_keras.runs.recipe import Data, Recipe
-from kd_keras.training.checkpoint import Position
+from kd_keras.training import Position
 
 FIXED = {"unit": PixelStatistics((0.0,), (255.0,)), "symmetric": PixelStatistics((127.5,), (127.5,))}
 

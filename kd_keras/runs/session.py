@@ -23,8 +23,7 @@ from kd_keras.runs.optimization import compile_distiller
 from kd_keras.runs.recipe import Recipe
 from kd_keras.runs.run import Run
 from kd_keras.runs.settings import Settings
-from kd_keras.training.checkpoint import Checkpoint, Position, fit
-from kd_keras.training.guard import NonFinite
+from kd_keras.training import Checkpoint, NonFinite, Position, fit
 
 logger = logging.getLogger("kd_keras")
 
