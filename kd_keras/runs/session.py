@@ -89,7 +89,7 @@ def train_student(
         recording: the recorded outputs of the teacher, if any.
     """
     started, recipe, images = time.perf_counter(), session.recipe, session.images
-    labeled = images.train.labeled or images.test is not None
+    labeled = images.train.has_labels or images.test is not None
     with session.building():
         compile_distiller(distiller, recipe, session.strategy, images.steps, labeled)
     if session.is_chief:
