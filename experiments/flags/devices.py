@@ -3,7 +3,7 @@
 from absl import flags
 
 from kd_keras import distribute
-from kd_keras.data.pipeline import SHARDING
+from kd_keras.data import SHARDING
 from kd_keras.runs.recipe import JIT, NONFINITE, PRECISIONS, Recipe
 
 

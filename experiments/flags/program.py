@@ -54,7 +54,8 @@ def run_program(main: Callable[[], int | None], argv: Sequence[str] | None = Non
 def help_text(main: Callable[..., Any]) -> str:
     """The docstring of a program's module, and its flags."""
     module = main.__module__
-    return f"{sys.modules[module].__doc__}\n{FLAGS.module_help(sys.argv[0] if module == '__main__' else module)}"
+    defining = sys.argv[0] if module == "__main__" else module
+    return f"{sys.modules[module].__doc__}\n{FLAGS.module_help(defining)}"
 
 
 def given(name: str) -> Any:

@@ -62,8 +62,8 @@ def same_classes(train: Source, test: Source) -> tuple[Source, Source]:
     """Both sources with the number of classes of the larger one, for a dataset says no more than its highest label."""
     classes = max(train.classes or 0, test.classes or 0) or None
     return (
-        replace(train, classes=classes if train.labelled else None),
-        replace(test, classes=classes if test.labelled else None),
+        replace(train, classes=classes if train.has_labels else None),
+        replace(test, classes=classes if test.has_labels else None),
     )
 
 

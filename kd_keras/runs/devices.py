@@ -12,6 +12,7 @@ import keras
 import tensorflow as tf
 
 from kd_keras import distribute
+from kd_keras.private_api import disable_op_determinism, op_determinism_is_enabled
 from kd_keras.runs.recipe import Recipe
 
 logger = logging.getLogger("kd_keras")
@@ -24,13 +25,27 @@ def chosen_strategy(recipe: Recipe) -> Iterator[tf.distribute.Strategy]:
     Make it before anything else of TensorFlow runs if it needs logical devices or a cluster. The workers beside the
     chief say nothing.
     """
-    if recipe.deterministic:
-        tf.config.experimental.enable_op_determinism()
-    with distribute.exit_together(strategy := _strategy(recipe)), contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack:
+        if recipe.deterministic:
+            stack.enter_context(_deterministic())
+        strategy = _strategy(recipe)
+        stack.enter_context(distribute.exit_together(strategy))
         if not distribute.is_chief(strategy):
             stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
             stack.enter_context(_silenced())
         yield strategy
+
+
+@contextlib.contextmanager
+def _deterministic() -> Iterator[None]:
+    """Makes operations deterministic, and ends it unless it was so before."""
+    before = op_determinism_is_enabled()
+    tf.config.experimental.enable_op_determinism()
+    try:
+        yield
+    finally:
+        if not before:
+            disable_op_determinism()
 
 
 def _strategy(recipe: Recipe) -> tf.distribute.Strategy:

@@ -14,7 +14,7 @@ from kd_keras.networks.preprocessing import PixelStatistics
 from kd_keras.recording.reader import Recording
 from kd_keras.runs.datasets import same_classes, source_from
 from kd_keras.runs.recipe import Data, Recipe
-from kd_keras.training.checkpoint import Position
+from kd_keras.training import Position
 
 FIXED = {"unit": PixelStatistics((0.0,), (255.0,)), "symmetric": PixelStatistics((127.5,), (127.5,))}
 
@@ -100,7 +100,7 @@ class Images:
             self.train,
             start_epoch=start.epoch,
             start_step=start.step,
-            one_hot=self.recipe.has_soft_labels and self.train.labelled,
+            one_hot=self.recipe.has_soft_labels and self.train.has_labels,
             views=views if recording is None else recording.views,
             recorded=recording,
             sharding=self.recipe.sharding,
@@ -138,17 +138,17 @@ def load_images(recipe: Recipe) -> Images:
     train = open_source(recipe.data, recipe.train_split, recipe.data_dir)
     train = train.without(recipe.without_classes) if recipe.without_classes else train
     test = None
-    if recipe.test_data is not None or (train.labelled and isinstance(recipe.data, (str, os.PathLike))):
+    if recipe.test_data is not None or (train.has_labels and isinstance(recipe.data, (str, os.PathLike))):
         test_data = recipe.data if recipe.test_data is None else recipe.test_data
         test = open_source(test_data, recipe.test_split, recipe.data_dir)
         if tf.data.Dataset in map(_kind, (recipe.data, test_data)):
             train, test = same_classes(train, test)
-        if test.labelled and train.labelled and (test.class_names, test.classes) != (train.class_names, train.classes):
+        if test.has_labels and train.has_labels and (test.class_names, test.classes) != (train.class_names, train.classes):
             raise ValueError(
                 "Training and test images must have the same classes in the same order, but they have "
                 f"{train.class_names or train.classes} and {test.class_names or test.classes}."
             )
-        test = test if test.labelled else None
+        test = test if test.has_labels else None
     return Images(recipe, train, test)
 
 

@@ -16,7 +16,7 @@ logger = logging.getLogger("kd_keras")
 
 
 def compile_distiller(
-    distiller: Distiller, recipe: Recipe, strategy: tf.distribute.Strategy, steps: int, labelled: bool
+    distiller: Distiller, recipe: Recipe, strategy: tf.distribute.Strategy, steps: int, labeled: bool
 ) -> None:
     """Compiles as a recipe says.
 
@@ -25,7 +25,7 @@ def compile_distiller(
         recipe: of the run.
         strategy: that the Distiller was built under.
         steps: of an epoch.
-        labelled: whether training or test images have labels.
+        labeled: whether training or test images have labels.
     """
     if recipe.sync_batch_norm:
         count = distribute.synchronize_batch_norm(distiller)
@@ -37,8 +37,8 @@ def compile_distiller(
     logger.info("XLA %s: %s.", "on" if mode else "off", reason)
     distiller.compile(
         optimizer=optimizer(recipe, steps),
-        loss=loss if labelled else None,
-        weighted_metrics=["accuracy"] if labelled else None,  # weighted: the copies that fill a last batch do not count
+        loss=loss if labeled else None,
+        weighted_metrics=["accuracy"] if labeled else None,  # weighted: the copies that fill a last batch do not count
         jit_compile=mode,
         steps_per_execution=recipe.steps_per_execution,
     )

@@ -11,18 +11,17 @@ from typing import Any
 import tensorflow as tf
 
 from kd_keras import distribute
-from kd_keras.data import Source
-from kd_keras.data.pipeline import SHARDING
+from kd_keras.data import SHARDING, Source
 from kd_keras.errors import check_number, check_whole_number, suggest
 from kd_keras.runs.parsing import parse_normalization
 from kd_keras.runs.settings import GivenObject
-from kd_keras.training.guard import CHOICES as NONFINITE
 
 Data = str | os.PathLike | Source | tf.data.Dataset
 OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("cosine", "steps", "constant")
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
 JIT = ("auto", "on", "off")
+NONFINITE = ("stop", "skip")
 # Not recorded with a run: they say where things are and how they are watched, and change no number.
 NOT_RECORDED = ("worker_timeout",)
 
@@ -65,7 +64,7 @@ class Recipe:
         strategy: devices: a name of `distribute.NAMES`, or a strategy that was made before.
         devices: number of GPUs, or without any of logical CPUs, of this machine.
         worker_timeout: seconds until a silent worker counts as lost.
-        deterministic: the same numbers bit for bit from the same call; TensorFlow keeps this mode for the process.
+        deterministic: the same numbers bit for bit from the same call.
         sharding: "auto", "data" (each worker reads all data) or "file" (each worker reads its own files).
         sync_batch_norm: compute the student's batch normalization over the global batch.
         scale_learning_rate: "none", "sqrt" or "linear" in batch_size / base_batch_size.

@@ -23,8 +23,7 @@ from kd_keras.runs.optimization import compile_distiller
 from kd_keras.runs.recipe import Recipe
 from kd_keras.runs.run import Run
 from kd_keras.runs.settings import Settings
-from kd_keras.training.checkpoint import Checkpoint, Position, fit
-from kd_keras.training.guard import NonFinite
+from kd_keras.training import Checkpoint, NonFinite, Position, fit
 
 logger = logging.getLogger("kd_keras")
 
@@ -90,9 +89,9 @@ def train_student(
         recording: the recorded outputs of the teacher, if any.
     """
     started, recipe, images = time.perf_counter(), session.recipe, session.images
-    labelled = images.train.labelled or images.test is not None
+    labeled = images.train.has_labels or images.test is not None
     with session.building():
-        compile_distiller(distiller, recipe, session.strategy, images.steps, labelled)
+        compile_distiller(distiller, recipe, session.strategy, images.steps, labeled)
     if session.is_chief:
         session.run.begin()
     checkpoint = _checkpoint(session)

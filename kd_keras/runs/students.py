@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from kd_keras import models
-from kd_keras.networks.loading import load_weights
-from kd_keras.networks.preprocessing import PixelStatistics
+from kd_keras.networks.loading import load_weights, pixel_statistics
 from kd_keras.runs.images import Images
 from kd_keras.runs.parsing import parse_call
 from kd_keras.runs.run import Run, load_network
@@ -48,7 +46,8 @@ def build_network(
     elif isinstance(source, str):
         name, options = parse_call(source)
         if models.takes_normalization(name):
-            options["normalization"] = _normalization(weights) or images.normalization
+            trained = None if weights is None else pixel_statistics(weights)
+            options["normalization"] = trained or images.normalization
         model = models.build(name, images.shape, classes, **options)
     else:
         raise TypeError(f"Expected a name, a path, a Run or a Keras model to train, but received {source!r}.")
@@ -88,16 +87,3 @@ def _of_this_strategy(model: keras.Model) -> keras.Model:
     copy = keras.models.clone_model(model)
     copy.set_weights(model.get_weights())
     return copy
-
-
-def _normalization(weights: str | os.PathLike | None) -> PixelStatistics | None:
-    """The constants of the layer `normalization` that a `.keras` file of a zoo network starts with, if it has one."""
-    if weights is None or Path(weights).suffix != ".keras" or not Path(weights).exists():
-        return None
-    for layer in load_network(weights).layers:
-        if isinstance(layer, keras.layers.Normalization) and layer.name == "normalization":
-            mean, variance = (
-                np.ravel(np.asarray(value, "float64")) for value in (layer.input_mean, layer.input_variance)
-            )
-            return PixelStatistics(tuple(mean.tolist()), tuple(np.sqrt(variance).tolist()))
-    return None

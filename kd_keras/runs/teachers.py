@@ -21,7 +21,7 @@ from kd_keras.runs.images import Images
 from kd_keras.runs.run import Run, load_network, recorded_data
 from kd_keras.runs.settings import GivenObject
 from kd_keras.teacher import COMBINATIONS, Teacher
-from kd_keras.training.checkpoint import Position
+from kd_keras.training import Position
 
 logger = logging.getLogger("kd_keras")
 TEACHER_OPTIONS = ("teacher_weights", "teacher_precision", "teacher_range", "combine")

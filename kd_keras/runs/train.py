@@ -64,7 +64,7 @@ def train(
 
 def _train(session: Session, model: Network, weights: str | os.PathLike | None) -> Run:
     images = session.images
-    if not images.train.labelled:
+    if not images.train.has_labels:
         raise ValueError(f"Training needs labeled images, but {images.train.name!r} has no labels.")
     with session.building():
         network = students.build_network(model, images, images.train.classes, weights)
