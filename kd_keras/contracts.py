@@ -1,7 +1,7 @@
-"""The words that every part of the package shares: a batch, a network's outputs, a step, a tap's specification.
+"""The types that every room shares: a batch, a network's outputs, a step, the specification of a tap.
 
-Nothing here computes. A batch is made by `as_batch` from whatever Keras hands to a training step; a network's outputs
-travel as `Outputs`, a dictionary of named taps.
+Nothing here computes. `as_batch` makes a batch of what Keras passes to a training step; a network's outputs travel as
+`Outputs`, a dictionary of taps by name.
 """
 
 from __future__ import annotations
@@ -11,22 +11,22 @@ from typing import Any, NamedTuple
 
 import keras
 
-# Keys that ride in `x` beside the images. A dataset without them is `x` alone and works just as well.
-INPUTS = "kd_inputs"  # what the student reads, where `x` is not already a dictionary of the student's own inputs
-INDEX = "kd_index"  # (B,) integer: the example's number in its dataset, stable over epochs
-RECORDED = "kd_recorded"  # dict tap name -> tensor: a teacher's outputs, read from disk
+# Keys that may accompany the images in `x`. A dataset without them is only `x`, and works as well.
+INPUTS = "kd_inputs"  # what the student reads, if `x` is not already a dictionary of the student's inputs
+INDEX = "kd_index"  # (B,) integer: the example's number in its dataset, the same in every epoch
+RECORDED = "kd_recorded"  # dict from tap name to tensor: a teacher's outputs, read from disk
 
 Tensor = Any  # a tensor of the back end, a KerasTensor or a NumPy array
 Taps = Mapping[str, "Tensor | list[Tensor]"]
 
 
 class Batch(NamedTuple):
-    """One batch on its way through a step.
+    """One batch of a step.
 
     Attributes:
-        inputs: what the student reads: a tensor `(B, ...)` or a structure of them.
-        label: `(B,)` integer classes or `(B, K)` probabilities, any structure the compiled loss takes, or `None`.
-        weight: `(B,)` float example weights, or `None` for all ones.
+        inputs: what the student reads: a tensor `(B, ...)` or a structure of them; images are float32 from 0 to 255.
+        label: `(B,)` integer classes or `(B, K)` probabilities, any structure that the compiled loss takes, or `None`.
+        weight: `(B,)` float sample weights, or `None` for all ones.
         index: `(B,)` integer example numbers, or `None`.
         recorded: a recorded teacher's outputs by tap name, or `None`.
     """
@@ -39,7 +39,7 @@ class Batch(NamedTuple):
 
 
 class Step(NamedTuple):
-    """Where training stands: `number` of updates made and `epoch` (both from 0, scalar int tensors)."""
+    """The progress of training: `number` of updates and `epoch`, both from 0, scalar int tensors."""
 
     number: Any
     epoch: Any
@@ -48,25 +48,25 @@ class Step(NamedTuple):
 class Outputs(dict):
     """A network's outputs by tap name; `"stages"` is a list of maps `(B, H, W, C)`, every other tap one tensor.
 
-    `members` holds the outputs of each teacher where there are several (the dictionary itself then holds the
-    combined logits), or is empty.
+    `members` holds the outputs of each of several teachers, and the dictionary their combined logits; with one network
+    `members` is empty.
     """
 
-    def __init__(self, taps: Taps | Iterable = (), members: Iterable["Outputs"] = ()):
+    def __init__(self, taps: Taps | Iterable = (), members: Iterable[Outputs] = ()):
         super().__init__(taps)
         self.members = tuple(members)
 
 
 class TapSpec(NamedTuple):
-    """What a tap will deliver: the `layer` it reads (a path such as `"backbone/conv4_out"`) and its `shape`,
-    `None` where a dimension is free."""
+    """What a tap delivers: the `layer` it reads (a path such as `"backbone/conv4_out"`) and its `shape`, with `None` for
+    a free dimension."""
 
     layer: str
     shape: tuple
 
 
 def as_batch(data: Any) -> Batch:
-    """Makes a `Batch` of what Keras hands to a step: `x`, `(x,)`, `(x, y)` or `(x, y, sample_weight)`.
+    """Makes a `Batch` of what Keras passes to a step: `x`, `(x,)`, `(x, y)` or `(x, y, sample_weight)`.
 
     >>> as_batch(({"kd_inputs": [[1.0]], "kd_index": [7]}, [0])).index
     [7]
@@ -74,9 +74,8 @@ def as_batch(data: Any) -> Batch:
     x, label, weight = keras.utils.unpack_x_y_sample_weight(data)
     if not isinstance(x, Mapping) or not {INPUTS, INDEX, RECORDED} & set(x):
         return Batch(x, label, weight)
-    own = {key: value for key, value in x.items() if key not in (INPUTS, INDEX, RECORDED)}
+    inputs = {key: value for key, value in x.items() if key not in (INPUTS, INDEX, RECORDED)}
     recorded = x.get(RECORDED)
     if recorded is not None:  # tf.data has no lists: a tap's several maps come as a tuple
         recorded = {tap: list(maps) if isinstance(maps, tuple) else maps for tap, maps in recorded.items()}
-    return Batch(x.get(INPUTS, own), label, weight, x.get(INDEX), recorded)
-
+    return Batch(x.get(INPUTS, inputs), label, weight, x.get(INDEX), recorded)

@@ -1,10 +1,10 @@
-"""The Distiller: a Keras model whose training step teaches a student. The route of a batch is `train_step`."""
+"""The Distiller: a Keras model whose training step teaches a student. `train_step` shows the route of a batch."""
 
 from __future__ import annotations
 
 import contextlib
 import inspect
-import itertools
+import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,17 +12,22 @@ import keras
 import tensorflow as tf
 from keras import ops, tree
 
-from kd_keras.contracts import Batch, Outputs, Step, TapSpec, Tensor, as_batch
+from kd_keras.contracts import Batch, Step, Tensor, as_batch
 from kd_keras.distribute.keras_fit import FitsOnWorkers
-from kd_keras.errors import explain_mismatch
-from kd_keras.methods.base import Method
-from kd_keras.methods.labels import class_indices
+from kd_keras.distribute.reductions import count_rows, mean_of_counted_rows, replica_count, weighted_global_mean
+from kd_keras.distribute.replicas import require_rows, run_without_rows
+from kd_keras.methods.base import Method, agreed_hard_weight
 from kd_keras.methods.schedules import Weight, as_weight, deserialize_weight, serialize_weight, weight_at
-from kd_keras.networks.taps import Tapped
+from kd_keras.networks.taps import Specs, Tapped
+from kd_keras.private_api import compiled_loss, has_compiled_metrics, loss_tracker
 from kd_keras.recording.teacher import RecordedTeacher
 from kd_keras.teacher import AbsentTeacher, Teacher
-from kd_keras.training.guard import NonFinite, NonFiniteGuard
-from kd_keras.training.teacher_check import TeacherCheck
+from kd_keras.training.guard import NonFiniteGuard
+from kd_keras.training.nonfinite import NonFinite
+from kd_keras.training.teacher_check import TeacherCheck, first_batches
+from kd_keras.training.terms import make_terms, term_names
+
+AnyTeacher = Teacher | RecordedTeacher | AbsentTeacher
 
 
 @keras.saving.register_keras_serializable("kd_keras")
@@ -30,21 +35,22 @@ class Distiller(FitsOnWorkers):
     """Trains a student on its labels (the hard loss) and on what the methods make of a teacher's outputs.
 
     `fit`, `evaluate`, `predict`, callbacks and sample weights work as on every Keras model. `evaluate`, `predict` and
-    `export` concern the student alone; `save` keeps student, methods and optimizer, but no teacher: `attach` it again
-    after loading. For several devices build it inside `strategy.scope()`. A student with a `compute_loss` of its own,
-    such as a detector, is compiled by itself before; that loss is then the hard loss, and scales for replicas itself.
+    `export` concern only the student; `save` keeps student, methods and optimizer, but no teacher: `attach` it again
+    after loading. For several devices build it inside `strategy.scope()`. If the student has a `compute_loss` of its
+    own, as detectors have, compile the student too: that loss is then the hard loss, and scales for replicas itself.
 
     Args:
         student: the model to train; any built Keras model.
-        teacher: a trained model, several, or a `Teacher`; `None` where no method asks for one.
+        teacher: a trained model, several, or a `Teacher`; `None` if no method needs one.
         methods: the methods, each with its own weight.
-        hard_weight: what the compiled loss is multiplied by: a number, numbers by epoch or a schedule, as a method's
-            weight. With 0, data needs no labels and `compile` no loss.
+        hard_weight: what the hard loss is multiplied by: a number, numbers by epoch or a schedule, as a method's weight.
+            With 0, data needs no labels and `compile` no loss. By default the published value of the methods if they
+            agree, else 1; `hard_weight_reason` says which.
         name: the model's name.
 
     Raises:
-        TypeError: where an argument is of the wrong kind.
-        ValueError: where student, teacher and methods do not fit together, and how they could.
+        TypeError: if an argument is of the wrong kind.
+        ValueError: if student, teacher and methods do not fit together.
 
     >>> from kd_keras.methods import KD
     >>> student = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
@@ -59,228 +65,192 @@ class Distiller(FitsOnWorkers):
         self,
         *,
         student: keras.Model,
-        teacher: Teacher | keras.Model | Sequence[keras.Model] | None = None,
+        teacher: AnyTeacher | keras.Model | Sequence[keras.Model] | None = None,
         methods: Sequence[Method] = (),
-        hard_weight: Weight = 1.0,
+        hard_weight: Weight | None = None,
         name: str = "distiller",
     ):
-        if not isinstance(student, keras.Model):
-            raise TypeError(explain_mismatch("a Keras model as student", type(student).__name__))
-        for method in methods:
-            if not isinstance(method, Method):
-                raise TypeError(explain_mismatch("a list of methods such as kd_keras.methods.KD()", repr(method)))
+        _check_kinds(student, methods)
         super().__init__(name=name, dtype=student.dtype_policy, autocast=False)
         self.student = student
         self.methods = list(methods)
-        self.hard_weight = as_weight("Distiller", "hard_weight", hard_weight)
+        self.hard_weight = hard_weight
         self._student = Tapped(student, [tap for method in self.methods for tap in method.taps.student])
         self.attach(teacher)
         for method in self.methods:
-            if method.built:
-                raise ValueError(explain_mismatch("a method of its own", f"{method.name!r}, bound before", "make a new one"))
-            method.bind(self._student.specs, self._teacher.specs)
+            method.bind(self._student.specs, self.teacher.specs)
         self._epoch = self.add_weight(name="epoch", shape=(), dtype="int32", initializer="zeros", trainable=False)
-        self._terms = {name: keras.metrics.Mean(name=name) for name in (*self._weights(), "regularisation")}
-        self._teacher_finite = keras.metrics.Mean(name="teacher_finite")
-        self._teacher_accuracy = keras.metrics.Mean(name="teacher_accuracy")
-        self._shown: set[str] = set()
-        self.guard = NonFiniteGuard(list(self._weights()))
+        names = ["hard", *term_names(self.methods)]
+        self._trackers = {term: keras.metrics.Mean(name=term) for term in [*names, "regularization"]}
+        self._logged: set[str] = set()
+        self.guard = NonFiniteGuard(self, names)
         self.built = True
 
-    def attach(self, teacher: Teacher | keras.Model | Sequence[keras.Model] | None) -> None:
+    def attach(self, teacher: AnyTeacher | keras.Model | Sequence[keras.Model] | None) -> None:
         """Sets the teacher, at construction or after loading from a file.
 
         Raises:
-            ValueError: where a method asks for a tap that the teacher lacks, or that has another shape than before.
+            ValueError: if a method needs a tap that the teacher lacks, or that has another shape than before.
         """
         wanted = [tap for method in self.methods for tap in method.taps.teacher]
         if teacher is None and wanted:
-            raise ValueError(explain_mismatch("a teacher", f"none, for {[method.name for method in self.methods]}"))
+            names = [method.name for method in self.methods]
+            raise ValueError(f"The methods {names} need a teacher, but received none. Pass Distiller(teacher=...).")
         teacher = AbsentTeacher({}) if teacher is None else teacher
-        teacher = teacher if isinstance(teacher, (Teacher, AbsentTeacher, RecordedTeacher)) else Teacher(teacher)
+        teacher = teacher if isinstance(teacher, AnyTeacher) else Teacher(teacher)
         shape = getattr(self.student, "input_shape", None)
         shape = shape if isinstance(shape, tuple) else None
         if shape and isinstance(teacher, Teacher):
             teacher.check_inputs(shape)
         self.supports_jit = teacher.supports_jit(shape)
         teacher = teacher.tapped(wanted)
-        before = getattr(self, "_teacher", None)
-        if before is not None and _shapes(before.specs) != _shapes(teacher.specs):
-            raise ValueError(explain_mismatch(f"a teacher with taps {_shapes(before.specs)}", f"{_shapes(teacher.specs)}"))
-        self._teacher = teacher
+        previous = getattr(self, "teacher", None)
+        if previous is not None and _shapes(previous.specs) != _shapes(teacher.specs):
+            raise ValueError(
+                f"The methods were built for a teacher with taps of shapes {_shapes(previous.specs)}, but this one has "
+                f"{_shapes(teacher.specs)}. Attach a teacher like the first, or make a new Distiller."
+            )
+        self.teacher = teacher
         self.train_function = None  # the one traced with another teacher
+
+    @property
+    def hard_weight(self) -> Weight:
+        """The weight of the hard loss, a number or a schedule; set it before the next `fit`."""
+        return self._hard_weight
+
+    @hard_weight.setter
+    def hard_weight(self, weight: Weight | None) -> None:
+        value, self.hard_weight_reason = agreed_hard_weight(self.methods) if weight is None else (weight, "as given")
+        self._hard_weight = as_weight("Distiller", "hard_weight", value)
+        if weight is None:
+            logging.getLogger("kd_keras").info("hard_weight %g: %s.", value, self.hard_weight_reason)
+        self._terms = make_terms(self._hard_weight, self._hard_loss, self.methods)
+        self.train_function = None  # the one traced with other terms
 
     # ---- the step
 
     def train_step(self, data: Any) -> dict[str, Tensor]:
-        batch = _with_rows(as_batch(data))
+        """One update: teacher, student, terms, weighted mean over the global batch, guarded update."""
+        batch = require_rows(as_batch(data))
         step = Step(ops.convert_to_tensor(self.optimizer.iterations), self._epoch.value)
-        teacher = self._teach(batch)
-        weights, share, before = self._weights(), self._share(batch), self.guard.statistics(self)
+        teacher = self.teacher.outputs(batch)  # outside the tape, so that no gradient reaches it
+        self.guard.take_snapshot()
         with tf.GradientTape() as tape:
             output, student = self._student(batch.inputs, training=True)
-            terms = self._compute_terms(output, student, teacher, batch, step)
-            means = {name: _mean(term, batch.weight) for name, term in terms.items()}
-            loss = sum(ops.cast(weight_at(weights[name], step), "float32") * means[name] for name in means)
-            penalty = self._penalty("hard" in terms)
-            # The replicas' gradients are summed, so each gives its part of the mean over the global batch.
-            scaled = self.optimizer.scale_loss(share * loss + penalty / self._replicas())
-        variables, terms = self.trainable_variables, {"loss": loss + penalty, **means}
-        # Applies the gradients, where they are finite on all replicas.
-        sound = self.guard(self.optimizer, tape.gradient(scaled, variables), variables, terms, share, before)
-        self._log(terms, penalty, teacher, batch, sound)
-        return self._metrics_of(output, batch)
+            terms = {
+                term.name: (weight_at(term.weight, step), term.compute(output, student, teacher, batch, step))
+                for term in self._terms
+            }
+            loss = weighted_global_mean(terms, self._penalties(), batch, self.optimizer.scale_loss)
+        variables = self.trainable_variables  # of the student and of the methods
+        is_finite = self.guard.apply(self.optimizer, tape.gradient(loss.objective, variables), variables, loss)
+        self._update_trackers(loss.means, batch, is_finite)
+        return self._results(output, batch)
+
+    def _hard_loss(self, output: Any, batch: Batch, training: bool = True) -> Tensor:
+        """The loss `()` of the labels: the student's own `compute_loss` if it has one, else the compiled loss."""
+        if batch.label is None:
+            raise ValueError("The hard loss needs labels, but the batch has none. Distiller(hard_weight=0) needs none.")
+        if not self._has_hard_loss():
+            raise ValueError(
+                "Expected a loss for the labels, but compile() received none. Call compile(loss=...), or use "
+                "Distiller(hard_weight=0) to train without labels."
+            )
+        if _has_own_loss(self.student):
+            loss = self.student.compute_loss(batch.inputs, batch.label, output, batch.weight, training=training)
+        else:
+            loss = compiled_loss(self)(batch.label, output, batch.weight)
+        return ops.cast(loss, "float32") * replica_count()  # Keras has divided it by that number
+
+    def _penalties(self) -> list[Tensor]:
+        """The regularization losses, `()` each; a student's own `compute_loss` already contains the student's."""
+        if _has_own_loss(self.student) and any(term.name == "hard" for term in self._terms):
+            return [loss for method in self.methods for loss in method.losses]
+        return self.losses
+
+    def _update_trackers(self, means: dict[str, Tensor], batch: Batch, is_finite: Tensor) -> None:
+        rows = ops.where(is_finite, count_rows(batch), 0)  # a skipped batch does not count
+        for name, mean in means.items():
+            tracker = loss_tracker(self) if name == "loss" else self._trackers[name]
+            tracker.update_state(ops.where(is_finite, mean, 0.0), sample_weight=rows)
+        self._logged.update(means)
+
+    # ---- evaluation
 
     def test_step(self, data: Any) -> dict[str, Tensor]:
+        """Evaluates the student on one batch; its "loss" is the hard loss."""
         batch = as_batch(data)
         if batch.label is None:
-            raise ValueError(explain_mismatch("labels to evaluate with", "none"))
+            raise ValueError("Evaluation needs labels, but the batch has none.")
+        if not self._has_hard_loss() and not has_compiled_metrics(self):
+            raise ValueError("Evaluation needs a loss or metrics, but compile() received neither.")
         output = self(batch.inputs, training=False)
-        if not self._has_hard_loss() and self._compile_metrics is None:
-            raise ValueError(explain_mismatch("a loss or metrics to evaluate with", "compile() was given neither"))
         if self._has_hard_loss():
-            self._loss_tracker.update_state(*_counted(self._hard(output, batch, training=False), batch))
-        return self._metrics_of(output, batch)
+            mean, rows = mean_of_counted_rows(self._hard_loss(output, batch, training=False), batch)
+            loss_tracker(self).update_state(mean, sample_weight=rows)
+        return self._results(output, batch)
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """The student's output."""
         inputs = as_batch((inputs,)).inputs
-        if training or self._replicas() == 1:
-            return self._student(inputs, training=bool(training))[0]
-        # A replica without a row in the last batch: TensorFlow's fused convolutions fail there.
-        size = tf.shape(tree.flatten(inputs)[0])[0]
-        rows = [(0, ops.maximum(1 - size, 0))]
-        padded = tree.map_structure(lambda x: tf.pad(x, rows + [(0, 0)] * (len(x.shape) - 1)), inputs)
-        return tree.map_structure(lambda x: x[:size], self._student(padded, training=False)[0])
+        if training:
+            return self._student(inputs, training=True)[0]
+        return run_without_rows(lambda rows: self._student(rows, training=False)[0], inputs)
 
-    def _teach(self, batch: Batch) -> Outputs:
-        """The teacher's taps, outside the tape: recorded, or computed now."""
-        if batch.recorded is not None:
-            return Outputs(batch.recorded)
-        return self._teacher(batch.inputs) if self._teacher.specs else Outputs({})
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        """Keras's `evaluate`, of the student: its "loss" is the hard loss, and no variable changes."""
+        with self._evaluation():
+            return super().evaluate(*args, **kwargs)
 
-    def _compute_terms(
-        self, output: Any, student: Outputs, teacher: Outputs, batch: Batch, step: Step
-    ) -> dict[str, Tensor]:
-        """Every term of the loss by name, `(B,)` or `()`, before its weight."""
-        terms = {}
-        if callable(self.hard_weight) or self.hard_weight != 0:
-            terms["hard"] = self._hard(output, batch, training=True)
-        for name, method in zip(list(self._weights())[1:], self.methods):
-            seen = (student, teacher, batch)
-            terms[name] = method(*(_gathered(*seen, method) if method.across_replicas else seen), step)
-        return terms
+    def test_on_batch(self, *args: Any, **kwargs: Any) -> Any:
+        """Keras's `test_on_batch`, of the student."""
+        with self._evaluation():
+            return super().test_on_batch(*args, **kwargs)
 
-    def _hard(self, output: Any, batch: Batch, training: bool) -> Tensor:
-        """The compiled loss of this replica's batch, or the student's own `compute_loss` where it has one."""
-        if batch.label is None:
-            raise ValueError(explain_mismatch("labels for the hard loss", "none", "Distiller(hard_weight=0) needs none"))
-        if not self._has_hard_loss():
-            remedy = "compile(loss=...), or Distiller(hard_weight=0) where there is to be none"
-            raise ValueError(explain_mismatch("a loss for the labels", "compile() was given none", remedy))
-        if _has_own_loss(self.student):
-            loss = self.student.compute_loss(batch.inputs, batch.label, output, batch.weight, training=training)
-        else:
-            loss = self._compile_loss(batch.label, output, batch.weight)
-        return ops.cast(loss, "float32") * self._replicas()  # Keras has divided it by their number
+    _is_evaluating = False
 
-    def _penalty(self, hard: bool) -> Tensor | int:
-        """The regularisers of student and adapters; a student's own `compute_loss` counts the student's itself."""
-        own = hard and _has_own_loss(self.student)
-        losses = [loss for method in self.methods for loss in method.losses] if own else self.losses
-        return sum(ops.sum(ops.cast(loss, "float32")) for loss in losses)
+    @contextlib.contextmanager
+    def _evaluation(self) -> Iterator[None]:
+        self._is_evaluating = True
+        try:
+            yield
+        finally:
+            self._is_evaluating = False
 
-    def _weights(self) -> dict[str, Weight]:
-        """The weight of every term by name; a second method of one name is called `<name>_2`."""
-        weights: dict[str, Weight] = {"hard": self.hard_weight}
-        for method in self.methods:
-            names = (f"{method.name}_{number}" if number > 1 else method.name for number in itertools.count(1))
-            weights[next(name for name in names if name not in weights)] = method.weight
-        return weights
-
-    def _share(self, batch: Batch) -> Any:
-        """This replica's part of the global batch, in (0, 1]."""
-        if self._replicas() == 1:
-            return 1.0
-        size = ops.cast(_size(batch), "float32")
-        return size / tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, size)
-
-    @staticmethod
-    def _replicas() -> int:
-        return tf.distribute.get_strategy().num_replicas_in_sync
-
-    # ---- what is logged
-
-    def _log(self, terms: dict[str, Tensor], penalty: Any, teacher: Outputs, batch: Batch, sound: Tensor) -> None:
-        size = ops.where(sound, _size(batch), 0)  # a batch that was skipped is not counted
-        if not isinstance(penalty, int):
-            terms = {**terms, "regularisation": penalty}
-        for name, value in terms.items():
-            tracker = self._loss_tracker if name == "loss" else self._terms[name]
-            tracker.update_state(ops.where(sound, value, 0.0), sample_weight=size)
-            self._shown |= {name} - {"loss"}
-        if teacher:
-            answers = [teacher["logits"]] if "logits" in teacher else tree.flatten(dict(teacher))
-            finite = [ops.all(ops.isfinite(answer)) for answer in answers]
-            self._teacher_finite.update_state(ops.cast(ops.all(ops.stack(finite)), "float32"))
-        label = class_indices(batch.label)
-        if "logits" in teacher and label is not None:
-            right = ops.equal(ops.cast(ops.argmax(teacher["logits"], axis=-1), "int32"), label)
-            self._teacher_accuracy.update_state(ops.cast(right, "float32"))
-
-    def _metrics_of(self, output: Any, batch: Batch) -> dict[str, Tensor]:
+    def _results(self, output: Any, batch: Batch) -> dict[str, Tensor]:
         if batch.label is None:
             return self.get_metrics_result()
         return self.compute_metrics(batch.inputs, batch.label, output, sample_weight=batch.weight)
 
     def get_metrics_result(self) -> dict[str, Tensor]:
         """The logs: in training the total, every term and the compiled metrics; in evaluation no terms."""
-        hidden = {"teacher_finite", "teacher_accuracy", *self._terms} - self._shown
-        if self._evaluating:
-            hidden |= set(self._terms) | (set() if self._has_hard_loss() else {"loss"})
+        hidden = self._trackers.keys() - self._logged
+        if self._is_evaluating:
+            hidden = {*self._trackers, *(() if self._has_hard_loss() else ("loss",))}
         return {name: value for name, value in super().get_metrics_result().items() if name not in hidden}
 
     def _has_hard_loss(self) -> bool:
-        return self._compile_loss is not None or _has_own_loss(self.student)
+        return compiled_loss(self) is not None or _has_own_loss(self.student)
 
-    # ---- Keras's entrances
-
-    _evaluating = False
+    # ---- Keras's other entrances
 
     def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
-        """Keras's `fit`; it counts epochs for the methods and looks at the teacher's first answers."""
-        call = inspect.signature(super().fit).bind(*args, **kwargs)
-        classes = self._teacher.specs["logits"].shape[-1] if "logits" in self._teacher.specs else None
-        own = [keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: self._epoch.assign(epoch))]
-        if self._teacher.specs:
-            own.append(TeacherCheck(self._teacher_finite, self._teacher_accuracy, classes))
-        given = call.arguments.get("callbacks") or []
+        """Keras's `fit`; it also counts epochs for the methods, checks the teacher, and stops if the loss is not finite."""
+        bound = inspect.signature(super().fit).bind(*args, **kwargs)
+        given = bound.arguments.get("callbacks") or []
         given = given.callbacks if isinstance(given, keras.callbacks.CallbackList) else tree.flatten(given)
-        if not any(isinstance(each, NonFinite) for each in given):
-            own.append(NonFinite())
-        call.arguments["callbacks"] = [*own, *given]
-        return super().fit(*call.args, **call.kwargs)
-
-    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
-        """Keras's `evaluate` of the student alone: its `loss` is the hard loss, and no variable changes."""
-        with self._evaluation():
-            return super().evaluate(*args, **kwargs)
-
-    def test_on_batch(self, *args: Any, **kwargs: Any) -> Any:
-        """Keras's `test_on_batch` of the student alone."""
-        with self._evaluation():
-            return super().test_on_batch(*args, **kwargs)
-
-    @contextlib.contextmanager
-    def _evaluation(self) -> Iterator[None]:
-        self._evaluating = True
-        try:
-            yield
-        finally:
-            self._evaluating = False
+        added: list[keras.callbacks.Callback] = [
+            keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: self._epoch.assign(epoch))
+        ]
+        if self.teacher.specs and not any(isinstance(callback, TeacherCheck) for callback in given):
+            added.append(TeacherCheck(first_batches(bound.arguments)))
+        if not any(isinstance(callback, NonFinite) for callback in given):
+            added.append(NonFinite())
+        bound.arguments["callbacks"] = [*added, *given]
+        return super().fit(*bound.args, **bound.kwargs)
 
     def export(self, *args: Any, **kwargs: Any) -> Any:
-        """Exports the student alone, as `student.export` does."""
+        """Exports the student, as `student.export` does."""
         return self.student.export(*args, **kwargs)
 
     def get_config(self) -> dict[str, Any]:
@@ -289,7 +259,7 @@ class Distiller(FitsOnWorkers):
             "student": keras.saving.serialize_keras_object(self.student),
             "methods": [keras.saving.serialize_keras_object(method) for method in self.methods],
             "hard_weight": serialize_weight(self.hard_weight),
-            "teacher": AbsentTeacher(self._teacher.specs).get_config(),
+            "teacher": AbsentTeacher(self.teacher.specs).get_config(),
         }
 
     @classmethod
@@ -304,67 +274,23 @@ class Distiller(FitsOnWorkers):
         )
 
 
-def _mean(term: Tensor, weight: Any) -> Tensor:
-    """The mean over the batch, examples weighted, as Keras's losses reduce; a scalar stays as it is."""
-    term = ops.cast(term, "float32")
-    if len(term.shape) == 0:
-        return term
-    if tree.is_nested(weight):
-        raise ValueError(explain_mismatch("one sample_weight for an example", "a structure of them", "weigh the hard loss"))
-    if weight is not None:
-        term = term * ops.reshape(ops.cast(weight, "float32"), (-1,))
-    return ops.sum(term) / ops.cast(ops.maximum(ops.shape(term)[0], 1), "float32")
-
-
-def _gathered(student: Outputs, teacher: Outputs, batch: Batch, method: Method) -> tuple[Outputs, Outputs, Batch]:
-    """What a method of the global batch sees: the taps that it wants and the labels of all replicas, differentiably."""
-    if tf.distribute.get_strategy().num_replicas_in_sync == 1:
-        return student, teacher, batch
-    context = tf.distribute.get_replica_context()
-
-    def gather(structure: Any) -> Any:
-        # A copy, on this replica's device: over several workers TensorFlow gathers nothing whose device is open.
-        return tree.map_structure(lambda x: context.all_gather(tf.identity(x), axis=0), structure)
-
-    given = {name: value for name in ("label", "weight", "index") if (value := getattr(batch, name)) is not None}
-    batch = batch._replace(**{name: gather(value) for name, value in given.items()})
-    return (
-        Outputs({tap: gather(student[tap]) for tap in method.taps.student}),
-        Outputs({tap: gather(teacher[tap]) for tap in method.taps.teacher}),
-        batch,
-    )
-
-
-def _size(batch: Batch) -> Tensor:
-    return ops.shape(tree.flatten(batch.inputs)[0])[0]
-
-
-def _with_rows(batch: Batch) -> Batch:
-    """The same batch, or a clear error where this replica has no row of it, which layers cannot train on."""
-    replicas = tf.distribute.get_strategy().num_replicas_in_sync
-    if replicas == 1:
-        return batch
-    remedy = "drop_remainder=True, another batch size, or kd_keras.distribute.strategies.batches"
-    message = explain_mismatch(f"an example for each of {replicas} replicas in every batch", "none for one of them", remedy)
-    with tf.control_dependencies([tf.debugging.assert_positive(_size(batch), message=message)]):
-        return batch._replace(inputs=tree.map_structure(tf.identity, batch.inputs))
-
-
-def _counted(mean: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-    """A mean over all rows of a batch as one over those of a weight other than 0, and their number, maybe 0: several
-    replicas fill up their last batch with rows that weigh nothing, or one of them gets none at all."""
-    size = ops.cast(_size(batch), "float32")
-    plain = batch.weight is None or tree.is_nested(batch.weight)
-    count = size if plain else ops.cast(ops.count_nonzero(batch.weight), "float32")
-    return ops.where(count > 0, mean * size / ops.maximum(count, 1), 0.0), count
+def _check_kinds(student: Any, methods: Sequence[Any]) -> None:
+    if not isinstance(student, keras.Model):
+        raise TypeError(f"student must be a Keras model, but received {type(student).__name__}.")
+    for method in methods:
+        if not isinstance(method, Method):
+            raise TypeError(f"methods must be a list of methods such as kd_keras.methods.KD(), but it contains {method!r}.")
+        if method.built:
+            raise ValueError(f"Method {method.name!r} already belongs to another Distiller. Make a new one.")
 
 
 def _has_own_loss(student: keras.Model) -> bool:
     return type(student).compute_loss is not keras.Model.compute_loss
 
 
-def _shapes(specs: dict[str, TapSpec | list[TapSpec]]) -> dict[str, Any]:
-    def shape(spec: TapSpec | list[TapSpec]) -> Any:
-        return [shape(each) for each in spec] if isinstance(spec, list) else spec.shape[1:]
-
-    return {name: shape(spec) for name, spec in specs.items()}
+def _shapes(specs: Specs) -> dict[str, Any]:
+    """The shapes of taps by name, without the batch dimension."""
+    return {
+        name: [each.shape[1:] for each in spec] if isinstance(spec, list) else spec.shape[1:]
+        for name, spec in specs.items()
+    }

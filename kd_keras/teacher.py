@@ -1,19 +1,20 @@
-"""The teacher: one trained network or several, frozen, run outside the tape and unknown to Keras's tracking."""
+"""The teacher: one trained network or several, frozen and not tracked by Keras."""
 
 from __future__ import annotations
 
 import copy
 import numbers
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
 from keras import ops
 
-from kd_keras.contracts import Outputs, TapSpec, Tensor
-from kd_keras.errors import explain_mismatch, suggest
+from kd_keras.contracts import Batch, Outputs, TapSpec, Tensor
+from kd_keras.errors import suggest
 from kd_keras.networks.taps import Specs, Tapped
+from kd_keras.private_api import sub_layers
 from kd_keras.recording.identity import teacher_identity
 from kd_keras.recording.reader import Recording
 from kd_keras.recording.teacher import RecordedTeacher
@@ -24,23 +25,23 @@ COMBINATIONS = ("probabilities", "logits")
 class Teacher:
     """One network or several whose outputs a student follows.
 
-    A plain object: Keras neither tracks nor trains nor saves it with the student. It always runs in inference form, and
-    its variables are left as they are. Images come as the student sees them, are changed by `preprocess` where that is
-    given, and are resized where a network has a fixed input size of its own.
+    A plain object: Keras neither tracks nor trains nor saves it with the student. It always runs in inference, and its
+    variables never change. It receives the images that the student receives, float32 from 0 to 255, applies
+    `preprocess` to them, and resizes them if a network has a fixed input size of its own.
 
     Args:
         networks: a built Keras model, or several.
-        weights: how much each of several counts, 0 or more, normalised to sum to 1; equal by default.
-        combine: `"probabilities"`, the logarithm of the weighted mean of the softmax at temperature 1, or `"logits"`,
+        weights: the weight of each of several networks, 0 or more, normalized to sum to 1; equal by default.
+        combine: "probabilities", the logarithm of the weighted mean of the softmax at temperature 1, or "logits",
             their weighted mean.
-        preprocess: from the student's images to this teacher's, `(B, H, W, C) -> (B, H', W', C')`, such as another
-            normalisation; one function, or one for each network.
+        preprocess: from the student's images to this teacher's, `(B, H, W, C) -> (B, H', W', C')`, such as to another
+            range of pixel values; one function, or one for each network.
         class_order: for each class of the student its position among the teacher's classes, `K` integers; by default
             the order is the same.
 
     Raises:
-        TypeError: where a network is no Keras model.
-        ValueError: for no network, weights that do not fit, an unknown combination or positions below zero.
+        TypeError: if a network is not a Keras model.
+        ValueError: if there is no network, the weights do not fit, `combine` is unknown or a position is negative.
 
     >>> network = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
     >>> teacher = Teacher([network, network], combine="logits").tapped(["logits"])
@@ -61,34 +62,35 @@ class Teacher:
     ):
         self.networks = [networks] if isinstance(networks, keras.Model) else list(networks)
         if not self.networks:
-            raise ValueError(explain_mismatch("at least one network", "none"))
+            raise ValueError("A Teacher needs at least one network, but received none.")
         for network in self.networks:
             if not isinstance(network, keras.Model):
-                raise TypeError(explain_mismatch("a Keras model as teacher", type(network).__name__))
+                raise TypeError(f"A teacher must be a Keras model, but received {type(network).__name__}.")
         if combine not in COMBINATIONS:
-            raise ValueError(explain_mismatch(f"combine= one of {COMBINATIONS}", repr(combine), suggest(combine, COMBINATIONS)))
+            advice = suggest(combine, COMBINATIONS)
+            raise ValueError(f"combine must be one of {COMBINATIONS}, but received {combine!r}: {advice}")
         if class_order is not None and min(class_order, default=-1) < 0:
-            raise ValueError(explain_mismatch("class_order= positions among the teacher's classes", repr(class_order)))
+            raise ValueError(f"class_order must be positions among the teacher's classes, but received {class_order!r}.")
         self.combine = combine
         self.weights = _normalize_weights(weights, len(self.networks))
-        self.preprocess = _one_for_each(preprocess, len(self.networks))
+        self.preprocess = _for_each_network(preprocess, len(self.networks))
         self.class_order = None if class_order is None else [int(position) for position in class_order]
         self.specs = Specs({})
         self._tapped: list[Tapped] = []
 
     @staticmethod
     def recorded(directory: str | os.PathLike, live: Teacher | None = None) -> RecordedTeacher:
-        """A teacher whose outputs were recorded; its networks need not be there.
+        """Opens a recording of a teacher's outputs as a teacher; its networks are not needed.
 
-        Give its `recording` to the pipeline, `data.training(..., recorded=teacher.recording)`, and itself to a
+        Give its `recording` to the pipeline, `data.training(..., recorded=teacher.recording)`, and the teacher to a
         Distiller.
 
         Args:
-            directory: of the recording.
-            live: the same teacher, to hold its weights against those that were recorded.
+            directory: the folder of the recording.
+            live: the same teacher, to verify that the recording was made with its weights.
 
         Raises:
-            ValueError: where the recording is incomplete or damaged, or of another teacher than `live`.
+            ValueError: if the recording is incomplete or damaged, or of another teacher than `live`.
         """
         recording = Recording(directory)
         if live is not None:
@@ -96,64 +98,81 @@ class Teacher:
         return RecordedTeacher(recording)
 
     def tapped(self, wanted: Iterable[str]) -> Teacher:
-        """The same teacher, ready to give the wanted taps; its `specs` say what they deliver.
+        """A copy of the teacher that delivers the wanted taps; its `specs` say which shapes they have.
 
         Raises:
-            ValueError: where a network lacks a tap, several networks are asked for another tap than logits, their
-                class counts differ, or `class_order` names a class that there is not.
+            ValueError: if a network lacks a tap, several networks are to deliver another tap than logits, their class
+                counts differ, or `class_order` names a class that does not exist.
         """
         wanted = list(dict.fromkeys(wanted))
         others = [tap for tap in wanted if tap != "logits"]
         if others and len(self.networks) > 1:
-            raise ValueError(explain_mismatch("one teacher for taps other than logits", f"{len(self.networks)} for {others}"))
-        ready = copy.copy(self)
-        ready._tapped = [Tapped(network, wanted, output=False) for network in self.networks]
-        ready.specs = ready._tapped[0].specs.reordered(self.class_order)
-        if "logits" in ready.specs:
-            ready.specs["logits"] = ready._logits_spec()
-        return ready
+            raise ValueError(
+                f"A method that needs the taps {others} needs one teacher, but received {len(self.networks)}: only the "
+                "logits of several teachers are combined."
+            )
+        teacher = copy.copy(self)
+        teacher._tapped = [Tapped(network, wanted, output=False) for network in self.networks]
+        teacher.specs = teacher._tapped[0].specs.reordered(self.class_order)
+        if "logits" in teacher.specs:
+            teacher.specs["logits"] = teacher._logits_spec()
+        return teacher
 
     def _logits_spec(self) -> TapSpec:
-        each = [tapped.specs["logits"] for tapped in self._tapped]
-        classes = {spec.shape[-1] for spec in each}
-        if len(classes) > 1:
-            raise ValueError(explain_mismatch("teachers of one class count", f"{[spec.shape for spec in each]}"))
+        specs = [tapped.specs["logits"] for tapped in self._tapped]
+        first, shapes = specs[0], [spec.shape for spec in specs]
+        if len({shape[-1] for shape in shapes}) > 1:
+            raise ValueError(f"Several teachers need one class count, but their logits have the shapes {shapes}.")
         if self.class_order is None:
-            return each[0]
-        if max(self.class_order) >= each[0].shape[-1]:
+            return first
+        classes = first.shape[-1]
+        if max(self.class_order) >= classes:
             raise ValueError(
-                explain_mismatch(f"class_order= positions below {each[0].shape[-1]}", f"{max(self.class_order)}")
+                f"class_order must be positions below {classes}, the teacher's class count, but received "
+                f"{max(self.class_order)}."
             )
-        return TapSpec(each[0].layer, (*each[0].shape[:-1], len(self.class_order)))
+        return TapSpec(first.layer, (*first.shape[:-1], len(self.class_order)))
 
     def check_inputs(self, student_shape: tuple) -> None:
-        """Checks that the student's images suit every network that has no `preprocess`.
+        """Checks that every network without `preprocess` reads the same kind of images as the student.
+
+        Args:
+            student_shape: the student's input shape with the batch dimension, such as `(None, H, W, C)`.
 
         Raises:
-            ValueError: where the ranks or the channels differ.
+            ValueError: if the ranks or the channels differ.
         """
-        for network, preprocess in zip(self.networks, self.preprocess):
-            own = _input_shape(network)
-            if preprocess or own is None or len(own) == len(student_shape) == 2 and own[1] == student_shape[1]:
+        for network, preprocess in zip(self.networks, self.preprocess, strict=True):
+            shape = _input_shape(network)
+            if preprocess or shape is None or len(shape) == len(student_shape) == 2 and shape[1] == student_shape[1]:
                 continue
-            if len(own) != len(student_shape) or own[-1] != student_shape[-1]:
-                remedy = "give Teacher(preprocess=...) a function from the student's images to the teacher's"
-                came = f"teacher {network.name!r} reads {own}, the student reads {student_shape}"
-                raise ValueError(explain_mismatch("teacher and student that read the same kind of image", came, remedy))
+            if len(shape) != len(student_shape) or shape[-1] != student_shape[-1]:
+                raise ValueError(
+                    f"Teacher and student must read the same kind of image, but teacher {network.name!r} reads {shape} "
+                    f"and the student reads {student_shape}. Pass Teacher(preprocess=...) with a function from the "
+                    "student's images to the teacher's."
+                )
 
     def supports_jit(self, student_shape: tuple | None) -> bool:
-        """Whether XLA can compile it: a network that reads smaller images than the student needs a resize it lacks."""
-        shapes = [_input_shape(network) for network in self.networks]
-        maps = [shape for shape in shapes if shape and student_shape and len(shape) == len(student_shape) == 4]
-        shrinks = any((own or 0) < (size or 0) for s in maps for own, size in zip(s[1:3], student_shape[1:3]) if own)
-        return not shrinks and all(layer.supports_jit for n in self.networks for layer in n._flatten_layers())
+        """Whether XLA can compile it: XLA lacks the resize for a network that reads smaller images than the student."""
+        return not any(
+            _shrinks(_input_shape(network), student_shape)
+            or not all(layer.supports_jit for layer in sub_layers(network))
+            for network in self.networks
+        )
+
+    def outputs(self, batch: Batch) -> Outputs:
+        """The taps for one batch: those that come with it, recorded, or those of one inference pass."""
+        if batch.recorded is not None:
+            return Outputs(batch.recorded)
+        return self(batch.inputs) if self.specs else Outputs()
 
     def __call__(self, inputs: Any) -> Outputs:
-        """The taps of `tapped`, in inference form, without gradient; with `members` where there are several."""
-        each = [self._run(*member, inputs) for member in zip(self._tapped, self.preprocess)]
-        if len(each) == 1:
-            return each[0]
-        return Outputs({"logits": self._combined([outputs["logits"] for outputs in each])}, members=each)
+        """The taps of `tapped`, in inference, without gradient; with `members` if there are several networks."""
+        members = [self._run(*member, inputs) for member in zip(self._tapped, self.preprocess, strict=True)]
+        if len(members) == 1:
+            return members[0]
+        return Outputs({"logits": self._combined([outputs["logits"] for outputs in members])}, members=members)
 
     def _run(self, tapped: Tapped, preprocess: Callable | None, inputs: Any) -> Outputs:
         _, outputs = tapped(prepared(tapped.model, preprocess, inputs), training=False)
@@ -162,7 +181,7 @@ class Teacher:
         return Outputs(keras.tree.map_structure(ops.stop_gradient, dict(outputs)))
 
     def _combined(self, logits: list[Tensor]) -> Tensor:
-        stacked = ops.stack([ops.cast(each, "float32") for each in logits])
+        stacked = ops.stack([ops.cast(tensor, "float32") for tensor in logits])
         weights = ops.reshape(ops.convert_to_tensor(self.weights, "float32"), (-1, *[1] * len(logits[0].shape)))
         if self.combine == "logits":
             return ops.sum(weights * stacked, axis=0)
@@ -170,7 +189,7 @@ class Teacher:
 
 
 def prepared(network: keras.Model, preprocess: Callable[[Tensor], Tensor] | None, inputs: Any) -> Any:
-    """Images as one of a teacher's networks reads them: changed by its `preprocess`, and resized to its input size."""
+    """Prepares images as one of a teacher's networks reads them: with its `preprocess`, and resized to its input size."""
     inputs = preprocess(inputs) if preprocess else inputs
     return _resized(inputs, _input_shape(network))
 
@@ -178,44 +197,70 @@ def prepared(network: keras.Model, preprocess: Callable[[Tensor], Tensor] | None
 def _normalize_weights(weights: Sequence[float] | None, count: int) -> list[float]:
     weights = [1.0] * count if weights is None else list(weights)
     if len(weights) != count or not all(isinstance(w, numbers.Real) and w >= 0 for w in weights) or sum(weights) <= 0:
-        raise ValueError(explain_mismatch(f"{count} weights, none below zero and not all zero", repr(weights)))
+        raise ValueError(f"A Teacher needs {count} weights, none below zero and not all zero, but received {weights!r}.")
     return [float(weight) / sum(weights) for weight in weights]
 
 
-def _one_for_each(preprocess: Any, count: int) -> list[Callable | None]:
+def _for_each_network(preprocess: Any, count: int) -> list[Callable | None]:
     if preprocess is None or callable(preprocess):
         return [preprocess] * count
     if len(preprocess) != count:
-        raise ValueError(explain_mismatch(f"one preprocess= or {count}", str(len(preprocess))))
+        raise ValueError(f"preprocess must be one function or {count}, but received {len(preprocess)}.")
     return list(preprocess)
 
 
 def _input_shape(network: keras.Model) -> tuple | None:
-    """The shape of a network's one input, or `None` where it has several or does not say."""
+    """The shape of a network's only input, or `None` if it has several or does not say."""
     shape = getattr(network, "input_shape", None)
     return shape if isinstance(shape, tuple) and not isinstance(shape[0], tuple) else None
+
+
+def _shrinks(shape: tuple | None, student_shape: tuple | None) -> bool:
+    """Whether a network of this input shape reads smaller images than the student."""
+    if shape is None or student_shape is None or not len(shape) == len(student_shape) == 4:
+        return False
+    return any(size and size < (other or 0) for size, other in zip(shape[1:3], student_shape[1:3], strict=True))
 
 
 def _resized(inputs: Any, shape: tuple | None) -> Any:
     if shape is None or len(shape) != 4 or None in shape[1:3] or tuple(inputs.shape[1:3]) == shape[1:3]:
         return inputs
-    smaller = any(size > target for size, target in zip(inputs.shape[1:3], shape[1:3]))
-    return ops.image.resize(inputs, shape[1:3], interpolation="bilinear", antialias=smaller)
+    is_smaller = any(size > target for size, target in zip(inputs.shape[1:3], shape[1:3], strict=True))
+    return ops.image.resize(inputs, shape[1:3], interpolation="bilinear", antialias=is_smaller)
 
 
 class AbsentTeacher:
-    """What stands in for the teacher of a Distiller loaded from a file: it knows what the taps deliver, and no more."""
+    """Takes the place of the teacher in a Distiller that was loaded from a file: it only knows what the taps deliver.
 
-    def __init__(self, specs: dict[str, TapSpec | list[TapSpec]]):
+    Args:
+        specs: by the tap's name, as `Teacher.specs`.
+    """
+
+    def __init__(self, specs: Mapping[str, TapSpec | list[TapSpec]]):
         self.specs = specs if isinstance(specs, Specs) else Specs(specs)
 
     def tapped(self, wanted: Iterable[str]) -> AbsentTeacher:
-        """Itself: what is wanted was there when it was saved."""
+        """The same object: the wanted taps existed when the Distiller was saved."""
         return self
 
     def supports_jit(self, student_shape: tuple | None) -> bool:
-        """Always: nothing of it runs."""
+        """Always true, since no network runs."""
         return True
+
+    def outputs(self, batch: Batch) -> Outputs:
+        """The recorded taps of a batch; nothing if no method needs a teacher.
+
+        Raises:
+            ValueError: if a teacher is needed and the batch has no recorded outputs.
+        """
+        if batch.recorded is not None:
+            return Outputs(batch.recorded)
+        if self.specs:
+            raise ValueError(
+                f"The methods need a teacher with the taps {', '.join(self.specs)}, but none is attached: a Distiller is "
+                "saved without its teacher. Call distiller.attach(teacher) after loading."
+            )
+        return Outputs()
 
     def get_config(self) -> dict[str, list]:
         specs = self.specs.items()
@@ -224,10 +269,6 @@ class AbsentTeacher:
     @classmethod
     def from_config(cls, config: dict[str, list]) -> AbsentTeacher:
         def spec(entry: list) -> Any:
-            return TapSpec(entry[0], tuple(entry[1])) if isinstance(entry[0], str) else [spec(each) for each in entry]
+            return TapSpec(entry[0], tuple(entry[1])) if isinstance(entry[0], str) else [spec(part) for part in entry]
 
         return cls({tap: spec(entry) for tap, entry in config.items()})
-
-    def __call__(self, inputs: Any) -> Outputs:
-        remedy = "distiller.attach(teacher) after loading; a Distiller is saved without its teacher"
-        raise ValueError(explain_mismatch("a teacher", "none attached", remedy))

@@ -1,6 +1,7 @@
 """The step and its guarantees, each on a real fit."""
 
 import contextlib
+import logging
 
 import keras
 import numpy as np
@@ -11,10 +12,12 @@ from keras import layers
 from kd_keras import Distiller, Teacher
 from kd_keras.contracts import INDEX, INPUTS, RECORDED
 from kd_keras.methods import KD, FitNet, Method, Taps
+from kd_keras.training import TeacherCheck
 from tests.methods.test_kd import log_softmax, softmax
 from tests.support.networks import CLASSES, SHAPE, compiled, convolutional, counted, examples, mirrored, same, values
 
 X, Y = examples()
+UNCHECKED = TeacherCheck([])  # the check before training runs the teacher too: here only the steps' passes count
 KD_AND_FITNET = [lambda: KD(), lambda: FitNet(weight=0.5)]
 pytestmark = pytest.mark.filterwarnings("ignore:The teacher is right", "ignore:Gradients do not", "ignore:.shuffle")
 
@@ -38,7 +41,7 @@ def kd(student, teacher, temperature=4.0):
 def test_one_student_pass_and_one_teacher_pass_a_step():
     (student, of_student), (teacher, of_teacher) = counted(convolutional()), counted(convolutional(6))
     distiller = pair(student=student, teacher=teacher)
-    distiller.fit(X, Y, batch_size=8, epochs=2, verbose=0)
+    distiller.fit(X, Y, batch_size=8, epochs=2, callbacks=[UNCHECKED], verbose=0)
     assert of_student.read() == (8, 0) and of_teacher.read() == (0, 8)
     distiller.evaluate(X, Y, batch_size=8, verbose=0)
     distiller.predict(X, batch_size=8, verbose=0)
@@ -73,7 +76,7 @@ def test_the_teacher_never_changes_and_is_nowhere_kept(tmp_path):
     assert len(kept) >= len(distiller.trainable_variables)
     assert not any(k.shape == b.shape and b.ndim > 1 and np.array_equal(k, b) for k in kept for b in before)
     distiller.save(tmp_path / "distiller.keras")
-    assert keras.saving.load_model(tmp_path / "distiller.keras")._teacher.specs == distiller._teacher.specs
+    assert keras.saving.load_model(tmp_path / "distiller.keras").teacher.specs == distiller.teacher.specs
     bytes_of = {"distiller": distiller, "student": distiller.student}
     counts = {name: sum(np.prod(v.shape) for v in model.variables) for name, model in bytes_of.items()}
     adapters = sum(np.prod(v.shape) for method in distiller.methods for v in method.variables)
@@ -82,7 +85,7 @@ def test_the_teacher_never_changes_and_is_nowhere_kept(tmp_path):
 
 def test_terms_weights_and_total():
     distiller = pair(methods=[lambda: KD(weight=0.9), lambda: KD(weight=0.5, temperature=1.0)], hard_weight=0.1)
-    student, teacher = distiller.student(X), distiller._teacher.networks[0](X)
+    student, teacher = distiller.student(X), distiller.teacher.networks[0](X)
     logs = distiller.train_on_batch(X, Y, return_dict=True)
     expected = {"hard": cross_entropy(student, Y).mean(), "kd": kd(student, teacher).mean()}
     expected["kd_2"] = kd(student, teacher, 1.0).mean()
@@ -95,7 +98,7 @@ def test_the_update_is_the_gradient_of_the_total():
     distiller = pair(methods=[lambda: KD(weight=0.9)], hard_weight=0.1, optimizer=keras.optimizers.SGD(1.0))
     kernel, before = distiller.student.get_layer("logits").kernel, values(distiller.student.get_layer("logits").weights)
     embedding = np.array(keras.Model(distiller.student.input, distiller.student.get_layer("pool").output)(X), "float64")
-    student, teacher = (np.array(m(X), "float64") for m in (distiller.student, distiller._teacher.networks[0]))
+    student, teacher = (np.array(m(X), "float64") for m in (distiller.student, distiller.teacher.networks[0]))
     distiller.train_on_batch(X, Y)
     slope = 0.1 * (softmax(student) - np.eye(CLASSES)[Y]) + 0.9 * 4.0 * (softmax(student / 4) - softmax(teacher / 4))
     np.testing.assert_allclose(before[0] - np.array(kernel), embedding.T @ slope / len(X), atol=1e-6)
@@ -104,7 +107,7 @@ def test_the_update_is_the_gradient_of_the_total():
 def test_sample_weights_reach_every_term_per_example():
     distiller = pair(methods=[KD])
     weight = np.linspace(0, 2, len(X)).astype("float32")
-    student, teacher = distiller.student(X), distiller._teacher.networks[0](X)
+    student, teacher = distiller.student(X), distiller.teacher.networks[0](X)
     logs = distiller.train_on_batch(X, Y, sample_weight=weight, return_dict=True)
     assert logs["hard"] == pytest.approx((weight * cross_entropy(student, Y)).mean(), rel=1e-5)
     assert logs["kd"] == pytest.approx((weight * kd(student, teacher)).mean(), rel=1e-5)
@@ -122,7 +125,7 @@ def test_regularisers_count_whatever_the_hard_weight():
     before = values(kernels)
     logs = distiller.fit(X, verbose=0).history
     assert logs["loss"] == [pytest.approx(sum(0.01 * (kernel**2).sum() for kernel in before), rel=1e-5)]
-    assert logs["regularisation"] == logs["loss"]
+    assert logs["regularization"] == logs["loss"]
     for old, new in zip(before, values(kernels)):
         np.testing.assert_allclose(new, old * (1 - 2 * 0.01), rtol=1e-5)
 
@@ -175,7 +178,7 @@ def test_recorded_outputs_give_the_same_student_and_the_teacher_does_not_run():
             logits = np.array(teacher(X, training=False))
             passes.counts[False].assign(0.0)
             data = tf.data.Dataset.from_tensor_slices(({INPUTS: X, RECORDED: {"logits": logits}}, Y))
-        distiller.fit(data.batch(16), epochs=2, verbose=0)
+        distiller.fit(data.batch(16), epochs=2, callbacks=[UNCHECKED], verbose=0)
         results.append(values(distiller.student.variables))
         assert passes.read() == (0, 0 if recorded else 4)
     assert same(*results, atol=1e-6)
@@ -284,8 +287,8 @@ def test_dropout_is_active_in_the_one_pass():
 @pytest.mark.parametrize(
     "arguments, error, message",
     [
-        ({"student": "resnet"}, TypeError, "a Keras model as student"),
-        ({"teacher": None}, ValueError, r"(?s)a teacher.*\['kd'\]"),
+        ({"student": "resnet"}, TypeError, "student must be a Keras model.*str"),
+        ({"teacher": None}, ValueError, r"\['kd'\] need a teacher.*none"),
         ({"methods": ["kd"]}, TypeError, "kd_keras.methods.KD"),
         ({"hard_weight": "all"}, TypeError, "hard_weight"),
     ],
@@ -294,6 +297,37 @@ def test_bad_arguments(arguments, error, message):
     given = {"student": convolutional(), "teacher": convolutional(6), "methods": [KD()]} | arguments
     with pytest.raises(error, match=message):
         Distiller(**given)
+
+
+class Unpublished(KD):
+    """A method whose paper has another weight of the hard loss than KD's."""
+
+    published_hard_weight = 0.7
+
+
+@pytest.mark.parametrize(
+    "methods, weight, reason",
+    [
+        ([KD], KD.published_hard_weight, "published with kd"),
+        ([KD, lambda: KD(temperature=1.0, name="cool")], KD.published_hard_weight, "published with kd, cool"),
+        ([KD, Unpublished], 1.0, "differ"),
+        ([], 1.0, "no method"),
+    ],
+)
+def test_the_hard_weight_is_the_published_one_if_the_methods_agree(methods, weight, reason, caplog):
+    with caplog.at_level(logging.INFO, logger="kd_keras"):
+        distiller = pair(methods=methods, hard_weight=None)
+    assert distiller.hard_weight == weight and reason in distiller.hard_weight_reason
+    assert f"hard_weight {weight:g}" in caplog.text and reason in caplog.text
+
+
+def test_a_hard_weight_that_is_given_is_taken_and_can_be_changed():
+    distiller = pair(methods=[KD], hard_weight=0.5)
+    assert (distiller.hard_weight, distiller.hard_weight_reason) == (0.5, "as given")
+    assert distiller.fit(X, Y, verbose=0).history.keys() == {"hard", "kd", "loss", "accuracy"}
+    distiller.hard_weight = 0
+    history = distiller.fit(X, verbose=0).history  # without labels
+    assert history["loss"] == pytest.approx(history["kd"], rel=1e-6)
 
 
 def test_student_and_teacher_go_by_name_only():

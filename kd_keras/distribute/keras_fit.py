@@ -1,9 +1,11 @@
-"""What Keras's `fit` lacks under MultiWorkerMirroredStrategy, keras-team/keras issue 20585; to go when Keras mends it.
+"""What Keras's `fit` lacks under MultiWorkerMirroredStrategy, keras-team/keras issue 20585; delete it once Keras is fixed.
 
-It fails in two places. The symbolic build reduces a batch that differs in size over the replicas (also under
-MirroredStrategy, with an uneven first batch); here it is made from the dataset's element specification. And a step's
-logs are reduced along their first axis, which scalars have not; here they have one. A test under `tests/` fails as soon
-as plain Keras fits.
+Keras fails in two places. Its symbolic build reduces a batch whose slices differ in size (also under MirroredStrategy,
+with an uneven first batch); here the build reads the dataset's element specification. And it reduces the logs of a step
+along their first axis, which scalars lack; here they have one. A test fails as soon as plain Keras fits.
+
+Overriding is the one use of private names that cannot be a function of kd_keras/private_api.py: the three private
+methods of Keras's trainer that this class overrides or calls are used here and nowhere else.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import keras
 import tensorflow as tf
 from keras import ops, tree
 
-from kd_keras.errors import explain_mismatch
+from kd_keras.private_api import element_spec_of, spans_several_workers, spec_of_one_replica
 
 
 class FitsOnWorkers(keras.Model):
@@ -24,33 +26,38 @@ class FitsOnWorkers(keras.Model):
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
         if iterator is None or self._distribute_strategy is None:
             return super()._maybe_symbolic_build(iterator, data_batch)
-        return self.build_from(iterator._distributed_dataset.element_spec)
+        return self.build_from(element_spec_of(iterator))
 
     def build_from(self, spec: Any) -> None:
-        """Makes the variables of the loss, the metrics and the optimizer, which `fit` makes at the first batch.
+        """Creates the variables of the loss, the metrics and the optimizer, which `fit` creates at the first batch.
 
         Args:
             spec: the `element_spec` of the dataset to fit, distributed or not.
         """
         with self.distribute_strategy.scope():
-            self._symbolic_build(data_batch=tree.map_structure(_one_replica, spec))
+            self._symbolic_build(data_batch=tree.map_structure(_spec_of_array, spec))
 
     def _make_function(self, step_function: Callable) -> Callable:
-        def with_an_axis(data: Any) -> Any:
-            return tree.map_structure(lambda value: ops.reshape(value, (1,)), step_function(data))
-
-        if _several_workers(self.distribute_strategy) and self.steps_per_execution > 1:
-            came = f"steps_per_execution={self.steps_per_execution}"
-            remedy = "TensorFlow's sums over workers fail in the loop that Keras puts several steps into"
-            raise ValueError(explain_mismatch("steps_per_execution=1 on several workers", came, remedy))
-        return super()._make_function(with_an_axis if _several_workers(self.distribute_strategy) else step_function)
-
-
-def _several_workers(strategy: tf.distribute.Strategy) -> bool:
-    return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy) and strategy.extended._in_multi_worker_mode()
+        if not _has_several_workers(self.distribute_strategy):
+            return super()._make_function(step_function)
+        if self.steps_per_execution > 1:
+            raise ValueError(
+                "Expected steps_per_execution=1 on several workers, but received "
+                f"steps_per_execution={self.steps_per_execution}. TensorFlow's sums over workers fail in the loop into "
+                "which Keras puts several steps."
+            )
+        return super()._make_function(lambda data: tree.map_structure(_with_axis, step_function(data)))
 
 
-def _one_replica(spec: Any) -> tf.TensorSpec | None:
-    """What one replica sees of a component; Keras's own adapters wrap absent weights in an Optional."""
-    spec = spec._value_specs[0] if hasattr(spec, "_value_specs") else spec
+def _has_several_workers(strategy: tf.distribute.Strategy) -> bool:
+    return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy) and spans_several_workers(strategy)
+
+
+def _with_axis(value: Any) -> Any:
+    return ops.reshape(value, (1,))
+
+
+def _spec_of_array(spec: Any) -> tf.TensorSpec | None:
+    """What one replica sees of a component; `None` for an absent sample weight, which Keras wraps in an Optional."""
+    spec = spec_of_one_replica(spec)
     return None if isinstance(spec, tf.OptionalSpec) else spec

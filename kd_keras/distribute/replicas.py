@@ -1,44 +1,99 @@
-"""What differs between replicas inside a step, and what is computed over all of them."""
+"""What differs between replicas: their random numbers, replicas without rows, and branches that all take together."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import keras
 import tensorflow as tf
+from keras import ops, tree
 
-APART = 1_000_003  # between the seeds of two replicas
+from kd_keras.contracts import Batch, Tensor
+from kd_keras.distribute.reductions import count_rows, replica_count
+from kd_keras.private_api import seed_generators, sub_layers, updates_without_merge_call
+
+SEED_DISTANCE = 1_000_003  # between the seeds of two replicas
 
 
 def seed_replicas(strategy: tf.distribute.Strategy, model: keras.Model) -> None:
-    """Gives every replica random numbers of its own, in dropout for instance; replica 0 keeps what it would have alone.
+    """Gives every replica random numbers of its own, for example in dropout; replica 0 keeps those of a single device.
 
-    Call it once, after building or restoring: a checkpoint holds the states of replica 0. A method that is given the
-    global batch must draw the same on all, and keeps its numbers.
+    Call it once, after building or restoring: a checkpoint holds the states of replica 0. A method that sees the
+    global batch must draw the same numbers on all replicas, so its generators are left alone.
     """
     if strategy.num_replicas_in_sync == 1:
         return
-    layers = [layer for layer in model._flatten_layers() if not getattr(layer, "across_replicas", False)]
-    states = [seed.state for layer in layers for seed in getattr(layer, "_seed_generators", ())]
+    layers = [layer for layer in sub_layers(model) if not getattr(layer, "across_replicas", False)]
+    states = [generator.state for layer in layers for generator in seed_generators(layer)]
 
     def shift() -> None:
         replica = tf.cast(tf.distribute.get_replica_context().replica_id_in_sync_group, "int64")
         for state in states:
-            state.assign(state + tf.cast(tf.stack([replica * APART, 0]), state.dtype))
+            state.assign(state + tf.cast(tf.stack([replica * SEED_DISTANCE, 0]), state.dtype))
 
     if states:
         tf.function(lambda: strategy.run(shift))()
 
 
 def synchronize_batch_norm(model: keras.Model) -> int:
-    """Lets every BatchNorm of a model compute over the global batch; call it before the first step.
+    """Makes every BatchNorm of a model compute over the global batch; call it before the first step.
 
     Returns:
-        How many layers changed.
+        The number of layers that changed.
 
     >>> synchronize_batch_norm(keras.Sequential([keras.Input((4,)), keras.layers.BatchNormalization()]))
     1
     """
-    layers = [each for each in model._flatten_layers() if isinstance(each, keras.layers.BatchNormalization)]
-    changed = [layer for layer in layers if not layer.synchronized]
-    for layer in changed:
+    layers = [layer for layer in sub_layers(model) if isinstance(layer, keras.layers.BatchNormalization)]
+    unsynchronized = [layer for layer in layers if not layer.synchronized]
+    for layer in unsynchronized:
         layer.synchronized = True
-    return len(changed)
+    return len(unsynchronized)
+
+
+def require_rows(batch: Batch) -> Batch:
+    """Returns the same batch; the step fails with a clear error if this replica has no row, which layers cannot train on."""
+    replicas = replica_count()
+    if replicas == 1:
+        return batch
+    message = (
+        f"Expected an example for each of {replicas} replicas in every batch, but one of them received none. Use "
+        "drop_remainder=True, another batch size, or kd_keras.distribute.batches."
+    )
+    with tf.control_dependencies([tf.debugging.assert_positive(count_rows(batch), message=message)]):
+        return batch._replace(inputs=tree.map_structure(tf.identity, batch.inputs))
+
+
+def run_without_rows(function: Callable[[Any], Any], inputs: Any) -> Any:
+    """Runs a function of rows `(B, ...)` in inference, also on a replica that received none of the last batch.
+
+    TensorFlow's fused convolutions fail on a batch of 0, so a row of zeros is added there and dropped afterwards.
+    """
+    if replica_count() == 1:
+        return function(inputs)
+    rows = tf.shape(tree.flatten(inputs)[0])[0]
+    added = [(0, ops.maximum(1 - rows, 0))]
+    padded = tree.map_structure(lambda x: tf.pad(x, added + [(0, 0)] * (len(x.shape) - 1)), inputs)
+    return tree.map_structure(lambda x: x[:rows], function(padded))
+
+
+def branch_together(condition: Tensor, accept: Callable, reject: Callable, *args: Any) -> None:
+    """Runs one of two functions of this replica's tensors; the condition must be the same on all replicas.
+
+    Args:
+        condition: `()` bool.
+        accept: runs if the condition holds; it may assign variables and apply gradients.
+        reject: runs otherwise.
+        args: this replica's tensors, which the functions receive.
+    """
+    if updates_without_merge_call():
+        tf.cond(condition, lambda: accept(*args), lambda: reject(*args))
+        return
+
+    def merged(strategy: tf.distribute.Strategy, condition: Any, *args: Any) -> None:
+        # Within a branch of its own a replica could not merge with the others, as updates do: one branch for all.
+        condition, run = strategy.experimental_local_results(condition)[0], strategy.extended.call_for_each_replica
+        tf.cond(condition, lambda: run(accept, args=args), lambda: run(reject, args=args))
+
+    tf.distribute.get_replica_context().merge_call(merged, args=(condition, *args))

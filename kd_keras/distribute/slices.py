@@ -9,10 +9,15 @@ import tensorflow as tf
 
 
 class BatchSlice(NamedTuple):
-    """Which parts of every global batch one worker makes: `count` parts from `first` on, of `total`, one per replica.
+    """The slices of every global batch that one worker makes; the default is the whole batch.
 
-    The default is the whole batch. Part p of a batch of B rows is the rows from `p * B // total` to
-    `(p + 1) * B // total`.
+    A global batch of B rows has one slice for each replica: slice s of n is the rows from `s * B // n` to
+    `(s + 1) * B // n`.
+
+    Attributes:
+        first: the worker's first slice.
+        count: how many slices the worker makes, one for each of its replicas.
+        total: how many slices there are, n.
     """
 
     first: int = 0
@@ -21,16 +26,18 @@ class BatchSlice(NamedTuple):
 
 
 def batches(strategy: tf.distribute.Strategy, make: Callable[[BatchSlice], tf.data.Dataset]) -> tf.data.Dataset:
-    """The batches of all replicas: each worker makes its own parts of every global batch, and no row twice.
+    """The batches of all replicas: each worker makes its own slices of every global batch, and no row twice.
 
     Args:
-        strategy: where they go.
-        make: makes the dataset of a `BatchSlice`, such as `lambda share: data.training(..., share=share)`.
+        strategy: the strategy whose replicas receive them.
+        make: from a `BatchSlice` to the dataset of these slices, such as
+            `lambda batch_slice: data.training(..., batch_slice=batch_slice)`.
 
     Returns:
         A dataset for `fit`, `evaluate` or `predict`; give Keras `steps_per_epoch` and `validation_steps` with it.
 
-    >>> list(batches(strategy("one"), lambda share: tf.data.Dataset.range(share.total)).as_numpy_iterator())
+    >>> one = tf.distribute.get_strategy()
+    >>> list(batches(one, lambda batch_slice: tf.data.Dataset.range(batch_slice.total)).as_numpy_iterator())
     [np.int64(0)]
     """
     total = strategy.num_replicas_in_sync
@@ -45,14 +52,14 @@ def batches(strategy: tf.distribute.Strategy, make: Callable[[BatchSlice], tf.da
 
 
 def map_over_replicas(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """A function of a batch of which the replicas compute a part each, under the strategy in whose scope this is.
+    """Divides a function's work over the replicas of the strategy in whose scope this is called.
 
-    For work beside `fit`, such as a network's answers: every worker calls it with the same batches, in the same order,
-    and gets the whole result. No row is lost or given twice; copies of the last one fill up the last replica's part.
+    For work outside `fit`, such as a network's predictions: every worker calls the result with the same batches, in the
+    same order, and receives the whole result. No row is lost or repeated; copies of the last row fill up the last slice.
 
     Args:
         function: from tensors `(B, ...)`, or a structure of them, to a structure of tensors `(B, ...)`; a row of its
-            result must not depend on other rows. It may make no variables.
+            result must not depend on other rows. It must not create variables.
 
     Returns:
         A function of the same arguments and results; call it within a `tf.function`.
@@ -65,18 +72,19 @@ def map_over_replicas(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
     if total == 1:
         return function
 
-    def part(rows: Any, each: tf.Tensor) -> Any:
+    def on_replica(rows: Any, size: tf.Tensor) -> Any:
         context = tf.distribute.get_replica_context()
-        first = tf.cast(context.replica_id_in_sync_group, each.dtype) * each
-        found = function(tf.nest.map_structure(lambda x: x[first : first + each], rows))
-        # A copy, on this replica's device: over several workers TensorFlow gathers nothing whose device is open.
-        return tf.nest.map_structure(lambda y: context.all_gather(tf.identity(y), axis=0), found)
+        first = tf.cast(context.replica_id_in_sync_group, size.dtype) * size
+        results = function(tf.nest.map_structure(lambda x: x[first : first + size], rows))
+        # The copy is placed on this replica's device: over several workers TensorFlow gathers no tensor without one.
+        return tf.nest.map_structure(lambda y: context.all_gather(tf.identity(y), axis=0), results)
 
-    def whole(rows: Any) -> Any:
-        size = tf.shape(tf.nest.flatten(rows)[0])[0]
-        each = -(-size // total)
-        taken = tf.minimum(tf.range(each * total), size - 1)
-        found = strategy.run(part, (tf.nest.map_structure(lambda x: tf.gather(x, taken), rows), each))
-        return tf.nest.map_structure(lambda y: strategy.experimental_local_results(y)[0][:size], found)
+    def on_all(rows: Any) -> Any:
+        count = tf.shape(tf.nest.flatten(rows)[0])[0]
+        size = -(-count // total)
+        indices = tf.minimum(tf.range(size * total), count - 1)
+        filled = tf.nest.map_structure(lambda x: tf.gather(x, indices), rows)
+        results = strategy.run(on_replica, (filled, size))
+        return tf.nest.map_structure(lambda y: strategy.experimental_local_results(y)[0][:count], results)
 
-    return whole
+    return on_all

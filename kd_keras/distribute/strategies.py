@@ -1,11 +1,11 @@
-"""tf.distribute strategies by name, the clusters they run on, and what differs with the number of devices.
+"""tf.distribute strategies by name, and what differs with the number of devices.
 
     strategy = distribute.strategy("auto")
     with strategy.scope():
         ...  # load the teacher, build student and Distiller, compile
-    train = distribute.batches(strategy, lambda share: data.training(source, batch_size=256, share=share))
-
-A cluster is found by TensorFlow's own resolvers: in `TF_CONFIG`, in Slurm's environment, or as a Cloud TPU.
+    train = distribute.batches(
+        strategy, lambda batch_slice: data.training(source, batch_size=256, batch_slice=batch_slice)
+    )
 """
 
 from __future__ import annotations
@@ -14,34 +14,35 @@ import os
 
 import tensorflow as tf
 
-from kd_keras.distribute.clusters import _resolver, _watch_peers, detect_strategy
-from kd_keras.errors import explain_mismatch, suggest
+from kd_keras.distribute.clusters import detect_strategy, resolve_cluster, watch_peers
+from kd_keras.errors import check_whole_number, suggest
 
 NAMES = ("auto", "one", "mirrored", "multiworker", "tpu", "central")
-RULES = {"none": 0.0, "sqrt": 0.5, "linear": 1.0}  # the power of (batch / base batch) that scales the learning rate  # the power of (batch / base batch) that scales the learning rate
+RULES = {"none": 0.0, "sqrt": 0.5, "linear": 1.0}  # the power of (batch / base batch) that scales the learning rate
 
 
 def strategy(name: str = "auto", *, devices: int | None = None, timeout: float = 20.0) -> tf.distribute.Strategy:
-    """A strategy by name; make it before anything else of TensorFlow runs, and build everything in its `scope()`.
+    """Makes a strategy by name; call it before anything else of TensorFlow runs, and build everything in its `scope()`.
 
     Args:
-        name: "one" device (TensorFlow's default strategy), "mirrored" over the GPUs of this machine or, where it has
-            none, over logical CPUs, "multiworker" over a cluster, "tpu", "central" (variables on the CPU, work on the
-            GPUs), or "auto": what the environment offers, in the order TPU, cluster, several GPUs, one device.
+        name: "one" device (TensorFlow's default strategy), "mirrored" over the GPUs of this machine or, if it has none,
+            over logical CPUs, "multiworker" over a cluster, "tpu", "central" (variables on the CPU, work on the GPUs),
+            or "auto": what the environment offers, in the order TPU, cluster, several GPUs, one device.
         devices: how many GPUs, or logical CPUs, of this machine; by default all GPUs, or one CPU.
-        timeout: seconds after which workers take one that answers no more for dead.
+        timeout: seconds of silence after which workers take another one for dead.
 
     Raises:
-        ValueError: for an unknown name, a cluster or a TPU that the environment does not describe, more devices than
-            there are, or where TensorFlow has run before.
+        TypeError: if `devices` is not a number.
+        ValueError: if the name is unknown, the environment describes no such cluster or TPU, there are fewer devices, or
+            TensorFlow has already run.
 
     >>> strategy("one").num_replicas_in_sync
     1
     """
     if name not in NAMES:
-        raise ValueError(explain_mismatch(f"a strategy of {NAMES}", repr(name), suggest(name, NAMES)))
-    if devices is not None and (isinstance(devices, bool) or not isinstance(devices, int) or devices < 1):
-        raise ValueError(explain_mismatch("devices: a whole number of at least 1", repr(devices)))
+        raise ValueError(f"strategy must be one of {NAMES}, but received {name!r}: {suggest(name, NAMES)}")
+    if devices is not None:
+        devices = check_whole_number("strategy", "devices", devices)
     name = detect_strategy() if name == "auto" else name
     if name == "tpu":
         return _tpu()
@@ -49,37 +50,40 @@ def strategy(name: str = "auto", *, devices: int | None = None, timeout: float =
         return _multiworker(devices, timeout)
     if name == "one":
         return tf.distribute.get_strategy()
-    kind, used = _local_devices(devices)
+    kind, names = _local_devices(devices)
     if name == "central":
-        return tf.distribute.experimental.CentralStorageStrategy(used)
+        return tf.distribute.experimental.CentralStorageStrategy(names)
     # Logical CPUs share one memory: adding on one of them is as fast as a collective, and needs no keys of its own.
-    together = tf.distribute.ReductionToOneDevice() if kind == "CPU" else None
-    return tf.distribute.MirroredStrategy(used, cross_device_ops=together)
+    reduction = tf.distribute.ReductionToOneDevice() if kind == "CPU" else None
+    return tf.distribute.MirroredStrategy(names, cross_device_ops=reduction)
 
 
 def _local_devices(count: int | None) -> tuple[str, list[str]]:
+    """The kind and the names of so many devices of this machine; makes logical CPUs if there is no GPU."""
     gpus, cpus = (tf.config.list_physical_devices(kind) for kind in ("GPU", "CPU"))
     if gpus:
         if count and count > len(gpus):
-            raise ValueError(explain_mismatch(f"devices= at most the {len(gpus)} GPUs of this machine", str(count)))
+            raise ValueError(f"devices={count} is more than the {len(gpus)} GPUs of this machine.")
         return "GPU", [f"GPU:{number}" for number in range(count or len(gpus))]
     count = count or 1
-    before = tf.config.get_logical_device_configuration(cpus[0]) or []
-    if len(before) < count:
+    configured = tf.config.get_logical_device_configuration(cpus[0]) or []
+    if len(configured) < count:
         try:
             logical = [tf.config.LogicalDeviceConfiguration()] * count
             tf.config.set_logical_device_configuration(cpus[0], logical)
         except RuntimeError as error:
-            came = f"{max(1, len(before))}, and TensorFlow runs already"
-            raise ValueError(explain_mismatch(f"{count} logical CPUs", came, "make the strategy first")) from error
+            raise ValueError(
+                f"Expected to make {count} logical CPUs, but TensorFlow already runs with {max(1, len(configured))}. Make "
+                "the strategy before anything else of TensorFlow runs."
+            ) from error
     return "CPU", [f"CPU:{number}" for number in range(count)]
 
 
 def _multiworker(devices: int | None, timeout: float) -> tf.distribute.Strategy:
-    resolver = _resolver()
+    resolver = resolve_cluster()
     if devices and not tf.config.list_physical_devices("GPU"):
         _local_devices(devices)
-    _watch_peers(resolver, timeout)
+    watch_peers(resolver, timeout)
     return tf.distribute.MultiWorkerMirroredStrategy(resolver)
 
 
@@ -89,53 +93,68 @@ def _tpu() -> tf.distribute.Strategy:
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver(os.environ.get("TPU_NAME", "local"))
         tf.config.experimental_connect_to_cluster(resolver)
         tf.tpu.experimental.initialize_tpu_system(resolver)
-    except Exception as error:  # the resolver's, gRPC's and TensorFlow's own, by what is missing
+    except Exception as error:  # the resolver, gRPC and TensorFlow each raise their own
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(explain_mismatch("a TPU, named by TPU_NAME or in this machine", reason)) from error
+        raise ValueError(f"Expected a TPU, named by TPU_NAME or in this machine, but received: {reason}") from error
     return tf.distribute.TPUStrategy(resolver)
 
 
 def scale_learning_rate(rate: float, rule: str, batch_size: int, base_batch_size: int) -> float:
-    """A learning rate found at one batch size for another: "linear" (Goyal et al. 2017, 1706.02677), "sqrt", "none".
+    """Scales a learning rate that was found at one batch size to another batch size.
+
+    Args:
+        rate: the learning rate at `base_batch_size`.
+        rule: "linear" (Goyal et al. 2017, 1706.02677), "sqrt" or "none".
+        batch_size: the global batch size.
+        base_batch_size: the global batch size of `rate`.
 
     Raises:
-        ValueError: for an unknown rule or a batch size below 1.
+        ValueError: if the rule is unknown or a batch size below 1.
 
     >>> scale_learning_rate(0.1, "linear", 1024, 256)
     0.4
     """
     if rule not in RULES:
-        raise ValueError(explain_mismatch(f"a rule of {tuple(RULES)}", repr(rule), suggest(rule, RULES)))
+        raise ValueError(f"rule must be one of {tuple(RULES)}, but received {rule!r}: {suggest(rule, RULES)}")
     if min(batch_size, base_batch_size) < 1:
-        raise ValueError(explain_mismatch("batch sizes of at least 1", f"{batch_size} and {base_batch_size}"))
+        raise ValueError(f"Batch sizes must be at least 1, but received {batch_size} and {base_batch_size}.")
     return rate * (batch_size / base_batch_size) ** RULES[rule]
 
 
-def choose_xla(strategy: tf.distribute.Strategy, wish: str = "auto", deterministic: bool = False) -> tuple[bool | str, str]:
-    """Whether to compile steps with XLA, as `compile(jit_compile=...)` takes it, and why.
+def choose_xla(
+    strategy: tf.distribute.Strategy, wish: str = "auto", deterministic: bool = False
+) -> tuple[bool | str, str]:
+    """Chooses whether XLA compiles the steps, as `compile(jit_compile=...)` takes it, and says why.
 
     "auto" follows what was measured (experiments/results/devices.md) and what works: XLA on an accelerator; no XLA on
-    CPUs, where it was the slower one, over several of which it fails, and no XLA where operations are to be
-    deterministic. Keras then still leaves it off for a model with a layer that XLA cannot compile.
+    CPUs, since it was slower on one and fails on several; no XLA if operations are to be deterministic. Keras also
+    leaves XLA off for a model with a layer that it cannot compile.
+
+    Args:
+        strategy: the strategy that trains.
+        wish: "auto", "on" or "off".
+        deterministic: whether operations are to be deterministic.
 
     Raises:
-        ValueError: for another wish, or one for "on" where XLA fails.
+        ValueError: if the wish is none of these, or is "on" although XLA fails.
 
-    >>> xla(strategy("one"), "off")
+    >>> choose_xla(strategy("one"), "off")
     (False, 'as asked')
     """
     if wish not in ("auto", "on", "off"):
-        raise ValueError(explain_mismatch('XLA "auto", "on" or "off"', repr(wish)))
+        raise ValueError(f'XLA must be "auto", "on" or "off", but received {wish!r}.')
     if wish == "off":
         return False, "as asked"
-    cpus = not tf.config.list_physical_devices("GPU") and not isinstance(strategy, tf.distribute.TPUStrategy)
-    fails = None
+    on_cpu = not tf.config.list_physical_devices("GPU") and not isinstance(strategy, tf.distribute.TPUStrategy)
+    obstacle = ""
     if deterministic:
-        fails = "XLA has no deterministic form of some operations"
-    elif cpus and strategy.num_replicas_in_sync > 1:
-        fails = "XLA cannot place the variables of several CPU devices or workers"
+        obstacle = "XLA has no deterministic form of some operations"
+    elif on_cpu and strategy.num_replicas_in_sync > 1:
+        obstacle = "XLA cannot place the variables of several CPU devices or workers"
     if wish == "on":
-        if fails:
-            raise ValueError(explain_mismatch('XLA "auto" or "off"', '"on"', fails))
+        if obstacle:
+            raise ValueError(f'Expected XLA "auto" or "off", but received "on": {obstacle}.')
         return True, "as asked"
-    return (False, fails or "slower on a CPU, as measured") if fails or cpus else ("auto", "an accelerator")
+    if obstacle or on_cpu:
+        return False, obstacle or "slower on a CPU, as measured"
+    return "auto", "an accelerator"

@@ -223,7 +223,7 @@ class Evaluator:
     def _draw_sample(self, examples: int) -> Sample:
         batches = [as_batch(batch) for batch in self._batches(take_evenly(self.test, examples))]
         pixels = np.round(np.concatenate([batch.inputs for batch in batches])).astype("uint8")
-        return Sample(pixels, np.concatenate([batch.label for batch in batches]) if self.test.labelled else None)
+        return Sample(pixels, np.concatenate([batch.label for batch in batches]) if self.test.has_labels else None)
 
     def _batches(self, source: Source) -> tf.data.Dataset:
         return evaluation_batches(source, batch_size=self.batch_size, image_size=self.image_size)

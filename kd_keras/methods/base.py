@@ -156,3 +156,13 @@ def _shown(specs: list[TapSpec]) -> str:
     return ", ".join(f"{spec.layer!r} {spec.shape}" for spec in specs)
 
 
+
+def agreed_hard_weight(methods: Sequence[Method]) -> tuple[float, str]:
+    """The published weight of the hard loss if all methods agree on it, else 1, and a reason."""
+    values = {method.name: method.published_hard_weight for method in methods}
+    if not values:
+        return 1.0, "no method changes the weight of the hard loss"
+    if len(set(values.values())) == 1:
+        return float(next(iter(values.values()))), f"published with {', '.join(values)}"
+    differing = ", ".join(f"{name} {value:g}" for name, value in values.items())
+    return 1.0, f"the published values differ ({differing})"

@@ -193,7 +193,7 @@ def _read(source: Source, size: tuple[int, int], batch_size: int) -> tuple[np.nd
     elements = evaluation_batches(source, batch_size=batch_size, image_size=size or None)
     batches = [as_batch(element) for element in elements]
     images = np.round(np.concatenate([np.asarray(batch.inputs) for batch in batches])).astype("uint8")
-    return images, np.concatenate([np.asarray(batch.label) for batch in batches]) if source.labelled else None
+    return images, np.concatenate([np.asarray(batch.label) for batch in batches]) if source.has_labels else None
 
 
 def _write_all(

@@ -1,6 +1,12 @@
-"""What a long training needs: the non-finite guard, checkpoints within epochs, and a `fit` that resumes."""
+"""What a long training needs: the non-finite guard, checkpoints within epochs, and a `fit` that resumes.
 
-from kd_keras.training.checkpoint import Checkpoint, Position, fit
-from kd_keras.training.guard import NonFinite, NonFiniteGuard
+Users find it as `kd_keras.callbacks`.
+"""
 
-__all__ = ("Checkpoint", "NonFinite", "NonFiniteGuard", "Position", "fit")
+from kd_keras.training.checkpoint import Checkpoint
+from kd_keras.training.checkpoint_files import Position
+from kd_keras.training.nonfinite import NonFinite
+from kd_keras.training.resume import fit
+from kd_keras.training.teacher_check import TeacherCheck
+
+__all__ = ("Checkpoint", "NonFinite", "Position", "TeacherCheck", "fit")

@@ -1,46 +1,68 @@
-"""What a long run needs: checkpoints within epochs, a fit that goes on from them, and an orderly end on SIGTERM."""
+"""The callback that saves and restores a whole training state, and exits in good order on SIGTERM."""
 
 from __future__ import annotations
 
-import contextlib
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import keras
 import numpy as np
 import tensorflow as tf
-from keras.src.random.seed_generator import global_seed_generator  # no public name leads to it
 
-from kd_keras.errors import explain_mismatch
+from kd_keras.private_api import global_random_state
 from kd_keras.training.checkpoint_files import Position, State, read, write
+from kd_keras.training.guard import NonFiniteGuard
 
-if TYPE_CHECKING:
-    from kd_keras.distiller import Distiller
-
-__all__ = ("Checkpoint", "Position", "fit")
 PREEMPTED = 143  # the exit code of a process that left on SIGTERM
 
 
-class Checkpoint(keras.callbacks.Callback):
-    """Saves a Distiller's whole training state as it trains, restores the newest, and leaves with one on SIGTERM.
+class CheckpointedModel(Protocol):
+    """What a checkpointed model offers: a compiled Keras model with a guard, as a `Distiller` is."""
 
-    The state is student, adapters, optimizer, metrics, the states of random generators and the position in the data;
-    no teacher. With several workers each of them needs this callback, for metrics are added up by all together; the
-    chief alone writes, to a directory that all can read, and a SIGTERM to any of them lets all leave after one step.
+    name: str
+    guard: NonFiniteGuard
+    optimizer: keras.optimizers.Optimizer
+    steps_per_execution: int
+
+    @property
+    def variables(self) -> list[keras.Variable]: ...
+
+    @property
+    def trainable_variables(self) -> list[keras.Variable]: ...
+
+    @property
+    def metrics_variables(self) -> list[keras.Variable]: ...
+
+    @property
+    def distribute_strategy(self) -> tf.distribute.Strategy: ...
+
+    def build_from(self, spec: Any) -> None: ...
+
+    def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History: ...
+
+
+class Checkpoint(keras.callbacks.Callback):
+    """Saves a Distiller's whole training state as it trains, restores the newest, and saves and exits on SIGTERM.
+
+    The state is the student, adapters, optimizer, metrics, the states of random generators and the position in the
+    data; no teacher. With several workers, each of them needs this callback, since all add up the metrics together; only
+    the chief writes, to a directory that all can read, and a SIGTERM to any of them makes all exit after one step.
 
     Args:
-        directory: where the checkpoints stand; made if need be.
+        directory: the folder of the checkpoints; created if necessary.
         every_epochs: epochs from one checkpoint to the next.
         every_steps: steps within an epoch from one checkpoint to the next; 0 for none.
-        keep: how many of the newest to keep, at least 2, for the newest may turn out damaged.
-        best: the metric whose highest value, at an epoch's end, has its checkpoint kept too, or `None`.
-        writes: whether this process writes; for several workers `distribute.is_chief(strategy)`.
+        keep: how many of the newest to keep, at least 2, since the newest may turn out to be damaged.
+        best: the metric whose highest value at the end of an epoch has its checkpoint kept too, or `None`.
+        writes: whether this process writes; with several workers `distribute.is_chief(strategy)`.
 
     Raises:
-        ValueError: for `keep` below 2 or other numbers that are too small.
+        ValueError: if `keep` is below 2, `every_epochs` below 1 or `every_steps` below 0.
+
+    >>> Checkpoint("checkpoints", every_steps=500).keep
+    2
     """
 
     def __init__(
@@ -55,25 +77,28 @@ class Checkpoint(keras.callbacks.Callback):
     ):
         super().__init__()
         if keep < 2 or every_epochs < 1 or every_steps < 0:
-            came = f"keep={keep}, every_epochs={every_epochs}, every_steps={every_steps}"
-            raise ValueError(explain_mismatch("keep of at least 2, every_epochs of at least 1, every_steps from 0", came))
+            raise ValueError(
+                "Checkpoint(...) needs keep of at least 2, every_epochs of at least 1 and every_steps of at least 0, but "
+                f"received keep={keep}, every_epochs={every_epochs}, every_steps={every_steps}."
+            )
         self.directory, self.every_epochs, self.every_steps = Path(directory), every_epochs, every_steps
         self.keep, self.best, self.writes = keep, best, writes
         self.highest = float("-inf")
         self.position = Position()
-        self._interrupted: list[np.ndarray] = []  # the metrics of an epoch that goes on
-        self._terminated, self._handler = False, None  # whether SIGTERM came; what it did before
+        self._epoch_metrics: list[np.ndarray] = []  # the metrics of the epoch that was interrupted
+        self._first_step = 0  # the step of the epoch at which this `fit` begins it
+        self._is_terminated, self._previous_handler = False, None
 
-    def restore(self, model: Distiller, best: bool = False) -> Position:
-        """Loads the newest whole checkpoint, or the best, into a compiled model, and returns where it stands.
+    def restore(self, model: CheckpointedModel, best: bool = False) -> Position:
+        """Loads the newest undamaged checkpoint, or the best, into a compiled model, and returns its position.
 
-        From here to the end of `fit` a SIGTERM is kept until the next step is done.
+        From here to the end of `fit` a SIGTERM takes effect after the current step.
 
         Raises:
-            ValueError: where none is whole, or it is of another model.
+            ValueError: if all checkpoints are damaged, or the one that is read belongs to another model.
         """
         if not best:
-            self._listen()
+            self._handle_sigterm()
         state = read(self.directory, best)
         if state is None:
             return Position()
@@ -83,18 +108,21 @@ class Checkpoint(keras.callbacks.Callback):
         variables = _variables(model)
         saved, metrics = state.arrays[: state.about["variables"]], state.arrays[state.about["variables"] :]
         if [array.shape for array in saved] != [tuple(variable.shape) for variable in variables]:
-            came = f"those in {self.directory}, of another model"
-            raise ValueError(explain_mismatch(f"a checkpoint of {model.name!r}", came))
-        for variable, array in zip(variables, saved):
+            raise ValueError(
+                f"Expected a checkpoint of {model.name!r}, which has {len(variables)} variables, but the one in "
+                f"{self.directory} has {len(saved)} variables of another model, or of other shapes. Choose another "
+                "directory, or build the same student, methods and optimizer as before."
+            )
+        for variable, array in zip(variables, saved, strict=True):
             variable.assign(array)
-        self.highest, self._interrupted, self.position = state.about["highest"], metrics, state.position
+        self.highest, self._epoch_metrics, self.position = state.about["highest"], metrics, state.position
         return state.position
 
     def save(self, best: bool = False) -> None:
-        """Writes a checkpoint of where training stands."""
+        """Writes a checkpoint of the current state."""
         variables = _variables(self.model)
-        within = self.model.metrics_variables if self.position.step else []
-        arrays = [_array(variable) for variable in [*variables, *within]]
+        metrics = self.model.metrics_variables if self.position.step else []
+        arrays = [_array(variable) for variable in [*variables, *metrics]]
         if self.writes:
             about = {"variables": len(variables), "highest": self.highest}
             write(self.directory, State(self.position, arrays, about), keep=self.keep, best=best)
@@ -102,120 +130,64 @@ class Checkpoint(keras.callbacks.Callback):
     # ---- while training
 
     def on_train_begin(self, logs: dict | None = None) -> None:
-        self._listen()
-
-    def _listen(self) -> None:
-        if self._handler is None and threading.current_thread() is threading.main_thread():  # the only one that may
-            self._handler = signal.signal(signal.SIGTERM, self._on_sigterm) or signal.SIG_DFL
+        self._handle_sigterm()
 
     def on_train_end(self, logs: dict | None = None) -> None:
-        if self._handler is not None:
-            signal.signal(signal.SIGTERM, self._handler)
-            self._handler = None
-
-    def _on_sigterm(self, *_: Any) -> None:
-        self._terminated = True
+        if self._previous_handler is not None:
+            signal.signal(signal.SIGTERM, self._previous_handler)
+            self._previous_handler = None
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         if epoch != self.position.epoch:
             self.position = Position(epoch, 0)
-        for variable, array in zip(self.model.metrics_variables, self._interrupted):
-            variable.assign(array)
-        self._interrupted, self._before = [], self.position.step
+        if self._epoch_metrics:
+            for variable, array in zip(self.model.metrics_variables, self._epoch_metrics, strict=True):
+                variable.assign(array)
+        self._epoch_metrics, self._first_step = [], self.position.step
 
     def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
-        if self._terminated:
-            self.model.guard.ask_to_leave()
+        if self._is_terminated:
+            self.model.guard.request_exit()
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        last, step = self.position.step, self._before + batch + 1
+        previous, step = self.position.step, self._first_step + batch + 1
         self.position = Position(self.position.epoch, step)
         if batch + 1 == self.params.get("steps"):
-            return  # the epoch's end, with its test and its line in the log, comes first
-        if self._leaving():
+            return  # the end of the epoch, with its evaluation and its line in the log, comes first
+        if self._must_exit():
             self.save()
             raise SystemExit(PREEMPTED)
-        if self.every_steps and step // self.every_steps > last // self.every_steps:
+        if self.every_steps and step // self.every_steps > previous // self.every_steps:
             self.save()
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         self.position = Position(epoch + 1, 0)
         value = (logs or {}).get(self.best)
-        better = value is not None and value > self.highest
-        self.highest = float(value) if better else self.highest
-        due = (epoch + 1) % self.every_epochs == 0 or epoch + 1 == self.params.get("epochs")
-        if due or better or self._leaving():
-            self.save(best=better)
-        if self._leaving():
+        is_better = value is not None and value > self.highest
+        self.highest = float(value) if is_better else self.highest
+        is_due = (epoch + 1) % self.every_epochs == 0 or epoch + 1 == self.params.get("epochs")
+        if is_due or is_better or self._must_exit():
+            self.save(best=is_better)
+        if self._must_exit():
             raise SystemExit(PREEMPTED)
 
-    def _leaving(self) -> bool:
+    def _must_exit(self) -> bool:
         several = isinstance(self.model.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy)
-        return self.model.guard.leaving() if several else self._terminated
+        return self.model.guard.is_exit_requested() if several else self._is_terminated
+
+    def _handle_sigterm(self) -> None:
+        if self._previous_handler is None and threading.current_thread() is threading.main_thread():  # Python's rule
+            self._previous_handler = signal.signal(signal.SIGTERM, self._on_sigterm) or signal.SIG_DFL
+
+    def _on_sigterm(self, *_: Any) -> None:
+        self._is_terminated = True
 
 
-def fit(
-    model: Distiller,
-    checkpoint: Checkpoint,
-    data: Callable[[Position], Any],
-    *,
-    epochs: int,
-    steps_per_epoch: int,
-    callbacks: Callable[[Position], Sequence[keras.callbacks.Callback]] = lambda position: (),
-    **options: Any,
-) -> None:
-    """Keras's `fit` from where `checkpoint.restore` has put the model, also within an epoch, or from the beginning.
-
-    Args:
-        model: compiled, and restored.
-        checkpoint: what was restored from, and is saved to.
-        data: from a position to the batches from there on, as `kd_keras.data.training` makes them with `start_epoch`
-            and `start_step`.
-        epochs: of the whole run.
-        steps_per_epoch: of a whole epoch, a multiple of the model's `steps_per_execution`.
-        callbacks: makes the other callbacks for a `fit` that begins at a position; an epoch that was interrupted has
-            one of its own.
-        options: whatever else `fit` takes.
-
-    Raises:
-        ValueError: where `steps_per_execution` does not divide the steps.
-    """
-    if steps_per_epoch % model.steps_per_execution:
-        remedy = "Keras would run over the end of the epoch; choose a divisor"
-        came = f"{steps_per_epoch} steps, {model.steps_per_execution} at a time"
-        raise ValueError(explain_mismatch("a number of steps that steps_per_execution divides", came, remedy))
-    position, spans = checkpoint.position, []
-    if position.step:
-        spans.append((position, position.epoch + 1, steps_per_epoch - position.step))
-        position = Position(position.epoch + 1, 0)
-    if position.epoch < epochs:
-        spans.append((position, epochs, steps_per_epoch))
-    for number, (begin, end, steps) in enumerate(spans):
-        batches = data(begin)
-        if begin.step:
-            model.build_from(batches.element_spec)  # the metrics that the checkpoint has values of
-        own = [*callbacks(begin), checkpoint]
-        with contextlib.nullcontext() if number + 1 == len(spans) else _unfinished(model.optimizer):
-            model.fit(batches, initial_epoch=begin.epoch, epochs=end, steps_per_epoch=steps, callbacks=own, **options)
-    if not spans:  # stopped after its last checkpoint
-        model.optimizer.finalize_variable_values(model.trainable_variables)
-
-
-@contextlib.contextmanager
-def _unfinished(optimizer: keras.optimizers.Optimizer) -> Iterator[None]:
-    """Within, the end of a Keras `fit` is not the end of training, where some optimizers put averages for weights."""
-    optimizer.finalize_variable_values = lambda variables: None
-    try:
-        yield
-    finally:
-        del optimizer.finalize_variable_values
-
-
-def _variables(model: Distiller) -> list:
-    """Everything that training changes, but for the metrics."""
-    return [*model.variables, *model.optimizer.variables, global_seed_generator().state]
+def _variables(model: CheckpointedModel) -> list[keras.Variable]:
+    """Everything that training changes, except the metrics."""
+    return [*model.variables, *model.optimizer.variables, global_random_state()]
 
 
 def _array(variable: keras.Variable) -> np.ndarray:
     array = keras.ops.convert_to_numpy(variable)
-    return array.astype("float32") if variable.dtype == "bfloat16" else array  # NumPy's files do not know bfloat16
+    return array.astype("float32") if variable.dtype == "bfloat16" else array  # the .npz format has no bfloat16

@@ -1,4 +1,4 @@
-"""The files of checkpoints: written beside and renamed, with their checksum in the name, the newest whole one first."""
+"""The files of checkpoints: written atomically, with their checksum in the name, the newest undamaged one read first."""
 
 from __future__ import annotations
 
@@ -7,109 +7,133 @@ import io
 import json
 import os
 import re
-import sys
+import warnings
 import zipfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from kd_keras.errors import explain_mismatch
 from kd_keras.files import write_atomically
 
-NAME = re.compile(r"(?P<epoch>\d{5})_(?P<step>\d{8})_(?P<sum>[0-9a-f]{16})(?P<best>_best)?\.npz")
+NAME = re.compile(r"(?P<epoch>\d{5})_(?P<step>\d{8})_(?P<checksum>[0-9a-f]{16})(?P<best>_best)?\.npz")
 
 
 class Position(NamedTuple):
-    """How much of the data lies behind: whole epochs, and steps of the one begun."""
+    """How much of the data is done: whole epochs, and steps of the current one."""
 
     epoch: int = 0
     step: int = 0
 
 
 class State(NamedTuple):
-    """What a checkpoint holds: its position, arrays in a fixed order, and a few numbers and texts."""
+    """What a checkpoint contains: its position, arrays in a fixed order, and a few numbers by name."""
 
     position: Position
     arrays: list[np.ndarray]
     about: dict[str, Any]
 
 
+class FileName(NamedTuple):
+    """What the name of a checkpoint's file says."""
+
+    position: Position
+    checksum: str
+    is_best: bool
+
+    @classmethod
+    def parse(cls, path: Path) -> FileName | None:
+        """`None` if the file is no checkpoint.
+
+        >>> FileName.parse(Path("00002_00000007_0123456789abcdef_best.npz")).position
+        Position(epoch=2, step=7)
+        """
+        match = NAME.fullmatch(path.name)
+        if match is None:
+            return None
+        return cls(Position(int(match["epoch"]), int(match["step"])), match["checksum"], bool(match["best"]))
+
+    def __str__(self) -> str:
+        epoch, step = self.position
+        return f"{epoch:05d}_{step:08d}_{self.checksum}{'_best' * self.is_best}.npz"
+
+
 def write(directory: Path, state: State, *, keep: int = 2, best: bool = False) -> Path:
-    """Writes a checkpoint, and then deletes those that are neither among the `keep` newest nor the best.
+    """Writes a checkpoint, then deletes all but the `keep` newest and the best.
 
     Args:
-        directory: where the checkpoints stand; made if need be.
-        state: what to keep.
+        directory: the folder of the checkpoints; created if necessary.
+        state: the content.
         keep: how many of the newest to keep.
         best: whether this one is the best so far.
 
     Raises:
-        OSError: where the disk is full or not writable; the checkpoints before it stay.
+        OSError: if the disk is full or not writable; the checkpoints before it stay.
     """
     directory.mkdir(parents=True, exist_ok=True)
     memory = io.BytesIO()
     numbered = {str(number): array for number, array in enumerate(state.arrays)}
     np.savez(memory, about=json.dumps(state.about), **numbered)
     content = memory.getvalue()
-    name = f"{state.position.epoch:05d}_{state.position.step:08d}_{_sum(content)}{'_best' * best}.npz"
-    write_atomically(directory / name, lambda beside: _to_disk(beside, content))
-    found = checkpoints(directory)
-    bests = [path for path in found if _part(path, "best")]
-    for path in found:
-        if path not in found[-keep:] and path not in bests[-1:]:
-            path.unlink(missing_ok=True)
-    for torn in directory.glob(".writing-*"):  # of a process that was killed while it wrote
-        torn.unlink(missing_ok=True)
-    return directory / name
+    path = directory / str(FileName(state.position, _checksum(content), best))
+    write_atomically(path, lambda name: _write_to_disk(name, content))
+    paths = checkpoints(directory)
+    best_paths = [path for path in paths if _parse(path).is_best]
+    for old in paths:
+        if old not in paths[-keep:] and old not in best_paths[-1:]:
+            old.unlink(missing_ok=True)
+    for partial in directory.glob(".writing-*"):  # of a process that was killed while it wrote
+        partial.unlink(missing_ok=True)
+    return path
 
 
 def read(directory: Path, best: bool = False) -> State | None:
-    """The newest whole checkpoint, or the best one; `None` where there is none yet.
+    """Reads the newest undamaged checkpoint, or the best one; `None` if there is none yet.
 
-    A damaged one is passed over, with a message on the standard error.
+    A damaged one is skipped with a warning.
 
     Raises:
-        ValueError: where there are some and none of them is whole.
+        ValueError: if there are checkpoints and all are damaged.
     """
-    found = [path for path in checkpoints(directory) if not best or _part(path, "best")]
-    for path in reversed(found):
+    paths = [path for path in checkpoints(directory) if not best or _parse(path).is_best]
+    for path in reversed(paths):
         try:
             return _read(path)
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            print(f"{path} is damaged ({error}): going on from the one before it.", file=sys.stderr, flush=True)
-    if found:
-        remedy = "begin the run anew"
-        raise ValueError(explain_mismatch(f"a whole checkpoint in {directory}", f"{len(found)}, all damaged", remedy))
+            warnings.warn(f"The checkpoint {path} is damaged ({error}); the one before it is used.", stacklevel=2)
+    if paths:
+        raise ValueError(f"All {len(paths)} checkpoints in {directory} are damaged. Delete them to start the run again.")
     return None
 
 
+def checkpoints(directory: Path) -> list[Path]:
+    """The checkpoints of a directory by their position, the newest last."""
+    paths = [path for path in directory.glob("*.npz") if FileName.parse(path)]
+    return sorted(paths, key=lambda path: (_parse(path).position, path.stat().st_mtime))
+
+
+def _parse(path: Path) -> FileName:
+    name = FileName.parse(path)
+    if name is None:
+        raise ValueError(f"Expected the name of a checkpoint, such as 00001_00000000_<checksum>.npz, but received {path}.")
+    return name
+
+
 def _read(path: Path) -> State:
-    content = path.read_bytes()
-    if _sum(content) != _part(path, "sum"):
-        raise ValueError("its content is not what was written")
+    name, content = _parse(path), path.read_bytes()
+    if _checksum(content) != name.checksum:
+        raise ValueError("its content does not match its checksum")
     with np.load(io.BytesIO(content)) as file:
         about = json.loads(str(file["about"]))
         arrays = [file[str(number)] for number in range(len(file.files) - 1)]
-    return State(Position(int(_part(path, "epoch")), int(_part(path, "step"))), arrays, about)
+    return State(name.position, arrays, about)
 
 
-def checkpoints(directory: Path) -> Sequence[Path]:
-    """The checkpoints of a directory by their position, the newest last."""
-    found = [path for path in directory.glob("*.npz") if NAME.fullmatch(path.name)]
-    return sorted(found, key=lambda path: (int(_part(path, "epoch")), int(_part(path, "step")), path.stat().st_mtime))
-
-
-def _part(path: Path, part: str) -> str | None:
-    return NAME.fullmatch(path.name)[part]
-
-
-def _sum(content: bytes) -> str:
+def _checksum(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def _to_disk(name: str, content: bytes) -> None:
+def _write_to_disk(name: str, content: bytes) -> None:
     with open(name, "wb") as file:
         file.write(content)
         file.flush()

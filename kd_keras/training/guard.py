@@ -1,236 +1,161 @@
-"""What all replicas must agree on in every step: whether it was finite, and whether one of them was asked to leave.
+"""Skips updates whose loss or gradients are not finite, consistently on all replicas.
 
-Both ride in one small sum over the replicas. Nothing of Python runs inside the step: its findings stay in variables,
-which the callback reads between two steps.
+The verdict and the requests to exit are summed over the replicas together, in one small tensor. No Python runs inside
+the step: the guard's variables hold what the callbacks read between two steps.
 """
 
 from __future__ import annotations
 
 import functools
-import warnings
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from kd_keras.contracts import Tensor, as_batch
-from kd_keras.errors import explain_mismatch, suggest
+from kd_keras.contracts import Tensor
+from kd_keras.distribute.reductions import GlobalMean, sum_over_replicas
+from kd_keras.distribute.replicas import branch_together
+from kd_keras.private_api import sub_layers
 
-CHOICES = ("stop", "skip")
 
+class NonFiniteStep(NamedTuple):
+    """A step whose loss or gradients were not finite.
 
-class Finding(NamedTuple):
-    """A step that was not finite: its number since `NonFiniteGuard.reset`, and the values of the loss and its terms by name."""
+    Attributes:
+        step: its number since `NonFiniteGuard.reset`.
+        terms: the values of the loss and its terms by name.
+    """
 
     step: int
     terms: dict[str, float]
 
 
 class NonFiniteGuard:
-    """Keeps what is not finite out of weights and statistics, on all replicas alike.
+    """Applies gradients only if they and the loss are finite on all replicas.
 
-    A plain object, made in the strategy's scope; its variables are in no checkpoint. Where the loss or a gradient is
-    not finite, the step is not made: weights, optimizer and BatchNorm's statistics stay as they were. With a
-    loss-scaling optimizer an overflowing gradient is its daily business, and no finding while the scale is above 1;
-    every replica then sees the overflow, so that all of them skip the step together.
+    A plain object, created in the strategy's scope; its variables are in no checkpoint. A skipped step changes nothing:
+    weights, optimizer and the moving statistics of BatchNorm stay as they were. With a loss-scaling optimizer an
+    overflowing gradient is expected, and is reported only if the scale is down to 1; every replica then sees the
+    overflow, so that all of them skip the step together.
+
+    Args:
+        model: the model whose steps are guarded, built.
+        terms: the names of the terms of its loss.
     """
 
-    def __init__(self, names: Sequence[str]):
-        self.names = ("loss", *names)
+    def __init__(self, model: keras.Model, terms: Sequence[str]):
+        self.names = ("loss", *terms)
         options = {"trainable": False, "aggregation": "only_first_replica"}
-        self._steps, self._at = (keras.Variable(0, dtype="int32", **options) for _ in range(2))
-        self._state = keras.Variable(np.zeros(2, "float32"), **options)  # findings, wishes to leave
-        self._terms = keras.Variable(np.zeros(len(self.names), "float32"), **options)
-        self._asked = keras.Variable(0.0, trainable=False, aggregation="none")  # each worker's own
+        self._step, self._first_step = (keras.Variable(0, dtype="int32", **options) for _ in range(2))
+        self._state = keras.Variable(np.zeros(2, "float32"), **options)  # non-finite steps, requests to exit
+        self._first_terms = keras.Variable(np.zeros(len(self.names), "float32"), **options)
+        self._request = keras.Variable(0.0, trainable=False, aggregation="none")  # each worker has its own
+        layers = [layer for layer in sub_layers(model) if isinstance(layer, keras.layers.BatchNormalization)]
+        self._statistics = [variable for layer in layers for variable in (layer.moving_mean, layer.moving_variance)]
+        size = sum(variable.shape[0] for variable in self._statistics)
+        # One flat variable, as tf.cond has a cost for each captured tensor; each replica has its own values.
+        self._snapshot = keras.Variable(np.zeros(size, "float32"), synchronization="on_read", **options)
 
-    def statistics(self, model: keras.Model) -> tuple[list[keras.Variable], Tensor]:
-        """BatchNorm's moving statistics and their values before a step, to give to the call; in one tensor, for a
-        branch pays for each that it is given."""
-        layers = [each for each in model._flatten_layers() if isinstance(each, keras.layers.BatchNormalization)]
-        found = [variable for layer in layers for variable in layer.non_trainable_variables]
-        return found, tf.concat([tf.zeros(0), *(tf.cast(variable.value, tf.float32) for variable in found)], 0)
+    # ---- within a step
 
-    def __call__(
-        self,
-        optimizer: keras.optimizers.Optimizer,
-        gradients: list,
-        variables: list[keras.Variable],
-        terms: dict[str, Tensor],
-        share: Any,
-        before: tuple[list[keras.Variable], Tensor],
+    def take_snapshot(self) -> None:
+        """Remembers the moving statistics of BatchNorm, which the student's pass is about to change."""
+        if self._statistics:
+            self._snapshot.assign(ops.concatenate([ops.cast(each, "float32") for each in self._statistics]))
+
+    def apply(
+        self, optimizer: keras.optimizers.Optimizer, gradients: list, variables: list[keras.Variable], loss: GlobalMean
     ) -> Tensor:
-        """Applies the gradients where the step is finite on all replicas, and returns whether it is.
+        """Applies the gradients if the step is finite on all replicas, else restores the snapshot.
 
         Args:
-            optimizer: what applies the gradients.
-            gradients: this replica's, `None` where there is none.
-            variables: of the gradients.
-            terms: this replica's loss and terms by name, `()` each.
-            share: this replica's part of the global batch.
-            before: of `statistics`.
+            optimizer: the one that applies the gradients.
+            gradients: this replica's, one for each variable or `None`.
+            variables: the variables to update.
+            loss: this replica's loss.
+
+        Returns:
+            Whether the step is finite, `()` bool.
         """
         gradients = [tf.convert_to_tensor(g) if isinstance(g, tf.IndexedSlices) else g for g in gradients]
-        values = ops.stack([ops.cast(terms.get(name, 0.0), "float32") for name in self.names])
-        # One pass over each gradient: a sum is not finite where one of its values is not, or where it exceeds 3e38.
-        sums = [ops.sum(ops.cast(g, "float32")) for g in gradients if g is not None]
-        finite = ops.all(ops.isfinite(ops.stack(sums)))
-        scaling = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
-        overflow = ops.logical_not(finite)
-        bad = ops.logical_and(overflow, _scale(optimizer) <= 1.0) if scaling else overflow
-        bad = ops.logical_or(bad, ops.logical_not(ops.isfinite(values[0])))
-        told = ops.cast(ops.stack([bad, overflow, self._asked.value > 0]), "float32")
-        told = _summed(ops.concatenate([told, share * values], axis=0))
-        sound, skip = told[0] == 0, told[0] + told[1] > 0
-        self._note(sound, told)
-        statistics, kept = before
+        overflows = ops.logical_not(_all_finite(gradients))
+        is_scaling = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+        fails = ops.logical_and(overflows, _loss_scale(optimizer) <= 1.0) if is_scaling else overflows
+        fails = ops.logical_or(fails, ops.logical_not(ops.isfinite(loss.means["loss"])))
+        is_finite, skips = self._agree(fails, overflows, loss)
+        if is_scaling:  # such an optimizer skips non-finite gradients, and lowers its scale, by itself
+            optimizer.apply_gradients(zip(_poisoned(gradients, skips), variables, strict=True))
+            branch_together(is_finite, lambda: None, self._restore_snapshot)
+            return is_finite
+        if not optimizer.built:
+            optimizer.build(variables)
 
-        def update(gradients: list, kept: Tensor) -> None:
-            optimizer.apply_gradients(zip(gradients, variables))
+        def update(gradients: list) -> None:
+            optimizer.apply_gradients(zip(gradients, variables, strict=True))
 
-        def restore(gradients: list, kept: Tensor) -> None:
-            sizes = [variable.shape[0] for variable in statistics]
-            for variable, value in zip(statistics, tf.split(kept, sizes) if sizes else ()):
-                variable.assign(value)
+        branch_together(is_finite, update, lambda gradients: self._restore_snapshot(), gradients)
+        return is_finite
 
-        if scaling:  # such an optimizer skips, and lowers its scale, by itself
-            optimizer.apply_gradients(zip(self._spoilt(gradients, skip), variables))
-            _either(sound, lambda *_: None, restore, gradients, kept)
-        else:
-            if not optimizer.built:
-                optimizer.build(variables)
-            _either(sound, update, restore, gradients, kept)
-        return sound
+    def _agree(self, fails: Tensor, overflows: Tensor, loss: GlobalMean) -> tuple[Tensor, Tensor]:
+        """Whether the step is finite on all replicas and whether any gradient overflows; notes the first failure."""
+        terms = ops.stack([ops.cast(loss.means.get(name, 0.0), "float32") for name in self.names])
+        flags = ops.cast(ops.stack([fails, overflows, self._request.value > 0]), "float32")
+        reduced = sum_over_replicas(ops.concatenate([flags, loss.fraction * terms], axis=0))
+        is_finite = reduced[0] == 0
+        is_first = ops.logical_and(ops.logical_not(is_finite), self._state[0] == 0)
+        self._first_step.assign(ops.where(is_first, self._step, self._first_step))
+        self._first_terms.assign(ops.where(is_first, reduced[3:], self._first_terms))
+        self._state.assign(ops.stack([self._state[0] + ops.cast(ops.logical_not(is_finite), "float32"), reduced[2]]))
+        self._step.assign(self._step + 1)
+        return is_finite, reduced[0] + reduced[1] > 0
 
-    @staticmethod
-    def _spoilt(gradients: list, skip: Tensor) -> list:
-        """The same gradients, or NaN on all replicas where the step is skipped; a branch, for choosing would copy."""
-        given = [g for g in gradients if g is not None]
-        spoilt = functools.partial(ops.full_like, fill_value=float("nan"))
-        chosen = iter(tf.cond(skip, lambda: [spoilt(g) for g in given], lambda: given))
-        return [None if g is None else next(chosen) for g in gradients]
-
-    def _note(self, sound: Tensor, told: Tensor) -> None:
-        first = ops.logical_and(ops.logical_not(sound), self._state[0] == 0)
-        self._at.assign(ops.where(first, self._steps, self._at))
-        self._terms.assign(ops.where(first, told[3:], self._terms))
-        self._state.assign(ops.stack([self._state[0] + ops.cast(ops.logical_not(sound), "float32"), told[2]]))
-        self._steps.assign(self._steps + 1)
+    def _restore_snapshot(self) -> None:
+        sizes = [variable.shape[0] for variable in self._statistics]
+        values = tf.split(self._snapshot.value, sizes) if sizes else ()
+        for variable, value in zip(self._statistics, values, strict=True):
+            variable.assign(value)
 
     # ---- between steps
 
     def reset(self, step: int = 0) -> None:
         """Counts steps from this one on."""
-        self._steps.assign(step)
+        self._step.assign(step)
         self._state.assign(np.zeros(2, "float32"))
 
-    def ask_to_leave(self) -> None:
-        """Lets every worker see, with the next step, that this one was asked to stop."""
-        self._asked.assign(1.0)
+    def request_exit(self) -> None:
+        """Tells every worker, with the next step, that this one was asked to exit."""
+        self._request.assign(1.0)
 
-    def leaving(self) -> bool:
-        """Whether a worker was asked to stop; the same on all workers after the same step."""
+    def is_exit_requested(self) -> bool:
+        """Whether any worker was asked to exit; the same on all workers after the same step."""
         return bool(ops.convert_to_numpy(self._state)[1] > 0)
 
-    def finding(self) -> Finding | None:
-        """The first step that was not finite since the last look."""
-        findings, leaving = ops.convert_to_numpy(self._state)
-        if not findings:
+    def pop_nonfinite_step(self) -> NonFiniteStep | None:
+        """The first step that was not finite since the last call, or `None`."""
+        failures, requests = ops.convert_to_numpy(self._state)
+        if not failures:
             return None
-        self._state.assign(np.array([0, leaving], "float32"))
-        values = ops.convert_to_numpy(self._terms).tolist()
-        return Finding(int(ops.convert_to_numpy(self._at)), dict(zip(self.names, values)))
+        self._state.assign(np.array([0, requests], "float32"))
+        terms = ops.convert_to_numpy(self._first_terms).tolist()
+        return NonFiniteStep(int(ops.convert_to_numpy(self._first_step)), dict(zip(self.names, terms, strict=True)))
 
 
-def _either(condition: Tensor, one: Callable, other: Callable, *args: Any) -> None:
-    """Does one of two things with this replica's tensors, the same on all replicas."""
-    if tf.__internal__.distribute.strategy_supports_no_merge_call():
-        tf.cond(condition, lambda: one(*args), lambda: other(*args))
-        return
-
-    def together(strategy: tf.distribute.Strategy, condition: Any, *args: Any) -> None:
-        # A replica's own branch may not merge with the others', which updates do: one branch for all replicas.
-        condition, each = strategy.experimental_local_results(condition)[0], strategy.extended.call_for_each_replica
-        tf.cond(condition, lambda: each(one, args=args), lambda: each(other, args=args))
-
-    tf.distribute.get_replica_context().merge_call(together, args=(condition, *args))
+def _all_finite(gradients: list) -> Tensor:
+    """One pass over each gradient: its sum is not finite if one of its values is not, or if the sum exceeds 3e38."""
+    sums = [ops.sum(ops.cast(gradient, "float32")) for gradient in gradients if gradient is not None]
+    return ops.all(ops.isfinite(ops.stack(sums)))
 
 
-def _scale(optimizer: keras.optimizers.LossScaleOptimizer) -> Any:
+def _loss_scale(optimizer: keras.optimizers.LossScaleOptimizer) -> Tensor | float:
     return optimizer.dynamic_scale.value if optimizer.built else optimizer.initial_scale
 
 
-def _summed(values: Tensor) -> Tensor:
-    if tf.distribute.get_strategy().num_replicas_in_sync == 1:
-        return values
-    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, values)
-
-
-class NonFinite(keras.callbacks.Callback):
-    """Stops a run, or goes on without the batch, where its loss or a gradient is not finite.
-
-    `Distiller.fit` has one that stops, unless it is given another. Weights and statistics are then those before.
-
-    Args:
-        on_nonfinite: "stop" raises; "skip" warns and goes on as if the batch had not come: no step of the optimizer.
-        directory: where `nonfinite_<epoch>_<step>.npz` is written: epoch, step, the names and values of the loss's
-            terms and, with `replay`, the batch: `index` `(B,)`, `label` and `images`. `None` for nowhere.
-        replay: from an epoch and a step in it to that batch as the data gave it, with its index.
-        start: the epoch and the step in it with which this `fit` begins.
-
-    Raises:
-        ValueError: for another choice.
-        FloatingPointError: from `fit`, with the step and the terms.
-
-    >>> NonFinite("skip").on_nonfinite
-    'skip'
-    """
-
-    def __init__(
-        self,
-        on_nonfinite: str = "stop",
-        directory: str | Path | None = None,
-        replay: Callable[[int, int], Any] | None = None,
-        start: tuple[int, int] = (0, 0),
-    ):
-        super().__init__()
-        if on_nonfinite not in CHOICES:
-            remedy = suggest(on_nonfinite, CHOICES)
-            raise ValueError(explain_mismatch(f"on_nonfinite= one of {CHOICES}", repr(on_nonfinite), remedy))
-        self.on_nonfinite, self.replay = on_nonfinite, replay
-        self.directory = None if directory is None else Path(directory)
-        self.epoch, self.start = 0, tuple(start)
-
-    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        self.epoch = epoch
-        self.model.guard.reset(self.start[1] if epoch == self.start[0] else 0)
-
-    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        finding = self.model.guard.finding()
-        if finding is None:
-            return
-        terms = ", ".join(f"{name} {value:g}" for name, value in finding.terms.items())
-        came = f"{terms} in epoch {self.epoch}, step {finding.step}"
-        saved = self._save(finding)
-        if self.on_nonfinite == "skip":
-            warnings.warn(f"Skipped a batch: {came}{saved}.", stacklevel=2)
-            return
-        remedy = f"a lower learning rate, a look at the batch{saved}, or on_nonfinite='skip'"
-        raise FloatingPointError(explain_mismatch("a finite loss and finite gradients", came, remedy))
-
-    def _save(self, finding: Finding) -> str:
-        if self.directory is None:
-            return ""
-        found = {"epoch": self.epoch, "step": finding.step}
-        found |= {"terms": list(finding.terms), "values": np.array(list(finding.terms.values()), "float32")}
-        if self.replay:
-            batch = as_batch(self.replay(self.epoch, finding.step))
-            given = {"index": batch.index, "label": batch.label, "images": batch.inputs}
-            found |= {name: np.asarray(value) for name, value in given.items() if value is not None}
-        self.directory.mkdir(parents=True, exist_ok=True)
-        path = self.directory / f"nonfinite_{self.epoch}_{finding.step}.npz"
-        np.savez(path, **found)
-        return f", saved in {path}"
+def _poisoned(gradients: list, skips: Tensor) -> list:
+    """The same gradients, or NaN on all replicas if the step is skipped; a branch, since a selection would copy."""
+    present = [gradient for gradient in gradients if gradient is not None]
+    fill = functools.partial(ops.full_like, fill_value=float("nan"))
+    chosen = iter(tf.cond(skips, lambda: [fill(gradient) for gradient in present], lambda: present))
+    return [None if gradient is None else next(chosen) for gradient in gradients]

@@ -1,53 +1,102 @@
-"""Looks at the teacher before a student is trained on it."""
+"""Checks the teacher before a student is trained on it."""
 
 from __future__ import annotations
 
+import itertools
 import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import keras
+import tensorflow as tf
+from keras import ops, tree
 
-from kd_keras.errors import explain_mismatch
+from kd_keras.contracts import Outputs, as_batch
+from kd_keras.methods.labels import class_indices
 
 
 class TeacherCheck(keras.callbacks.Callback):
-    """Looks at the teacher's answers to the first batches of a `fit`, once.
+    """Runs the teacher on a few batches before the first step of a `fit`, outside the training step.
 
-    Stops with an error where they are not finite, and warns with the teacher's accuracy where that is at chance level:
-    a teacher that knows nothing trains a student in silence otherwise.
+    It stops with an error if the teacher's outputs are not finite, and warns with the teacher's accuracy if that is at
+    chance level: without a warning, an untrained teacher trains a student in silence. `Distiller.fit` adds one that
+    reads the first 8 batches of its data, unless it receives one. Each worker checks its own slices.
 
     Args:
-        finite: mean of whether a batch's outputs were finite.
-        accuracy: the teacher's accuracy on examples that have a label; left empty where they have none.
-        classes: number of classes K, or `None`.
-        after: batches to look at.
+        batches: batches in any form that `fit` takes: `x`, `(x,)`, `(x, y)`, or `(x, y, sample_weight)`.
+
+    Raises:
+        FloatingPointError: from `fit`, if an output of the teacher is NaN or infinite.
     """
 
-    def __init__(self, finite: keras.metrics.Mean, accuracy: keras.metrics.Mean, classes: int | None, after: int = 8):
+    def __init__(self, batches: Iterable[Any]):
         super().__init__()
-        self.finite, self.accuracy, self.classes, self.after = finite, accuracy, classes, after
-        self.seen = 0
+        self.batches = batches
 
-    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        if self.seen >= self.after:
-            return
-        self.seen += 1
-        if float(self.finite.result()) < 1.0:
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        correct = examples = classes = 0
+        for number, data in enumerate(self.batches):
+            batch = as_batch(_local(self.model.distribute_strategy, data))
+            outputs = self.model.teacher.outputs(batch)
+            _check_finite(outputs, number)
+            labels = class_indices(batch.label)
+            if "logits" in outputs and labels is not None:
+                predictions = ops.cast(ops.argmax(outputs["logits"], axis=-1), "int32")
+                correct += int(ops.sum(ops.cast(ops.equal(predictions, labels), "int32")))
+                examples, classes = examples + len(labels), outputs["logits"].shape[-1]
+        self.batches = ()
+        if examples:
+            _compare_with_chance(correct / examples, 1 / classes, examples)
+
+
+def first_batches(data: Mapping[str, Any], count: int = 8) -> Iterator[Any]:
+    """The first batches of what `fit` is given, without a change to it; nothing for a generator, which runs only once.
+
+    Args:
+        data: the arguments of `fit` by name: "x", "y", "sample_weight", "batch_size" and "steps_per_epoch".
+        count: how many batches at most.
+    """
+    x, steps = data["x"], data.get("steps_per_epoch") or count
+    if isinstance(x, keras.utils.PyDataset):
+        return (x[number] for number in range(min(count, steps, x.num_batches or count)))
+    if isinstance(x, (tf.data.Dataset, tf.distribute.DistributedDataset)):
+        return itertools.islice(x, min(count, steps))
+    if isinstance(x, Iterator):
+        return iter(())
+    size = data.get("batch_size") or 32
+    arrays = (x, data.get("y"), data.get("sample_weight"))
+    rows = len(tree.flatten(x)[0])
+
+    def part(begin: int) -> Any:
+        return tree.map_structure(lambda a: None if a is None else tf.convert_to_tensor(a[begin : begin + size]), arrays)
+
+    return (part(begin) for begin in range(0, min(rows, count * size), size))
+
+
+def _local(strategy: tf.distribute.Strategy, data: Any) -> Any:
+    """The rows that this worker's replicas see of a batch of a distributed dataset; of another batch all rows."""
+
+    def join(value: Any) -> Any:
+        parts = strategy.experimental_local_results(value)
+        return parts[0] if len(parts) == 1 else tf.concat(parts, axis=0)
+
+    return tree.map_structure(lambda value: None if value is None else join(value), data)
+
+
+def _check_finite(outputs: Outputs, number: int) -> None:
+    for tap in ["logits"] if "logits" in outputs else outputs:
+        if not all(bool(ops.all(ops.isfinite(tensor))) for tensor in tree.flatten(outputs[tap])):
             raise FloatingPointError(
-                explain_mismatch("a teacher with finite outputs", f"NaN or infinity by batch {batch}", "retrain or reload it")
+                f"Expected a teacher with finite outputs, but received NaN or infinity in its {tap!r} for batch "
+                f"{number}. Train the teacher again, or load another file of it."
             )
-        if self.seen == min(self.after, self.params.get("steps") or self.after):
-            self.seen = self.after
-            self._compare_with_chance()
 
-    def _compare_with_chance(self) -> None:
-        examples = float(self.accuracy.count * 1.0)
-        if not examples or not self.classes:
-            return
-        accuracy, chance = float(self.accuracy.result()), 1 / self.classes
-        # Two standard deviations above chance: of teachers that guess, about one in forty gets past this.
-        if accuracy < chance + 2 * (chance * (1 - chance) / examples) ** 0.5:
-            warnings.warn(
-                f"The teacher is right on {accuracy:.1%} of the first {examples:.0f} examples; chance is {chance:.1%}. "
-                "Is it trained, on these classes in this order (class_order=), and normalised alike (preprocess=)?",
-                stacklevel=2,
-            )
+
+def _compare_with_chance(accuracy: float, chance: float, examples: int) -> None:
+    # Two standard deviations above chance: of the teachers that guess, about one in forty exceeds this.
+    if accuracy < chance + 2 * (chance * (1 - chance) / examples) ** 0.5:
+        warnings.warn(
+            f"The teacher is right on {accuracy:.1%} of the first {examples:.0f} examples; chance is {chance:.1%}. Is "
+            "it trained, on these classes in this order (class_order=), and for images of this range (preprocess=)?",
+            stacklevel=2,
+        )

@@ -15,6 +15,7 @@ import tensorflow as tf
 from kd_keras import Distiller, data, distribute
 from kd_keras.contracts import INDEX, INPUTS
 from kd_keras.data import Augmentation
+from kd_keras.distribute.replicas import SEED_DISTANCE
 from kd_keras.distribute.slices import BatchSlice
 from kd_keras.methods import KD
 from tests.support import workers
@@ -162,7 +163,7 @@ def test_random_numbers_differ_over_replicas():
         distribute.seed_replicas(strategy, model)
     state = model.get_layer("dropout").seed_generator.state.value
     first, second = (each.numpy() for each in strategy.experimental_local_results(state))
-    assert second[0] - first[0] == distribute.APART and first[1] == second[1]
+    assert second[0] - first[0] == SEED_DISTANCE and first[1] == second[1]
 
 
 def test_names_and_numbers(monkeypatch):
@@ -177,10 +178,10 @@ def test_names_and_numbers(monkeypatch):
         with pytest.raises(ValueError, match=message):
             distribute.strategy(**given)
     monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": {"worker": ["a:1", "b:2"]}, "task": {}}))
-    assert distribute.found() == "multiworker"
+    assert distribute.detect_strategy() == "multiworker"
     monkeypatch.delenv("TF_CONFIG")
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
-    assert distribute.found() == "multiworker"
+    assert distribute.detect_strategy() == "multiworker"
     assert distribute.scale_learning_rate(0.1, "sqrt", 400, 100) == pytest.approx(0.2)
     assert distribute.scale_learning_rate(0.1, "none", 400, 100) == 0.1
     with pytest.raises(ValueError, match="did you mean linear"):

@@ -70,7 +70,7 @@ def test_it_moves_the_student_is_saved_loaded_and_goes_on(kind, tmp_path):
     again = keras.saving.load_model(tmp_path / "distiller.keras")
     again.jit_compile = False
     if distiller.methods[0].taps.teacher:
-        again.attach(distiller._teacher.networks[0])
+        again.attach(distiller.teacher.networks[0])
     one, other = (d.fit(x, y, epochs=2, shuffle=False, verbose=0).history["loss"] for d in (distiller, again))
     np.testing.assert_allclose(one, other, rtol=1e-6)
     assert same(values(distiller.variables), values(again.variables), atol=1e-6)

@@ -10,7 +10,7 @@ import tensorflow as tf
 from kd_keras import Distiller, data
 from kd_keras.contracts import INDEX, INPUTS
 from kd_keras.methods import KD
-from kd_keras.training.guard import NonFinite
+from kd_keras.training import NonFinite
 from tests.support.networks import compiled, convolutional, examples, mirrored, same, source, values
 
 X, Y = examples(32)

@@ -1,0 +1,115 @@
+"""What a training step computes over all replicas: sums, gathered rows and the weighted mean of the loss.
+
+On one replica every function here costs nothing. On several, each replica sees its slice of the global batch, Keras
+sums the gradients of all replicas, and slices may differ in size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+from keras import ops, tree
+
+from kd_keras.contracts import Batch, Tensor
+
+
+class GlobalMean(NamedTuple):
+    """The loss of one step, as one replica sees it.
+
+    Attributes:
+        objective: `()` float32, what this replica differentiates: its part of the mean over the global batch.
+        means: `()` each, over this replica's slice: "loss", every term by name, and "regularization" if there is one.
+        fraction: how much of the global batch this replica has, in (0, 1].
+    """
+
+    objective: Tensor
+    means: dict[str, Tensor]
+    fraction: Tensor | float
+
+
+def weighted_global_mean(
+    terms: Mapping[str, tuple[Tensor | float, Tensor]],
+    penalties: Sequence[Tensor],
+    batch: Batch,
+    scale_loss: Callable[[Tensor], Tensor],
+) -> GlobalMean:
+    """Averages the terms of the loss over the global batch.
+
+    Args:
+        terms: the weight `()` and the loss, `(B,)` or `()`, of each term by name.
+        penalties: the regularization losses, `()` each; they do not depend on the batch.
+        batch: this replica's slice, with the sample weights.
+        scale_loss: the optimizer's, which multiplies the loss if gradients are computed in float16.
+
+    Raises:
+        ValueError: if a loss `(B,)` comes with a structure of sample weights.
+
+    >>> batch = Batch(inputs=tf.zeros((2, 3)), weight=tf.constant([1.0, 3.0]))
+    >>> mean = weighted_global_mean({"kd": (0.5, tf.constant([2.0, 4.0]))}, [], batch, lambda loss: loss)
+    >>> float(mean.means["kd"]), float(mean.objective)
+    (7.0, 3.5)
+    """
+    means = {name: _weighted_mean(loss, batch.weight) for name, (_, loss) in terms.items()}
+    loss = sum(ops.cast(weight, "float32") * means[name] for name, (weight, _) in terms.items())
+    penalty = sum(ops.sum(ops.cast(each, "float32")) for each in penalties)
+    replicas, rows = replica_count(), ops.cast(count_rows(batch), "float32")
+    fraction = 1.0 if replicas == 1 else rows / sum_over_replicas(rows)
+    objective = scale_loss(fraction * loss + penalty / replicas)
+    regularization = {"regularization": penalty} if penalties else {}
+    return GlobalMean(objective, {"loss": loss + penalty, **means, **regularization}, fraction)
+
+
+def _weighted_mean(loss: Tensor, weight: Any) -> Tensor:
+    """The mean over the slice as Keras's losses reduce: weighted rows, divided by their number."""
+    loss = ops.cast(loss, "float32")
+    if len(loss.shape) == 0:
+        return loss
+    if tree.is_nested(weight):
+        shapes = tree.map_structure(lambda each: tuple(each.shape), weight)
+        raise ValueError(
+            f"A loss for each example needs one sample weight for each example, (B,), but received {shapes}. Use a "
+            "structure of sample weights only with the hard loss, without methods."
+        )
+    if weight is not None:
+        loss = loss * ops.reshape(ops.cast(weight, "float32"), (-1,))
+    return ops.sum(loss) / ops.cast(ops.maximum(ops.shape(loss)[0], 1), "float32")
+
+
+def mean_of_counted_rows(mean: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Turns a mean over all rows into the mean over the rows of nonzero weight, and returns it with their number.
+
+    Several replicas fill up the last batch of an evaluation with rows of weight 0, or one of them has no row at all:
+    the number is then 0, and so is the mean.
+    """
+    rows = ops.cast(count_rows(batch), "float32")
+    all_count = batch.weight is None or tree.is_nested(batch.weight)
+    counted = rows if all_count else ops.cast(ops.count_nonzero(batch.weight), "float32")
+    return ops.where(counted > 0, mean * rows / ops.maximum(counted, 1), 0.0), counted
+
+
+def count_rows(batch: Batch) -> Tensor:
+    """The number of rows of this replica's slice, a scalar int32."""
+    return ops.shape(tree.flatten(batch.inputs)[0])[0]
+
+
+def replica_count() -> int:
+    """The number of replicas of the current strategy."""
+    return tf.distribute.get_strategy().num_replicas_in_sync
+
+
+def sum_over_replicas(values: Tensor) -> Tensor:
+    """The sum of a tensor over all replicas; called within a replica."""
+    if replica_count() == 1:
+        return values
+    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, values)
+
+
+def gather_rows(structure: Any) -> Any:
+    """The rows `(B, ...)` of all replicas, one replica after the other, differentiably; `None` stays `None`."""
+    if replica_count() == 1:
+        return structure
+    context = tf.distribute.get_replica_context()
+    # The copy is placed on this replica's device: over several workers TensorFlow gathers no tensor without a device.
+    return tree.map_structure(lambda x: None if x is None else context.all_gather(tf.identity(x), axis=0), structure)

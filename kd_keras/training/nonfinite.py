@@ -1,0 +1,88 @@
+"""What a run does about a step that is not finite: stop with a report, or skip the batch."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from kd_keras.contracts import as_batch
+from kd_keras.errors import suggest
+from kd_keras.training.guard import NonFiniteStep
+
+CHOICES = ("stop", "skip")
+
+
+class NonFinite(keras.callbacks.Callback):
+    """Stops a run, or skips the batch, if the loss or a gradient is not finite.
+
+    `Distiller.fit` adds one that stops, unless it receives one. Weights and statistics are those before the batch.
+
+    Args:
+        on_nonfinite: "stop" raises; "skip" warns and trains as if the batch did not exist: no step of the optimizer.
+        directory: the folder for `nonfinite_<epoch>_<step>.npz` with epoch, step, the names and values of the loss's
+            terms and, with `replay`, the batch: `index` `(B,)`, `label` and `images`. `None` writes nothing.
+        replay: from an epoch and a step in it to that batch as the data gave it, with its index.
+        start: the epoch and the step in it with which this `fit` begins.
+
+    Raises:
+        ValueError: if `on_nonfinite` is none of these.
+        FloatingPointError: from `fit`, with the step and the terms.
+
+    >>> NonFinite("skip").on_nonfinite
+    'skip'
+    """
+
+    def __init__(
+        self,
+        on_nonfinite: str = "stop",
+        directory: str | Path | None = None,
+        replay: Callable[[int, int], Any] | None = None,
+        start: tuple[int, int] = (0, 0),
+    ):
+        super().__init__()
+        if on_nonfinite not in CHOICES:
+            advice = suggest(on_nonfinite, CHOICES)
+            raise ValueError(f"on_nonfinite must be one of {CHOICES}, but received {on_nonfinite!r}: {advice}")
+        self.on_nonfinite, self.replay = on_nonfinite, replay
+        self.directory = None if directory is None else Path(directory)
+        self.epoch, self.start = 0, tuple(start)
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        self.epoch = epoch
+        self.model.guard.reset(self.start[1] if epoch == self.start[0] else 0)
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        failure = self.model.guard.pop_nonfinite_step()
+        if failure is None:
+            return
+        terms = ", ".join(f"{name} {value:g}" for name, value in failure.terms.items())
+        path = self._save(failure)
+        place = f"{terms} in epoch {self.epoch}, step {failure.step}" + (f", saved in {path}" if path else "")
+        if self.on_nonfinite == "skip":
+            warnings.warn(f"Skipped a batch: {place}.", stacklevel=2)
+            return
+        raise FloatingPointError(
+            f"Expected a finite loss and finite gradients, but received {place}. Try a lower learning rate, look at "
+            "the batch, or use on_nonfinite='skip'."
+        )
+
+    def _save(self, failure: NonFiniteStep) -> Path | None:
+        """Writes the step, and the batch if it can be replayed."""
+        if self.directory is None:
+            return None
+        values = np.array(list(failure.terms.values()), "float32")
+        arrays: dict[str, Any] = {"epoch": self.epoch, "step": failure.step}
+        arrays |= {"terms": list(failure.terms), "values": values}
+        if self.replay:
+            batch = as_batch(self.replay(self.epoch, failure.step))
+            columns = {"index": batch.index, "label": batch.label, "images": batch.inputs}
+            arrays |= {name: np.asarray(column) for name, column in columns.items() if column is not None}
+        self.directory.mkdir(parents=True, exist_ok=True)
+        path = self.directory / f"nonfinite_{self.epoch}_{failure.step}.npz"
+        np.savez(path, **arrays)
+        return path
