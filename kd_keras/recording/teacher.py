@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-<<<<<<< HEAD
 
-=======
->>>>>>> step
 from kd_keras.contracts import Batch, Outputs
 from kd_keras.errors import explain_mismatch
 from kd_keras.networks.taps import Specs
@@ -43,7 +40,6 @@ class RecordedTeacher:
         return True
 
     def outputs(self, batch: Batch) -> Outputs:
-<<<<<<< HEAD
         """The recorded outputs in a batch: a tensor `(B, ...)` float32 for each tap, a list of them for stages.
 
         Raises:
@@ -53,10 +49,3 @@ class RecordedTeacher:
             advice = "pass data.training(..., recorded=teacher.recording)"
             raise ValueError(explain_mismatch("the recorded outputs in every batch", "a batch without them", advice))
         return Outputs(batch.recorded)
-=======
-        """The recorded outputs that come with a batch."""
-        if batch.recorded is not None:
-            return Outputs(batch.recorded)
-        remedy = "data.training(..., recorded=teacher.recording)"
-        raise ValueError(explain_mismatch("the recorded outputs in every batch", "a batch without", remedy))
->>>>>>> step
