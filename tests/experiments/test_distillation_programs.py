@@ -1,4 +1,4 @@
-"""experiments.distill and experiments.record: images without labels, recordings, frozen and several teachers, methods."""
+"""experiments.distill and experiments.record: images without labels, recordings, frozen and several teachers."""
 
 import csv
 import json
