@@ -26,19 +26,19 @@ def test_help_says_what_the_program_does(name):
         ("distill", ["--recording=nowhere"], "a complete recording"),
         ("distill", ["--teacher=nowhere", "--method=kdd"], "did you mean kd"),
         ("distill", ["--teacher=nowhere", "--method=kd(temprature=3)"], "did you mean temperature"),
-        ("distill", ["--teacher=nowhere", "--method=kd(temperature='hot')"], "as a number"),
+        ("distill", ["--teacher=nowhere", "--method=kd(temperature='hot')"], "must be a number"),
     ],
 )
 def test_what_is_refused(name, given, message, data_dir, tmp_path):
     ran = program(name, *SMALL, data_dir, *given, f"--run={tmp_path / 'run'}", check=False)
-    assert ran.returncode == 2 and message in ran.stderr and "Traceback" not in ran.stderr
+    assert ran.returncode == 2 and message in ran.stderr.lower() and "Traceback" not in ran.stderr
     assert not (tmp_path / "run").exists()
 
 
 def test_a_damaged_model_and_a_directory_of_something_else(teacher, data_dir, tmp_path):
     broken = tmp_path / "broken.keras"
     broken.write_bytes((teacher / "model.keras").read_bytes()[:500])
-    ran = program("evaluate", f"--teacher={broken}", data_dir, check=False)
+    ran = program("evaluate", f"--teacher={broken}", "--data=digits", data_dir, check=False)
     assert ran.returncode == 2 and "not a whole model file" in ran.stderr and str(broken) in ran.stderr
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
@@ -65,7 +65,7 @@ def test_a_wrong_request_leaves_no_run_in_the_way(data_dir, tmp_path):
 )
 def test_a_wrong_command_line_is_refused(given, message, tmp_path):
     ran = program("train", f"--run={tmp_path / 'run'}", *given, check=False)
-    assert ran.returncode == 2 and message in ran.stderr and "Traceback" not in ran.stderr
+    assert ran.returncode == 2 and message in ran.stderr.lower() and "Traceback" not in ran.stderr
     assert not (tmp_path / "run").exists()
 
 
