@@ -16,7 +16,7 @@ from kd_keras.methods.schedules import Weight
 from kd_keras.recording.teacher import RecordedTeacher
 from kd_keras.runs import devices, students, teachers
 from kd_keras.runs.images import Images
-from kd_keras.runs.methods import make_methods, methods_setting, weight_setting
+from kd_keras.runs.methods import make_methods, methods_setting, weight_description, weight_setting
 from kd_keras.runs.recipe import DEFAULTS, Data, Recipe, recipe
 from kd_keras.runs.run import Run
 from kd_keras.runs.session import Session, open_session, train_student
@@ -150,10 +150,12 @@ def _distill(session: Session, request: Request) -> Run:
         student = students.build_network(request.student, images, classes, request.weights)
         student = _in_form_of_methods(student, methods, live)
     _announce(session, request, live, student)
-    known = teachers.measure_accuracy(live, images) if live else {}
+    known: dict[str, Any] = teachers.measure_accuracy(live, images) if live else {}
     with session.building():
         distiller = Distiller(student=student, teacher=teacher, methods=methods, hard_weight=request.hard_weight)
-    known["hard_weight"] = distiller.hard_weight_reason
+    weight = distiller.hard_weight
+    known["hard_weight"] = weight if isinstance(weight, (int, float)) else weight_description(request.hard_weight)
+    known["hard_weight_reason"] = distiller.hard_weight_reason
     return train_student(session, distiller, known, teacher.recording if request.recording is not None else None)
 
 

@@ -143,7 +143,11 @@ def load_images(recipe: Recipe) -> Images:
         test = open_source(test_data, recipe.test_split, recipe.data_dir)
         if tf.data.Dataset in map(_kind, (recipe.data, test_data)):
             train, test = same_classes(train, test)
-        if test.has_labels and train.has_labels and (test.class_names, test.classes) != (train.class_names, train.classes):
+        if (
+            test.has_labels
+            and train.has_labels
+            and (test.class_names, test.classes) != (train.class_names, train.classes)
+        ):
             raise ValueError(
                 "Training and test images must have the same classes in the same order, but they have "
                 f"{train.class_names or train.classes} and {test.class_names or test.classes}."

@@ -70,6 +70,16 @@ def weight_setting(weight: Weight | None) -> str | GivenObject | None:
     return repr(plain) if _is_literal(plain) else GivenObject(f"a schedule of type {type(weight).__name__}")
 
 
+def weight_description(weight: Weight | None) -> str | None:
+    """A weight as a result records it.
+
+    >>> weight_description({0: 1, 1: 0.5})
+    '{0: 1, 1: 0.5}'
+    """
+    setting = weight_setting(weight)
+    return setting.description if isinstance(setting, GivenObject) else setting
+
+
 def _is_literal(value: Any) -> bool:
     try:
         return ast.literal_eval(repr(value)) == value

@@ -1,4 +1,16 @@
-"""TODO"""
+"""experiments.evaluate and experiments.export: what they print, write and decide."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from tests.support.programs import ROOT, SMALL, program
+
 
 def test_evaluate_and_export(teacher, data_dir, tmp_path):
     given = [f"--teacher={teacher}", f"--model={teacher}", data_dir, f"--output={tmp_path / 'table.json'}"]
@@ -56,4 +68,3 @@ def test_evaluate_knows_a_run_by_its_model_and_by_its_own_order_of_classes(teach
     rows = list(json.loads((tmp_path / "table.json").read_text()).values())
     assert [row["agreement"] for row in rows] == [1.0, 1.0, 1.0]
     assert len({row["accuracy"] for row in rows}) == 1
-

@@ -1,4 +1,7 @@
-"""TODO"""
+"""The programs that print tables: models, methods, exits."""
+
+from tests.support.programs import SMALL, program
+
 
 def test_the_zoo_and_its_taps(teacher):
     ran = program("models", "--model=resnet8", f"--model={teacher / 'model.keras'}", "--classes=10")
@@ -12,16 +15,17 @@ def test_the_methods_and_what_their_adapters_cost():
     assert "| `kd` | logits | `logits` | `logits` | 0 | 0.9 | 0.1 | Hinton, Vinyals, Dean 2015, 1503" in ran.stdout
     adapters = {row.split("|")[1].strip(): row.split("|")[5].strip() for row in ran.stdout.splitlines() if "| `" in row}
     assert adapters["`fitnet`"] == "0" and int(adapters["`crd`"].replace(",", "")) == 2 * (64 * 128 + 128)
-    assert adapters["`ld`"].startswith("needs the tap 'boxes'") and adapters["`byot`"] == "0"
+    assert adapters["`ld`"].startswith("does not fit: ") and adapters["`byot`"] == "0"
 
 
 def test_a_network_teaches_its_exits_and_they_are_compared(data_dir, tmp_path):
     given = ["--student=multi_exit/resnet8", "--method=byot", "--hard_weight=0", *SMALL, data_dir]
     program("distill", *given, f"--run={tmp_path / 'run'}")
     table = ["--test_split=test[:64]", "--thresholds=0.05,1.1", data_dir]
-    ran = program("exits", f"--model={tmp_path / 'run'}", f"--alone={tmp_path / 'run'}", *table)
-    assert all(f"| {row} | " in ran.stdout for row in ("exit 1", "exit 3", "sum of the exits", "the network alone"))
+    ran = program("exits", f"--model={tmp_path / 'run'}", f"--baseline={tmp_path / 'run'}", *table)
+    assert all(
+        f"| {row} | " in ran.stdout for row in ("exit 1", "exit 3", "sum of the exits", "baseline without exits")
+    )
     assert "| 0.05 | 1.000 | 0.000 | 0.000 |" in ran.stdout and "| 1.1 | 0.000 | 0.000 | 1.000 |" in ran.stdout
     missing = program("distill", "--student=multi_exit/resnet8", *SMALL, data_dir, "--run=nowhere", check=False)
     assert missing.returncode != 0 and "--recording= for kd" in missing.stderr
-

@@ -1,4 +1,12 @@
-"""TODO"""
+"""scripts/quickstart.sh from end to end, twice."""
+
+import os
+import subprocess
+
+import pytest
+
+from tests.support.programs import ROOT
+
 
 def test_the_quickstart_end_to_end(tmp_path):
     if "KD_VENV" not in os.environ:
@@ -16,4 +24,3 @@ def test_the_quickstart_end_to_end(tmp_path):
     accuracy = [float(line.split(" | ")[column]) for line in table[1:]]
     assert accuracy[0] > 0.97 and min(accuracy) > 0.9
     assert second.returncode == 0 and second.stdout.count("complete: nothing to do") == 3
-

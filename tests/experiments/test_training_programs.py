@@ -1,21 +1,48 @@
-"""TODO"""
+"""experiments.train: what a run leaves behind, every flagfile, resuming, and what it starts from."""
 
-def test_what_a_run_leaves_behind(teacher, data_dir):
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from tests.support.programs import ROOT, SMALL, program
+
+CONFIGS = sorted((ROOT / "experiments" / "configs").glob("*.flags"))
+RESULT = {"epochs", "seconds", "seed", "last", "best_val_accuracy", "parameters", "data", "versions"}
+
+
+def load(run):
+    return keras.saving.load_model(run / "model.keras")
+
+
+def assert_close_weights(runs, atol=1e-6):
+    first, *others = (load(run).get_weights() for run in runs)
+    for other in others:
+        for a, b in zip(first, other, strict=True):
+            np.testing.assert_allclose(a, b, atol=atol)
+
+
+def test_what_a_run_leaves_behind(teacher):
     result = json.loads((teacher / "result.json").read_text())
     assert set(result) == RESULT and set(result["versions"]) >= {"tensorflow", "keras", "kd_keras", "python"}
     assert result["data"]["classes"] == 10 and result["data"]["image_shape"] == [8, 8, 1]
     rows = list(csv.DictReader(open(teacher / "metrics.csv")))
     assert len(rows) == 1 and float(rows[0]["val_accuracy"]) == result["last"]["val_accuracy"]
     assert list((teacher / "tensorboard").rglob("events.*")) and not (teacher / "checkpoint").exists()
-    model = keras.saving.load_model(teacher / "model.keras")
+    model = load(teacher)
     assert model.output_shape == (None, 10) and getattr(model, "optimizer", None) is None
 
 
 def test_a_flagfile_repeats_the_run(teacher, tmp_path):
     program("train", f"--flagfile={teacher / 'flags.txt'}", f"--run={tmp_path / 'again'}")
-    one, other = (keras.saving.load_model(run / "model.keras") for run in (teacher, tmp_path / "again"))
-    for a, b in zip(one.get_weights(), other.get_weights()):
-        np.testing.assert_allclose(a, b, atol=1e-6)
+    assert_close_weights([teacher, tmp_path / "again"])
     assert (tmp_path / "again" / "flags.txt").read_text() == (teacher / "flags.txt").read_text()
 
 
@@ -24,7 +51,7 @@ def test_the_same_command_does_nothing_more_and_another_is_refused(teacher, data
     again = program("train", "--model=mlp(hidden=(16,))", *SMALL, data_dir, f"--run={teacher}")
     assert "complete: nothing to do" in again.stdout
     other = program("train", "--model=mlp(hidden=(9,))", *SMALL, data_dir, f"--run={teacher}", check=False)
-    assert other.returncode != 0 and "--overwrite" in other.stderr and "hidden=(16,)" in other.stderr
+    assert other.returncode == 2 and "--overwrite" in other.stderr and "hidden=(16,)" in other.stderr
     assert (teacher / "model.keras").read_bytes() == before
 
 
@@ -47,7 +74,14 @@ def test_every_flagfile_runs_one_step(config, teacher, data_dir, tmp_path):
     assert np.isfinite(list(metrics.values())).all()
 
 
-def test_a_killed_run_goes_on_where_it_stopped(data_dir, tmp_path):
+def test_a_log_has_no_cursor_codes(data_dir, tmp_path):
+    given = ["--model=mlp(hidden=(4,))", *SMALL[:3], SMALL[4], "--epochs=4", data_dir]
+    for every in (1, 2):
+        ran = program("train", *given, f"--test_every={every}", f"--run={tmp_path / str(every)}")
+        assert "Epoch 4/4" in ran.stdout and not set("\b\r\x1b") & set(ran.stdout)
+
+
+def test_a_killed_run_resumes(data_dir, tmp_path):
     command = ["--model=mlp(hidden=(16,), dropout=0.5)", *SMALL[:3], "--batch_size=32", "--shift=1", data_dir]
     program("train", *command, "--epochs=6", f"--run={tmp_path / 'whole'}")
     killed = subprocess.Popen(
@@ -63,21 +97,17 @@ def test_a_killed_run_goes_on_where_it_stopped(data_dir, tmp_path):
             break
     killed.wait()
     assert not (tmp_path / "killed" / "result.json").exists()
-    gone_on = program("train", *command, "--epochs=6", f"--run={tmp_path / 'killed'}")
-    assert "Going on after epoch" in gone_on.stdout
+    resumed = program("train", *command, "--epochs=6", f"--run={tmp_path / 'killed'}")
+    assert "Resuming after epoch" in resumed.stdout
     assert len(list(csv.DictReader(open(tmp_path / "killed" / "metrics.csv")))) == 6
-    one, other = (keras.saving.load_model(tmp_path / run / "model.keras") for run in ("whole", "killed"))
-    for a, b in zip(one.get_weights(), other.get_weights()):
-        np.testing.assert_allclose(a, b, atol=1e-6)
+    assert_close_weights([tmp_path / "whole", tmp_path / "killed"])
 
 
 def test_a_network_starts_from_weights_of_a_file(teacher, data_dir, tmp_path):
     given = ["--model=mlp(hidden=(16,))", *SMALL, data_dir, "--learning_rate=0"]
     ran = program("train", *given, f"--weights={teacher / 'model.keras'}", f"--run={tmp_path / 'run'}")
     assert "2 layers loaded" in ran.stdout
-    one, other = (keras.saving.load_model(run / "model.keras") for run in (teacher, tmp_path / "run"))
-    for a, b in zip(one.get_weights(), other.get_weights()):
-        np.testing.assert_array_equal(a, b)
+    assert_close_weights([teacher, tmp_path / "run"], atol=0)
 
 
 def test_photographs_of_several_sizes(tmp_path):
@@ -91,7 +121,6 @@ def test_photographs_of_several_sizes(tmp_path):
                 keras.utils.save_img(folder / f"{number}.png", pixels)
     given = [f"--data={tmp_path / 'photos'}", "--model=mlp(hidden=(4,))", "--epochs=1", "--batch_size=4"]
     refused = program("train", *given, f"--run={tmp_path / 'run'}", check=False)
-    assert refused.returncode != 0 and "--image_size" in refused.stderr
+    assert refused.returncode == 2 and "--image_size" in refused.stderr and not (tmp_path / "run").exists()
     program("train", *given, "--image_size=8,8", "--label_smoothing=0.1", f"--run={tmp_path / 'run'}")
     assert json.loads((tmp_path / "run" / "result.json").read_text())["data"]["class_names"] == ["cat", "dog"]
-
