@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import keras
 import tensorflow as tf
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+PROGRAM = """
+import sys
+from kd_keras.evaluation.memory import peak_growth
+print(peak_growth(sys.argv[1], tuple(map(int, sys.argv[2:]))))
+"""
 
 
 def memory(model: keras.Model, batch_size: int = 32) -> Iterator[tuple[str, float]]:
@@ -29,6 +35,7 @@ def memory(model: keras.Model, batch_size: int = 32) -> Iterator[tuple[str, floa
 
     Raises:
         ValueError: if the size of the input is not known.
+        OSError: if the process fails.
 
     >>> inputs = keras.Input((64, 64, 3))
     >>> outputs = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(64, 1)(inputs))
@@ -44,10 +51,21 @@ def memory(model: keras.Model, batch_size: int = 32) -> Iterator[tuple[str, floa
         return
     with tempfile.TemporaryDirectory() as directory:
         model.export(directory, format="tf_saved_model", verbose=False)
-        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-            growth = pool.submit(peak_growth, directory, (batch_size, *shape)).result()
+        growth = _measure_in_process(directory, (batch_size, *shape))
     if growth is not None:
         yield "megabytes", growth / 1e6
+
+
+def _measure_in_process(saved_model: str, shape: tuple[int, ...]) -> int | None:
+    """Runs `peak_growth` in a fresh process."""
+    # Not by multiprocessing, which would run a user's script again if it is not guarded by __name__ == "__main__".
+    command = [sys.executable, "-c", PROGRAM, saved_model, *map(str, shape)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if result.returncode:
+        raise OSError(f"The process that measures memory failed: {result.stderr[-500:]}")
+    last = result.stdout.split()[-1]
+    return None if last == "None" else int(last)
 
 
 def peak_growth(saved_model: str, shape: tuple[int, ...]) -> int | None:

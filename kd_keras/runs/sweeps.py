@@ -118,14 +118,14 @@ def finish(planned: PlannedRun) -> Run | str:
 @contextlib.contextmanager
 def _redirected(log: Any) -> Iterator[None]:
     """Sends the output of a run to its log instead of the standard output."""
-    handlers, level = LOGGER.handlers, LOGGER.level
-    LOGGER.handlers = [logging.StreamHandler(log)]
+    handlers, level, propagate = LOGGER.handlers, LOGGER.level, LOGGER.propagate
+    LOGGER.handlers, LOGGER.propagate = [logging.StreamHandler(log)], False
     LOGGER.setLevel(logging.INFO)
     try:
         with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
             yield
     finally:
-        LOGGER.handlers = handlers
+        LOGGER.handlers, LOGGER.propagate = handlers, propagate
         LOGGER.setLevel(level)
 
 
