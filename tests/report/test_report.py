@@ -131,7 +131,7 @@ def test_a_section_needs_only_its_own_finding(subjects, name, section):
 def test_the_page_is_accessible_to_screen_readers(elements):
     assert elements.all("html") == [{"lang": "en"}] and len(elements.all("h1")) == 1
     assert all(each.get("alt") for each in elements.all("img"))
-    plots_shown = [each for each in elements.all("svg")]
+    plots_shown = elements.all("svg")
     assert len(plots_shown) == 15 and all(each["role"] == "img" and each["aria-label"] for each in plots_shown)
     headers = elements.all("th")
     assert headers and all(each["scope"] in ("row", "col") for each in headers)
