@@ -1,10 +1,11 @@
 """kd_keras: knowledge distillation for computer vision on Keras 3 and TensorFlow."""
 
-from kd_keras import data, distribute, evaluation, export, methods, models, recording
+from kd_keras import data, distribute, evaluation, methods, models, recording
 from kd_keras import training as callbacks
 from kd_keras.contracts import Batch, Outputs, Step, TapSpec
 from kd_keras.distiller import Distiller
 from kd_keras.networks.freezing import frozen
+from kd_keras.runs import Recipe, Run, compare, distill, evaluate, export, record, train
 from kd_keras.teacher import Teacher
 from kd_keras.version import __version__
 
@@ -12,17 +13,24 @@ __all__ = (
     "Batch",
     "Distiller",
     "Outputs",
+    "Recipe",
+    "Run",
     "Step",
     "TapSpec",
     "Teacher",
     "__version__",
     "callbacks",
+    "compare",
     "data",
+    "distill",
     "distribute",
+    "evaluate",
     "evaluation",
     "export",
     "frozen",
     "methods",
     "models",
+    "record",
     "recording",
+    "train",
 )

@@ -141,3 +141,17 @@ def start_coordination_service(leader: str, jobs: dict[str, int], timeout: float
         coordinated_jobs=[CoordinatedJob(name=job, num_tasks=count) for job, count in jobs.items()],
         heartbeat_timeout_in_ms=int(1000 * timeout),
     )
+
+
+def disable_op_determinism() -> None:
+    """Ends the mode that the public `enable_op_determinism` starts, for which there is no public function."""
+    from tensorflow.python.framework import config
+
+    config.disable_op_determinism()
+
+
+def op_determinism_is_enabled() -> bool:
+    """Whether the operations of TensorFlow are deterministic."""
+    from tensorflow.python.framework import config
+
+    return config.is_op_determinism_enabled()

@@ -1,4 +1,4 @@
-"""What every test starts from: four logical CPUs (to be made before TensorFlow runs), a seed, and the data."""
+"""What every test starts with: four logical CPUs (to be made before TensorFlow runs), a seed, and the data."""
 
 import os
 from pathlib import Path
@@ -32,6 +32,7 @@ def prepared() -> str:
     return str(PREPARED)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def data_dir(tmp_path_factory):
+    """The flag of a folder in which the digits are prepared once."""
     return f"--data_dir={tmp_path_factory.mktemp('datasets')}"

@@ -1,4 +1,4 @@
-"""How often does a student say what its teacher says, and who is right where they differ?"""
+"""How often does a student predict what its teacher predicts, and which of them is correct if they differ?"""
 
 from __future__ import annotations
 
@@ -6,37 +6,38 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from kd_keras.evaluation.base import Predictions, check_same, mean_by_class
+from kd_keras.evaluation.base import Predictions, check_same_examples, mean_by_class
 from kd_keras.primitives import softened_kl
 
 
 def agreement(student: Predictions, teacher: Predictions) -> Iterator[tuple[str, float | np.ndarray]]:
-    """Yields how alike a student and a teacher answer.
+    """Yields how similar the predictions of a student and a teacher are.
 
-    * `agreement`, the share of examples in [0, 1] on which both choose the same class, and `agreement_by_class`
+    * `agreement`, the share of examples in [0, 1] for which both predict the same class, and `agreement_by_class`
       `(K,)`;
-    * `kl`, the mean KL(teacher || student) in nats at temperature 1, 0 or more, and `kl_by_class` `(K,)`;
-    * where there are labels, `only_teacher_right` and `only_student_right`, shares of all examples.
+    * `kl`, the mean KL(teacher || student) in nats at temperature 1, at least 0, and `kl_by_class` `(K,)`;
+    * if there are labels, `only_teacher_correct` and `only_student_correct`, shares of all examples.
 
-    By class means by label, and where there are none, by the teacher's class; NaN for a class without examples.
+    The values by class are means over the examples of each label, or of each class that the teacher predicts if there
+    are no labels; NaN for a class without examples.
 
     Raises:
-        ValueError: where the two answered different examples or have different classes.
+        ValueError: if the two are predictions for different examples or have different classes.
 
     >>> dict(agreement(Predictions(np.eye(2), None), Predictions(np.eye(2), None)))["kl_by_class"].tolist()
     [0.0, 0.0]
     """
-    check_same(student, teacher)
+    check_same_examples(student, teacher)
     labels = student.labels if student.labels is not None else teacher.labels
     count = teacher.logits.shape[-1]
-    by = teacher.chosen if labels is None else labels
-    same = student.chosen == teacher.chosen
+    groups = teacher.classes if labels is None else labels
+    same = student.classes == teacher.classes
     kl = np.asarray(softened_kl(student.logits, teacher.logits), "float64")
     yield "agreement", float(same.mean())
     yield "kl", float(kl.mean())
-    yield "agreement_by_class", mean_by_class(same, by, count)
-    yield "kl_by_class", mean_by_class(kl, by, count)
+    yield "agreement_by_class", mean_by_class(same, groups, count)
+    yield "kl_by_class", mean_by_class(kl, groups, count)
     if labels is not None:
-        right, wanted = student.chosen == labels, teacher.chosen == labels
-        yield "only_teacher_right", float((wanted & ~right).mean())
-        yield "only_student_right", float((right & ~wanted).mean())
+        student_correct, teacher_correct = student.classes == labels, teacher.classes == labels
+        yield "only_teacher_correct", float((teacher_correct & ~student_correct).mean())
+        yield "only_student_correct", float((student_correct & ~teacher_correct).mean())

@@ -1,4 +1,4 @@
-"""One pass of a model over a dataset, which every question shares."""
+"""The predictions of a model for a dataset, computed once and shared by all questions."""
 
 from __future__ import annotations
 
@@ -11,49 +11,51 @@ import tensorflow as tf
 
 from kd_keras.contracts import Tensor, as_batch
 from kd_keras.distribute.slices import map_over_replicas
-from kd_keras.errors import explain_mismatch
 from kd_keras.teacher import Teacher, prepared
 
 
 class Predictions(NamedTuple):
-    """A model's logits `(N, K)` float32 over N examples, and their labels `(N,)` int64 or `None`."""
+    """A model's logits `(N, K)` float32 for N examples, and their labels `(N,)` int64 or `None`."""
 
     logits: np.ndarray
     labels: np.ndarray | None
 
     @property
-    def chosen(self) -> np.ndarray:
-        """`(N,)` int64: the class of the largest logit, the first where several are."""
+    def classes(self) -> np.ndarray:
+        """`(N,)` int64: the predicted classes, those of the largest logits; the first one if several are equal."""
         return self.logits.argmax(-1)
 
     @property
-    def right(self) -> np.ndarray:
-        """`(N,)` bool: whether the chosen class is the label.
+    def correct(self) -> np.ndarray:
+        """`(N,)` bool: whether the predicted class is the label.
 
         Raises:
-            ValueError: where there are no labels, or one that is no class of the logits.
+            ValueError: if there are no labels, or if one is not a class of the logits.
         """
         if self.labels is None:
-            raise ValueError(explain_mismatch("labels", "none"))
+            raise ValueError("Correct predictions can only be counted with labels, but there are none.")
         classes = self.logits.shape[-1]
         if len(self.labels) and not 0 <= self.labels.min() <= self.labels.max() < classes:
-            came = f"{self.labels.min()} to {self.labels.max()}"
-            raise ValueError(explain_mismatch(f"labels of 0 to {classes - 1}, the model's classes", came))
-        return self.chosen == self.labels
+            raise ValueError(
+                f"The model has the classes 0 to {classes - 1}, but the labels range from {self.labels.min()} to"
+                f" {self.labels.max()}."
+            )
+        return self.classes == self.labels
 
 
 def predict(
     model: keras.Model | Teacher, data: tf.data.Dataset, preprocess: Callable[[Tensor], Tensor] | None = None
 ) -> Predictions:
-    """Runs a model over `(x, y)` or `x` batches in inference form; the replicas of a strategy in scope share the rows.
+    """Runs a model in inference form on batches; the replicas of the current strategy share the rows of each batch.
 
     Args:
-        model: any built Keras model, or a `Teacher` (several networks answer as one).
-        data: batches; labels are integers `(B,)` or one-hot `(B, K)`.
-        preprocess: from the data's images to the model's, as `Teacher` takes it.
+        model: any built Keras model, or a `Teacher` (several networks give one combined prediction).
+        data: batches `(x, y)` or `x`, images as pixel values from 0 to 255; labels are integers `(B,)` or one-hot
+            `(B, K)`.
+        preprocess: from the images of the data to those that a Keras model reads, as `Teacher` takes it.
 
     >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
-    >>> answers(model, tf.data.Dataset.from_tensors((tf.ones((2, 4)), tf.constant([0, 1])))).logits.shape
+    >>> predict(model, tf.data.Dataset.from_tensors((tf.ones((2, 4)), tf.constant([0, 1])))).logits.shape
     (2, 3)
     """
     teacher = model if isinstance(model, Teacher) else Teacher(model, preprocess=preprocess)
@@ -61,8 +63,8 @@ def predict(
     spec = as_batch(data.element_spec).inputs
     run = tf.function(map_over_replicas(lambda inputs: tapped(inputs)["logits"]), input_signature=[spec])
     logits, labels = [], []
-    for each in data:
-        batch = as_batch(each)
+    for element in data:
+        batch = as_batch(element)
         logits.append(keras.ops.convert_to_numpy(run(batch.inputs)).astype("float32"))
         if batch.label is not None:
             label = np.asarray(batch.label)
@@ -70,47 +72,55 @@ def predict(
     return Predictions(np.concatenate(logits), np.concatenate(labels).astype("int64") if labels else None)
 
 
-def inputs_of(model: keras.Model | Teacher) -> tuple[Callable[[Tensor], Tensor], keras.Model]:
-    """How raw images, uint8, become what a network reads, and the network, of a `Teacher` or of a bare Keras model.
+def single_network(model: keras.Model | Teacher) -> tuple[Callable[[Tensor], Tensor], keras.Model]:
+    """The one network of a `Teacher` or a bare Keras model, and the function from uint8 images to what it reads.
 
     Raises:
-        ValueError: where a teacher is several networks.
+        ValueError: if a teacher consists of several networks.
     """
     teacher = model if isinstance(model, Teacher) else Teacher(model)
     if len(teacher.networks) > 1:
-        raise ValueError(explain_mismatch("one network, to look inside", f"{len(teacher.networks)}"))
+        raise ValueError(
+            f"The layers of one network can be examined, but this teacher consists of {len(teacher.networks)} networks."
+        )
     network, preprocess = teacher.networks[0], teacher.preprocess[0]
-    return lambda images: prepared(network, preprocess, tf.cast(images, tf.float32) / 255), network
+    return lambda images: prepared(network, preprocess, tf.cast(images, tf.float32)), network
 
 
-def check_same(student: Predictions, teacher: Predictions) -> None:
-    """Checks that two models answered the same examples.
+def check_same_examples(student: Predictions, teacher: Predictions) -> None:
+    """Checks that two models predicted the classes of the same examples.
 
     Raises:
-        ValueError: where the numbers of examples or of classes differ, or the labels.
+        ValueError: if the numbers of examples or classes differ, or the labels.
     """
     if student.logits.shape != teacher.logits.shape:
-        came = f"student {student.logits.shape}, teacher {teacher.logits.shape}"
-        raise ValueError(explain_mismatch("logits (N, K) of the same examples and classes", came))
+        raise ValueError(
+            "Two models are compared on logits (N, K) for the same examples and classes, but the student's have shape"
+            f" {student.logits.shape} and the teacher's {teacher.logits.shape}."
+        )
     if student.labels is not None and teacher.labels is not None and (student.labels != teacher.labels).any():
-        raise ValueError(explain_mismatch("the same examples, in one order", "labels that differ"))
+        count = int((student.labels != teacher.labels).sum())
+        raise ValueError(
+            "Two models are compared on the same examples in the same order, but their labels differ for"
+            f" {count} of {len(student.labels)} examples."
+        )
 
 
 def halves(model: Predictions) -> tuple[Predictions, Predictions]:
-    """The examples of even number and those of odd number: two halves of every class, even where data stand in its
-    order.
+    """The even-numbered and the odd-numbered examples: two halves of every class, even if the data are sorted by class.
 
     >>> [half.labels.tolist() for half in halves(Predictions(np.zeros((3, 2)), np.array([0, 1, 1])))]
     [[0, 1], [1]]
     """
     even, odd = (
-        Predictions(model.logits[first::2], None if model.labels is None else model.labels[first::2]) for first in (0, 1)
+        Predictions(model.logits[start::2], None if model.labels is None else model.labels[start::2])
+        for start in (0, 1)
     )
     return even, odd
 
 
 def mean_by_class(values: np.ndarray, classes: np.ndarray, count: int) -> np.ndarray:
-    """`(K,)` float64: the mean of `values` `(N,)` over the examples of each class, NaN for a class without any.
+    """`(K,)` float64: the mean of `values` `(N,)` over the examples of each class, NaN for a class without examples.
 
     >>> mean_by_class(np.array([1.0, 0.0, 1.0]), np.array([0, 0, 2]), 3).tolist()
     [0.5, nan, 1.0]

@@ -2,68 +2,88 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import keras
 import tensorflow as tf
 
-from kd_keras.errors import explain_mismatch
-
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+PROGRAM = """
+import sys
+from kd_keras.evaluation.memory import peak_growth
+print(peak_growth(sys.argv[1], tuple(map(int, sys.argv[2:]))))
+"""
 
 
 def memory(model: keras.Model, batch_size: int = 32) -> Iterator[tuple[str, float]]:
-    """Yields `megabytes` (10^6 bytes): by how much a forward pass of a batch raises a process's resident memory at its
-    peak, above what it has after a pass of one image. That is the maps between layers, and the batch's share of what
-    its convolutions work with; not the parameters.
+    """Yields `megabytes` (10^6 bytes), the peak memory of a forward pass with a batch.
 
-    TensorFlow keeps what it has freed, so the model runs in a fresh process, on the CPU; that takes seconds. Yields
-    nothing where the system is not Linux, or does not let a process reset its own peak.
+    It is the increase of the process's resident memory over its value after a pass with one image: the maps between
+    layers and the workspace of the convolutions, but not the parameters.
+
+    TensorFlow keeps memory that it has freed, so the model runs in a fresh process, on the CPU, which takes seconds.
+    Yields nothing if the system is not Linux or does not let a process reset its own peak.
 
     Args:
         model: any built Keras model of one input of known size; it is exported to a temporary directory.
-        batch_size: images of that pass.
+        batch_size: images of that pass, 32 by default.
 
     Raises:
-        ValueError: where the input's size is not known.
+        ValueError: if the size of the input is not known.
+        OSError: if the process fails.
 
     >>> inputs = keras.Input((64, 64, 3))
     >>> outputs = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(64, 1)(inputs))
-    >>> 1.0 < dict(memory(keras.Model(inputs, outputs)))["megabytes"] / (32 * 64 * 64 * 64 * 4 / 1e6) < 1.6
+    >>> maps = 32 * 64 * 64 * 64 * 4 / 1e6  # of which the pass with one image has left 1/32
+    >>> 31 / 32 <= dict(memory(keras.Model(inputs, outputs)))["megabytes"] / maps < 1.6
     True
     """
     shape = tuple(model.input_shape[1:])
     if None in shape:
-        raise ValueError(explain_mismatch("an input of known shape", f"{model.name!r} of {shape}"))
+        raise ValueError(
+            f"Memory is measured with an input of known shape, but {model.name!r} has the input shape {shape}."
+        )
     if not CLEAR.exists():
         return
-    with tempfile.TemporaryDirectory() as place:
-        model.export(place, format="tf_saved_model", verbose=False)
-        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-            growth = pool.submit(peak_growth, place, (batch_size, *shape)).result()
+    with tempfile.TemporaryDirectory() as directory:
+        model.export(directory, format="tf_saved_model", verbose=False)
+        growth = _measure_in_process(directory, (batch_size, *shape))
     if growth is not None:
         yield "megabytes", growth / 1e6
 
 
+def _measure_in_process(saved_model: str, shape: tuple[int, ...]) -> int | None:
+    """Runs `peak_growth` in a fresh process."""
+    # Not by multiprocessing, which would run a user's script again if it is not guarded by __name__ == "__main__".
+    command = [sys.executable, "-c", PROGRAM, saved_model, *map(str, shape)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if result.returncode:
+        raise OSError(f"The process that measures memory failed: {result.stderr[-500:]}")
+    last = result.stdout.split()[-1]
+    return None if last == "None" else int(last)
+
+
 def peak_growth(saved_model: str, shape: tuple[int, ...]) -> int | None:
-    """The bytes of `memory`, in the process that calls it; `None` where the peak cannot be reset."""
+    """The bytes that `memory` reports, measured in the process that calls it; `None` if the peak cannot be reset."""
     tf.config.set_visible_devices([], "GPU")
-    loaded = tf.saved_model.load(saved_model)  # which holds the variables
+    loaded = tf.saved_model.load(saved_model)  # assigned, because it owns the variables
     batch = tf.random.stateless_uniform(shape, (0, 0))
     loaded.serve(batch[:1])
     try:
-        CLEAR.write_text("5")  # the peak counts from here
+        CLEAR.write_text("5")  # resets the peak to the current size
     except OSError:
         return None
-    before = _resident("VmRSS:")
+    before = _resident_bytes("VmRSS:")
     loaded.serve(batch)
-    return _resident("VmHWM:") - before
+    return _resident_bytes("VmHWM:") - before
 
 
-def _resident(name: str) -> int:
-    """A line of Linux's account of this process, in bytes."""
+def _resident_bytes(name: str) -> int:
+    """The value of a line of Linux's status file of this process, in bytes."""
     return next(1024 * int(line.split()[1]) for line in STATUS.read_text().splitlines() if line.startswith(name))

@@ -1,4 +1,4 @@
-"""How much worse is a model on spoilt images, and how does that compare with its teacher?"""
+"""How much worse is a model on corrupted images, and how does that compare with its teacher?"""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import numpy as np
 import tensorflow as tf
 
 from kd_keras.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt
-from kd_keras.errors import explain_mismatch
 from kd_keras.evaluation.base import predict
 from kd_keras.teacher import Teacher
 
@@ -22,49 +21,55 @@ def robustness(
     corruptions: Iterable[str] = tuple(CORRUPTIONS),
     batch_size: int = 128,
 ) -> Iterator[tuple[str, float | np.ndarray]]:
-    """Yields a model's errors on images as `kd_keras.data.corruptions` spoils them; everything in one pass.
+    """Yields a model's errors on images that `kd_keras.data.corruptions` corrupts.
 
     * `error_<corruption>` `(5,)`, the top-1 error in [0, 1] at severities 1 to 5;
     * `corruption_error`, the mean of all of them;
-    * `mce`, the mean over corruptions of sum_s E_s / sum_s E_s of the teacher (Hendrycks and Dietterich 2019,
-      1903.12261, section 4, without the factor of 100); 1 for the teacher itself. Corruptions under which the teacher
-      never errs have no such ratio and are left out; NaN where it never errs at all.
+    * `mce`, the mean over corruptions of sum_s E_s / sum_s E_s(teacher) (Hendrycks and Dietterich 2019, 1903.12261,
+      section 4, without the factor of 100); 1 for the teacher itself. Corruptions for which the teacher makes no error
+      have no such ratio and are left out; NaN if it never makes one.
 
     Args:
-        model: a `Teacher` with its preprocessing, or a Keras model that reads images in 0..1.
-        images: `(N, H, W, C)` uint8, of one or three channels.
+        model: a Keras model, or a `Teacher`, that reads pixel values from 0 to 255.
+        images: `(N, H, W, C)` uint8, with one or three channels.
         labels: `(N,)` integers.
-        teacher: what this yielded for the teacher, on the same images; without it the model is its own.
-        corruptions: which of them.
-        batch_size: images of one forward pass.
+        teacher: the findings of this question for the teacher, on the same images; by default the model is compared
+            with itself.
+        corruptions: their names, all by default.
+        batch_size: images per forward pass, 128 by default.
 
     Raises:
-        ValueError: for images that cannot be spoilt, another number of labels, or a teacher without these errors.
+        ValueError: if the images cannot be corrupted, the number of labels differs, or the teacher's findings lack an
+            error.
 
     >>> model = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(2)])
-    >>> images = np.zeros((3, 4, 4, 1), "uint8")
-    >>> found = dict(robustness(model, images, np.zeros(3, int), corruptions=["contrast"]))  # black, whatever is done
-    >>> found["error_contrast"].tolist()
+    >>> black = np.zeros((3, 4, 4, 1), "uint8")  # less contrast does not change black images
+    >>> dict(robustness(model, black, np.zeros(3, int), corruptions=["contrast"]))["error_contrast"].tolist()
     [0.0, 0.0, 0.0, 0.0, 0.0]
     """
     names = list(corruptions)
     if len(labels) != len(images):
-        raise ValueError(explain_mismatch(f"a label for each of {len(images)} images", f"{len(labels)}"))
+        raise ValueError(
+            f"Robustness needs one label for each of {len(images)} images, but received {len(labels)} labels."
+        )
     missing = [f"error_{name}" for name in names if teacher is not None and f"error_{name}" not in teacher]
     if missing:
-        raise ValueError(explain_mismatch("the teacher's errors under the same corruptions", f"none of {', '.join(missing)}"))
+        raise ValueError(
+            "Robustness compares with the teacher's errors under the same corruptions, but its findings have no"
+            f" {', '.join(missing)}."
+        )
 
-    def batches() -> Iterator[np.ndarray]:
+    def corrupted_batches() -> Iterator[np.ndarray]:
         for name in names:
             for severity in SEVERITIES:
-                spoilt = corrupt(images, name, severity)
-                yield from (spoilt[first : first + batch_size] for first in range(0, len(spoilt), batch_size))
+                corrupted = corrupt(images, name, severity)
+                yield from (corrupted[start : start + batch_size] for start in range(0, len(corrupted), batch_size))
 
     spec = tf.TensorSpec((None, *images.shape[1:]), tf.uint8)
-    data = tf.data.Dataset.from_generator(batches, output_signature=spec)
-    found = predict(model, data.map(lambda batch: tf.cast(batch, tf.float32) / 255).prefetch(1))
-    errors = (found.chosen.reshape(len(names), len(SEVERITIES), -1) != labels).mean(-1)
-    for name, error in zip(names, errors):
+    data = tf.data.Dataset.from_generator(corrupted_batches, output_signature=spec)
+    predictions = predict(model, data.map(lambda batch: tf.cast(batch, tf.float32)).prefetch(1))
+    errors = (predictions.classes.reshape(len(names), len(SEVERITIES), -1) != labels).mean(-1)
+    for name, error in zip(names, errors, strict=True):
         yield f"error_{name}", error
     yield "corruption_error", float(errors.mean())
     base = errors.sum(-1) if teacher is None else np.array([np.sum(teacher[f"error_{name}"]) for name in names])

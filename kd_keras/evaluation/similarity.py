@@ -1,4 +1,4 @@
-"""Do two networks see images alike on the inside? Centred kernel alignment between their stages."""
+"""How similar are the representations of two networks? Centered kernel alignment (CKA) between their stages."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kd_keras.errors import explain_mismatch
-from kd_keras.evaluation.base import inputs_of
+from kd_keras.evaluation.base import single_network
 from kd_keras.networks.taps import Tapped
 from kd_keras.primitives import average_pool_to, flatten
 from kd_keras.teacher import Teacher
 
-CELLS = 4  # a map is averaged to at most so many rows and columns
+CELLS = 4  # the largest number of rows and columns that a map is averaged to
 
 
 def similarity(student: Sequence[np.ndarray], teacher: Sequence[np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
@@ -22,60 +21,60 @@ def similarity(student: Sequence[np.ndarray], teacher: Sequence[np.ndarray]) -> 
 
     Linear CKA is HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)) of the Gram matrices K and L of two representations of the
     same examples (Kornblith et al. 2019, 1905.00414, section 3). HSIC is its unbiased estimate (Song et al. 2012,
-    equation 5; so used by Nguyen et al. 2020, 2010.15327): the biased one comes near 1 for any two representations of
-    more dimensions than examples, and this near 0 for unrelated ones, of either sign.
+    equation 5; as in Nguyen et al. 2020, 2010.15327). The biased estimate approaches 1 for any two representations with
+    more dimensions than examples; the unbiased one is near 0, of either sign, for unrelated representations.
 
     Args:
         student: its stages as `grams` gives them.
-        teacher: the teacher's, of the same images.
+        teacher: the teacher's stages, for the same images.
 
     Raises:
-        ValueError: where the numbers of images differ.
+        ValueError: if the numbers of images differ.
 
     >>> x = np.random.default_rng(0).normal(size=(8, 3))
-    >>> dict(similarity([centred_gram(x)], [centred_gram(7 * x[:, ::-1])]))["cka"].round(6).tolist()
+    >>> dict(similarity([centered_gram(x)], [centered_gram(7 * x[:, ::-1])]))["cka"].round(6).tolist()
     [[1.0]]
     """
-    counts = {len(each) for each in (*student, *teacher)}
+    counts = sorted({len(gram) for gram in (*student, *teacher)})
     if len(counts) > 1:
-        raise ValueError(explain_mismatch("stages of the same images", f"{sorted(counts)} images"))
-    yield "cka", np.array([[_cosine(one, other) for other in teacher] for one in student])
+        raise ValueError(f"CKA compares stages for the same images, but the stages are of {counts} images.")
+    yield "cka", np.array([[_cosine(row, column) for column in teacher] for row in student])
 
 
 def grams(model: keras.Model | Teacher, images: np.ndarray, batch_size: int = 128) -> list[np.ndarray]:
-    """A `centred_gram` `(N, N)` for each of the model's stages, whose maps are averaged to at most 4x4 cells and
-    flattened.
+    """A `centered_gram` `(N, N)` for each stage of the model; maps are averaged to at most 4x4 cells and flattened.
 
     Args:
-        model: a `Teacher` of one network with its preprocessing, or a Keras model that reads images in 0..1.
+        model: a Keras model, or a `Teacher` of one network, that reads pixel values from 0 to 255.
         images: `(N, H, W, C)` uint8, at least four.
-        batch_size: images of one forward pass.
+        batch_size: images per forward pass, 128 by default.
 
     Raises:
-        ValueError: where the model has no stages, is several networks, or for fewer images.
+        ValueError: if the model has no stages or consists of several networks, or if there are fewer images.
     """
-    read, network = inputs_of(model)
+    prepare, network = single_network(model)
     tapped = Tapped(network, ["stages"], output=False)
 
     @tf.function(reduce_retracing=True)
-    def run(batch: tf.Tensor) -> list[tf.Tensor]:
-        stages = tapped(read(batch), training=False)[1]["stages"]
-        return [flatten(average_pool_to(each, [min(CELLS, size) for size in each.shape[1:3]])) for each in stages]
+    def features(batch: tf.Tensor) -> list[tf.Tensor]:
+        stages = tapped(prepare(batch), training=False)[1]["stages"]
+        return [flatten(average_pool_to(stage, [min(CELLS, size) for size in stage.shape[1:3]])) for stage in stages]
 
-    found = [run(images[first : first + batch_size]) for first in range(0, len(images), batch_size)]
-    return [centred_gram(np.concatenate(stage)) for stage in zip(*found)]
+    batches = [features(images[start : start + batch_size]) for start in range(0, len(images), batch_size)]
+    return [centered_gram(np.concatenate(stage)) for stage in zip(*batches, strict=True)]
 
 
-def centred_gram(features: np.ndarray) -> np.ndarray:
-    """The U-centred Gram matrix `(N, N)` float64 of features `(N, D)`: the inner product of two of them is, up to a
-    factor of N (N - 3), the unbiased HSIC.
+def centered_gram(features: np.ndarray) -> np.ndarray:
+    """The U-centered Gram matrix `(N, N)` float64 of features `(N, D)`.
+
+    The inner product of two such matrices is the unbiased HSIC up to a factor of N (N - 3).
 
     Raises:
-        ValueError: for fewer than four examples.
+        ValueError: if there are fewer than four examples.
     """
     count = len(features)
     if count < 4:
-        raise ValueError(explain_mismatch("at least four examples", f"{count}"))
+        raise ValueError(f"The unbiased HSIC needs at least four examples, but received {count}.")
     features = features.astype("float64")
     gram = features @ features.T
     np.fill_diagonal(gram, 0)
@@ -85,7 +84,7 @@ def centred_gram(features: np.ndarray) -> np.ndarray:
     return gram
 
 
-def _cosine(one: np.ndarray, other: np.ndarray) -> float:
-    """NaN where one of them is zero: a representation that never changes."""
-    norms = np.sqrt((one * one).sum() * (other * other).sum())
-    return float((one * other).sum() / norms) if norms else float("nan")
+def _cosine(first: np.ndarray, second: np.ndarray) -> float:
+    """The cosine between two matrices; NaN if one is zero, which is a representation that never changes."""
+    norms = np.sqrt((first * first).sum() * (second * second).sum())
+    return float((first * second).sum() / norms) if norms else float("nan")

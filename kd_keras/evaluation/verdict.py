@@ -1,16 +1,18 @@
-"""May the small network replace the large one? Demands on what the other questions found, each kept or not."""
+"""May the student replace its teacher? Requirements on the findings of the other questions, each met or not."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from kd_keras.errors import explain_mismatch, suggest
+from kd_keras.errors import suggest
 
-# For each demand the finding that it is about, and how that is held against the teacher's: as it is, as what it lacks
-# of it, or as a share of it. A demand's name says whether its limit is the least or the most.
-ABOUT = {
+# For each requirement the finding that it limits, and how the student's value is compared with the teacher's: "value"
+# does not compare, "drop" is the teacher's minus the student's, "ratio" is the student's divided by the teacher's. The
+# name says whether the limit is a minimum or a maximum.
+REQUIREMENTS = {
     "min_accuracy": ("accuracy", "value"),
     "max_accuracy_drop": ("accuracy", "drop"),
     "min_agreement": ("agreement", "value"),
@@ -25,57 +27,84 @@ ABOUT = {
 
 
 class Requirement(NamedTuple):
-    """One demand: its `name`, its `limit`, what was `found`, whether it `holds`, and a `text` that says so."""
+    """One requirement: its `name` and `limit`, the measured `value`, whether it `passed`, and all of it as `text`."""
 
     name: str
     limit: float
-    found: float
-    holds: bool
+    value: float
+    passed: bool
     text: str
 
 
-def check_requirements(limits: Mapping[str, float], student: Mapping[str, Any], teacher: Mapping[str, Any]) -> list[Requirement]:
-    """Holds a student's findings against what is demanded of it.
+@dataclass(frozen=True)
+class Verdict:
+    """The requirements on a student, in the order in which they were given."""
+
+    requirements: tuple[Requirement, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Whether the student meets every requirement; also true if there are none."""
+        return all(requirement.passed for requirement in self.requirements)
+
+    def __str__(self) -> str:
+        return "\n".join(requirement.text for requirement in self.requirements)
+
+
+def check_requirements(
+    limits: Mapping[str, float], student: Mapping[str, Any], teacher: Mapping[str, Any]
+) -> list[Requirement]:
+    """Compares a student's findings with requirements.
 
     Args:
-        limits: by a name of `ABOUT`. A drop is the teacher's accuracy minus the student's, a share (0.01 is a point);
-            it is judged by the accuracies themselves, and the text gives the interval beside. A ratio is the student's
-            value through the teacher's.
-        student: its findings by name.
+        limits: by a name of `REQUIREMENTS`. A drop is the teacher's accuracy minus the student's as a share (0.01 is
+            one percentage point); the accuracies themselves decide, and the text adds the interval. A ratio is the
+            student's value divided by the teacher's.
+        student: the student's findings by name.
         teacher: those of the teacher.
 
     Returns:
-        A `Requirement` for each limit. One whose finding is not a number does not hold.
+        A `Requirement` for each limit. One whose value is not a number is not met.
 
     Raises:
-        ValueError: for an unknown demand, or one whose finding is not there.
+        ValueError: if a requirement is unknown, or if its finding is missing.
 
     >>> small, large = {"accuracy": 0.97, "parameters": 10}, {"accuracy": 0.98, "parameters": 100}
-    >>> given = {"max_accuracy_drop": 0.005, "max_parameters_ratio": 0.25}
-    >>> for demand in demands(given, small, large): print(demand.text)
-    FAIL  max_accuracy_drop: needed at most 0.005, found 0.01
-    PASS  max_parameters_ratio: needed at most 0.25, found 0.1
+    >>> limits = {"max_accuracy_drop": 0.005, "max_parameters_ratio": 0.25}
+    >>> for requirement in check_requirements(limits, small, large): print(requirement.text)
+    FAIL  max_accuracy_drop: required at most 0.005, measured 0.01
+    PASS  max_parameters_ratio: required at most 0.25, measured 0.1
     """
-    return [_judged(name, limit, student, teacher) for name, limit in limits.items()]
+    return [_check(name, limit, student, teacher) for name, limit in limits.items()]
 
 
-def _judged(name: str, limit: float, student: Mapping[str, Any], teacher: Mapping[str, Any]) -> Requirement:
-    if name not in ABOUT:
-        raise ValueError(explain_mismatch("a demand", repr(name), suggest(name, ABOUT)))
-    finding, kind = ABOUT[name]
-    for whose, findings in (("student", student), ("teacher", teacher)):
-        if finding not in findings and (whose == "student" or kind != "value"):
-            raise ValueError(explain_mismatch(f"the {whose}'s {finding!r}, for {name}", f"{', '.join(findings)}"))
-    found = float(student[finding])
-    if kind == "drop":
-        found = float(teacher[finding]) - found
-    elif kind == "ratio":
-        found = found / float(teacher[finding]) if teacher[finding] else math.nan
-    least = name.startswith("min_")
-    # Accuracies are counts: a drop of exactly the limit must not fail by a rounding in the seventeenth digit.
-    holds = (found >= limit if least else found <= limit) or math.isclose(found, limit, rel_tol=1e-9, abs_tol=1e-12)
-    needed = f"at {'least' if least else 'most'} {limit:g}"
-    text = f"{'PASS' if holds else 'FAIL'}  {name}: needed {needed}, found {found:.4g}"
-    if kind == "drop" and "difference_low" in student:
+def _check(name: str, limit: float, student: Mapping[str, Any], teacher: Mapping[str, Any]) -> Requirement:
+    value = _value(name, student, teacher)
+    minimum = name.startswith("min_")
+    # Accuracies are counts: a drop of exactly the limit must not fail because of rounding in the seventeenth digit.
+    met = (value >= limit if minimum else value <= limit) or math.isclose(value, limit, rel_tol=1e-9, abs_tol=1e-12)
+    bound = f"at {'least' if minimum else 'most'} {limit:g}"
+    text = f"{'PASS' if met else 'FAIL'}  {name}: required {bound}, measured {value:.4g}"
+    if REQUIREMENTS[name][1] == "drop" and "difference_low" in student:
         text += f" (95 %: {-student['difference_high']:.4g} to {-student['difference_low']:.4g})"
-    return Requirement(name, limit, found, holds, text)
+    return Requirement(name, limit, value, met, text)
+
+
+def _value(name: str, student: Mapping[str, Any], teacher: Mapping[str, Any]) -> float:
+    """The student's value that a requirement limits."""
+    if name not in REQUIREMENTS:
+        advice = suggest(name, REQUIREMENTS)
+        raise ValueError(f"{name!r} is not a requirement: {advice}")
+    finding, comparison = REQUIREMENTS[name]
+    for owner, findings in (("student", student), ("teacher", teacher)):
+        if finding not in findings and (owner == "student" or comparison != "value"):
+            raise ValueError(
+                f"Requirement {name!r} needs the {owner}'s finding {finding!r}, but its findings are"
+                f" {', '.join(findings) or 'none'}."
+            )
+    value = float(student[finding])
+    if comparison == "drop":
+        return float(teacher[finding]) - value
+    if comparison == "ratio":
+        return value / float(teacher[finding]) if teacher[finding] else math.nan
+    return value

@@ -1,6 +1,7 @@
-"""A student as a SavedModel, LiteRT or ONNX file, verified against its Keras source by the file's own runtime."""
+"""A student as a SavedModel, LiteRT or ONNX file of raw images, verified against its Keras source."""
 
 from kd_keras.export.formats import litert, onnx, saved_model
+from kd_keras.export.runtimes import load
 from kd_keras.export.verification import TOLERANCES, Export, Tolerance
 
-__all__ = ("TOLERANCES", "Export", "Tolerance", "litert", "onnx", "saved_model")
+__all__ = ("TOLERANCES", "Export", "Tolerance", "litert", "load", "onnx", "saved_model")

@@ -1,9 +1,9 @@
-"""The student on its way out: SavedModel, LiteRT and ONNX of raw images, each checked against its source.
+"""Writes a student as a SavedModel, a LiteRT file or an ONNX file.
 
-Every form takes uint8 images as they come from a camera or a file: scaling to [0, 1] and normalisation are inside. It
-is written beside its place, loaded again by its own runtime, and compared with the network on real images before it
-takes its place; one that fails is removed, and what stood there before is untouched. It holds the student alone, and
-that is counted (`kd_keras.export.verification`).
+Every format takes uint8 images as they come from a camera or a file: the student's own first layers scale and normalize
+them. An export is written to a temporary path, loaded by its own runtime and compared with the Keras model on real
+images. Only then does it replace what is at its path; an export that fails the comparison is deleted. It contains only
+the student; the parameter count is verified (`kd_keras.export.verification`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import logging
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kd_keras.contracts import Tensor
 from kd_keras.distiller import Distiller
-from kd_keras.errors import explain_mismatch, suggest
+from kd_keras.errors import suggest
 from kd_keras.export.runtimes import onnx_extra
-from kd_keras.export.verification import TOLERANCES, Export, Source, Tolerance, check_images
+from kd_keras.export.verification import TOLERANCES, Export, Reference, Tolerance, check_images
 
 
 def saved_model(
@@ -33,7 +32,6 @@ def saved_model(
     directory: str | Path,
     *,
     image_shape: tuple[int, int, int],
-    normalise: Callable[[Tensor], Tensor],
     sample: np.ndarray,
     labels: np.ndarray | None = None,
     class_names: Sequence[str] | None = None,
@@ -41,36 +39,41 @@ def saved_model(
 ) -> Export:
     """Writes a SavedModel from `(B, H, W, C)` uint8 images to `{"logits", "probabilities"}` `(B, K)` float32.
 
-    Its `serve` function and its default signature take any batch size. With `class_names` they give `"class"` `(B,)`
-    too, each image's most probable class by name: all outputs have the batch in front, as TensorFlow Serving's row form
-    wants it. A second signature, `"class_names"`, takes nothing and gives all names `(K,)` in the order of the outputs.
+    Its `serve` function and its default signature take any batch size. With `class_names` they also return `"class"`
+    `(B,)`, the name of each image's most probable class; every output has the batch as its first axis, as TensorFlow
+    Serving's row format requires. A second signature, `"class_names"`, takes nothing and returns all names `(K,)` in
+    the order of the outputs.
 
     Args:
-        model: the student, any built Keras model of one image input; of a Distiller it is the student.
-        directory: where it shall stand; one that is there is replaced.
+        model: the student, any built Keras model of one image input that reads pixel values from 0 to 255; of a
+            Distiller, its student is exported.
+        directory: where the SavedModel is written; an existing SavedModel is replaced.
         image_shape: `(H, W, C)` of an image.
-        normalise: from float32 images in [0, 1] to what the model reads.
         sample: `(N, H, W, C)` uint8 images to compare on.
         labels: `(N,)` their classes.
         class_names: K names in the order of the outputs.
-        tolerance: how far it may be from its source; a number is the largest difference of a probability.
+        tolerance: the largest accepted difference from the model; a number is the largest difference of a probability.
 
     Raises:
-        ValueError: where it differs by more than `tolerance` or holds more than the student.
+        ValueError: if the export differs by more than `tolerance`, contains more than the student, or would replace
+            something else.
 
     >>> student = keras.Sequential([keras.Input((2, 2, 1)), keras.layers.Flatten(), keras.layers.Dense(3)])
-    >>> place, images = Path(tempfile.mkdtemp()) / "student", np.zeros((1, 2, 2, 1), "uint8")
-    >>> done = saved_model(student, place, image_shape=(2, 2, 1), normalise=lambda image: image - 0.5, sample=images)
-    >>> done.numbers, done.agreement
+    >>> path, images = Path(tempfile.mkdtemp()) / "student", np.zeros((1, 2, 2, 1), "uint8")
+    >>> export = saved_model(student, path, image_shape=(2, 2, 1), sample=images)
+    >>> export.parameters, export.agreement
     (15, 1.0)
     """
-    source = Source(_student(model), image_shape, normalise, sample, labels, class_names)
+    reference = Reference(_student_of(model), image_shape, sample, labels, class_names)
     path = Path(directory)
     if path.is_dir() and any(path.iterdir()) and not (path / "saved_model.pb").exists():
-        raise ValueError(explain_mismatch("a directory that is new, empty or a SavedModel", f"{path}, which is another's"))
-    with _beside(path) as beside:
-        source.archive(beside, tf.uint8, named=class_names is not None)
-        return source.checked("saved_model", beside, path, tolerance)
+        raise ValueError(
+            f"A SavedModel is written to a directory that is new, empty or a SavedModel, but {path} contains other"
+            " files. Choose another directory."
+        )
+    with _staging_path(path) as staging:
+        reference.write_saved_model(staging, tf.uint8, with_names=class_names is not None)
+        return reference.accept("saved_model", staging, path, tolerance)
 
 
 def litert(
@@ -78,7 +81,6 @@ def litert(
     file: str | Path,
     *,
     image_shape: tuple[int, int, int],
-    normalise: Callable[[Tensor], Tensor],
     sample: np.ndarray,
     labels: np.ndarray | None = None,
     class_names: Sequence[str] | None = None,
@@ -88,64 +90,66 @@ def litert(
 ) -> Export:
     """Writes a LiteRT (TensorFlow Lite) file from uint8 images to `"logits"` and `"probabilities"`.
 
-    "float32" and "float16" hold weights of that type, compute in float32, and give float32. "int8" holds int8 weights
-    and int32 biases, computes in integers (only the branches of an `EarlyExit` keep some float32), and gives uint8:
-    `probability = value / 256`, and the logits have their scale and zero in the file. The batch is 1 and can be
-    resized. With `class_names` the file ends in a zip archive of `labels.txt`, a name a line, where LiteRT's metadata
-    keeps such files; `unzip` finds it.
+    "float32" and "float16" store weights of that type, compute in float32, and return float32. "int8" stores int8
+    weights and int32 biases, computes in integers (only the branches of an `EarlyExit` keep some float32), and returns
+    uint8: `probability = value / 256`; the scale and the zero point of the logits are in the file. The batch size is 1
+    and can be resized. With `class_names` the file ends with a zip archive of `labels.txt`, one name per line, the
+    place that LiteRT's metadata uses for such files; `unzip` can read it.
 
     Args:
-        model, image_shape, normalise, sample, labels, class_names: as `saved_model` takes them.
-        file: where it shall stand, ending in `.tflite`.
-        precision: "float32", "float16" or "int8".
-        representative: `(N, H, W, C)` uint8 images, real ones and no test images, a hundred or more; "int8" takes the
-            ranges of the activations from them, and nothing else reads them.
+        model, image_shape, sample, labels, class_names: as `saved_model` takes them.
+        file: the path, which must end in `.tflite`.
+        precision: "float32" (default), "float16" or "int8".
+        representative: `(N, H, W, C)` uint8 images, real ones but not test images, a hundred or more; only "int8" reads
+            them, to find the ranges of the activations.
         tolerance: as `saved_model` takes it; by default that of the precision in `TOLERANCES`.
 
     Raises:
-        ValueError: as `saved_model`, and where LiteRT cannot hold the network.
+        ValueError: as `saved_model`, and if LiteRT does not support the network.
     """
-    path = _ending(file, ".tflite")
+    path = _check_suffix(file, ".tflite")
     if precision not in TOLERANCES:
-        raise ValueError(explain_mismatch("a precision of LiteRT", repr(precision), suggest(precision, TOLERANCES)))
+        raise ValueError(f"{precision!r} is not a precision of LiteRT: {suggest(precision, TOLERANCES)}")
     if precision == "int8" and representative is None:
-        raise ValueError(explain_mismatch("representative= real images for int8", "None", "give some training images"))
-    source = Source(_student(model), image_shape, normalise, sample, labels, class_names)
+        raise ValueError("Precision 'int8' needs representative= images. Pass a hundred or more training images.")
+    reference = Reference(_student_of(model), image_shape, sample, labels, class_names)
     if representative is not None:
-        check_images("representative", representative, source.image_shape)
-    with _beside(path) as beside:
-        beside.write_bytes(_flatbuffer(source, precision, representative))
+        check_images("representative", representative, reference.image_shape)
+    with _staging_path(path) as staging:
+        staging.write_bytes(_flatbuffer(reference, precision, representative))
         if class_names:
-            with zipfile.ZipFile(beside, "a") as archive:
+            with zipfile.ZipFile(staging, "a") as archive:
                 archive.writestr("labels.txt", "\n".join(class_names))
-        form = "litert" if precision == "float32" else f"litert_{precision}"
-        return source.checked(form, beside, path, TOLERANCES[precision] if tolerance is None else tolerance)
+        name = "litert" if precision == "float32" else f"litert_{precision}"
+        return reference.accept(name, staging, path, TOLERANCES[precision] if tolerance is None else tolerance)
 
 
-def _flatbuffer(source: Source, precision: str, representative: np.ndarray | None) -> bytes:
-    """The LiteRT file's content."""
-    # An integer network cannot turn bytes into fractions; it takes 0..255 as a quantised input of scale 1 instead.
-    with tempfile.TemporaryDirectory() as place:
-        source.archive(Path(place), tf.float32 if precision == "int8" else tf.uint8)
-        converter = tf.lite.TFLiteConverter.from_saved_model(place, signature_keys=["serving_default"])
+def _flatbuffer(reference: Reference, precision: str, representative: np.ndarray | None) -> bytes:
+    """The content of the LiteRT file."""
+    # The converter quantizes only float inputs. A float32 input of 0..255 becomes a uint8 input of scale 1 and zero 0,
+    # which holds raw pixels as they are.
+    with tempfile.TemporaryDirectory() as directory:
+        reference.write_saved_model(Path(directory), tf.float32 if precision == "int8" else tf.uint8)
+        converter = tf.lite.TFLiteConverter.from_saved_model(directory, signature_keys=["serving_default"])
         if precision != "float32":
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
         if precision == "float16":
             converter.target_spec.supported_types = [tf.float16]
         if precision == "int8":
-            converter.representative_dataset = lambda: _calibration(representative)
+            converter.representative_dataset = lambda: _calibration_inputs(representative)
             converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
             converter.inference_input_type = converter.inference_output_type = tf.uint8
         try:
             return converter.convert()
-        except Exception as error:  # of many kinds, from several layers of the converter
-            came = f"{type(error).__name__}: {str(error)[:500]}"
-            needed = f"a network that LiteRT holds in {precision}, {source.student.name!r}"
-            raise ValueError(explain_mismatch(needed, came, "export it as a SavedModel or to ONNX")) from error
+        except Exception as error:  # of many types, from several layers of the converter
+            raise ValueError(
+                f"LiteRT cannot store the network {reference.student.name!r} in {precision}. Export it as a SavedModel"
+                f" or to ONNX. The converter reports {type(error).__name__}: {str(error)[:500]}"
+            ) from error
 
 
-def _calibration(images: np.ndarray) -> Any:
-    """The images one by one; two corners of the first span the whole range, so that the input's scale is exactly 1."""
+def _calibration_inputs(images: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
+    """The images one by one. Two corners of the first one cover the full range, so that the input's scale is 1."""
     for number, image in enumerate(np.asarray(images, "float32")):
         if number == 0:
             image = image.copy()
@@ -158,7 +162,6 @@ def onnx(
     file: str | Path,
     *,
     image_shape: tuple[int, int, int],
-    normalise: Callable[[Tensor], Tensor],
     sample: np.ndarray,
     labels: np.ndarray | None = None,
     class_names: Sequence[str] | None = None,
@@ -166,38 +169,57 @@ def onnx(
 ) -> Export:
     """Writes an ONNX file from `"images"` `(B, H, W, C)` uint8 to `"logits"` and `"probabilities"` `(B, K)` float32.
 
-    The batch is free. `class_names` stand in its metadata under that name, a name a line.
+    The batch size is free. The metadata entry `class_names` contains the names, one per line.
 
     Args:
-        model, image_shape, normalise, sample, labels, class_names, tolerance: as `saved_model` takes them.
-        file: where it shall stand, ending in `.onnx`.
+        model, image_shape, sample, labels, class_names, tolerance: as `saved_model` takes them.
+        file: the path, which must end in `.onnx`.
 
     Raises:
-        ValueError: as `saved_model`; where ONNX cannot hold the network; and without the extra `onnx`.
+        ValueError: as `saved_model`, if ONNX does not support the network, and if the extra `onnx` is not installed.
     """
-    path = _ending(file, ".onnx")
+    path = _check_suffix(file, ".onnx")
     tf2onnx = onnx_extra("tf2onnx")
     onnx_extra("onnxruntime")
-    source = Source(_student(model), image_shape, normalise, sample, labels, class_names)
-    with _beside(path) as beside:
+    reference = Reference(_student_of(model), image_shape, sample, labels, class_names)
+    with _staging_path(path) as staging:
         images = tf.TensorSpec((None, *image_shape), tf.uint8, name="images")
+        serve = tf.function(reference.serve)
         try:
-            with _silent(logging.getLogger("tf2onnx")):
-                written, _ = tf2onnx.convert.from_function(tf.function(source.serve), [images], opset=17)
-        except Exception as error:  # whatever a layer that it does not know leads to
-            came = f"{type(error).__name__}: {str(error)[:500]}"
-            raise ValueError(explain_mismatch(f"a network that ONNX holds, {source.student.name!r}", came)) from error
+            with _silenced(logging.getLogger("tf2onnx")):
+                written, _ = tf2onnx.convert.from_function(serve, [images], opset=17)
+        except Exception as error:  # whatever an unsupported layer raises in the converter
+            raise ValueError(
+                f"ONNX cannot store the network {reference.student.name!r}. The converter reports"
+                f" {type(error).__name__}: {str(error)[:500]}"
+            ) from error
+        _embed_captured_tensors(written.graph, serve.get_concrete_function(images))
         for value in [*written.graph.input, *written.graph.output]:
             value.type.tensor_type.shape.dim[0].dim_param = "batch"
         if class_names:
             written.metadata_props.add(key="class_names", value="\n".join(class_names))
-        beside.write_bytes(written.SerializeToString())
-        return source.checked("onnx", beside, path, tolerance)
+        staging.write_bytes(written.SerializeToString())
+        return reference.accept("onnx", staging, path, tolerance)
+
+
+def _embed_captured_tensors(graph: Any, function: Any) -> None:
+    """Stores the tensors that a traced function captures in an ONNX graph.
+
+    tf2onnx stores variables, but turns other captured tensors into inputs of the graph. A layer that keeps constants as
+    tensors, such as Keras's Normalization, has them.
+    """
+    numpy_helper = onnx_extra("onnx").numpy_helper
+    captured = function.captured_inputs
+    names = [tensor.name for tensor in function.inputs[len(function.inputs) - len(captured) :]]
+    tensors = dict(zip(names, captured, strict=True))
+    for value in [value for value in graph.input if value.name in tensors]:
+        graph.initializer.append(numpy_helper.from_array(tensors[value.name].numpy(), value.name))
+        graph.input.remove(value)
 
 
 @contextlib.contextmanager
-def _silent(logger: logging.Logger) -> Iterator[None]:
-    """tf2onnx logs with a traceback what it tries in vain, though the file is sound; what is not, its runtime says."""
+def _silenced(logger: logging.Logger) -> Iterator[None]:
+    """Silences tf2onnx, which logs a traceback for attempts that it recovers from; the runtime finds real errors."""
     level = logger.level
     logger.setLevel(logging.CRITICAL + 1)
     try:
@@ -206,25 +228,25 @@ def _silent(logger: logging.Logger) -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _student(model: keras.Model) -> keras.Model:
+def _student_of(model: Any) -> keras.Model:
     return model.student if isinstance(model, Distiller) else model
 
 
-def _ending(file: str | Path, ending: str) -> Path:
-    if Path(file).suffix != ending:
-        raise ValueError(explain_mismatch(f"a file name ending in {ending}", str(file)))
+def _check_suffix(file: str | Path, suffix: str) -> Path:
+    if Path(file).suffix != suffix:
+        raise ValueError(f"The name of this export must end in {suffix}, but received {str(file)!r}.")
     return Path(file)
 
 
 @contextlib.contextmanager
-def _beside(path: Path) -> Iterator[Path]:
-    """A place beside another, empty, of which nothing is left if it does not take that one's."""
+def _staging_path(path: Path) -> Iterator[Path]:
+    """An unused path in the same directory, to write to before the export replaces `path`; deleted if it remains."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".writing-{path.name}")
-    shutil.rmtree(beside, ignore_errors=True)
+    staging = path.with_name(f".writing-{path.name}")
+    shutil.rmtree(staging, ignore_errors=True)
     try:
-        yield beside
+        yield staging
     finally:
-        if beside.is_dir():
-            shutil.rmtree(beside)
-        beside.unlink(missing_ok=True)
+        if staging.is_dir():
+            shutil.rmtree(staging)
+        staging.unlink(missing_ok=True)

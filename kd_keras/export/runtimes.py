@@ -1,7 +1,7 @@
-"""A network as a program elsewhere runs it: loaded by its own runtime, from raw images to probabilities.
+"""Runs an exported network as a deployed program would: with its own runtime, from raw images to probabilities.
 
-A directory is a SavedModel, `.tflite` is LiteRT (`ai_edge_litert` where it is installed, else TensorFlow's own copy of
-it), `.onnx` is ONNX (onnxruntime, on the CPU). Nothing here knows of Keras or of the network's source.
+A directory is a SavedModel, `.tflite` is LiteRT (`ai_edge_litert` if it is installed, else TensorFlow's own copy), and
+`.onnx` is ONNX (onnxruntime, on the CPU). Nothing here depends on Keras or on the model that was exported.
 """
 
 from __future__ import annotations
@@ -17,27 +17,24 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from kd_keras.errors import explain_mismatch
-
-Run = Callable[[np.ndarray], np.ndarray]
+Predict = Callable[[np.ndarray], np.ndarray]
 
 
-def load(path: str | Path) -> Run:
-    """Loads an export by its own runtime.
+def load(path: str | Path) -> Predict:
+    """Loads an export with its own runtime.
 
     Args:
-        path: of a SavedModel's directory, a `.tflite` or an `.onnx` file, as `kd_keras.export.formats` writes them.
+        path: a SavedModel directory, a `.tflite` or an `.onnx` file, as `kd_keras.export` writes them.
 
     Returns:
-        A function from `(B, H, W, C)` uint8 images, B free, to `(B, K)` float32 probabilities.
+        A function from `(B, H, W, C)` uint8 images, for any B, to `(B, K)` float32 probabilities.
 
     Raises:
-        ValueError: for another kind of file, or for ONNX without its runtime.
+        ValueError: if it is another kind of file, or if the runtime of ONNX is not installed.
 
     >>> load("student.pt")
     Traceback (most recent call last):
-    ValueError: Needed: a SavedModel's directory, a .tflite or an .onnx file
-    Came:   student.pt
+    ValueError: An export is a SavedModel directory, a .tflite or an .onnx file, but received 'student.pt'.
     """
     path = Path(path)
     if path.is_dir():
@@ -45,11 +42,13 @@ def load(path: str | Path) -> Run:
         return lambda images: serve(images=tf.constant(images))["probabilities"].numpy()
     runtimes = {".tflite": _load_litert, ".onnx": _load_onnx}
     if path.suffix not in runtimes:
-        raise ValueError(explain_mismatch("a SavedModel's directory, a .tflite or an .onnx file", str(path)))
+        raise ValueError(
+            f"An export is a SavedModel directory, a .tflite or an .onnx file, but received {str(path)!r}."
+        )
     return runtimes[path.suffix](path)
 
 
-def _load_litert(path: Path) -> Run:
+def _load_litert(path: Path) -> Predict:
     run = interpreter(path).get_signature_runner("serving_default")
     scale, zero = run.get_output_details()["probabilities"]["quantization"]
 
@@ -61,43 +60,45 @@ def _load_litert(path: Path) -> Run:
 
 
 def interpreter(path: str | Path) -> Any:
-    """LiteRT's interpreter of a `.tflite` file."""
+    """LiteRT's interpreter for a `.tflite` file."""
     try:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError:
         Interpreter = tf.lite.Interpreter
-    with warnings.catch_warnings():  # TensorFlow's copy says that it will move
+    with warnings.catch_warnings():  # TensorFlow's copy warns that it is deprecated
         warnings.simplefilter("ignore")
         return Interpreter(str(path))
 
 
-def _load_onnx(path: Path) -> Run:
+def _load_onnx(path: Path) -> Predict:
     session = onnx_extra("onnxruntime").InferenceSession(str(path), providers=["CPUExecutionProvider"])
     return lambda images: session.run(["probabilities"], {"images": images})[0]
 
 
 def onnx_extra(name: str) -> Any:
-    """A package of the extra `onnx`.
+    """Imports a package of the extra `onnx`.
 
     Raises:
-        ValueError: where it cannot be imported.
+        ValueError: if it cannot be imported.
     """
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise ValueError(explain_mismatch(f"{name}, for ONNX", str(error), "pip install 'kd_keras[onnx]'")) from error
+        raise ValueError(
+            f"An ONNX export needs the package {name} ({error}). Install it with pip install 'kd_keras[onnx]'."
+        ) from error
 
 
-def weights(path: str | Path) -> Iterator[tuple[int, ...]]:
-    """The shapes of what an export learned: of a SavedModel's variables, and of the constants of any form.
+def weight_shapes(path: str | Path) -> Iterator[tuple[int, ...]]:
+    """The shapes of an export's weights: the variables of a SavedModel, and the constants of any format.
 
-    Text is left out, and constants of no more than eight elements: shapes, axes, the means of channels. A tensor that
-    several graphs of a LiteRT file read is one.
+    Text and constants of at most eight elements are left out: these are shapes, axes, and the mean and variance of the
+    channels. A tensor that several graphs of a LiteRT file share is counted once.
     """
     path = Path(path)
     if path.is_dir():
-        found = tf.train.list_variables(str(path / "variables" / "variables"))
-        yield from (tuple(shape) for name, shape in found if name.endswith("VARIABLE_VALUE"))
+        variables = tf.train.list_variables(str(path / "variables" / "variables"))
+        yield from (tuple(shape) for name, shape in variables if name.endswith("VARIABLE_VALUE"))
         constants = _graph_constants(path)
     elif path.suffix == ".tflite":
         constants = _litert_constants(path)
@@ -128,7 +129,7 @@ def _litert_constants(path: Path) -> Iterator[tuple[int, ...]]:
 
 
 def _onnx_constants(graph: Any) -> Iterator[tuple[int, ...]]:
-    yield from (tuple(each.dims) for each in graph.initializer)
+    yield from (tuple(tensor.dims) for tensor in graph.initializer)
     for attribute in (attribute for node in graph.node for attribute in node.attribute):
         if attribute.HasField("t"):
             yield tuple(attribute.t.dims)
@@ -136,19 +137,19 @@ def _onnx_constants(graph: Any) -> Iterator[tuple[int, ...]]:
             yield from _onnx_constants(attribute.g)
 
 
-def size(path: str | Path) -> int:
-    """The bytes of a file, or of all files in a directory."""
+def size_in_bytes(path: str | Path) -> int:
+    """The size in bytes of a file, or of all files in a directory."""
     path = Path(path)
     return sum(file.stat().st_size for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file())
 
 
-def latency(run: Run, images: np.ndarray, runs: int = 100) -> tuple[float, float]:
-    """The median and the 95th percentile of the time for one image alone, in milliseconds.
+def latency(predict: Predict, images: np.ndarray, runs: int = 100) -> tuple[float, float]:
+    """The median and the 95th percentile of the time for a single image, in milliseconds.
 
     Args:
-        run: from uint8 images to probabilities.
-        images: `(N, H, W, C)`; one after the other is timed.
-        runs: how many are timed, after ten that are not.
+        predict: from uint8 images to probabilities.
+        images: `(N, H, W, C)`, timed one after the other.
+        runs: the number of timed runs, 100 by default, after 10 that are not timed.
 
     >>> median, p95 = latency(lambda images: images, np.zeros((2, 4, 4, 1), "uint8"))
     >>> 0 < median <= p95
@@ -158,7 +159,7 @@ def latency(run: Run, images: np.ndarray, runs: int = 100) -> tuple[float, float
     for number in range(10 + runs):
         image = images[number % len(images)][None]
         start = time.perf_counter()
-        run(image)
+        predict(image)
         seconds.append(time.perf_counter() - start)
     median, p95 = np.percentile(seconds[10:], [50, 95])
     return 1000 * float(median), 1000 * float(p95)

@@ -1,14 +1,14 @@
-"""What an export is held against: the network that it was made of, on real images.
+"""Verifies an exported model against its Keras source on sample images.
 
-A form is accepted when its own runtime loads it, when it differs from its source by no more than its tolerance, and
-when it holds the student alone, which is counted: an adapter or a teacher in it would show.
+An export is accepted if its own runtime loads it, if it differs from the Keras model by no more than its tolerance, and
+if it contains no more weights than the student has, so that an adapter or a teacher in it would be noticed.
 """
 
 from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,14 +17,18 @@ import numpy as np
 import tensorflow as tf
 
 from kd_keras.contracts import Tensor
-from kd_keras.errors import explain_mismatch
-from kd_keras.export.runtimes import Run, latency, load, size, weights
+from kd_keras.export.runtimes import Predict, latency, load, size_in_bytes, weight_shapes
 from kd_keras.networks.taps import Tapped
 
 
 class Tolerance(NamedTuple):
-    """How far an export may be from its source: the largest `difference` of a probability, the lowest `agreement` on
-    the class (a share), and the largest `accuracy_drop` (a share; it binds only where there are labels)."""
+    """How far an export may be from its source.
+
+    Attributes:
+        difference: the largest difference of a probability.
+        agreement: the lowest share of images for which both predict the same class.
+        accuracy_drop: the largest loss of accuracy, a share; it is checked only if there are labels.
+    """
 
     difference: float = 1.0
     agreement: float = 0.0
@@ -39,25 +43,25 @@ TOLERANCES = {
 
 
 class Export(NamedTuple):
-    """An export that was accepted, as its own runtime ran it on the sample.
+    """An accepted export, with what its own runtime measured on the sample.
 
     Attributes:
-        path: where it stands.
-        form: "saved_model", "litert", "litert_float16", "litert_int8" or "onnx".
+        path: of the file or directory.
+        format: "saved_model", "litert", "litert_float16", "litert_int8" or "onnx".
         bytes: its size.
-        numbers: how many numbers are in it, as `kd_keras.export.runtimes.weights` counts them.
-        difference: the largest difference of a probability from its source.
-        agreement: the share of images on whose class both agree.
-        accuracy: the share that it classifies rightly, or `None` without labels.
-        source_accuracy: the same of its source.
-        milliseconds: the median time of one image alone.
-        p95: its 95th percentile.
+        parameters: the number of weights in it, as `kd_keras.export.runtimes.weight_shapes` counts them.
+        difference: the largest difference of a probability from the Keras model.
+        agreement: the share of images for which both predict the same class.
+        accuracy: on the sample, or `None` without labels.
+        source_accuracy: that of the Keras model.
+        milliseconds: the median time for a single image.
+        p95: the 95th percentile of that time.
     """
 
     path: Path
-    form: str
+    format: str
     bytes: int
-    numbers: int
+    parameters: int
     difference: float
     agreement: float
     accuracy: float | None
@@ -66,125 +70,147 @@ class Export(NamedTuple):
     p95: float
 
 
-class Source:
-    """A student with all that its exports share.
+class Reference:
+    """The student and what its exports are compared on.
 
     Args:
-        student: any built Keras model of one image input.
-        image_shape, normalise, sample, labels, class_names: as `kd_keras.export.formats.saved_model` takes them.
+        student: any built Keras model of one image input that reads pixel values from 0 to 255.
+        image_shape, sample, labels, class_names: as `kd_keras.export.saved_model` takes them.
 
     Raises:
-        ValueError: where these do not fit each other.
+        ValueError: if these do not match each other.
     """
 
     def __init__(
         self,
         student: keras.Model,
         image_shape: tuple[int, int, int],
-        normalise: Callable[[Tensor], Tensor],
         sample: np.ndarray,
         labels: np.ndarray | None,
         class_names: Sequence[str] | None,
     ):
         self.student = student
-        self.image_shape, self.normalise = tuple(image_shape), normalise
+        self.image_shape = tuple(image_shape)
         self.sample, self.labels = np.asarray(sample), None if labels is None else np.asarray(labels)
         self.class_names = None if class_names is None else list(class_names)
         self._tapped = Tapped(self.student, ["logits"], output=False)
         check_images("sample", self.sample, self.image_shape)
-        if labels is not None and self.labels.shape != (len(self.sample),):
-            raise ValueError(explain_mismatch(f"labels ({len(self.sample)},), one an image", f"{self.labels.shape}"))
+        if self.labels is not None and self.labels.shape != (len(self.sample),):
+            raise ValueError(
+                f"labels= must have the shape ({len(self.sample)},), one label per sample image, but received"
+                f" {self.labels.shape}."
+            )
         classes = self._tapped.specs["logits"].shape[-1]
-        if class_names is not None and len(class_names) != classes:
-            raise ValueError(explain_mismatch(f"{classes} class names", f"{len(class_names)}: {', '.join(class_names)[:200]}"))
+        if self.class_names is not None and len(self.class_names) != classes:
+            names = ", ".join(self.class_names)[:200]
+            raise ValueError(
+                f"class_names= must have {classes} class names, one per output of {student.name!r}, but received"
+                f" {len(self.class_names)}: {names}."
+            )
 
     def serve(self, images: Tensor) -> dict[str, Tensor]:
-        """From images in 0..255 to what every form gives."""
-        _, taps = self._tapped(self.normalise(tf.cast(images, tf.float32) / 255.0), training=False)
+        """From pixel values in 0..255 to the outputs that every format has."""
+        _, taps = self._tapped(tf.cast(images, tf.float32), training=False)
         logits = tf.cast(taps["logits"], tf.float32)
         return {"logits": logits, "probabilities": tf.nn.softmax(logits)}
 
-    def _serve_names(self, images: Tensor) -> dict[str, Tensor]:
-        answer = self.serve(images)
-        return {**answer, "class": tf.gather(tf.constant(self.class_names), tf.argmax(answer["logits"], -1))}
+    def _serve_with_names(self, images: Tensor) -> dict[str, Tensor]:
+        outputs = self.serve(images)
+        return {**outputs, "class": tf.gather(tf.constant(self.class_names), tf.argmax(outputs["logits"], -1))}
 
-    def archive(self, directory: Path, dtype: tf.DType, named: bool = False) -> None:
-        """Writes a SavedModel of images of a type."""
-        # Not by Keras's ExportArchive, which writes every weight twice.
+    def write_saved_model(self, directory: Path, dtype: tf.DType, with_names: bool = False) -> None:
+        """Writes a SavedModel that takes images of a type."""
+        # Keras's ExportArchive would write every weight twice.
         images = tf.TensorSpec((None, *self.image_shape), dtype, name="images")
         module = tf.Module()
         module.weights = [variable.value for variable in self.student.variables]
-        module.serve = tf.function(self._serve_names if named else self.serve, input_signature=[images])
+        module.serve = tf.function(self._serve_with_names if with_names else self.serve, input_signature=[images])
         signatures = {"serving_default": module.serve}
-        if named:
+        if with_names:
             names = list(self.class_names)
-            give = tf.function(lambda: {"class_names": tf.constant(names)}, input_signature=[])
-            signatures["class_names"] = give
+            list_names = tf.function(lambda: {"class_names": tf.constant(names)}, input_signature=[])
+            signatures["class_names"] = list_names
         tf.saved_model.save(module, str(directory), signatures)
 
-    def checked(self, form: str, beside: Path, path: Path, tolerance: Tolerance | float) -> Export:
-        """Compares what was written with its source, and brings it to its place.
+    def accept(self, name: str, staging: Path, path: Path, tolerance: Tolerance | float) -> Export:
+        """Compares a written export with the student and moves it to its path.
 
         Raises:
-            ValueError: where its runtime does not load it, it differs too much, or it holds more than the student.
+            ValueError: if its runtime does not load it, it differs too much, or it contains more than the student.
         """
         limits = tolerance if isinstance(tolerance, Tolerance) else Tolerance(tolerance)
-        numbers = self._count(form, beside)
+        parameters = self._count_parameters(name, staging)
         try:
-            run = load(beside)
-            got = _in_batches(run, self.sample)
-        except Exception as error:  # of many kinds: each runtime has its own
-            came = f"{type(error).__name__}: {str(error)[:500]}"
-            raise ValueError(explain_mismatch(f"{form} of {self.student.name!r} that its runtime loads", came)) from error
-        want = _in_batches(lambda images: self.serve(images)["probabilities"].numpy(), self.sample)
-        classes, own = got.argmax(-1), want.argmax(-1)
-        found = Tolerance(float(np.abs(got - want).max()), float((classes == own).mean()), 0.0)
-        right = [None, None]
+            predict = load(staging)
+            exported = _in_batches(predict, self.sample)
+        except Exception as error:  # of many types: each runtime has its own
+            raise ValueError(
+                f"The runtime of {name} does not load the export of {self.student.name!r}. It reports"
+                f" {type(error).__name__}: {str(error)[:500]}"
+            ) from error
+        original = _in_batches(lambda images: self.serve(images)["probabilities"].numpy(), self.sample)
+        classes, original_classes = exported.argmax(-1), original.argmax(-1)
+        measured = Tolerance(float(np.abs(exported - original).max()), float((classes == original_classes).mean()), 0.0)
+        accuracy = source_accuracy = None
         if self.labels is not None:
-            right = [float((each == self.labels).mean()) for each in (classes, own)]
-            found = found._replace(accuracy_drop=right[1] - right[0])
-        _within(limits, found, form)
-        times = latency(run, self.sample)
-        done = Export(path, form, size(beside), numbers, *found[:2], *right, *times)
+            accuracy = float((classes == self.labels).mean())
+            source_accuracy = float((original_classes == self.labels).mean())
+            measured = measured._replace(accuracy_drop=source_accuracy - accuracy)
+        _check_tolerance(name, limits, measured)
+        times = latency(predict, self.sample)
+        size = size_in_bytes(staging)
+        export = Export(path, name, size, parameters, *measured[:2], accuracy, source_accuracy, *times)
         if path.is_dir():
             shutil.rmtree(path)
-        beside.replace(path)
-        return done
+        staging.replace(path)
+        return export
 
-    def _count(self, form: str, beside: Path) -> int:
-        """How many numbers an export holds: a SavedModel exactly the student's, the others no more than those.
+    def _count_parameters(self, name: str, staging: Path) -> int:
+        """The number of weights in an export: exactly the student's in a SavedModel, no more than these otherwise.
 
-        A folded BatchNorm gives its kernel a bias, and LiteRT gives one to every kernel.
+        A folded BatchNorm gives its kernel a bias, and LiteRT gives every kernel one.
         """
-        shapes = [tuple(variable.shape) for variable in self.student.variables]
-        own, held = sum(map(math.prod, shapes)), list(weights(beside))
-        numbers, biases = sum(map(math.prod, held)), sum(max(shape[-2:]) for shape in shapes if len(shape) > 1)
-        if not (numbers == own if form == "saved_model" else numbers <= own + biases):
-            foreign = sorted({shape for shape in held if _bare(shape) not in set(map(_bare, shapes))}, key=math.prod)
-            came = f"{numbers:,}, among them of the shapes {foreign[-5:]}"
-            raise ValueError(explain_mismatch(f"{form} of {self.student.name!r} alone, {own:,} numbers", came))
-        return numbers
+        student = [tuple(variable.shape) for variable in self.student.variables]
+        exported = list(weight_shapes(staging))
+        expected, count = sum(map(math.prod, student)), sum(map(math.prod, exported))
+        biases = sum(max(shape[-2:]) for shape in student if len(shape) > 1)
+        if not (count == expected if name == "saved_model" else count <= expected + biases):
+            known = set(map(_canonical, student))
+            foreign = sorted({shape for shape in exported if _canonical(shape) not in known}, key=math.prod)
+            raise ValueError(
+                f"The {name} of {self.student.name!r} must contain only the student's {expected:,} parameters, but it"
+                f" contains {count:,}, among them tensors of the shapes {foreign[-5:]}."
+            )
+        return count
 
 
 def check_images(name: str, images: np.ndarray, image_shape: tuple[int, int, int]) -> None:
-    """Raises ValueError for anything but some `(N, H, W, C)` uint8 images."""
+    """Checks that images are at least one `(N, H, W, C)` uint8 image.
+
+    Raises:
+        ValueError: if they are not.
+    """
     images = np.asarray(images)
     if images.dtype != np.uint8 or images.shape[1:] != tuple(image_shape) or not len(images):
-        needed = f"{name}= uint8 images (N, {', '.join(map(str, image_shape))})"
-        raise ValueError(explain_mismatch(needed, f"{images.dtype} {images.shape}"))
+        raise ValueError(
+            f"{name}= must be uint8 images of shape (N, {', '.join(map(str, image_shape))}), but received"
+            f" {images.dtype} of shape {images.shape}."
+        )
 
 
-def _bare(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """A shape as it is in any order of the axes, and without those of one."""
+def _canonical(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A shape without axes of size one, in sorted order: converters reorder the axes of kernels."""
     return tuple(sorted(size for size in shape if size != 1))
 
 
-def _in_batches(run: Run, images: np.ndarray, count: int = 100) -> np.ndarray:
-    return np.concatenate([run(images[start : start + count]) for start in range(0, len(images), count)])
+def _in_batches(predict: Predict, images: np.ndarray, batch_size: int = 100) -> np.ndarray:
+    return np.concatenate([predict(images[start : start + batch_size]) for start in range(0, len(images), batch_size)])
 
 
-def _within(limits: Tolerance, found: Tolerance, form: str) -> None:
-    near = found.difference <= limits.difference and found.accuracy_drop <= limits.accuracy_drop
-    if not (near and found.agreement >= limits.agreement):  # so written that NaN fails
-        needed = f"{form} within {limits} of its source"
-        raise ValueError(explain_mismatch(needed, f"{found}", "see what differs, or say what is accepted with tolerance="))
+def _check_tolerance(name: str, limits: Tolerance, measured: Tolerance) -> None:
+    near = measured.difference <= limits.difference and measured.accuracy_drop <= limits.accuracy_drop
+    if not (near and measured.agreement >= limits.agreement):  # written so that NaN fails
+        raise ValueError(
+            f"The {name} export is rejected: it may differ from its source by {limits}, but it differs by {measured}."
+            " Examine the difference, or accept it with tolerance=."
+        )

@@ -1,7 +1,7 @@
-"""One self-contained HTML page: may the small network replace the large one, and what speaks for it?
+"""Renders one self-contained HTML page that says whether a student may replace its teacher, and why.
 
-    from kd_keras import report
-    html = report.render_page(subjects, demands, title="runs/student", classes=source.class_names)
+from kd_keras.report import render_page
+html = render_page(subjects, requirements, title="runs/student", classes=source.class_names)
 """
 
 from __future__ import annotations
@@ -12,41 +12,43 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
-from kd_keras.errors import explain_mismatch, suggest
-from kd_keras.report.figures import GLYPHS, MARKS, short
+from kd_keras.errors import suggest
+from kd_keras.evaluation.verdict import Requirement
+from kd_keras.report.figures import GLYPHS, MARKS
+from kd_keras.report.labels import shorten
 from kd_keras.report.sections import (
     Attention,
     Disagreement,
     Network,
-    by_class,
-    calibration,
-    confusion,
-    different,
-    figures,
-    generalization,
+    describe_requirement,
     headlines,
-    looked_at,
-    robustness,
-    rows,
-    similarity,
-    training,
-    verdict,
+    show_attention,
+    show_calibration,
+    show_classes,
+    show_confusion,
+    show_disagreements,
+    show_generalization,
+    show_robustness,
+    show_similarity,
+    show_training,
+    table_rows,
+    trade_off_figures,
 )
 
 __all__ = ("Attention", "Disagreement", "Subject", "render_page")
 
 TEMPLATES = Path(__file__).parent / "templates"
-ROLES = ("teacher", "distilled", "alone", "other")
+ROLES = ("teacher", "distilled", "baseline", "other")
 TITLES = {
     "training": "Training curves",
     "confusion": "Confusion",
     "calibration": "Reliability",
     "robustness": "Robustness",
-    "attention": "Where they look",
-    "similarity": "Likeness inside (CKA)",
-    "disagreements": "Worst disagreements",
-    "classes": "Class by class",
-    "generalisation": "Beyond the test images",
+    "attention": "Attention maps",
+    "similarity": "Similarity of stages (CKA)",
+    "disagreements": "Disagreements",
+    "classes": "Accuracy by class",
+    "generalization": "Generalization",
 }
 
 
@@ -54,10 +56,10 @@ class Subject(NamedTuple):
     """One network on the page.
 
     Attributes:
-        name: of its run; unlike that of every other.
-        role: "teacher", "alone" (a student that had no teacher), "distilled" or "other".
-        findings: what the evaluation found of it, by name; numbers or arrays.
-        history: the columns of the run's metrics.csv, a number an epoch, NaN where it has none; may be empty.
+        name: of its run; unique on the page.
+        role: "teacher", "distilled", "baseline" (trained without distillation) or "other".
+        findings: what the evaluation found, by name: numbers or arrays.
+        history: the columns of the run's metrics.csv, one number per epoch, NaN if an epoch has none; may be empty.
         commands: lines that repeat the run; may be empty.
     """
 
@@ -70,7 +72,7 @@ class Subject(NamedTuple):
 
 def render_page(
     subjects: Sequence[Subject],
-    check_requirements: Sequence[Any] = (),
+    requirements: Sequence[Requirement] = (),
     *,
     title: str,
     data: str = "",
@@ -79,22 +81,22 @@ def render_page(
     disagreements: Sequence[Disagreement] = (),
     command: str = "",
 ) -> str:
-    r"""The report as HTML, whole in one text: no script, and nothing is fetched.
+    r"""The report as one HTML text, without scripts and without references to other files.
 
     Args:
-        subjects: the networks: the teacher, where there is one, first, and the one to be judged last.
-        demands: the verdict on the last: each with `name`, `limit`, `found` and `holds`, as
-            `kd_keras.evaluation.verdict.Requirement` has them.
-        title: the page's heading.
-        data: a sentence about the images that were tested.
-        classes: their names; numbers where there are none.
-        attention: images, and where each network looks.
-        disagreements: images on which the last network and the teacher differ, the worst first.
-        command: what makes this page again.
+        subjects: the networks; the teacher, if there is one, is the first, and the judged one is the last.
+        requirements: on the last network.
+        title: the heading of the page.
+        data: a sentence about the test images.
+        classes: the names of their classes; numbers by default.
+        attention: images with the attention maps of the networks.
+        disagreements: images for which the last network and the teacher predict different classes.
+        command: repeats the page.
 
     Raises:
-        ValueError: without subjects, for an unknown role, for two subjects of one name, or a teacher that is not first.
-        ImportError: without Jinja2, matplotlib or Pillow.
+        ValueError: if there are no subjects, a role is unknown, two subjects have the same name, or the teacher is not
+            the first.
+        ImportError: if Jinja2, matplotlib or Pillow is not installed.
 
     >>> large = Subject("runs/teacher", "teacher", {"accuracy": 0.95, "parameters": 270000})
     >>> small = Subject("runs/student", "distilled", {"accuracy": 0.94, "parameters": 20000})
@@ -105,20 +107,20 @@ def render_page(
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     _check(subjects)
-    named = networks(subjects)
+    named = name_networks(subjects)
     shown = list(named.values())
     teacher = shown[0] if subjects[0].role == "teacher" else None
     classes = list(classes) or [str(place) for place in range(_count_classes(subjects))]
-    made = {
-        "training": training(shown, classes),
-        "confusion": confusion(shown, classes),
-        "calibration": calibration(shown, classes),
-        "robustness": robustness(shown, classes),
-        "attention": looked_at(named, classes, attention),
-        "similarity": similarity(shown, classes),
-        "disagreements": different(named, classes, disagreements),
-        "classes": by_class(shown, classes),
-        "generalisation": generalization(shown, classes),
+    sections = {
+        "training": show_training(shown, classes),
+        "confusion": show_confusion(shown, classes),
+        "calibration": show_calibration(shown, classes),
+        "robustness": show_robustness(shown, classes),
+        "attention": show_attention(named, classes, attention),
+        "similarity": show_similarity(shown, classes),
+        "disagreements": show_disagreements(named, classes, disagreements),
+        "classes": show_classes(shown, classes),
+        "generalization": show_generalization(shown, classes),
     }
     whitespace = {"trim_blocks": True, "lstrip_blocks": True}
     loader = FileSystemLoader(TEMPLATES)
@@ -127,56 +129,61 @@ def render_page(
         title=title,
         data=data,
         command=command,
-        subjects=list(zip(subjects, shown)),
+        subjects=list(zip(subjects, shown, strict=True)),
         judged=subjects[-1],
         glyphs=GLYPHS,
-        check_requirements=[verdict(each, subjects[-1].findings) for each in check_requirements],
+        requirements=[describe_requirement(requirement, subjects[-1].findings) for requirement in requirements],
         headlines=headlines(shown) if teacher and len(shown) > 1 else [],
-        rows=rows(shown, teacher),
-        figures=figures(shown),
-        sections=[(key, title, made[key]) for key, title in TITLES.items() if made[key]],
-        absent=[title[0].lower() + title[1:] for key, title in TITLES.items() if not made[key]],
+        rows=table_rows(shown, teacher),
+        figures=trade_off_figures(shown),
+        sections=[(key, heading, sections[key]) for key, heading in TITLES.items() if sections[key]],
+        omitted=[heading[0].lower() + heading[1:] for key, heading in TITLES.items() if not sections[key]],
     )
 
 
 def _check(subjects: Sequence[Subject]) -> None:
-    names = [each.name for each in subjects]
+    names = [subject.name for subject in subjects]
     if not subjects or len(set(names)) < len(names):
-        raise ValueError(explain_mismatch("at least one subject, each of its own name", str(names)))
-    for each in subjects:
-        if each.role not in ROLES:
-            raise ValueError(explain_mismatch("a role", repr(each.role), suggest(each.role, ROLES)))
-    if "teacher" in [each.role for each in subjects[1:]]:
-        raise ValueError(explain_mismatch("one teacher, and it first", str([each.role for each in subjects])))
+        raise ValueError(f"The report needs at least one subject, and unique names, but received {names}.")
+    roles = [subject.role for subject in subjects]
+    for role in roles:
+        if role not in ROLES:
+            raise ValueError(f"{role!r} is not a role of a subject: {suggest(role, ROLES)}")
+    if "teacher" in roles[1:]:
+        raise ValueError(f"The report needs the teacher as the first subject, but received the roles {roles}.")
 
 
-def networks(subjects: Sequence[Subject]) -> dict[str, Network]:
-    """What the page shows, by a subject's name; the mark is that of its role, or where that is taken (the last comes
-    first) the next one."""
-    looks: dict[str, int] = {}
-    for each in reversed(subjects):
-        wanted = {"teacher": 0, "distilled": 1, "alone": 2}.get(each.role, 3)
-        order = [wanted, *range(3, len(MARKS)), 1, 2]
-        looks[each.name] = next((look for look in order if look not in looks.values()), wanted)
-    called = {"teacher": "the teacher", "alone": "the student alone", "distilled": "the distilled student"}
+def name_networks(subjects: Sequence[Subject]) -> dict[str, Network]:
+    """The networks as the page shows them, by the name of the subject.
+
+    The style is that of the role, or the next free one if another subject has it; later subjects choose first.
+    """
+    styles: dict[str, int] = {}
+    for subject in reversed(subjects):
+        preferred = {"teacher": 0, "distilled": 1, "baseline": 2}.get(subject.role, 3)
+        order = [preferred, *range(3, len(MARKS)), 1, 2]
+        styles[subject.name] = next((style for style in order if style not in styles.values()), preferred)
+    phrases = {"teacher": "the teacher", "baseline": "the baseline", "distilled": "the distilled student"}
     return {
-        each.name: Network(label, called.get(label, label), looks[each.name], each.findings, each.history)
-        for each, label in zip(subjects, _labels(subjects))
+        subject.name: Network(label, phrases.get(label, label), styles[subject.name], subject.findings, subject.history)
+        for subject, label in zip(subjects, _labels(subjects), strict=True)
     }
 
 
 def _labels(subjects: Sequence[Subject]) -> list[str]:
-    """A subject's role where no other has it, else its name without what all such names begin with."""
-    roles = [each.role for each in subjects]
-    own = [each.name for each in subjects if each.role == "other" or roles.count(each.role) > 1]
-    alike = re.match(r".*[/_-]|", os.path.commonprefix(own) if len(own) > 1 else f"{PurePath(*own).parent}/")[0]
+    """The role of a subject if no other has it, else its name without the common prefix of these names."""
+    roles = [subject.role for subject in subjects]
+    names = [subject.name for subject in subjects if subject.role == "other" or roles.count(subject.role) > 1]
+    prefix = re.match(r".*[/_-]|", os.path.commonprefix(names) if len(names) > 1 else f"{PurePath(*names).parent}/")[0]
     labels: list[str] = []
-    for place, each in enumerate(subjects, 1):
-        label = short(each.name.removeprefix(alike).removesuffix(".keras"), 18) if each.name in own else each.role
+    for place, subject in enumerate(subjects, 1):
+        label = subject.role
+        if subject.name in names:
+            label = shorten(subject.name.removeprefix(prefix).removesuffix(".keras"), 18)
         labels.append(f"{label} {place}" if label in labels else label)
     return labels
 
 
 def _count_classes(subjects: Sequence[Subject]) -> int:
-    arrays = [each.findings.get(name) for each in subjects for name in ("confusion", "agreement_by_class")]
+    arrays = [subject.findings.get(name) for subject in subjects for name in ("confusion", "agreement_by_class")]
     return max((len(array) for array in arrays if array is not None), default=0)

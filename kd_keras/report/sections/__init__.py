@@ -1,28 +1,31 @@
-"""The parts of the report. Each takes the networks, the teacher first where there is one and the one to be judged last,
-and the classes' names; it gives a `Section`, or `None` where the findings hold nothing for it."""
+"""The sections of the report.
+
+Each function takes the networks, the teacher first and the judged one last, and the names of the classes. It returns a
+`Section`, or `None` if the findings contain nothing for it.
+"""
 
 from kd_keras.report.sections.base import Network, Section
-from kd_keras.report.sections.gallery import Attention, Disagreement, different, looked_at
-from kd_keras.report.sections.predictions import by_class, confusion, training
-from kd_keras.report.sections.trade import figures, headlines, rows, verdict
-from kd_keras.report.sections.trust import calibration, generalization, robustness, similarity
+from kd_keras.report.sections.gallery import Attention, Disagreement, show_attention, show_disagreements
+from kd_keras.report.sections.predictions import show_classes, show_confusion, show_training
+from kd_keras.report.sections.trade_off import describe_requirement, headlines, table_rows, trade_off_figures
+from kd_keras.report.sections.trust import show_calibration, show_generalization, show_robustness, show_similarity
 
 __all__ = (
     "Attention",
     "Disagreement",
     "Network",
     "Section",
-    "by_class",
-    "calibration",
-    "confusion",
-    "different",
-    "figures",
-    "generalization",
+    "describe_requirement",
     "headlines",
-    "looked_at",
-    "robustness",
-    "rows",
-    "similarity",
-    "training",
-    "verdict",
+    "show_attention",
+    "show_calibration",
+    "show_classes",
+    "show_confusion",
+    "show_disagreements",
+    "show_generalization",
+    "show_robustness",
+    "show_similarity",
+    "show_training",
+    "table_rows",
+    "trade_off_figures",
 )

@@ -1,4 +1,4 @@
-"""What a part of the report is made of: figures, tables, cards of images, and numbers as text."""
+"""The parts of a section: figures, tables, cards of images, and numbers as text."""
 
 from __future__ import annotations
 
@@ -9,71 +9,90 @@ import numpy as np
 
 
 class Network(NamedTuple):
-    """A network as the page shows it: its `label` in figures and what sentences call it, its `look` (a place in
-    `plots.MARKS`), what was found of it by name, and its training by column."""
+    """A network as the page shows it.
+
+    Attributes:
+        label: its name in figures and tables.
+        phrase: its name in sentences, such as "the distilled student".
+        style: its mark and color, an index into `figures.MARKS`.
+        findings: what the evaluation found, by name.
+        history: the columns of its training metrics.
+    """
 
     label: str
-    called: str
-    look: int
+    phrase: str
+    style: int
     findings: Mapping[str, Any]
     history: Mapping[str, Sequence[float]]
 
 
 class Plot(NamedTuple):
-    """A figure: the `<svg>` element, and the sentence under it."""
+    """A figure: the `<svg>` element and the caption below it."""
 
     svg: str
-    says: str
+    caption: str
 
 
 class Table(NamedTuple):
-    """A table: what it shows, its columns' names, and rows of texts; the first of each is the row's name."""
+    """A table: its caption, the names of its columns, and rows of texts that begin with the name of the row."""
 
-    says: str
+    caption: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
 
 
 class Card(NamedTuple):
-    """Images side by side, each a data URI with a name (which may be empty), and lines under them of who said
-    what; `coarse`: whether they are so small that their pixels shall be seen."""
+    """Images side by side.
+
+    Attributes:
+        images: data URIs with names, which may be empty.
+        alt: the text alternative.
+        lines: below the images, (name, text); the name may be empty.
+        pixelated: whether the images are so small that their pixels are shown.
+    """
 
     images: Sequence[tuple[str, str]]
     alt: str
     lines: Sequence[tuple[str, str]]
-    coarse: bool = False
+    pixelated: bool = False
 
 
 class Section(NamedTuple):
-    """What stands under one heading; `legend`: whether the marks of its figures need one;
-    `thirds`: whether three of its figures stand side by side."""
+    """The content under one heading.
+
+    Attributes:
+        plots, tables, cards: in this order on the page.
+        intro: the sentences under the heading; may be empty.
+        legend: whether the marks of its figures need a legend.
+        thirds: whether its figures are shown three side by side.
+    """
 
     plots: Sequence[Plot] = ()
     tables: Sequence[Table] = ()
     cards: Sequence[Card] = ()
-    says: str = ""
+    intro: str = ""
     legend: bool = False
     thirds: bool = False
 
 
 def percent(share: float | None, digits: int = 1) -> str:
-    r"""A share as a text; a dash where there is none.
+    r"""A share as text; a dash if it is missing.
 
     >>> percent(0.9131), percent(None), percent(float("nan"))
     ('91.3\xa0%', '–', '–')
     """
-    return "–" if missing(share) else f"{100 * share:.{digits}f}\u00a0%"
+    return "–" if is_missing(share) else f"{100 * share:.{digits}f}\u00a0%"
 
 
 def decimal(value: float | None, digits: int = 3) -> str:
-    """A number as a text; a dash where there is none.
+    """A number as text; a dash if it is missing.
 
     >>> decimal(0.12345), decimal(None)
     ('0.123', '–')
     """
-    return "–" if missing(value) else f"{value:.{digits}f}"
+    return "–" if is_missing(value) else f"{value:.{digits}f}"
 
 
-def missing(value: Any) -> bool:
-    """Whether a finding is not there, or not a number."""
+def is_missing(value: Any) -> bool:
+    """Whether a finding does not exist or is not a number."""
     return value is None or bool(np.all(np.isnan(np.asarray(value, "float64"))))

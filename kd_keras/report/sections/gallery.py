@@ -1,4 +1,4 @@
-"""The report's parts that show images: where the networks looked, and on what student and teacher differ."""
+"""The sections that show images: attention maps, and images for which student and teacher predict different classes."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kd_keras.report.sections.base import Card, Network, Section, decimal, missing, percent
-from kd_keras.report.svg import COARSE, overlay, thumbnail
+from kd_keras.report.sections.base import Card, Network, Section, decimal, is_missing, percent
+from kd_keras.report.svg import PIXELATED, overlay, thumbnail
 
 
 class Attention(NamedTuple):
-    """Where networks look.
+    """An image with the attention maps of several networks.
 
     Attributes:
         image: `(H, W)` or `(H, W, C)` uint8.
         label: its class, or `None`.
-        maps: by a subject's name how much each pixel counts for it, `(H, W)` from 0 to 1.
+        maps: by the name of a subject, the importance of each pixel, `(H, W)` from 0 to 1.
     """
 
     image: np.ndarray
@@ -26,7 +26,7 @@ class Attention(NamedTuple):
 
 
 class Disagreement(NamedTuple):
-    """An image uint8, its class or `None`, and what teacher and student said of it: a class and its probability."""
+    """An image uint8, its class or `None`, and the predictions of teacher and student: a class and its probability."""
 
     image: np.ndarray
     label: int | None
@@ -34,52 +34,54 @@ class Disagreement(NamedTuple):
     student: tuple[int, float]
 
 
-def looked_at(
+def show_attention(
     networks: Mapping[str, Network], classes: Sequence[str], examples: Sequence[Attention]
 ) -> Section | None:
-    """Each image beside the maps of those networks (by subject's name) that have one."""
+    """Each image beside the maps of the networks (by the subject's name) that have one."""
     if not examples:
         return None
     cards = []
-    for each in examples:
-        label = "an image" if each.label is None else classes[each.label]
-        images = [(thumbnail(each.image), "image")]
+    for example in examples:
+        label = "an image" if example.label is None else classes[example.label]
+        images = [(thumbnail(example.image), "image")]
         for name, network in networks.items():
-            if name in each.maps:
-                images.append((thumbnail(overlay(each.image, each.maps[name])), network.label))
-        cards.append(Card(images, f"{label}, and where each network looked", [("", label)], _coarse(each.image)))
+            if name in example.maps:
+                images.append((thumbnail(overlay(example.image, example.maps[name])), network.label))
+        alt = f"{label}, and the attention map of each network"
+        cards.append(Card(images, alt, [("", label)], _is_pixelated(example.image)))
     judged = list(networks.values())[-1]
-    found = [judged.findings.get(name) for name in ("attention_correlation", "attention_overlap")]
-    says = "Grad-CAM: what speaks in each network for the class that the teacher chose; yellow counts most."
-    if not any(map(missing, found)):
-        says += f" Over all images looked at, the ranks of {judged.called} and of the teacher correlate by"
-        says += f" {decimal(found[0], 2)} (1 is the same), and their most important fifths overlap by"
-        says += f" {percent(found[1], 0)}."
-    return Section(cards=cards, says=says)
+    correlation, overlap = (judged.findings.get(name) for name in ("attention_correlation", "attention_overlap"))
+    intro = "Grad-CAM maps: the pixels that support the class that the teacher predicts; yellow is the most important."
+    if not (is_missing(correlation) or is_missing(overlap)):
+        intro += f" Over all images examined, the rank correlation between the maps of {judged.phrase} and the teacher"
+        intro += f" is {decimal(correlation, 2)} (1 is identical), and the overlap of their most important fifths is"
+        intro += f" {percent(overlap, 0)}."
+    return Section(cards=cards, intro=intro)
 
 
-def different(
+def show_disagreements(
     networks: Mapping[str, Network], classes: Sequence[str], examples: Sequence[Disagreement]
 ) -> Section | None:
-    """The images on which the judged network and the teacher differ, and what each said."""
+    """The images for which the judged network and the teacher predict different classes, with both predictions."""
     if not examples:
         return None
     judged = list(networks.values())[-1]
     cards = []
-    for each in examples:
-        lines = [] if each.label is None else [("true", classes[each.label])]
-        for name, (said, probability) in (("teacher", each.teacher), (judged.label, each.student)):
-            right = "" if each.label is None else "✓\u00a0" if said == each.label else "✗\u00a0"
-            lines.append((name, f"{right}{classes[said]} {percent(probability, 0)}"))
-        alt = "; ".join(f"{who}: {what}" for who, what in lines)
-        cards.append(Card([(thumbnail(each.image), "")], alt, lines, _coarse(each.image)))
-    says = f"Images on which {judged.called} and the teacher differ, the most certain first; ✓ is right, ✗ wrong."
-    shares = [judged.findings.get(name) for name in ("only_teacher_right", "only_student_right")]
-    if not any(map(missing, shares)):
-        says += f" Of all test images only the teacher is right on {percent(shares[0])}, only {judged.called} on"
-        says += f" {percent(shares[1])}: look whether the first is much the larger."
-    return Section(cards=cards, says=says)
+    for example in examples:
+        lines = [] if example.label is None else [("true", classes[example.label])]
+        for name, (predicted, probability) in (("teacher", example.teacher), (judged.label, example.student)):
+            mark = "" if example.label is None else "✓\u00a0" if predicted == example.label else "✗\u00a0"
+            lines.append((name, f"{mark}{classes[predicted]} {percent(probability, 0)}"))
+        alt = "; ".join(f"{name}: {text}" for name, text in lines)
+        cards.append(Card([(thumbnail(example.image), "")], alt, lines, _is_pixelated(example.image)))
+    intro = f"Images for which {judged.phrase} and the teacher predict different classes, the most confident first;"
+    intro += " ✓ is correct, ✗ is wrong."
+    only_teacher, only_student = (judged.findings.get(f"only_{name}_correct") for name in ("teacher", "student"))
+    if not (is_missing(only_teacher) or is_missing(only_student)):
+        intro += f" Only the teacher is correct for {percent(only_teacher)} of all test images, and only"
+        intro += f" {judged.phrase} for {percent(only_student)}. Check whether the first share is much larger."
+    return Section(cards=cards, intro=intro)
 
 
-def _coarse(image: np.ndarray) -> bool:
-    return max(image.shape[:2]) <= COARSE
+def _is_pixelated(image: np.ndarray) -> bool:
+    return max(image.shape[:2]) <= PIXELATED

@@ -1,4 +1,4 @@
-"""The report's parts on what a network learnt and says: training, confusion, class by class."""
+"""The sections about what a network has learned and predicts: training, confusion, accuracy by class."""
 
 from __future__ import annotations
 
@@ -6,110 +6,133 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from kd_keras.report.figures import NUMBERED, Line, dots, heat, lines
-from kd_keras.report.sections.base import Network, Plot, Section, Table, missing, percent
+from kd_keras.report.figures import MAX_NUMBERED, Series, draw_dots, draw_heat_map, draw_lines
+from kd_keras.report.sections.base import Network, Plot, Section, Table, is_missing, percent
 
-MOST_CLASSES = 20  # of more classes, those are shown on which the judged network is furthest behind
-NOT_TERMS = ("epoch", "accuracy", "loss", "learning_rate")
+MAX_CLASSES = 20  # of more classes, those with the largest losses of the judged network are shown
+MAX_TERMS = 6
+OTHER_COLUMNS = ("epoch", "accuracy", "loss", "learning_rate")  # columns of the history that are not loss terms
 
 
-def training(networks: Sequence[Network], classes: Sequence[str]) -> Section | None:
+def show_training(networks: Sequence[Network], classes: Sequence[str]) -> Section | None:
     """Test accuracy by epoch, and the terms of the judged network's loss."""
-    drawn = [_curve(each, "val_accuracy") for each in networks if not missing(each.history.get("val_accuracy"))]
-    shown = []
-    if drawn:
-        ends = [f"{line.name} {percent(_last(line.y))} (best {percent(np.nanmax(line.y))})" for line in drawn]
-        says = f"Accuracy on the test images after each epoch. Look at the last against the best: {', '.join(ends)}."
+    plots = []
+    curves = [
+        _curve(network, "val_accuracy") for network in networks if not is_missing(network.history.get("val_accuracy"))
+    ]
+    if curves:
+        ends = [f"{line.name} {percent(_last(line.y))} (best {percent(np.nanmax(line.y))})" for line in curves]
+        caption = "Accuracy on the test images after each epoch. Compare the last value with the best one:"
+        caption += f" {', '.join(ends)}."
         alt = "Test accuracy by epoch: " + ", ".join(ends)
-        shown.append(Plot(lines("training-accuracy", alt, drawn, "epoch", "test accuracy"), says))
-    history = networks[-1].history
-    terms = [name for name in history if not name.startswith("val_") and name not in NOT_TERMS]
-    terms = [name for name in terms if not missing(history[name])][:6]
+        plots.append(Plot(draw_lines("training-accuracy", alt, curves, "epoch", "test accuracy"), caption))
+    terms = _loss_terms(networks[-1])
     if terms:
-        looks = (3, 4, 5, 6, 1, 2)  # not those of the networks first
-        drawn = [_curve(networks[-1], name)._replace(name=name, look=looks[place]) for place, name in enumerate(terms)]
-        ends = ", ".join(f"{line.name} {_last(line.y):.3g}" for line in drawn)
-        says = f"The terms of the loss of {networks[-1].called}, each before its weight. Look for one that does not"
-        alt = f"Loss terms by epoch; at the end {ends}"
-        svg = lines("training-terms", alt, drawn, "epoch", "loss term, training images", percent=False)
-        shown.append(Plot(svg, f"{says} fall; at the end: {ends}."))
-    return Section(shown) if shown else None
+        plots.append(_plot_terms(networks[-1], terms))
+    return Section(plots) if plots else None
 
 
-def _curve(network: Network, column: str) -> Line:
+def _loss_terms(network: Network) -> list[str]:
+    names = [name for name in network.history if not name.startswith("val_") and name not in OTHER_COLUMNS]
+    return [name for name in names if not is_missing(network.history[name])][:MAX_TERMS]
+
+
+def _plot_terms(network: Network, terms: Sequence[str]) -> Plot:
+    styles = (3, 4, 5, 6, 1, 2)  # begins with those that no network has
+    curves = [_curve(network, name)._replace(name=name, style=styles[place]) for place, name in enumerate(terms)]
+    ends = ", ".join(f"{line.name} {_last(line.y):.3g}" for line in curves)
+    alt = f"Loss terms by epoch; final values: {ends}"
+    svg = draw_lines("training-terms", alt, curves, "epoch", "loss term, training images", percent=False)
+    caption = f"The terms of the loss of {network.phrase}, before weighting. Look for a term that does not decrease;"
+    return Plot(svg, f"{caption} final values: {ends}.")
+
+
+def _curve(network: Network, column: str) -> Series:
     values = network.history[column]
-    return Line(network.label, network.look, network.history.get("epoch", range(len(values))), values)
+    return Series(network.label, network.style, network.history.get("epoch", range(len(values))), values)
 
 
 def _last(values: Sequence[float]) -> float:
-    values = np.asarray(values, "float64")
-    return float(values[np.isfinite(values)][-1])
+    array = np.asarray(values, "float64")
+    return float(array[np.isfinite(array)][-1])
 
 
-def confusion(networks: Sequence[Network], classes: Sequence[str]) -> Section | None:
-    """Whole confusion matrices of the teacher and of the judged network, and the latter's commonest mistakes."""
+def show_confusion(networks: Sequence[Network], classes: Sequence[str]) -> Section | None:
+    """The confusion matrices of the teacher and of the judged network, and the latter's most frequent errors."""
     judged = networks[-1]
-    if missing(judged.findings.get("confusion")):
+    if is_missing(judged.findings.get("confusion")):
         return None
-    shown = []
-    for place, each in enumerate([networks[0], judged][-len(networks) :]):
-        if not missing(each.findings.get("confusion")):
-            shares = _by_row(each.findings["confusion"])
-            right = percent(each.findings.get("accuracy"))
-            alt = f"Confusion matrix of {each.called}: rows are true classes, columns its answers; {right} are right"
-            svg = heat(f"confusion-{place}", alt, shares, classes, classes, ("true", f"{each.label} said"))
-            says = f"Of each true class (row), the per cent that {each.called} gave to each class (column)."
-            says += f" Look off the diagonal for what it mixes up; {right} lie on it."
-            root = " The colour is as strong as the share's square root." if len(shares) > NUMBERED else ""
-            shown.append(Plot(svg, says + root))
-    return Section(shown, [_mistakes(networks, classes)])
+    plots = []
+    for place, network in enumerate([networks[0], judged][-len(networks) :]):
+        if not is_missing(network.findings.get("confusion")):
+            shares = _normalize_rows(network.findings["confusion"])
+            correct = percent(network.findings.get("accuracy"))
+            alt = f"Confusion matrix of {network.phrase}: rows are true classes, columns are predictions; {correct} are"
+            alt += " correct"
+            axes = ("true", f"predicted by {network.label}")
+            svg = draw_heat_map(f"confusion-{place}", alt, shares, classes, classes, axes)
+            caption = f"For each true class (row), the percentage of images that {network.phrase} assigns to each class"
+            caption += f" (column). Entries off the diagonal are errors; {correct} are on the diagonal."
+            if len(shares) > MAX_NUMBERED:
+                caption += " The strength of the color follows the square root of the share."
+            plots.append(Plot(svg, caption))
+    return Section(plots, [_frequent_errors(networks, classes)])
 
 
-def _mistakes(networks: Sequence[Network], classes: Sequence[str]) -> Table:
-    shares = _by_row(networks[-1].findings["confusion"])
-    mistakes = np.where(np.eye(len(shares), dtype=bool), 0, np.nan_to_num(shares))
-    order = np.argsort(mistakes, axis=None)[::-1][:8]
-    known = [each for each in networks if not missing(each.findings.get("confusion"))]
-    matrices = [_by_row(each.findings["confusion"]) for each in known]
+def _frequent_errors(networks: Sequence[Network], classes: Sequence[str]) -> Table:
+    shares = _normalize_rows(networks[-1].findings["confusion"])
+    errors = np.where(np.eye(len(shares), dtype=bool), 0, np.nan_to_num(shares))
+    order = np.argsort(errors, axis=None)[::-1][:8]
+    known = [network for network in networks if not is_missing(network.findings.get("confusion"))]
+    matrices = [_normalize_rows(network.findings["confusion"]) for network in known]
     rows = []
-    for true, said in zip(*np.unravel_index(order, shares.shape)):
-        if mistakes[true, said] > 0:
-            cells = [percent(matrix[true, said]) for matrix in matrices]
-            rows.append([f"{classes[true]} → {classes[said]}", *cells])
-    says = f"The mistakes that {networks[-1].called} makes most often, as a share of the true class."
-    return Table(says, ["true → said", *(each.label for each in known)], rows)
+    for true, predicted in zip(*np.unravel_index(order, shares.shape), strict=True):
+        if errors[true, predicted] > 0:
+            cells = [percent(matrix[true, predicted]) for matrix in matrices]
+            rows.append([f"{classes[true]} → {classes[predicted]}", *cells])
+    caption = f"The most frequent errors of {networks[-1].phrase}, as a share of the true class."
+    return Table(caption, ["true → predicted", *(network.label for network in known)], rows)
 
 
-def _by_row(counts: np.ndarray) -> np.ndarray:
+def _normalize_rows(counts: np.ndarray) -> np.ndarray:
     counts = np.asarray(counts, "float64")
     return counts / np.maximum(1, counts.sum(-1, keepdims=True))
 
 
-def by_class(networks: Sequence[Network], classes: Sequence[str]) -> Section | None:
-    """Accuracy and agreement of each class, those first on which the judged network falls furthest behind."""
+def show_classes(networks: Sequence[Network], classes: Sequence[str]) -> Section | None:
+    """Accuracy and agreement of each class; the classes with the largest loss of the judged network come first."""
     judged = networks[-1]
-    known = [each for each in networks if not missing(each.findings.get("accuracy_by_class"))]
-    agreeing = judged.findings.get("agreement_by_class")
-    if missing(agreeing) and not known:
+    known = [network for network in networks if not is_missing(network.findings.get("accuracy_by_class"))]
+    agreement = judged.findings.get("agreement_by_class")
+    if is_missing(agreement) and not known:
         return None
-    behind = -np.nan_to_num(agreeing if not missing(agreeing) else judged.findings["accuracy_by_class"])
-    if len(known) > 1 and known[-1] is judged:
-        behind = np.nan_to_num(known[0].findings["accuracy_by_class"] - judged.findings["accuracy_by_class"])
-    order = np.argsort(-behind, kind="stable")[:MOST_CLASSES]
+    order = np.argsort(-_class_losses(judged, known), kind="stable")[:MAX_CLASSES]
     names = [classes[place] for place in order]
-    of = f"the {len(order)} of {len(classes)} classes furthest behind" if len(order) < len(classes) else "each class"
-    shown = []
+    shown = "each class"
+    if len(order) < len(classes):
+        shown = f"the {len(order)} of {len(classes)} classes with the largest loss"
+    plots = []
     if known:
-        shares = [np.asarray(each.findings["accuracy_by_class"])[order] for each in known]
-        drawn = [Line(each.label, each.look, share, ()) for each, share in zip(known, shares)]
-        alt = f"Accuracy of {of}; first {names[0]}"
-        says = f"Accuracy of {of}, the one that falls furthest behind first: {names[0]}. Look at the longest lines."
-        shown.append(Plot(dots("class-accuracy", alt, names, drawn, "accuracy"), says))
-    if not missing(agreeing):
-        line = Line(judged.label, judged.look, np.asarray(agreeing)[order], ())
-        least = int(np.nanargmin(agreeing))
-        low = f"{classes[least]} with {percent(agreeing[least])}"
-        alt = f"Agreement by class; least {low}"
-        svg = dots("class-agreement", alt, names, [line], "same answer as the teacher")
-        shown.append(Plot(svg, f"How often {judged.called} says what the teacher says. Look at the least: {low}."))
-    return Section(shown, legend=True)
+        values = [np.asarray(network.findings["accuracy_by_class"])[order] for network in known]
+        series = [Series(network.label, network.style, row, ()) for network, row in zip(known, values, strict=True)]
+        alt = f"Accuracy of {shown}; first {names[0]}"
+        caption = f"Accuracy of {shown}, beginning with the largest loss: {names[0]}. Long lines are large differences."
+        plots.append(Plot(draw_dots("class-accuracy", alt, names, series, "accuracy"), caption))
+    if not is_missing(agreement):
+        line = Series(judged.label, judged.style, np.asarray(agreement)[order], ())
+        lowest = int(np.nanargmin(agreement))
+        text = f"{classes[lowest]} with {percent(agreement[lowest])}"
+        svg = draw_dots(
+            "class-agreement", f"Agreement by class; lowest: {text}", names, [line], "agreement with the teacher"
+        )
+        caption = f"How often {judged.phrase} predicts the same class as the teacher. The lowest value: {text}."
+        plots.append(Plot(svg, caption))
+    return Section(plots, legend=True)
+
+
+def _class_losses(judged: Network, known: Sequence[Network]) -> np.ndarray:
+    """`(K,)`: how much accuracy the judged network loses compared with the first one, or else its lack of agreement."""
+    agreement = judged.findings.get("agreement_by_class")
+    if len(known) > 1 and known[-1] is judged:
+        return np.nan_to_num(known[0].findings["accuracy_by_class"] - judged.findings["accuracy_by_class"])
+    return -np.nan_to_num(agreement if not is_missing(agreement) else judged.findings["accuracy_by_class"])

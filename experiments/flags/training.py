@@ -1,0 +1,36 @@
+"""Flags that say which network is trained, and how."""
+
+from absl import flags
+
+from kd_keras.runs.recipe import OPTIMIZERS, SCHEDULES, Recipe
+
+
+def define_model(name: str, default: str) -> None:
+    """The flags of the network to train."""
+    flags.DEFINE_string(
+        name, default, "A model of the zoo, with options: 'mlp(hidden=(32,))', 'applications/VGG16'; or a .keras file."
+    )
+    flags.DEFINE_string("weights", None, f"A .keras or .weights.h5 file to start --{name} from, as a whole or in part.")
+    text = (
+        "First layer of a zoo network: 'fit' to the images, 'unit' (0..1), 'symmetric' (-1..1) or '((mean,), (std,))'."
+    )
+    flags.DEFINE_string("normalization", Recipe.normalization, text)
+
+
+def define_training() -> None:
+    """Flags that say how to train."""
+    flags.DEFINE_string("run", None, "Directory of the run; the same command resumes it.", required=True)
+    flags.DEFINE_boolean("overwrite", False, "Delete the run that is in --run first.")
+    flags.DEFINE_integer("epochs", Recipe.epochs, "Passes over the training images.", lower_bound=1)
+    flags.DEFINE_integer(
+        "test_every", Recipe.test_every, "Epochs from one test and checkpoint to the next.", lower_bound=1
+    )
+    flags.DEFINE_enum("optimizer", Recipe.optimizer, OPTIMIZERS, "Optimizer; sgd has momentum 0.9.")
+    flags.DEFINE_float("learning_rate", Recipe.learning_rate, "Highest learning rate.", lower_bound=0.0)
+    text = "Schedule of the learning rate; steps: a tenth at 5/8, 6/8 and 7/8."
+    flags.DEFINE_enum("schedule", Recipe.schedule, SCHEDULES, text)
+    flags.DEFINE_float("warmup_epochs", Recipe.warmup_epochs, "Epochs of linear warm-up.", lower_bound=0.0)
+    text = "Decoupled weight decay, as Keras's optimizers apply it."
+    flags.DEFINE_float("weight_decay", Recipe.weight_decay, text, lower_bound=0.0)
+    text = "Fraction of a label that is spread over all classes."
+    flags.DEFINE_float("label_smoothing", Recipe.label_smoothing, text, lower_bound=0.0)

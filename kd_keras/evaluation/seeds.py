@@ -1,0 +1,113 @@
+"""Statistics over runs that differ only in their seed: means, spreads, and the gain over the baseline."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from scipy import stats
+
+BASELINE = "baseline"
+COLUMNS = (
+    "teacher", "student", "recipe", "seeds", "last", "spread", "best", "best_spread", "gain", "low", "high",
+    "gap_closed", "seconds", "first_run",
+)  # fmt: skip
+
+
+class SeedGroup(NamedTuple):
+    """The results of runs that differ only in their seed.
+
+    Attributes:
+        teacher: the run of the teacher, or "" for a baseline.
+        student: the model.
+        settings: the flags that they share, without those that say where something is.
+        runs: their paths.
+        results: what they recorded: `last["val_accuracy"]`, `best_val_accuracy`, `seconds`, `teacher_accuracy`.
+    """
+
+    teacher: str
+    student: str
+    settings: tuple[str, ...]
+    runs: list[str]
+    results: list[dict[str, Any]]
+
+    @property
+    def methods(self) -> list[str]:
+        """The texts of the distillation methods."""
+        return [flag.partition("=")[2] for flag in self.settings if flag.startswith("--method=")]
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether the student was trained without distillation."""
+        return not (self.teacher or self.methods)
+
+    @property
+    def last_accuracies(self) -> list[float]:
+        """The accuracy of every seed after the last epoch, in percent."""
+        return [100 * result["last"]["val_accuracy"] for result in self.results]
+
+    @property
+    def best_accuracies(self) -> list[float]:
+        """The accuracy of every seed after its best epoch, in percent."""
+        return [100 * result["best_val_accuracy"] for result in self.results]
+
+    @property
+    def teacher_accuracies(self) -> list[float]:
+        """The accuracy of every seed's teacher, if it was recorded, in percent."""
+        return [100 * result["teacher_accuracy"] for result in self.results if "teacher_accuracy" in result]
+
+
+def name_recipe(group: SeedGroup, groups: Sequence[SeedGroup]) -> str:
+    """What a group did: its methods, and if other groups have the same methods the flags that they do not share."""
+    name = BASELINE if group.is_baseline else " + ".join(group.methods)
+    pair = (group.teacher, group.student)
+    similar = [other for other in groups if other is not group and (other.teacher, other.student) == pair]
+    similar = [other for other in similar if other.methods == group.methods]
+    different = [flag for flag in group.settings if any(flag not in other.settings for other in similar)]
+    return " ".join([name, *different])
+
+
+def summarize(groups: Sequence[SeedGroup]) -> list[dict[str, Any]]:
+    """A row of `COLUMNS` for each group, accuracies in percent; values that cannot be computed are NaN.
+
+    `gain` is the difference from the baseline, with its 95 % interval `low` to `high` (Welch's, for at least two seeds
+    each), and `gap_closed` is the gain as a share of the difference between teacher and baseline. If there are several
+    baselines, the one that shares the most flags is used.
+
+    >>> results = [{"last": {"val_accuracy": 0.5}, "best_val_accuracy": 0.6, "seconds": 9.0}]
+    >>> summarize([SeedGroup("", "resnet8", ("--epochs=3",), ["runs/a"], results)])[0]["best"]
+    60.0
+    """
+    rows = []
+    for group in groups:
+        row: dict[str, Any] = {"teacher": group.teacher or "-", "student": group.student}
+        row |= {"recipe": name_recipe(group, groups), "seeds": len(group.results)}
+        row |= dict(zip(("last", "spread"), _mean_and_spread(group.last_accuracies), strict=True))
+        row |= dict(zip(("best", "best_spread"), _mean_and_spread(group.best_accuracies), strict=True))
+        row |= {"seconds": statistics.mean(result["seconds"] for result in group.results), "first_run": group.runs[0]}
+        rows.append(row | _gain(group, groups))
+    return rows
+
+
+def _mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
+    """The mean and the standard deviation."""
+    return statistics.mean(values), statistics.stdev(values) if values[1:] else math.nan
+
+
+def _gain(group: SeedGroup, groups: Sequence[SeedGroup]) -> dict[str, float]:
+    """The gain of a group over its baseline."""
+    gain = dict.fromkeys(("gain", "low", "high", "gap_closed"), math.nan)
+    baselines = [other for other in groups if other.is_baseline and other.student == group.student]
+    if group.is_baseline or not baselines:
+        return gain
+    baseline = max(baselines, key=lambda other: len(set(other.settings) & set(group.settings))).last_accuracies
+    values = group.last_accuracies
+    gain["gain"] = statistics.mean(values) - statistics.mean(baseline)
+    if values[1:] and baseline[1:] and (statistics.stdev(values) or statistics.stdev(baseline)):
+        interval = stats.ttest_ind(values, baseline, equal_var=False).confidence_interval(0.95)
+        gain |= {"low": float(interval.low), "high": float(interval.high)}
+    teacher = group.teacher_accuracies
+    gap = statistics.mean(teacher) - statistics.mean(baseline) if teacher else 0.0
+    return gain | {"gap_closed": gain["gain"] / gap} if gap > 0 else gain

@@ -1,0 +1,75 @@
+"""Findings as text: a Markdown table, sentences, and JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from kd_keras.evaluation.generalization import SizedRun, group_by_training_size
+
+COLUMNS = ("parameters", "macs", "accuracy", "agreement", "kl", "kilobytes", "milliseconds")
+OPTIONAL_COLUMNS = (
+    "corruption_error", "mce", "gap", "auroc_probability", "auroc_energy", "attention_correlation", "attention_overlap",
+    "megabytes",
+)  # fmt: skip
+FORMATS = {"parameters": "{:,.0f}", "macs": "{:,.0f}", "kilobytes": "{:.2f}", "milliseconds": "{:.2f}"}
+
+
+def findings_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """The findings of several models as a Markdown table; a missing value is a dash.
+
+    >>> print(findings_table({"small": {"accuracy": 0.5}}).splitlines()[2])
+    | small | - | - | 0.5000 | - | - | - | - |
+    """
+    columns = [*COLUMNS, *[name for name in OPTIONAL_COLUMNS if any(name in row for row in rows.values())]]
+    lines = ["| model | " + " | ".join(columns) + " |", "|---|" + "---:|" * len(columns)]
+    for name, row in rows.items():
+        cells = [FORMATS.get(column, "{:.4f}").format(row[column]) if column in row else "-" for column in columns]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def describe(name: str, findings: Mapping[str, Any]) -> str:
+    """A sentence on how certain a model's accuracy is, and on its calibration.
+
+    >>> describe("small", {"accuracy": 0.5, "accuracy_low": 0.4, "accuracy_high": 0.6})
+    'small: accuracy 0.5000 (95 %: 0.4000 to 0.6000).'
+    """
+    if "accuracy" not in findings:
+        return f"{name}: accuracy is not known, because the images have no labels."
+    interval = f"{findings['accuracy_low']:.4f} to {findings['accuracy_high']:.4f}"
+    text = f"{name}: accuracy {findings['accuracy']:.4f} (95 %: {interval})"
+    if "difference" in findings:
+        interval = f"{findings['difference_low']:+.4f} to {findings['difference_high']:+.4f}"
+        text += f", difference from the teacher {findings['difference']:+.4f}"
+        text += f" ({interval}; McNemar p {findings['mcnemar']:.3g})"
+    if "ece_scaled" in findings:
+        text += f"; calibration error {findings['ece']:.4f}, {findings['ece_scaled']:.4f} after scaling by temperature"
+        text += f" {findings['temperature']:.2f}"
+    if "cka" in findings:
+        text += f"; CKA of stages {findings['cka'].round(2).tolist()}"
+    return text + "."
+
+
+def size_tables(runs: Mapping[str, SizedRun]) -> list[str]:
+    """A Markdown table for each group of runs that differ only in their number of training images."""
+    head = "| model | training images | accuracy |\n|---|---:|---:|"
+    return [
+        "\n".join([head, *[f"| {name} | {size:,} | {accuracy:.4f} |" for name, size, accuracy in rows]])
+        for rows in group_by_training_size(runs)
+    ]
+
+
+def to_json(value: Any) -> Any:
+    """Findings as JSON has them: arrays become lists, NaN becomes null.
+
+    >>> to_json({"a": np.array([1.0, float("nan")])})
+    {'a': [1.0, None]}
+    """
+    if isinstance(value, dict):
+        return {name: to_json(entry) for name, entry in value.items()}
+    if isinstance(value, (list, np.ndarray)):
+        return [to_json(entry) for entry in np.asarray(value).tolist()] if len(value) else []
+    return None if value != value else value

@@ -1,0 +1,26 @@
+"""The whole job as functions: each takes names, paths or objects and returns a `Run` or a result object."""
+
+from kd_keras.runs.compare import Comparison, compare
+from kd_keras.runs.distill import distill
+from kd_keras.runs.evaluate import Evaluation, evaluate
+from kd_keras.runs.export import export
+from kd_keras.runs.recipe import Recipe
+from kd_keras.runs.record import record
+from kd_keras.runs.run import Run, find_run, load_network, recorded_data
+from kd_keras.runs.train import train
+
+__all__ = (
+    "Comparison",
+    "Evaluation",
+    "Recipe",
+    "Run",
+    "compare",
+    "distill",
+    "evaluate",
+    "export",
+    "find_run",
+    "load_network",
+    "record",
+    "recorded_data",
+    "train",
+)

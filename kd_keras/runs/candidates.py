@@ -1,0 +1,102 @@
+"""What an evaluation or an export reads of a trained network: the network itself, and what its run recorded."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from kd_keras.data import Source
+from kd_keras.evaluation.evaluator import Candidate
+from kd_keras.runs.images import open_source
+from kd_keras.runs.recipe import Data, Recipe
+from kd_keras.runs.run import Run, find_run, load_network, recorded_data
+
+Network = Run | str | os.PathLike | keras.Model
+
+
+def load_candidate(source: Network, name: str, data_dir: str | None = None) -> Candidate:
+    """A network with what its run recorded."""
+    network = load_network(source)
+    run = find_run(source)
+    return Candidate(
+        name,
+        network,
+        class_names=recorded_data(source).get("class_names"),
+        kilobytes=_kilobytes(source, network),
+        training_images=None if run is None else lambda: training_images(run, data_dir),
+    )
+
+
+def training_images(run: Run, data_dir: str | None = None) -> Source:
+    """The images that a run was trained on, without augmentation.
+
+    Raises:
+        ValueError: if its settings do not name them.
+    """
+    if "data" not in run.settings:
+        raise ValueError(f"The settings of run {run.path} do not name its training images.")
+    recorded = Recipe.from_settings(run.settings)
+    train = open_source(recorded.data, recorded.train_split, data_dir or recorded.data_dir)
+    return train.without(recorded.without_classes) if recorded.without_classes else train
+
+
+def evaluation_settings(source: Network) -> dict[str, Any]:
+    """What the run of a network was tested on: options of `Recipe`; empty if it belongs to no run."""
+    run = find_run(source)
+    if run is None or "data" not in run.settings:
+        return {}
+    recorded = Recipe.from_settings(run.settings)
+    data = recorded.data if recorded.test_data is None else recorded.test_data
+    return {
+        "data": data,
+        "data_dir": recorded.data_dir,
+        "test_split": recorded.test_split,
+        "image_size": recorded.image_size,
+    }
+
+
+def resolve_data(data: Data | None, source: Network, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of `Recipe` that name test images: those that are passed, else those of a network's run.
+
+    Raises:
+        ValueError: if neither names the images.
+    """
+    recorded = evaluation_settings(source)
+    if data is not None:  # the split belongs to the recorded data; the directory and the image size are kept
+        recorded = {**recorded, "data": data, "test_split": Recipe.test_split}
+    if "data" not in recorded:
+        raise ValueError(f"{source!r} does not record what it was tested on. Pass data=.")
+    return {**recorded, **{name: value for name, value in options.items() if value is not None}}
+
+
+def name_networks(teacher: Network | None, models: Network | Sequence[Network]) -> dict[str, Network]:
+    """The networks by name, the teacher first; a network that is passed twice is evaluated once."""
+    models = list(models) if isinstance(models, (list, tuple)) else [models]
+    networks: dict[str, Network] = {}
+    for source in [*([] if teacher is None else [teacher]), *models]:
+        if not isinstance(source, (Run, str, os.PathLike, keras.Model)):
+            raise TypeError(f"A model must be a Run, a path or a Keras model, but received {source!r}.")
+        name = source.name if isinstance(source, keras.Model) else os.fspath(source)
+        if isinstance(source, keras.Model) and any(source is network for network in networks.values()):
+            continue
+        while isinstance(source, keras.Model) and name in networks:
+            name = f"{source.name} {sum(label.startswith(source.name) for label in networks) + 1}"
+        networks.setdefault(name, source)
+    if not networks:
+        raise ValueError("evaluate needs at least one model or a teacher, but received none.")
+    return networks
+
+
+def _kilobytes(source: Network, network: keras.Model) -> float:
+    """The size of a network's `.keras` file."""
+    if not isinstance(source, keras.Model):
+        path = Path(source)
+        return (path / "model.keras" if path.is_dir() else path).stat().st_size / 1000
+    with tempfile.TemporaryDirectory() as directory:
+        network.save(Path(directory) / "model.keras")
+        return (Path(directory) / "model.keras").stat().st_size / 1000

@@ -1,0 +1,160 @@
+"""Compares runs, or trains the runs of a plan first: `kd_keras.compare`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from glob import glob
+from pathlib import Path
+from typing import Any
+
+from kd_keras.evaluation.seeds import SeedGroup, summarize
+from kd_keras.files import write_text
+from kd_keras.report import comparison
+from kd_keras.runs.run import Run
+from kd_keras.runs.settings import to_lines
+from kd_keras.runs.sweeps import Pair, finish_all, plan
+
+# Settings that say where something is or how it is saved, and do not change the training.
+PLACES = ("data_dir", "seed", "checkpoint_every", "keep")
+NETWORKS = ("teacher", "student", "model")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The result of `compare`.
+
+    Attributes:
+        groups: the complete runs; those that differ only in their seed are one group.
+        unfinished: the paths of runs without a result.
+    """
+
+    groups: list[SeedGroup]
+    unfinished: list[Path]
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """A row for each group, as `kd_keras.evaluation.seeds.summarize` describes it."""
+        return summarize(self.groups)
+
+    def markdown(self) -> str:
+        """A table for each pair of teacher and student."""
+        return comparison.markdown(self.rows)
+
+    def csv(self) -> str:
+        """The rows as CSV."""
+        return comparison.as_csv(self.rows)
+
+    def plot(self, path: str | os.PathLike) -> None:
+        """Draws the accuracies of all seeds to an image file."""
+        comparison.plot(self.groups, path)
+
+    def save(self, directory: str | os.PathLike) -> None:
+        """Writes compare.md, compare.csv and compare.png into a directory."""
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        write_text(directory / "compare.md", self.markdown() + "\n")
+        write_text(directory / "compare.csv", self.csv())
+        self.plot(directory / "compare.png")
+
+
+def compare(
+    runs: Sequence[Run | str | os.PathLike] = (),
+    *,
+    sweep: str | os.PathLike | None = None,
+    pairs: Sequence[Pair] = (),
+    recipes: Mapping[str, Mapping[str, Any]] | None = None,
+    seeds: Sequence[int] = (0, 1, 2),
+    shard: tuple[int, int] = (0, 1),
+    **options: Any,
+) -> Comparison:
+    """Compares complete runs: mean and spread over seeds, the gain over the baseline, and the closed share of the gap.
+
+    With `sweep` it first trains the runs of a plan, every recipe for every pair and seed, in this process. The same
+    call resumes an interrupted sweep and retries failed runs; a failed run does not end the sweep.
+
+    Args:
+        runs: complete runs, paths, or patterns of paths such as "runs/kd*".
+        sweep: the directory of the runs of a plan, instead of `runs`.
+        pairs: of the plan: (teacher, student), see `kd_keras.runs.sweeps.plan`.
+        recipes: of the plan: by name, the options of `distill`.
+        seeds: of the plan, (0, 1, 2) by default.
+        shard: (i, n): this call trains the runs i, i + n, i + 2n, ... of the plan, so that n workers can divide them.
+        **options: of every run of the plan, as `Recipe` describes them.
+
+    Raises:
+        ValueError: if neither or both of `runs` and `sweep` are passed, a path is not a run, the plan is incomplete, or
+            no run has a result.
+
+    >>> import tempfile
+    >>> from kd_keras.runs.train import train
+    >>> directory, options = tempfile.mkdtemp(), {"model": "mlp(hidden=(4,))", "epochs": 1}
+    >>> runs = [train(run=f"{directory}/seed{seed}", seed=seed, **options) for seed in (0, 1)]
+    >>> [(row["recipe"], row["seeds"]) for row in compare(runs).rows]
+    [('baseline', 2)]
+    """
+    if (sweep is None) == (not runs):
+        received = "neither" if sweep is None else "both"
+        raise ValueError(f"compare needs either finished runs or a sweep, but received {received}.")
+    if sweep is None:
+        paths = _find_runs(runs)
+    else:
+        if not recipes:
+            raise ValueError(f"The sweep {os.fspath(sweep)} needs recipes, but received none.")
+        planned = plan(sweep, pairs, recipes, seeds, options)
+        finish_all(planned, shard)
+        paths = [run.path for run in planned]
+    groups, unfinished = group_runs(paths)
+    if not groups:
+        raise ValueError(f"None of the {len(paths)} runs is complete: {', '.join(map(str, paths[:5]))}.")
+    return Comparison(groups, unfinished)
+
+
+def _find_runs(runs: Sequence[Run | str | os.PathLike]) -> list[Path]:
+    """The paths of runs and patterns, each once, in the order given.
+
+    Raises:
+        ValueError: if a path or a pattern matches no run.
+    """
+    paths: dict[Path, None] = {}
+    for run in [runs] if isinstance(runs, (Run, str, os.PathLike)) else runs:
+        if isinstance(run, Run):
+            paths[run.path] = None
+            continue
+        matches = [Path(match) for match in sorted(glob(os.fspath(run))) if (Path(match) / "flags.txt").exists()]
+        if not matches:
+            raise ValueError(f"No run matches {os.fspath(run)!r}. Pass directories of runs, or patterns of them.")
+        paths |= dict.fromkeys(matches)
+    return list(paths)
+
+
+def group_runs(paths: Sequence[Path]) -> tuple[list[SeedGroup], list[Path]]:
+    """Groups of the complete runs in the order of their first one, and the paths of the others."""
+    groups: dict[tuple, SeedGroup] = {}
+    unfinished = []
+    for path in paths:
+        if not (path / "result.json").exists():
+            unfinished.append(path)
+            continue
+        run = Run(path)
+        settings = run.settings
+        shared = [
+            line
+            for name, value in settings.items()
+            if name not in (*PLACES, *NETWORKS)
+            for line in to_lines(name, value)
+        ]
+        teacher = settings.get("teacher", "")
+        teacher = " + ".join(map(_without_seed, teacher)) if isinstance(teacher, list) else _without_seed(teacher)
+        student = str(settings.get("student") or settings.get("model", ""))
+        group = groups.setdefault((teacher, student, *shared), SeedGroup(teacher, student, tuple(shared), [], []))
+        group.runs.append(str(path))
+        group.results.append(run.result)
+    return list(groups.values()), unfinished
+
+
+def _without_seed(teacher: str) -> str:
+    """The run of a teacher; if every seed has its own, `<directory>/seed<n>`, the directory of these runs."""
+    path = Path(teacher)
+    return str(path.parent if path.name.startswith("seed") and path.name[4:].isdigit() else path) if teacher else ""

@@ -1,0 +1,113 @@
+"""A user's own `tf.data.Dataset` as a source of examples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import tensorflow as tf
+
+from kd_keras.data import Source
+
+Example = tuple[tf.Tensor, tf.Tensor | None]
+
+
+def source_from(dataset: tf.data.Dataset, name: str = "tf.data.Dataset") -> Source:
+    """A source with the examples of a dataset, which is read through once to count them and their classes.
+
+    Args:
+        dataset: examples or batches of them: `image`, `(image, label)`, or dictionaries with the keys "image" and
+            "label". Images are `(H, W, C)` or `(B, H, W, C)` with values in 0..255 of any type; labels are whole
+            numbers `()` or one-hot `(K,)`. It must have an end and give the same order each time: leave the shuffling
+            to the pipeline.
+        name: of the source.
+
+    Raises:
+        ValueError: if the elements have another form, there are none, or values lie outside of 0..255.
+
+    >>> images, labels = tf.zeros((6, 8, 8, 1)), tf.constant([0, 1, 2, 0, 1, 2])
+    >>> source = source_from(tf.data.Dataset.from_tensor_slices((images, labels)).batch(4))
+    >>> source.size, source.classes, source.image_shape
+    (6, 3, (8, 8, 1))
+    """
+    if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
+        raise ValueError(f"{name} has no end. Pass a dataset without repeat(): the pipeline makes the epochs.")
+    split, batched, classes = _reader(dataset.element_spec, name)
+    examples = dataset.map(split, deterministic=True)
+    examples = examples.unbatch() if batched else examples
+
+    def numbered(index: tf.Tensor, example: dict) -> dict:
+        return {**example, "index": index, "image": tf.cast(tf.round(tf.cast(example["image"], tf.float32)), tf.uint8)}
+
+    size, lowest, highest, last_class = _measure(examples)
+    if not size:
+        raise ValueError(f"{name} has no examples.")
+    if lowest < 0 or highest > 255 or (0 < highest <= 1 and not dataset_is_integer(examples)):
+        raise ValueError(
+            f"{name} must have pixel values in 0..255, but its values lie in {lowest:g}..{highest:g}. Scale them to "
+            "0..255: networks own their preprocessing."
+        )
+    shape = examples.element_spec["image"].shape
+    return Source(
+        examples.enumerate().map(numbered, tf.data.AUTOTUNE, deterministic=True),
+        name=name,
+        size=size,
+        classes=(classes or last_class + 1) if "label" in examples.element_spec else None,
+        image_shape=None if None in shape else tuple(shape),
+    )
+
+
+def same_classes(train: Source, test: Source) -> tuple[Source, Source]:
+    """Both sources with the number of classes of the larger one, for a dataset says no more than its highest label."""
+    classes = max(train.classes or 0, test.classes or 0) or None
+    return (
+        replace(train, classes=classes if train.has_labels else None),
+        replace(test, classes=classes if test.has_labels else None),
+    )
+
+
+def dataset_is_integer(examples: tf.data.Dataset) -> bool:
+    """Whether the images are whole numbers, which may be as dark as 0..1."""
+    return examples.element_spec["image"].dtype.is_integer
+
+
+def _reader(spec: Any, name: str) -> tuple[Callable[..., dict], bool, int | None]:
+    """Makes a dictionary of an element; with it, whether elements are batches, and the classes of one-hot labels."""
+    keyed = isinstance(spec, dict) and "image" in spec
+    parts = [spec["image"], spec.get("label")] if keyed else list(spec) if isinstance(spec, tuple) else [spec]
+    image, label = parts[0], parts[1] if len(parts) == 2 else None
+    rank = image.shape.rank if isinstance(image, tf.TensorSpec) else None
+    if rank not in (3, 4) or len(parts) > 2 or image.shape[-1] is None:
+        raise ValueError(
+            f"{name} must give images (H, W, C) or batches of them, with or without labels, but it gives {spec}."
+        )
+    one_hot = label is not None and label.shape.rank == rank - 2 and (label.shape[-1] or 1) > 1
+    squeezed = label is not None and label.shape.rank == rank - 2 and label.shape[-1] == 1
+
+    def split(*element: Any) -> dict:
+        given = [element[0]["image"], element[0].get("label")] if keyed else element
+        if label is None:
+            return {"image": given[0]}
+        value = tf.argmax(given[1], -1) if one_hot else given[1][..., 0] if squeezed else given[1]
+        return {"image": given[0], "label": tf.cast(value, tf.int64)}
+
+    return split, rank == 4, label.shape[-1] if one_hot else None
+
+
+def _measure(examples: tf.data.Dataset) -> tuple[int, float, float, int]:
+    """The number of examples, the lowest and the highest pixel, and the highest label."""
+
+    def add(state: tuple, example: dict) -> tuple:
+        count, lowest, highest, label = state
+        pixels = tf.cast(example["image"], tf.float32)
+        return (
+            count + 1,
+            tf.minimum(lowest, tf.reduce_min(pixels)),
+            tf.maximum(highest, tf.reduce_max(pixels)),
+            tf.maximum(label, example.get("label", tf.constant(-1, tf.int64))),
+        )
+
+    start = tf.constant(0), tf.constant(float("inf")), tf.constant(float("-inf")), tf.constant(-1, tf.int64)
+    count, lowest, highest, label = examples.reduce(start, add)
+    return int(count), float(lowest), float(highest), int(label)

@@ -1,0 +1,183 @@
+"""Compares trained networks with their teacher on test images: `kd_keras.evaluate`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kd_keras import distribute
+from kd_keras.evaluation.evaluator import Evaluator, select_questions
+from kd_keras.evaluation.generalization import SizedRun
+from kd_keras.evaluation.text import describe, findings_table, size_tables, to_json
+from kd_keras.evaluation.verdict import Verdict, check_requirements
+from kd_keras.files import write_json
+from kd_keras.report.assembly import check_report, write_report
+from kd_keras.report.page import Subject
+from kd_keras.runs.candidates import Network, load_candidate, name_networks, resolve_data, training_images
+from kd_keras.runs.devices import chosen_strategy
+from kd_keras.runs.images import open_source
+from kd_keras.runs.recipe import Data, Recipe, recipe
+from kd_keras.runs.run import find_run
+
+TEACHER_SETTINGS = ("teacher", "recording", "method")  # a run with one of these was distilled
+OPTIONS = (
+    "data_dir", "test_split", "image_size", "batch_size", "strategy", "devices", "worker_timeout", "deterministic",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The result of `evaluate`.
+
+    Attributes:
+        teacher: the name of the network that the others are compared with.
+        findings: by name of the network, its findings by name: numbers or arrays.
+        verdict: the requirements on the last network, and whether it `passed` all of them.
+        data: a sentence about the test images.
+        by_training_size: tables of networks that differ only in their number of training images.
+    """
+
+    teacher: str
+    findings: dict[str, dict[str, Any]]
+    verdict: Verdict
+    data: str = ""
+    by_training_size: tuple[str, ...] = ()
+
+    @property
+    def table(self) -> str:
+        """The main findings as a Markdown table."""
+        return findings_table(self.findings)
+
+    def __str__(self) -> str:
+        sentences = [describe(name, findings) for name, findings in self.findings.items()]
+        requirements = [str(self.verdict)] if self.verdict.requirements else []
+        return "\n".join([self.data, self.table, *sentences, *self.by_training_size, *requirements])
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes the findings to a JSON file."""
+        write_json(path, to_json(self.findings))
+
+
+def evaluate(
+    models: Network | Sequence[Network] = (),
+    *,
+    teacher: Network | None = None,
+    data: Data | None = None,
+    requirements: Mapping[str, float] | None = None,
+    questions: Sequence[str] = (),
+    examples: int = 1000,
+    other_data: Data | None = None,
+    other_split: str = "test",
+    report: str | os.PathLike | None = None,
+    command: str = "",
+    **options: Any,
+) -> Evaluation:
+    """Compares trained networks with their teacher on the same test images.
+
+    Accuracy, agreement, confidence intervals, calibration, size and latency are always measured.
+
+    Args:
+        models: one or more runs, paths or Keras models; the last one is judged by the requirements.
+        teacher: a run, a path or a Keras model; by default the first of the models.
+        data: test images, as `Recipe` describes them; by default those that the teacher's run was tested on.
+        requirements: limits by name, such as `{"max_accuracy_drop": 0.01}`; see `kd_keras.evaluation.verdict`.
+        questions: what takes more time: "robustness", "generalization", "attention", "similarity", "memory", or "all".
+        examples: the largest number of test images for these questions, 1000 by default.
+        other_data: images of other things, which "generalization" separates from the test images.
+        other_split: the split of `other_data`, "test" by default.
+        report: the path of an HTML page to write, which asks all questions.
+        command: the command that repeats this evaluation, shown on the page.
+        **options: `data_dir`, `test_split` and `image_size`, by default those of the teacher's run; `batch_size`,
+            `strategy`, `devices`, `worker_timeout` and `deterministic` as `Recipe` describes them.
+
+    Returns:
+        The findings, a table of them, and the verdict.
+
+    Raises:
+        TypeError: if an option is unknown.
+        ValueError: if a network, the images or a question is not available, or a requirement is unknown.
+
+    >>> import keras
+    >>> layers = [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
+    >>> network = keras.Sequential(layers, name="linear")
+    >>> result = evaluate(network, data="digits", requirements={"min_accuracy": 0.9})
+    >>> result.findings["linear"]["parameters"], result.verdict.passed
+    (650, False)
+    """
+    limits = dict(requirements or {})
+    networks = name_networks(teacher, models)
+    if limits and len(networks) == (teacher is not None):
+        raise ValueError("Requirements judge a model, but only a teacher was passed. Pass models=.")
+    if report is not None:
+        check_report(report)
+    questions = select_questions([*questions, *["all"] * (report is not None)], limits, other_data is not None)
+    plan = _plan(data, next(iter(networks.values())), options)
+    with chosen_strategy(plan) as strategy, strategy.scope():
+        with distribute.chief_first(strategy):
+            test = open_source(plan.data, plan.test_split, plan.data_dir)
+            other = None if other_data is None else open_source(other_data, other_split, plan.data_dir)
+        evaluator = Evaluator(
+            test, questions, batch_size=plan.batch_size, image_size=plan.image_size, examples=examples, other=other
+        )
+        for name, source in networks.items():
+            evaluator.evaluate(load_candidate(source, name, options.get("data_dir")))
+        evaluator.measure_latency()
+        judged = list(networks)[-1]
+        findings = evaluator.findings
+        verdict = Verdict(tuple(check_requirements(limits, findings[judged], findings[evaluator.teacher])))
+        if report is not None and distribute.is_chief(strategy):
+            subjects = _subjects(networks, findings, evaluator.teacher)
+            write_report(report, evaluator, subjects, verdict.requirements, command=command)
+    tables = _compare_training_sizes(networks, findings, options.get("data_dir"))
+    return Evaluation(evaluator.teacher, findings, verdict, _describe_data(evaluator, examples), tables)
+
+
+def _plan(data: Data | None, source: Network, options: Mapping[str, Any]) -> Recipe:
+    unknown = [name for name in options if name not in OPTIONS]
+    if unknown:
+        raise TypeError(f"evaluate takes the options {', '.join(OPTIONS)}, but received {', '.join(unknown)}.")
+    return recipe(**resolve_data(data, source, options))
+
+
+def _subjects(networks: Mapping[str, Network], findings: Mapping[str, Any], teacher: str) -> list[Subject]:
+    """The networks as the page shows them, with their role, training history and the command that repeats them."""
+    subjects = []
+    for name, source in networks.items():
+        run = find_run(source)
+        settings = {} if run is None else run.settings
+        distilled = any(setting in settings for setting in TEACHER_SETTINGS)
+        role = "teacher" if name == teacher else "distilled" if distilled else "other" if run is None else "baseline"
+        commands: list[str] = []
+        if run is not None:
+            flagfile = run.path / "flags.txt"
+            program = "distill" if distilled else "train"
+            commands = [f"python -m experiments.{program} --run=NEW --flagfile={flagfile}", ""]
+            commands += flagfile.read_text().splitlines()
+        subjects.append(Subject(name, role, findings[name], {} if run is None else run.history, commands))
+    return subjects
+
+
+def _describe_data(evaluator: Evaluator, examples: int) -> str:
+    text = f"{evaluator.test.size:,} test images of {evaluator.test.name}. Agreement and kl (nats) compare with"
+    text += f" {evaluator.teacher}.\nCalibration is measured on every second image; the others fit the temperature."
+    sampled = [question for question in evaluator.questions if question not in ("generalization", "memory")]
+    if sampled:
+        text += f"\nUp to {examples:,} evenly spread images are used for {', '.join(sampled)}."
+    return text
+
+
+def _compare_training_sizes(
+    networks: Mapping[str, Network], findings: Mapping[str, Any], data_dir: str | None
+) -> tuple[str, ...]:
+    """Tables of the runs that differ only in their training images."""
+    runs = {name: find_run(source) for name, source in networks.items() if "accuracy" in findings[name]}
+    runs = {name: run for name, run in runs.items() if run is not None and "train_split" in run.settings}
+    if len({run.settings["train_split"] for run in runs.values()}) < 2:
+        return ()
+    sized = {
+        name: SizedRun(run.settings, training_images(run, data_dir).size, findings[name]["accuracy"])
+        for name, run in runs.items()
+    }
+    return tuple(size_tables(sized))

@@ -1,0 +1,235 @@
+"""Exports a trained network in formats that take raw images, verified on its test images: `kd_keras.export`."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from kd_keras.contracts import as_batch
+from kd_keras.data import Source
+from kd_keras.data import evaluation as evaluation_batches
+from kd_keras.errors import suggest
+from kd_keras.evaluation.images import order_classes
+from kd_keras.export import TOLERANCES, Export, litert, onnx, saved_model
+from kd_keras.files import write_atomically, write_json
+from kd_keras.runs.candidates import Network, name_networks, resolve_data
+from kd_keras.runs.images import open_source
+from kd_keras.runs.recipe import Data, Recipe, recipe
+from kd_keras.runs.run import find_run, load_network, recorded_data
+
+LOGGER = logging.getLogger("kd_keras")
+# By name of the format: the file or directory, and the precision whose tolerance it has.
+FORMATS = {
+    "saved_model": ("saved_model", "float32"),
+    "onnx": ("model.onnx", "float32"),
+    "litert": ("model.tflite", "float32"),
+    "litert_float16": ("model_float16.tflite", "float16"),
+    "litert_int8": ("model_int8.tflite", "int8"),
+}
+OPTIONS = ("data_dir", "train_split", "test_split", "batch_size")
+HEADER = (
+    "| format | file | kilobytes | largest difference | agreement | accuracy | milliseconds | p95 |\n"
+    "|---|---|---:|---:|---:|---:|---:|---:|"
+)
+
+
+@dataclass(frozen=True)
+class _Exporter:
+    """A network and what all its exports share.
+
+    Args:
+        model: the network.
+        directory: of the exports.
+        images: test images `(N, H, W, C)` uint8.
+        labels: `(N,)` in the order of the network's outputs, or `None`.
+        class_names: of the network, or `None`.
+        calibration: reads the training images that int8 needs.
+    """
+
+    model: keras.Model
+    directory: Path
+    images: np.ndarray
+    labels: np.ndarray | None
+    class_names: Sequence[str] | None
+    calibration: Any
+
+    def write(self, name: str, tolerance: Mapping[str, float]) -> Export:
+        """Exports in one format."""
+        file, precision = FORMATS[name]
+        options: dict[str, Any] = {
+            "image_shape": self.images.shape[1:],
+            "sample": self.images,
+            "labels": self.labels,
+            "class_names": self.class_names,
+            "tolerance": TOLERANCES[precision]._replace(**tolerance),
+        }
+        if name == "saved_model":
+            return saved_model(self.model, self.directory / file, **options)
+        if name == "onnx":
+            return onnx(self.model, self.directory / file, **options)
+        representative = self.calibration() if precision == "int8" else None
+        return litert(self.model, self.directory / file, precision=precision, representative=representative, **options)
+
+
+def export(
+    student: Network,
+    formats: Sequence[str] = ("saved_model",),
+    *,
+    output: str | os.PathLike | None = None,
+    data: Data | None = None,
+    calibration: int = 200,
+    tolerance: Mapping[str, float] | None = None,
+    **options: Any,
+) -> list[Export]:
+    """Exports a trained network and compares every export with it on the test images.
+
+    Beside the exports it writes `export.json` with what was measured, and into `saved_model/` the file `check.npz`: the
+    raw test images and the classes that the network predicts for them, so that any process can repeat the comparison.
+
+    Args:
+        student: a run, a path or a Keras model.
+        formats: of "saved_model" (default), "litert", "litert_float16", "litert_int8" and "onnx".
+        output: the directory of the exports; by default `export` in the directory of the run.
+        data: test images, as `Recipe` describes them; by default those that the run was tested on. For "litert_int8"
+            its `train_split` gives the training images.
+        calibration: the largest number of training images from which int8 takes the ranges of activations, 200 by
+            default.
+        tolerance: overrides `difference`, `agreement` or `accuracy_drop` of the formats' tolerances.
+        **options: `data_dir`, `train_split` and `test_split`, by default those of the run, and `batch_size`.
+
+    Returns:
+        The exports in the order of `formats`.
+
+    Raises:
+        TypeError: if an option is unknown.
+        ValueError: if a format is unknown, the images are not available, or an export is rejected; the other formats
+            are exported nevertheless.
+
+    >>> import tempfile
+    >>> layers = [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
+    >>> network = keras.Sequential(layers, name="linear")
+    >>> [each.format for each in export(network, ["litert"], output=tempfile.mkdtemp(), data="digits")]
+    ['litert']
+    """
+    for name in formats:
+        if name not in FORMATS:
+            raise ValueError(f"{name!r} is not a format of an export: {suggest(name, FORMATS)}")
+    unknown = [name for name in options if name not in OPTIONS]
+    if unknown:
+        raise TypeError(f"export takes the options {', '.join(OPTIONS)}, but received {', '.join(unknown)}.")
+    source_name = next(iter(name_networks(None, student)))
+    settings = _settings(student, data, options)
+    exporter, test = _prepare(student, settings, _output(student, output), calibration)
+    LOGGER.info("%s test images of %s; exports are compared with %s.\n", f"{test.size:,}", test.name, source_name)
+    exports, rejected = _write_all(exporter, list(dict.fromkeys(formats)), dict(tolerance or {}))
+    accuracy = _record(exporter, exports, rejected, {"model": source_name, "dataset": test.name})
+    LOGGER.info(
+        "\n%s", "The images have no labels." if accuracy is None else f"The source has an accuracy of {accuracy:.4f}."
+    )
+    if rejected:
+        raise ValueError("\n".join(rejected.values()))
+    return list(exports.values())
+
+
+def _settings(student: Network, data: Data | None, options: Mapping[str, Any]) -> Recipe:
+    """Where the test images and, for int8, the training images are."""
+    run = find_run(student)
+    resolved = resolve_data(data, student, options)
+    resolved.pop("image_size", None)  # an export has the size of the network
+    if run is not None and data is None and "train_split" in run.settings:
+        resolved = {"train_split": run.settings["train_split"], **resolved}
+    return recipe(**resolved)
+
+
+def _output(student: Network, output: str | os.PathLike | None) -> Path:
+    if output is not None:
+        return Path(output)
+    if isinstance(student, keras.Model):
+        raise ValueError(f"The exports of the Keras model {student.name!r} need a directory. Pass output=.")
+    path = Path(student)
+    return (path if path.is_dir() else path.parent) / "export"
+
+
+def _prepare(student: Network, settings: Recipe, directory: Path, calibration: int) -> tuple[_Exporter, Source]:
+    model, recorded = load_network(student), recorded_data(student)
+    test = open_source(settings.data, settings.test_split, settings.data_dir)
+    size = model.input_shape[1:3]
+    if None in size:
+        size = tuple(recorded.get("image_shape") or test.image_shape or ())[:2]
+    images, labels = _read(test, size, settings.batch_size)
+    order = order_classes(recorded.get("class_names"), test.class_names)
+    labels = np.asarray(order)[labels] if order and labels is not None else labels
+
+    def calibration_images() -> np.ndarray:
+        train = open_source(_training_data(student, settings), settings.train_split, settings.data_dir)
+        return _read(_take_spread(train, calibration), size, settings.batch_size)[0]
+
+    names = recorded.get("class_names")
+    return _Exporter(model, directory, images, labels, names, calibration_images), test
+
+
+def _training_data(student: Network, settings: Recipe) -> Data:
+    """The dataset of a run's training images, which may be another than that of its test images."""
+    run = find_run(student)
+    return settings.data if run is None else run.settings.get("data", settings.data)
+
+
+def _take_spread(source: Source, count: int) -> Source:
+    """So many examples from all over a source: a folder has them class after class."""
+    step = max(1, source.size // count)
+    size = min(count, -(-source.size // step))
+    return replace(source, examples=source.examples.shard(step, 0).take(count), size=size)
+
+
+def _read(source: Source, size: tuple[int, int], batch_size: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """A source's images `(N, H, W, C)` uint8 in the size of the network, and their labels `(N,)`."""
+    elements = evaluation_batches(source, batch_size=batch_size, image_size=size or None)
+    batches = [as_batch(element) for element in elements]
+    images = np.round(np.concatenate([np.asarray(batch.inputs) for batch in batches])).astype("uint8")
+    return images, np.concatenate([np.asarray(batch.label) for batch in batches]) if source.has_labels else None
+
+
+def _write_all(
+    exporter: _Exporter, formats: Sequence[str], tolerance: Mapping[str, float]
+) -> tuple[dict[str, Export], dict[str, str]]:
+    """The accepted exports by format, and the reasons for the rejected ones."""
+    exports, rejected = {}, {}
+    LOGGER.info(HEADER)
+    for name in formats:
+        try:
+            result = exports[name] = exporter.write(name, tolerance)
+        except ValueError as error:
+            rejected[name] = str(error)
+            LOGGER.info("| %s | rejected | - | - | - | - | - | - |", name)
+            continue
+        accuracy = "-" if result.accuracy is None else f"{result.accuracy:.4f}"
+        LOGGER.info(
+            f"| {name} | {result.path.name} | {result.bytes / 1000:,.1f} | {result.difference:.1e}"
+            f" | {result.agreement:.4f} | {accuracy} | {result.milliseconds:.2f} | {result.p95:.2f} |"
+        )
+    return exports, rejected
+
+
+def _record(
+    exporter: _Exporter, exports: Mapping[str, Export], rejected: Mapping[str, str], about: dict[str, Any]
+) -> float | None:
+    """Writes `export.json` and `check.npz`; returns the accuracy of the network."""
+    directory, images, labels = exporter.directory, exporter.images, exporter.labels
+    classes = exporter.model.predict(images.astype("float32"), verbose=0).argmax(-1)
+    if "saved_model" in exports:
+        write_atomically(
+            directory / "saved_model/check.npz", lambda name: np.savez(name, images=images, classes=classes)
+        )
+    accuracy = None if labels is None else float((classes == labels).mean())
+    table = {**about, "images": len(images), "source_accuracy": accuracy}
+    rows = {name: {**result._asdict(), "path": str(result.path)} for name, result in exports.items()}
+    directory.mkdir(parents=True, exist_ok=True)
+    write_json(directory / "export.json", {**table, "formats": rows, "rejected": dict(rejected)})
+    return accuracy

@@ -1,0 +1,189 @@
+"""From a recipe to the images of a run: the sources, the batches of a training, and the batches of its tests."""
+
+from __future__ import annotations
+
+import functools
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import tensorflow as tf
+
+from kd_keras import data, distribute
+from kd_keras.networks.preprocessing import PixelStatistics
+from kd_keras.recording.reader import Recording
+from kd_keras.runs.datasets import same_classes, source_from
+from kd_keras.runs.recipe import Data, Recipe
+from kd_keras.training import Position
+
+FIXED = {"unit": PixelStatistics((0.0,), (255.0,)), "symmetric": PixelStatistics((127.5,), (127.5,))}
+
+
+@dataclass(frozen=True)
+class Images:
+    """The images of a run.
+
+    Args:
+        recipe: how batches are made.
+        train: examples to train on.
+        test: labeled examples to test on, or `None`.
+    """
+
+    recipe: Recipe
+    train: data.Source
+    test: data.Source | None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """`(H, W, C)` as a network reads them.
+
+        Raises:
+            ValueError: if the images differ in size and the recipe has no `image_size`.
+        """
+        size = self.recipe.image_size or (self.train.image_shape or ())[:2]
+        if not size:
+            raise ValueError(
+                f"The images of {self.train.name} differ in size. Pass image_size=(height, width) or --image_size=H,W."
+            )
+        return (*size, self.train.examples.element_spec["image"].shape[-1])
+
+    @functools.cached_property
+    def normalization(self) -> PixelStatistics:
+        """What a network of the zoo starts with; "fit" is measured here, once."""
+        wanted = self.recipe.normalization
+        if isinstance(wanted, tuple):
+            return PixelStatistics(*wanted)
+        return FIXED[wanted] if wanted in FIXED else data.measure(self.train)
+
+    def describe(self) -> dict[str, Any]:
+        """What a result records of its data."""
+        names = self.train.class_names
+        return {
+            "dataset": self.train.name,
+            "classes": self.train.classes,
+            "class_names": list(names) if names else None,
+            "image_shape": list(self.shape),
+        }
+
+    @property
+    def steps(self) -> int:
+        """Batches of an epoch."""
+        return data.steps_per_epoch(self.train, self.recipe.batch_size, self.recipe.drop_remainder)
+
+    @property
+    def view_options(self) -> dict[str, Any]:
+        """What the training views follow from; for `data.training` and `recording.record`."""
+        recipe = self.recipe
+        return {
+            "batch_size": recipe.batch_size,
+            "image_size": recipe.image_size,
+            "augmentation": augmentation(recipe),
+            "seed": recipe.seed,
+            "drop_remainder": recipe.drop_remainder,
+        }
+
+    def training_batches(self, start: Position, recording: Recording | None = None, **options: Any) -> tf.data.Dataset:
+        """The training batches from a position on.
+
+        Args:
+            start: epoch and step to start with.
+            recording: the recorded outputs of a teacher, to be joined into the batches.
+            options: `batch_slice` and `with_index` of `data.training`.
+
+        Raises:
+            ValueError: if the recording has another number of views than the recipe.
+        """
+        views = self.recipe.views
+        if recording is not None and views not in (None, recording.views):
+            raise ValueError(f"views={views}, but {recording.directory} has {recording.views} views of every image.")
+        return data.training(
+            self.train,
+            start_epoch=start.epoch,
+            start_step=start.step,
+            one_hot=self.recipe.has_soft_labels and self.train.has_labels,
+            views=views if recording is None else recording.views,
+            recorded=recording,
+            sharding=self.recipe.sharding,
+            **self.view_options,
+            **options,
+        )
+
+    def test_batches(self, **options: Any) -> tf.data.Dataset:
+        """The test batches; `options` are `batch_slice` and `one_hot` of `data.evaluation`."""
+        return data.evaluation(
+            self.test, batch_size=self.recipe.batch_size, image_size=self.recipe.image_size, **options
+        )
+
+    def test_options(self, strategy: tf.distribute.Strategy) -> dict[str, Any]:
+        """The arguments of `fit` that concern the test images."""
+        if self.test is None:
+            return {}
+        soft, every, epochs = self.recipe.has_soft_labels, self.recipe.test_every, self.recipe.epochs
+        batches = distribute.batches(
+            strategy, lambda batch_slice: self.test_batches(batch_slice=batch_slice, one_hot=soft)
+        )
+        return {
+            "validation_data": batches,
+            "validation_steps": data.steps_per_epoch(self.test, self.recipe.batch_size),
+            "validation_freq": [*range(every, epochs, every), epochs],
+        }
+
+
+def load_images(recipe: Recipe) -> Images:
+    """The images that a recipe names.
+
+    Raises:
+        ValueError: if there are none, or training and test images have different classes.
+    """
+    train = open_source(recipe.data, recipe.train_split, recipe.data_dir)
+    train = train.without(recipe.without_classes) if recipe.without_classes else train
+    test = None
+    if recipe.test_data is not None or (train.has_labels and isinstance(recipe.data, (str, os.PathLike))):
+        test_data = recipe.data if recipe.test_data is None else recipe.test_data
+        test = open_source(test_data, recipe.test_split, recipe.data_dir)
+        if tf.data.Dataset in map(_kind, (recipe.data, test_data)):
+            train, test = same_classes(train, test)
+        if (
+            test.has_labels
+            and train.has_labels
+            and (test.class_names, test.classes) != (train.class_names, train.classes)
+        ):
+            raise ValueError(
+                "Training and test images must have the same classes in the same order, but they have "
+                f"{train.class_names or train.classes} and {test.class_names or test.classes}."
+            )
+        test = test if test.has_labels else None
+    return Images(recipe, train, test)
+
+
+def open_source(data_given: Data, split: str, data_dir: str | None = None) -> data.Source:
+    """The examples of a name, a folder, a `Source` or a `tf.data.Dataset`; the last two are whole, without a split.
+
+    Raises:
+        TypeError: if it is anything else.
+        ValueError: if there are no such images.
+    """
+    if isinstance(data_given, data.Source):
+        return data_given
+    if isinstance(data_given, tf.data.Dataset):
+        return source_from(data_given)
+    if not isinstance(data_given, (str, os.PathLike)):
+        raise TypeError(f"data must be a name, a folder, a Source or a tf.data.Dataset, but received {data_given!r}.")
+    return data.load(os.fspath(data_given), split, data_dir)
+
+
+def augmentation(recipe: Recipe) -> data.Augmentation:
+    """The augmentation of a recipe."""
+    return data.Augmentation(
+        crop=recipe.crop,
+        flip=recipe.flip,
+        shift=recipe.shift,
+        resized_crop=recipe.resized_crop,
+        rand_augment=recipe.rand_augment,
+        mixup=recipe.mixup,
+        cutmix=recipe.cutmix,
+    )
+
+
+def _kind(data_given: Data) -> type:
+    return tf.data.Dataset if isinstance(data_given, tf.data.Dataset) else type(data_given)

@@ -1,0 +1,87 @@
+"""Methods and weights between their texts, their objects, and their lines in flags.txt."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from kd_keras.methods import Method
+from kd_keras.methods.schedules import Weight
+from kd_keras.runs.parsing import method_classes, parse_method
+from kd_keras.runs.settings import GivenObject
+
+
+def make_methods(given: Sequence[str | Method], **known: Any) -> list[Method]:
+    """The methods of texts and objects; `known` arguments go to those that are texts.
+
+    Raises:
+        TypeError: if one is neither a text nor a method, or all of them are one text.
+        ValueError: for a text of another form.
+    """
+    if isinstance(given, (str, Method)):
+        raise TypeError(f"methods must be a list, but received {given!r}. Write methods=[{given!r}].")
+    methods = []
+    for method in given:
+        if not isinstance(method, (str, Method)):
+            raise TypeError(f"A method must be a Method such as methods.KD(), or its text, but received {method!r}.")
+        methods.append(parse_method(method, **known) if isinstance(method, str) else method)
+    return methods
+
+
+def methods_setting(given: Sequence[str | Method]) -> list[str | GivenObject]:
+    """Methods as flags.txt records them: as texts if possible.
+
+    >>> from kd_keras.methods import KD
+    >>> methods_setting(["at", KD(temperature=2)])
+    ['at', 'kd(temperature=2.0)']
+    """
+    return [method if isinstance(method, str) else _as_setting(method) for method in given]
+
+
+def _as_setting(method: Method) -> str | GivenObject:
+    text = method_text(method)
+    return text if text is not None else GivenObject(f"a {type(method).__name__} method")
+
+
+def method_text(method: Method) -> str | None:
+    """The text from which `parse_method` makes an equal method, or `None` if there is no such text."""
+    name = type(method).__name__.lower()
+    if method_classes().get(name) is not type(method):
+        return None
+    default = type(method)().get_config()
+    changed = {argument: value for argument, value in method.get_config().items() if value != default.get(argument)}
+    # A dictionary is a serialized object: a schedule, or another method.
+    if any(isinstance(value, dict) or not _is_literal(value) for value in changed.values()):
+        return None
+    arguments = ", ".join(f"{argument}={value!r}" for argument, value in changed.items())
+    return f"{name}({arguments})" if arguments else name
+
+
+def weight_setting(weight: Weight | None) -> str | GivenObject | None:
+    """A weight as flags.txt records it.
+
+    >>> weight_setting({0: 1, 1: 0.5}), weight_setting(0.1), weight_setting(None)
+    ('{0: 1, 1: 0.5}', '0.1', None)
+    """
+    if weight is None:
+        return None
+    plain = dict(weight) if isinstance(weight, Mapping) else weight
+    return repr(plain) if _is_literal(plain) else GivenObject(f"a schedule of type {type(weight).__name__}")
+
+
+def weight_description(weight: Weight | None) -> str | None:
+    """A weight as a result records it.
+
+    >>> weight_description({0: 1, 1: 0.5})
+    '{0: 1, 1: 0.5}'
+    """
+    setting = weight_setting(weight)
+    return setting.description if isinstance(setting, GivenObject) else setting
+
+
+def _is_literal(value: Any) -> bool:
+    try:
+        return ast.literal_eval(repr(value)) == value
+    except (ValueError, SyntaxError):
+        return False

@@ -1,0 +1,80 @@
+"""From a recipe to a compiled Distiller: optimizer, learning rate, loss, XLA."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from kd_keras import distribute
+from kd_keras.distiller import Distiller
+from kd_keras.runs.recipe import Recipe
+
+logger = logging.getLogger("kd_keras")
+
+
+def compile_distiller(
+    distiller: Distiller, recipe: Recipe, strategy: tf.distribute.Strategy, steps: int, labeled: bool
+) -> None:
+    """Compiles as a recipe says.
+
+    Args:
+        distiller: not yet compiled.
+        recipe: of the run.
+        strategy: that the Distiller was built under.
+        steps: of an epoch.
+        labeled: whether training or test images have labels.
+    """
+    if recipe.sync_batch_norm:
+        count = distribute.synchronize_batch_norm(distiller)
+        logger.info("%d BatchNormalization layers compute over the global batch.", count)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    if recipe.has_soft_labels:
+        loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=recipe.label_smoothing)
+    mode, reason = distribute.choose_xla(strategy, recipe.jit, recipe.deterministic)
+    logger.info("XLA %s: %s.", "on" if mode else "off", reason)
+    distiller.compile(
+        optimizer=optimizer(recipe, steps),
+        loss=loss if labeled else None,
+        weighted_metrics=["accuracy"] if labeled else None,  # weighted: the copies that fill a last batch do not count
+        jit_compile=mode,
+        steps_per_execution=recipe.steps_per_execution,
+    )
+
+
+def optimizer(recipe: Recipe, steps: int) -> keras.optimizers.Optimizer:
+    """The optimizer of a recipe with its schedule over epochs of `steps` updates."""
+    rate = learning_rate(recipe, steps)
+    decay = {"weight_decay": recipe.weight_decay or None}
+    if recipe.optimizer == "sgd":
+        return keras.optimizers.SGD(rate, momentum=0.9, **decay)
+    if recipe.optimizer == "adam":
+        return keras.optimizers.Adam(rate, **decay)
+    return keras.optimizers.AdamW(rate, weight_decay=recipe.weight_decay)
+
+
+def learning_rate(recipe: Recipe, steps: int) -> Any:
+    """The learning rate over all updates: a number or a Keras schedule, scaled to the batch size if the recipe says so.
+
+    >>> float(learning_rate(Recipe(schedule="steps", learning_rate=1.0, epochs=8), steps=10)(55))
+    0.10000000149011612
+    """
+    peak = distribute.scale_learning_rate(
+        recipe.learning_rate, recipe.scale_learning_rate, recipe.batch_size, recipe.base_batch_size
+    )
+    if recipe.scale_learning_rate != "none":
+        logger.info(
+            "Learning rate %g: %g scaled (%s, from a batch of %d to %d).",
+            peak, recipe.learning_rate, recipe.scale_learning_rate, recipe.base_batch_size, recipe.batch_size,
+        )  # fmt: skip
+    total, warmup = recipe.epochs * steps, round(recipe.warmup_epochs * steps)
+    if recipe.schedule == "constant":
+        return peak
+    if recipe.schedule == "steps":
+        marks = [round(total * part) for part in (5 / 8, 6 / 8, 7 / 8)]
+        return keras.optimizers.schedules.PiecewiseConstantDecay(marks, [peak, peak / 10, peak / 100, peak / 1000])
+    if not warmup:
+        return keras.optimizers.schedules.CosineDecay(peak, total)
+    return keras.optimizers.schedules.CosineDecay(0.0, total - warmup, warmup_target=peak, warmup_steps=warmup)

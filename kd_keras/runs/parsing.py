@@ -1,0 +1,128 @@
+"""The text forms of models, methods, weights and normalizations. Nothing in a text is ever evaluated."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from collections.abc import Callable
+from typing import Any
+
+from kd_keras import methods
+from kd_keras.errors import suggest
+from kd_keras.methods import Method
+
+NORMALIZATIONS = ("fit", "unit", "symmetric")
+
+
+def parse_call(text: str, nested: Callable[[str], Any] | None = None) -> tuple[str, dict[str, Any]]:
+    """Reads `name` or `name(argument=literal, ...)`.
+
+    Args:
+        text: what the user wrote.
+        nested: makes the value of an argument that is such a call itself; by default that is an error.
+
+    Raises:
+        ValueError: if the text has another form.
+
+    >>> parse_call("kd(temperature=4, weight=0.9)")
+    ('kd', {'temperature': 4, 'weight': 0.9})
+    """
+    name, bracket, rest = text.strip().partition("(")
+
+    def value(node: ast.expr) -> Any:
+        if nested and isinstance(node, ast.Call):
+            return nested(ast.unparse(node))
+        try:
+            return ast.literal_eval(node)
+        except ValueError as error:
+            raise SyntaxError("only literals") from error
+
+    try:
+        call = ast.parse(f"f({rest}" if bracket else "f()", mode="eval").body
+        plain = isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and not call.args
+        if not (plain and all(keyword.arg for keyword in call.keywords) and re.fullmatch(r"[\w./:-]+", name.strip())):
+            raise SyntaxError("only name=value")
+        return name.strip(), {keyword.arg: value(keyword.value) for keyword in call.keywords}
+    except SyntaxError as error:
+        raise ValueError(
+            f"Expected name(argument=value, ...) with literal values, but received {text!r}. "
+            "Write for example kd(temperature=4, weight=0.9); put text in quotes: logits(form='mse')."
+        ) from error
+
+
+def method_classes() -> dict[str, type[Method]]:
+    """Every method by its name in lower case, which is its name in the shell."""
+    kinds = [kind for kind in vars(methods).values() if inspect.isclass(kind) and issubclass(kind, Method)]
+    return {kind.__name__.lower(): kind for kind in kinds if kind is not Method}
+
+
+def parse_method(text: str, **known: Any) -> Method:
+    """The method of a text such as `kd(temperature=4)` or `lskd(host=dkd(beta=2))`.
+
+    Args:
+        text: what the user wrote.
+        known: arguments that the caller knows, such as `examples=`; passed to a method that takes them unless the text
+            says otherwise.
+
+    Raises:
+        ValueError: for an unknown method or argument (with those that exist), or a wrong value.
+
+    >>> parse_method("kd(temperature=2)").temperature
+    2.0
+    """
+    name, arguments = parse_call(text, nested=parse_method)
+    classes = method_classes()
+    if name not in classes:
+        raise ValueError(f"There is no method {name!r}: {suggest(name, classes)}")
+    accepted = list(inspect.signature(classes[name]).parameters)
+    for argument in arguments:
+        if argument not in accepted:
+            advice = suggest(argument, accepted)
+            raise ValueError(f"Method {name!r} takes {', '.join(accepted)}, but received {argument!r}: {advice}")
+    return classes[name](**{key: value for key, value in known.items() if key in accepted} | arguments)
+
+
+def parse_weight(text: str, name: str) -> float | dict[int, float]:
+    """A weight: a number, or numbers by the epoch from which they hold.
+
+    Raises:
+        ValueError: if it is neither, or below 0.
+
+    >>> parse_weight("0.1", "hard_weight"), parse_weight("{0: 0, 30: 1}", "hard_weight")
+    (0.1, {0: 0, 30: 1})
+    """
+    try:
+        weight = ast.literal_eval(text)
+        numbers = weight.values() if isinstance(weight, dict) else [weight]
+        if not all(isinstance(number, (int, float)) and number >= 0 for number in numbers):
+            raise SyntaxError("only numbers from 0")
+        return weight
+    except (ValueError, SyntaxError) as error:
+        raise ValueError(
+            f"{name} must be a number from 0, or {{epoch: number, ...}}, but received {text!r}."
+        ) from error
+
+
+def parse_normalization(value: Any) -> str | tuple[tuple[float, ...], tuple[float, ...]]:
+    """A normalization by name, or as its pair of means and standard deviations in pixel units, which may be a text.
+
+    Raises:
+        ValueError: if it is neither.
+
+    >>> parse_normalization("fit"), parse_normalization("((127.5,), (63.75,))")
+    ('fit', ((127.5,), (63.75,)))
+    """
+    if isinstance(value, str) and value in NORMALIZATIONS:
+        return value
+    try:
+        mean, std = ast.literal_eval(value) if isinstance(value, str) else value
+        pair = tuple(map(float, mean)), tuple(map(float, std))
+    except (ValueError, TypeError, SyntaxError) as error:
+        raise ValueError(
+            f"normalization must be one of {', '.join(NORMALIZATIONS)}, or ((mean, ...), (standard deviation, ...)) in "
+            f"pixel units, but received {value!r}."
+        ) from error
+    if len(pair[0]) != len(pair[1]) or not pair[0] or min(pair[1]) <= 0:
+        raise ValueError(f"normalization needs as many standard deviations above 0 as means, but received {value!r}.")
+    return pair

@@ -1,0 +1,246 @@
+"""Everything that a training can be told beside its networks, in one frozen dataclass, checked when it is made."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import tensorflow as tf
+
+from kd_keras import distribute
+from kd_keras.data import SHARDING, Source
+from kd_keras.errors import check_number, check_whole_number, suggest
+from kd_keras.runs.parsing import parse_normalization
+from kd_keras.runs.settings import GivenObject
+
+Data = str | os.PathLike | Source | tf.data.Dataset
+OPTIMIZERS = ("sgd", "adam", "adamw")
+SCHEDULES = ("cosine", "steps", "constant")
+PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
+JIT = ("auto", "on", "off")
+NONFINITE = ("stop", "skip")
+# Not recorded with a run: they say where things are and how they are watched, and change no number.
+NOT_RECORDED = ("worker_timeout",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How to train: the names of the fields are those of the flags of `experiments.train` and `experiments.distill`.
+
+    Args:
+        data: training images: a TFDS name, a folder of `<split>/<class>/` or of images, "digits", a `Source`, or a
+            `tf.data.Dataset` of (image or images in 0..255, label or labels), which `kd_keras.runs.images` describes.
+        data_dir: where TFDS keeps prepared datasets; its usual place by default.
+        train_split: split to train on, such as "train[:5000]"; unused for a `Source` or a `Dataset`.
+        without_classes: numbers of classes to leave out of the training images.
+        test_data: images to test on; by default `data`, if that is a name.
+        test_split: split to test on.
+        image_size: (height, width) to resize to, in pixels; by default the size of the images.
+        normalization: what a network of the zoo starts with: "fit" to the training images (mean 0 and standard
+            deviation 1 for each channel), "unit" (0..1), "symmetric" (-1..1), or ((mean, ...), (standard deviation,
+            ...)) in pixel units.
+        batch_size: images of one step, over all devices.
+        drop_remainder: leave out the smaller last batch of an epoch; shapes are then static.
+        epochs: passes over the training images.
+        test_every: epochs from one test and checkpoint to the next.
+        optimizer: "sgd" with momentum 0.9, "adam" or "adamw".
+        learning_rate: the highest learning rate.
+        schedule: of the learning rate: "cosine", "steps" (a tenth at 5/8, 6/8 and 7/8) or "constant".
+        warmup_epochs: epochs of linear warm-up.
+        weight_decay: decoupled weight decay, as Keras's optimizers apply it.
+        label_smoothing: fraction of a label that is spread over all classes.
+        seed: of weights, order and augmentation.
+        views: number of views of every image: epoch e shows view e mod `views`; by default a new one in every epoch.
+        crop: pad by so many pixels and crop at random.
+        flip: mirror left to right at random.
+        shift: move by up to so many pixels.
+        resized_crop: show a random part, resized.
+        rand_augment: (layers, magnitude) of RandAugment.
+        mixup: alpha of mixup; 0 is off.
+        cutmix: alpha of CutMix; 0 is off.
+        strategy: devices: a name of `distribute.NAMES`, or a strategy that was made before.
+        devices: number of GPUs, or without any of logical CPUs, of this machine.
+        worker_timeout: seconds until a silent worker counts as lost.
+        deterministic: the same numbers bit for bit from the same call.
+        sharding: "auto", "data" (each worker reads all data) or "file" (each worker reads its own files).
+        sync_batch_norm: compute the student's batch normalization over the global batch.
+        scale_learning_rate: "none", "sqrt" or "linear" in batch_size / base_batch_size.
+        base_batch_size: the batch size that `learning_rate` was chosen for.
+        jit: XLA: "auto" (where it works and helps), "on" or "off".
+        steps_per_execution: steps to run in one call; must divide an epoch.
+        precision: of the student's layers: "float32", "mixed_float16" (which scales the loss) or "mixed_bfloat16".
+        checkpoint_every: steps from one checkpoint to the next; 0 for one at the end of epochs only.
+        keep: number of the newest checkpoints to keep; the best is kept as well.
+        on_nonfinite: "stop" or "skip" a batch whose loss or gradients are not finite.
+
+    Raises:
+        TypeError: if a value is of the wrong type.
+        ValueError: if a value is out of range.
+
+    >>> Recipe(data="cifar10", epochs=3, flip=True).batch_size
+    128
+    """
+
+    data: Data = "digits"
+    data_dir: str | None = None
+    train_split: str = "train"
+    without_classes: tuple[int, ...] | None = None
+    test_data: Data | None = None
+    test_split: str = "test"
+    image_size: tuple[int, int] | None = None
+    normalization: Any = "fit"
+    batch_size: int = 128
+    drop_remainder: bool = False
+    epochs: int = 30
+    test_every: int = 1
+    optimizer: str = "sgd"
+    learning_rate: float = 0.05
+    schedule: str = "cosine"
+    warmup_epochs: float = 0.0
+    weight_decay: float = 0.0
+    label_smoothing: float = 0.0
+    seed: int = 0
+    views: int | None = None
+    crop: int = 0
+    flip: bool = False
+    shift: int = 0
+    resized_crop: bool = False
+    rand_augment: tuple[int, int] | None = None
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    strategy: str | tf.distribute.Strategy = "auto"
+    devices: int | None = None
+    worker_timeout: float = 20.0
+    deterministic: bool = False
+    sharding: str = "auto"
+    sync_batch_norm: bool = False
+    scale_learning_rate: str = "none"
+    base_batch_size: int = 128
+    jit: str = "auto"
+    steps_per_execution: int = 1
+    precision: str = "float32"
+    checkpoint_every: int = 500
+    keep: int = 2
+    on_nonfinite: str = "stop"
+
+    def __post_init__(self):
+        for name, least in WHOLE_NUMBERS.items():
+            if self._value(name) is not None or name not in OPTIONAL:
+                check_whole_number("Recipe", name, self._value(name), least=least)
+        for name in NUMBERS:
+            check_number("Recipe", name, self._value(name), least=0)
+        check_number("Recipe", "worker_timeout", self.worker_timeout, least=1)
+        for name in SWITCHES:
+            if not isinstance(self._value(name), bool):
+                raise TypeError(f"Recipe({name}=...) must be True or False, but received {self._value(name)!r}.")
+        for name, choices in CHOICES.items():
+            value = self._value(name)
+            if not (name == "strategy" and isinstance(value, tf.distribute.Strategy)) and value not in choices:
+                raise ValueError(f"Recipe({name}=...) does not know {value!r}: {suggest(str(value), choices)}")
+        for name, count in TUPLES.items():
+            object.__setattr__(self, name, _whole_numbers(name, self._value(name), count))
+        object.__setattr__(self, "normalization", parse_normalization(self.normalization))
+        if self.warmup_epochs and self.schedule != "cosine":
+            raise ValueError(
+                f"warmup_epochs={self.warmup_epochs} needs schedule='cosine', but received {self.schedule!r}."
+            )
+
+    def _value(self, name: str) -> Any:
+        return self.__dict__[name]
+
+    @property
+    def has_soft_labels(self) -> bool:
+        """Whether labels are distributions over classes: smoothed, or mixed with others."""
+        return self.label_smoothing > 0 or self.mixup > 0 or self.cutmix > 0
+
+    def settings(self) -> dict[str, Any]:
+        """The values as a flagfile records them, by name of the flag."""
+        values = {name: value for name, value in self.__dict__.items() if name not in NOT_RECORDED}
+        for name in ("data", "test_data"):
+            values[name] = _as_setting(values[name])
+        if isinstance(self.strategy, tf.distribute.Strategy):
+            values["strategy"] = GivenObject(
+                f"{type(self.strategy).__name__} of {self.strategy.num_replicas_in_sync} replicas"
+            )
+        if isinstance(self.normalization, tuple):
+            values["normalization"] = repr(self.normalization)
+        return values
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, str | list[str]]) -> Recipe:
+        """The recipe of a run, from `Run.settings`; what is not of the recipe is left out.
+
+        >>> Recipe.from_settings({"flip": "true", "image_size": "8,8", "model": "mlp"}).image_size
+        (8, 8)
+        """
+        names = [field.name for field in dataclasses.fields(cls) if field.name in settings]
+        return cls(**{name: _from_text(name, settings[name]) for name in names})
+
+
+# The checks by kind; of whole numbers the lowest one that is allowed, of tuples their length.
+WHOLE_NUMBERS = {
+    "batch_size": 1, "epochs": 1, "test_every": 1, "seed": 0, "views": 1, "crop": 0, "shift": 0, "devices": 1,
+    "base_batch_size": 1, "steps_per_execution": 1, "checkpoint_every": 0, "keep": 2,
+}  # fmt: skip
+OPTIONAL = ("views", "devices")
+NUMBERS = ("learning_rate", "warmup_epochs", "weight_decay", "label_smoothing", "mixup", "cutmix")
+SWITCHES = ("drop_remainder", "flip", "resized_crop", "deterministic", "sync_batch_norm")
+TUPLES = {"without_classes": None, "image_size": 2, "rand_augment": 2}
+CHOICES: dict[str, Sequence[str]] = {
+    "optimizer": OPTIMIZERS,
+    "schedule": SCHEDULES,
+    "strategy": distribute.NAMES,
+    "sharding": SHARDING,
+    "scale_learning_rate": tuple(distribute.RULES),
+    "jit": JIT,
+    "precision": PRECISIONS,
+    "on_nonfinite": NONFINITE,
+}
+
+
+def recipe(**options: Any) -> Recipe:
+    """The recipe of the options that `train`, `distill` and `record` pass on.
+
+    Raises:
+        TypeError: for an unknown option, with the closest ones; otherwise as `Recipe`.
+    """
+    known = [field.name for field in dataclasses.fields(Recipe)]
+    for name in options:
+        if name not in known:
+            raise TypeError(f"There is no option {name!r}: {suggest(name, known)}")
+    return Recipe(**options)
+
+
+def _whole_numbers(name: str, value: Any, count: int | None) -> tuple[int, ...] | None:
+    """A tuple of whole numbers from a sequence of them or of their texts."""
+    if value is None:
+        return None
+    items = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+    texts = [str(item).strip() for item in items]
+    if len(texts) != (count or len(texts)) or not all(text.isdigit() for text in texts):
+        raise ValueError(f"{name} must be {count or 'a list of'} whole numbers, but received {value!r}.")
+    return tuple(int(text) for text in texts)
+
+
+def _as_setting(data: Data | None) -> Any:
+    if data is None or isinstance(data, (str, os.PathLike)):
+        return None if data is None else os.fspath(data)
+    if isinstance(data, Source):
+        return GivenObject(f"a Source named {data.name!r} of {data.size} examples")
+    return GivenObject(f"a tf.data.Dataset of {data.element_spec}")
+
+
+def _from_text(name: str, text: Any) -> Any:
+    if name in SWITCHES:
+        return text == "true"
+    if name in TUPLES:
+        return text.split(",")
+    if name in WHOLE_NUMBERS:
+        return int(text)
+    return float(text) if name in (*NUMBERS, "worker_timeout") else text
+
+
+DEFAULTS = Recipe().settings()

@@ -1,0 +1,241 @@
+"""A run's directory: what was asked, what happened, and what came of it.
+
+flags.txt        a flagfile that repeats the run
+metrics.csv      the metrics of every epoch
+tensorboard/     the same as events
+checkpoint/      what an interrupted run resumes from
+model.keras      the trained network
+best.keras       the network as it was at its best on the test images
+nonfinite_*.npz  a batch for which the loss or a gradient was not finite
+result.json      the outcome, the data, the seed and the software; a run without it is not complete
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from kd_keras.files import write_atomically
+from kd_keras.runs.settings import Settings, from_lines
+from kd_keras.version import __version__
+
+PACKAGES = ("tensorflow", "keras", "tensorflow-datasets", "numpy")
+
+
+class Run:
+    """A run, opened for reading.
+
+    Args:
+        path: the run's directory.
+
+    Attributes:
+        path: the same.
+
+    Raises:
+        ValueError: if the directory is not a run.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = Path(path)
+        self._settings: Settings | None = None
+        if not self._flagfile.exists():
+            raise ValueError(
+                f"{self.path} is not a run: it has no flags.txt. Train it first, or name another directory."
+            )
+
+    @classmethod
+    def prepare(cls, path: str | os.PathLike, settings: Settings, overwrite: bool = False) -> Run:
+        """A run that is to be started or resumed; nothing is written before `begin`.
+
+        Args:
+            path: a new or empty directory, or a run with the same settings.
+            settings: of the run.
+            overwrite: whether to delete a run that is already there.
+
+        Raises:
+            ValueError: if the directory holds something else than a run, or a run with other settings.
+        """
+        run = cls.__new__(cls)
+        run.path, run._settings = Path(path), settings
+        if overwrite and run._flagfile.exists():
+            shutil.rmtree(run.path)
+        if run._flagfile.exists():
+            run._check_settings(settings)
+        elif run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
+            raise ValueError(f"{run.path} is not a run and not empty. Name a new directory, or the directory of a run.")
+        return run
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r})"
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    # ---- reading
+
+    @property
+    def _flagfile(self) -> Path:
+        return self.path / "flags.txt"
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the run has its result."""
+        return (self.path / "result.json").exists()
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """The outcome: `last` metrics, `best_val_accuracy`, `seconds`, `seed`, `parameters`, `data`, `versions`, ...
+
+        Raises:
+            ValueError: if the run is not complete, or its result.json is damaged.
+        """
+        file = self.path / "result.json"
+        if not file.exists():
+            raise ValueError(
+                f"Run {self.path} is not complete: it has no result.json. Resume it with the same command."
+            )
+        try:
+            return json.loads(file.read_text())
+        except ValueError as error:
+            raise ValueError(
+                f"{file} is damaged: {error}. Restore it, or train the run again with overwrite."
+            ) from error
+
+    @property
+    def settings(self) -> dict[str, str | list[str]]:
+        """What flags.txt says, by the name of the flag; "true" or "false" for a boolean, a list for a repeated flag."""
+        return from_lines(self._flagfile.read_text().splitlines())
+
+    @property
+    def history(self) -> dict[str, list[float]]:
+        """The metrics of every epoch, by name; not a number for an epoch without a test."""
+        file = self.path / "metrics.csv"
+        if not file.exists():
+            return {}
+        with open(file, newline="") as lines:
+            rows = list(csv.DictReader(lines))
+        names = rows[0] if rows else ()
+        return {name: [float("nan" if row[name] == "NA" else row[name]) for row in rows] for name in names}
+
+    def model(self) -> keras.Model:
+        """The trained network.
+
+        Raises:
+            ValueError: if there is none yet, or its file is damaged.
+        """
+        return load_network(self.path)
+
+    def best_model(self) -> keras.Model:
+        """The network as it was at its highest accuracy on the test images.
+
+        Raises:
+            ValueError: if there is none yet, or its file is damaged.
+        """
+        return load_network(self.path / "best.keras")
+
+    # ---- writing
+
+    def _check_settings(self, settings: Settings) -> None:
+        changed = settings.differences(self._flagfile.read_text().splitlines())
+        if changed:
+            raise ValueError(
+                f"Run {self.path} has other settings: {', '.join(changed)}. "
+                "Name another --run, or use --overwrite to delete it."
+            )
+
+    def begin(self) -> None:
+        """Makes the directory and records the settings; called after everything that they name was found."""
+        if self._settings is None:
+            raise ValueError(f"Run {self.path} was opened for reading. Use Run.prepare to start or resume it.")
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_text(self._flagfile, "\n".join(self._settings.lines()) + "\n")
+
+    def loggers(self, start_epoch: int) -> list[keras.callbacks.Callback]:
+        """The callbacks that write the metrics of a run that starts after `start_epoch` epochs."""
+        metrics = self.path / "metrics.csv"
+        if metrics.exists():  # an epoch that was logged but not saved is trained again
+            lines = metrics.read_text().splitlines()
+            write_text(metrics, "\n".join(lines[: start_epoch + 1]) + "\n")
+        return [
+            keras.callbacks.CSVLogger(str(metrics), append=start_epoch > 0),
+            keras.callbacks.TensorBoard(str(self.path / "tensorboard"), write_graph=False),
+        ]
+
+    def final_metrics(self) -> dict[str, Any]:
+        """The metrics of the last epoch, and the best accuracy on the test images, from all epochs of the run."""
+        history = self.history
+        last = {name: values[-1] for name, values in history.items() if values[-1] == values[-1]}
+        best = max((value for value in history.get("val_accuracy", ()) if value == value), default=0.0)
+        return {"last": last, "best_val_accuracy": best}
+
+    def finish(self, model: keras.Model, result: dict[str, Any], restore_best: Callable[[], object]) -> None:
+        """Saves the network as it is, the network at its best, and the result; the run is then complete.
+
+        Args:
+            model: the trained network.
+            result: see `result`; the versions of the software are added.
+            restore_best: changes `model` to what it was at its best.
+        """
+        write_atomically(self.path / "model.keras", model.save)
+        if "val_accuracy" in result["last"]:
+            restore_best()
+            write_atomically(self.path / "best.keras", model.save)
+        versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+        versions |= {"python": platform.python_version(), "kd_keras": __version__}
+        write_text(self.path / "result.json", json.dumps({**result, "versions": versions}, indent=1))
+        shutil.rmtree(self.path / "checkpoint", ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file that is whole or not there."""
+    write_atomically(path, lambda name: Path(name).write_text(text))
+
+
+def find_run(source: Any) -> Run | None:
+    """The run that a network belongs to, if any.
+
+    Args:
+        source: a `Run`, the path of a run's directory or of a file in it; anything else belongs to no run.
+    """
+    if isinstance(source, Run):
+        return source
+    if not isinstance(source, (str, os.PathLike)):
+        return None
+    path = Path(source) if Path(source).is_dir() else Path(source).parent
+    return Run(path) if (path / "flags.txt").exists() else None
+
+
+def recorded_data(source: Any) -> dict[str, Any]:
+    """What the run of a network recorded of its data (`data` in its result); empty if it belongs to no complete run."""
+    run = find_run(source)
+    return run.result.get("data", {}) if run is not None and run.is_complete else {}
+
+
+def load_network(source: Run | str | os.PathLike | keras.Model) -> keras.Model:
+    """A trained network.
+
+    Args:
+        source: a `Run`, the path of a run or of a `.keras` file, or the network itself.
+
+    Raises:
+        ValueError: if there is no network, or its file is damaged.
+    """
+    if isinstance(source, keras.Model):
+        return source
+    path = source.path if isinstance(source, Run) else Path(source)
+    path = path / "model.keras" if path.is_dir() else path
+    if not path.exists():
+        raise ValueError(f"Expected a complete run or a .keras file, but {path} does not exist. Train it first.")
+    try:
+        return keras.saving.load_model(path, compile=False)
+    except Exception as error:  # of many types, by what is damaged
+        raise ValueError(f"{path} is not a whole model file: {type(error).__name__}: {error}") from error

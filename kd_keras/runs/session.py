@@ -1,0 +1,188 @@
+"""One training from its Distiller to its result: what `train` and `distill` share."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from kd_keras import distribute
+from kd_keras.distiller import Distiller
+from kd_keras.recording.reader import Recording
+from kd_keras.runs import devices
+from kd_keras.runs.images import Images, load_images
+from kd_keras.runs.optimization import compile_distiller
+from kd_keras.runs.recipe import Recipe
+from kd_keras.runs.run import Run
+from kd_keras.runs.settings import Settings
+from kd_keras.training import Checkpoint, NonFinite, Position, fit
+
+logger = logging.getLogger("kd_keras")
+
+
+@dataclass(frozen=True)
+class Session:
+    """What a training works with.
+
+    Args:
+        recipe: how to train.
+        run: where the chief of the workers writes everything.
+        images: to train and to test on.
+        strategy: that everything is built under.
+    """
+
+    recipe: Recipe
+    run: Run
+    images: Images
+    strategy: tf.distribute.Strategy
+
+    @property
+    def is_chief(self) -> bool:
+        """Whether this process writes."""
+        return distribute.is_chief(self.strategy)
+
+    @contextlib.contextmanager
+    def building(self) -> Iterator[None]:
+        """Builds networks for the devices and in the precision of the recipe."""
+        with self.strategy.scope(), devices.precision(self.recipe.precision):
+            yield
+
+
+def open_session(
+    path: str | Path, settings: Settings, recipe: Recipe, strategy: tf.distribute.Strategy, overwrite: bool
+) -> Session | Run:
+    """A session with its images, or the run if it is complete: then there is nothing to do.
+
+    Raises:
+        ValueError: if the directory holds something else, or there are no such images.
+    """
+    with distribute.chief_first(strategy):
+        run = Run.prepare(path, settings, overwrite and distribute.is_chief(strategy))
+        images = None if run.is_complete else load_images(recipe)
+    if images is None:
+        logger.info("%s is complete: nothing to do.", run.path)
+        return run
+    devices.begin(recipe, strategy)
+    return Session(recipe, run, images, strategy)
+
+
+def train_student(
+    session: Session,
+    distiller: Distiller,
+    known: dict[str, Any] | None = None,
+    recording: Recording | None = None,
+) -> Run:
+    """Trains the student of a Distiller from the last checkpoint of the run, and completes the run.
+
+    Args:
+        session: what to train with.
+        distiller: not yet compiled.
+        known: what else the result shall record.
+        recording: the recorded outputs of the teacher, if any.
+    """
+    started, recipe, images = time.perf_counter(), session.recipe, session.images
+    labeled = images.train.has_labels or images.test is not None
+    with session.building():
+        compile_distiller(distiller, recipe, session.strategy, images.steps, labeled)
+    if session.is_chief:
+        session.run.begin()
+    checkpoint = _checkpoint(session)
+    start = checkpoint.restore(distiller)
+    if any(start):
+        within = f" and {start.step} of {images.steps} steps of the next" * (start.step > 0)
+        logger.info("Resuming after epoch %d of %d%s.", start.epoch, recipe.epochs, within)
+    distribute.seed_replicas(session.strategy, distiller)
+    _fit(session, distiller, checkpoint, recording)
+    if session.is_chief:
+        seconds = round(time.perf_counter() - started, 1)
+        _complete(session, distiller, checkpoint, {"seconds": seconds, **(known or {})})
+    return session.run
+
+
+def _checkpoint(session: Session) -> Checkpoint:
+    recipe = session.recipe
+    return Checkpoint(
+        session.run.path / "checkpoint",
+        writes=session.is_chief,
+        every_epochs=recipe.test_every,
+        every_steps=recipe.checkpoint_every,
+        keep=recipe.keep,
+    )
+
+
+def _fit(session: Session, distiller: Distiller, checkpoint: Checkpoint, recording: Recording | None) -> None:
+    recipe, images, strategy = session.recipe, session.images, session.strategy
+    indexed = any(method.needs_index for method in distiller.methods)
+    fit(
+        distiller,
+        checkpoint,
+        lambda start: distribute.batches(
+            strategy,
+            lambda batch_slice: images.training_batches(start, recording, batch_slice=batch_slice, with_index=indexed),
+        ),
+        epochs=recipe.epochs,
+        steps_per_epoch=images.steps,
+        callbacks=lambda start: _callbacks(session, start),
+        shuffle=False,  # the pipeline has shuffled
+        verbose=0 if recipe.test_every > 1 or not session.is_chief else _verbosity(),
+        **images.test_options(strategy),
+    )
+
+
+def _verbosity() -> str | int:
+    """Progress bars on a terminal; in a log a line for each epoch."""
+    return "auto" if sys.stdout.isatty() else 2
+
+
+def _callbacks(session: Session, start: Position) -> list[keras.callbacks.Callback]:
+    """The callbacks of a `fit` that starts at a position: all workers look for non-finite values, the chief logs."""
+
+    def replay(epoch: int, step: int) -> Any:
+        return next(iter(session.images.training_batches(Position(epoch, step), with_index=True)))
+
+    guard = NonFinite(session.recipe.on_nonfinite, session.run.path if session.is_chief else None, replay, start)
+    if not session.is_chief:
+        return [guard]
+    progress = [progress_over_epochs(session.recipe)] if session.recipe.test_every > 1 else []
+    return [guard, *session.run.loggers(start.epoch), *progress]
+
+
+def progress_over_epochs(recipe: Recipe) -> keras.callbacks.Callback:
+    """Progress over all epochs for many short ones: on a terminal one bar, in a log a line for each test."""
+    bar = keras.utils.Progbar(recipe.epochs, unit_name="epoch") if sys.stdout.isatty() else None
+
+    def report(epoch: int, logs: dict[str, float]) -> None:
+        if not any(name.startswith("val_") for name in logs) and (epoch + 1) % recipe.test_every:
+            return
+        if bar is None:
+            metrics = " - ".join(f"{name}: {value:.4g}" for name, value in logs.items())
+            logger.info("Epoch %d/%d - %s", epoch + 1, recipe.epochs, metrics)
+        else:
+            bar.stateful_metrics = set(logs)
+            bar.update(epoch + 1, list(logs.items()))
+
+    return keras.callbacks.LambdaCallback(on_epoch_end=report)
+
+
+def _complete(session: Session, distiller: Distiller, checkpoint: Checkpoint, known: dict[str, Any]) -> None:
+    """Saves the student and the result."""
+    result = {
+        "epochs": session.recipe.epochs,
+        "seed": session.recipe.seed,
+        **session.run.final_metrics(),
+        **known,
+        "parameters": distiller.student.count_params(),
+        "data": session.images.describe(),
+    }
+    session.run.finish(distiller.student, result, lambda: checkpoint.restore(distiller, best=True))
+    if "val_accuracy" in result["last"]:
+        value = result["last"]["val_accuracy"]
+        logger.info("%s: accuracy %.4f after %d epochs", session.run.path, value, session.recipe.epochs)

@@ -1,0 +1,109 @@
+"""The settings of a run as lines of a flagfile, and back: the one place that knows the form of `flags.txt`.
+
+A boolean is `--flip` or `--noflip`, a tuple `--image_size=32,32`, a list one line for each of its items (a repeated
+flag). What cannot be written as a flag, such as a Keras model given from Python, is a `GivenObject` and becomes a
+comment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class GivenObject:
+    """A Python object among the settings.
+
+    Args:
+        description: says the same of the same object in every process, for it is compared when a run resumes.
+    """
+
+    description: str
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run was asked for, by the name of the flag that says it.
+
+    Args:
+        values: the settings; `None` is a flag that is not given.
+        defaults: the values of the flags that are not given.
+    """
+
+    values: Mapping[str, Any]
+    defaults: Mapping[str, Any]
+
+    def lines(self) -> list[str]:
+        """The lines of a flagfile that repeats the run, sorted by the names of the flags."""
+        return [line for name in sorted(self.values) for line in to_lines(name, self.values[name])]
+
+    def differences(self, recorded: Iterable[str]) -> list[str]:
+        """Says what differs from recorded lines; nothing if a run with these settings may resume.
+
+        A flag that is missing in the recorded lines and at its default now is no difference: the run may be older than
+        the flag.
+
+        >>> Settings({"flip": True, "crop": 0}, {"crop": 0}).differences(["--noflip"])
+        ['--noflip (before)', '--flip (now)']
+        """
+        before = list(recorded)
+        known = {_name(line) for line in before}
+        now = []
+        for name in sorted(self.values):
+            lines = to_lines(name, self.values[name])
+            if name in known or lines != to_lines(name, self.defaults.get(name)):
+                now += lines
+        if now == before:
+            return []
+        changed = [f"{line} (before)" for line in before if before.count(line) != now.count(line)]
+        changed += [f"{line} (now)" for line in now if before.count(line) != now.count(line)]
+        return changed or ["the same flags in another order"]
+
+
+def to_lines(name: str, value: Any) -> list[str]:
+    """One setting as lines of a flagfile.
+
+    >>> to_lines("image_size", (32, 32)), to_lines("flip", False), to_lines("method", ["kd", "at"])
+    (['--image_size=32,32'], ['--noflip'], ['--method=kd', '--method=at'])
+    """
+    if value is None:
+        return []
+    if isinstance(value, bool):
+        return [f"--{name}" if value else f"--no{name}"]
+    if isinstance(value, GivenObject):
+        return [f"# --{name} is not a flag of this run: {value.description}, given from Python"]
+    if isinstance(value, list):
+        return [line for item in value for line in to_lines(name, item)]
+    if isinstance(value, tuple):
+        return [f"--{name}={','.join(map(str, value))}"]
+    return [f"--{name}={value}"]
+
+
+def from_lines(lines: Iterable[str]) -> dict[str, str | list[str]]:
+    """The settings of a flagfile by name; "true" and "false" for a boolean, a list for a flag that is repeated.
+
+    >>> from_lines(["# a comment", "--noflip", "--method=kd", "--method=at", "--image_size=32,32"])
+    {'flip': 'false', 'method': ['kd', 'at'], 'image_size': '32,32'}
+    """
+    settings: dict[str, str | list[str]] = {}
+    for line in lines:
+        if not line.startswith("--"):
+            continue
+        name, equals, value = line.removeprefix("--").partition("=")
+        if not equals:
+            name, value = (name.removeprefix("no"), "false") if name.startswith("no") else (name, "true")
+        earlier = settings.get(name)
+        if earlier is None:
+            settings[name] = value
+        else:
+            settings[name] = [*earlier, value] if isinstance(earlier, list) else [earlier, value]
+    return settings
+
+
+def _name(line: str) -> str:
+    """The name of the flag that a line sets or, if it is a comment, speaks of."""
+    text = line.removeprefix("# ").split(" ")[0].removeprefix("--")
+    name, equals, _ = text.partition("=")
+    return name if equals or line.startswith("#") else name.removeprefix("no")

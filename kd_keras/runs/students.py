@@ -1,0 +1,89 @@
+"""The network that a run trains: by its name in the zoo, from a file or a run, or a Keras model."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from kd_keras import models
+from kd_keras.networks.loading import load_weights, pixel_statistics
+from kd_keras.runs.images import Images
+from kd_keras.runs.parsing import parse_call
+from kd_keras.runs.run import Run, load_network
+from kd_keras.runs.settings import GivenObject
+
+logger = logging.getLogger("kd_keras")
+Network = str | os.PathLike | Run | keras.Model
+
+
+def build_network(
+    source: Network, images: Images, classes: int, weights: str | os.PathLike | None = None
+) -> keras.Model:
+    """The network to train, built under the current strategy and dtype policy.
+
+    Args:
+        source: a model of the zoo with options such as "mlp(hidden=(32,))", a run, a `.keras` file, or a Keras model.
+            The model itself is trained, or under a strategy of several replicas a copy of it.
+        images: of the run: their shape, and what a network of the zoo normalizes with.
+        classes: number of classes.
+        weights: a `.keras` or `.weights.h5` file to start from, as a whole or in part. With the weights of a network of
+            the zoo comes the normalization that it was trained with.
+
+    Raises:
+        TypeError: if the source is of another type.
+        ValueError: for an unknown name, a damaged file, or a network of another number of classes.
+    """
+    if isinstance(source, keras.Model) or is_saved(source):
+        model = _of_this_strategy(load_network(source))
+        outputs = model.output_shape[-1] if isinstance(getattr(model, "output_shape", None), tuple) else classes
+        if outputs != classes:
+            raise ValueError(f"The data has {classes} classes, but {describe(source)} has {outputs} outputs.")
+    elif isinstance(source, str):
+        name, options = parse_call(source)
+        if models.takes_normalization(name):
+            trained = None if weights is None else pixel_statistics(weights)
+            options["normalization"] = trained or images.normalization
+        model = models.build(name, images.shape, classes, **options)
+    else:
+        raise TypeError(f"Expected a name, a path, a Run or a Keras model to train, but received {source!r}.")
+    if weights is not None:
+        logger.info("%s: %s", os.fspath(weights), load_weights(model, weights))
+    return model
+
+
+def is_saved(source: Any) -> bool:
+    """Whether a network is named by its run or its file, and not by its name in the zoo."""
+    if isinstance(source, (Run, Path)):
+        return True
+    return isinstance(source, str) and (source.endswith(".keras") or Path(source).exists())
+
+
+def describe(source: Network) -> str:
+    """A network in a message: its name or path, or what kind of model it is."""
+    if isinstance(source, (str, os.PathLike)):
+        return os.fspath(source)
+    return f"{type(source).__name__} {getattr(source, 'name', '')!r}"
+
+
+def as_setting(source: Any) -> str | GivenObject:
+    """A network as flags.txt records it."""
+    if isinstance(source, (str, os.PathLike)):
+        return os.fspath(source)
+    if not isinstance(source, keras.Model):
+        return GivenObject(f"an object of type {type(source).__name__}")
+    shapes = f"{getattr(source, 'input_shape', None)} -> {getattr(source, 'output_shape', None)}"
+    return GivenObject(f"a Keras model, {shapes}, {source.count_params():,} parameters")
+
+
+def _of_this_strategy(model: keras.Model) -> keras.Model:
+    """The model, or a copy whose variables belong to the strategy of the current scope."""
+    if tf.distribute.get_strategy().num_replicas_in_sync == 1:
+        return model
+    copy = keras.models.clone_model(model)
+    copy.set_weights(model.get_weights())
+    return copy

@@ -1,0 +1,150 @@
+"""Many runs of one plan, one after the other: complete runs are kept, and a run that fails does not end the others."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+import traceback
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from kd_keras.evaluation.seeds import BASELINE
+from kd_keras.runs.distill import distill
+from kd_keras.runs.run import Run
+from kd_keras.runs.train import train
+
+LOGGER = logging.getLogger("kd_keras")
+Pair = tuple[Any, str]  # a teacher as `distill` takes it, and a student
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run of a plan.
+
+    Attributes:
+        path: its directory.
+        student: the model.
+        options: of `distill`, or of `train` for a baseline.
+        teacher: as `distill` takes it, or `None` for a baseline.
+    """
+
+    path: Path
+    student: str
+    options: Mapping[str, Any]
+    teacher: Any = None
+
+    @property
+    def log(self) -> Path:
+        """The file beside the run with its progress and its error."""
+        return self.path.with_name(f"{self.path.name}.log")
+
+
+def plan(
+    directory: str | os.PathLike,
+    pairs: Sequence[Pair],
+    recipes: Mapping[str, Mapping[str, Any]],
+    seeds: Iterable[int] = (0, 1, 2),
+    shared: Mapping[str, Any] | None = None,
+) -> list[PlannedRun]:
+    """Every recipe for every pair and seed, and the baseline of every student.
+
+    Args:
+        directory: of all runs; a run is `<directory>/<teacher>-<student>/<recipe>/seed<n>`.
+        pairs: (teacher, student): a teacher as `distill` takes it and a model of the zoo; "{seed}" in the path of a
+            teacher is replaced by the seed of the run.
+        recipes: by name, the options of `distill` such as `{"methods": ["kd"], "hard_weight": 0.1}`.
+        seeds: of the runs.
+        shared: options of every run.
+
+    Raises:
+        ValueError: if there is no pair, or if a recipe has no name or the name of the baseline.
+
+    >>> runs = plan("runs", [("teacher", "resnet8")], {"kd": {"methods": ["kd"]}}, [0], {"epochs": 3})
+    >>> [str(run.path) for run in runs]
+    ['runs/teacher-resnet8/baseline/seed0', 'runs/teacher-resnet8/kd/seed0']
+    >>> runs[1].options
+    {'epochs': 3, 'methods': ['kd'], 'seed': 0}
+    """
+    if not pairs:
+        raise ValueError("A sweep needs at least one pair of a teacher and a student.")
+    if BASELINE in recipes or not all(recipes):
+        raise ValueError(f"The recipes of a sweep need names other than {BASELINE!r}, but received {list(recipes)}.")
+    runs, seeds = [], list(seeds)
+    for teacher, student in pairs:
+        folder = Path(directory) / f"{_name_of(teacher)}-{student}".replace("/", "_")
+        for seed in seeds:
+            common = {**(shared or {}), "seed": seed}
+            runs.append(PlannedRun(folder / BASELINE / f"seed{seed}", student, common))
+            seeded = teacher.replace("{seed}", str(seed)) if isinstance(teacher, str) else teacher
+            for name, options in recipes.items():
+                path = folder / name / f"seed{seed}"
+                runs.append(PlannedRun(path, student, {**(shared or {}), **options, "seed": seed}, seeded))
+    return runs
+
+
+def _name_of(teacher: Any) -> str:
+    """The name of a teacher in the names of directories."""
+    if isinstance(teacher, (str, os.PathLike)):
+        return Path(os.fspath(teacher).replace("/seed{seed}", "")).stem
+    return getattr(teacher, "name", None) or type(teacher).__name__.lower()
+
+
+def finish(planned: PlannedRun) -> Run | str:
+    """The complete run, trained or resumed if necessary; or its error as text.
+
+    Its progress, and the traceback of an error, are appended to `planned.log`.
+    """
+    if (planned.path / "result.json").exists():
+        return Run(planned.path)
+    planned.path.parent.mkdir(parents=True, exist_ok=True)
+    with open(planned.log, "a") as log, _redirected(log):
+        try:
+            if planned.teacher is None:
+                return train(model=planned.student, run=planned.path, **planned.options)
+            return distill(teacher=planned.teacher, student=planned.student, run=planned.path, **planned.options)
+        except Exception as error:  # of any type: the other runs of the plan do not depend on this one
+            traceback.print_exc(file=log)
+            return f"{type(error).__name__}: {' '.join(str(error).split())}"
+        finally:
+            keras.utils.clear_session()  # as in a process of its own, names start anew and memory is freed
+
+
+@contextlib.contextmanager
+def _redirected(log: Any) -> Iterator[None]:
+    """Sends the output of a run to its log instead of the standard output."""
+    handlers, level, propagate = LOGGER.handlers, LOGGER.level, LOGGER.propagate
+    LOGGER.handlers, LOGGER.propagate = [logging.StreamHandler(log)], False
+    LOGGER.setLevel(logging.INFO)
+    try:
+        with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+            yield
+    finally:
+        LOGGER.handlers, LOGGER.propagate = handlers, propagate
+        LOGGER.setLevel(level)
+
+
+def finish_all(runs: Sequence[PlannedRun], shard: tuple[int, int] = (0, 1)) -> None:
+    """Finishes the runs i, i + n, i + 2n, ... of a plan for `shard=(i, n)`, and logs a line for each.
+
+    Raises:
+        ValueError: if the shard is not (i, n) with 0 <= i < n.
+    """
+    number, count = shard
+    if not 0 <= number < count:
+        raise ValueError(f"shard= must be (i, n) with 0 <= i < n, but received {shard}.")
+    selected = runs[number::count]
+    for position, planned in enumerate(selected, start=1):
+        start = time.perf_counter()
+        run = finish(planned)
+        if isinstance(run, Run):
+            outcome = f"accuracy {run.result['last'].get('val_accuracy', float('nan')):.4f}"
+        else:
+            outcome = run
+        seconds = time.perf_counter() - start
+        LOGGER.info("%d/%d %s: %s (%.0f s)", position, len(selected), planned.path, outcome, seconds)

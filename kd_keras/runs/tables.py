@@ -1,0 +1,157 @@
+"""Tables of the zoo and of the methods, in Markdown."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import keras
+
+from kd_keras import methods, models
+from kd_keras.contracts import TapSpec
+from kd_keras.distiller import Distiller
+from kd_keras.evaluation import macs
+from kd_keras.methods import Method
+from kd_keras.networks.taps import Tapped
+from kd_keras.runs.parsing import parse_call
+from kd_keras.runs.run import load_network
+from kd_keras.runs.students import is_saved
+
+MODEL_HEAD = "| model | parameters | multiply-accumulates | kilobytes | stages |\n|---|---:|---:|---:|---|"
+METHOD_HEAD = ("method", "family", "taps of the student", "taps of the teacher", "weight", "hard loss", "paper")
+FAMILIES = ("logits", "features", "relations", "dense", "label-free", "self")
+
+
+# ---- models
+
+
+def zoo_table(image_shape: tuple[int, int, int], classes: int) -> Iterator[str]:
+    """What every model of the zoo costs, line by line."""
+    size = ",".join(map(str, image_shape))
+    yield f"{classes} classes, images of {size}; trainable parameters.\n\n{MODEL_HEAD}"
+    for name in models.ZOO:
+        yield model_row(name, models.build(name, image_shape, classes))
+        keras.backend.clear_session()
+
+
+def model_tables(text: str, image_shape: tuple[int, int, int], classes: int) -> str:
+    """What one model costs, and its taps.
+
+    Args:
+        text: a model of the zoo with options, a run or a `.keras` file.
+        image_shape: `(H, W, C)` for a model of the zoo.
+        classes: the same.
+    """
+    if is_saved(text):
+        model = load_network(text)
+    else:
+        name, options = parse_call(text)
+        model = models.build(name, image_shape, classes, **options)
+    return f"{MODEL_HEAD}\n{model_row(text, model)}\n\n{tap_table(model)}\n"
+
+
+def model_row(name: str, model: keras.Model) -> str:
+    """What a model costs, and the shapes of its stages."""
+    with tempfile.TemporaryDirectory() as folder:
+        model.save(f"{folder}/model.keras")
+        kilobytes = Path(f"{folder}/model.keras").stat().st_size / 1000
+    stages = " ".join(_shape(spec) for spec in tap_specs(model, "stages")) or "none"
+    return f"| {name} | {count(model.trainable_variables):,} | {macs(model):,} | {kilobytes:,.0f} | {stages} |"
+
+
+def tap_table(model: keras.Model) -> str:
+    """Every tap of a model, the layer that it reads, and for a stage the layer before its activation."""
+    lines = ["| tap | layer | shape | before its activation |", "|---|---|---|---|"]
+    stages = tap_specs(model, "stages")
+    for number, (spec, before) in enumerate(zip(stages, tap_specs(model, "stages:pre"), strict=True)):
+        earlier = before.layer if before != spec else "nothing: stages:pre gives the same"
+        lines.append(_tap_row(f"stages[{number}]", spec, earlier))
+    # The zoo's names for the maps that published tables compare; those that are no stages have no activation or are not
+    # the last of their size.
+    lines += [_tap_row(spec.layer, spec) for spec in tap_specs(model, "stage?_out") if spec not in stages]
+    lines += [_tap_row(tap, spec) for tap in ("embedding", "logits") for spec in tap_specs(model, tap)]
+    return "\n".join(lines)
+
+
+def tap_specs(model: keras.Model, tap: str) -> list[TapSpec]:
+    """What a tap delivers, or nothing if the model lacks it."""
+    try:
+        specs = Tapped(model, [tap]).specs[tap]
+    except ValueError:
+        return []
+    return specs if isinstance(specs, list) else [specs]
+
+
+def _tap_row(tap: str, spec: TapSpec, before: str = "") -> str:
+    return f"| {tap} | {spec.layer} | {_shape(spec)} | {before} |"
+
+
+def _shape(spec: TapSpec) -> str:
+    return "x".join(map(str, spec.shape[1:]))
+
+
+# ---- methods
+
+
+def method_table(teacher: str, student: str, image_shape: tuple[int, int, int], classes: int) -> Iterator[str]:
+    """Every method with the parameters of its adapters for a pair of networks of the zoo, line by line."""
+    yield f"Trainable parameters of the adapters for {teacher} and {student}, {classes} classes.\n"
+    columns = [*METHOD_HEAD[:4], "adapters", *METHOD_HEAD[4:]]
+    yield "| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|"
+    for kind in method_kinds():
+        cells, adapters = method_row(kind), adapter_parameters(kind, teacher, student, image_shape, classes)
+        yield "| " + " | ".join([*cells[:4], adapters, *cells[4:]]) + " |"
+        keras.backend.clear_session()
+
+
+def method_kinds() -> list[type[Method]]:
+    """Every method, by family and name."""
+    kinds = [kind for kind in vars(methods).values() if inspect.isclass(kind) and issubclass(kind, Method)]
+    with_family = [kind for kind in kinds if kind.family]
+    return sorted(with_family, key=lambda kind: (FAMILIES.index(kind.family), kind.__name__.lower()))
+
+
+def method_row(kind: type[Method]) -> tuple[str, ...]:
+    """What `METHOD_HEAD` names, for one method with its defaults."""
+    method = kind()
+    taps = (", ".join(f"`{tap}`" for tap in side) or "none" for side in method.taps)
+    weights = f"{method.weight:g}", f"{method.published_hard_weight:g}"
+    return f"`{kind.__name__.lower()}`", kind.family, *taps, *weights, first_paper(kind)
+
+
+def first_paper(kind: type[Method]) -> str:
+    """Authors and year of the first paper that the file of a method names, and its arXiv number or venue."""
+    text = " ".join(inspect.getdoc(inspect.getmodule(kind)).split())
+    authors, rest = re.search(r": ([^:*]+? \d{4}), \*.+?\*,? ?(.*)", text).groups()
+    source = re.match(r"\d{4}\.\d{4,5}|[^,.;]+", rest)
+    return f"{authors}, {source[0].removesuffix(authors[-5:])}" if source else authors
+
+
+def adapter_parameters(
+    kind: type[Method], teacher: str, student: str, image_shape: tuple[int, int, int], classes: int
+) -> str:
+    """How many trainable parameters a method adds to the student during training, or why it does not fit.
+
+    A student that a method does not fit is tried once more with a classifier at each stage.
+    """
+    reason = ""
+    for name in (student, f"multi_exit/{student}"):
+        teacher_model, student_model = (models.build(each, image_shape, classes) for each in (teacher, name))
+        before = count(student_model.trainable_variables)
+        method = kind()
+        try:
+            student_model = method.student_from(student_model, teacher_model)
+            Distiller(student=student_model, teacher=teacher_model, methods=[method])
+        except ValueError as error:
+            reason = reason or f"does not fit: {str(error).partition(chr(10))[0]}"
+        else:
+            return f"{count(method.trainable_variables) + max(count(student_model.trainable_variables) - before, 0):,}"
+    return reason
+
+
+def count(variables: Iterable) -> int:
+    """The number of values in all variables."""
+    return sum(int(keras.ops.size(variable)) for variable in variables)

@@ -1,0 +1,179 @@
+"""The teacher of a run: of runs, files, Keras models or a `Teacher`, live or recorded."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from kd_keras.contracts import Tensor, as_batch
+from kd_keras.evaluation import accuracy, predict
+from kd_keras.networks.freezing import PRECISIONS, frozen
+from kd_keras.private_api import inner_layers
+from kd_keras.recording.teacher import RecordedTeacher
+from kd_keras.runs import students
+from kd_keras.runs.images import Images
+from kd_keras.runs.run import Run, load_network, recorded_data
+from kd_keras.runs.settings import GivenObject
+from kd_keras.teacher import COMBINATIONS, Teacher
+from kd_keras.training import Position
+
+logger = logging.getLogger("kd_keras")
+TEACHER_OPTIONS = ("teacher_weights", "teacher_precision", "teacher_range", "combine")
+TeacherSource = str | os.PathLike | Run | keras.Model | Teacher | Sequence[str | os.PathLike | Run | keras.Model]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherOptions:
+    """How the networks of a teacher are used.
+
+    Args:
+        teacher_weights: how much each of several networks counts; equally by default.
+        teacher_precision: teach with frozen copies in this precision, batch normalization folded; by default with the
+            networks as they are.
+        teacher_range: lowest and highest pixel value that the networks expect, such as (0, 1) or (-1, 1); by default
+            they read 0..255, as every network of this project does.
+        combine: what is averaged over several networks: "probabilities" or "logits".
+
+    Raises:
+        ValueError: if a value is out of range.
+    """
+
+    teacher_weights: Sequence[float] | None = None
+    teacher_precision: str | None = None
+    teacher_range: tuple[float, float] | None = None
+    combine: str = COMBINATIONS[0]
+
+    def __post_init__(self):
+        if self.teacher_precision not in (None, *PRECISIONS):
+            raise ValueError(f"teacher_precision must be one of {PRECISIONS}, but received {self.teacher_precision!r}.")
+        if self.combine not in COMBINATIONS:
+            raise ValueError(f"combine must be one of {COMBINATIONS}, but received {self.combine!r}.")
+        limits = self.teacher_range
+        if limits is not None and not (len(limits) == 2 and limits[0] < limits[1]):
+            raise ValueError(f"teacher_range must be (lowest, highest) pixel value, but received {limits!r}.")
+
+    def settings(self) -> dict[str, Any]:
+        """The values as a flagfile records them, by name of the flag."""
+        values = dict(self.__dict__)
+        for name in ("teacher_weights", "teacher_range"):
+            values[name] = None if values[name] is None else tuple(values[name])
+        return values
+
+
+def load_teacher(source: TeacherSource, images: Images, options: TeacherOptions) -> Teacher:
+    """A live teacher whose classes are in the order of the images' classes.
+
+    Raises:
+        TypeError: if the source is of another type.
+        ValueError: if a network is missing or damaged, has other classes than the images, or the options do not go with
+            a `Teacher` that was made before.
+    """
+    if isinstance(source, Teacher):
+        if options != TeacherOptions():
+            raise ValueError(f"{options} does not go with a Teacher that was made before: give them to the Teacher.")
+        return source
+    sources = as_list(source)
+    orders = [class_order(recorded_data(network), images.train.class_names) for network in sources]
+    if any(order != orders[0] for order in orders):
+        raise ValueError(f"All teachers must have their classes in the same order, but their orders are {orders}.")
+    networks = [load_network(network) for network in sources]
+    if options.teacher_precision:
+        networks = [frozen(network, options.teacher_precision) for network in networks]
+    return Teacher(
+        networks,
+        weights=options.teacher_weights,
+        combine=options.combine,
+        preprocess=None if options.teacher_range is None else to_range(*options.teacher_range),
+        class_order=orders[0],
+    )
+
+
+def load_recorded(recording: str | os.PathLike, images: Images, live: Teacher | None) -> RecordedTeacher:
+    """A teacher whose outputs were recorded; if the live one is given too, its outputs for one batch are compared.
+
+    Raises:
+        ValueError: if the recording is of other images or another teacher, or damaged.
+    """
+    teacher = Teacher.recorded(recording, live)
+    batch = as_batch(next(iter(images.training_batches(Position(), teacher.recording))))
+    if live is not None:
+        ready = live.tapped(teacher.specs)
+        outputs = tf.function(lambda images: dict(ready(images)))(batch.inputs)  # compiled, as it was recorded
+        layers = [layer for network in live.networks for layer in inner_layers(network)]
+        # bfloat16 has eight significant bits, and other devices and software round differently.
+        coarse = any(layer.compute_dtype == "bfloat16" for layer in layers)
+        difference = teacher.recording.compare(outputs, batch.recorded, 2e-2 if coarse else 2e-3)
+        logger.info("%s: the live teacher differs by %.1e on %d images.", recording, difference, len(batch.index))
+    return teacher
+
+
+def measure_accuracy(teacher: Teacher, images: Images) -> dict[str, float]:
+    """The accuracy that the student is compared with, as a result records it; nothing without test images."""
+    if images.test is None:
+        return {}
+    value = dict(accuracy(predict(teacher, images.test_batches())))["accuracy"]
+    logger.info("The teacher's accuracy on %s test images is %.4f.", f"{images.test.size:,}", value)
+    return {"teacher_accuracy": value}
+
+
+def class_order(record: dict[str, Any], names: Sequence[str] | None) -> list[int] | None:
+    """For each class of the images its position among a network's classes, if both have names and the orders differ.
+
+    Args:
+        record: what the run of the network recorded of its data.
+        names: of the images' classes, in their order.
+
+    Raises:
+        ValueError: if the network lacks a class.
+
+    >>> class_order({"class_names": ["cat", "dog"]}, ("dog", "cat"))
+    [1, 0]
+    """
+    trained_on = record.get("class_names")
+    if not trained_on or not names or list(names) == trained_on:
+        return None
+    missing = sorted(set(names) - set(trained_on))
+    if missing:
+        raise ValueError(
+            f"The images have the classes {list(names)}, but the network knows {trained_on}, not {missing}."
+        )
+    return [trained_on.index(name) for name in names]
+
+
+def to_range(lowest: float, highest: float) -> Callable[[Tensor], Tensor]:
+    """From pixel values in 0..255 to another range.
+
+    >>> to_range(-1, 1)(255.0)
+    1.0
+    """
+    return lambda images: images * ((highest - lowest) / 255) + lowest
+
+
+def as_list(source: Any) -> list:
+    """The networks of a teacher as a list; a text or a path is one of them.
+
+    Raises:
+        TypeError: if the source is none of those that `kd_keras.distill` takes.
+    """
+    networks = list(source) if isinstance(source, (list, tuple)) else [source]
+    for network in networks:
+        if not isinstance(network, (str, os.PathLike, Run, keras.Model)):
+            raise TypeError(
+                f"A teacher must be a Run, a path, a Keras model, a Teacher or a list of them, but received {network!r}"
+            )
+    return networks
+
+
+def as_setting(source: TeacherSource | None) -> Any:
+    """A teacher as flags.txt records it: one line for each of its networks."""
+    if source is None:
+        return None
+    if isinstance(source, Teacher):
+        return [GivenObject(f"a Teacher of {[network.count_params() for network in source.networks]} parameters")]
+    return [students.as_setting(network) for network in as_list(source)]

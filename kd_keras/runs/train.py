@@ -1,0 +1,74 @@
+"""Training on labels alone: a teacher, or the baseline of a student."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+from kd_keras.distiller import Distiller
+from kd_keras.runs import devices, students
+from kd_keras.runs.recipe import DEFAULTS, Data, recipe
+from kd_keras.runs.run import Run
+from kd_keras.runs.session import Session, open_session, train_student
+from kd_keras.runs.settings import Settings
+from kd_keras.runs.students import Network
+
+logger = logging.getLogger("kd_keras")
+
+
+def train(
+    *,
+    model: Network = "resnet20",
+    data: Data = "digits",
+    run: str | os.PathLike,
+    weights: str | os.PathLike | None = None,
+    overwrite: bool = False,
+    **options: Any,
+) -> Run:
+    """Trains a network on labeled images.
+
+    The same call resumes an interrupted run and does nothing for a complete one. Progress goes to the logger
+    "kd_keras". A SIGTERM ends the process with a checkpoint, at the next step.
+
+    Args:
+        model: a model of the zoo, such as "resnet20" or "mlp(hidden=(32,))", a run or a `.keras` file, or a Keras model
+            that ends in logits.
+        data: labeled images, as `Recipe` describes.
+        run: the directory of the run.
+        weights: a `.keras` or `.weights.h5` file to start from, as a whole or in part.
+        overwrite: whether to delete an earlier run in that directory.
+        **options: everything else that `Recipe` takes: `epochs=`, `batch_size=`, `learning_rate=`, `flip=`, ...
+
+    Returns:
+        The run. Workers of a cluster other than the chief get one that they have not written.
+
+    Raises:
+        TypeError: for an unknown option or a value of the wrong type.
+        ValueError: if the request is wrong; then no run is created.
+        FloatingPointError: if the loss or gradients are not finite.
+
+    >>> import tempfile
+    >>> place = tempfile.mkdtemp()
+    >>> run = train(model="mlp(hidden=(8,))", data="digits", data_dir=place, epochs=1, run=f"{place}/run")
+    >>> run.is_complete, run.model().output_shape
+    (True, (None, 10))
+    """
+    plan = recipe(data=data, **options)
+    asked = {"model": students.as_setting(model), "weights": None if weights is None else os.fspath(weights)}
+    settings = Settings({**plan.settings(), **asked}, {**DEFAULTS, "model": "resnet20"})
+    with devices.chosen_strategy(plan) as strategy:
+        session = open_session(run, settings, plan, strategy, overwrite)
+        return session if isinstance(session, Run) else _train(session, model, weights)
+
+
+def _train(session: Session, model: Network, weights: str | os.PathLike | None) -> Run:
+    images = session.images
+    if not images.train.has_labels:
+        raise ValueError(f"Training needs labeled images, but {images.train.name!r} has no labels.")
+    with session.building():
+        network = students.build_network(model, images, images.train.classes, weights)
+        distiller = Distiller(student=network)
+    size = f"{network.count_params():,} parameters"
+    logger.info("Training %s (%s) on %s images.", students.describe(model), size, f"{images.train.size:,}")
+    return train_student(session, distiller)
