@@ -131,7 +131,8 @@ def test_sources_and_datasets_train_like_the_name(teacher, source, small, tmp_pa
         return source.examples.map(lambda example: (example["image"], example["label"])).batch(10)
 
     run = kd.train(
-        model="mlp(hidden=(8,))", data=as_dataset(source), test_data=as_dataset(test), **options, run=tmp_path / "dataset"
+        model="mlp(hidden=(8,))", data=as_dataset(source), test_data=as_dataset(test), **options,
+        run=tmp_path / "dataset",
     )  # fmt: skip
     assert_equal(weights(teacher), weights(run), atol=1e-6)
     assert "# --data is not a flag of this run" in (run.path / "flags.txt").read_text()

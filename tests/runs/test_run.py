@@ -111,7 +111,8 @@ def test_what_is_no_flag_becomes_a_comment(tmp_path):
 def test_a_recipe_goes_through_a_flagfile_unchanged():
     changed = Recipe(
         data="cifar10", data_dir="/data", without_classes=(3,), test_data="other", image_size=(8, 9), views=2,
-        flip=True, normalization=((1.5,), (2.0,)), rand_augment=(2, 9), mixup=0.5, devices=2, strategy="mirrored", seed=7,
+        flip=True, normalization=((1.5,), (2.0,)), rand_augment=(2, 9), mixup=0.5, devices=2,
+        strategy="mirrored", seed=7,
         on_nonfinite="skip", precision="mixed_bfloat16", warmup_epochs=0.5, drop_remainder=True,
     )  # fmt: skip
     for plan in (Recipe(), changed):
