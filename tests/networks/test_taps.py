@@ -217,7 +217,7 @@ def test_models_that_have_no_such_tap():
         Tapped(Subclassed(taps=False), ["logits"])
 
 
-# The last map of model_taps size, read off the published architectures; the smallest input that model_taps of them takes well.
+# The last map of each size, read off the published architectures.
 APPLICATIONS = {
     "ResNet50": ["conv1_relu", "conv2_block3_out", "conv3_block4_out", "conv4_block6_out", "conv5_block3_out"],
     "VGG16": ["block1_conv2", "block2_conv2", "block3_conv3", "block4_conv3", "block5_conv3", "block5_pool"],
