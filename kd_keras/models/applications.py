@@ -76,9 +76,7 @@ def expected_pixels(name: str) -> PixelMap:
 
 
 def preprocess_input(name: str) -> Callable[..., np.ndarray]:
-    """The function `preprocess_input` of the module of `keras.applications` that offers a network."""
-    constructor = getattr(keras.applications, name)
-    for _, module in inspect.getmembers(keras.applications, inspect.ismodule):
-        if getattr(module, name, None) is constructor and hasattr(module, "preprocess_input"):
-            return module.preprocess_input
-    raise ValueError(explain_mismatch(f"a module of keras.applications with {name} and preprocess_input", "none"))
+    """The function `preprocess_input` of the module of `keras.applications` that a network comes from."""
+    # Some of these modules do not offer their constructors, but all have the name of the file that defines them.
+    module = getattr(keras.applications, name).__module__.rpartition(".")[2]
+    return dict(inspect.getmembers(keras.applications, inspect.ismodule))[module].preprocess_input

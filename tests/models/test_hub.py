@@ -1,4 +1,4 @@
-"""KerasHub's image classifiers: built anew, from a folder, and what is said where that does not go."""
+"""KerasHub's image classifiers: built anew, from a folder, with the preprocessing of their image converters."""
 
 import sys
 
@@ -17,7 +17,8 @@ SMALL = {
     "stackwise_num_strides": [1, 2],
     "block_type": "basic_block",
 }
-IMAGES = np.random.default_rng(0).uniform(size=(2, 32, 32, 3)).astype("float32")
+PIXELS = np.random.default_rng(0).integers(0, 256, size=(2, 32, 32, 3)).astype("float32")
+SCALE, OFFSET = [1 / 58.0, 1 / 57.0, 1 / 56.0], [-2.1, -2.0, -1.8]
 
 
 def small(classes=5, **options):
@@ -25,40 +26,96 @@ def small(classes=5, **options):
     return build("hub/ResNetImageClassifier", (32, 32, 3), classes, **SMALL, **options)
 
 
-def test_a_classifier_built_anew():
-    model = small()
-    assert model.output_shape == (None, 5)
-    specs = Tapped(model, ["stages", "embedding", "logits"]).specs
+def stock(converter=None):
+    """A classifier as KerasHub itself builds it, with or without preprocessing in front."""
+    hub = pytest.importorskip("keras_hub")
+    backbone = hub.models.ResNetBackbone(image_shape=(32, 32, 3), **SMALL)
+    preprocessor = hub.models.ResNetImageClassifierPreprocessor(image_converter=converter) if converter else None
+    return hub.models.ResNetImageClassifier(backbone=backbone, num_classes=5, preprocessor=preprocessor)
+
+
+def backbone_of(network):
+    """The backbone alone, as a function of preprocessed images."""
+    return next(layer for layer in network.layers if type(layer).__name__ == "ResNetBackbone")
+
+
+def test_a_classifier_built_anew_reads_pixels_divided_by_255():
+    network = small()
+    assert network.output_shape == (None, 5)
+    specs = Tapped(network, ["stages", "embedding", "logits"]).specs
     assert [spec.shape[1:] for spec in specs["stages"]] == [(16, 16, 64), (8, 8, 64), (4, 4, 16)]
     assert specs["embedding"].shape == (None, 16) and specs["logits"].shape == (None, 5)
-    np.testing.assert_allclose(Tapped(model, ["logits"])(IMAGES, False)[0], model(IMAGES), atol=1e-6)
+    np.testing.assert_allclose(Tapped(network, ["logits"])(PIXELS, False)[0], network(PIXELS), atol=1e-6)
+    seen = network.get_layer("preprocessing")(PIXELS)
+    np.testing.assert_allclose(seen, PIXELS / 255, atol=1e-6)
 
 
-def test_a_preset_of_ones_own(tmp_path):
-    model = small()
-    model.save_to_preset(tmp_path / "preset")
-    model.backbone.save_to_preset(tmp_path / "backbone")
-    images = {name: np.array(part(IMAGES)) for name, part in (("whole", model), ("backbone", model.backbone))}
+def test_layers_keep_the_paths_that_kerashub_gives_them():
+    names = []
+    for build_network in (stock, small):
+        keras.utils.clear_session()  # both number their unnamed layers from the same start
+        names.append([layer.name for layer in build_network().layers])
+    assert names[1] == ["image", "preprocessing", *names[0][1:]]
+
+
+def test_a_preset_with_an_image_converter_sees_what_that_makes_of_the_image(tmp_path):
+    hub = pytest.importorskip("keras_hub")
+    converter = hub.layers.ResNetImageConverter(image_size=(32, 32), scale=SCALE, offset=OFFSET)
+    original = stock(converter)
+    original.save_to_preset(tmp_path / "preset")
+    network = build(f"hub/{tmp_path / 'preset'}", (32, 32, 3), 5)
+    seen = np.asarray(network.get_layer("preprocessing")(PIXELS))
+    np.testing.assert_allclose(seen, np.asarray(converter(PIXELS)), atol=1e-5)
+    np.testing.assert_allclose(seen, PIXELS * np.array(SCALE) + np.array(OFFSET), atol=1e-5)
+    expected = original.predict(PIXELS, verbose=0)  # which preprocesses
+    np.testing.assert_allclose(network(PIXELS), expected, rtol=1e-4, atol=1e-5)
+    network.save(tmp_path / "model.keras")
+    np.testing.assert_array_equal(keras.saving.load_model(tmp_path / "model.keras")(PIXELS), network(PIXELS))
+
+
+def test_a_preset_whose_converter_does_nothing_reads_raw_pixels(tmp_path):
+    hub = pytest.importorskip("keras_hub")
+    original = stock(hub.layers.ResNetImageConverter())
+    original.save_to_preset(tmp_path / "preset")
+    network = build(f"hub/{tmp_path / 'preset'}", (32, 32, 3), 5)
+    np.testing.assert_allclose(network(PIXELS), original(PIXELS), rtol=1e-4, atol=1e-4)
+
+
+def test_a_preset_without_an_image_converter(tmp_path):
+    original = stock()
+    original.save_to_preset(tmp_path / "preset")
+    original.backbone.save_to_preset(tmp_path / "backbone")
+    images = PIXELS / 255
     same = build(f"hub/{tmp_path / 'preset'}", (32, 32, 3), 5)
-    np.testing.assert_allclose(same(IMAGES), images["whole"], atol=1e-6)
+    np.testing.assert_allclose(same(PIXELS), original(images), atol=1e-5)
     for folder in ("preset", "backbone"):
-        other = build(f"hub/{tmp_path / folder}", (32, 32, 3), 7)
-        assert other.output_shape == (None, 7)
-        np.testing.assert_allclose(other.backbone(IMAGES), images["backbone"], atol=1e-6)
-    fresh = build(f"hub/{tmp_path / 'preset'}", (32, 32, 3), 5, weights=False)
-    assert np.abs(fresh(IMAGES) - images["whole"]).max() > 1e-3
+        network = build(f"hub/{tmp_path / folder}", (32, 32, 3), 7)
+        assert network.output_shape == (None, 7)
+        np.testing.assert_allclose(backbone_of(network)(images), original.backbone(images), atol=1e-6)
+    initial = build(f"hub/{tmp_path / 'preset'}", (32, 32, 3), 5, weights=False)
+    assert np.abs(initial(PIXELS) - original(images)).max() > 1e-3
 
 
-def test_what_is_refused(tmp_path):
+def test_a_backbone_that_calls_its_image_shape_input_shape():
+    pytest.importorskip("keras_hub")
+    options = {"width_coefficient": 0.25, "depth_coefficient": 0.25, "stackwise_kernel_sizes": [3]}
+    options |= {"stackwise_num_repeats": [1], "stackwise_input_filters": [16], "stackwise_output_filters": [16]}
+    options |= {"stackwise_expansion_ratios": [1], "stackwise_strides": [1], "stackwise_block_types": ["v1"]}
+    options |= {"stackwise_squeeze_and_excite_ratios": [0.25], "stem_conv_padding": "same"}
+    network = build("hub/EfficientNetImageClassifier", (32, 32, 3), 5, **options)
+    assert network.input_shape == (None, 32, 32, 3) and network.output_shape == (None, 5)
+
+
+def test_invalid_names_and_arguments(tmp_path):
     pytest.importorskip("keras_hub")
     with pytest.raises(ValueError, match="ResNetImageClassifier"):
         build("hub/ResNetImageClasifier", (32, 32, 3), 5)
-    with pytest.raises(ValueError, match="did you mean .*resnet_50_imagenet"):
+    with pytest.raises(ValueError, match="Did you mean .*resnet_50_imagenet"):
         build("hub/resnet_50_imagenets", (32, 32, 3), 5)
     with pytest.raises(TypeError, match="stackwise_num_filters"):
         build("hub/ResNetImageClassifier", (32, 32, 3), 5, filters=3)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="check the network, or the folder"):
+    with pytest.raises(ValueError, match="Check the network, or the folder"):
         build(f"hub/{tmp_path / 'empty'}", (32, 32, 3), 5)
 
 
@@ -70,6 +127,6 @@ def test_without_kerashub(monkeypatch):
 
 
 def test_it_trains_a_step():
-    model = small()
-    model.compile(optimizer="sgd", loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    assert np.isfinite(model.train_on_batch(IMAGES, np.array([0, 1]), return_dict=True)["loss"])
+    network = small()
+    network.compile(optimizer="sgd", loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    assert np.isfinite(network.train_on_batch(PIXELS, np.array([0, 1]), return_dict=True)["loss"])

@@ -1,6 +1,7 @@
-"""The zoo: layers and counts as published, initial values, names, and what is refused."""
+"""The zoo: layers and counts as published, initial values, names, and invalid arguments."""
 
 import csv
+import itertools
 import json
 import math
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from kd_keras import models
 from kd_keras.evaluation import macs
 from kd_keras.models import ZOO, applications, build, names
 from kd_keras.networks.taps import Tapped
@@ -20,7 +22,17 @@ IN_REFERENCE = ["resnet8", "resnet20", "resnet56", "resnet8x4", "resnet32x4", "w
 IN_REFERENCE += ["mobilenet_v2", "shufflenet_v1", "shufflenet_v2"]
 OTHER_NAMES = {"mobilenet_v2": "MobileNetV2", "shufflenet_v1": "ShuffleV1", "shufflenet_v2": "ShuffleV2"}
 SMALLEST = ["mlp", "mobilenet_v1", "mobilenet_v2", "mobilenet_v3_small", "resnet8", "resnet50", "shufflenet_v1"]
-SMALLEST += ["shufflenet_v1_imagenet", "shufflenet_v2", "shufflenet_v2_imagenet", "vgg8", "wrn_16_1"]  # one a form
+SMALLEST += [
+    "shufflenet_v1_imagenet",
+    "shufflenet_v2",
+    "shufflenet_v2_imagenet",
+    "vgg8",
+    "wrn_16_1",
+]  # one per form
+
+
+def pixels(count, *shape):
+    return np.random.default_rng(0).integers(0, 256, (count, *shape)).astype("float32")
 
 
 def trainable(model):
@@ -34,7 +46,7 @@ def published():
 
 def kernels(model):
     """How many convolutions there are of each form, out x in / groups x height x width / stride, padding, groups."""
-    found = {}
+    counts = {}
     for layer in model.layers:
         if isinstance(layer, keras.layers.DepthwiseConv2D):
             height, width, outs, _ = layer.kernel.shape
@@ -44,14 +56,14 @@ def kernels(model):
         else:
             continue
         text = f"{outs}x{ins}x{height}x{width}/s{layer.strides[0]}p{height // 2}g{groups}"
-        found[text] = found.get(text, 0) + 1
-    return found
+        counts[text] = counts.get(text, 0) + 1
+    return counts
 
 
 @pytest.mark.parametrize("name", IN_REFERENCE)
 def test_everything_equals_the_reference(name):
     if not REFERENCE.exists():
-        pytest.skip("no reference beside the project")
+        pytest.skip("the reference is not a part of the project")
     entry = json.loads(REFERENCE.read_text())["models"][OTHER_NAMES.get(name, name)]
     model = build(name, (32, 32, 3), 100)
     assert trainable(model) == entry["params"] and macs(model) == entry["macs_per_image"]
@@ -61,17 +73,17 @@ def test_everything_equals_the_reference(name):
     kinds = [type(layer).__name__ for layer in model.layers]
     assert kinds.count("BatchNormalization") == entry["layers"]["bn"] and kinds.count("Dense") == 1
     stem = [] if name.startswith("vgg") else ["stem_out"]
-    images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype("float32")
+    images = pixels(2, 32, 32, 3)
     _, outputs = Tapped(model, [*stem, "stage?_out", "embedding"])(images, training=True)
     maps = [*(outputs[tap] for tap in stem), *outputs["stage?_out"]]
-    assert [list(each.shape) for each in maps] == entry["feats_nhwc"]
-    assert [bool(np.min(each) >= 0) for each in maps] == entry["feats_nonnegative"]
+    assert [list(stage.shape) for stage in maps] == entry["feats_nhwc"]
+    assert [bool(np.min(stage) >= 0) for stage in maps] == entry["feats_nonnegative"]
     assert list(outputs["embedding"].shape) == entry["pooled_feat"]
 
 
 @pytest.mark.parametrize("name", IN_REFERENCE)
 def test_counts_as_published(name):
-    """As the test before, for who has no reference beside the project."""
+    """As the test before, without the reference, which is not a part of the project."""
     row = next(row for row in published() if row["model"] == name and row["source"] == "RepDistiller")
     model = build(name, (32, 32, 3), 100)
     assert (trainable(model), macs(model)) == (int(row["parameters"]), int(row["macs"]))
@@ -82,22 +94,22 @@ def test_counts_of_other_sources(row):
     """To the digits in print, unless the row says why not."""
     width = {"width": float(row["options"][6:])} if row["options"] else {}
     model = build(row["model"], (int(row["size"]), int(row["size"]), 3), int(row["classes"]), **width)
-    for ours, text in ((trainable(model), row["parameters"]), (macs(model) if row["macs"] else 0, row["macs"])):
+    for count, text in ((trainable(model), row["parameters"]), (macs(model) if row["macs"] else 0, row["macs"])):
         unit = {"M": 10**6, "G": 10**9}.get(text[-1:], 1)
         number = text.rstrip("MG")
         last_digit = 10.0 ** -len(number.partition(".")[2])
         if text and not row["note"]:
-            assert abs(ours / unit - float(number)) <= last_digit / 2
+            assert abs(count / unit - float(number)) <= last_digit / 2
         elif text:
-            assert abs(ours / unit - float(number)) <= max(last_digit, 0.015 * float(number))
+            assert abs(count / unit - float(number)) <= max(last_digit, 0.015 * float(number))
 
 
 @pytest.mark.parametrize("name, blocks", [("wrn_16_1", 2), ("wrn_40_1", 6), ("wrn_16_2", 2), ("wrn_40_2", 6)])
 def test_parameters_of_wide_networks_by_hand(name, blocks):
     """Convolutions of 9 c c', BatchNorms of 2 c before each, shortcuts of c c' where a width changes."""
-    widths = [16, *(int(name[-1]) * each for each in (16, 32, 64))]
+    widths = [16, *(int(name[-1]) * channels for channels in (16, 32, 64))]
     count = 3 * 9 * 16
-    for before, width in zip(widths, widths[1:]):
+    for before, width in itertools.pairwise(widths):
         count += 9 * before * width + (2 * blocks - 1) * 9 * width**2 + (before * width if before != width else 0)
         count += 2 * before + (2 * blocks - 1) * 2 * width
     assert trainable(build(name, (32, 32, 3), 100)) == count + 2 * widths[-1] + 100 * (widths[-1] + 1)
@@ -113,24 +125,25 @@ def test_parameters_of_wide_networks_by_hand(name, blocks):
     ],
 )
 def test_mobile_networks_have_the_layers_of_keras_applications(name, application, width):
-    """Which differ in their strides alone; MobileNetV3's classifier is a 1x1 convolution there."""
-    theirs = build(f"applications/{application}", (64, 64, 3), 100, alpha=width)
-    ours = build(name, (32, 32, 3), 100, width=width)
-    assert ours.count_params() == theirs.count_params()
+    """They differ only in their strides; the classifier of MobileNetV3 is a 1x1 convolution in keras.applications."""
+    stock = build(f"applications/{application}", (64, 64, 3), 100, alpha=width)
+    network = build(name, (32, 32, 3), 100, width=width)
+    assert network.count_params() == stock.count_params()
 
     def sizes(model):
         return sorted(tuple(variable.shape) for variable in model.trainable_variables if len(variable.shape) == 4)
 
-    dense = [layer.kernel.shape for layer in ours.layers if isinstance(layer, keras.layers.Dense)]
-    assert sizes(theirs) == sorted([*sizes(ours), *((1, 1, *shape) for shape in dense)])
+    dense = [layer.kernel.shape for layer in network.layers if isinstance(layer, keras.layers.Dense)]
+    assert sizes(stock) == sorted([*sizes(network), *((1, 1, *shape) for shape in dense)])
 
 
 @pytest.mark.parametrize("name, application", [("vgg16", "VGG16"), ("vgg19", "VGG19")])
 def test_vgg_has_the_convolutions_of_keras_applications(name, application):
     backbone = getattr(keras.applications, application)(weights=None, include_top=False, input_shape=(32, 32, 3))
-    ours = build(name, (32, 32, 3), 100)
-    norms = sum(layer.count_params() for layer in ours.layers if isinstance(layer, keras.layers.BatchNormalization))
-    assert ours.count_params() - norms - 100 * 513 == backbone.count_params()
+    network = build(name, (32, 32, 3), 100)
+    norms = [layer for layer in network.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    norms = sum(layer.count_params() for layer in norms)
+    assert network.count_params() - norms - 100 * 513 == backbone.count_params()
 
 
 def test_vgg_pools_once_more_above_32_pixels():
@@ -146,15 +159,15 @@ def test_every_layer_draws_its_own_initial_values(name):
         keras.utils.set_random_seed(seed)
         model = build(name, (8, 8, 3), 10)
         values.extend(np.array(v) for v in model.trainable_variables if v.path.endswith("kernel"))
-    assert all(np.array_equal(a, b) for a, b in zip(first, again))
-    assert not any(np.array_equal(a, b) for a, b in zip(first, other))
+    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not any(np.array_equal(a, b) for a, b in zip(first, other, strict=True))
     shapes = {}
     for value in first:
         assert not any(np.array_equal(value, same) for same in shapes.get(value.shape, []))
         shapes.setdefault(value.shape, []).append(value)
 
 
-def test_the_channel_shuffle_deals_them_out():
+def test_the_channel_shuffle_distributes_channels_over_groups():
     from kd_keras.models.base import channel_shuffle
 
     inputs = keras.Input((3, 2, 12))
@@ -169,16 +182,16 @@ def test_a_convolution_in_groups_is_that_of_keras():
     from kd_keras.models.base import GroupedConv2D
 
     images = np.random.default_rng(0).normal(size=(2, 5, 5, 6)).astype("float32")
-    theirs, ours = keras.layers.Conv2D(9, 3, groups=3), GroupedConv2D(9, 3, groups=3)
-    theirs(images), ours(images)
-    ours.set_weights(theirs.get_weights())
-    np.testing.assert_allclose(ours(images), theirs(images), rtol=1e-5, atol=1e-6)
+    stock, grouped = keras.layers.Conv2D(9, 3, groups=3), GroupedConv2D(9, 3, groups=3)
+    stock(images), grouped(images)
+    grouped.set_weights(stock.get_weights())
+    np.testing.assert_allclose(grouped(images), stock(images), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", SMALLEST)
-def test_small_grey_images_and_back_from_a_file(name, tmp_path):
+def test_small_gray_images_and_loading_from_a_file(name, tmp_path):
     model = build(name, (8, 8, 1), 10)
-    logits = np.array(model(np.random.default_rng(0).normal(size=(2, 8, 8, 1)).astype("float32")))
+    logits = np.array(model(pixels(2, 8, 8, 1)))
     assert logits.shape == (2, 10) and np.isfinite(logits).all()
     zeros = np.zeros((1, 8, 8, 1))
     np.testing.assert_array_equal(Tapped(model, ["logits"])(zeros, False)[0], model(zeros))
@@ -192,14 +205,14 @@ QUICK = ("resnet8", "vgg8", "mobilenet_v2", "shufflenet_v1", "shufflenet_v2")
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in SMALLEST])
 def test_a_step_in_half_precision_and_a_saved_model(name, tmp_path):
     keras.config.set_dtype_policy("mixed_float16")
-    # No smaller: a BatchNorm over maps of one pixel, in a batch of four, has gradients that float16 does not hold.
-    images = np.random.default_rng(0).normal(size=(4, 32, 32, 3)).astype("float32")
+    # Not smaller: a BatchNorm over maps of one pixel, in a batch of four, has gradients out of the range of float16.
+    images = pixels(4, 32, 32, 3)
     model = build(name, (32, 32, 3), 10)
     optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.01), initial_scale=8.0)
     model.compile(optimizer=optimizer, loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     before = [np.array(variable) for variable in model.trainable_variables]
     assert np.isfinite(model.train_on_batch(images, np.arange(4), return_dict=True)["loss"])
-    assert any(np.abs(np.array(a) - b).max() > 0 for a, b in zip(model.trainable_variables, before))
+    assert any(np.abs(np.array(a) - b).max() > 0 for a, b in zip(model.trainable_variables, before, strict=True))
     model.export(tmp_path / "saved", verbose=False)
     loaded = tf.saved_model.load(str(tmp_path / "saved"))
     np.testing.assert_allclose(loaded.serve(images), model(images, training=False), rtol=1e-2, atol=1e-2)  # of float16
@@ -208,28 +221,28 @@ def test_a_step_in_half_precision_and_a_saved_model(name, tmp_path):
 @pytest.mark.parametrize("name", ["shufflenet_v1", "shufflenet_v2"])
 def test_the_shuffle_in_litert_and_onnx(name, tmp_path):
     model = build(name, (8, 8, 3), 10, **({"groups": 2} if name == "shufflenet_v1" else {}))
-    image = np.random.default_rng(0).normal(size=(1, 8, 8, 3)).astype("float32")
+    image = pixels(1, 8, 8, 3)
     expected = np.array(model(image))
     model.export(tmp_path / "model.tflite", format="litert", verbose=False)
     interpreter = tf.lite.Interpreter(str(tmp_path / "model.tflite"))
     interpreter.allocate_tensors()
     interpreter.set_tensor(interpreter.get_input_details()[0]["index"], image)
     interpreter.invoke()
-    found = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    logits = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
     kinds = [operation["op_name"] for operation in interpreter._get_ops_details()]
     assert kinds.count("TRANSPOSE") == sum(type(layer).__name__ == "Permute" for layer in model.layers)
     pytest.importorskip("tf2onnx")
     runtime = pytest.importorskip("onnxruntime")
     model.export(tmp_path / "model.onnx", format="onnx", verbose=False)
     session = runtime.InferenceSession(str(tmp_path / "model.onnx"))
-    found = session.run(None, {session.get_inputs()[0].name: image})[0]
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    logits = session.run(None, {session.get_inputs()[0].name: image})[0]
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_the_smallest_stand_for_every_form():
     """Of each function that builds: its name, or for a family of depths that of the family."""
-    functions = {name: getattr(getattr(build, "__globals__")[name], "func", None) for name in ZOO}
+    functions = {name: getattr(getattr(models, name), "func", None) for name in ZOO}
     assert {functions[name] or name for name in ZOO} == {functions[name] or name for name in SMALLEST}
 
 
@@ -242,23 +255,23 @@ def test_an_application_and_weights_from_a_file(tmp_path):
     model = build("applications/mobilenet", (32, 32, 3), 7, alpha=0.25)
     model.save_weights(tmp_path / "some.weights.h5")
     again = build("applications/MobileNet", (32, 32, 3), 7, alpha=0.25, weights=str(tmp_path / "some.weights.h5"))
-    images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype("float32")
+    images = pixels(2, 32, 32, 3)
     np.testing.assert_array_equal(model(images), again(images))
     assert Tapped(model, ["logits"]).specs["logits"].shape == (None, 7)
-    assert np.array(model(100 * images)).min() < 0  # logits, no softmax
+    assert np.array(model(images)).min() < 0  # logits, no softmax
 
 
 @pytest.mark.parametrize(
     "arguments, error, message",
     [
-        (("resnet21", (32, 32, 3), 10), ValueError, "did you mean .*resnet20"),
+        (("resnet21", (32, 32, 3), 10), ValueError, "Did you mean .*resnet20"),
         (("applications/ResNet51", (32, 32, 3), 10), ValueError, "ResNet50"),
         (("resnet20", (32, 32), 10), ValueError, r"\(height, width, channels\)"),
         (("resnet20", (32, 0, 3), 10), ValueError, "positive"),
         (("resnet20", (32, 32, 3), 1), ValueError, "two classes"),
     ],
 )
-def test_what_is_refused(arguments, error, message):
+def test_invalid_arguments(arguments, error, message):
     with pytest.raises(error, match=message):
         build(*arguments)
 
@@ -269,14 +282,14 @@ def test_what_is_refused(arguments, error, message):
         ("mobilenet_v2", {"widht": 0.5}, TypeError, "widht"),
         ("resnet8", {"depth": 9}, TypeError, "depth"),
         ("mobilenet_v1", {"width": 0.01}, ValueError, "1/32"),
-        ("mobilenet_v3_small", {"width": 0}, ValueError, "above zero"),
+        ("mobilenet_v3_small", {"width": 0}, ValueError, "above 0"),
         ("shufflenet_v1", {"groups": 5}, ValueError, "1, 2, 3, 4, 8"),
         ("shufflenet_v1", {"width": 0.33}, ValueError, "12 divides"),
         ("shufflenet_v1_imagenet", {"width": 0.75}, ValueError, "0.25, 0.5, 1.0"),
         ("shufflenet_v2", {"width": 0.75}, ValueError, "0.5, 1.0, 1.5, 2.0"),
     ],
 )
-def test_an_option_that_there_is_not(name, options, error, message):
+def test_invalid_options(name, options, error, message):
     with pytest.raises(error, match=message):
         build(name, (32, 32, 3), 10, **options)
 

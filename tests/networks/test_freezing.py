@@ -1,4 +1,4 @@
-"""A frozen copy answers as the network does in inference, in any precision, under the same taps."""
+"""A frozen copy predicts what the network predicts in inference, in any precision, under the same taps."""
 
 import keras
 import numpy as np
@@ -7,7 +7,9 @@ from keras import layers
 
 from kd_keras import Distiller, Teacher, frozen, models
 from kd_keras.methods import KD, OFD, FitNet
+from kd_keras.networks.preprocessing import PixelStatistics, normalized
 from kd_keras.networks.taps import Tapped
+from kd_keras.private_api import sub_layers
 from tests.support.networks import CLASSES, SHAPE, compiled, convolutional, examples, values
 
 ZOO = ("resnet8", "wrn_16_1", "vgg8", "mobilenet_v1", "mobilenet_v2", "mobilenet_v3_small", "shufflenet_v1")
@@ -17,9 +19,9 @@ X, Y = examples(16)
 
 
 def trained(network, seed=0):
-    """The network with statistics and scales of BatchNorm as a training may leave them."""
+    """The network with BatchNorm statistics and scales as training may leave them."""
     random = np.random.default_rng(seed)
-    for layer in network._flatten_layers():
+    for layer in sub_layers(network):
         if isinstance(layer, layers.BatchNormalization):
             for variable in layer.weights:
                 positive = variable.name in ("gamma", "moving_variance")
@@ -29,14 +31,15 @@ def trained(network, seed=0):
 
 
 def norms(network):
-    return [layer for layer in network._flatten_layers() if isinstance(layer, layers.BatchNormalization)]
+    return [layer for layer in sub_layers(network) if isinstance(layer, layers.BatchNormalization)]
 
 
 def exact(network):
     """The same network in float64."""
+
     def copied(layer):
-        own = isinstance(layer, layers.Layer)
-        return type(layer).from_config(layer.get_config() | {"dtype": "float64"}) if own else layer
+        is_layer = isinstance(layer, layers.Layer)
+        return type(layer).from_config(layer.get_config() | {"dtype": "float64"}) if is_layer else layer
 
     copy = keras.models.clone_model(network, clone_function=copied)
     copy.set_weights(network.get_weights())
@@ -45,22 +48,26 @@ def exact(network):
 
 def error(network, copy, taps=("logits",), x=X):
     """The greatest difference of every tap, of the tap's standard deviation."""
-    before, after = (Tapped(each, taps)(x, training=False)[1] for each in (network, copy))
+    before, after = (Tapped(model, taps)(x, training=False)[1] for model in (network, copy))
     pairs = zip(*(keras.tree.flatten([side[tap] for tap in taps]) for side in (before, after)), strict=True)
     return max(np.abs(np.array(b, "float64") - np.array(a, "float64")).max() / np.array(a).std() for a, b in pairs)
 
 
+def pixels(count=16, shape=SHAPE):
+    return np.random.default_rng(0).integers(0, 256, (count, *shape)).astype("float32")
+
+
 @pytest.mark.parametrize("name", ZOO)
-def test_the_zoo_answers_alike_under_the_same_taps(name):
+def test_frozen_zoo_networks_predict_alike_under_the_same_taps(name):
     network, taps = trained(models.build(name, (32, 32, 3), CLASSES)), TAPS.get(name, TAPS["resnet8"])
-    images = examples(4, shape=(32, 32, 3))[0]
+    images = pixels(4, shape=(32, 32, 3))
     before = values(network.variables)
     copy, truth = frozen(network), exact(network)
     # Folding rounds elsewhere, but hardly more than the network itself does.
     assert error(truth, copy, taps, images) < 3 * error(truth, network, taps, images) < 3e-4
     assert Tapped(copy, taps).specs == Tapped(network, taps).specs
     assert len(norms(copy)) < len(norms(network)) and not copy.trainable_variables
-    assert all(np.array_equal(a, b) for a, b in zip(before, values(network.variables)))
+    assert all(np.array_equal(a, b) for a, b in zip(before, values(network.variables), strict=True))
     assert error(network, frozen(network, "bfloat16"), ("logits",), images) < 0.2
 
 
@@ -106,7 +113,7 @@ def shared_norm(inputs):
     return norm(layers.Conv2D(3, 3)(norm(layers.Conv2D(3, 3)(inputs))))
 
 
-def activated_and_regularised(inputs):
+def activated_and_regularized(inputs):
     activated = layers.Conv2D(4, 3, activation="relu", activity_regularizer="l2")(inputs)
     return layers.BatchNormalization()(activated)
 
@@ -124,7 +131,7 @@ def over_rows(inputs):
     return layers.BatchNormalization(axis=1)(layers.Conv2D(8, 3, padding="same")(inputs))
 
 
-BODIES = [activated, activated_and_regularised, read_twice, shared_convolution, shared_norm, of_another_kind, over_rows]
+BODIES = [activated, activated_and_regularized, read_twice, shared_convolution, shared_norm, of_another_kind, over_rows]
 
 
 @pytest.mark.parametrize("body", BODIES)
@@ -162,13 +169,13 @@ def test_nested_models_keep_their_paths():
 
 
 @pytest.mark.parametrize("precision, bound", [("bfloat16", 0.05), ("float16", 0.01)])
-def test_half_precision_between_preparation_and_classifier(precision, bound):
+def test_half_precision_between_preprocessing_and_classifier(precision, bound):
     inputs = keras.Input(SHAPE)
-    prepared = layers.Rescaling(1 / 127.5, offset=-1, name="prepare")(inputs)
-    whole = layers.Softmax(name="probabilities")(convolutional(width=32, normalised=True)(prepared))
+    scaled = layers.Rescaling(1 / 127.5, offset=-1, name="prepare")(inputs)
+    whole = layers.Softmax(name="probabilities")(convolutional(width=32, normalised=True)(scaled))
     network = trained(keras.Model(inputs, whole))
     copy = frozen(network, precision)
-    images = np.random.default_rng(0).integers(0, 256, (16, *SHAPE)).astype("float32")
+    images = pixels()
     assert 0 < error(network, copy, ("logits",), images) < bound
     inner = copy.get_layer("net")
     exact = [copy.get_layer("prepare"), inner.get_layer("logits"), copy.get_layer("probabilities")]
@@ -179,17 +186,23 @@ def test_half_precision_between_preparation_and_classifier(precision, bound):
     assert keras.backend.standardize_dtype(copy(images).dtype) == "float32"
 
 
-def test_statistics_that_float16_has_no_room_for():
+def test_statistics_out_of_the_range_of_float16():
     inputs = keras.Input(SHAPE)
     norm = layers.BatchNormalization()
-    network = keras.Model(inputs, layers.Dense(CLASSES)(layers.GlobalAveragePooling2D()(
-        layers.Conv2D(8, 3)(layers.ReLU()(norm(layers.MaxPooling2D()(layers.Conv2D(4, 3)(inputs))))))))
+    network = keras.Model(
+        inputs,
+        layers.Dense(CLASSES)(
+            layers.GlobalAveragePooling2D()(
+                layers.Conv2D(8, 3)(layers.ReLU()(norm(layers.MaxPooling2D()(layers.Conv2D(4, 3)(inputs)))))
+            )
+        ),
+    )
     norm.moving_variance.assign(np.full(4, 1e6))
     norm.gamma.assign(np.full(4, 1e3))
     assert error(network, frozen(network, "float16")) < 0.01
 
 
-def test_it_does_not_follow_a_network_that_trains_on():
+def test_it_does_not_follow_a_network_that_continues_to_train():
     network = trained(convolutional(normalised=True))
     before, copy = np.array(network(X, training=False)), frozen(network)
     network.get_layer("conv1").kernel.assign_add(np.ones((3, 3, 3, 4)))
@@ -198,8 +211,8 @@ def test_it_does_not_follow_a_network_that_trains_on():
 
 def test_compiled_networks_give_a_bare_copy():
     network, inner = trained(nested()), nested().get_layer("body")
-    for each in (network, network.get_layer("body"), inner):
-        each.compile("adam", lambda y_true, y_pred: 0.0)
+    for model in (network, network.get_layer("body"), inner):
+        model.compile("adam", lambda y_true, y_pred: 0.0)
     copy = frozen(network)
     assert not copy.compiled and not copy.get_layer("body").compiled
 
@@ -214,10 +227,10 @@ def test_a_sequential_model_alone_and_within():
 
 
 def test_constants_that_a_layer_makes_of_its_weights():
-    prepared = layers.Normalization()
-    prepared.adapt(5 * X + 3)
+    adapted = layers.Normalization()
+    adapted.adapt(5 * X + 3)
     inputs = keras.Input(SHAPE)
-    network = trained(keras.Model(inputs, convolutional(normalised=True)(prepared(inputs))))
+    network = trained(keras.Model(inputs, convolutional(normalised=True)(adapted(inputs))))
     np.testing.assert_allclose(frozen(network)(X), network(X, training=False), rtol=1e-4, atol=1e-5)
 
 
@@ -263,16 +276,100 @@ def test_layers_made_of_layers(body, precision, bound):
     assert error(network, frozen(network, precision)) < bound
 
 
+def valid(x):
+    return layers.Flatten()(layers.Conv2D(4, 3, use_bias=False, name="first")(x))
+
+
+def pointwise(x):
+    return layers.Flatten()(layers.Conv2D(4, 1, strides=2, padding="same", activation="relu", name="first")(x))
+
+
+def with_norm(x):
+    x = layers.BatchNormalization(name="bn")(layers.Conv2D(4, 3, use_bias=False, name="first")(x))
+    return layers.Flatten()(layers.ReLU()(x))
+
+
+def flattened(x):
+    return layers.Dense(6, activation="relu", name="first")(layers.Flatten()(x))
+
+
+def padded(x):
+    return layers.Flatten()(layers.Conv2D(4, 3, padding="same", name="first")(x))
+
+
+def depthwise(x):
+    return layers.Flatten()(layers.DepthwiseConv2D(3, name="first")(x))
+
+
+def read_by_two(x):
+    return layers.Flatten()(layers.Concatenate()([layers.Conv2D(4, 1, name="first")(x), x]))
+
+
+COLORS = PixelStatistics((120.0, 110.0, 100.0), (60.0, 50.0, 40.0))
+SCALED = PixelStatistics((0.0,), (255.0,))
+FOLDING = [(valid, COLORS), (pointwise, COLORS), (with_norm, COLORS), (flattened, COLORS), (padded, SCALED)]
+
+
+def normalized_network(body, statistics):
+    inputs = keras.Input(SHAPE)
+    return trained(keras.Model(inputs, layers.Dense(CLASSES, name="logits")(body(normalized(inputs, statistics)))))
+
+
+def normalizations(network):
+    return [layer for layer in network.layers if isinstance(layer, layers.Normalization)]
+
+
+@pytest.mark.parametrize("body, statistics", FOLDING)
+def test_the_normalization_of_the_image_is_folded_if_that_is_exact(body, statistics):
+    network, images = normalized_network(body, statistics), pixels()
+    copy, truth = frozen(network), exact(network)
+    assert not normalizations(copy) and copy.get_layer("normalization_folded").output.shape == (None, *SHAPE)
+    assert error(truth, copy, x=images) < 3e-6 > error(truth, network, x=images)
+    std = np.array(statistics.for_channels(3).std)
+    name = "first_folded" if body is with_norm else "first"
+    kernel, folded = (np.array(model.get_layer(layer).kernel) for model, layer in ((network, "first"), (copy, name)))
+    if body is not with_norm:
+        times = np.tile(std, kernel.shape[0] // 3) if body is flattened else std
+        np.testing.assert_allclose(folded * times[:, None], kernel, rtol=1e-5)
+
+
+@pytest.mark.parametrize("body, statistics", [(padded, COLORS), (depthwise, COLORS), (read_by_two, COLORS)])
+def test_the_normalization_of_the_image_stays_otherwise(body, statistics):
+    network, images = normalized_network(body, statistics), pixels()
+    copy = frozen(network)
+    assert len(normalizations(copy)) == 1
+    np.testing.assert_allclose(copy(images), network(images, training=False), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("precision, bound", [("bfloat16", 0.05), ("float16", 0.01)])
+def test_half_precision_normalizes_pixels_in_float32(precision, bound):
+    network, images = normalized_network(valid, COLORS), pixels()
+    copy = frozen(network, precision)
+    assert [layer.compute_dtype for layer in normalizations(copy)] == ["float32"]
+    assert copy.get_layer("first").compute_dtype == precision
+    seen = Tapped(copy, ["normalization"])(images, False)[1]["normalization"]
+    np.testing.assert_allclose(seen, (images - np.array(COLORS.mean)) / np.array(COLORS.std), atol=1e-5)
+    assert 0 < error(network, copy, x=images) < bound
+
+
+@pytest.mark.parametrize("name", ["mlp", "shufflenet_v2"])
+def test_zoo_networks_whose_normalization_is_folded(name):
+    network, images = trained(models.build(name, (32, 32, 3), CLASSES)), pixels(4, shape=(32, 32, 3))
+    copy, truth = frozen(network), exact(network)
+    assert not normalizations(copy)
+    assert error(truth, copy, x=images) < max(3 * error(truth, network, x=images), 3e-6)
+
+
 def test_every_output_is_float32():
     inputs = keras.Input(SHAPE)
     x = layers.Flatten()(layers.Conv2D(4, 3)(inputs))
     outputs = {"one": layers.Dense(3, activation="softmax")(x), "two": layers.BatchNormalization()(layers.Dense(2)(x))}
     outputs["mean"] = layers.Average()([layers.Dense(2)(x), layers.Dense(2)(x)])
     network = trained(keras.Model(inputs, outputs))
-    answers = frozen(network, "bfloat16")(X)
-    assert {keras.backend.standardize_dtype(value.dtype) for value in answers.values()} == {"float32"}
+    predictions = frozen(network, "bfloat16")(X)
+    assert {keras.backend.standardize_dtype(value.dtype) for value in predictions.values()} == {"float32"}
     for name, value in network(X, training=False).items():
-        np.testing.assert_allclose(answers[name], value, atol=0.05 * np.std(value))
+        np.testing.assert_allclose(predictions[name], value, atol=0.05 * np.std(value))
 
 
 def test_it_is_saved_and_loaded(tmp_path):
@@ -297,23 +394,23 @@ def test_a_student_of_the_copy_is_the_student_of_the_teacher(method):
     assert 0 < np.abs(rounded - expected).max() < 0.05
 
 
-def test_what_is_refused():
-    class Own(keras.Model):
+def test_invalid_models_and_arguments():
+    class Subclassed(keras.Model):
         def call(self, inputs):
             return inputs
 
     with pytest.raises(ValueError, match="Expected a Functional or Sequential model to freeze"):
-        frozen(Own())
+        frozen(Subclassed())
     with pytest.raises(ValueError, match="did you mean bfloat16"):
         frozen(convolutional(), "bfloat1")
     dense = keras.Sequential([keras.Input((8,)), layers.Dense(4)])
     dense.layers[0].enable_lora(2)
     with pytest.raises(ValueError, match="plain weights to freeze"):
         frozen(dense)
-    quantised = keras.Sequential([keras.Input((8,)), layers.Dense(4)])
-    quantised.quantize("int8")
+    quantized = keras.Sequential([keras.Input((8,)), layers.Dense(4)])
+    quantized.quantize("int8")
     with pytest.raises(ValueError, match="plain weights to freeze"):
-        frozen(quantised)
+        frozen(quantized)
     with pytest.raises(ValueError, match="'double': "):
         frozen(keras.Sequential([keras.Input((8,)), layers.Lambda(lambda x: 2 * x, name="double")]))
     teacher = Teacher(frozen(trained(convolutional(normalised=True))))

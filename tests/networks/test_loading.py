@@ -1,11 +1,12 @@
-"""Weights from files: what is loaded, what is not and why, and what is refused."""
+"""Weights and pixel statistics from files: what is loaded, what is not and why, and which files are rejected."""
 
 import keras
 import pytest
 from keras import layers
 
-from kd_keras.models import build
-from kd_keras.networks.loading import load_weights
+from kd_keras.models import EarlyExit, build
+from kd_keras.networks.loading import load_weights, pixel_statistics
+from kd_keras.networks.preprocessing import PixelStatistics
 from tests.support.networks import CLASSES, SHAPE, convolutional, same, values
 
 OWN = ["conv1", "conv2", "logits"]
@@ -72,7 +73,7 @@ def test_layers_made_of_layers_and_bfloat16(tmp_path):
     assert same(values(one.variables), values(other.variables))
 
 
-def test_a_name_that_two_layers_bear_is_not_guessed(tmp_path):
+def test_a_name_that_two_layers_share_is_not_guessed(tmp_path):
     def twice():
         inputs = keras.Input(SHAPE)
         parts = [keras.Model(inputs, layers.Conv2D(2, 1, name="conv")(inputs), name=name) for name in ("a", "b")]
@@ -84,7 +85,7 @@ def test_a_name_that_two_layers_bear_is_not_guessed(tmp_path):
         load_weights(alone, tmp_path / "twice.weights.h5")
 
 
-def test_what_is_refused_changes_nothing(tmp_path):
+def test_a_rejected_file_changes_nothing(tmp_path):
     model = convolutional()
     before = values(model.variables)
     (tmp_path / "text.weights.h5").write_text("no HDF5")
@@ -102,3 +103,47 @@ def test_what_is_refused_changes_nothing(tmp_path):
         with pytest.raises(ValueError, match=message):
             load_weights(model, tmp_path / file)
     assert same(before, values(model.variables))
+
+
+STATISTICS = PixelStatistics((101.0, 102.0, 103.0), (51.0, 52.0, 53.0))
+
+
+def surrounded(network):
+    inputs = keras.Input(network.input_shape[1:])
+    return keras.Model(inputs, layers.Softmax()(network(inputs)))
+
+
+def in_a_sequence(network):
+    return keras.Sequential([keras.Input(network.input_shape[1:]), network, layers.Softmax()])
+
+
+def with_early_exit(network):
+    return EarlyExit(build("multi_exit/resnet8", network.input_shape[1:], 4, STATISTICS), 0.9)
+
+
+@pytest.mark.parametrize("around", [lambda network: network, surrounded, in_a_sequence, with_early_exit])
+def test_the_pixel_statistics_of_a_network_and_of_its_file(around, tmp_path):
+    network = around(build("resnet8", (16, 16, 3), 4, STATISTICS))
+    network.save(tmp_path / "model.keras")
+    for source in (network, tmp_path / "model.keras", str(tmp_path / "model.keras")):
+        statistics = pixel_statistics(source)
+        assert statistics.mean == STATISTICS.mean and statistics.std == pytest.approx(STATISTICS.std)
+    again = build("resnet8", (16, 16, 3), 4, pixel_statistics(tmp_path / "model.keras"))
+    assert pixel_statistics(again).std == pytest.approx(STATISTICS.std)
+
+
+def test_networks_without_a_normalization_of_the_image(tmp_path):
+    inputs = keras.Input(SHAPE)
+    scaled_before = keras.Model(inputs, layers.Normalization(mean=0.5, variance=1.0)(layers.Rescaling(2.0)(inputs)))
+    normalization = layers.Normalization(mean=0.5, variance=1.0)
+    read_by_two = keras.Model(inputs, layers.Add()([normalization(inputs), inputs]))
+    adapted = keras.Sequential([keras.Input(SHAPE), layers.Normalization()])
+    application = build("applications/MobileNet", (32, 32, 3), 4, alpha=0.25)
+    application.save_weights(tmp_path / "some.weights.h5")
+    for network in (convolutional(), scaled_before, read_by_two, adapted, application, tmp_path / "some.weights.h5"):
+        assert pixel_statistics(network) is None
+    (tmp_path / "text.keras").write_text("no archive")
+    with pytest.raises(ValueError, match="whole .keras"):
+        pixel_statistics(tmp_path / "text.keras")
+    with pytest.raises(ValueError, match="does not exist"):
+        pixel_statistics(tmp_path / "nowhere.keras")

@@ -34,14 +34,14 @@ class Subclassed(keras.Model):
 
 
 def tapped(model, *names):
-    each = Tapped(model, names)
-    output, taps = each(X, training=False)
-    return each, np.array(output), {name: keras.tree.map_structure(np.array, taps[name]) for name in names}
+    model_taps = Tapped(model, names)
+    output, taps = model_taps(X, training=False)
+    return model_taps, np.array(output), {name: keras.tree.map_structure(np.array, taps[name]) for name in names}
 
 
 def test_logits_come_before_a_fused_softmax():
     model = softmaxed()
-    each, output, taps = tapped(model, "logits")
+    model_taps, output, taps = tapped(model, "logits")
     np.testing.assert_array_equal(output, model(X))
     np.testing.assert_allclose(keras.ops.softmax(taps["logits"]), output, rtol=1e-6)
     weights, bias = model.get_layer("classify").get_weights()
@@ -59,28 +59,28 @@ def test_logits_come_before_a_softmax_of_its_own(ending):
 
 def test_embedding_is_what_the_classifier_reads_before_dropout():
     model = convolutional(dropout=0.5)
-    each = Tapped(model, ["embedding"])
-    _, training = each(X, training=True)
+    model_taps = Tapped(model, ["embedding"])
+    _, training = model_taps(X, training=True)
     reads = keras.Model(*_ends(model, "pool"))(X)
     np.testing.assert_allclose(training["embedding"], reads, rtol=1e-6)
-    assert each.specs["embedding"].layer == "pool"
+    assert model_taps.specs["embedding"].layer == "pool"
 
 
 def test_embedding_before_a_convolution_that_is_the_classifier():
     inputs = keras.Input(SHAPE)
     maps = layers.Conv2D(6, 3, padding="same", activation="relu", name="maps")(inputs)
     logits = layers.GlobalAveragePooling2D()(layers.Conv2D(CLASSES, 1, name="classify")(maps))
-    each, _, taps = tapped(keras.Model(inputs, layers.Softmax()(logits)), "embedding", "stages", "logits")
-    assert taps["embedding"].shape == (4, 6) and each.specs["embedding"].layer == "maps:mean"
-    assert [stage.layer for stage in each.specs["stages"]] == ["maps"]  # not the 1x1 classifier's
+    model_taps, _, taps = tapped(keras.Model(inputs, layers.Softmax()(logits)), "embedding", "stages", "logits")
+    assert taps["embedding"].shape == (4, 6) and model_taps.specs["embedding"].layer == "maps:mean"
+    assert [stage.layer for stage in model_taps.specs["stages"]] == ["maps"]  # not the 1x1 classifier's
 
 
 def test_stages_before_and_after_their_activation():
-    each, _, taps = tapped(convolutional(), "stages", "stages:pre", "stages[1]", "stages[-1]", "stages:pre[0]")
-    assert [spec.layer for spec in each.specs["stages"]] == ["relu1", "relu2"]
-    assert [spec.shape for spec in each.specs["stages"]] == [(None, 8, 8, 4), (None, 4, 4, 8)]
-    assert [spec.layer for spec in each.specs["stages:pre"]] == ["conv1", "conv2"]
-    for before, after in zip(taps["stages:pre"], taps["stages"]):
+    model_taps, _, taps = tapped(convolutional(), "stages", "stages:pre", "stages[1]", "stages[-1]", "stages:pre[0]")
+    assert [spec.layer for spec in model_taps.specs["stages"]] == ["relu1", "relu2"]
+    assert [spec.shape for spec in model_taps.specs["stages"]] == [(None, 8, 8, 4), (None, 4, 4, 8)]
+    assert [spec.layer for spec in model_taps.specs["stages:pre"]] == ["conv1", "conv2"]
+    for before, after in zip(taps["stages:pre"], taps["stages"], strict=True):
         assert before.min() < 0
         np.testing.assert_array_equal(np.maximum(before, 0), after)
     np.testing.assert_array_equal(taps["stages[1]"], taps["stages"][1])
@@ -105,11 +105,11 @@ def test_a_stage_is_on_every_path():
 
 def test_nested_layers_go_by_path():
     model = softmaxed()
-    each, _, taps = tapped(model, "backbone/relu2", "backbone", "stages")
+    model_taps, _, taps = tapped(model, "backbone/relu2", "backbone", "stages")
     inner = model.get_layer("backbone")
     np.testing.assert_array_equal(taps["backbone/relu2"], keras.Model(*_ends(inner, "relu2"))(X))
     np.testing.assert_array_equal(taps["backbone"], inner(X))
-    assert [spec.layer for spec in each.specs["stages"]] == ["backbone/relu1", "backbone/relu2"]
+    assert [spec.layer for spec in model_taps.specs["stages"]] == ["backbone/relu1", "backbone/relu2"]
 
 
 def test_a_pattern_of_names():
@@ -146,11 +146,11 @@ def test_training_updates_batchnorm_as_the_model_itself_would():
     twin.set_weights(model.get_weights())
     Tapped(model, ["logits", "stages"])(X, training=True)
     twin(X, training=True)
-    for one, other in zip(model.get_weights(), twin.get_weights()):
+    for one, other in zip(model.get_weights(), twin.get_weights(), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-6)
 
 
-def test_a_fused_activation_with_an_activity_regulariser_stays_whole():
+def test_a_fused_activation_with_an_activity_regularizer_stays_whole():
     model = keras.Sequential(
         [keras.Input((4,)), layers.Dense(3, activation="relu", activity_regularizer="l2"), layers.Dense(2)]
     )
@@ -162,12 +162,12 @@ def test_a_fused_activation_with_an_activity_regulariser_stays_whole():
 def test_a_subclassed_model_returns_its_taps():
     model = Subclassed(taps=True)
     model(X)
-    each, output, taps = tapped(model, "logits", "embedding")
-    assert each.specs["embedding"].shape == (None, 7)
+    model_taps, output, taps = tapped(model, "logits", "embedding")
+    assert model_taps.specs["embedding"].shape == (None, 7)
     np.testing.assert_array_equal(output, taps["logits"])
     model = Subclassed(taps=False)
     model(X)
-    each, output, taps = tapped(model, "logits")
+    model_taps, output, taps = tapped(model, "logits")
     np.testing.assert_array_equal(output, taps["logits"])
     with pytest.raises(ValueError, match="(?s)'embedding'.*it gives logits"):
         Tapped(model, ["embedding"])
@@ -181,9 +181,9 @@ def test_outputs_by_name():
 
 
 def tapped_dictionary(model, *names):
-    each = Tapped(model, names)
-    output, taps = each(X, training=False)
-    return each, output, {name: np.array(taps[name]) for name in names}
+    model_taps = Tapped(model, names)
+    output, taps = model_taps(X, training=False)
+    return model_taps, output, {name: np.array(taps[name]) for name in names}
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def tapped_dictionary(model, *names):
         ("nothing at all", "choose one of: conv1"),
     ],
 )
-def test_a_tap_that_is_not_there(name, message):
+def test_a_missing_tap(name, message):
     with pytest.raises(ValueError, match=f"(?s)net.*{message}"):
         Tapped(convolutional(), [name])
 
@@ -217,7 +217,7 @@ def test_models_that_have_no_such_tap():
         Tapped(Subclassed(taps=False), ["logits"])
 
 
-# The last map of each size, read off the published architectures; the smallest input that each of them takes well.
+# The last map of each size, read off the published architectures.
 APPLICATIONS = {
     "ResNet50": ["conv1_relu", "conv2_block3_out", "conv3_block4_out", "conv4_block6_out", "conv5_block3_out"],
     "VGG16": ["block1_conv2", "block2_conv2", "block3_conv3", "block4_conv3", "block5_conv3", "block5_pool"],
@@ -228,11 +228,11 @@ APPLICATIONS = {
 @pytest.mark.parametrize("name", APPLICATIONS)
 def test_classifiers_of_keras_applications_with_their_softmax(name):
     model = getattr(keras.applications, name)(weights=None, input_shape=(96, 96, 3), classes=CLASSES)
-    each = Tapped(model, ["logits", "embedding", "stages"])
-    assert [spec.layer for spec in each.specs["stages"]] == APPLICATIONS[name]
-    assert each.specs["logits"].shape == (None, CLASSES) and len(each.specs["embedding"].shape) == 2
+    model_taps = Tapped(model, ["logits", "embedding", "stages"])
+    assert [spec.layer for spec in model_taps.specs["stages"]] == APPLICATIONS[name]
+    assert model_taps.specs["logits"].shape == (None, CLASSES) and len(model_taps.specs["embedding"].shape) == 2
     images = np.random.default_rng(0).uniform(0, 255, (1, 96, 96, 3)).astype("float32")
-    output, taps = each(images, training=False)
+    output, taps = model_taps(images, training=False)
     np.testing.assert_allclose(output, model(images), atol=1e-6)
     np.testing.assert_allclose(keras.ops.softmax(taps["logits"]), output, atol=1e-6)
 
@@ -252,7 +252,7 @@ def test_nested_models_whose_layers_have_the_same_names():
     inputs = keras.Input(SHAPE)
     x = layers.Conv2D(3, 1, activation="relu", name="conv1")(inputs)
     model = keras.Model(inputs, layers.Average()([one(x), other(inputs=x)]))
-    each, output, taps = tapped(model, "logits", "one/relu1", "other/relu1", "other/conv1")
+    model_taps, output, taps = tapped(model, "logits", "one/relu1", "other/relu1", "other/conv1")
     np.testing.assert_allclose(output, model(X), rtol=1e-6)
     inner = keras.Model(other.input, other.get_layer("relu1").output)(model.get_layer("conv1")(X))
     np.testing.assert_allclose(taps["other/relu1"], inner, rtol=1e-6)
@@ -260,23 +260,23 @@ def test_nested_models_whose_layers_have_the_same_names():
     twin = keras.models.clone_model(model)
     twin.set_weights(model.get_weights())
     keras.utils.set_random_seed(0)
-    each(X, training=True)
+    model_taps(X, training=True)
     twin(X, training=True)
-    for a, b in zip(model.get_weights(), twin.get_weights()):
+    for a, b in zip(model.get_weights(), twin.get_weights(), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("softmax", ["named", "tensorflow", "regularised"])
+@pytest.mark.parametrize("softmax", ["named", "tensorflow", "regularized"])
 def test_other_forms_of_a_softmax(softmax):
     import tensorflow as tf
 
     inputs = keras.Input((4,))
     activation = tf.nn.softmax if softmax == "tensorflow" else "softmax"
-    regulariser = "l2" if softmax == "regularised" else None
-    output = layers.Dense(3, activation=activation, activity_regularizer=regulariser, name="classify")(inputs)
+    regularizer = "l2" if softmax == "regularized" else None
+    output = layers.Dense(3, activation=activation, activity_regularizer=regularizer, name="classify")(inputs)
     model = keras.Model(inputs, {"logits": output} if softmax == "named" else output)
     x = np.random.default_rng(0).normal(size=(3, 4)).astype("float32")
-    if softmax == "regularised":
+    if softmax == "regularized":
         with pytest.raises(ValueError, match="a layer by itself"):
             Tapped(model, ["logits"])
         return
@@ -302,7 +302,7 @@ def test_the_classifier_and_the_batch_norms_of_a_network_at_hand():
     np.testing.assert_array_equal(specs.classifier()[0], kernel)
     np.testing.assert_array_equal(specs.reordered([2, 0]).classifier()[1], bias[[2, 0]])
     norms = [model.get_layer("backbone").get_layer(name) for name in ("bn1", "bn2")]
-    for norm, number in zip(norms, (1.0, 2.0)):
+    for norm, number in zip(norms, (1.0, 2.0), strict=True):
         norm.gamma.assign(number + np.zeros(norm.gamma.shape))
     assert [scale[0] for scale, _ in specs.batch_norms("stages:pre")] == [1.0, 2.0]
     with pytest.raises(ValueError, match="(?s)from a BatchNormalization.*conv1"):
