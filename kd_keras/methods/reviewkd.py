@@ -35,10 +35,10 @@ def reviewkd_loss(student: list[Tensor], teacher: list[Tensor]) -> Tensor:
     >>> float(reviewkd_loss([np.zeros((1, 2, 2, 3))], [np.full((1, 2, 2, 3), 2.0)])[0])
     4.0
     """
-    return sum(_pyramid_loss(*pair) for pair in zip(as_list(student), as_list(teacher), strict=True))
+    return sum(_mean_over_pyramid(*pair) for pair in zip(as_list(student), as_list(teacher), strict=True))
 
 
-def _pyramid_loss(student: Tensor, teacher: Tensor) -> Tensor:
+def _mean_over_pyramid(student: Tensor, teacher: Tensor) -> Tensor:
     difference = ops.cast(student, "float32") - ops.cast(teacher, "float32")  # pooling is linear: pool once
     sizes = (size for size in (4, 2, 1) if size < difference.shape[1])
     levels = [difference, *(average_pool_to(difference, (size, size)) for size in sizes)]

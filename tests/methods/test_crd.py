@@ -17,28 +17,28 @@ OPTIONS = {"CRD": {"examples": 40, "negatives": 24, "width": 8, "seed": 1}}
 
 
 def reference(student, teacher, student_memory, teacher_memory, counts, constants, negatives, examples, temperature):
-    """Equation 18 side by side, example by example, as it is written."""
+    """Equation 18 as written, one side and one example at a time."""
     noise = negatives / examples
     total = np.zeros(len(student))
     sides = ((student, teacher_memory, constants[0]), (teacher, student_memory, constants[1]))
-    for embedding, (positive, negatives), constant in sides:
+    for embedding, (positive, drawn), constant in sides:
         for i, anchor in enumerate(unit(embedding)):
             p = np.exp(positive[i] @ anchor / temperature) / constant
             total[i] -= np.log(p / (p + noise + 1e-7))
-            for j, negative in enumerate(negatives):
+            for j, negative in enumerate(drawn):
                 p = np.exp(negative @ anchor / temperature) / constant
                 total[i] -= counts[i, j] * np.log(noise / (p + noise + 1e-7))
     return total
 
 
 def in_batch(student, teacher, labels=None, temperature=0.07):
-    """InfoNCE from both sides, one image after the other."""
+    """InfoNCE from both sides, one image at a time."""
     v, u, total = unit(student), unit(teacher), np.zeros(len(student))
     for i in range(len(v)):
-        candidates = [j for j in range(len(v)) if j == i or labels is None or labels[j] != labels[i]]
+        allowed = [j for j in range(len(v)) if j == i or labels is None or labels[j] != labels[i]]
         for anchor, candidates in ((v[i], u), (u[i], v)):
-            scores = np.array([anchor @ candidates[j] / temperature for j in candidates])
-            total[i] += np.log(np.exp(scores).sum()) - scores[candidates.index(i)]
+            scores = np.array([anchor @ candidates[j] / temperature for j in allowed])
+            total[i] += np.log(np.exp(scores).sum()) - scores[allowed.index(i)]
     return total
 
 
@@ -116,8 +116,8 @@ def test_the_constants_are_those_of_the_first_batch():
     # The same draw: fifty numbers of a generator of the same seed; without labels an example excludes itself alone.
     drawn = np.array(keras.random.randint((50,), 0, 12, seed=keras.random.SeedGenerator(3)))
     scores = np.exp(memory @ embedded(method, student, teacher)[0][0] / 0.07)
-    others = scores[drawn[drawn != 3]]
-    assert first[0] == pytest.approx(12 * (scores[3] + 50 * others.mean()) / 51, rel=1e-4)
+    negatives = scores[drawn[drawn != 3]]
+    assert first[0] == pytest.approx(12 * (scores[3] + 50 * negatives.mean()) / 51, rel=1e-4)
     method(*taps(seed=5), Batch(None, index=np.arange(4)), STEP)
     np.testing.assert_array_equal(method.constants, first)
 

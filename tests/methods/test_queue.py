@@ -41,7 +41,7 @@ CASES = [
 
 def bound(size, width=(6, 9)):
     method = Queue(size=size)
-    method.bind(*({"embedding": TapSpec(name, (None, size))} for name, size in zip("st", width, strict=True)))
+    method.bind(*({"embedding": TapSpec(name, (None, columns))} for name, columns in zip("st", width, strict=True)))
     return method
 
 

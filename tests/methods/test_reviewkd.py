@@ -110,8 +110,8 @@ def test_the_fusion():
             x = x * gates[..., [0]] + deeper * gates[..., [1]]
         deeper = nearest(x, target)
         expected.insert(0, normalized(convolved(deeper, kernels[1])))
-    for actual, target in zip(fused, expected, strict=True):
-        np.testing.assert_allclose(actual, target, atol=1e-4)
+    for actual, wanted in zip(fused, expected, strict=True):
+        np.testing.assert_allclose(actual, wanted, atol=1e-4)
 
 
 def test_the_warm_up():
