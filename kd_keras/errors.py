@@ -1,8 +1,9 @@
-"""The one form of an error message, and the checks of arguments that every room shares. Nothing here imports Keras."""
+"""The form of error messages, and the checks of arguments that every room shares. Nothing here imports Keras."""
 
 from __future__ import annotations
 
 import difflib
+import math
 import numbers
 from collections.abc import Iterable
 from typing import Any
@@ -37,31 +38,50 @@ def suggest(name: str, choices: Iterable[str]) -> str:
 
 
 def check_number(
-    owner: str, argument: str, value: Any, above: float | None = None, least: float | None = None
+    owner: str,
+    argument: str,
+    value: Any,
+    *,
+    above: float | None = None,
+    least: float | None = None,
+    below: float | None = None,
+    most: float | None = None,
 ) -> float:
-    """Checks that a hyper-parameter is a finite number, greater than `above` and at least `least` if these are given.
+    """Checks that an argument is a finite number within its bounds.
+
+    Args:
+        owner: the class or function whose argument it is.
+        argument: the name of the argument.
+        value: the value to check.
+        above: the value must be greater than this.
+        least: the value must be at least this.
+        below: the value must be less than this.
+        most: the value must be at most this.
 
     Raises:
         TypeError: if it is not a number.
-        ValueError: if it is not finite or too small.
+        ValueError: if it is not finite or out of bounds.
 
     >>> check_number("KD", "temperature", 4, above=0)
     4.0
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{owner}({argument}=...) must be a number, but received {value!r} ({type(value).__name__}).")
-    for holds, wanted in (
-        (abs(value) < float("inf"), "finite"),
-        (above is None or value > above, f"greater than {above}"),
-        (least is None or value >= least, f"at least {least}"),
-    ):
-        if not holds:
-            raise ValueError(f"{owner}({argument}=...) must be {wanted}, but received {value!r}.")
-    return float(value)
+    number = float(value)
+    bounds = (
+        (above is None or number > above, f"greater than {above}"),
+        (least is None or number >= least, f"at least {least}"),
+        (below is None or number < below, f"less than {below}"),
+        (most is None or number <= most, f"at most {most}"),
+    )
+    wanted = [text for holds, text in bounds if not holds] if math.isfinite(number) else ["finite"]
+    if wanted:
+        raise ValueError(f"{owner}({argument}=...) must be {wanted[0]}, but received {value!r}.")
+    return number
 
 
 def check_whole_number(owner: str, argument: str, value: Any, least: int = 1) -> int:
-    """Checks that a hyper-parameter is a whole number of at least `least`.
+    """Checks that an argument is a whole number of at least `least`; 8.0 is one.
 
     Raises:
         TypeError: if it is not a number.
@@ -73,3 +93,38 @@ def check_whole_number(owner: str, argument: str, value: Any, least: int = 1) ->
     if check_number(owner, argument, value) != int(value) or value < least:
         raise ValueError(f"{owner}({argument}=...) must be a whole number of at least {least}, but received {value!r}.")
     return int(value)
+
+
+def check_integer(owner: str, argument: str, value: Any, least: int | None = None) -> int:
+    """Checks that an argument is an int, at least `least` if that is given; 8.0 is none.
+
+    Raises:
+        TypeError: if it is not an int.
+        ValueError: if it is too small.
+
+    >>> check_integer("SimKD", "reduction", 2, least=1)
+    2
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{owner}({argument}=...) must be an integer, but received {value!r} ({type(value).__name__}).")
+    if least is not None and value < least:
+        raise ValueError(f"{owner}({argument}=...) must be at least {least}, but received {value!r}.")
+    return value
+
+
+def check_choice(owner: str, argument: str, value: Any, choices: Iterable[str]) -> str:
+    """Checks that an argument is one of several names.
+
+    Raises:
+        ValueError: if it is not; the message suggests the closest names.
+
+    >>> check_choice("FT", "form", "paper", ("paper", "attention"))
+    'paper'
+    """
+    choices = tuple(choices)
+    if value not in choices:
+        names = " or ".join(repr(choice) for choice in choices)
+        advice = suggest(str(value), choices)
+        message = f"{owner}({argument}=...) must be {names}, but received {value!r}."
+        raise ValueError(f"{message} {advice[0].upper()}{advice[1:]}" if advice.startswith("did") else message)
+    return value

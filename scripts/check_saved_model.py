@@ -1,6 +1,6 @@
-"""Loads a SavedModel without kd_keras and compares its classes with those recorded beside it in check.npz.
+"""Loads a SavedModel without kd_keras and compares its predictions with those recorded in its check.npz.
 
-    python scripts/check_saved_model.py runs/student/export/saved_model
+python scripts/check_saved_model.py runs/student/export/saved_model
 """
 
 import sys
@@ -14,9 +14,9 @@ def main(directory: str) -> int:
     loaded = tf.saved_model.load(directory)
     classes = loaded.serve(tf.constant(recorded["images"]))["probabilities"].numpy().argmax(-1)
     same, count = int((classes == recorded["classes"]).sum()), len(classes)
-    alone = "kd_keras" not in sys.modules
-    print(f"{directory}: {same} of {count} images classified identically, kd_keras {'not ' * alone}loaded.")
-    return 0 if same == count and alone else 1
+    independent = "kd_keras" not in sys.modules
+    print(f"{directory}: {same} of {count} images classified identically, kd_keras {'not ' * independent}loaded.")
+    return 0 if same == count and independent else 1
 
 
 if __name__ == "__main__":

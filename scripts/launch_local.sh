@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Starts N workers of one program on this machine, on free ports of the loopback interface, and prefixes what each says.
-# When one fails, the others are ended too and its exit code is returned; Ctrl-C and SIGTERM reach all of them.
+# Starts N workers of one program on this machine, on free ports of the loopback interface, and prefixes their output.
+# If one fails, the others are stopped too and its exit code is returned. Ctrl-C and SIGTERM reach all of them.
 # usage: scripts/launch_local.sh N -- python -m experiments.train --strategy=multiworker ...
 set -euo pipefail
 if [ $# -lt 3 ] || [ "$2" != "--" ] || ! [ "$1" -ge 1 ] 2>/dev/null; then
@@ -10,8 +10,8 @@ fi
 count="$1"; shift 2
 addresses=$(python3 - "$count" <<'PORTS'
 import json, socket, sys
-sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(int(sys.argv[1]))]  # all held at once: all different
-print(json.dumps([f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]))
+sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(int(sys.argv[1]))]  # held at the same time, so all differ
+print(json.dumps([f"127.0.0.1:{server.getsockname()[1]}" for server in sockets]))
 PORTS
 )
 pids=()
@@ -20,7 +20,7 @@ for index in $(seq 0 $((count - 1))); do
         "$@" > >(sed -u "s/^/[worker $index] /") 2> >(sed -u "s/^/[worker $index] /" >&2) &
     pids+=($!)
 done
-trap 'echo "Ending all workers." >&2; kill -TERM "${pids[@]}" 2>/dev/null || true' TERM INT
+trap 'echo "Stopping all workers." >&2; kill -TERM "${pids[@]}" 2>/dev/null || true' TERM INT
 
 code=0 deadline=
 while [ "${#pids[@]}" -gt 0 ]; do
@@ -30,7 +30,7 @@ while [ "${#pids[@]}" -gt 0 ]; do
         ended=0; wait "$pid" || ended=$?
         if [ "$ended" -ne 0 ] && [ "$code" -eq 0 ]; then
             code=$ended deadline=$((SECONDS + ${GRACE:-30}))
-            echo "A worker ended with exit code $code; ending the others, by force after ${GRACE:-30} s." >&2
+            echo "A worker ended with exit code $code. Stopping the others; after ${GRACE:-30} s they are killed." >&2
             kill -TERM "${pids[@]}" 2>/dev/null || true
         fi
     done

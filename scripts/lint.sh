@@ -1,6 +1,13 @@
 #!/usr/bin/env bash
-# flake8 over the whole project.
+# Checks style (ruff), formatting (ruff format) and types (mypy). `bash scripts/lint.sh --fix` corrects what ruff can.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/environment.sh test
-exec python -m flake8 kd_keras experiments tests scripts
+if [ "${1:-}" = "--fix" ]; then
+    python -m ruff check --fix .
+    python -m ruff format .
+else
+    python -m ruff check .
+    python -m ruff format --check .
+fi
+exec python -m mypy

@@ -1,6 +1,6 @@
 import pytest
 
-from kd_keras.errors import check_number, check_whole_number, explain_mismatch, suggest
+from kd_keras.errors import check_choice, check_integer, check_number, check_whole_number, explain_mismatch, suggest
 
 
 def test_a_message_says_what_was_expected_what_was_received_and_what_to_do():
@@ -9,7 +9,7 @@ def test_a_message_says_what_was_expected_what_was_received_and_what_to_do():
     assert explain_mismatch("a", "b", "did you mean c?") == "Expected a, but received b. Did you mean c?"
 
 
-def test_an_unknown_name_is_answered_with_the_closest_or_with_all():
+def test_the_advice_for_an_unknown_name_is_the_closest_names_or_all():
     assert suggest("resnet21", ["resnet20", "mlp"]) == "did you mean resnet20?"
     assert suggest("zzz", ["b", "a"]) == "choose one of: a, b"
 
@@ -30,3 +30,40 @@ def test_a_whole_number_is_not_rounded():
     assert check_whole_number("CRD", "width", 8.0) == 8
     with pytest.raises(ValueError, match="whole number of at least 1"):
         check_whole_number("CRD", "width", 8.5)
+
+
+@pytest.mark.parametrize(
+    "bound, value, text",
+    [
+        ({"above": 0}, 0, "greater than 0"),
+        ({"least": 1}, 0.5, "at least 1"),
+        ({"below": 1}, 1.0, "less than 1"),
+        ({"most": 1}, 1.5, "at most 1"),
+    ],
+)
+def test_each_bound_is_named_with_the_value(bound, value, text):
+    with pytest.raises(ValueError, match=rf"AT\(power=\.\.\.\) must be {text}, but received {value!r}"):
+        check_number("AT", "power", value, **bound)
+    name, limit = next(iter(bound.items()))
+    inside = {"above": limit + 1, "least": limit, "below": limit - 1, "most": limit}[name]
+    assert check_number("AT", "power", inside, **bound) == inside
+
+
+def test_an_integer_is_not_a_float():
+    assert check_integer("SimKD", "reduction", 2, least=1) == 2
+    with pytest.raises(TypeError, match=r"SimKD\(reduction=\.\.\.\) must be an integer, but received 2\.0"):
+        check_integer("SimKD", "reduction", 2.0)
+    with pytest.raises(TypeError, match="True"):
+        check_integer("SimKD", "reduction", True)
+    with pytest.raises(ValueError, match="at least 1, but received 0"):
+        check_integer("SimKD", "reduction", 0, least=1)
+
+
+def test_a_choice_names_all_choices_and_the_closest():
+    assert check_choice("FT", "form", "paper", ("paper", "attention")) == "paper"
+    with pytest.raises(
+        ValueError, match=r"FT\(form=\.\.\.\) must be 'paper' or 'attention'.*'papper'.*Did you mean paper"
+    ):
+        check_choice("FT", "form", "papper", ("paper", "attention"))
+    with pytest.raises(ValueError, match="'paper' or 'attention', but received None"):
+        check_choice("FT", "form", None, ("paper", "attention"))

@@ -11,6 +11,7 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import tensorflow as tf
 
@@ -189,16 +190,7 @@ class Augmentation:
                 f"Only one of crop, shift and resized_crop is possible, but received {' and '.join(crops)}."
             )
         if self.rand_augment is not None:
-            self._check_rand_augment()
-
-    def _check_rand_augment(self) -> None:
-        pair = self.rand_augment
-        is_pair = isinstance(pair, (tuple, list)) and len(pair) == 2 and all(isinstance(n, (int, float)) for n in pair)
-        if not is_pair or pair[0] != int(pair[0]) or pair[0] < 1 or not 0 <= pair[1] <= 10:
-            raise ValueError(
-                "rand_augment must be (layers, magnitude), layers from 1 and magnitude from 0 to 10, such as (2, 9), "
-                f"but received {pair!r}."
-            )
+            _check_rand_augment(self.rand_augment)
 
     @property
     def changes_images(self) -> bool:
@@ -242,3 +234,12 @@ class Augmentation:
         else:
             mixed, targets = ways[0]() if ways else (images, targets)
         return mixed, None if labels is None else targets
+
+
+def _check_rand_augment(pair: Any) -> None:
+    is_pair = isinstance(pair, (tuple, list)) and len(pair) == 2 and all(isinstance(n, (int, float)) for n in pair)
+    if not is_pair or pair[0] != int(pair[0]) or pair[0] < 1 or not 0 <= pair[1] <= 10:
+        raise ValueError(
+            "rand_augment must be (layers, magnitude), layers from 1 and magnitude from 0 to 10, such as (2, 9), "
+            f"but received {pair!r}."
+        )

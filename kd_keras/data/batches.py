@@ -7,7 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from kd_keras.contracts import INDEX, INPUTS, RECORDED
-from kd_keras.data.base import RecordedOutputs, Source
+from kd_keras.data.base import ImageAugmentation, RecordedOutputs, Source
 from kd_keras.data.settings import ViewSettings
 from kd_keras.distribute.slices import BatchSlice
 from kd_keras.errors import explain_mismatch
@@ -49,7 +49,7 @@ class BatchMaker:
         self,
         rows: dict[str, tf.Tensor],
         view_seed: tf.Tensor | None = None,
-        number: tf.Tensor | None = None,
+        number: Any = None,
         view: tf.Tensor | None = None,
     ) -> Any:
         """Makes one batch.
@@ -64,26 +64,30 @@ class BatchMaker:
             `(x, y)`, or `x` if there are no labels.
         """
         images, label = rows["image"], rows.get("label")
-        if self.views.changes_images:
-            images = self._augment(images, rows["index"], view_seed)
+        augmentation = self.views.augmentation
+        if augmentation is not None and augmentation.changes_images:
+            images = _augment(images, rows["index"], view_seed, augmentation)
         images = tf.cast(images, tf.float32)
         if self.one_hot:
             label = tf.one_hot(label, self.classes)
-        if self.views.mixes_batches:
+        if augmentation is not None and augmentation.mixes:
             # Examples count from 0 upwards, batches from -1 downwards: no seed is used twice.
-            images, label = self.views.augmentation.mix(images, label, tf.random.fold_in(view_seed, -1 - number))
+            images, label = augmentation.mix(images, label, tf.random.fold_in(view_seed, -1 - number))
         x = {INPUTS: images, INDEX: rows["index"]} if self.with_index else images
         if self.recorded is not None:
             x[RECORDED] = self.recorded(view, rows["index"])
         return x if label is None else (x, label)
 
-    def _augment(self, images: tf.Tensor, index: tf.Tensor, view_seed: tf.Tensor) -> tf.Tensor:
-        # One image after the other: batches already run in parallel, and a view need not know about batches.
-        return tf.map_fn(
-            lambda pair: self.views.augmentation.view(pair[0], tf.random.fold_in(view_seed, pair[1])),
-            (images, index),
-            fn_output_signature=tf.TensorSpec(images.shape[1:], images.dtype),
-        )
+
+def _augment(
+    images: tf.Tensor, index: tf.Tensor, view_seed: tf.Tensor | None, augmentation: ImageAugmentation
+) -> tf.Tensor:
+    # One image after the other: batches already run in parallel, and a view need not know about batches.
+    return tf.map_fn(
+        lambda pair: augmentation.view(pair[0], tf.random.fold_in(view_seed, pair[1])),
+        (images, index),
+        fn_output_signature=tf.TensorSpec(images.shape[1:], images.dtype),
+    )
 
 
 def cut_slices(batch: Any, batch_slice: BatchSlice) -> tf.data.Dataset:

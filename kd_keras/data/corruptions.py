@@ -142,7 +142,9 @@ def _pixelate(images: np.ndarray, scale: float, random: np.random.Generator) -> 
 def _change_each(images: np.ndarray, change: Callable[[Image.Image], Image.Image]) -> np.ndarray:
     pixels = np.round(images * 255).astype("uint8")
     pixels = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
-    return np.stack([change(Image.fromarray(image)) for image in pixels]).reshape(images.shape) / np.float32(255)
+    return np.stack([np.asarray(change(Image.fromarray(image))) for image in pixels]).reshape(
+        images.shape
+    ) / np.float32(255)
 
 
 CORRUPTIONS: dict[str, tuple[Callable, tuple[Any, ...]]] = {

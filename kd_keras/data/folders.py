@@ -39,7 +39,7 @@ def read(folder: str | os.PathLike, split: str = "train") -> Source:
     columns = {"path": paths, "index": tf.range(len(paths), dtype=tf.int64)}
     names = None
     if files[0][1] is not None:
-        names = tuple(sorted({name for _, name in _find_images(folder, "all")}))
+        names = tuple(sorted({str(name) for _, name in _find_images(folder, "all")}))
         columns["label"] = tf.constant([names.index(name) for _, name in files], tf.int64)
     shape = _common_shape(paths)
 
@@ -73,7 +73,7 @@ def _find_images(folder: Path, split: str) -> list[tuple[Path, str | None]]:
     splits = {name: images for name, images in splits.items() if images}
     classes = _list_classes(folder)
     if sum(map(bool, (loose, splits, classes))) > 1:
-        names = sorted({name for _, name in classes})
+        names = sorted({str(name) for _, name in classes})
         raise ValueError(
             f"{folder} must have either images, class folders, or split folders of class folders, but it has a "
             f"mixture: {len(loose)} images, class folders {names}, split folders {sorted(splits)}."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kd_keras.data.base import ImageAugmentation, Source
@@ -23,7 +22,7 @@ class ViewSettings:
         ValueError: if a value is out of range.
     """
 
-    image_size: Sequence[int] | None = None
+    image_size: tuple[int, int] | None = None
     augmentation: ImageAugmentation | None = None
     seed: int = 0
 

@@ -76,12 +76,13 @@ def store(source: Source, image_size: Sequence[int] | None) -> tf.data.Dataset:
     Raises:
         ValueError: if the images differ in size and no `image_size` is given.
     """
-    if image_size is None and source.image_shape is None:
+    original_size = None if source.image_shape is None else source.image_shape[:2]
+    size = original_size if image_size is None else tuple(image_size)
+    if size is None:
         received = f"{source.name}, whose images differ in size"
         raise ValueError(explain_mismatch("images of one size", received, "pass image_size=(height, width)"))
     channels = source.examples.element_spec["image"].shape[-1]
-    size = tuple(image_size or source.image_shape[:2])
-    resizes = source.image_shape is None or size != source.image_shape[:2]
+    resizes = size != original_size
 
     def convert(example: dict) -> dict:
         image = example["image"]
@@ -89,16 +90,16 @@ def store(source: Source, image_size: Sequence[int] | None) -> tf.data.Dataset:
             image = tf.cast(tf.round(tf.image.resize(image, size, antialias=True)), tf.uint8)
         converted = {**example, "image": tf.ensure_shape(image, (*size, channels))}
         if source.has_labels and source.classes is not None:
-            converted["label"] = _check_label(example["label"], example["index"], source)
+            converted["label"] = _check_label(example["label"], example["index"], source.name, source.classes)
         return converted
 
     return source.examples.map(convert, tf.data.AUTOTUNE, deterministic=True)
 
 
-def _check_label(label: tf.Tensor, index: tf.Tensor, source: Source) -> tf.Tensor:
-    expected = f"a label of 0 to {source.classes - 1}, the classes of {source.name}"
+def _check_label(label: tf.Tensor, index: tf.Tensor, name: str, classes: int) -> tf.Tensor:
+    expected = f"a label of 0 to {classes - 1}, the classes of {name}"
     message = tf.strings.format(explain_mismatch(expected, "{} at example {}"), (label, index))
-    with tf.control_dependencies([tf.debugging.Assert((label >= 0) & (label < source.classes), [message])]):
+    with tf.control_dependencies([tf.debugging.Assert((label >= 0) & (label < classes), [message])]):
         return tf.identity(label)
 
 

@@ -56,7 +56,7 @@ def attention_maps(
     def compute_maps(batch: tf.Tensor, output: tf.Tensor) -> tf.Tensor:
         with tf.GradientTape() as tape:
             inputs = prepare(batch)
-            tape.guard(inputs)
+            tape.watch(inputs)
             taps = tapped(inputs, training=False)[1]
             score = tf.reduce_sum(tf.gather(taps["logits"], output, batch_dims=1))
         stage = taps["stages"][last]

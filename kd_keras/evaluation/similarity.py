@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from kd_keras.evaluation.base import single_network
 from kd_keras.networks.taps import Tapped
-from kd_keras.primitives import flatten, pooled
+from kd_keras.primitives import average_pool_to, flatten
 from kd_keras.teacher import Teacher
 
 CELLS = 4  # the largest number of rows and columns that a map is averaged to
@@ -58,7 +58,7 @@ def grams(model: keras.Model | Teacher, images: np.ndarray, batch_size: int = 12
     @tf.function(reduce_retracing=True)
     def features(batch: tf.Tensor) -> list[tf.Tensor]:
         stages = tapped(prepare(batch), training=False)[1]["stages"]
-        return [flatten(pooled(stage, [min(CELLS, size) for size in stage.shape[1:3]])) for stage in stages]
+        return [flatten(average_pool_to(stage, [min(CELLS, size) for size in stage.shape[1:3]])) for stage in stages]
 
     batches = [features(images[start : start + batch_size]) for start in range(0, len(images), batch_size)]
     return [centered_gram(np.concatenate(stage)) for stage in zip(*batches, strict=True)]

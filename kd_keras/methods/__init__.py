@@ -1,56 +1,42 @@
-"""The methods: one published loss a file, a pure function `<name>_loss` first, then the layer that applies it."""
+"""The methods: one published loss per file, a pure function `<name>_loss` first, then the layer that applies it.
 
-from kd_keras.methods.ab import AB, ab_loss
-from kd_keras.methods.at import AT, at_loss
-from kd_keras.methods.base import Method, Taps
-from kd_keras.methods.byot import BYOT, byot_features_loss, byot_loss
-from kd_keras.methods.cc import CC, CCKernel, cc_kernel_loss, cc_loss
-from kd_keras.methods.crd import CRD, crd_in_batch_loss, crd_loss
-from kd_keras.methods.ctkd import CTKD, ctkd_loss
-from kd_keras.methods.cwd import CWD, cwd_loss
-from kd_keras.methods.dense import Dense, dense_loss
-from kd_keras.methods.dist import DIST, dist_loss
-from kd_keras.methods.dkd import DKD, dkd_loss
-from kd_keras.methods.fitnet import FitNet, fitnet_loss
-from kd_keras.methods.fsp import FSP, fsp_loss
-from kd_keras.methods.ft import FT, Paraphrase, ft_loss
-from kd_keras.methods.kd import KD, kd_loss
-from kd_keras.methods.kdsvd import KDSVD, kdsvd_loss
-from kd_keras.methods.ld import LD, ld_loss
-from kd_keras.methods.logits import (
-    Logits,
-    jensen_shannon_loss,
-    logits_loss,
-    logits_mse_loss,
-    reverse_kl_loss,
-    soft_cross_entropy_loss,
-)
-from kd_keras.methods.lskd import LSKD, lskd_loss, standardized
-from kd_keras.methods.mgd import MGD, mgd_loss
-from kd_keras.methods.mlkd import MLKD, mlkd_loss
-from kd_keras.methods.nst import NST, nst_loss
-from kd_keras.methods.ofd import OFD, ofd_loss
-from kd_keras.methods.pkd import PKD, pkd_loss
-from kd_keras.methods.pkt import PKT, pkt_loss
-from kd_keras.methods.queue import Queue, queue_loss
-from kd_keras.methods.reviewkd import ReviewKD, reviewkd_loss
-from kd_keras.methods.rkd import RKD, rkd_angle_loss, rkd_distance_loss, rkd_loss
-from kd_keras.methods.semckd import SemCKD, semckd_loss
-from kd_keras.methods.simkd import SimKD, simkd_loss, simkd_student
-from kd_keras.methods.sp import SP, sp_loss
-from kd_keras.methods.srrl import SRRL, srrl_loss
-from kd_keras.methods.tokens import Tokens, tokens_loss
-from kd_keras.methods.vid import VID, vid_loss
-from kd_keras.methods.wsld import WSLD, wsld_loss
+A file in this folder is part of the list by being here: its subclasses of `Method`, its functions whose names end in
+`_loss`, and the names in its `__all__`, if it has one, are exported. Editors and type checkers read `__init__.pyi`,
+which `python -m scripts.method_list` writes.
+"""
 
-__all__ = (
-    "AB", "AT", "BYOT", "CC", "CCKernel", "CRD", "CTKD", "CWD", "DIST", "DKD", "Dense", "FSP", "FT", "FitNet", "KD",
-    "KDSVD", "LD", "LSKD", "Logits", "MGD", "MLKD", "Method", "NST", "OFD", "PKD", "PKT", "Paraphrase", "Queue", "RKD",
-    "ReviewKD", "SP", "SRRL", "SemCKD", "SimKD", "Taps", "Tokens", "VID", "WSLD", "ab_loss", "at_loss",
-    "byot_features_loss", "byot_loss", "cc_kernel_loss", "cc_loss", "crd_in_batch_loss", "crd_loss", "ctkd_loss",
-    "cwd_loss", "dense_loss", "dist_loss", "dkd_loss", "fitnet_loss", "fsp_loss", "ft_loss", "jensen_shannon_loss",
-    "kd_loss", "kdsvd_loss", "ld_loss", "logits_loss", "logits_mse_loss", "lskd_loss", "mgd_loss", "mlkd_loss",
-    "nst_loss", "ofd_loss", "pkd_loss", "pkt_loss", "queue_loss", "reverse_kl_loss", "reviewkd_loss", "rkd_angle_loss",
-    "rkd_distance_loss", "rkd_loss", "semckd_loss", "simkd_loss", "simkd_student", "soft_cross_entropy_loss", "sp_loss",
-    "srrl_loss", "standardized", "tokens_loss", "vid_loss", "wsld_loss",
-)
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Iterable
+from types import ModuleType
+from typing import Any
+
+from kd_keras.methods.base import Method, TapPairMethod, Taps, agreed_hard_weight
+
+
+def _is_exported(module: ModuleType, name: str, value: Any) -> bool:
+    if getattr(value, "__module__", None) != module.__name__ or name.startswith("_"):
+        return False
+    is_method = inspect.isclass(value) and issubclass(value, Method)
+    is_loss = inspect.isfunction(value) and name.endswith("_loss")
+    return is_method or is_loss or name in getattr(module, "__all__", ())
+
+
+def _read_folder(paths: Iterable[str]) -> dict[str, Any]:
+    """The exported names of all files but base.py, which is imported above."""
+    names = sorted(file.name for file in pkgutil.iter_modules(paths) if file.name != "base")
+    modules = [importlib.import_module(f"{__name__}.{name}") for name in names]
+    return {
+        name: value for module in modules for name, value in vars(module).items() if _is_exported(module, name, value)
+    }
+
+
+_exports = _read_folder(__path__)
+globals().update(_exports)
+__all__ = ["Method", "TapPairMethod", "Taps", "agreed_hard_weight"]
+__all__ += sorted(_exports)
+
+
+def __dir__() -> list[str]:
+    return __all__

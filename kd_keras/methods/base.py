@@ -1,10 +1,10 @@
-"""What a method is: a layer that says which taps it wants of student and teacher, and returns a loss."""
+"""The base classes of the methods: a method names the taps it reads from student and teacher, and returns a loss."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import keras
 
@@ -13,55 +13,115 @@ from kd_keras.errors import explain_mismatch
 from kd_keras.methods.labels import check_same_classes
 from kd_keras.methods.schedules import Weight, as_weight, deserialize_weight, serialize_weight
 from kd_keras.networks.taps import Specs
+from kd_keras.private_api import allow_structured_inputs
 
 
 class Taps(NamedTuple):
-    """The taps that a method wants of each side: `"logits"`, `"embedding"`, `"stages"`, `"stages:pre"`,
-    `"stages[1]"`, or a layer's path such as `"backbone/conv4_out"`."""
+    """The taps that a method reads on each side: `"logits"`, `"embedding"`, `"stages"`, `"stages:pre"`, `"stages[1]"`,
+    or a layer's path such as `"backbone/conv4_out"`."""
 
     student: tuple[str, ...] = ("logits",)
     teacher: tuple[str, ...] = ("logits",)
 
 
-class Method(keras.layers.Layer):
-    """Base of all methods.
+class MethodOptions(TypedDict, total=False):
+    """The arguments that every method takes. A constructor with hyper-parameters passes them on as `**options`."""
 
-    A method sets `taps`, may create adapters in `bind`, and returns in `call` a loss of shape `(B,)`, or `()` where it
-    couples examples, before its weight. It computes in float32 under any dtype policy. It knows nothing of replicas,
-    loss scaling or averaging: the Distiller does these. One that couples examples sees its replica's part of the batch,
-    or with `across_replicas` the whole, and then returns `()`.
+    weight: Weight | None
+    name: str | None
+
+
+class TapPairOptions(MethodOptions, total=False):
+    """The arguments that every method with a choice of taps takes."""
+
+    student_tap: str | Sequence[str] | None
+    teacher_tap: str | Sequence[str] | None
+
+
+def _signature(cls: type[Method]) -> inspect.Signature:
+    """The constructor's parameters, with those that it passes on as `**options` and the defaults of the class."""
+    parameters: dict[str, inspect.Parameter] = {}
+    for base in cls.__mro__:
+        if "__init__" not in vars(base):
+            continue
+        own = list(inspect.signature(vars(base)["__init__"]).parameters.values())[1:]
+        parameters |= {p.name: p for p in own if p.kind is not p.VAR_KEYWORD and p.name not in parameters}
+        if not any(p.kind is p.VAR_KEYWORD for p in own):
+            break
+    defaults = {"weight": cls.default_weight, "student_tap": cls.taps.student, "teacher_tap": cls.taps.teacher}
+    for name, default in defaults.items():
+        if name in parameters and parameters[name].default is None:
+            parameters[name] = parameters[name].replace(default=default)
+    return inspect.Signature(list(parameters.values()))
+
+
+class Method(keras.layers.Layer):
+    """Base class of all methods.
+
+    A method sets the class attributes below, may create adapters in `bind`, and returns its loss in `call`: shape
+    `(B,)`, or `()` if it couples examples, in float32 under every dtype policy, before the weight. The Distiller takes
+    care of averaging, replicas and loss scaling. A method that couples examples sees the slice of the batch on its
+    replica, or, with `across_replicas`, the global batch, for which it returns `()`.
+
+    A method with hyper-parameters of its own defines a constructor that passes all other arguments on:
+
+    >>> class Scaled(Method):
+    ...     default_weight = 0.5
+    ...     def __init__(self, *, scale: float = 2.0, **options):
+    ...         super().__init__(**options)
+    ...         self.scale = scale
+    >>> print(inspect.signature(Scaled))
+    (*, scale: 'float' = 2.0, weight: 'Weight | None' = 0.5, name: 'str | None' = None)
 
     Args:
-        weight: what the loss is multiplied by: a number, numbers by the epoch from which they hold
-            (`{0: 1.0, 30: 0.0}`), a Keras learning-rate schedule of the update's number, or a function of the `Step`.
-        name: how the term is logged; by default the class's name in lower case.
+        weight: the factor of the loss: a number, numbers by the epoch from which they hold (`{0: 1.0, 30: 0.0}`), a
+            Keras learning-rate schedule over the number of updates, or a function of the `Step`. The default is the
+            class attribute `default_weight`.
+        name: the name of the loss in the log. The default is the name of the class in lower case.
 
     Raises:
-        TypeError: where `weight` is none of these.
-        ValueError: where a number is not finite, or epochs do not begin with 0.
+        TypeError: if `weight` is none of these.
+        ValueError: if a number is not finite, or if the epochs do not start at 0.
+
+    Attributes:
+        family: the kind of method in the list of methods: "logits", "features", "relations", "dense", ...
+        paper: authors and year, then the arXiv number or the venue.
+        taps: what the method reads by default.
+        default_weight: the published weight of the loss, or 1 if none was published.
+        published_hard_weight: the weight of the hard loss in the setting that `default_weight` was published for.
+        across_replicas: whether the method gets the global batch, the taps and labels of all replicas concatenated.
+        needs_index: whether the method reads `batch.index`.
+        trains_student: whether the loss has a gradient for the student, not only for adapters of a first stage.
     """
 
-    family = ""  # of which kind it is, for the list of methods: "logits", "features", "relations", "dense", ...
+    family = ""
+    paper = ""
     taps = Taps()
-    across_replicas = False  # whether it is given the global batch: taps and labels of all replicas, one after another
-    needs_index = False  # whether it needs `batch.index`
-    trains_student = True  # whether it teaches the student, and not an adapter of a first stage alone
-    published_hard_weight = 1.0  # the hard loss's weight in the setting that the default weight was published for
+    default_weight = 1.0
+    published_hard_weight = 1.0
+    across_replicas = False
+    needs_index = False
+    trains_student = True
 
-    def __init__(self, *, weight: Weight = 1.0, name: str | None = None):
+    def __init__(self, *, weight: Weight | None = None, name: str | None = None):
         super().__init__(name=name or type(self).__name__.lower(), dtype="float32", autocast=False)
+        weight = self.default_weight if weight is None else weight
         self.weight = as_weight(type(self).__name__, "weight", weight)
-        self._allow_non_tensor_positional_args = True  # Keras's word for a call of dictionaries of tensors
+        allow_structured_inputs(self)
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls.__signature__ = _signature(cls)
 
     def student_from(self, student: keras.Model, teacher: keras.Model | None) -> keras.Model:
-        """The student that this method trains, made of the one that was chosen; for most methods that one itself."""
+        """The student that this method trains, built from the chosen student; for most methods the same model."""
         return student
 
     def bind(self, student: Specs, teacher: Specs) -> None:
-        """Builds what the method owns, once, from what the taps will deliver.
+        """Builds the variables of the method, once, from the specifications of the taps.
 
         Raises:
-            ValueError: where the taps do not fit the method: both layers, both shapes, the nearest remedy.
+            ValueError: if the taps do not fit the method; the message names both layers and both shapes.
         """
         if "logits" in self.taps.student and "logits" in self.taps.teacher:
             check_same_classes(student["logits"], teacher["logits"])
@@ -69,12 +129,12 @@ class Method(keras.layers.Layer):
 
     def call(self, student: Outputs, teacher: Outputs, batch: Batch, step: Step) -> Tensor:
         """The loss `(B,)` or `()` of one batch, float32, before the weight."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not define call(student, teacher, batch, step).")
 
     def get_config(self) -> dict[str, Any]:
-        """Every argument of the constructor, which each method keeps under the argument's name."""
-        own = {argument: getattr(self, argument) for argument in inspect.signature(type(self)).parameters}
-        return {**own, "weight": serialize_weight(self.weight)}
+        """All arguments of the constructor; each method keeps them as attributes of the same names."""
+        arguments = {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
+        return {**arguments, "weight": serialize_weight(self.weight)}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Method:
@@ -82,87 +142,107 @@ class Method(keras.layers.Layer):
 
 
 class TapPairMethod(Method):
-    """Base of the methods whose taps the user may choose: one or several a side, as many on both.
+    """Base class of the methods whose taps the user may choose: one or several taps, as many for both sides.
 
     Args:
-        student_tap: the name of a tap, or several; `"stages"` are as many as there are stages.
-        teacher_tap: what they follow, in the same order.
-        weight: as for every method.
-        name: the term's name in the log.
+        student_tap: the name of a tap, or several; `"stages"` stands for as many maps as there are stages.
+        teacher_tap: the taps that they follow, in the same order.
+        weight: the factor of the loss, as for every method.
+        name: the name of the loss in the log.
     """
 
     def __init__(
         self,
         *,
-        student_tap: str | Sequence[str],
-        teacher_tap: str | Sequence[str],
-        weight: Weight = 1.0,
+        student_tap: str | Sequence[str] | None = None,
+        teacher_tap: str | Sequence[str] | None = None,
+        weight: Weight | None = None,
         name: str | None = None,
     ):
         super().__init__(weight=weight, name=name)
-        self.taps = Taps(*(((tap,) if isinstance(tap, str) else tuple(tap)) for tap in (student_tap, teacher_tap)))
+        default, chosen = type(self).taps, (student_tap, teacher_tap)
+        self.taps = Taps(*(_as_names(taps) or names for taps, names in zip(chosen, default, strict=True)))
         self.student_tap, self.teacher_tap = self.taps
 
     def pairs(
         self, student: Specs, teacher: Specs, rank: int | None = None, sized: bool = True
     ) -> list[tuple[TapSpec, TapSpec]]:
-        """What the taps of both sides will deliver, pair by pair.
+        """The specifications of the taps of both sides, pair by pair.
 
         Args:
-            student: the student's specifications.
-            teacher: the teacher's.
-            rank: 4 where they must be maps `(B, H, W, C)`, 2 where they must be vectors `(B, D)`.
-            sized: whether maps must be of known size.
+            student: the specifications of the student.
+            teacher: the specifications of the teacher.
+            rank: 4 if the taps must be maps `(B, H, W, C)`, 2 if they must be vectors `(B, D)`.
+            sized: whether maps must have a fixed size.
 
         Raises:
-            ValueError: where the two sides have different numbers of taps, or one is of another rank or of free size.
+            ValueError: if the numbers of taps differ, or if a tap has another rank or no fixed size.
         """
-        ours, theirs = (_listed(side, taps) for side, taps in zip((student, teacher), self.taps))
-        came = f"student {_shown(ours)}; teacher {_shown(theirs)}"
-        if len(ours) != len(theirs):
-            remedy = "name as many of each: student_tap=(...), teacher_tap=(...), such as the stages of equal size"
-            raise ValueError(explain_mismatch(f"as many taps of both for {self.name!r}", came, remedy))
-        kind = {4: "maps (B, H, W, C)", 2: "vectors (B, D)"}
-        if rank and any(len(spec.shape) != rank for spec in ours + theirs):
-            remedy = {4: 'tap stages, such as "stages[1]"', 2: 'tap "embedding" or "logits"'}[rank]
-            raise ValueError(explain_mismatch(f"{kind[rank]} for {self.name!r}", came, remedy))
-        if rank == 4 and sized and any(None in spec.shape[1:] for spec in ours + theirs):
-            remedy = "build both networks with a fixed input_shape"
-            raise ValueError(explain_mismatch(f"maps of known size for {self.name!r}", came, remedy))
-        return list(zip(ours, theirs))
+        specs = _flatten_taps(student, self.taps.student), _flatten_taps(teacher, self.taps.teacher)
+        received = f"student {_describe(specs[0])} and teacher {_describe(specs[1])}"
+        if len(specs[0]) != len(specs[1]):
+            expected = f"as many taps of the student as of the teacher for method {self.name!r}"
+            advice = "name them with student_tap=(...) and teacher_tap=(...), for example stages of equal size"
+            raise ValueError(explain_mismatch(expected, received, advice))
+        if rank and any(len(spec.shape) != rank for spec in (*specs[0], *specs[1])):
+            kind = {4: "maps (B, H, W, C)", 2: "vectors (B, D)"}[rank]
+            advice = {4: 'tap stages, for example "stages[1]"', 2: 'tap "embedding" or "logits"'}[rank]
+            raise ValueError(explain_mismatch(f"{kind} for method {self.name!r}", received, advice))
+        if rank == 4 and sized and any(None in spec.shape[1:] for spec in (*specs[0], *specs[1])):
+            advice = "build both networks with a fixed input_shape"
+            raise ValueError(explain_mismatch(f"maps of known size for method {self.name!r}", received, advice))
+        return list(zip(*specs, strict=True))
 
     def pair(self, student: Specs, teacher: Specs, rank: int | None = None) -> tuple[TapSpec, TapSpec]:
-        """As `pairs`, for a method that compares one tap of each side.
+        """Like `pairs`, for a method that compares one tap of the student with one tap of the teacher.
 
         Raises:
-            ValueError: also where there are several.
+            ValueError: also if there are several taps.
         """
         pairs = self.pairs(student, teacher, rank)
         if len(pairs) != 1:
-            raise ValueError(explain_mismatch(f"one tap of each side for {self.name!r}", f"{len(pairs)} of each", "name one"))
+            expected = f"one tap of each side for method {self.name!r}"
+            raise ValueError(explain_mismatch(expected, f"{len(pairs)} taps", 'name one, such as "stages[-1]"'))
         return pairs[0]
 
     def tensors(self, student: Outputs, teacher: Outputs) -> tuple[list[Tensor], list[Tensor]]:
         """The tensors of the taps of both sides, in the order of `pairs`."""
-        return tuple(_listed(side, taps) for side, taps in zip((student, teacher), self.taps))
-
-
-def _listed(side: Mapping[str, Any], taps: tuple[str, ...]) -> list:
-    """What one side has for some taps, one after the other; `"stages"` is a list of its own."""
-    return [each for tap in taps for each in (side[tap] if isinstance(side[tap], list) else [side[tap]])]
-
-
-def _shown(specs: list[TapSpec]) -> str:
-    return ", ".join(f"{spec.layer!r} {spec.shape}" for spec in specs)
-
+        return _flatten_taps(student, self.taps.student), _flatten_taps(teacher, self.taps.teacher)
 
 
 def agreed_hard_weight(methods: Sequence[Method]) -> tuple[float, str]:
-    """The published weight of the hard loss if all methods agree on it, else 1, and a reason."""
-    values = {method.name: method.published_hard_weight for method in methods}
-    if not values:
-        return 1.0, "no method changes the weight of the hard loss"
-    if len(set(values.values())) == 1:
-        return float(next(iter(values.values()))), f"published with {', '.join(values)}"
-    differing = ", ".join(f"{name} {value:g}" for name, value in values.items())
-    return 1.0, f"the published values differ ({differing})"
+    """The weight of the hard loss that the settings of all methods share, and the reason for it.
+
+    Args:
+        methods: the methods of a Distiller.
+
+    Returns:
+        The published hard weight if all methods agree on it, else 1.0; and a phrase for the log.
+
+    >>> class Guided(Method):
+    ...     published_hard_weight = 0.1
+    >>> agreed_hard_weight([Guided()])
+    (0.1, 'published with guided')
+    >>> agreed_hard_weight([Guided(), Method()])
+    (1.0, 'the default, as the published weights differ: 0.1 with guided, 1 with method')
+    """
+    if not methods:
+        return 1.0, "the default, as there is no method"
+    weights = {float(method.published_hard_weight) for method in methods}
+    if len(weights) == 1:
+        return weights.pop(), f"published with {', '.join(method.name for method in methods)}"
+    published = ", ".join(f"{method.published_hard_weight:g} with {method.name}" for method in methods)
+    return 1.0, f"the default, as the published weights differ: {published}"
+
+
+def _as_names(taps: str | Sequence[str] | None) -> tuple[str, ...]:
+    return (taps,) if isinstance(taps, str) else tuple(taps or ())
+
+
+def _flatten_taps(side: Mapping[str, Any], taps: tuple[str, ...]) -> list:
+    """The values of some taps in one list; `"stages"` is a list of its own."""
+    return [value for tap in taps for value in (side[tap] if isinstance(side[tap], list) else [side[tap]])]
+
+
+def _describe(specs: list[TapSpec]) -> str:
+    return ", ".join(f"{spec.layer!r} {spec.shape}" for spec in specs)

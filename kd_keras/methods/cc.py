@@ -3,40 +3,41 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import keras
 from keras import initializers, ops
+from typing_extensions import Unpack
 
 from kd_keras.contracts import Batch, Outputs, Step, TapSpec, Tensor
-from kd_keras.errors import check_number, check_whole_number, explain_mismatch
-from kd_keras.methods.adapters import linear
-from kd_keras.methods.base import Specs, TapPairMethod
-from kd_keras.methods.schedules import Weight
+from kd_keras.errors import check_choice, check_number, check_whole_number
+from kd_keras.methods.adapters import dense_adapter
+from kd_keras.methods.base import Specs, TapPairMethod, TapPairOptions, Taps
 from kd_keras.primitives import flatten
 
 KERNELS = ("gaussian", "bilinear")
 
 
 def cc_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """The mean over neighbours i, i + 1 in the batch of sum_d |s_i,d - t_i,d| |s_i+1,d - t_i+1,d|.
+    """The mean over neighbors i, i + 1 in the batch of sum_d |s_i,d - t_i,d| |s_i+1,d - t_i+1,d|.
 
     Differs from the paper, which compares kernel matrices (`cc_kernel_loss`); this is the code that its author gave to
-    RepDistiller, to which the published weight belongs. It depends on the batch's order.
+    RepDistiller, to which the published weight belongs. It depends on the order of the batch.
 
     Args:
         student: embeddings `(B, D)`.
         teacher: embeddings `(B, D)`.
 
     Returns:
-        `()` float32, 0 or more; zero for a batch of one.
+        `()` float32, at least 0; zero for a batch of one.
 
     >>> import numpy as np
     >>> float(cc_loss(np.array([[1.0], [2.0], [3.0]]), np.zeros((3, 1))))  # (B, D): the mean of 1 * 2 and 2 * 3
     4.0
     """
-    apart = ops.abs(flatten(student) - flatten(teacher))
-    pairs = ops.cast(ops.shape(apart)[0] - 1, "float32")
-    return ops.sum(apart[:-1] * apart[1:]) / ops.maximum(pairs, 1.0)
+    difference = ops.abs(flatten(student) - flatten(teacher))
+    pairs = ops.cast(ops.shape(difference)[0] - 1, "float32")
+    return ops.sum(difference[:-1] * difference[1:]) / ops.maximum(pairs, 1.0)
 
 
 def cc_kernel_loss(
@@ -45,7 +46,7 @@ def cc_kernel_loss(
     """||K_s - K_t||_F / B^2, where K_ij is a kernel of the examples i and j.
 
     "bilinear" is x . y; "gaussian" is exp(-2 gamma) sum_p (2 gamma x . y)^p / p! up to p = order, which approximates
-    exp(-gamma ||x - y||^2) for unit vectors. As torchdistill does, it takes the vectors as they come.
+    exp(-gamma ||x - y||^2) for unit vectors. As in torchdistill, the vectors are not normalized.
 
     Differs from the paper, whose norm is squared; as in torchdistill it is not.
 
@@ -53,32 +54,31 @@ def cc_kernel_loss(
         student: embeddings `(B, D)`.
         teacher: embeddings `(B, D')`.
         kernel: "gaussian" or "bilinear".
-        gamma: of the Gaussian, greater than 0.
-        order: the highest power in the Gaussian's Taylor series, 1 or more.
+        gamma: the parameter of the Gaussian, greater than 0.
+        order: the highest power in the Taylor series of the Gaussian, at least 1.
 
     Returns:
-        `()` float32, 0 or more. Memory: B^2.
+        `()` float32, at least 0. Memory: B^2.
 
     Raises:
-        ValueError: for another kernel.
+        ValueError: if the kernel is another.
 
     >>> import numpy as np
-    >>> apart, together = np.eye(2), np.ones((2, 1))  # (B, D)
-    >>> round(float(cc_kernel_loss(apart, together, kernel="bilinear")), 4)  # sqrt(2) / 4
+    >>> orthogonal, equal = np.eye(2), np.ones((2, 1))  # (B, D)
+    >>> round(float(cc_kernel_loss(orthogonal, equal, kernel="bilinear")), 4)  # sqrt(2) / 4
     0.3536
     """
-    rule = {"kernel": kernel, "gamma": gamma, "order": order}
-    if kernel not in KERNELS:
-        raise ValueError(explain_mismatch(f"a kernel, one of {', '.join(KERNELS)}", repr(kernel)))
-    difference = _matrix(student, **rule) - _matrix(teacher, **rule)
-    largest = ops.stop_gradient(ops.max(ops.abs(difference)))  # large powers, squared, leave float32's range
+    check_choice("cc_kernel_loss", "kernel", kernel, KERNELS)
+    options: dict[str, Any] = {"kernel": kernel, "gamma": gamma, "order": order}
+    difference = _kernel_matrix(student, **options) - _kernel_matrix(teacher, **options)
+    largest = ops.stop_gradient(ops.max(ops.abs(difference)))  # the squares of large powers exceed float32
     scale = ops.where(largest > 0, largest, 1.0)
     square = ops.mean(ops.square(difference / scale))
     root = ops.where(square > 0, ops.sqrt(ops.where(square > 0, square, 1.0)), 0.0)  # ||.||_F / (B scale)
     return scale * root / ops.cast(ops.shape(difference)[0], "float32")
 
 
-def _matrix(x: Tensor, kernel: str, gamma: float, order: int) -> Tensor:
+def _kernel_matrix(x: Tensor, kernel: str, gamma: float, order: int) -> Tensor:
     """K, `(B, B)`."""
     x = flatten(x)
     gram = ops.matmul(x, ops.transpose(x))
@@ -88,104 +88,88 @@ def _matrix(x: Tensor, kernel: str, gamma: float, order: int) -> Tensor:
     return math.exp(-2 * gamma) * (1 + series)
 
 
-def _embedding(spec: TapSpec, width: int) -> keras.Sequential:
-    """A linear layer with the initial values of the published code, which the size of the loss depends on: uniform
-    up to 1 / sqrt(D)."""
+def _embedder(spec: TapSpec, width: int) -> keras.Sequential:
+    """A linear layer with the initial values of the published code, uniform up to 1 / sqrt(D); the size of the loss
+    depends on them."""
     limit = spec.shape[-1] ** -0.5
     kernel, bias = (initializers.RandomUniform(-limit, limit) for _ in range(2))
-    return linear(spec, width, kernel_initializer=kernel, bias_initializer=bias)
+    return dense_adapter(spec, width, kernel_initializer=kernel, bias_initializer=bias)
 
 
 @keras.saving.register_keras_serializable("kd_keras")
 class CC(TapPairMethod):
-    """The student's embedding follows the teacher's; a component counts more where neighbouring examples are off in it
-    too.
+    """The student's embedding follows the teacher's; a component counts more if the next example deviates in it too.
 
-    Both sides go through a trainable linear layer. The teacher's is trained by this loss alone, and so can shrink
-    until the loss is zero and teaches nothing: keep the weight small, and a hard loss or KD beside it.
+    Both sides pass a trainable linear layer. This loss alone trains the teacher's layer, which can therefore shrink
+    until the loss is zero and teaches nothing: keep the weight small, and add a hard loss or KD.
 
     Args:
-        width: of the two linear embeddings.
-        student_tap: the vector, by default the embedding.
-        teacher_tap: what it follows.
-        across_replicas: whether neighbours are those of the global batch.
-        weight: 0.02 in the published CIFAR-100 tables, beside a hard loss of 1.
-        name: the term's name in the log.
+        width: the width of both linear layers.
+        across_replicas: whether neighbors are those of the global batch.
+        **options: `student_tap` and `teacher_tap`, by default the embedding; `weight`, by default 0.02 as in the
+            published CIFAR-100 tables, with a hard loss of 1; `name`.
+
+    >>> CC(width=64).width
+    64
     """
 
     family = "relations"
+    paper = "Peng et al. 2019, 1904.01802"
+    taps = Taps(("embedding",), ("embedding",))
+    default_weight = 0.02
 
-    def __init__(
-        self,
-        *,
-        width: int = 128,
-        student_tap: str = "embedding",
-        teacher_tap: str = "embedding",
-        across_replicas: bool = False,
-        weight: Weight = 0.02,
-        name: str | None = None,
-    ):
-        super().__init__(student_tap=student_tap, teacher_tap=teacher_tap, weight=weight, name=name)
+    def __init__(self, *, width: int = 128, across_replicas: bool = False, **options: Unpack[TapPairOptions]):
+        super().__init__(**options)
         self.width = check_whole_number(type(self).__name__, "width", width)
         self.across_replicas = across_replicas
 
     def bind(self, student: Specs, teacher: Specs) -> None:
-        self.embeddings = [_embedding(spec, self.width) for spec in self.pair(student, teacher, rank=2)]
+        self.embedders = [_embedder(spec, self.width) for spec in self.pair(student, teacher, rank=2)]
         super().bind(student, teacher)
 
     def call(self, student: Outputs, teacher: Outputs, batch: Batch, step: Step) -> Tensor:
-        given = (vector for (vector,) in self.tensors(student, teacher))
-        return self.between(*(embed(vector, training=True) for embed, vector in zip(self.embeddings, given)))
+        vectors = [tensors[0] for tensors in self.tensors(student, teacher)]
+        embeddings = [embed(vector, training=True) for embed, vector in zip(self.embedders, vectors, strict=True)]
+        return self.compare(*embeddings)
 
-    def between(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """The loss of both sides' vectors `(B, width)`."""
+    def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """The loss of the embeddings `(B, width)` of both sides."""
         return cc_loss(student, teacher)
+
+
+class CCOptions(TapPairOptions, total=False):
+    """The arguments of `CC`, which `CCKernel` passes on."""
+
+    width: int
+    across_replicas: bool
 
 
 @keras.saving.register_keras_serializable("kd_keras")
 class CCKernel(CC):
     """The kernel matrix of the student's embeddings follows that of the teacher's.
 
-    Both sides go through a trainable linear layer, as in torchdistill; see CC for what that may lead to.
+    Both sides pass a trainable linear layer, as in torchdistill; the warning of `CC` holds here too.
 
     Args:
         kernel: "gaussian" or "bilinear".
-        gamma: of the Gaussian, greater than 0.
-        order: the highest power in the Gaussian's Taylor series, 1 or more.
-        width: of the two linear embeddings.
-        student_tap: the vector, by default the embedding.
-        teacher_tap: what it follows.
-        across_replicas: whether to compare the examples of the global batch.
-        weight: 0.003 in torchdistill's ImageNet recipe, beside KD of temperature 1 and weight 1 and no hard loss, with
-            32 examples a batch. The loss falls with the batch's size: tune the weight.
-        name: the term's name in the log.
+        gamma: the parameter of the Gaussian, greater than 0.
+        order: the highest power in the Taylor series of the Gaussian, at least 1.
+        **options: `width`, `across_replicas`, `student_tap`, `teacher_tap` and `name`, as for `CC`; `weight`, by
+            default 0.003 as in torchdistill's ImageNet recipe, with KD of temperature 1 and weight 1, no hard loss, and
+            batches of 32. The loss falls with the batch size: tune the weight.
+
+    >>> CCKernel(kernel="bilinear").kernel
+    'bilinear'
     """
 
+    default_weight = 0.003
     published_hard_weight = 0.0
 
-    def __init__(
-        self,
-        *,
-        kernel: str = "gaussian",
-        gamma: float = 0.4,
-        order: int = 2,
-        width: int = 128,
-        student_tap: str = "embedding",
-        teacher_tap: str = "embedding",
-        across_replicas: bool = False,
-        weight: Weight = 0.003,
-        name: str | None = None,
-    ):
-        taps = {"student_tap": student_tap, "teacher_tap": teacher_tap}
-        super().__init__(width=width, across_replicas=across_replicas, weight=weight, name=name, **taps)
-        if kernel not in KERNELS:
-            raise ValueError(explain_mismatch(f"CCKernel(kernel=...) one of {', '.join(KERNELS)}", repr(kernel)))
-        self.kernel = kernel
+    def __init__(self, *, kernel: str = "gaussian", gamma: float = 0.4, order: int = 2, **options: Unpack[CCOptions]):
+        super().__init__(**options)
+        self.kernel = check_choice("CCKernel", "kernel", kernel, KERNELS)
         self.gamma = check_number("CCKernel", "gamma", gamma, above=0)
         self.order = check_whole_number("CCKernel", "order", order)
 
-    def between(self, student: Tensor, teacher: Tensor) -> Tensor:
-        return cc_kernel_loss(student, teacher, **self._rule())
-
-    def _rule(self) -> dict:
-        return {"kernel": self.kernel, "gamma": self.gamma, "order": self.order}
+    def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
+        return cc_kernel_loss(student, teacher, kernel=self.kernel, gamma=self.gamma, order=self.order)

@@ -4,36 +4,36 @@ from __future__ import annotations
 
 import keras
 from keras import ops
+from typing_extensions import Unpack
 
 from kd_keras.contracts import Batch, Outputs, Step, Tensor
 from kd_keras.errors import check_number
-from kd_keras.methods.base import Method
-from kd_keras.methods.schedules import Weight
+from kd_keras.methods.base import Method, MethodOptions
 from kd_keras.primitives import l2_normalize
 
 
 def dist_loss(
     student: Tensor, teacher: Tensor, *, beta: float = 1.0, gamma: float = 1.0, temperature: float = 1.0
 ) -> Tensor:
-    """beta inter + gamma intra, of Pearson correlations in place of KL.
+    """beta inter + gamma intra, which use Pearson correlations instead of KL.
 
     With y = softmax(z / tau), inter = 1 - mean_i rho(y_s,i, y_t,i) over the classes of each example i, and
-    intra = 1 - mean_j rho(y_s,j, y_t,j) over the examples for each class j. rho(a, b) is the cosine of the centred
+    intra = 1 - mean_j rho(y_s,j, y_t,j) over the examples for each class j. rho(a, b) is the cosine of the centered
     vectors, with 1e-8 added to the product of their norms.
 
-    There is no tau^2, as in the authors' first code, in which tau is 1. Differs from a later revision of it, and from
-    torchdistill's and MMRazor's code, which multiply both terms by tau^2.
+    There is no factor tau^2, as in the first version of the authors' code, in which tau is 1. Differs from a later
+    revision of it and from torchdistill's and MMRazor's code, which multiply both terms by tau^2.
 
     Args:
-        student: `(B, K)` logits, or `(B, ..., K)`, of which each position counts as an example.
+        student: `(B, K)` logits, or `(B, ..., K)`, in which each position counts as an example.
         teacher: logits of the same shape.
-        beta: weight of inter.
-        gamma: weight of intra.
+        beta: the weight of inter.
+        gamma: the weight of intra.
         temperature: tau > 0.
 
     Returns:
-        `()` float32, the published loss: 0 where all correlate, beta + gamma where none do, at most twice that. For
-        a batch of one example intra is 1, without a gradient.
+        `()` float32, the published loss: 0 if all are fully correlated, beta + gamma if all are uncorrelated, at most
+        twice that. For a batch of one example intra is 1, without a gradient.
 
     >>> import numpy as np
     >>> logits = np.array([[0.0, 4.0, 0.0], [4.0, 0.0, 2.0]])  # (B, K)
@@ -41,44 +41,45 @@ def dist_loss(
     (0.0, 3.838)
     """
     classes = student.shape[-1]
-    flat = (ops.reshape(ops.cast(z, "float32"), (-1, classes)) for z in (student, teacher))
-    student, teacher = (ops.softmax(z / temperature, axis=-1) for z in flat)
-    inter, intra = _apart(student, teacher), _apart(ops.transpose(student), ops.transpose(teacher))
+    rows = (ops.reshape(ops.cast(z, "float32"), (-1, classes)) for z in (student, teacher))
+    student, teacher = (ops.softmax(z / temperature, axis=-1) for z in rows)
+    inter = _one_minus_correlation(student, teacher)
+    intra = _one_minus_correlation(ops.transpose(student), ops.transpose(teacher))
     return beta * inter + gamma * intra
 
 
-def _apart(x: Tensor, y: Tensor) -> Tensor:
+def _one_minus_correlation(x: Tensor, y: Tensor) -> Tensor:
     """1 - the mean over rows of their Pearson correlations.
 
-    1 - cos(x, y) is half the square of the difference of the unit vectors, which loses no digits where they agree.
+    1 - cos(x, y) is half the squared difference of the unit vectors, which loses no digits if they nearly agree.
     """
     x, y = (rows - ops.mean(rows, axis=-1, keepdims=True) for rows in (x, y))
-    along_x, along_y = l2_normalize(x), l2_normalize(y)
-    norms = ops.sum(along_x * x, axis=-1) * ops.sum(along_y * y, axis=-1)
-    gap = ops.sum(ops.square(along_x - along_y), axis=-1) / 2
+    unit_x, unit_y = l2_normalize(x), l2_normalize(y)
+    norms = ops.sum(unit_x * x, axis=-1) * ops.sum(unit_y * y, axis=-1)
+    gap = ops.sum(ops.square(unit_x - unit_y), axis=-1) / 2
     return ops.mean((norms * gap + 1e-8) / (norms + 1e-8))
 
 
 @keras.saving.register_keras_serializable("kd_keras")
 class DIST(Method):
-    """The student's probabilities correlate with the teacher's, over classes and over the examples of a batch.
+    """The student's probabilities correlate with the teacher's, over the classes and over the examples of a batch.
 
-    The weight's default goes with a hard loss of 1, as in the authors' code for segmentation; the ImageNet recipe
-    (ResNet-34 to 18) has `weight=2` beside a hard loss of 1. Small batches make the part over examples noisy.
+    The default weight of 1 is used with a hard loss of 1, as in the authors' code for segmentation; the ImageNet recipe
+    (ResNet-34 to ResNet-18) has `weight=2` and a hard loss of 1. In small batches the part over examples is noisy.
 
     Args:
-        beta: weight of the part over classes.
-        gamma: weight of the part over examples.
-        temperature: tau > 0; there is no tau^2.
-        across_replicas: whether the part over examples sees the global batch, or each replica its own.
-        weight: as for every method.
-        name: the term's name in the log.
+        beta: the weight of the part over classes.
+        gamma: the weight of the part over examples.
+        temperature: tau > 0; there is no factor tau^2.
+        across_replicas: whether the part over examples uses the global batch instead of the slice on each replica.
+        **options: `weight` and `name`, as for every `Method`.
 
     >>> DIST().temperature
     1.0
     """
 
     family = "logits"
+    paper = "Huang, You, Wang, Qian, Xu 2022, 2205.10536"
 
     def __init__(
         self,
@@ -87,10 +88,9 @@ class DIST(Method):
         gamma: float = 1.0,
         temperature: float = 1.0,
         across_replicas: bool = False,
-        weight: Weight = 1.0,
-        name: str | None = None,
+        **options: Unpack[MethodOptions],
     ):
-        super().__init__(weight=weight, name=name)
+        super().__init__(**options)
         self.beta = check_number("DIST", "beta", beta)
         self.gamma = check_number("DIST", "gamma", gamma)
         self.temperature = check_number("DIST", "temperature", temperature, above=0)

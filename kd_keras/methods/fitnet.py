@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import keras
 
 from kd_keras.contracts import Batch, Outputs, Step, Tensor
-from kd_keras.methods.adapters import regressor
-from kd_keras.methods.base import Specs, TapPairMethod
-from kd_keras.methods.schedules import Weight
+from kd_keras.methods.adapters import hint_regressor
+from kd_keras.methods.base import Specs, TapPairMethod, Taps
 from kd_keras.primitives import as_list, mean_square
 
 
 def fitnet_loss(student: list[Tensor], teacher: list[Tensor]) -> Tensor:
-    """The mean squared difference of the student's (adapted) maps and the teacher's, summed over pairs of maps.
+    """The mean squared difference between the student's (adapted) maps and the teacher's, summed over pairs of maps.
 
     Args:
-        student: maps `(B, H, W, C)`, adapted to the teacher's shapes; one map alone may come without its list.
-        teacher: maps `(B, H, W, C)`, as many.
+        student: maps `(B, H, W, C)`, adapted to the teacher's shapes; a single map needs no list.
+        teacher: as many maps `(B, H, W, C)`.
 
     Returns:
-        `(B,)` float32, 0 or more; its mean over the batch is the mean over all elements.
+        `(B,)` float32, at least 0; its mean over the batch is the mean over all elements.
 
     >>> import numpy as np
     >>> float(fitnet_loss([np.zeros((1, 2, 2, 3))], [np.full((1, 2, 2, 3), 2.0)])[0])
@@ -32,39 +29,37 @@ def fitnet_loss(student: list[Tensor], teacher: list[Tensor]) -> Tensor:
 
 @keras.saving.register_keras_serializable("kd_keras")
 class FitNet(TapPairMethod):
-    """One of the student's maps, through a trainable regressor, follows one of the teacher's (the hint).
+    """One of the student's maps (guided layer), through a trainable regressor, follows one of the teacher's (hint).
 
-    The regressor is a convolution to the teacher's size and width, BatchNorm and ReLU (none for a hint of
-    "stages:pre"); where the shapes agree it is the identity, where some published tables have a regressor too. It
-    trains with the student in one stage, as in the published tables; the paper trains it first, alone (a first `fit`
-    with `hard_weight=0`). Between architectures of different families the student can fall below one trained alone:
-    tune the weight.
+    The regressor is a convolution to the teacher's size and width, BatchNorm and ReLU (no ReLU for "stages:pre"). If
+    the shapes are equal it is the identity; some published tables have a regressor there too.
+
+    The regressor and the student train together in one stage, as in the published tables. The paper trains the
+    regressor first, alone (a first `fit` with `hard_weight=0`). If the two architectures are of different families, the
+    result can be worse than without distillation: tune the weight.
 
     Args:
-        student_tap: the map to guide, by default that of the second stage.
-        teacher_tap: the hint, by default that of the second stage.
-        weight: 100 in the published CIFAR-100 tables, beside a hard loss of 1.
-        name: the term's name in the log.
+        **options: `student_tap` and `teacher_tap`, by default the second stage; `weight`, by default 100 as in the
+            published CIFAR-100 tables, with a hard loss of 1; `name`.
+
+    >>> FitNet(student_tap="stages[0]", teacher_tap="stages[0]").taps
+    Taps(student=('stages[0]',), teacher=('stages[0]',))
     """
 
     family = "features"
-
-    def __init__(
-        self,
-        *,
-        student_tap: str | Sequence[str] = "stages[1]",
-        teacher_tap: str | Sequence[str] = "stages[1]",
-        weight: Weight = 100.0,
-        name: str | None = None,
-    ):
-        super().__init__(student_tap=student_tap, teacher_tap=teacher_tap, weight=weight, name=name)
+    paper = "Romero et al. 2015, 1412.6550"
+    taps = Taps(("stages[1]",), ("stages[1]",))
+    default_weight = 100.0
 
     def bind(self, student: Specs, teacher: Specs) -> None:
-        before = self.taps.teacher[0].startswith("stages:pre")  # a hint before its activation has negative values
-        self.regressors = [regressor(*pair, relu=not before) for pair in self.pairs(student, teacher)]
+        is_pre_activation = self.taps.teacher[0].startswith("stages:pre")  # such a hint has negative values
+        pairs = self.pairs(student, teacher)
+        self.regressors = [hint_regressor(*pair, relu=not is_pre_activation) for pair in pairs]
         super().bind(student, teacher)
 
     def call(self, student: Outputs, teacher: Outputs, batch: Batch, step: Step) -> Tensor:
-        ours, theirs = self.tensors(student, teacher)
-        guided = [adapter(one, training=True) for adapter, one in zip(self.regressors, ours)]
-        return fitnet_loss(guided, theirs)
+        student_maps, hints = self.tensors(student, teacher)
+        regressed = [
+            regressor(maps, training=True) for regressor, maps in zip(self.regressors, student_maps, strict=True)
+        ]
+        return fitnet_loss(regressed, hints)

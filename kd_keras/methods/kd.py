@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import keras
+from typing_extensions import Unpack
 
 from kd_keras.contracts import Batch, Outputs, Step, Tensor
 from kd_keras.errors import check_number
-from kd_keras.methods.base import Method
-from kd_keras.methods.schedules import Weight
+from kd_keras.methods.base import Method, MethodOptions
 from kd_keras.primitives import softened_kl
 
 
 def kd_loss(student: Tensor, teacher: Tensor, *, temperature: float = 4.0) -> Tensor:
     """T^2 KL(softmax(z_t / T) || softmax(z_s / T)).
 
-    T^2 keeps the gradient's size comparable over temperatures (section 2.1). The mean over the batch is the
+    The factor T^2 keeps gradients at different temperatures comparable (section 2.1). The mean over the batch is the
     published loss ("batchmean").
 
     Args:
@@ -23,7 +23,7 @@ def kd_loss(student: Tensor, teacher: Tensor, *, temperature: float = 4.0) -> Te
         temperature: T > 0; 4 in the published CIFAR-100 tables, 1 on ImageNet.
 
     Returns:
-        `(B,)` float32, in nats times T^2, 0 or more.
+        `(B,)` float32, in nats times T^2, at least 0.
 
     >>> import numpy as np
     >>> round(float(kd_loss(np.array([[0.0, 4.0]]), np.array([[4.0, 0.0]]))[0]), 4)
@@ -36,18 +36,24 @@ def kd_loss(student: Tensor, teacher: Tensor, *, temperature: float = 4.0) -> Te
 class KD(Method):
     """The student's softened logits follow the teacher's.
 
-    The weight's default is that of the CIFAR-100 tables, where the hard loss weighs 0.1; ImageNet recipes use
-    `temperature=1, weight=0.5` beside a hard loss of 0.5.
+    The default weight of 0.9 is that of the published CIFAR-100 tables, with a hard loss of 0.1. ImageNet recipes use
+    `temperature=1, weight=0.5` and a hard loss of 0.5.
+
+    Args:
+        temperature: T > 0.
+        **options: `weight` and `name`, as for every `Method`.
 
     >>> KD(temperature=2.0).temperature
     2.0
     """
 
     family = "logits"
+    paper = "Hinton, Vinyals, Dean 2015, 1503.02531"
+    default_weight = 0.9
     published_hard_weight = 0.1
 
-    def __init__(self, *, temperature: float = 4.0, weight: Weight = 0.9, name: str | None = None):
-        super().__init__(weight=weight, name=name)
+    def __init__(self, *, temperature: float = 4.0, **options: Unpack[MethodOptions]):
+        super().__init__(**options)
         self.temperature = check_number("KD", "temperature", temperature, above=0)
 
     def call(self, student: Outputs, teacher: Outputs, batch: Batch, step: Step) -> Tensor:

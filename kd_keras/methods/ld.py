@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import keras
 from keras import ops
+from typing_extensions import Unpack
 
 from kd_keras.contracts import Batch, Outputs, Step, Tensor
 from kd_keras.errors import check_number, check_whole_number, explain_mismatch
-from kd_keras.methods.base import Specs, TapPairMethod
-from kd_keras.methods.schedules import Weight
+from kd_keras.methods.adapters import describe_pair
+from kd_keras.methods.base import Specs, TapPairMethod, TapPairOptions, Taps
 from kd_keras.primitives import softened_kl
 
 
 def ld_loss(student: Tensor, teacher: Tensor, *, temperature: float = 10.0) -> Tensor:
-    """T^2 KL(p_t || p_s) / n, where p = softmax(z / T) over a box's edge's n bins; the mean over an example's edges.
+    """T^2 KL(p_t || p_s) / n with p = softmax(z / T) over the n bins of a box edge; the mean over an example's edges.
 
-    A box's four edges are each a distribution over bins of distance, as in Generalised Focal Loss. The mean over the
-    bins, where KL itself is their sum, is that of the authors' code in mmdet, to which the published weight belongs.
+    Each of a box's four edges is a distribution over bins of distance, as in Generalized Focal Loss. Dividing by the
+    number of bins, while KL itself is a sum, follows the authors' code in mmdet, to which the published weight belongs.
 
-    Differs from that code's head, which takes the mean over the edges of assigned boxes only, each weighed with the
-    class score, and over those of a batch instead of an example.
+    Differs from the head of that code, which averages over the edges of assigned boxes only, each weighted by the class
+    score, and over those of a batch instead of an example.
 
     Args:
         student: logits `(B, ..., bins)`.
@@ -29,7 +28,7 @@ def ld_loss(student: Tensor, teacher: Tensor, *, temperature: float = 10.0) -> T
         temperature: T > 0.
 
     Returns:
-        `(B,)` float32, in nats times T^2 / n, 0 or more.
+        `(B,)` float32, in nats times T^2 / n, at least 0.
 
     >>> import numpy as np
     >>> near, even = np.log([[[3.0, 1.0], [1.0, 1.0]]]), np.zeros((1, 2, 2))  # (B, edges, bins)
@@ -44,49 +43,48 @@ def ld_loss(student: Tensor, teacher: Tensor, *, temperature: float = 10.0) -> T
 class LD(TapPairMethod):
     """The student's distributions of box edges follow the teacher's.
 
-    Both detectors must have the same places and bins. A tap ends in `bins`, or in a multiple, whose bins lie edge by
-    edge, as in a head's map `(B, H, W, 4 * bins)`. All places of an example weigh the same, background too, and
-    sample weights weigh examples; to weigh edges or leave some out, write a `Method` around `ld_loss`.
+    Both detectors must have the same positions and bins. The last axis of a tap is `bins`, or a multiple, with the bins
+    of one edge next to each other, as in a head's map `(B, H, W, 4 * bins)`. All positions of an example have the same
+    weight, including the background; sample weights are weights of examples. To weight edges or omit some, write a
+    `Method` around `ld_loss`.
 
     Args:
-        bins: how many bins an edge has; 17 for distances 0 to 16.
+        bins: the number of bins of an edge; 17 for distances from 0 to 16.
         temperature: T > 0.
-        student_tap: names of the student's outputs or layers that give the logits; the losses of several are summed.
-        teacher_tap: what they follow, as many.
-        weight: 0.25 in mmdet, beside the detector's own loss, where it multiplies a mean over assigned boxes alone.
-            Tune the weight where the taps hold others too.
-        name: the term's name in the log.
+        **options: `student_tap` and `teacher_tap`, by default "boxes", the outputs or layers with the logits, summed
+            over several; `weight`, by default 0.25 as in mmdet, with the detector's own loss; `name`. In mmdet it
+            multiplies a mean over assigned boxes only: tune it if the taps contain others.
+
+    >>> LD(bins=8, student_tap="head", teacher_tap="head").bins
+    8
     """
 
     family = "dense"
+    paper = "Zheng et al. 2022, 2102.12252"
+    taps = Taps(("boxes",), ("boxes",))
+    default_weight = 0.25
 
-    def __init__(
-        self,
-        *,
-        bins: int = 17,
-        temperature: float = 10.0,
-        student_tap: str | Sequence[str] = "boxes",
-        teacher_tap: str | Sequence[str] = "boxes",
-        weight: Weight = 0.25,
-        name: str | None = None,
-    ):
-        super().__init__(student_tap=student_tap, teacher_tap=teacher_tap, weight=weight, name=name)
+    def __init__(self, *, bins: int = 17, temperature: float = 10.0, **options: Unpack[TapPairOptions]):
+        super().__init__(**options)
         self.bins = check_whole_number("LD", "bins", bins, least=2)
         self.temperature = check_number("LD", "temperature", temperature, above=0)
 
     def bind(self, student: Specs, teacher: Specs) -> None:
-        for ours, theirs in self.pairs(student, teacher):
-            came = f"student {ours.layer!r} {ours.shape}, teacher {theirs.layer!r} {theirs.shape}"
-            if ours.shape != theirs.shape:
-                raise ValueError(explain_mismatch("logits of the same places and bins", came, "tap heads of one layout"))
-            if not ours.shape[-1] or ours.shape[-1] % self.bins:
-                remedy = f"LD(bins=...), which divides {ours.shape[-1]}; a head with 4 edges of 17 bins ends in 68"
-                raise ValueError(explain_mismatch(f"logits that end in a multiple of {self.bins} bins", came, remedy))
+        for pair in self.pairs(student, teacher):
+            shapes, received = [spec.shape for spec in pair], describe_pair(*pair)
+            if shapes[0] != shapes[1]:
+                expected = f"logits with the same positions and bins for method {self.name!r}"
+                raise ValueError(explain_mismatch(expected, received, "tap two heads with the same layout"))
+            size = shapes[0][-1]
+            if not size or size % self.bins:
+                expected = f"logits whose last axis is a multiple of {self.bins} bins for method {self.name!r}"
+                advice = f"pass LD(bins=...) that divides {size}; a head with 4 edges of 17 bins has 68"
+                raise ValueError(explain_mismatch(expected, received, advice))
         super().bind(student, teacher)
 
     def call(self, student: Outputs, teacher: Outputs, batch: Batch, step: Step) -> Tensor:
-        pairs = zip(*self.tensors(student, teacher))
-        return sum(ld_loss(*map(self._edges, pair), temperature=self.temperature) for pair in pairs)
+        pairs = zip(*self.tensors(student, teacher), strict=True)
+        return sum(ld_loss(*map(self._split_edges, pair), temperature=self.temperature) for pair in pairs)
 
-    def _edges(self, logits: Tensor) -> Tensor:
+    def _split_edges(self, logits: Tensor) -> Tensor:
         return ops.reshape(logits, (ops.shape(logits)[0], -1, self.bins))

@@ -1,4 +1,4 @@
-"""Logits: the plain forms of following a teacher's logits, other than KD's.
+"""Logits: the plain losses between logits, other than KD's.
 
 Mean square: Ba, Caruana 2014, *Do Deep Nets Really Need to be Deep?*, 1312.6184, equation 1. Soft cross-entropy:
 Hinton, Vinyals, Dean 2015, 1503.02531, section 2. Reverse KL: Gu et al. 2024, *MiniLLM*, 2306.08543, section 2.
@@ -11,24 +11,24 @@ import math
 
 import keras
 from keras import ops
+from typing_extensions import Unpack
 
 from kd_keras.contracts import Batch, Outputs, Step, Tensor
-from kd_keras.errors import check_number, explain_mismatch, suggest
-from kd_keras.methods.base import Method
-from kd_keras.methods.schedules import Weight
+from kd_keras.errors import check_choice, check_number
+from kd_keras.methods.base import Method, MethodOptions
 from kd_keras.primitives import mean_square, softened_kl
 
 
 def logits_mse_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """The mean over classes of (z_s - z_t)^2, of raw logits. No temperature and no T^2: they would cancel.
+    """The mean over classes of (z_s - z_t)^2 of raw logits. There is no temperature and no T^2: they would cancel.
 
     Args:
         student: `(B, K)` logits z_s.
         teacher: `(B, K)` logits z_t.
 
     Returns:
-        `(B,)` float32, 0 or more; its mean over the batch is the mean over all elements. The paper's sum over classes
-        is K times that.
+        `(B,)` float32, at least 0; its mean over the batch is the mean over all elements. The paper's sum over classes
+        is K times as large.
 
     >>> import numpy as np
     >>> float(logits_mse_loss(np.array([[0.0, 4.0]]), np.array([[0.0, 0.0]]))[0])
@@ -38,9 +38,9 @@ def logits_mse_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def soft_cross_entropy_loss(student: Tensor, teacher: Tensor, *, temperature: float = 1.0) -> Tensor:
-    """-T^2 sum_k p_t,k log p_s,k, p = softmax(z / T): KD's loss plus the teacher's entropy. T^2 is applied.
+    """-T^2 sum_k p_t,k log p_s,k with p = softmax(z / T): KD's loss plus T^2 times the teacher's entropy.
 
-    Differs from MMRazor's code, which cuts the student's gradient, and from FKD's, which has no T^2.
+    Differs from MMRazor's code, which stops the student's gradient, and from FKD's, which has no T^2.
 
     Args:
         student: `(B, K)` logits z_s.
@@ -60,7 +60,7 @@ def soft_cross_entropy_loss(student: Tensor, teacher: Tensor, *, temperature: fl
 
 
 def reverse_kl_loss(student: Tensor, teacher: Tensor, *, temperature: float = 1.0) -> Tensor:
-    """T^2 KL(p_s || p_t), p = softmax(z / T): the student avoids what the teacher thinks unlikely. T^2 is applied.
+    """T^2 KL(p_s || p_t) with p = softmax(z / T): the student avoids what is unlikely according to the teacher.
 
     Args:
         student: `(B, K)` logits z_s.
@@ -68,7 +68,7 @@ def reverse_kl_loss(student: Tensor, teacher: Tensor, *, temperature: float = 1.
         temperature: T > 0.
 
     Returns:
-        `(B,)` float32, in nats times T^2, 0 or more.
+        `(B,)` float32, in nats times T^2, at least 0.
 
     >>> import numpy as np
     >>> round(float(reverse_kl_loss(np.array([[0.0, 0.0]]), np.array([[np.log(3.0), 0.0]]))[0]), 4)
@@ -78,7 +78,7 @@ def reverse_kl_loss(student: Tensor, teacher: Tensor, *, temperature: float = 1.
 
 
 def jensen_shannon_loss(student: Tensor, teacher: Tensor, *, temperature: float = 1.0) -> Tensor:
-    """T^2 (KL(p_s || m) + KL(p_t || m)) / 2, m = (p_s + p_t) / 2 and p = softmax(z / T). T^2 is applied.
+    """T^2 (KL(p_s || m) + KL(p_t || m)) / 2 with m = (p_s + p_t) / 2 and p = softmax(z / T).
 
     Args:
         student: `(B, K)` logits z_s.
@@ -96,20 +96,21 @@ def jensen_shannon_loss(student: Tensor, teacher: Tensor, *, temperature: float 
         ops.log_softmax(ops.cast(z, "float32") / temperature, axis=-1) for z in (student, teacher)
     )
     mean = (ops.exp(log_student) + ops.exp(log_teacher)) / 2
-    return temperature**2 / 2 * ops.sum(mean * _excess(log_teacher - log_student), axis=-1)
+    return temperature**2 / 2 * ops.sum(mean * _class_term(log_teacher - log_student), axis=-1)
 
 
-def _excess(d: Tensor) -> Tensor:
+def _class_term(d: Tensor) -> Tensor:
     """(1 - u) log(1 - u) + (1 + u) log(1 + u) at u = tanh(d / 2), d = log p_t - log p_s: a class's part over m.
 
-    It is 0 or more, so that the classes' parts never cancel. Either form of it loses digits where the other is used.
+    It is at least 0, so that the parts of the classes never cancel. Each of its two forms is used in the range in which
+    the other one loses digits.
     """
-    far = ops.abs(d) > 1.0
-    small, large = ops.where(far, 0.0, d), ops.where(far, ops.abs(d), 1.0)
+    is_far = ops.abs(d) > 1.0
+    small, large = ops.where(is_far, 0.0, d), ops.where(is_far, ops.abs(d), 1.0)
     u = ops.tanh(small / 2)
-    at_small = u * small + ops.log1p(-ops.square(u))
-    at_large = 2 * (math.log(2.0) - ops.softplus(-large) - large * ops.sigmoid(-large))
-    return ops.where(far, at_large, at_small)
+    near_term = u * small + ops.log1p(-ops.square(u))
+    far_term = 2 * (math.log(2.0) - ops.softplus(-large) - large * ops.sigmoid(-large))
+    return ops.where(is_far, far_term, near_term)
 
 
 FORMS = {
@@ -121,56 +122,50 @@ FORMS = {
 
 
 def logits_loss(student: Tensor, teacher: Tensor, *, form: str = "mse", temperature: float = 1.0) -> Tensor:
-    """One of the plain forms, by its name: "mse", "soft_cross_entropy", "reverse_kl" or "jensen_shannon".
+    """One of the plain losses by its name: "mse", "soft_cross_entropy", "reverse_kl" or "jensen_shannon".
 
     Args:
         student: `(B, K)` logits z_s.
         teacher: `(B, K)` logits z_t.
-        form: which. All but "mse", from which the temperature cancels, have T^2 applied.
+        form: the name. All but "mse", from which the temperature cancels, have the factor T^2.
         temperature: T > 0.
 
     Returns:
         `(B,)` float32.
 
     Raises:
-        ValueError: for an unknown form.
+        ValueError: if the form is unknown.
 
     >>> import numpy as np
     >>> float(logits_loss(np.array([[0.0, 4.0]]), np.array([[0.0, 0.0]]))[0])
     8.0
     """
-    if form not in FORMS:
-        raise ValueError(explain_mismatch("a form of the logits' loss", repr(form), suggest(str(form), FORMS)))
-    chosen = FORMS[form]
-    return chosen(student, teacher, temperature=temperature) if chosen else logits_mse_loss(student, teacher)
+    loss = FORMS[check_choice("logits_loss", "form", form, FORMS)]
+    return loss(student, teacher, temperature=temperature) if loss else logits_mse_loss(student, teacher)
 
 
 @keras.saving.register_keras_serializable("kd_keras")
 class Logits(Method):
-    """The student's logits follow the teacher's, in one of the plain forms.
+    """The student's logits follow the teacher's, by one of the plain losses.
 
-    Ba and Caruana train on the mean square alone (`hard_weight=0`). The weight's default is not tuned for any setting;
-    beside a hard loss it must be.
+    Ba and Caruana train with the mean square alone (`hard_weight=0`). The default weight of 1 is not published for any
+    setting: tune it if there is a hard loss.
 
     Args:
         form: "mse", "soft_cross_entropy", "reverse_kl" or "jensen_shannon".
         temperature: T > 0; without effect on "mse".
-        weight: as for every method.
-        name: the term's name in the log.
+        **options: `weight` and `name`, as for every `Method`.
 
     >>> Logits(form="reverse_kl").form
     'reverse_kl'
     """
 
     family = "logits"
+    paper = "Ba, Caruana 2014, 1312.6184"
 
-    def __init__(
-        self, *, form: str = "mse", temperature: float = 1.0, weight: Weight = 1.0, name: str | None = None
-    ):
-        super().__init__(weight=weight, name=name)
-        if form not in FORMS:
-            raise ValueError(explain_mismatch("Logits(form=...) as one of the forms", repr(form), suggest(str(form), FORMS)))
-        self.form = form
+    def __init__(self, *, form: str = "mse", temperature: float = 1.0, **options: Unpack[MethodOptions]):
+        super().__init__(**options)
+        self.form = check_choice("Logits", "form", form, FORMS)
         self.temperature = check_number("Logits", "temperature", temperature, above=0)
 
     def call(self, student: Outputs, teacher: Outputs, batch: Batch, step: Step) -> Tensor:

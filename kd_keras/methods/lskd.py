@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import keras
 from keras import ops
+from typing_extensions import Unpack
 
 from kd_keras.contracts import Batch, Outputs, Step, Tensor
 from kd_keras.errors import check_number, explain_mismatch
-from kd_keras.methods.base import Method, Specs, Taps
-from kd_keras.methods.schedules import Weight, weight_at
+from kd_keras.methods.base import Method, MethodOptions, Specs, Taps
+from kd_keras.methods.schedules import weight_at
 from kd_keras.primitives import softened_kl
+
+__all__ = ("LSKD", "lskd_loss", "standardized")
 
 
 def standardized(logits: Tensor) -> Tensor:
-    """(z - mean z) / (1e-7 + std z) over the classes, with gradients through mean and standard deviation.
+    """(z - mean z) / (1e-7 + std z) over the classes, with gradients through the mean and the standard deviation.
 
-    The standard deviation is the unbiased one, of K - 1, as in the authors' code; that of K would be another
-    temperature, by 5 % for ten classes. Equal logits have no scale: they become zeros and get no gradient, where the
-    authors' code multiplies their gradient by 1e7. Of two logits nothing but their order is left, and no gradient.
+    The standard deviation is the unbiased one, over K - 1, as in the authors' code; the one over K would change the
+    temperature by 5 % for ten classes. Equal logits have no scale: they become zeros and get no gradient, while the
+    authors' code multiplies their gradient by 1e7. Of two logits only the order remains, without a gradient.
 
     Args:
-        logits: `(B, K)`, K > 1, any float dtype; computed in float32.
+        logits: `(B, K)` with K > 1, any float dtype; the computation is in float32.
 
     Returns:
-        `(B, K)` float32, of mean 0 and standard deviation 1.
+        `(B, K)` float32, with mean 0 and standard deviation 1.
 
     >>> import numpy as np
     >>> standardized(np.array([[1.0, 2.0, 3.0], [5.0, 5.0, 5.0]])).numpy().round(4).tolist()
@@ -31,15 +34,15 @@ def standardized(logits: Tensor) -> Tensor:
     """
     logits = ops.cast(logits, "float32")
     mean = ops.mean(logits, axis=-1, keepdims=True)
-    centred = logits - mean
-    variance = ops.sum(ops.square(centred), axis=-1, keepdims=True) / (logits.shape[-1] - 1)
-    alive = variance > 1e-12 * ops.square(mean) + 1e-24  # more than the mean's rounding leaves of equal logits
-    deviation = ops.sqrt(ops.where(alive, variance, 1.0))
-    return ops.where(alive, centred / (1e-7 + deviation), 0.0)
+    centered = logits - mean
+    variance = ops.sum(ops.square(centered), axis=-1, keepdims=True) / (logits.shape[-1] - 1)
+    is_varied = variance > 1e-12 * ops.square(mean) + 1e-24  # more than the rounding of the mean leaves of equal logits
+    deviation = ops.sqrt(ops.where(is_varied, variance, 1.0))
+    return ops.where(is_varied, centered / (1e-7 + deviation), 0.0)
 
 
 def lskd_loss(student: Tensor, teacher: Tensor, *, temperature: float = 2.0) -> Tensor:
-    """T^2 KL(softmax(Z(z_t) / T) || softmax(Z(z_s) / T)): KD on standardised logits Z(z). T^2 is applied.
+    """T^2 KL(softmax(Z(z_t) / T) || softmax(Z(z_s) / T)): KD on standardized logits Z(z).
 
     Args:
         student: `(B, K)` logits z_s.
@@ -47,7 +50,7 @@ def lskd_loss(student: Tensor, teacher: Tensor, *, temperature: float = 2.0) -> 
         temperature: the base temperature T > 0; 2 in most of the published settings, 3 or 4 in some.
 
     Returns:
-        `(B,)` float32, in nats times T^2, 0 or more; its mean over the batch is the published loss.
+        `(B,)` float32, in nats times T^2, at least 0; its mean over the batch is the published loss.
 
     >>> import numpy as np
     >>> student, teacher = np.array([[1.0, 2.0, 4.0]]), np.array([[30.0, 20.0, 0.0]])
@@ -59,59 +62,53 @@ def lskd_loss(student: Tensor, teacher: Tensor, *, temperature: float = 2.0) -> 
 
 @keras.saving.register_keras_serializable("kd_keras")
 class LSKD(Method):
-    """KD, or another method on logits, on logits standardised on both sides: their pattern counts, not their size.
+    """KD, or another method on logits, after standardizing the logits of both sides: their pattern counts, not their
+    size.
 
-    There must be three classes or more.
+    There must be at least three classes.
 
-    The defaults are those of most pairs of the CIFAR-100 tables, beside a hard loss of 0.1; some have temperature 3 or
-    4, or a weight of 12, so both are to be tuned. On ImageNet they go with a hard loss of 1.
+    The defaults are those of most pairs in the CIFAR-100 tables, with a hard loss of 0.1; some pairs use temperature 3
+    or 4, or a weight of 12: tune both. On ImageNet the defaults are used with a hard loss of 1.
 
-    With a host, such as `LSKD(host=DKD())` beside a hard loss of 1, the loss is the host's, of standardised logits at
-    the host's temperature and times the host's weight. This follows the paper, in which 9 multiplies alpha and beta
-    alike; the authors' script multiplies beta by alpha instead of beta (81 where alpha is 1), and leaves DKD's
-    temperature at 4.
+    With a host, for example `LSKD(host=DKD())` and a hard loss of 1, the loss is the host's on standardized logits, at
+    the host's temperature and times the host's weight, and the published hard weight is the host's. This follows the
+    paper, in which 9 multiplies alpha and beta alike; the authors' script multiplies beta by alpha instead (81 if alpha
+    is 1), and keeps DKD's temperature of 4.
 
     Args:
-        host: another method whose taps are the logits alone; `None` for KD.
-        temperature: T > 0, without a host.
-        weight: as for every method; on top of the host's own.
-        name: the term's name in the log.
+        host: another method that taps logits only; `None` for KD.
+        temperature: T > 0, used without a host.
+        **options: `weight`, by default 9, which multiplies the host's weight; `name`.
 
     >>> LSKD().weight
     9.0
     """
 
     family = "logits"
+    paper = "Sun, Ren, Li, Wang, Cao 2024, 2403.01427"
+    default_weight = 9.0
     published_hard_weight = 0.1
 
-    def __init__(
-        self,
-        *,
-        host: Method | None = None,
-        temperature: float = 2.0,
-        weight: Weight = 9.0,
-        name: str | None = None,
-    ):
-        super().__init__(weight=weight, name=name)
+    def __init__(self, *, host: Method | None = None, temperature: float = 2.0, **options: Unpack[MethodOptions]):
+        super().__init__(**options)
         self.temperature = check_number("LSKD", "temperature", temperature, above=0)
-        if host is not None and not isinstance(host, Method):
-            raise TypeError(explain_mismatch("LSKD(host=...) as a method such as kd_keras.methods.DKD()", repr(host)))
-        if host is not None and host.taps != Taps():
-            came = f"{host.name!r}, which taps {host.taps.student} and {host.taps.teacher}"
-            raise ValueError(explain_mismatch("LSKD(host=...) as a method on logits alone", came, "DKD() is one"))
-        self.host = host
         if host is not None:
+            _check_host(host)
             self.across_replicas, self.needs_index = host.across_replicas, host.needs_index
+            self.published_hard_weight = host.published_hard_weight
+        self.host = host
 
     def bind(self, student: Specs, teacher: Specs) -> None:
         spec = student["logits"]
         if spec.shape[-1] == 2:
-            remedy = "standardised, two logits are the same for every example but for their order; use KD()"
-            raise ValueError(explain_mismatch("logits of three or more classes", f"{spec.layer!r} {spec.shape}", remedy))
+            expected = f"logits with three or more classes for method {self.name!r}"
+            advice = "standardized, two logits differ between examples in their order only; use KD() instead"
+            raise ValueError(explain_mismatch(expected, f"{spec.layer!r} {spec.shape}", advice))
         if self.host is not None:
             if self.host.built:
-                came = f"{self.host.name!r}, bound before"
-                raise ValueError(explain_mismatch("LSKD(host=...) as a method of its own", came, "make a new one"))
+                expected = "LSKD(host=...) to be a new method"
+                received = f"{self.host.name!r}, which was bound before"
+                raise ValueError(explain_mismatch(expected, received, "create another one"))
             self.host.bind(student, teacher)
         super().bind(student, teacher)
 
@@ -129,3 +126,11 @@ class LSKD(Method):
     @classmethod
     def from_config(cls, config: dict) -> LSKD:
         return super().from_config({**config, "host": keras.saving.deserialize_keras_object(config["host"])})
+
+
+def _check_host(host: Method) -> None:
+    if not isinstance(host, Method):
+        raise TypeError(explain_mismatch("LSKD(host=...) to be a method such as kd_keras.methods.DKD()", repr(host)))
+    if host.taps != Taps():
+        received = f"{host.name!r}, which taps {host.taps.student} and {host.taps.teacher}"
+        raise ValueError(explain_mismatch("LSKD(host=...) to tap logits alone", received, "pass DKD(), for example"))

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import keras
 from keras import ops
 
 from kd_keras.contracts import Batch, Outputs, Step, Tensor
-from kd_keras.methods.base import Specs, TapPairMethod
-from kd_keras.methods.schedules import Weight
+from kd_keras.methods.base import Specs, TapPairMethod, Taps
 from kd_keras.primitives import as_list, l2_normalize, pooled_to_common_size
 
 
@@ -18,30 +15,26 @@ def nst_loss(student: list[Tensor], teacher: list[Tensor]) -> Tensor:
 
     Every channel is a unit vector over the positions, and k(A, B) is the mean over pairs of channels of (a . b)^2, the
     polynomial kernel of degree 2: L = k(t, t) + k(s, s) - 2 k(s, t). The larger map of a pair is average-pooled to the
-    smaller; the channels may differ. k(t, t) has no gradient and is part of the value.
+    smaller; the numbers of channels may differ. k(t, t) has no gradient and is part of the value.
 
-    Memory: with P = H W positions, B min(P, C)^2, by products of matrices. With the Gram matrices of the channels
-    K = A^T A (P, P), the same loss is the squared norm of K_t / C_t - K_s / C_s: no terms cancel, so this is computed
-    where P is not the larger.
+    With P = H W positions and the matrices K = A^T A `(P, P)` of the channels, the loss is also the squared norm of
+    K_t / C_t - K_s / C_s, in which nothing cancels; it is computed in this form if P is at most the number of channels.
 
     Args:
-        student: maps `(B, H, W, C)`; one map alone may come without its list.
-        teacher: maps, as many, of any size and width.
+        student: maps `(B, H, W, C)`; a single map needs no list.
+        teacher: as many maps, of any size and width.
 
     Returns:
-        `(B,)` float32, 0 or more but for rounding.
+        `(B,)` float32, at least 0 except for rounding. Memory: B min(P, C)^2.
 
     >>> import numpy as np
-    >>> here, there = np.zeros((2, 1, 1, 2, 1))
-    >>> here[..., 0, :], there[..., 1, :] = 1, 1
-    >>> nst_loss(here, there).numpy().tolist()  # (B,): k(t, t) = k(s, s) = 1, k(s, t) = 0
+    >>> left, right = np.zeros((2, 1, 1, 2, 1))
+    >>> left[..., 0, :], right[..., 1, :] = 1, 1
+    >>> nst_loss(left, right).numpy().tolist()  # (B,): k(t, t) = k(s, s) = 1, k(s, t) = 0
     [2.0]
     """
-    return sum(_discrepancy(*map(_patterns, pooled_to_common_size(s, t))) for s, t in _pairs(student, teacher))
-
-
-def _pairs(student: list[Tensor], teacher: list[Tensor]) -> zip:
-    return zip(as_list(student), as_list(teacher), strict=True)
+    pairs = zip(as_list(student), as_list(teacher), strict=True)
+    return sum(_discrepancy(*map(_patterns, pooled_to_common_size(*pair))) for pair in pairs)
 
 
 def _patterns(maps: Tensor) -> Tensor:
@@ -53,21 +46,21 @@ def _patterns(maps: Tensor) -> Tensor:
 def _discrepancy(student: Tensor, teacher: Tensor) -> Tensor:
     positions = student.shape[1]
     if positions <= min(student.shape[2], teacher.shape[2]):
-        return _total(_over_channels(teacher) - _over_channels(student))
-    return _kernel(teacher, teacher) + _kernel(student, student) - 2 * _kernel(student, teacher)
+        return _sum_of_squares(_mean_outer_product(teacher) - _mean_outer_product(student))
+    return _mean_kernel(teacher, teacher) + _mean_kernel(student, student) - 2 * _mean_kernel(student, teacher)
 
 
-def _over_channels(patterns: Tensor) -> Tensor:
+def _mean_outer_product(patterns: Tensor) -> Tensor:
     """The mean over channels of each pattern's outer product with itself, `(B, P, P)`."""
     return ops.matmul(patterns, ops.transpose(patterns, (0, 2, 1))) / patterns.shape[2]
 
 
-def _kernel(one: Tensor, other: Tensor) -> Tensor:
-    """k(one, other), `(B,)`."""
-    return _total(ops.matmul(ops.transpose(one, (0, 2, 1)), other)) / (one.shape[2] * other.shape[2])
+def _mean_kernel(a: Tensor, b: Tensor) -> Tensor:
+    """k(a, b), `(B,)`."""
+    return _sum_of_squares(ops.matmul(ops.transpose(a, (0, 2, 1)), b)) / (a.shape[2] * b.shape[2])
 
 
-def _total(x: Tensor) -> Tensor:
+def _sum_of_squares(x: Tensor) -> Tensor:
     return ops.sum(ops.square(x), axis=(1, 2))
 
 
@@ -75,26 +68,20 @@ def _total(x: Tensor) -> Tensor:
 class NST(TapPairMethod):
     """The distribution of the student's channels, as patterns over space, follows the teacher's.
 
-    It has no adapters: widths may differ, and the larger map is average-pooled. The stages are paired in order.
+    There are no adapters: widths may differ, and the larger map is average-pooled. The stages are paired in order.
 
     Args:
-        student_tap: the student's maps, by default those of all stages.
-        teacher_tap: the teacher's maps, as many.
-        weight: 50 in the published CIFAR-100 tables, beside a hard loss of 1; tune it for other pairs.
-        name: the term's name in the log.
+        **options: `student_tap` and `teacher_tap`, by default all stages; `weight`, by default 50 as in the published
+            CIFAR-100 tables, with a hard loss of 1; `name`. Tune the weight for other pairs of networks.
+
+    >>> NST().weight
+    50.0
     """
 
     family = "features"
-
-    def __init__(
-        self,
-        *,
-        student_tap: str | Sequence[str] = "stages",
-        teacher_tap: str | Sequence[str] = "stages",
-        weight: Weight = 50.0,
-        name: str | None = None,
-    ):
-        super().__init__(student_tap=student_tap, teacher_tap=teacher_tap, weight=weight, name=name)
+    paper = "Huang, Wang 2017, 1707.01219"
+    taps = Taps(("stages",), ("stages",))
+    default_weight = 50.0
 
     def bind(self, student: Specs, teacher: Specs) -> None:
         self.pairs(student, teacher, rank=4)

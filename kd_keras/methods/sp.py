@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import keras
 from keras import ops
+from typing_extensions import Unpack
 
 from kd_keras.contracts import Batch, Outputs, Step, Tensor
-from kd_keras.methods.base import Specs, TapPairMethod
-from kd_keras.methods.schedules import Weight
+from kd_keras.methods.base import Specs, TapPairMethod, TapPairOptions, Taps
 from kd_keras.primitives import flatten, l2_normalize
 
 
 def sp_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """||G_t - G_s||_F^2 / B^2, where G = F F^T with rows of unit length, and F are the flattened features.
+    """||G_t - G_s||_F^2 / B^2, where G = F F^T with rows normalized to unit vectors, and F are the flattened features.
 
-    Sizes and widths of the two sides may differ. Memory: B^2 beside the features.
+    Sizes and widths of the two sides may differ.
 
     Args:
         student: features `(B, ...)` of one tap.
         teacher: features `(B, ...)`.
 
     Returns:
-        `()` float32, from 0 to 4 / B.
+        `()` float32, from 0 to 4 / B. Memory: B^2, in addition to the features.
 
     >>> import numpy as np
-    >>> apart, together = np.eye(2), np.ones((2, 3))  # (B, D): two examples, unlike for one and alike for the other
-    >>> round(float(sp_loss(apart, together)), 4)  # 2 - sqrt(2), twice, over 4
+    >>> orthogonal, equal = np.eye(2), np.ones((2, 3))  # (B, D)
+    >>> round(float(sp_loss(orthogonal, equal)), 4)  # 2 - sqrt(2), twice, over 4
     0.2929
     """
     return ops.mean(ops.square(_similarities(teacher) - _similarities(student)))
@@ -40,31 +38,27 @@ def _similarities(features: Tensor) -> Tensor:
 
 @keras.saving.register_keras_serializable("kd_keras")
 class SP(TapPairMethod):
-    """Examples that the teacher finds alike are to be alike for the student.
+    """Examples that are similar for the teacher become similar for the student.
 
-    It has no adapters. Similarities depend on the batch: a replica's part of it by default.
+    There are no adapters. The similarities are those within a batch, by default the slice on each replica.
 
     Args:
-        student_tap: the features, by default the last stage's maps; the losses of several taps are summed.
-        teacher_tap: what they follow, as many.
         across_replicas: whether to compare the examples of the global batch.
-        weight: 3000 in the published CIFAR-100 tables, beside a hard loss of 1 and with 64 examples a batch. The loss
-            falls with the batch's size: tune the weight for another.
-        name: the term's name in the log.
+        **options: `student_tap` and `teacher_tap`, by default the last stage, summed over several taps; `weight`, by
+            default 3000 as in the published CIFAR-100 tables, with a hard loss of 1 and batches of 64; `name`. The loss
+            falls with the batch size: tune the weight for others.
+
+    >>> SP().taps.student
+    ('stages[-1]',)
     """
 
     family = "relations"
+    paper = "Tung, Mori 2019, 1907.09682"
+    taps = Taps(("stages[-1]",), ("stages[-1]",))
+    default_weight = 3000.0
 
-    def __init__(
-        self,
-        *,
-        student_tap: str | Sequence[str] = "stages[-1]",
-        teacher_tap: str | Sequence[str] = "stages[-1]",
-        across_replicas: bool = False,
-        weight: Weight = 3000.0,
-        name: str | None = None,
-    ):
-        super().__init__(student_tap=student_tap, teacher_tap=teacher_tap, weight=weight, name=name)
+    def __init__(self, *, across_replicas: bool = False, **options: Unpack[TapPairOptions]):
+        super().__init__(**options)
         self.across_replicas = across_replicas
 
     def bind(self, student: Specs, teacher: Specs) -> None:
@@ -72,4 +66,4 @@ class SP(TapPairMethod):
         super().bind(student, teacher)
 
     def call(self, student: Outputs, teacher: Outputs, batch: Batch, step: Step) -> Tensor:
-        return sum(sp_loss(ours, theirs) for ours, theirs in zip(*self.tensors(student, teacher)))
+        return sum(sp_loss(*pair) for pair in zip(*self.tensors(student, teacher), strict=True))

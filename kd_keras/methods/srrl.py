@@ -12,7 +12,6 @@ from kd_keras.contracts import Batch, Outputs, Step, Tensor
 from kd_keras.errors import explain_mismatch
 from kd_keras.methods.adapters import batch_norm, chain
 from kd_keras.methods.base import Method, Specs, Taps
-from kd_keras.methods.schedules import Weight
 from kd_keras.primitives import mean_square
 
 
@@ -20,13 +19,13 @@ def srrl_loss(student: Tensor, teacher: Tensor, student_logits: Tensor, teacher_
     """MSE(u, f_t) + MSE(W_t(u), z_t), both means over all elements.
 
     Args:
-        student: `(B, D)` the student's embedding adapted to the teacher's width, u.
-        teacher: `(B, D)` the teacher's embedding f_t.
-        student_logits: `(B, K)` what the teacher's classifier makes of u, W_t(u).
-        teacher_logits: `(B, K)` the teacher's logits z_t.
+        student: `(B, D)`, the student's embedding adapted to the teacher's width, u.
+        teacher: `(B, D)`, the teacher's embedding f_t.
+        student_logits: `(B, K)`, the teacher's classifier on u, W_t(u).
+        teacher_logits: `(B, K)`, the teacher's logits z_t.
 
     Returns:
-        `(B,)` float32, 0 or more; its mean over the batch is the published loss.
+        `(B,)` float32, at least 0; its mean over the batch is the published loss.
 
     >>> import numpy as np
     >>> u, f, logits = np.zeros((1, 4)), np.full((1, 4), 2.0), np.array([[1.0, -1.0]])
@@ -39,43 +38,49 @@ def srrl_loss(student: Tensor, teacher: Tensor, student_logits: Tensor, teacher_
 @keras.saving.register_keras_serializable("kd_keras")
 class SRRL(Method):
     """The student's embedding, adapted to the teacher's width, follows the teacher's, and so do the logits that the
-    teacher's frozen classifier reads from it.
+    teacher's frozen classifier computes from it.
 
     The adapter is a dense layer without bias, BatchNorm and ReLU (published as a 1x1 convolution of a 1x1 map). The
-    classifier is a copy, made of the first teacher; one that is attached later must be the same network. The student's
-    own logits take no part, so it may have other classes.
+    classifier is copied from the first teacher; a teacher attached later must be the same network. The student's own
+    logits are not used, so that it may have other classes.
 
     Args:
-        weight: 1 in the published CIFAR-100 tables, beside a hard loss of 1 and `KD(temperature=4, weight=1)`.
-        name: the term's name in the log.
+        **options: `weight`, by default 1 as in the published CIFAR-100 tables, with a hard loss of 1 and
+            `KD(temperature=4, weight=1)`; `name`.
+
+    >>> SRRL().taps.teacher
+    ('embedding', 'logits')
     """
 
     family = "features"
+    paper = "Yang et al. 2021, ICLR"
     taps = Taps(("embedding",), ("embedding", "logits"))
 
-    def __init__(self, *, weight: Weight = 1.0, name: str | None = None):
-        super().__init__(weight=weight, name=name)
-
     def bind(self, student: Specs, teacher: Specs) -> None:
-        ours, theirs, logits = student["embedding"], teacher["embedding"], teacher["logits"]
-        if any(len(spec.shape) != 2 for spec in (ours, theirs, logits)):
-            came = ", ".join(f"{spec.layer!r} {spec.shape}" for spec in (ours, theirs, logits))
-            remedy = "let both networks end in a pooling, then a Dense layer"
-            raise ValueError(explain_mismatch(f"vectors (B, D) and logits (B, K) for {self.name!r}", came, remedy))
-        shape = (theirs.shape[-1], logits.shape[-1])
+        specs = (student["embedding"], teacher["embedding"], teacher["logits"])
+        if any(len(spec.shape) != 2 for spec in specs):
+            expected = f"vectors (B, D) and logits (B, K) for method {self.name!r}"
+            received = ", ".join(f"{spec.layer!r} {spec.shape}" for spec in specs)
+            advice = "choose networks that end in a pooling layer and a Dense layer"
+            raise ValueError(explain_mismatch(expected, received, advice))
+        shape = (specs[1].shape[-1], specs[2].shape[-1])
         dense = layers.Dense(shape[0], use_bias=False, kernel_initializer="he_normal", dtype="float32")
-        self.adapter = chain(ours, dense, batch_norm(), layers.ReLU(dtype="float32"), name="adapter")
+        self.adapter = chain(specs[0], dense, batch_norm(), layers.ReLU(dtype="float32"), name="adapter")
         self.kernel = self.add_weight(shape=shape, initializer="zeros", trainable=False, name="kernel")
         self.bias = self.add_weight(shape=shape[1:], initializer="zeros", trainable=False, name="bias")
         classifier = teacher.classifier()
-        if classifier is not None:  # else their values come with the file
-            if classifier[0].shape != shape:
-                came = f"{classifier[0].shape}; {theirs.layer!r} {theirs.shape}, {logits.layer!r} {logits.shape}"
-                remedy = "let the teacher end in one Dense layer that gives its logits"
-                raise ValueError(explain_mismatch(f"a teacher's classifier with a kernel {shape}", came, remedy))
-            self.kernel.assign(classifier[0])
-            self.bias.assign(classifier[1])
+        if classifier is not None:  # else the values come with the weights file
+            self._copy_classifier(*classifier, specs[1].layer)
         super().bind(student, teacher)
+
+    def _copy_classifier(self, kernel: Tensor, bias: Tensor, layer: str) -> None:
+        shape = tuple(self.kernel.shape)
+        if kernel.shape != shape:
+            expected = f"a teacher's classifier with a kernel {shape} after {layer!r} for method {self.name!r}"
+            advice = "choose a teacher that ends in one Dense layer, whose outputs are its logits"
+            raise ValueError(explain_mismatch(expected, f"a kernel {kernel.shape}", advice))
+        self.kernel.assign(kernel)
+        self.bias.assign(bias)
 
     def call(self, student: Outputs, teacher: Outputs, batch: Batch, step: Step) -> Tensor:
         adapted = self.adapter(ops.cast(student["embedding"], "float32"), training=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +20,7 @@ def write_constants(directory: Path, specs: Specs) -> None:
     Raises:
         OSError: if the disk is full or not writable.
     """
-    arrays = {}
+    arrays: dict[str, Any] = {}
     with contextlib.suppress(ValueError):  # its logits are not one linear layer of an embedding
         classifier = specs.classifier()
         if classifier is not None:

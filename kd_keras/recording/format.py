@@ -99,7 +99,7 @@ def decode(records: np.ndarray, specs: Mapping[str, Any]) -> list[np.ndarray]:
 
 
 def _decode_column(records: np.ndarray, column: str, spec: TapSpec) -> np.ndarray:
-    if column in records.dtype.names:
+    if column in (records.dtype.names or ()):
         return records[column].astype("float32")
     classes, values = records[f"{column}:classes"], records[f"{column}:values"]
     others = spec.shape[-1] - classes.shape[-1]
@@ -128,12 +128,12 @@ def encode(outputs: Mapping[str, Any], index: np.ndarray, specs: Mapping[str, An
     records["index"] = index
     for tap, column, _ in columns(specs):
         values = np.asarray(select_column(outputs, tap, column), "float32")
-        is_whole = column in records.dtype.names
-        _check_range(column, values, is_half=not is_whole or records.dtype[column].base.itemsize == 2)
-        if is_whole:
+        k = stored_classes(logits) if tap == "logits" else None
+        _check_range(column, values, is_half=k is not None or records.dtype[column].base.itemsize == 2)
+        if k is None:
             records[column] = values
             continue
-        parts = _select_largest(values, stored_classes(logits))
+        parts = _select_largest(values, k)
         for name, part in zip(("classes", "values", "rest"), parts, strict=True):
             records[f"{column}:{name}"] = part
     return records

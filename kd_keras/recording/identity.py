@@ -80,7 +80,7 @@ def file_digest(path: Path) -> str:
     ...     print(file_digest(Path(file.name))[:8])
     5d5766cf
     """
-    return hashlib.sha256(np.memmap(path, "uint8", "r")).hexdigest()
+    return hashlib.sha256(np.memmap(path, "uint8", "r").data).hexdigest()
 
 
 def describe_changes(recorded: Mapping[str, Any], current: Mapping[str, Any]) -> str:

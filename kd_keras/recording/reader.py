@@ -52,14 +52,15 @@ class Recording:
             self.plan = json.loads((self.directory / "manifest.json").read_text())
         except FileNotFoundError as error:
             received = f"{self.directory} without manifest.json"
-            advice = "run experiments.record again with the same flags: it resumes if interrupted"
+            advice = "record again with the same settings: recording resumes if interrupted"
             raise ValueError(explain_mismatch("a complete recording", received, advice)) from error
         check_format(self.directory, self.plan)
         changes = describe_changes(self.plan["software"], software_versions())
         if changes:
             warnings.warn(f"{self.directory} was recorded with other software: {changes}.", stacklevel=3)
         self.views, self.examples = self.plan["views"], self.plan["examples"]
-        self.specs = Specs(read_specs(self.plan["taps"]), RecordedConstants(self.directory))
+        constants: Any = RecordedConstants(self.directory)
+        self.specs = Specs(read_specs(self.plan["taps"]), constants)
         self.type = record_type(self.specs, self.plan["logits"])
         self._checked: set[str] = set()
         self._open_views: dict[int, tuple[list[np.ndarray], np.ndarray]] = {}
@@ -127,7 +128,7 @@ class Recording:
                 expected = f"{self.plan['rows']:,} examples in view {view} of {self.directory}, once each"
                 raise ValueError(explain_mismatch(expected, f"{distinct:,} different ones in {count:,} rows"))
             for rows in shards:
-                for name in self.type.names[1:]:
+                for name in (self.type.names or ())[1:]:
                     if not np.isfinite(rows[name]).all():
                         raise ValueError(f"View {view} of {self.directory} has non-finite values in {name}.")
 

@@ -31,7 +31,7 @@ class RecordedTeacher:
         missing = [tap for tap in wanted if tap not in self.specs]
         if missing:
             received = f"{', '.join(self.specs)} in {self.recording.directory}"
-            advice = "record them too: experiments.record with the same --method flags"
+            advice = "record them too, with record(taps=...) or the same --method flags"
             raise ValueError(explain_mismatch(f"recorded taps {', '.join(missing)}", received, advice))
         return self
 

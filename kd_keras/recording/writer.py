@@ -90,11 +90,12 @@ def record(
     batching = BatchSettings(batch_size, drop_remainder, settings.mixes_batches, cache)
     request = Request(source, settings, batching, views, logits)
     directory, shards = Path(directory), request.shards()
+    row_bytes = request.row_bytes(tapped.specs)  # checks the storage form, before anything is written
     plan = request.plan(teacher, tapped.specs)
     begin(directory, plan)
     mine = shards[shard[0] * len(shards) // shard[1] : (shard[0] + 1) * len(shards) // shard[1]]
     missing = [file for file in mine if not _is_complete(directory, file)]
-    _check_room(directory, request.row_bytes(tapped.specs), plan, missing)
+    _check_room(directory, row_bytes, plan, missing)
     if missing:
         (directory / "manifest.json").unlink(missing_ok=True)  # complete again after what is written now
         write_constants(directory, tapped.specs)

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import inspect
-import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import keras
 
-from kd_keras import methods, models
+from kd_keras import models
 from kd_keras.contracts import TapSpec
 from kd_keras.distiller import Distiller
 from kd_keras.evaluation import macs
 from kd_keras.methods import Method
+from kd_keras.methods.listing import COLUMNS, describe_kind, list_kinds
 from kd_keras.networks.taps import Tapped
 from kd_keras.runs.parsing import parse_call
 from kd_keras.runs.run import load_network
 from kd_keras.runs.students import is_saved
 
 MODEL_HEAD = "| model | parameters | multiply-accumulates | kilobytes | stages |\n|---|---:|---:|---:|---|"
-METHOD_HEAD = ("method", "family", "taps of the student", "taps of the teacher", "weight", "hard loss", "paper")
-FAMILIES = ("logits", "features", "relations", "dense", "label-free", "self")
 
 
 # ---- models
@@ -99,35 +96,12 @@ def _shape(spec: TapSpec) -> str:
 def method_table(teacher: str, student: str, image_shape: tuple[int, int, int], classes: int) -> Iterator[str]:
     """Every method with the parameters of its adapters for a pair of networks of the zoo, line by line."""
     yield f"Trainable parameters of the adapters for {teacher} and {student}, {classes} classes.\n"
-    columns = [*METHOD_HEAD[:4], "adapters", *METHOD_HEAD[4:]]
+    columns = [*COLUMNS[:4], "adapters", *COLUMNS[4:]]
     yield "| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|"
-    for kind in method_kinds():
-        cells, adapters = method_row(kind), adapter_parameters(kind, teacher, student, image_shape, classes)
+    for kind in list_kinds():
+        cells, adapters = describe_kind(kind), adapter_parameters(kind, teacher, student, image_shape, classes)
         yield "| " + " | ".join([*cells[:4], adapters, *cells[4:]]) + " |"
         keras.backend.clear_session()
-
-
-def method_kinds() -> list[type[Method]]:
-    """Every method, by family and name."""
-    kinds = [kind for kind in vars(methods).values() if inspect.isclass(kind) and issubclass(kind, Method)]
-    with_family = [kind for kind in kinds if kind.family]
-    return sorted(with_family, key=lambda kind: (FAMILIES.index(kind.family), kind.__name__.lower()))
-
-
-def method_row(kind: type[Method]) -> tuple[str, ...]:
-    """What `METHOD_HEAD` names, for one method with its defaults."""
-    method = kind()
-    taps = (", ".join(f"`{tap}`" for tap in side) or "none" for side in method.taps)
-    weights = f"{method.weight:g}", f"{method.published_hard_weight:g}"
-    return f"`{kind.__name__.lower()}`", kind.family, *taps, *weights, first_paper(kind)
-
-
-def first_paper(kind: type[Method]) -> str:
-    """Authors and year of the first paper that the file of a method names, and its arXiv number or venue."""
-    text = " ".join(inspect.getdoc(inspect.getmodule(kind)).split())
-    authors, rest = re.search(r": ([^:*]+? \d{4}), \*.+?\*,? ?(.*)", text).groups()
-    source = re.match(r"\d{4}\.\d{4,5}|[^,.;]+", rest)
-    return f"{authors}, {source[0].removesuffix(authors[-5:])}" if source else authors
 
 
 def adapter_parameters(

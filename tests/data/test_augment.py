@@ -42,8 +42,11 @@ def crops(image, pad):
     """Every crop of the padded image by its corner, in plain slicing."""
     padded = np.pad(image, ((pad, pad), (pad, pad), (0, 0)))
     height, width = image.shape[:2]
-    return {padded[top:top + height, left:left + width].tobytes(): (top, left)
-            for top in range(2 * pad + 1) for left in range(2 * pad + 1)}
+    return {
+        padded[top : top + height, left : left + width].tobytes(): (top, left)
+        for top in range(2 * pad + 1)
+        for left in range(2 * pad + 1)
+    }
 
 
 def test_pad_crop_flip_is_a_crop_of_the_padded_image_or_its_flip():
@@ -67,7 +70,7 @@ def test_shift_moves_without_flipping():
 
 def test_resized_crop_without_a_change_of_size_is_a_slice():
     square = RANDOM.integers(0, 256, (16, 16, 3)).astype(np.uint8)
-    parts = {square[top:top + 8, left:left + 8].tobytes() for top in range(9) for left in range(9)}
+    parts = {square[top : top + 8, left : left + 8].tobytes() for top in range(9) for left in range(9)}
     seen = set()
     for seed in seeds(40):
         view = augment.random_resized_crop(square, seed, (8, 8), area=(0.25, 0.25), ratio=(1, 1), flip=False)
@@ -88,8 +91,10 @@ def test_resized_crop_stays_within_its_area_and_ratio():
 def test_rand_augment_at_magnitude_0_only_ever_touches_contrast_and_histogram():
     image = tf.constant(IMAGE)
     plain = [IMAGE.tobytes(), rand_augment.equalize(image / 255, 0.0), rand_augment.auto_contrast(image / 255, 0.0)]
-    same = sum(rand_augment.rand_augment(image, seed, layers=1, magnitude=0).numpy().tobytes() == plain[0]
-               for seed in seeds(100))
+    same = sum(
+        rand_augment.rand_augment(image, seed, layers=1, magnitude=0).numpy().tobytes() == plain[0]
+        for seed in seeds(100)
+    )
     assert same >= 70  # 12 of 14 operations change nothing then; solarize at threshold 1 keeps what is below
 
 
@@ -102,15 +107,16 @@ def moved(image, rows, columns):
     """The image moved up by `rows` and left by `columns`, filled with zeros."""
     result = np.zeros_like(image)
     height, width = image.shape[:2]
-    result[max(0, -rows):height - max(0, rows), max(0, -columns):width - max(0, columns)] = image[
-        max(0, rows):height - max(0, -rows), max(0, columns):width - max(0, -columns)]
+    result[max(0, -rows) : height - max(0, rows), max(0, -columns) : width - max(0, columns)] = image[
+        max(0, rows) : height - max(0, -rows), max(0, columns) : width - max(0, -columns)
+    ]
     return result
 
 
 def sharpened(image, factor):
     padded = np.pad(image, ((1, 1), (1, 1), (0, 0)), "edge")
     weight = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]]) / 13
-    blurred = sum(weight[i, j] * padded[i:i + 20, j:j + 20] for i in range(3) for j in range(3))
+    blurred = sum(weight[i, j] * padded[i : i + 20, j : j + 20] for i in range(3) for j in range(3))
     return blurred + factor * (image - blurred)
 
 
@@ -129,25 +135,28 @@ def colored(image, factor):
     return gray[..., None] * (1 - factor) + factor * image
 
 
-@pytest.mark.parametrize("operation, image, level, expected", [
-    (rand_augment.identity, COLOR, 0.5, COLOR),
-    (rand_augment.translate_x, COLOR, 1 / 3, moved(COLOR, 0, 3)),  # 0.45 * 20 / 3 = 3 pixels
-    (rand_augment.translate_x, COLOR, -1 / 3, moved(COLOR, 0, -3)),
-    (rand_augment.translate_y, COLOR, 1 / 3, moved(COLOR, 3, 0)),
-    (rand_augment.rotate, COLOR, 3.0, np.rot90(COLOR)),  # three times 30 degrees
-    (rand_augment.rotate, COLOR, -6.0, COLOR[::-1, ::-1]),
-    (rand_augment.solarize, COLOR, -0.4, np.where(COLOR < 0.6, COLOR, 1 - COLOR)),
-    (rand_augment.posterize, BITS, 0.5, (np.round(BITS * 255).astype(np.uint8) & 0b11111100) / 255),
-    (rand_augment.brightness, COLOR, -0.5, COLOR * 0.55),
-    (rand_augment.contrast, GRAY, 0.5, GRAY.mean() + 1.45 * (GRAY - GRAY.mean())),
-    (rand_augment.color, COLOR, -1.0, colored(COLOR, 0.1)),
-    (rand_augment.color, GRAY, -1.0, GRAY),
-    (rand_augment.sharpness, COLOR, 0.5, sharpened(COLOR, 1.45)),
-    (rand_augment.auto_contrast, GRAY, 1.0, (GRAY - GRAY.min()) / (GRAY.max() - GRAY.min())),
-    (rand_augment.auto_contrast, GRAY * 0 + 0.3, 1.0, GRAY * 0 + 0.3),
-    (rand_augment.equalize, BITS, 1.0, equalized(BITS)),
-    (rand_augment.equalize, BITS * 0 + 0.3, 1.0, BITS * 0 + 0.3),
-])
+@pytest.mark.parametrize(
+    "operation, image, level, expected",
+    [
+        (rand_augment.identity, COLOR, 0.5, COLOR),
+        (rand_augment.translate_x, COLOR, 1 / 3, moved(COLOR, 0, 3)),  # 0.45 * 20 / 3 = 3 pixels
+        (rand_augment.translate_x, COLOR, -1 / 3, moved(COLOR, 0, -3)),
+        (rand_augment.translate_y, COLOR, 1 / 3, moved(COLOR, 3, 0)),
+        (rand_augment.rotate, COLOR, 3.0, np.rot90(COLOR)),  # three times 30 degrees
+        (rand_augment.rotate, COLOR, -6.0, COLOR[::-1, ::-1]),
+        (rand_augment.solarize, COLOR, -0.4, np.where(COLOR < 0.6, COLOR, 1 - COLOR)),
+        (rand_augment.posterize, BITS, 0.5, (np.round(BITS * 255).astype(np.uint8) & 0b11111100) / 255),
+        (rand_augment.brightness, COLOR, -0.5, COLOR * 0.55),
+        (rand_augment.contrast, GRAY, 0.5, GRAY.mean() + 1.45 * (GRAY - GRAY.mean())),
+        (rand_augment.color, COLOR, -1.0, colored(COLOR, 0.1)),
+        (rand_augment.color, GRAY, -1.0, GRAY),
+        (rand_augment.sharpness, COLOR, 0.5, sharpened(COLOR, 1.45)),
+        (rand_augment.auto_contrast, GRAY, 1.0, (GRAY - GRAY.min()) / (GRAY.max() - GRAY.min())),
+        (rand_augment.auto_contrast, GRAY * 0 + 0.3, 1.0, GRAY * 0 + 0.3),
+        (rand_augment.equalize, BITS, 1.0, equalized(BITS)),
+        (rand_augment.equalize, BITS * 0 + 0.3, 1.0, BITS * 0 + 0.3),
+    ],
+)
 def test_operations(operation, image, level, expected):
     result = operation(tf.constant(image), tf.constant(level)).numpy()
     np.testing.assert_allclose(result, expected, atol=2e-4)
@@ -233,26 +242,37 @@ def test_a_batch_takes_mixup_or_cutmix_at_random():
     assert 15 < sum(kinds) < 45
 
 
-@pytest.mark.parametrize("augmentation", [
-    Augmentation(), Augmentation(flip=True), Augmentation(crop=2, flip=True), Augmentation(shift=1),
-    Augmentation(resized_crop=True, flip=True), Augmentation(shift=1, rand_augment=(2, 5)),
-], ids=str)
+@pytest.mark.parametrize(
+    "augmentation",
+    [
+        Augmentation(),
+        Augmentation(flip=True),
+        Augmentation(crop=2, flip=True),
+        Augmentation(shift=1),
+        Augmentation(resized_crop=True, flip=True),
+        Augmentation(shift=1, rand_augment=(2, 5)),
+    ],
+    ids=str,
+)
 def test_an_augmentation_keeps_shape_and_type(augmentation):
     views = [augmentation.view(tf.constant(IMAGE), tf.constant(seed)).numpy() for seed in seeds(12)]
     assert all(view.shape == IMAGE.shape and view.dtype == np.uint8 for view in views)
     assert (len({view.tobytes() for view in views}) > 1) == augmentation.changes_images
 
 
-@pytest.mark.parametrize("fields, message", [
-    ({"crop": -1}, "crop must be a whole number of pixels, 0 for none, but received -1"),
-    ({"shift": 1.5}, "shift must be a whole number of pixels.*1.5"),
-    ({"mixup": -0.1}, "mixup must be a finite alpha.*-0.1"),
-    ({"cutmix": float("nan")}, "cutmix must be a finite alpha.*nan"),
-    ({"crop": 4, "resized_crop": True}, "one of crop, shift and resized_crop is possible, but received crop and resized_crop"),
-    ({"rand_augment": (0, 9)}, "rand_augment must be .layers, magnitude., layers from 1.*0, 9"),
-    ({"rand_augment": (2, 11)}, "magnitude from 0 to 10.*2, 11"),
-    ({"rand_augment": 2}, "such as .2, 9., but received 2"),
-])
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"crop": -1}, "crop must be a whole number of pixels, 0 for none, but received -1"),
+        ({"shift": 1.5}, "shift must be a whole number of pixels.*1.5"),
+        ({"mixup": -0.1}, "mixup must be a finite alpha.*-0.1"),
+        ({"cutmix": float("nan")}, "cutmix must be a finite alpha.*nan"),
+        ({"crop": 4, "resized_crop": True}, "one of crop, shift and resized_crop is.*received crop and resized_crop"),
+        ({"rand_augment": (0, 9)}, "rand_augment must be .layers, magnitude., layers from 1.*0, 9"),
+        ({"rand_augment": (2, 11)}, "magnitude from 0 to 10.*2, 11"),
+        ({"rand_augment": 2}, "such as .2, 9., but received 2"),
+    ],
+)
 def test_invalid_fields_are_rejected(fields, message):
     with pytest.raises(ValueError, match=message):
         Augmentation(**fields)

@@ -78,8 +78,10 @@ def test_motion_blur_keeps_the_position_of_an_object_and_smears_it_along_a_line(
 def test_invalid_arguments_are_rejected():
     clean = pictures()
     for images, name, severity, message in (
-        (clean / 255, "contrast", 1, "uint8"), (clean[..., :2], "contrast", 1, "1 or 3"),
-        (clean, "contrasts", 1, "Did you mean contrast"), (clean, "contrast", 6, "1 to 5"),
+        (clean / 255, "contrast", 1, "uint8"),
+        (clean[..., :2], "contrast", 1, "1 or 3"),
+        (clean, "contrasts", 1, "Did you mean contrast"),
+        (clean, "contrast", 6, "1 to 5"),
     ):
         with pytest.raises(ValueError, match=message):
             corrupt(images, name, severity)

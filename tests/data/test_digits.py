@@ -79,7 +79,7 @@ def test_a_second_process_that_finishes_first_is_no_error(tmp_path, monkeypatch)
 
 def test_a_directory_that_is_not_writable_is_named(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("not a directory")
-    with pytest.raises(OSError, match="digits dataset can be neither read from nor written to .*file/below: .*Pass a data_dir"):
+    with pytest.raises(OSError, match="can be neither read from nor written to .*file/below: .*Pass a data_dir"):
         data.load("digits", "train", data_dir=tmp_path / "file" / "below")
 
     def refuse(self):

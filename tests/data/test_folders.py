@@ -66,8 +66,9 @@ def test_other_formats(tmp_path):
     header = b"BM" + (58).to_bytes(4, "little") + bytes(4) + (54).to_bytes(4, "little") + (40).to_bytes(4, "little")
     one_pixel = (1).to_bytes(4, "little") * 2 + (1).to_bytes(2, "little") + (24).to_bytes(2, "little") + bytes(24)
     (tmp_path / "a.bmp").write_bytes(header + one_pixel + bytes([30, 20, 10, 0]))  # blue, green, red
-    (tmp_path / "b.gif").write_bytes(bytes.fromhex(
-        "47494638396101000100800000" "0a141e" "000000" "2c00000000010001000002024401003b"))
+    (tmp_path / "b.gif").write_bytes(
+        bytes.fromhex("474946383961010001008000000a141e0000002c00000000010001000002024401003b")
+    )
     read = rows(data.load(str(tmp_path), "train"))
     assert [row["image"].tolist() for row in read] == [[[[10, 20, 30]]], [[[10, 20, 30]]]]
 
@@ -112,6 +113,6 @@ def test_a_folder_feeds_the_pipeline(tmp_path):
     picture(tmp_path / "a" / "1.png", 51, size=(5, 7))
     picture(tmp_path / "b" / "1.png", 102, size=(8, 3))
     source = data.load(str(tmp_path), "train")
-    (x, y), = data.evaluation(source, batch_size=2, image_size=(4, 4))
+    ((x, y),) = data.evaluation(source, batch_size=2, image_size=(4, 4))
     np.testing.assert_array_equal(x, np.array([51, 102])[:, None, None, None] * np.ones((1, 4, 4, 3)))
     assert y.numpy().tolist() == [0, 1]

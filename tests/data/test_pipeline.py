@@ -37,19 +37,24 @@ def make_source(images, labels=None, classes=None, counted=None):
         columns["label"] = np.asarray(labels, np.int64)
     examples = tf.data.Dataset.from_tensor_slices(columns)
     if counted is not None:
+
         def count(index):
             counted.append(int(index))
             return index
 
-        examples = examples.map(lambda one: {**one, "index": tf.ensure_shape(
-            tf.numpy_function(count, [one["index"]], tf.int64, stateful=True), ())})
+        examples = examples.map(
+            lambda one: {
+                **one,
+                "index": tf.ensure_shape(tf.numpy_function(count, [one["index"]], tf.int64, stateful=True), ()),
+            }
+        )
     return Source(examples, "random", len(images), classes, None, tuple(columns["image"].shape[1:]))
 
 
 def epoch(dataset, batches):
     """Images, labels and indices of the next `batches`."""
     read = list(itertools.islice(dataset.as_numpy_iterator(), batches))
-    x, y = zip(*read)
+    x, y = zip(*read, strict=True)
     return tuple(np.concatenate(part) for part in ([b[INPUTS] for b in x], y, [b[INDEX] for b in x]))
 
 
@@ -67,8 +72,10 @@ def test_evaluation_gives_every_example_once_in_order(digits, arrays):
 
 
 def test_shapes_are_static_and_labels_may_be_one_hot(digits, arrays):
-    for dataset in (data.evaluation(digits, batch_size=10, one_hot=True),
-                    data.training(digits, batch_size=10, one_hot=True, shuffle=False, augmentation=CROP)):
+    for dataset in (
+        data.evaluation(digits, batch_size=10, one_hot=True),
+        data.training(digits, batch_size=10, one_hot=True, shuffle=False, augmentation=CROP),
+    ):
         assert dataset.element_spec[0].shape == (None, 8, 8, 1) and dataset.element_spec[0].dtype == tf.float32
         np.testing.assert_array_equal(next(iter(dataset))[1], np.eye(10, dtype=np.float32)[arrays[1][:10]])
 
@@ -108,8 +115,8 @@ def test_each_epoch_is_a_new_order_of_all_examples(digits, arrays, cache):
 
 @pytest.mark.parametrize("cache", [True, False], ids=["kept", "streamed"])
 def test_a_run_can_start_at_any_epoch_whatever_the_global_seed(digits, cache):
-    options = dict(batch_size=100, cache=cache, with_index=True, seed=3,
-                   augmentation=Augmentation(crop=2, flip=True, mixup=0.5, cutmix=0.5))
+    options = {"batch_size": 100, "cache": cache, "with_index": True, "seed": 3}
+    options["augmentation"] = Augmentation(crop=2, flip=True, mixup=0.5, cutmix=0.5)
     tf.random.set_seed(1)
     whole = epoch(data.training(digits, epochs=5, **options), 40)
     tf.random.set_seed(2)
@@ -142,7 +149,7 @@ def test_views_of_one_picture_differ_by_index_and_are_crops_of_it():
     source = make_source(np.repeat(image[None], 200, 0), np.zeros(200), 2)
     x, _ = next(iter(data.training(source, batch_size=200, augmentation=Augmentation(shift=1))))
     padded = np.pad(image, ((1, 1), (1, 1), (0, 0)))
-    allowed = {padded[top:top + 8, left:left + 8].tobytes() for top in range(3) for left in range(3)}
+    allowed = {padded[top : top + 8, left : left + 8].tobytes() for top in range(3) for left in range(3)}
     assert {view.astype(np.uint8).tobytes() for view in x.numpy()} == allowed
 
 
@@ -188,8 +195,9 @@ def test_mixing_makes_soft_labels_that_match_the_images(digits, arrays):
 def test_every_batch_is_mixed_anew():
     source = make_source(np.zeros((16, 4, 4, 1)), np.arange(16), 16)
     dataset = data.training(source, batch_size=8, epochs=2, shuffle=False, augmentation=Augmentation(mixup=1.0))
-    ratios = [y[np.arange(8), np.arange(8) + 8 * (number % 2)] for number, (_, y) in
-              enumerate(dataset.as_numpy_iterator())]
+    ratios = [
+        y[np.arange(8), np.arange(8) + 8 * (number % 2)] for number, (_, y) in enumerate(dataset.as_numpy_iterator())
+    ]
     for one, other in itertools.combinations(ratios, 2):
         assert np.abs(one - other).max() > 0.05
 
@@ -198,8 +206,10 @@ def test_images_without_labels_come_alone():
     source = make_source(np.full((6, 4, 4, 3), 51))
     (batch,) = data.training(source, batch_size=6, epochs=1, augmentation=Augmentation(mixup=1.0))
     np.testing.assert_allclose(batch, np.full((6, 4, 4, 3), 51), atol=255e-6)
-    for dataset in (data.training(source, batch_size=6, with_index=True),
-                    data.evaluation(source, batch_size=6, with_index=True)):
+    for dataset in (
+        data.training(source, batch_size=6, with_index=True),
+        data.evaluation(source, batch_size=6, with_index=True),
+    ):
         assert set(next(iter(dataset))) == {INPUTS, INDEX}
 
 
@@ -208,7 +218,7 @@ def halved(image):
     size = len(image)
     weights = np.zeros((size // 2, size))
     for row in range(size // 2):
-        for offset, weight in zip(range(-1, 3), (1, 3, 3, 1)):
+        for offset, weight in zip(range(-1, 3), (1, 3, 3, 1), strict=True):
             if 0 <= 2 * row + offset < size:
                 weights[row, 2 * row + offset] = weight
     weights /= weights.sum(1, keepdims=True)
@@ -217,8 +227,10 @@ def halved(image):
 
 def test_resizing_is_antialiased_and_the_same_in_training_and_evaluation(digits, arrays):
     expected = np.stack([np.round(halved(image.astype(float))) for image in arrays[0][:30]])
-    for dataset in (data.evaluation(digits, batch_size=30, image_size=(4, 4)),
-                    data.training(digits, batch_size=30, image_size=(4, 4), shuffle=False)):
+    for dataset in (
+        data.evaluation(digits, batch_size=30, image_size=(4, 4)),
+        data.training(digits, batch_size=30, image_size=(4, 4), shuffle=False),
+    ):
         x, _ = next(iter(dataset))
         np.testing.assert_allclose(x, expected, atol=1.01)
         assert np.abs(x - expected).mean() < 0.255
@@ -240,17 +252,20 @@ def test_a_label_that_is_no_class_is_named(label):
             list(make(source, batch_size=3).take(3))
 
 
-@pytest.mark.parametrize("options, message", [
-    ({"batch_size": 0}, "batch_size must be a whole number of at least 1, but received 0"),
-    ({"batch_size": 2.5}, "batch_size must be a whole number.*2.5"),
-    ({"epochs": 0}, "epochs must be a whole number of at least 1.*0"),
-    ({"start_epoch": -1}, "start_epoch must be a whole number of at least 0.*-1"),
-    ({"seed": -1}, "seed must be a whole number of at least 0.*-1"),
-    ({"image_size": 8}, r"image_size must be \(height, width\), both whole and at least 1, but received 8"),
-    ({"image_size": (8, 0)}, "image_size"),
-    ({"one_hot": True}, "labels and a number of classes"),
-    ({"batch_size": 9, "drop_remainder": True}, "a batch size of at most 4"),
-])
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"batch_size": 0}, "batch_size must be a whole number of at least 1, but received 0"),
+        ({"batch_size": 2.5}, "batch_size must be a whole number.*2.5"),
+        ({"epochs": 0}, "epochs must be a whole number of at least 1.*0"),
+        ({"start_epoch": -1}, "start_epoch must be a whole number of at least 0.*-1"),
+        ({"seed": -1}, "seed must be a whole number of at least 0.*-1"),
+        ({"image_size": 8}, r"image_size must be \(height, width\), both whole and at least 1, but received 8"),
+        ({"image_size": (8, 0)}, "image_size"),
+        ({"one_hot": True}, "labels and a number of classes"),
+        ({"batch_size": 9, "drop_remainder": True}, "a batch size of at most 4"),
+    ],
+)
 def test_invalid_arguments_are_rejected(options, message):
     with pytest.raises(ValueError, match=message):
         data.training(make_source(np.zeros((4, 8, 8, 3))), **{"batch_size": 2, **options})
@@ -259,7 +274,8 @@ def test_invalid_arguments_are_rejected(options, message):
 def test_images_of_different_sizes_need_a_size():
     examples = tf.data.Dataset.from_generator(
         lambda: ({"image": np.full((n, 5, 3), 51, np.uint8), "index": n} for n in (3, 4)),
-        output_signature={"image": tf.TensorSpec((None, None, 3), tf.uint8), "index": tf.TensorSpec((), tf.int64)})
+        output_signature={"image": tf.TensorSpec((None, None, 3), tf.uint8), "index": tf.TensorSpec((), tf.int64)},
+    )
     source = Source(examples, "odd sizes", 2)
     for make in (data.training, data.evaluation):
         with pytest.raises(ValueError, match="images of one size.*odd sizes.*image_size="):
@@ -273,17 +289,19 @@ def test_keras_learns_from_it(digits):
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(0.01), loss, metrics=["accuracy"])
     train = data.training(digits, batch_size=32, augmentation=Augmentation(shift=1))
-    history = model.fit(train, epochs=2, steps_per_epoch=25, verbose=0,
-                        validation_data=data.evaluation(digits, batch_size=100)).history
+    history = model.fit(
+        train, epochs=2, steps_per_epoch=25, verbose=0, validation_data=data.evaluation(digits, batch_size=100)
+    ).history
     assert history["loss"][1] < history["loss"][0] and history["val_accuracy"][1] > 0.5
 
 
-@pytest.mark.parametrize("name, split, layers", [
-    ("cifar10", "test[:100]", (2, 9)), ("imagenette_96", "validation[:100]", None)])
+@pytest.mark.parametrize(
+    "name, split, layers", [("cifar10", "test[:100]", (2, 9)), ("imagenette_96", "validation[:100]", None)]
+)
 def test_photographs(prepared, name, split, layers):
     source = data.load(name, split, data_dir=prepared)
     images = np.stack([row["image"] for row in source.examples.as_numpy_iterator()])
-    options = dict(batch_size=64, epochs=1, with_index=True)
+    options = {"batch_size": 64, "epochs": 1, "with_index": True}
     augmentation = Augmentation(resized_crop=True, flip=True, rand_augment=layers)
     x, _, index = epoch(data.training(source, **options), 9)
     mean, std = data.measure(source)
@@ -305,7 +323,7 @@ def test_without_leaves_classes_out_and_numbers_the_rest_again(digits, arrays):
     assert [row["index"] for row in rows] == list(range(rest.size)) and rest.size == expected.sum()
     assert rest.classes == 10 and rest.version != digits.version
     shuffled = data.training(rest, batch_size=50, epochs=1, with_index=True)
-    seen = {int(i): int(y) for x, labels in shuffled for i, y in zip(x[INDEX], labels)}
+    seen = {int(i): int(y) for x, labels in shuffled for i, y in zip(x[INDEX], labels, strict=True)}
     assert seen == dict(enumerate(labels[expected].tolist()))
 
 

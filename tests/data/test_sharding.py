@@ -1,4 +1,4 @@
-"""A dataset of several files that is not kept in memory: which worker reads which shards, and the same batches."""
+"""A dataset of several files that is not kept in memory: who reads which shards, and equal batches."""
 
 import json
 import sys
@@ -13,7 +13,7 @@ from kd_keras.data import Augmentation
 from kd_keras.distribute.slices import BatchSlice
 from tests.support import workers
 
-SIZE, FILES, BATCH = 41, 6, 12  # six shards give two rows each; the last batch has 5 rows, one from each shard but the last
+SIZE, FILES, BATCH = 41, 6, 12  # six shards give two rows each; the last batch has 5, none from the last shard
 OPTIONS = {"batch_size": BATCH, "with_index": True, "cache": False, "augmentation": Augmentation(flip=True)}
 pytestmark = pytest.mark.filterwarnings("ignore:.shuffle")
 
@@ -83,7 +83,10 @@ def test_workers_that_read_their_own_files_have_the_same_batches(directory, tota
     assert list(first) != list(second)  # each epoch has a new order
 
 
-@pytest.mark.parametrize("batch_slice, sharding", [(BatchSlice(), "auto"), (BatchSlice(1, 1, 2), "file")], ids=["one", "two"])
+ONE, SECOND_OF_TWO = (BatchSlice(), "auto"), (BatchSlice(1, 1, 2), "file")
+
+
+@pytest.mark.parametrize("batch_slice, sharding", [ONE, SECOND_OF_TWO], ids=["one", "two"])
 def test_it_can_start_within_an_epoch(directory, batch_slice, sharding):
     options = {**OPTIONS, "batch_slice": batch_slice, "sharding": sharding}
     whole = list(data.training(source(directory), epochs=3, **options))

@@ -24,14 +24,16 @@ class OddNames(tfds.core.GeneratorBasedBuilder):
     def _info(self):
         return tfds.core.DatasetInfo(
             builder=self,
-            features=tfds.features.FeaturesDict({
-                "a_mask": tfds.features.LabeledImage(labels=3, shape=(4, 5, 1)),
-                "number": np.int64,
-                "photo": tfds.features.Image(shape=(4, 5, 3)),
-                "second": tfds.features.Image(shape=(4, 5, 3)),
-                "coarse": tfds.features.ClassLabel(names=["beast", "plant"]),
-                "fine": tfds.features.ClassLabel(num_classes=6),
-            }),
+            features=tfds.features.FeaturesDict(
+                {
+                    "a_mask": tfds.features.LabeledImage(labels=3, shape=(4, 5, 1)),
+                    "number": np.int64,
+                    "photo": tfds.features.Image(shape=(4, 5, 3)),
+                    "second": tfds.features.Image(shape=(4, 5, 3)),
+                    "coarse": tfds.features.ClassLabel(names=["beast", "plant"]),
+                    "fine": tfds.features.ClassLabel(num_classes=6),
+                }
+            ),
             supervised_keys=self.SUPERVISED,
         )
 
@@ -41,8 +43,17 @@ class OddNames(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self):
         for number in range(6):
             image = np.full((4, 5, 3), number, np.uint8)
-            yield number, {"a_mask": image[..., :1] % 3, "number": number, "photo": image, "second": 100 + image,
-                           "coarse": number % 2, "fine": number}
+            yield (
+                number,
+                {
+                    "a_mask": image[..., :1] % 3,
+                    "number": number,
+                    "photo": image,
+                    "second": 100 + image,
+                    "coarse": number % 2,
+                    "fine": number,
+                },
+            )
 
 
 class OddNamesSupervised(OddNames):
@@ -80,8 +91,11 @@ def test_the_order_is_that_of_the_files_whatever_the_seed(directory):
     paths = sorted((Path(directory) / "odd_names" / "1.0.0").glob("*.tfrecord*"))
     assert len(paths) == 3
     features = tfds.builder("odd_names", data_dir=directory).info.features
-    expected = [int(features.deserialize_example_np(record)["number"])
-                for path in paths for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator()]
+    expected = [
+        int(features.deserialize_example_np(record)["number"])
+        for path in paths
+        for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator()
+    ]
     for seed in (1, 2):
         tf.random.set_seed(seed)
         read = rows(data.load("odd_names", "train", data_dir=directory))
@@ -89,10 +103,14 @@ def test_the_order_is_that_of_the_files_whatever_the_seed(directory):
         assert [row["index"] for row in read] == list(range(6))
 
 
-@pytest.mark.parametrize("name, split, shape", [
-    ("cifar10", "train[:40]", (32, 32, 3)), ("mnist", "test[100:140]", (28, 28, 1)),
-    ("imagenette_96", "validation[:5%]", (96, 96, 3)),
-])
+@pytest.mark.parametrize(
+    "name, split, shape",
+    [
+        ("cifar10", "train[:40]", (32, 32, 3)),
+        ("mnist", "test[100:140]", (28, 28, 1)),
+        ("imagenette_96", "validation[:5%]", (96, 96, 3)),
+    ],
+)
 def test_prepared_datasets(prepared, name, split, shape):
     source = data.load(name, split, data_dir=prepared)
     assert source.size == 40 and source.classes == 10 and source.image_shape == shape
@@ -105,16 +123,19 @@ def test_prepared_datasets(prepared, name, split, shape):
     assert spec["label"] == tf.TensorSpec((), tf.int64) and spec["index"] == tf.TensorSpec((), tf.int64)
 
 
-@pytest.mark.parametrize("name, split, message", [
-    ("odd_nmes", "train", "'odd_nmes'. Did you mean odd_names"),
-    ("cifar_10", "train", "Did you mean cifar10"),
-    ("qqqqqqqq", "train", "Prepared under .*: odd_names, odd_names_supervised"),
-    ("./no_such_folder", "train", "an existing folder of images"),
-    ("odd_names:7.0.0", "train", "(?s)odd_names:7.0.0.*1.0.0"),
-    ("odd_names", "trian", r"a split of odd_names \(train\), but received 'trian'. Did you mean train"),
-    ("odd_names", "train[:x]", r"'train\[:x\]'.*train\[:1000\]"),
-    ("odd_names", "train[:0]", "at least one example"),
-])
+@pytest.mark.parametrize(
+    "name, split, message",
+    [
+        ("odd_nmes", "train", "'odd_nmes'. Did you mean odd_names"),
+        ("cifar_10", "train", "Did you mean cifar10"),
+        ("qqqqqqqq", "train", "Prepared under .*: odd_names, odd_names_supervised"),
+        ("./no_such_folder", "train", "an existing folder of images"),
+        ("odd_names:7.0.0", "train", "(?s)odd_names:7.0.0.*1.0.0"),
+        ("odd_names", "trian", r"a split of odd_names \(train\), but received 'trian'. Did you mean train"),
+        ("odd_names", "train[:x]", r"'train\[:x\]'.*train\[:1000\]"),
+        ("odd_names", "train[:0]", "at least one example"),
+    ],
+)
 def test_errors_name_similar_choices(directory, name, split, message):
     with pytest.raises(ValueError, match=message):
         data.load(name, split, data_dir=directory)

@@ -13,7 +13,7 @@ from kd_keras.evaluation.calibration import likelihood, reliability, temperature
 
 
 def drawn(count=400, classes=5, scale=3.0, seed=0):
-    """Logits whose labels are drawn from their softmax, then multiplied: too sure by just that factor."""
+    """Logits whose labels are drawn from their softmax, then multiplied: overconfident by exactly that factor."""
     random = np.random.default_rng(seed)
     logits = random.normal(size=(count, classes)) * 1.5
     labels = np.array([random.choice(classes, p=row) for row in softmax(logits, -1)])
@@ -23,11 +23,14 @@ def drawn(count=400, classes=5, scale=3.0, seed=0):
 def by_loop(model, bins=15):
     """ECE and the curve, one example after the other."""
     content = [[] for _ in range(bins)]
-    for row, label in zip(softmax(model.logits.astype("float64"), -1), model.labels):
+    for row, label in zip(softmax(model.logits.astype("float64"), -1), model.labels, strict=True):
         sure = max(row)
         content[max(0, math.ceil(sure * bins - 1e-12) - 1)].append((sure, list(row).index(sure) == label))
-    ece = sum(len(each) / len(model.labels) * abs(np.mean([a for a, _ in each]) - np.mean([b for _, b in each]))
-              for each in content if each)
+    ece = sum(
+        len(each) / len(model.labels) * abs(np.mean([a for a, _ in each]) - np.mean([b for _, b in each]))
+        for each in content
+        if each
+    )
     return ece, content
 
 
@@ -38,7 +41,7 @@ def test_measures_against_loops_and_scikit_learn(classes):
     ece, content = by_loop(model)
     assert found["ece"] == pytest.approx(ece, abs=1e-12) and 0.05 < ece < 0.6
     assert found["reliability"][:, 2].tolist() == [len(each) for each in content]
-    for (confidence, accuracy, _), each in zip(found["reliability"], content):
+    for (confidence, accuracy, _), each in zip(found["reliability"], content, strict=True):
         if each:
             assert [confidence, accuracy] == pytest.approx(np.mean(each, 0).tolist())
     probabilities = softmax(model.logits.astype("float64"), -1)
@@ -52,7 +55,7 @@ def test_bins_that_are_empty_and_confidences_on_an_edge():
     curve = reliability(np.array([0.0, 0.2, 0.2000001, 1.0]), np.array([False, True, True, True]), bins=5)
     assert curve[:, 2].tolist() == [2, 1, 0, 0, 1]
     assert np.isnan(curve[2:4, 1]).all() and curve[2:4, 0].tolist() == pytest.approx([0.5, 0.7])
-    ties = Predictions(np.zeros((4, 2), "float32"), np.array([0, 1, 1, 1]))  # a confidence of 1/2, right once in four
+    ties = Predictions(np.zeros((4, 2), "float32"), np.array([0, 1, 1, 1]))  # a confidence of 1/2, correct once in four
     found = dict(calibration(ties))
     assert found["ece"] == 0.25 and found["brier"] == 0.5 and found["nll"] == pytest.approx(math.log(2))
 
@@ -68,17 +71,17 @@ def test_the_temperature_is_where_the_slope_of_the_likelihood_is_zero():
     assert 2 < temperature(model) < 4.5  # labels were drawn at T = 3
 
 
-def test_scaling_never_raises_the_likelihood_of_what_it_is_fitted_on_and_leaves_accuracy():
+def test_scaling_never_increases_the_nll_of_the_examples_that_it_is_fitted_on():
     for seed in range(5):
         for scale in (0.2, 1.0, 9.0):
             model = drawn(count=60, scale=scale, seed=seed)
             assert likelihood(model, temperature(model)) <= likelihood(model)
     right = Predictions(np.eye(3, dtype="float32"), np.arange(3))
-    assert temperature(right) == pytest.approx(1 / 20, rel=1e-2)  # never wrong: as cold as is looked for
+    assert temperature(right) == pytest.approx(1 / 20, rel=1e-2)  # never wrong: the lowest temperature of the search
     assert temperature(Predictions(np.zeros((3, 3), "float32"), np.arange(3))) == 1.0  # no temperature changes anything
 
 
-def test_before_and_after_are_measured_on_the_examples_that_did_not_fit():
+def test_before_and_after_are_measured_on_examples_that_did_not_fit_the_temperature():
     fitting, measured = drawn(seed=1), drawn(seed=2)
     found = dict(calibration(measured, held_out=fitting))
     assert found["temperature"] == temperature(fitting) and found["nll"] == likelihood(measured)
@@ -86,5 +89,5 @@ def test_before_and_after_are_measured_on_the_examples_that_did_not_fit():
     for name in ("nll", "ece", "brier", "reliability"):
         np.testing.assert_allclose(found[f"{name}_scaled"], scaled[name], rtol=1e-4, atol=1e-6)
     assert found["ece_scaled"] < found["ece"] and found["brier_scaled"] < found["brier"]
-    with pytest.raises(ValueError, match="one model"):
+    with pytest.raises(ValueError, match="of the same model"):
         dict(calibration(measured, held_out=drawn(classes=4)))

@@ -8,13 +8,13 @@ from sklearn.metrics import top_k_accuracy_score
 
 from kd_keras import Teacher
 from kd_keras.evaluation import Predictions, accuracy, agreement, cost, halves, latency, predict
-from tests.methods.test_kd import log_softmax
 from tests.support.networks import CLASSES, convolutional, examples
+from tests.support.reference import log_softmax
 
 X, Y = examples(10)
 
 
-def test_answers_are_the_logits_of_every_example_in_order():
+def test_predictions_are_the_logits_of_every_example_in_order():
     model = keras.Sequential([keras.Input(X.shape[1:]), convolutional(), keras.layers.Softmax()])
     data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(4)
     found = predict(model, data)
@@ -29,7 +29,7 @@ def test_answers_are_the_logits_of_every_example_in_order():
 
 
 def drawn(count=50, classes=7, seed=0, missing=2):
-    """Random answers of two models to the same examples, of which none is of the class `missing`."""
+    """Random predictions of two models for the same examples, of which none is of the class `missing`."""
     random = np.random.default_rng(seed)
     labels = random.choice([kind for kind in range(classes) if kind != missing], count)
     one, other = (random.normal(size=(count, classes)).astype("float32") for _ in range(2))
@@ -41,36 +41,41 @@ def test_accuracy_by_class_and_confusion():
     found = dict(accuracy(model))
     chosen = [max(range(7), key=row.__getitem__) for row in model.logits]
     counts = np.zeros((7, 7), int)
-    for label, choice in zip(model.labels, chosen):
+    for label, choice in zip(model.labels, chosen, strict=True):
         counts[label, choice] += 1
     np.testing.assert_array_equal(found["confusion"], counts)
     assert found["accuracy"] == pytest.approx(counts.trace() / 50) and 0 < counts.trace() < 50
     for kind in range(7):
-        own = [choice == kind for choice, label in zip(chosen, model.labels) if label == kind]
+        own = [choice == kind for choice, label in zip(chosen, model.labels, strict=True) if label == kind]
         assert found["accuracy_by_class"][kind] == pytest.approx(np.mean(own) if own else np.nan, nan_ok=True)
     assert np.isnan(found["accuracy_by_class"][2])
     assert found["top5"] == pytest.approx(top_k_accuracy_score(model.labels, model.logits, k=5, labels=range(7)))
     assert dict(accuracy(Predictions(model.logits, None))) == {}
     assert "top5" not in dict(accuracy(Predictions(np.eye(5), np.arange(5))))
-    assert dict(accuracy(Predictions(np.zeros((2, 6)), np.array([4, 5]))))["top5"] == 0.5  # of equals the first five
+    assert (
+        dict(accuracy(Predictions(np.zeros((2, 6)), np.array([4, 5]))))["top5"] == 0.5
+    )  # of equal logits the first five
     for wrong in (-1, 7):
         with pytest.raises(ValueError, match="0 to 6"):
             dict(accuracy(Predictions(model.logits[:1], np.array([wrong]))))
 
 
-def test_agreement_by_class_and_who_alone_is_right():
+def test_agreement_by_class_and_which_model_alone_is_correct():
     student, teacher = drawn()
     found = dict(agreement(student, teacher))
     says, wants = ([max(range(7), key=row.__getitem__) for row in each.logits] for each in (student, teacher))
-    assert found["agreement"] == pytest.approx(np.mean([a == b for a, b in zip(says, wants)]))
+    assert found["agreement"] == pytest.approx(np.mean([a == b for a, b in zip(says, wants, strict=True)]))
     p = log_softmax(teacher.logits)
     kl = (np.exp(p) * (p - log_softmax(student.logits))).sum(-1)
     assert found["kl"] == pytest.approx(kl.mean(), rel=1e-5)
-    only = [sum(a != y == b for a, b, y in zip(*pair, student.labels)) / 50 for pair in ((says, wants), (wants, says))]
-    assert [found["only_teacher_right"], found["only_student_right"]] == pytest.approx(only) and min(only) > 0
+    only = [
+        sum(a != y == b for a, b, y in zip(*pair, student.labels, strict=True)) / 50
+        for pair in ((says, wants), (wants, says))
+    ]
+    assert [found["only_teacher_correct"], found["only_student_correct"]] == pytest.approx(only) and min(only) > 0
     bare = Predictions(student.logits, None), Predictions(teacher.logits, None)
     unlabelled = dict(agreement(*bare))
-    assert "only_teacher_right" not in unlabelled
+    assert "only_teacher_correct" not in unlabelled
     for values, by in ((found, student.labels), (unlabelled, np.array(wants))):
         for kind in range(7):
             own = by == kind
@@ -81,11 +86,11 @@ def test_agreement_by_class_and_who_alone_is_right():
             assert values["agreement_by_class"][kind] == pytest.approx((np.array(says) == wants)[own].mean())
     with pytest.raises(ValueError, match="same examples"):
         dict(agreement(student, Predictions(teacher.logits[:9], None)))
-    with pytest.raises(ValueError, match="in one order"):
+    with pytest.raises(ValueError, match="in the same order"):
         dict(agreement(student, teacher._replace(labels=teacher.labels[::-1])))
 
 
-def test_halves_hold_every_example_once_and_every_class_of_sorted_data():
+def test_halves_contain_every_example_once_and_every_class_of_sorted_data():
     model = Predictions(np.arange(14.0).reshape(7, 2), np.array([0, 0, 0, 0, 1, 1, 1]))
     even, odd = halves(model)
     assert sorted([*even.logits[:, 0], *odd.logits[:, 0]]) == model.logits[:, 0].tolist()

@@ -1,9 +1,9 @@
-"""The gap, telling another dataset apart, and accuracy by training-set size."""
+"""The gap, separation from another dataset, and accuracy by number of training images."""
 
 import numpy as np
 import pytest
 
-from kd_keras.evaluation import Predictions, Trained, by_training_size, generalization
+from kd_keras.evaluation import Predictions, SizedRun, generalization, group_by_training_size
 
 RANDOM = np.random.default_rng(0)
 
@@ -17,7 +17,7 @@ def area(known, other):
     return np.mean([(a > b) + (a == b) / 2 for a in known for b in other])
 
 
-def test_the_areas_are_shares_of_pairs_that_stand_in_order():
+def test_the_areas_are_shares_of_pairs_in_the_right_order():
     test, other = drawn(40, 3.0), drawn(30, 1.5)
     found = dict(generalization(test, other=other._replace(labels=None)))
     exps = [np.exp(each.logits.astype("float64")) for each in (test, other)]
@@ -35,14 +35,14 @@ def test_the_gap():
     assert dict(generalization(test)) == dict(generalization(test, train._replace(labels=None))) == {}
 
 
-def test_runs_that_differ_in_their_training_images_alone():
+def test_runs_that_differ_only_in_their_training_images_are_grouped():
     def run(split, size, accuracy, **others):
-        return Trained({"train_split": split, "dataset": "digits", **others}, size, accuracy)
+        return SizedRun({"train_split": split, "dataset": "digits", **others}, size, accuracy)
 
     runs = {"all": run("train", 1000, 0.97), "few": run("train[:100]", 100, 0.8), "some": run("train[:300]", 300, 0.9)}
     runs |= {"distilled": run("train[:100]", 100, 0.85, method="kd"), "again": run("train", 1000, 0.96)}
     rows = [("few", 100, 0.8), ("some", 300, 0.9), ("all", 1000, 0.97), ("again", 1000, 0.96)]
-    assert by_training_size(runs) == [rows]
+    assert group_by_training_size(runs) == [rows]
     runs["distilled on all"] = run("train", 1000, 0.98, method="kd")
-    assert by_training_size(runs)[1] == [("distilled", 100, 0.85), ("distilled on all", 1000, 0.98)]
-    assert by_training_size({"one": runs["all"], "again": runs["again"]}) == []
+    assert group_by_training_size(runs)[1] == [("distilled", 100, 0.85), ("distilled on all", 1000, 0.98)]
+    assert group_by_training_size({"one": runs["all"], "again": runs["again"]}) == []

@@ -1,4 +1,4 @@
-"""Intervals against scipy's bootstrap and the normal approximation, McNemar against sums of the binomial."""
+"""Intervals compared with scipy's bootstrap and the normal approximation, McNemar with sums of the binomial."""
 
 from math import comb, sqrt
 
@@ -14,7 +14,7 @@ LABELS = RANDOM.integers(0, 3, COUNT)
 
 
 def model(errors):
-    """Answers that are wrong where `errors` `(N,)` says so."""
+    """Predictions that are wrong for the examples that `errors` `(N,)` marks."""
     return Predictions(np.eye(3, dtype="float32")[(LABELS + errors) % 3], LABELS)
 
 
@@ -38,12 +38,16 @@ def test_the_paired_difference():
     found = dict(intervals(model(ONE), model(OTHER)))
     assert found["difference"] == pytest.approx(OTHER.mean() - ONE.mean())
     paired = bootstrap(
-        [~ONE * 1, ~OTHER * 1], lambda one, other, axis: (one - other).mean(axis), paired=True, n_resamples=9999,
-        method="percentile", rng=np.random.default_rng(1),
+        [~ONE * 1, ~OTHER * 1],
+        lambda one, other, axis: (one - other).mean(axis),
+        paired=True,
+        n_resamples=9999,
+        method="percentile",
+        rng=np.random.default_rng(1),
     )
     ends = [found["difference_low"], found["difference_high"]]
     assert ends == pytest.approx(list(paired.confidence_interval), abs=0.008)
-    both = ONE | (RANDOM.random(COUNT) < 0.05)  # nearly the same errors: a far narrower interval than two alone
+    both = ONE | (RANDOM.random(COUNT) < 0.05)  # nearly the same errors: a much narrower interval
     narrow = dict(intervals(model(ONE), model(both)))
     assert narrow["difference_high"] - narrow["difference_low"] < 0.6 * (ends[1] - ends[0])
     turned = dict(intervals(model(OTHER), model(ONE)))
@@ -51,8 +55,8 @@ def test_the_paired_difference():
 
 
 def test_mcnemar_exactly():
-    only, theirs = int((~ONE & OTHER).sum()), int((ONE & ~OTHER).sum())
-    tail = sum(comb(only + theirs, k) for k in range(min(only, theirs) + 1)) / 2 ** (only + theirs)
+    gained, lost = int((~ONE & OTHER).sum()), int((ONE & ~OTHER).sum())
+    tail = sum(comb(gained + lost, k) for k in range(min(gained, lost) + 1)) / 2 ** (gained + lost)
     found = dict(intervals(model(ONE), model(OTHER)))["mcnemar"]
     assert found == pytest.approx(min(1.0, 2 * tail), rel=1e-9) and 0 < found < 0.05
 

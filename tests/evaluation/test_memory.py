@@ -1,4 +1,4 @@
-"""What memory cannot be measured of; what it measures stands in its docstring, which runs, as it takes a process."""
+"""What memory cannot be measured for. The measurement itself, which takes a process, is tested by its docstring."""
 
 import keras
 import pytest
@@ -6,6 +6,6 @@ import pytest
 from kd_keras.evaluation import memory
 
 
-def test_an_input_of_unknown_size_is_refused():
+def test_an_input_of_unknown_size_is_an_error():
     with pytest.raises(ValueError, match="known shape"):
         dict(memory(keras.Sequential([keras.Input((None, 8, 1)), keras.layers.Conv2D(2, 3)])))

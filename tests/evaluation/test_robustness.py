@@ -1,4 +1,4 @@
-"""Errors on spoilt images against one pass after the other, and the ratio to the teacher's."""
+"""Errors on corrupted images compared with separate passes, and the ratio to the teacher's errors."""
 
 import keras
 import numpy as np
@@ -21,9 +21,9 @@ def test_errors_of_every_severity_and_the_ratio_to_the_teachers():
     assert set(found) == {"error_gaussian_noise", "error_contrast", "corruption_error", "mce"} == set(of_teacher)
     by_hand = {}
     for name in NAMES:
-        spoilt = [corrupt(IMAGES, name, severity) / np.float32(255) for severity in range(1, 6)]
+        corrupted = [corrupt(IMAGES, name, severity).astype("float32") for severity in range(1, 6)]
         for net in (model, teacher):
-            wrong = [np.mean(np.argmax(net(each), -1) != LABELS) for each in spoilt]
+            wrong = [np.mean(np.argmax(net(batch), -1) != LABELS) for batch in corrupted]
             by_hand.setdefault(name, {})[net] = wrong
         np.testing.assert_allclose(found[f"error_{name}"], by_hand[name][model])
         np.testing.assert_allclose(of_teacher[f"error_{name}"], by_hand[name][teacher])
@@ -34,13 +34,13 @@ def test_errors_of_every_severity_and_the_ratio_to_the_teachers():
 
 def test_a_teachers_preprocessing_is_part_of_it():
     model = convolutional()
-    shifted = Teacher(model, preprocess=lambda images: 40 * images - 20, class_order=[4, 3, 2, 1, 0])
+    shifted = Teacher(model, preprocess=lambda images: 40 * images / 255 - 20, class_order=[4, 3, 2, 1, 0])
     found = dict(robustness(shifted, IMAGES, LABELS, corruptions=["contrast"]))["error_contrast"]
-    spoilt = corrupt(IMAGES, "contrast", 5) / np.float32(255)
-    assert found[4] == pytest.approx(np.mean(4 - np.argmax(model(40 * spoilt - 20), -1) != LABELS))
+    corrupted = corrupt(IMAGES, "contrast", 5) / np.float32(255)
+    assert found[4] == pytest.approx(np.mean(4 - np.argmax(model(40 * corrupted - 20), -1) != LABELS))
 
 
-def test_a_teacher_that_never_errs():
+def test_a_teacher_without_errors():
     perfect = {"error_gaussian_noise": np.zeros(5), "error_contrast": np.full(5, 0.5)}
     model = keras.Sequential([keras.Input(SHAPE), keras.layers.Flatten(), keras.layers.Dense(CLASSES)])
     found = dict(robustness(model, IMAGES, LABELS, perfect, NAMES))

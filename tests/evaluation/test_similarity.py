@@ -1,4 +1,4 @@
-"""CKA against the mean over all quadruples of examples, against matrices of HSIC, and by its properties."""
+"""CKA compared with the mean over all quadruples of examples and with the biased estimate, and its properties."""
 
 from itertools import permutations
 
@@ -8,14 +8,14 @@ import pytest
 
 from kd_keras import Teacher, models
 from kd_keras.evaluation import grams, similarity
-from kd_keras.evaluation.similarity import centred_gram
+from kd_keras.evaluation.similarity import centered_gram
 from tests.support.networks import SHAPE, convolutional
 
 RANDOM = np.random.default_rng(0)
 
 
 def cka(x, y):
-    return dict(similarity([centred_gram(x)], [centred_gram(y)]))["cka"].item()
+    return dict(similarity([centered_gram(x)], [centered_gram(y)]))["cka"].item()
 
 
 def by_quadruples(k, m):
@@ -30,7 +30,7 @@ def biased(x, y):
     return np.linalg.norm(y.T @ x) ** 2 / np.linalg.norm(x.T @ x) / np.linalg.norm(y.T @ y)
 
 
-def test_against_all_quadruples():
+def test_the_unbiased_estimate_is_the_mean_over_all_quadruples():
     x, y = RANDOM.normal(size=(8, 3)) + 1, RANDOM.normal(size=(8, 5))
     y[:, 0] += x[:, 0]
     k, m = x @ x.T, y @ y.T
@@ -50,31 +50,33 @@ def test_properties():
     assert cka(x, x) == pytest.approx(1) and cka(x, 3 * x @ turn + 5) == pytest.approx(1)
     assert cka(x, y) == pytest.approx(cka(y, x)) == pytest.approx(cka(x @ turn, y))
     unrelated = RANDOM.normal(size=(40, 200))
-    assert abs(cka(unrelated, y)) < 0.1 < 0.7 < biased(unrelated, y)  # what the bias would have shown
+    assert abs(cka(unrelated, y)) < 0.1 < 0.7 < biased(unrelated, y)  # what the biased estimate would show
     assert np.isnan(cka(x, np.ones((40, 3))))
     with pytest.raises(ValueError, match="same images"):
         cka(x, y[:9])
     with pytest.raises(ValueError, match="four"):
-        centred_gram(x[:3])
+        centered_gram(x[:3])
 
 
 def test_the_stages_of_networks():
     images = RANDOM.integers(0, 256, (20, *SHAPE)).astype("uint8")
     model = convolutional()
-    found = grams(model, images, batch_size=8)
+    found = grams(Teacher(model, preprocess=lambda images: images / 255), images, batch_size=8)
     taps = keras.Model(model.input, [model.get_layer("relu1").output, model.get_layer("relu2").output])
     large, small = (np.array(each) for each in taps(images / np.float32(255)))
     large = large.reshape(20, 4, 2, 4, 2, 4).mean((2, 4))  # 8x8 to 4x4
-    for gram, stage in zip(found, (large, small)):
-        np.testing.assert_allclose(gram, centred_gram(stage.reshape(20, -1)), rtol=1e-4, atol=1e-4)
+    for gram, stage in zip(found, (large, small), strict=True):
+        np.testing.assert_allclose(gram, centered_gram(stage.reshape(20, -1)), rtol=1e-4, atol=1e-4)
     other = convolutional(6, shape=(12, 12, 3))
-    table = dict(similarity(found, grams(Teacher(other, preprocess=lambda images: 2 * images - 1), images)))["cka"]
+    table = dict(similarity(found, grams(Teacher(other, preprocess=lambda images: images / 127.5 - 1), images)))["cka"]
     resized = keras.ops.image.resize(2 * (images / np.float32(255)) - 1, (12, 12))
-    theirs = np.array(keras.Model(other.input, other.get_layer("relu1").output)(resized))
-    theirs = theirs.reshape(20, 4, 3, 4, 3, 6).mean((2, 4))  # 12x12 to 4x4
-    expected = [cka(each.reshape(20, -1), theirs.reshape(20, -1)) for each in (large, small)]
+    features = np.array(keras.Model(other.input, other.get_layer("relu1").output)(resized))
+    features = features.reshape(20, 4, 3, 4, 3, 6).mean((2, 4))  # 12x12 to 4x4
+    expected = [cka(stage.reshape(20, -1), features.reshape(20, -1)) for stage in (large, small)]
+    bare = grams(model, images)
+    assert dict(similarity(bare, bare))["cka"].diagonal() == pytest.approx(np.ones(2))
     assert table.shape == (2, 2) and table[:, 0] == pytest.approx(expected, abs=1e-5)
     with pytest.raises(ValueError, match="stages"):
         grams(models.build("mlp", SHAPE, 3), images)
-    with pytest.raises(ValueError, match="one network"):
+    with pytest.raises(ValueError, match="layers of one network"):
         grams(Teacher([model, model]), images)

@@ -14,10 +14,10 @@ from tests.support.reference import Case, random
 def reference(student, teacher, margin=1.0):
     """The two cases of the definition, neuron by neuron."""
     losses = np.zeros(len(student[0]))
-    for layer, (ours, theirs) in enumerate(zip(student, teacher)):
+    for layer, (student_map, teacher_map) in enumerate(zip(student, teacher, strict=True)):
         weight = 0.5 ** (len(student) - 1 - layer) * 3 / 1000
-        for place in np.ndindex(ours.shape):
-            s, t = ours[place], theirs[place]
+        for place in np.ndindex(student_map.shape):
+            s, t = student_map[place], teacher_map[place]
             if t <= 0 and s > -margin:
                 losses[place[0]] += weight * (s + margin) ** 2
             if t > 0 and s <= margin:
@@ -42,31 +42,31 @@ CASES += [
 ]
 
 
-def test_the_last_map_weighs_one_and_earlier_ones_half_of_the_next():
+def test_the_last_map_has_weight_one_and_earlier_maps_half_the_next():
     zeros, ones = np.zeros((2, 2, 2, 1), "float32"), np.ones((2, 2, 2, 1), "float32")  # 4 neurons, each 1 off
     np.testing.assert_allclose(ab_loss(zeros, ones), [0.012, 0.012], rtol=1e-6)
     np.testing.assert_allclose(ab_loss([zeros] * 3, [ones] * 3), [0.021, 0.021], rtol=1e-6)  # 1 + 1/2 + 1/4
 
 
-def test_zero_beyond_the_margin_on_the_right_side():
+def test_the_loss_is_zero_beyond_the_margin_on_the_correct_side():
     teacher = random(3, 2, 2, 4, seed=0)
     assert np.all(np.asarray(ab_loss(1.5 * np.sign(teacher), teacher)) == 0)
     assert np.all(np.asarray(ab_loss(0.5 * np.sign(teacher), teacher)) > 0)
     assert np.all(np.asarray(ab_loss(-0 * teacher - 1, 0 * teacher)) == 0)  # a teacher's zero is off
 
 
-def test_the_connectors_are_without_activation_and_train():
+def test_the_connectors_have_no_activation_and_train():
     method = AB()
     distiller = compiled(Distiller(student=convolutional(4), teacher=convolutional(6), methods=[method]))
     assert [tuple(c.output_shape) for c in method.connectors] == [(None, 8, 8, 6), (None, 4, 4, 12)]
     assert np.min(method.connectors[0](random(2, 8, 8, 4, seed=1))) < 0
     before = values(method.trainable_variables)
     distiller.fit(*examples(), verbose=0)
-    assert all(np.abs(a - b).max() > 0 for a, b in zip(before, values(method.trainable_variables)))
+    assert all(np.abs(a - b).max() > 0 for a, b in zip(before, values(method.trainable_variables), strict=True))
 
 
-def test_the_two_stages():
-    """First the classifier stands still, then the connectors do."""
+def test_training_in_two_stages():
+    """In the first stage the classifier is constant, in the second stage the connectors are."""
     method, student = AB(weight={0: 1.0, 2: 0.0}), convolutional(4)
     distiller = Distiller(student=student, teacher=convolutional(6), methods=[method], hard_weight={0: 0.0, 2: 1.0})
     compiled(distiller, optimizer="sgd")
@@ -80,6 +80,6 @@ def test_the_two_stages():
 
 
 @pytest.mark.parametrize("margin, error", [(0, ValueError), (-1.0, ValueError), ("wide", TypeError)])
-def test_a_wrong_margin(margin, error):
+def test_an_invalid_margin_raises(margin, error):
     with pytest.raises(error, match="margin"):
         AB(margin=margin)

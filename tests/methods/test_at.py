@@ -14,12 +14,14 @@ from tests.support.reference import Case, pooled, random, unit
 def reference(student, teacher, power=2.0):
     """An example and a pair at a time: attention, position by position, and the mean of its squared differences."""
     total = np.zeros(len(student[0]))
-    for s, t in zip(student, teacher):
+    for s, t in zip(student, teacher, strict=True):
         size = min(s.shape[1], t.shape[1]), min(s.shape[2], t.shape[2])
         s, t = pooled(s, size), pooled(t, size)
         for i in range(len(s)):
-            ours, theirs = (np.array([(np.abs(p) ** power).mean() for row in x[i] for p in row]) for x in (s, t))
-            total[i] += ((unit(ours) - unit(theirs)) ** 2).mean()
+            student_attention, teacher_attention = (
+                np.array([(np.abs(p) ** power).mean() for row in x[i] for p in row]) for x in (s, t)
+            )
+            total[i] += ((unit(student_attention) - unit(teacher_attention)) ** 2).mean()
     return total
 
 
@@ -41,12 +43,12 @@ CASES = [
 ]
 
 
-def test_zero_where_the_maps_are_the_same_up_to_scale_and_width():
+def test_the_loss_is_zero_for_maps_equal_up_to_scale_and_width():
     maps = random(3, 4, 4, 2)
     np.testing.assert_allclose(at_loss(maps, np.concatenate([-5 * maps, 5 * maps], -1)), np.zeros(3), atol=1e-12)
 
 
-def test_pairs_are_summed_and_one_may_come_alone():
+def test_pairs_are_summed_and_a_single_map_needs_no_list():
     s, t = random(3, 4, 4, 2), random(3, 4, 4, 5, seed=1)
     np.testing.assert_allclose(at_loss([s, s], [t, t]), 2 * np.array(at_loss(s, t)), rtol=1e-6)
     with pytest.raises(ValueError):
@@ -54,12 +56,12 @@ def test_pairs_are_summed_and_one_may_come_alone():
 
 
 @pytest.mark.parametrize("power, error", [(0.5, ValueError), (-2, ValueError), ("two", TypeError)])
-def test_a_wrong_power(power, error):
+def test_an_invalid_power_raises(power, error):
     with pytest.raises(error, match="power"):
         AT(power=power)
 
 
-def test_taps_that_are_no_maps():
+def test_taps_that_are_not_maps_raise():
     method = AT(student_tap="logits", teacher_tap="logits")
     with pytest.raises(ValueError, match=r"(?s)maps \(B, H, W, C\).*stages\[1\]"):
         Distiller(student=convolutional(), teacher=convolutional(), methods=[method])

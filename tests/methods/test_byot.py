@@ -1,4 +1,4 @@
-"""BYOT against NumPy in float64, and whom each exit learns from."""
+"""BYOT against NumPy in float64, and what each exit learns from."""
 
 import keras
 import numpy as np
@@ -14,7 +14,7 @@ from tests.support.reference import Case, log_softmax, random
 def reference(student, teacher, labels, alpha=0.3, temperature=3.0):
     total = np.zeros(len(teacher))
     for logits in student:
-        for row, (z, t) in enumerate(zip(logits, teacher)):
+        for row, (z, t) in enumerate(zip(logits, teacher, strict=True)):
             log_s, log_t = log_softmax(z / temperature), log_softmax(t / temperature)
             divergence = (np.exp(log_t) * (log_t - log_s)).sum()
             truth = labels[row] if labels.ndim > 1 else np.eye(len(z))[labels[row]]
@@ -23,7 +23,7 @@ def reference(student, teacher, labels, alpha=0.3, temperature=3.0):
 
 
 def features(student, teacher):
-    return sum(np.linalg.norm(each - teacher, axis=-1) for each in student)
+    return sum(np.linalg.norm(vectors - teacher, axis=-1) for vectors in student)
 
 
 LABELS = np.arange(6) % 4
@@ -38,7 +38,7 @@ CASES = [
 
 
 def student(width=4, normalised=False):
-    """Two exits and their mean, without BatchNorm of their own."""
+    """Two exits and their mean, without BatchNorm."""
     inputs = keras.Input(SHAPE)
     x = layers.Conv2D(width, 3, activation="relu")(inputs)
     first = layers.Dense(CLASSES, name="exit1")(layers.GlobalAveragePooling2D(name="exit1_features")(x))
@@ -48,7 +48,7 @@ def student(width=4, normalised=False):
 
 
 def gradient_reaches(method, teacher=None):
-    """Which of a student's exits a step of the method alone moves."""
+    """The student's exits that a step of the method without other losses changes."""
     net = student()
     distiller = compiled(Distiller(student=net, teacher=teacher, methods=[method], hard_weight=0), metrics=None)
     before = {name: values(net.get_layer(name).weights) for name in ("exit1", "exit2")}
@@ -56,7 +56,7 @@ def gradient_reaches(method, teacher=None):
     return {name for name in before if np.abs(before[name][0] - values(net.get_layer(name).weights)[0]).max() > 0}
 
 
-def test_the_deepest_exit_learns_from_labels_alone():
+def test_the_deepest_exit_learns_from_labels_only():
     assert gradient_reaches(BYOT(alpha=1.0, feature_weight=0)) == {"exit1", "exit2"}
     net = student()
     distiller = Distiller(student=net, methods=[BYOT(alpha=1.0, feature_weight=0.0)], hard_weight=0)
@@ -64,27 +64,27 @@ def test_the_deepest_exit_learns_from_labels_alone():
     exits = [keras.Model(net.input, net.get_layer(f"exit{number}").output)(images).numpy() for number in (1, 2)]
     for y in (labels, 0 * labels):
         _, taps = distiller._student(images, training=True)
-        found = distiller.methods[0](taps, {}, Batch(images, y), Step(0, 0))
-        own = -log_softmax(exits[1].astype("float64"))[np.arange(4), y]
-        np.testing.assert_allclose(found, reference(exits[:1], exits[1], y, alpha=1.0) + own, rtol=1e-5)
+        loss = distiller.methods[0](taps, {}, Batch(images, y), Step(0, 0))
+        deepest_loss = -log_softmax(exits[1].astype("float64"))[np.arange(4), y]
+        np.testing.assert_allclose(loss, reference(exits[:1], exits[1], y, alpha=1.0) + deepest_loss, rtol=1e-5)
 
 
-def test_a_teacher_teaches_every_exit():
+def test_every_exit_learns_from_a_teacher():
     teacher = convolutional(6, name="teacher")
     assert gradient_reaches(BYOT(from_teacher=True, alpha=1.0, feature_weight=0), teacher) == {"exit1", "exit2"}
 
 
-def test_features_of_another_width_are_mapped():
+def test_features_of_another_width_get_a_linear_layer():
     distiller = Distiller(student=student(), methods=[BYOT()])
     assert [tuple(v.shape) for v in distiller.methods[0].trainable_variables] == [(4, 8), (8,)]
 
 
-def test_what_it_refuses():
+def test_invalid_uses_raise():
     with pytest.raises(ValueError, match="alpha"):
         BYOT(alpha=2)
     with pytest.raises(ValueError, match=r"exit\?"):
         Distiller(student=convolutional(), methods=[BYOT()])
     distiller = Distiller(student=student(), methods=[BYOT()], hard_weight=0)
     distiller.compile(optimizer="sgd")
-    with pytest.raises(ValueError, match="labels for BYOT"):
+    with pytest.raises(ValueError, match="BYOT needs labels, but the batch has none"):
         distiller.fit(examples()[0], verbose=0)

@@ -15,7 +15,7 @@ from tests.support.reference import Case, random
 
 
 def reference(student, teacher):
-    """Neighbour by neighbour."""
+    """Neighbor by neighbor."""
     apart = np.abs(student - teacher)
     return np.mean([np.sum(apart[i] * apart[i + 1]) for i in range(len(apart) - 1)])
 
@@ -39,7 +39,7 @@ def kernel_case(name, seed, width=6, **rule):
 
 
 CASES = [
-    Case("neighbours", cc_loss, reference, random(9, 6, seed=0), (random(9, 6, seed=1),), step=1e-6),
+    Case("neighbors", cc_loss, reference, random(9, 6, seed=0), (random(9, 6, seed=1),), step=1e-6),
     kernel_case("gaussian", 2),
     kernel_case("gaussian of order 4, other widths", 4, width=3, gamma=0.2, order=4),
     kernel_case("bilinear", 6, width=8, kernel="bilinear"),
@@ -47,12 +47,12 @@ CASES = [
 
 
 @pytest.mark.parametrize("loss", [cc_loss, cc_kernel_loss])
-def test_zero_where_student_is_teacher(loss):
+def test_the_loss_is_zero_at_the_teacher(loss):
     x = random(6, 4)
     assert float(loss(x, x)) == 0
 
 
-def test_neighbours_need_two_and_go_by_order():
+def test_neighbors_depend_on_the_order_of_the_batch():
     s, t = random(6, 4), random(6, 4, seed=1)
     assert float(cc_loss(s[:1], t[:1])) == 0
     assert float(cc_loss(s[[0, 2, 1, 3, 4, 5]], t[[0, 2, 1, 3, 4, 5]])) != pytest.approx(float(cc_loss(s, t)), rel=1e-3)
@@ -68,7 +68,7 @@ def test_the_taylor_series_approaches_the_gaussian_of_unit_vectors():
 
 
 @pytest.mark.parametrize("kind", [CC, CCKernel])
-def test_both_embeddings_train_and_start_as_published(kind):
+def test_both_embeddings_train_from_the_published_initial_values(kind):
     method = kind(width=16, weight=1.0)
     distiller = compiled(Distiller(student=convolutional(4), teacher=convolutional(6), methods=[method]))
     embeddings = distiller.methods[0].trainable_variables
@@ -77,7 +77,7 @@ def test_both_embeddings_train_and_start_as_published(kind):
     for kernel, wide in ((before[0], 8), (before[2], 12)):
         assert 0.8 * wide**-0.5 < np.abs(kernel).max() <= wide**-0.5
     distiller.fit(*examples(), verbose=0)
-    changed = [np.abs(a - b).max() > 0 for a, b in zip(before, values(embeddings))]
+    changed = [np.abs(a - b).max() > 0 for a, b in zip(before, values(embeddings), strict=True)]
     assert all(changed)
 
 
@@ -92,12 +92,12 @@ def test_both_embeddings_train_and_start_as_published(kind):
         (CCKernel, {"order": "two"}, TypeError),
     ],
 )
-def test_wrong_arguments(kind, wrong, error):
+def test_invalid_arguments_raise(kind, wrong, error):
     with pytest.raises(error, match=next(iter(wrong))):
         kind(**wrong)
 
 
-def test_maps_and_several_taps_do_not_fit():
+def test_maps_and_several_taps_raise():
     spec = {"embedding": TapSpec("s", (None, 4)), "stages[1]": TapSpec("m", (None, 4, 4, 2))}
     with pytest.raises(ValueError, match="embedding"):
         CC(student_tap="stages[1]").bind(spec, spec)

@@ -21,12 +21,12 @@ def reference(student, teacher, student_memory, teacher_memory, counts, constant
     noise = negatives / examples
     total = np.zeros(len(student))
     sides = ((student, teacher_memory, constants[0]), (teacher, student_memory, constants[1]))
-    for embedding, (positive, others), constant in sides:
+    for embedding, (positive, negatives), constant in sides:
         for i, anchor in enumerate(unit(embedding)):
             p = np.exp(positive[i] @ anchor / temperature) / constant
             total[i] -= np.log(p / (p + noise + 1e-7))
-            for j, other in enumerate(others):
-                p = np.exp(other @ anchor / temperature) / constant
+            for j, negative in enumerate(negatives):
+                p = np.exp(negative @ anchor / temperature) / constant
                 total[i] -= counts[i, j] * np.log(noise / (p + noise + 1e-7))
     return total
 
@@ -35,10 +35,10 @@ def in_batch(student, teacher, labels=None, temperature=0.07):
     """InfoNCE from both sides, one image after the other."""
     v, u, total = unit(student), unit(teacher), np.zeros(len(student))
     for i in range(len(v)):
-        others = [j for j in range(len(v)) if j == i or labels is None or labels[j] != labels[i]]
+        candidates = [j for j in range(len(v)) if j == i or labels is None or labels[j] != labels[i]]
         for anchor, candidates in ((v[i], u), (u[i], v)):
-            scores = np.array([anchor @ candidates[j] / temperature for j in others])
-            total[i] += np.log(np.exp(scores).sum()) - scores[others.index(i)]
+            scores = np.array([anchor @ candidates[j] / temperature for j in candidates])
+            total[i] += np.log(np.exp(scores).sum()) - scores[candidates.index(i)]
     return total
 
 
@@ -71,7 +71,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*shuffle", "ignore:Gradients do
 
 def bound(count=12, width=(6, 9), **options):
     method = CRD(**{"examples": count, "negatives": 50, "width": 8, "seed": 3} | options)
-    method.bind(*({"embedding": TapSpec(name, (None, size))} for name, size in zip("st", width)))
+    method.bind(*({"embedding": TapSpec(name, (None, size))} for name, size in zip("st", width, strict=True)))
     return method
 
 
@@ -80,15 +80,15 @@ def taps(batch=4, width=(6, 9), seed=0):
 
 
 def embedded(method, student, teacher):
-    return [unit(np.array(e(side["embedding"]))) for e, side in zip(method.embeds, (student, teacher))]
+    return [unit(np.array(e(side["embedding"]))) for e, side in zip(method.embedders, (student, teacher), strict=True)]
 
 
 def test_the_published_number_of_negatives():
-    one = case("published", 2, 128, 16384, constants=(5e4, 6e4))
-    assert one.value_error() < 1e-5
+    published = case("published", 2, 128, 16384, constants=(5e4, 6e4))
+    assert published.value_error() < 1e-5
 
 
-def test_the_memories_at_first_and_after_a_batch():
+def test_the_memories_initially_and_after_a_batch():
     method = bound(count=2000)
     before = [np.array(memory) for memory in (method.student_memory, method.teacher_memory)]
     limit = np.sqrt(3 / 8)
@@ -96,7 +96,9 @@ def test_the_memories_at_first_and_after_a_batch():
     student, teacher = taps()
     index, label = np.array([5, 0, 1999, 7]), np.array([2, 0, 1, 2])
     method(student, teacher, Batch(None, label, index=index), STEP)
-    for old, memory, new in zip(before, (method.student_memory, method.teacher_memory), embedded(method, *taps())):
+    for old, memory, new in zip(
+        before, (method.student_memory, method.teacher_memory), embedded(method, *taps()), strict=True
+    ):
         expected = old.copy()
         expected[index] = unit(0.5 * old[index] + 0.5 * new)
         np.testing.assert_allclose(memory, expected, atol=1e-6)
@@ -120,13 +122,13 @@ def test_the_constants_are_those_of_the_first_batch():
     np.testing.assert_array_equal(method.constants, first)
 
 
-def test_the_negatives_are_of_other_classes_and_keep_the_sum():
+def test_the_negatives_are_of_other_classes_and_their_counts_sum_to_k():
     total, index, classes = 100000, np.array([0, 1, 2, 3]), np.arange(12) % 3
     method = bound(negatives=total)
     method.classes.assign(classes)
     method.constants.assign([3e5, 4e5])
     memories = [np.array(memory, "float64") for memory in (method.student_memory, method.teacher_memory)]
-    found = float(method(*taps(), Batch(None, classes[index], index=index), STEP))
+    loss = float(method(*taps(), Batch(None, classes[index], index=index), STEP))
     # The same draw: of each example's m draws of other classes, each counts K / m times.
     drawn = np.array(keras.random.randint((total,), 0, 12, seed=keras.random.SeedGenerator(3)))
     counts = np.bincount(drawn, minlength=12) * (classes[index][:, None] != classes[None, :])
@@ -135,10 +137,10 @@ def test_the_negatives_are_of_other_classes_and_keep_the_sum():
     assert np.abs(counts[counts > 0] - total / 8).max() < 5 * 1.5 * np.sqrt(2 / 3 * total * 1 / 8 * 7 / 8)
     remembered = [(memory[index], memory) for memory in memories]
     expected = reference(*embedded(method, *taps()), *remembered, counts, (3e5, 4e5), total, 12, 0.07).mean()
-    assert found == pytest.approx(expected, rel=1e-4)
+    assert loss == pytest.approx(expected, rel=1e-4)
 
 
-def test_a_class_that_is_all_of_the_data_has_no_negatives():
+def test_a_single_class_has_no_negatives():
     method = bound()
     method.classes.assign(np.zeros(12))
     loss = method(*taps(), Batch(None, np.zeros(4, int), index=np.arange(4)), STEP)
@@ -160,7 +162,7 @@ def _same():
 
 
 @pytest.mark.parametrize("options", [{"examples": 12}, {"examples": None}])
-def test_examples_weigh(options):
+def test_the_loss_uses_example_weights(options):
     def loss(weight):
         keras.utils.set_random_seed(1)
         return float(bound(**options)(*taps(), Batch(None, weight=weight, index=np.arange(4)), STEP))
@@ -178,24 +180,24 @@ def test_without_memory_it_has_no_state_and_needs_no_index():
     assert float(bound(examples=None)(*taps(batch=1), Batch(None), STEP)) == pytest.approx(0, abs=1e-6)
 
 
-def test_without_memory_replicas_make_the_same_update():
+def test_without_memory_replicas_compute_the_same_update():
     x, y = examples(37)
     results = []
     for devices in (1, 2):
         with mirrored(devices).scope():
-            distiller = harness.distiller(CRD, normalised=False, arguments={"examples": None})
+            distiller = harness.distiller(CRD, normalized=False, arguments={"examples": None})
         history = distiller.fit(tf.data.Dataset.from_tensor_slices((x, y)).batch(16), epochs=2, verbose=0).history
         results.append((values(distiller.trainable_variables), history["crd"]))
     assert same(results[0][0], results[1][0], atol=1e-5)
     np.testing.assert_allclose(results[0][1], results[1][1], rtol=1e-4)
 
 
-def test_replicas_keep_the_same_memories():
+def test_replicas_have_equal_memories():
     x, y = harness.batch(CRD, 37)
     results = []
     for devices in (1, 2):
         with mirrored(devices).scope():
-            distiller = harness.distiller(CRD, normalised=False)
+            distiller = harness.distiller(CRD, normalized=False)
         distiller.fit(tf.data.Dataset.from_tensor_slices((x, y)).batch(16), epochs=2, verbose=0)
         method = distiller.methods[0]
         for variable in method.non_trainable_variables:
@@ -205,7 +207,7 @@ def test_replicas_keep_the_same_memories():
     assert same(*results, atol=2e-5) and np.array(method.classes).tolist() == [*y, -1, -1, -1]
 
 
-def test_a_batch_without_index_or_beyond_the_memory():
+def test_a_missing_index_or_one_beyond_the_memory_raises():
     with pytest.raises(ValueError, match=r"(?s)batch.index.*'crd'.*data.training\(..., with_index=True\)"):
         bound()(*taps(), Batch(None, np.zeros(4)), STEP)
     distiller = harness.distiller(CRD, jit_compile=True)
@@ -231,12 +233,12 @@ def test_a_batch_without_index_or_beyond_the_memory():
         ({"seed": -1}, ValueError),
     ],
 )
-def test_wrong_arguments(options, error):
+def test_invalid_arguments_raise(options, error):
     with pytest.raises(error, match=next(iter(options))):
         CRD(**options)
 
 
-def test_taps_that_are_no_embeddings():
+def test_taps_that_are_not_embeddings_raise():
     method = CRD(student_tap="stages[0]")
     with pytest.raises(ValueError, match=r"(?s)vectors \(B, D\).*\(None, 4, 4, 3\).*embedding"):
         method.bind({"stages[0]": TapSpec("s", (None, 4, 4, 3))}, {"embedding": TapSpec("t", (None, 5))})

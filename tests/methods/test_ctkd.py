@@ -41,25 +41,25 @@ def theta_gradient(method, epoch):
     return float(loss), float(tape.gradient(loss, method.theta.value))
 
 
-@pytest.mark.parametrize("epoch, share", [(0, 0.1), (4, 0.5), (8, 0.9), (9, 1.0), (100, 1.0)])
-def test_the_gradient_of_the_temperature_is_reversed_by_and_by(epoch, share):
+@pytest.mark.parametrize("epoch, progress", [(0, 0.1), (4, 0.5), (8, 0.9), (9, 1.0), (100, 1.0)])
+def test_the_gradient_of_the_temperature_is_reversed_gradually(epoch, progress):
     method = CTKD()
     method.bind(SPECS, SPECS)
     student, teacher = (random(16, 10, seed=seed, scale=8.0).astype("float64") for seed in (1, 2))
     above, below = (reference(student, teacher, theta=1 + step).mean() for step in (1e-5, -1e-5))
     loss, gradient = theta_gradient(method, epoch)
     assert loss == pytest.approx(reference(student, teacher).mean(), rel=1e-5)
-    assert gradient == pytest.approx((math.cos(math.pi * share) - 1) / 2 * (above - below) / 2e-5, rel=1e-3)
+    assert gradient == pytest.approx((math.cos(math.pi * progress) - 1) / 2 * (above - below) / 2e-5, rel=1e-3)
 
 
-def test_without_a_ramp_it_is_reversed_at_once():
+def test_without_a_ramp_it_is_reversed_from_the_start():
     with_ramp, without = CTKD(), CTKD(ramp_epochs=0)
     for method in (with_ramp, without):
         method.bind(SPECS, SPECS)
     assert theta_gradient(without, 0) == pytest.approx(theta_gradient(with_ramp, 9), rel=1e-5)
 
 
-def test_it_owns_one_number_that_moves_to_where_the_loss_is_larger():
+def test_theta_is_trained_towards_a_larger_loss():
     method = CTKD(ramp_epochs=0, weight=1.0)
     student, teacher = convolutional(), convolutional(6, kernel_initializer="random_normal")
     distiller = compiled(Distiller(student=student, teacher=teacher, methods=[method]))
@@ -76,6 +76,6 @@ def test_it_owns_one_number_that_moves_to_where_the_loss_is_larger():
     "arguments, error",
     [({"start": 0}, ValueError), ({"end": 0}, ValueError), ({"ramp_epochs": -1}, ValueError), ({"end": ""}, TypeError)],
 )
-def test_wrong_arguments(arguments, error):
+def test_invalid_arguments_raise(arguments, error):
     with pytest.raises(error, match=next(iter(arguments))):
         CTKD(**arguments)

@@ -7,39 +7,19 @@ import pytest
 
 from kd_keras.contracts import TapSpec
 from kd_keras.methods import CWD, cwd_loss
-from tests.support.reference import Case, log_softmax, random
-
-
-def resized(maps, size):
-    """Bilinear, pixel by pixel: centres at halves, the edges repeated."""
-    (height, width), (rows, columns) = maps.shape[1:3], size
-
-    def around(place, length, cells):
-        at = min(max((place + 0.5) * length / cells - 0.5, 0), length - 1)
-        low = int(at)
-        return low, min(low + 1, length - 1), at - low
-
-    out = np.zeros((len(maps), rows, columns, maps.shape[-1]))
-    for i in range(rows):
-        for j in range(columns):
-            top, bottom, down = around(i, height, rows)
-            left, right, across = around(j, width, columns)
-            above = (1 - across) * maps[:, top, left] + across * maps[:, top, right]
-            below = (1 - across) * maps[:, bottom, left] + across * maps[:, bottom, right]
-            out[:, i, j] = (1 - down) * above + down * below
-    return out
+from tests.support.reference import Case, log_softmax, random, resized
 
 
 def reference(student, teacher, temperature=1.0):
     """An example and a channel at a time."""
     total = np.zeros(len(student[0]))
-    for s, t in zip(student, teacher):
+    for s, t in zip(student, teacher, strict=True):
         s = resized(s, t.shape[1:3])
         for i in range(len(s)):
             divergences = []
             for c in range(s.shape[-1]):
-                ours, theirs = (log_softmax(x[i, :, :, c].ravel() / temperature) for x in (s, t))
-                divergences.append(temperature**2 * (np.exp(theirs) * (theirs - ours)).sum())
+                log_student, log_teacher = (log_softmax(x[i, :, :, c].ravel() / temperature) for x in (s, t))
+                divergences.append(temperature**2 * (np.exp(log_teacher) * (log_teacher - log_student)).sum())
             total[i] += np.mean(divergences)
     return total
 
@@ -56,7 +36,7 @@ CASES = [
 ]
 
 
-def test_zero_where_channels_differ_by_a_constant():
+def test_the_loss_is_zero_if_channels_differ_by_a_constant():
     maps = random(3, 4, 4, 2)
     np.testing.assert_allclose(cwd_loss(maps + np.array([3, -2], "float32"), maps), np.zeros(3), atol=1e-6)
 
@@ -67,18 +47,18 @@ def bound(student, teacher):
     return method
 
 
-def test_a_convolution_only_where_widths_differ():
+def test_there_is_a_convolution_only_if_widths_differ():
     assert bound((4, 4, 3), (8, 8, 3)).variables == []
     (kernel,) = bound((4, 4, 3), (8, 8, 5)).trainable_variables
     assert tuple(kernel.shape) == (1, 1, 3, 5)
 
 
-def test_free_sizes_that_agree():
+def test_equal_free_sizes_are_allowed():
     """A segmentation network of any size of image."""
     assert bound((None, None, 3), (None, None, 3)).variables == []
 
 
-def test_what_does_not_fit():
+def test_networks_that_do_not_fit_raise():
     with pytest.raises(ValueError, match=r"(?s)maps \(B, H, W, C\).*stages"):
         bound((8,), (8,))
     with pytest.raises(ValueError, match="temperature"):

@@ -13,11 +13,16 @@ pytestmark = pytest.mark.filterwarnings("ignore:Gradients do not exist")
 
 def reference(student, teacher):
     """The mean square of the differences, element by element."""
-    return np.array([np.mean([(a - b) ** 2 for a, b in zip(s.ravel(), t.ravel())]) for s, t in zip(student, teacher)])
+    return np.array(
+        [
+            np.mean([(a - b) ** 2 for a, b in zip(s.ravel(), t.ravel(), strict=True)])
+            for s, t in zip(student, teacher, strict=True)
+        ]
+    )
 
 
 def several(student, teacher):
-    return sum(reference(*pair) for pair in zip(student, teacher))
+    return sum(reference(*pair) for pair in zip(student, teacher, strict=True))
 
 
 CASES = [
@@ -39,7 +44,7 @@ def bound(student, teacher):
     return method
 
 
-def test_zero_at_identity_and_as_many_maps_of_both():
+def test_the_loss_is_zero_at_the_teacher_and_needs_equal_numbers_of_maps():
     x = random(2, 3, 3, 4)
     np.testing.assert_array_equal(dense_loss(x, x), [0, 0])
     with pytest.raises(ValueError):
@@ -47,7 +52,7 @@ def test_zero_at_identity_and_as_many_maps_of_both():
 
 
 def bilinear(maps, size):
-    """Each output pixel from its four neighbours, with the pixels' centres at halves."""
+    """Each output pixel from its four neighbors, with the pixels' centers at halves."""
     height, width = maps.shape[1:3]
     out = np.zeros((len(maps), *size, maps.shape[-1]))
     for i in range(size[0]):
@@ -76,7 +81,7 @@ def test_a_student_of_any_size():
     assert method.adapters[0](random(2, 7, 9, 3)).shape == (2, 4, 4, 5)
 
 
-def test_the_adapter_trains_on_images_alone_also_compiled():
+def test_the_adapter_trains_on_images_without_labels_with_xla():
     from kd_keras import Distiller
 
     method = Dense(student_tap="stages[1]", teacher_tap="stages[0]")  # 4x4 to 8x8
@@ -85,11 +90,13 @@ def test_the_adapter_trains_on_images_alone_also_compiled():
     before = values(method.trainable_variables)
     history = distiller.fit(examples()[0], epochs=5, verbose=0).history
     assert history["dense"][-1] < history["dense"][0]
-    assert all(np.abs(a - b).max() > 0 for a, b in zip(before, values(method.trainable_variables)))
+    assert all(np.abs(a - b).max() > 0 for a, b in zip(before, values(method.trainable_variables), strict=True))
 
 
-def test_maps_that_cannot_be_followed():
-    with pytest.raises(ValueError, match=r"(?s)known size.*'s' \(None, 4, 4, 3\).*'t' \(None, None, None, 5\).*Remedy"):
+def test_maps_without_a_known_size_and_vectors_raise():
+    with pytest.raises(
+        ValueError, match=r"(?s)known size.*'s' \(None, 4, 4, 3\).*'t' \(None, None, None, 5\).*Build the teacher"
+    ):
         bound((4, 4, 3), (None, None, 5))
     with pytest.raises(ValueError, match=r"(?s)maps.*\(None, 10\).*stages"):
         bound((10,), (4, 4, 5))

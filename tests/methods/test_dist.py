@@ -33,20 +33,22 @@ CASES = [
     case("a hundred classes", classes=100, scale=4.0),
     case("near the teacher", near=0.9, scale=2.0),
     case("temperature 4, unequal weights", beta=2.0, gamma=0.5, temperature=4.0, scale=4.0),
-    case("unlikely classes, where 1e-8 counts", classes=100, scale=12.0),
+    case("unlikely classes, for which 1e-8 matters", classes=100, scale=12.0),
 ]
 
 
-def test_correlations_by_numpy():
-    """Where 1e-8 is small beside the norms, they are those of `np.corrcoef`."""
+def test_correlations_equal_those_of_numpy():
+    """If 1e-8 is small compared to the norms, they equal those of `np.corrcoef`."""
     student, teacher = random(30, 4, seed=1, scale=2.0), random(30, 4, seed=2, scale=2.0)
     y_s, y_t = softmax(student), softmax(teacher)
-    inter, intra = (1 - np.mean([np.corrcoef(a, b)[0, 1] for a, b in zip(*ab)]) for ab in ((y_s, y_t), (y_s.T, y_t.T)))
+    inter, intra = (
+        1 - np.mean([np.corrcoef(a, b)[0, 1] for a, b in zip(*ab, strict=True)]) for ab in ((y_s, y_t), (y_s.T, y_t.T))
+    )
     assert float(dist_loss(student, teacher, gamma=0.0)) == pytest.approx(inter, rel=1e-5)
     assert float(dist_loss(student, teacher, beta=0.0)) == pytest.approx(intra, rel=1e-5)
 
 
-def test_zero_at_the_teacher_and_no_temperature_squared():
+def test_the_loss_is_zero_at_the_teacher_and_has_no_squared_temperature():
     logits = random(16, 10, scale=3.0)
     assert 0 <= float(dist_loss(logits, logits)) < 1e-5
     assert float(dist_loss(logits, logits[::-1].copy(), temperature=4.0)) < 4  # 2 (beta + gamma) bounds it
@@ -59,12 +61,12 @@ def test_positions_count_as_examples():
 
 
 def test_a_batch_of_one_has_no_part_over_examples():
-    alone = Case("", functools.partial(dist_loss, beta=0.0), None, random(1, 10, seed=1), (random(1, 10, seed=2),))
-    assert float(alone.loss(alone.student, *alone.others)) == 1.0
-    np.testing.assert_array_equal(alone.gradients()[0], np.zeros((1, 10)))
+    case = Case("", functools.partial(dist_loss, beta=0.0), None, random(1, 10, seed=1), (random(1, 10, seed=2),))
+    assert float(case.loss(case.student, *case.others)) == 1.0
+    np.testing.assert_array_equal(case.gradients()[0], np.zeros((1, 10)))
 
 
-def test_wrong_arguments():
+def test_invalid_arguments_raise():
     with pytest.raises(ValueError, match="temperature"):
         DIST(temperature=0)
     with pytest.raises(TypeError, match="gamma"):

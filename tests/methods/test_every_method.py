@@ -1,4 +1,4 @@
-"""The harness: every file in kd_keras/methods keeps the contract."""
+"""Every file in kd_keras/methods keeps the contract of a method."""
 
 import inspect
 import re
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from kd_keras import methods
+from kd_keras.methods import listing
 from tests.support import harness
 from tests.support.networks import CLASSES, same, values
 
@@ -15,17 +16,20 @@ NAMES = harness.method_files()
 KINDS = [kind for name in NAMES for kind in harness.classes(name)]
 CASES = [pytest.param(case, id=f"{name}-{case.name}") for name, case in harness.cases()]
 every = pytest.mark.parametrize("kind", KINDS)
+PAPER = r"\d{4}\.\d{4,5}|CVPR|ECCV|ICCV|ICLR|AAAI|NeurIPS"
 QUIET = ("Gradients do not exist", "The teacher is right", ".*shuffle")
 pytestmark = [pytest.mark.filterwarnings(f"ignore:{text}") for text in QUIET]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_file(name):
+def test_the_file_names_its_paper_and_exports_its_loss(name):
     module = harness.module(name)
-    assert re.search(r"\d{4}\.\d{4,5}|CVPR|ECCV|ICCV|ICLR|AAAI|NeurIPS", module.__doc__), "the docstring names no paper"
+    assert re.search(PAPER, module.__doc__), "the docstring names no paper"
     assert f"{name}_loss" in methods.__all__ and harness.classes(name) and harness.tests_of(name).CASES
     for kind in harness.classes(name):
         assert kind.__name__ in methods.__all__ and kind.family
+        assert re.search(rf"^\D+ \d{{4}}, ({PAPER})$", kind.paper), f"{kind.__name__}.paper: {kind.paper!r}"
+        assert kind.__doc__ and "**options" not in str(inspect.signature(kind))
     for loss in harness.losses(name):
         assert list(inspect.signature(loss).parameters)[:2] == ["student", "teacher"]
         assert ">>>" in loss.__doc__ and "(B" in loss.__doc__
@@ -37,17 +41,17 @@ def test_value_and_gradient(case):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_finite_at_the_edges(case):
+def test_the_loss_is_finite_in_edge_cases(case):
     for edge, (student, others) in case.edges().items():
         assert np.isfinite(case.loss(student, *others)).all(), edge
         assert all(np.isfinite(gradient).all() for gradient in case.gradients(student, others)), edge
 
 
 @every
-def test_its_configuration_and_weight_come_back(kind):
-    again = harness.reload(harness.method(kind, weight=0.25))
-    same_one = harness.method(kind, weight=0.25).get_config()
-    assert type(again) is kind and again.weight == 0.25 and again.get_config() == same_one
+def test_the_configuration_and_the_weight_are_restored(kind):
+    reloaded = harness.reload(harness.method(kind, weight=0.25))
+    config = harness.method(kind, weight=0.25).get_config()
+    assert type(reloaded) is kind and reloaded.weight == 0.25 and reloaded.get_config() == config
     schedule = keras.optimizers.schedules.CosineDecay(1.0, 10)
     assert harness.reload(harness.method(kind, weight=schedule)).weight.get_config() == schedule.get_config()
     by_epoch = harness.reload(harness.method(kind, weight={0: 1, 3: 0.5})).weight
@@ -57,23 +61,35 @@ def test_its_configuration_and_weight_come_back(kind):
 
 
 @every
-def test_it_moves_the_student_is_saved_loaded_and_goes_on(kind, tmp_path):
+def test_the_signature_shows_all_arguments_and_the_defaults_of_the_class(kind):
+    parameters = inspect.signature(kind).parameters
+    assert set(parameters) == set(harness.method(kind).get_config())
+    assert parameters["weight"].default == kind.default_weight == kind().weight
+    assert parameters["name"].default is None and kind().name == kind.__name__.lower()
+    if {"student_tap", "teacher_tap"} <= set(parameters):
+        assert (parameters["student_tap"].default, parameters["teacher_tap"].default) == kind.taps == kind().taps
+    with pytest.raises(TypeError, match="wait"):
+        kind(wait=1.0)
+
+
+@every
+def test_it_trains_the_student_and_resumes_from_a_file(kind, tmp_path):
     distiller = harness.distiller(kind)
-    distiller.hard_weight = 0  # so that the method alone moves it
+    distiller.hard_weight = 0  # so that only the method trains the student
     before = values(distiller.student.trainable_variables)
     x, y = harness.batch(kind)
     history = distiller.fit(x, y, epochs=3, shuffle=False, verbose=0).history
     assert np.isfinite(history[distiller.methods[0].name]).all()
     after = values(distiller.student.trainable_variables)
-    assert any(np.abs(a - b).max() > 0 for a, b in zip(before, after)) == kind.trains_student
+    assert any(np.abs(a - b).max() > 0 for a, b in zip(before, after, strict=True)) == kind.trains_student
     distiller.save(tmp_path / "distiller.keras")
-    again = keras.saving.load_model(tmp_path / "distiller.keras")
-    again.jit_compile = False
+    resumed = keras.saving.load_model(tmp_path / "distiller.keras")
+    resumed.jit_compile = False
     if distiller.methods[0].taps.teacher:
-        again.attach(distiller.teacher.networks[0])
-    one, other = (d.fit(x, y, epochs=2, shuffle=False, verbose=0).history["loss"] for d in (distiller, again))
-    np.testing.assert_allclose(one, other, rtol=1e-6)
-    assert same(values(distiller.variables), values(again.variables), atol=1e-6)
+        resumed.attach(distiller.teacher.networks[0])
+    losses = [model.fit(x, y, epochs=2, shuffle=False, verbose=0).history["loss"] for model in (distiller, resumed)]
+    np.testing.assert_allclose(*losses, rtol=1e-6)
+    assert same(values(distiller.variables), values(resumed.variables), atol=1e-6)
 
 
 @every
@@ -88,7 +104,7 @@ def test_xla_and_eager_agree(kind):
 
 @every
 @pytest.mark.parametrize("replicas", [2, pytest.param(4, marks=pytest.mark.slow)])
-def test_replicas_make_the_same_update(kind, replicas):
+def test_several_replicas_compute_the_same_update_as_one(kind, replicas):
     weights, logs = harness.replicas_difference(kind, replicas, count=37 if replicas == 2 else 40)
     assert weights < 1e-5 and logs < 1e-4
 
@@ -103,17 +119,24 @@ def test_half_precision(kind):
 
 
 @every
-def test_finite_at_the_edges_of_the_data(kind):
+def test_training_is_finite_in_edge_cases(kind):
     x, y = harness.batch(kind)
     distiller = harness.distiller(kind, optimizer=keras.optimizers.SGD(1e-9))
     images = x["kd_inputs"] if kind.needs_index else x
-    edges = {"zeros": 0 * images, "the same twice": np.repeat(images[:1], 32, 0), "large": 1e4 * images}
-    for edge, images in {**edges, "one example": images[:1]}.items():
-        given = {"kd_inputs": images, "kd_index": x["kd_index"][: len(images)]} if kind.needs_index else images
-        logged = distiller.fit(given, y[: len(images)], batch_size=32, verbose=0).history
+    edges = {
+        "zeros": 0 * images,
+        "equal images": np.repeat(images[:1], 32, 0),
+        "large values": 1e4 * images,
+        "one example": images[:1],
+    }
+    for edge, edge_images in edges.items():
+        count = len(edge_images)
+        inputs = {"kd_inputs": edge_images, "kd_index": x["kd_index"][:count]} if kind.needs_index else edge_images
+        logged = distiller.fit(inputs, y[:count], batch_size=32, verbose=0).history
         assert np.isfinite(logged[distiller.methods[0].name]).all(), edge
         assert all(np.isfinite(value).all() for value in values(distiller.variables)), edge
 
 
-def test_the_harness_found_them():
-    assert {"kd", "fitnet"} <= set(NAMES) and CLASSES == 5
+def test_all_methods_are_enrolled():
+    assert len(NAMES) >= 33 and len(KINDS) >= 36 and len(CASES) >= 126 and CLASSES == 5
+    assert {kind.__name__ for kind in KINDS} == {kind.__name__ for kind in listing.list_kinds()}

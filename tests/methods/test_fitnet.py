@@ -12,7 +12,7 @@ from tests.support.reference import Case, random
 
 def reference(student, teacher):
     """The mean square of the differences, an example at a time, summed over pairs of maps."""
-    return sum(((s - t) ** 2).reshape(len(s), -1).mean(-1) for s, t in zip(student, teacher))
+    return sum(((s - t) ** 2).reshape(len(s), -1).mean(-1) for s, t in zip(student, teacher, strict=True))
 
 
 def maps(seed):
@@ -22,7 +22,7 @@ def maps(seed):
 CASES = [Case("two maps", fitnet_loss, reference, maps(0), (maps(2),))]
 
 
-def test_several_maps_are_summed_and_one_may_come_alone():
+def test_several_maps_are_summed_and_a_single_map_needs_no_list():
     zeros, ones = np.zeros((2, 3, 3, 1), "float32"), np.ones((2, 3, 3, 1), "float32")
     np.testing.assert_allclose(fitnet_loss([zeros, zeros], [ones, 2 * ones]), [5.0, 5.0])
     np.testing.assert_allclose(fitnet_loss(zeros, ones), [1.0, 1.0])
@@ -52,18 +52,18 @@ def test_the_regressor(student, teacher, kernel):
     assert len(method.trainable_variables) == 3  # kernel, BatchNorm's scale and offset
 
 
-def test_no_regressor_where_shapes_agree():
+def test_no_regressor_if_shapes_agree():
     assert bound((8, 8, 4), (8, 8, 4)).variables == []
 
 
-def test_maps_that_cannot_be_brought_together():
-    with pytest.raises(ValueError, match=r"(?s)'s' \(None, 4, 4, 2\).*'t' \(None, 9, 9, 2\).*Remedy"):
+def test_maps_without_a_common_shape_raise():
+    with pytest.raises(ValueError, match=r"(?s)'s' \(None, 4, 4, 2\).*'t' \(None, 9, 9, 2\).*Tap stages"):
         bound((4, 4, 2), (9, 9, 2))
     with pytest.raises(ValueError, match="stage"):
         bound((10,), (10,))
 
 
-def test_the_adapter_trains_and_does_not_leave_with_the_student(tmp_path):
+def test_the_adapter_trains_and_is_not_saved_with_the_student(tmp_path):
     import keras
 
     student, teacher = convolutional(4), convolutional(6)
@@ -71,13 +71,13 @@ def test_the_adapter_trains_and_does_not_leave_with_the_student(tmp_path):
     adapter = distiller.methods[0].trainable_variables
     before = values(adapter)
     distiller.fit(*examples(), verbose=0)
-    assert all(np.abs(a - b).max() > 0 for a, b in zip(before, values(adapter)))
+    assert all(np.abs(a - b).max() > 0 for a, b in zip(before, values(adapter), strict=True))
     student.save(tmp_path / "student.keras")
-    alone = keras.saving.load_model(tmp_path / "student.keras")
-    assert len(alone.variables) == len(convolutional(4).variables)
+    reloaded = keras.saving.load_model(tmp_path / "student.keras")
+    assert len(reloaded.variables) == len(convolutional(4).variables)
 
 
-def test_a_student_without_such_a_stage():
+def test_a_missing_stage_raises():
     with pytest.raises(ValueError, match=r"(?s)stages\[7\].*2 stages"):
         Distiller(student=convolutional(), teacher=convolutional(), methods=[FitNet(student_tap="stages[7]")])
 
@@ -98,4 +98,6 @@ def test_an_adapter_on_two_replicas():
     before = values(distiller.methods[0].trainable_variables)
     history = distiller.fit(*examples(), epochs=5, verbose=0).history
     assert history["fitnet"][-1] < history["fitnet"][0]
-    assert all(np.abs(a - b).max() > 0 for a, b in zip(before, values(distiller.methods[0].trainable_variables)))
+    assert all(
+        np.abs(a - b).max() > 0 for a, b in zip(before, values(distiller.methods[0].trainable_variables), strict=True)
+    )

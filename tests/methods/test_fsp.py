@@ -31,7 +31,9 @@ def reference(student, teacher):
 
 
 def maps(seed, *sizes):
-    return [random(4, *size, width, seed=seed + width) for size, width in zip(sizes, (3, 5, 4))]
+    return [
+        random(4, *size, width, seed=seed + width) for size, width in zip(sizes, (3, 5, 4)[: len(sizes)], strict=True)
+    ]
 
 
 CASES = [
@@ -46,24 +48,26 @@ CASES = [
 ]
 
 
-def test_zero_where_student_is_teacher_and_for_a_turned_pair_of_maps():
-    ours = maps(0, (4, 4), (2, 2), (2, 2))
-    np.testing.assert_allclose(fsp_loss(ours, ours), np.zeros(4))
-    turned = [one[:, ::-1, ::-1] for one in ours]  # all positions of all maps, which the mean does not see
-    np.testing.assert_allclose(fsp_loss(ours, turned), np.zeros(4), atol=1e-12)
+def test_the_loss_is_zero_at_the_teacher_and_for_rotated_maps():
+    student_maps = maps(0, (4, 4), (2, 2), (2, 2))
+    np.testing.assert_allclose(fsp_loss(student_maps, student_maps), np.zeros(4))
+    rotated = [x[:, ::-1, ::-1] for x in student_maps]  # all positions of all maps, which the mean does not see
+    np.testing.assert_allclose(fsp_loss(student_maps, rotated), np.zeros(4), atol=1e-12)
 
 
-def test_unequal_channels_say_so():
-    with pytest.raises(ValueError, match=r"(?s)same channels.*'relu1' \(None, 8, 8, 4\).*\(None, 8, 8, 6\).*Remedy"):
+def test_unequal_channels_raise():
+    with pytest.raises(
+        ValueError, match=r"(?s)same channels.*'relu1' \(None, 8, 8, 4\).*\(None, 8, 8, 6\).*Choose a student"
+    ):
         Distiller(student=networks.convolutional(4), teacher=networks.convolutional(6), methods=[FSP()])
 
 
-def test_one_map_has_no_flow():
+def test_a_single_map_raises():
     method = FSP(student_tap="stages[0]", teacher_tap="stages[0]")
     with pytest.raises(ValueError, match=r"(?s)two or more maps.*relu1.*stages"):
         Distiller(student=networks.convolutional(6), teacher=networks.convolutional(6), methods=[method])
 
 
-def test_no_adapters():
+def test_there_are_no_adapters():
     distiller = Distiller(student=student(4), teacher=networks.convolutional(6), methods=[FSP()])
     assert distiller.methods[0].variables == []

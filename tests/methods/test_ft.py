@@ -19,17 +19,19 @@ def reference(student, teacher, form="paper"):
     size = tuple(np.minimum(student.shape[1:3], teacher.shape[1:3]))
     student, teacher = pooled(student, size), pooled(teacher, size)
     losses = []
-    for pair in zip(student, teacher):
+    for pair in zip(student, teacher, strict=True):
         if form == "attention":
-            pair = [np.array([[np.mean(place**2) for place in row] for row in one]) for one in pair]
-        ours, theirs = (one.ravel() / np.sqrt(np.sum(one**2)) for one in pair)
-        losses.append(sum(abs(a - b) for a, b in zip(ours, theirs)) / len(ours))
+            pair = [np.array([[np.mean(place**2) for place in row] for row in factor]) for factor in pair]
+        student_vector, teacher_vector = (factor.ravel() / np.sqrt(np.sum(factor**2)) for factor in pair)
+        losses.append(
+            sum(abs(a - b) for a, b in zip(student_vector, teacher_vector, strict=True)) / len(student_vector)
+        )
     return np.array(losses)
 
 
-def case(name, form, ours, theirs):
+def case(name, form, student_shape, teacher_shape):
     loss, expected = functools.partial(ft_loss, form=form), functools.partial(reference, form=form)
-    return Case(name, loss, expected, random(*ours, seed=1), (random(*theirs, seed=2),), step=1e-6)
+    return Case(name, loss, expected, random(*student_shape, seed=1), (random(*teacher_shape, seed=2),), step=1e-6)
 
 
 CASES = [
@@ -43,7 +45,7 @@ CASES = [
 ]
 
 
-def test_zero_where_directions_agree():
+def test_the_loss_is_zero_for_equal_directions():
     factor = random(3, 2, 2, 4, seed=0)
     for form in ("paper", "attention"):
         np.testing.assert_allclose(ft_loss(factor, 3 * factor, form=form), np.zeros(3), atol=1e-7)
@@ -58,7 +60,7 @@ def bound(student=(4, 4, 5), teacher=(4, 4, 8), **options):
 
 
 def trained(teacher, **options):
-    """A paraphraser after the first stage, and the losses of that."""
+    """A paraphraser after the first stage, and the losses of that stage."""
     student, method = convolutional(4), Paraphrase(**options)
     distiller = Distiller(student=student, teacher=teacher, methods=[method], hard_weight=0)
     distiller.compile(optimizer=keras.optimizers.Adam(0.01), jit_compile=False)
@@ -69,7 +71,7 @@ def trained(teacher, **options):
 
 
 @pytest.mark.filterwarnings("ignore:Gradients do not exist", "ignore:.*gradients")
-def test_the_two_stages(tmp_path):
+def test_training_in_two_stages(tmp_path):
     teacher = convolutional(6, name="teacher")
     paraphraser, losses = trained(teacher)
     assert losses[-1] < 0.8 * losses[0]
@@ -85,11 +87,11 @@ def test_the_two_stages(tmp_path):
     again = keras.saving.load_model(tmp_path / "distiller.keras")
     assert again.methods[0].frozen and same(frozen, values(again.methods[0].paraphraser.variables))
     again.attach(teacher)
-    ours, theirs = (d.fit(x, y, shuffle=False, verbose=0).history["ft"] for d in (distiller, again))
-    np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+    student_maps, teacher_maps = (d.fit(x, y, shuffle=False, verbose=0).history["ft"] for d in (distiller, again))
+    np.testing.assert_allclose(student_maps, teacher_maps, rtol=1e-5)
 
 
-def test_the_first_stage_is_saved_and_goes_on(tmp_path):
+def test_the_first_stage_resumes_from_a_file(tmp_path):
     teacher, x = convolutional(6, name="teacher"), examples()[0]
     distiller = Distiller(student=convolutional(4), teacher=teacher, methods=[Paraphrase()], hard_weight=0)
     distiller.compile(optimizer="sgd", jit_compile=False)
@@ -97,8 +99,10 @@ def test_the_first_stage_is_saved_and_goes_on(tmp_path):
     distiller.save(tmp_path / "distiller.keras")
     again = keras.saving.load_model(tmp_path / "distiller.keras")
     again.attach(teacher)
-    ours, theirs = (d.fit(x, epochs=2, shuffle=False, verbose=0).history["loss"] for d in (distiller, again))
-    np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+    student_maps, teacher_maps = (
+        d.fit(x, epochs=2, shuffle=False, verbose=0).history["loss"] for d in (distiller, again)
+    )
+    np.testing.assert_allclose(student_maps, teacher_maps, rtol=1e-5)
     assert same(values(distiller.variables), values(again.variables), atol=1e-6)
 
 
@@ -107,10 +111,10 @@ def test_the_translator_follows_the_given_factor():
     paraphrase.bind(Specs({}), Specs({"stages[-1]": TapSpec("map", (None, 4, 4, 8))}))
     method = bound(paraphraser=paraphrase.paraphraser)
     assert method.translator.output_shape == (None, 4, 4, 6)
-    ours, theirs = random(3, 4, 4, 5, seed=1), random(3, 4, 4, 8, seed=2)
-    factor = method.paraphraser.get_layer("encoder")(theirs)
-    expected = ft_loss(method.translator(ours, training=True), factor)
-    np.testing.assert_allclose(method({"a": ours}, {"b": theirs}, None, None), expected)
+    student_maps, teacher_maps = random(3, 4, 4, 5, seed=1), random(3, 4, 4, 8, seed=2)
+    factor = method.paraphraser.get_layer("encoder")(teacher_maps)
+    expected = ft_loss(method.translator(student_maps, training=True), factor)
+    np.testing.assert_allclose(method({"a": student_maps}, {"b": teacher_maps}, None, None), expected)
 
 
 def test_the_layers():
@@ -123,20 +127,20 @@ def test_the_layers():
     assert np.min(encoder(random(2, 4, 4, 8, seed=1))) < 0  # LeakyReLU
 
 
-def test_alone_it_trains_the_paraphraser_by_the_reconstruction_and_by_nothing_else():
+def test_without_a_first_stage_only_the_reconstruction_trains_the_paraphraser():
     import tensorflow as tf
 
     method = bound(reconstruction=0.25)
-    ours, theirs = random(3, 4, 4, 5, seed=1), random(3, 4, 4, 8, seed=2)
+    student_maps, teacher_maps = random(3, 4, 4, 5, seed=1), random(3, 4, 4, 8, seed=2)
     with tf.GradientTape(persistent=True) as tape:
-        loss = method({"a": ours}, {"b": theirs}, None, None)
-        error = 0.25 * tf.reduce_mean(tf.square(method.paraphraser(theirs) - theirs), axis=(1, 2, 3))
+        loss = method({"a": student_maps}, {"b": teacher_maps}, None, None)
+        error = 0.25 * tf.reduce_mean(tf.square(method.paraphraser(teacher_maps) - teacher_maps), axis=(1, 2, 3))
     variables = method.paraphraser.trainable_variables
-    for found, expected in zip(tape.gradient(loss, variables), tape.gradient(error, variables)):
-        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-7)
+    for gradient, expected in zip(tape.gradient(loss, variables), tape.gradient(error, variables), strict=True):
+        np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-7)
 
 
-def test_the_first_stage_against_the_mean_square():
+def test_the_loss_of_the_first_stage_is_the_mean_square():
     paraphrase = Paraphrase()
     paraphrase.bind(Specs({}), Specs({"stages[-1]": TapSpec("map", (None, 4, 4, 8))}))
     maps = random(3, 4, 4, 8, seed=2)
@@ -144,26 +148,26 @@ def test_the_first_stage_against_the_mean_square():
     np.testing.assert_allclose(paraphrase({}, {"stages[-1]": maps}, None, None), expected, rtol=1e-5)
 
 
-def test_a_paraphraser_that_does_not_fit():
+def test_a_paraphraser_that_does_not_fit_raises():
     with pytest.raises(TypeError, match="paraphraser"):
         FT(paraphraser="trained")
     with pytest.raises(ValueError, match=r'(?s)"encoder".*relu1.*Paraphrase'):
         FT(paraphraser=convolutional())
     paraphrase = Paraphrase()
     paraphrase.bind(Specs({}), Specs({"stages[-1]": TapSpec("map", (None, 4, 4, 8))}))
-    with pytest.raises(ValueError, match=r"(?s)'t' \(None, 4, 4, 9\).*\(None, 4, 4, 8\).*Remedy"):
+    with pytest.raises(ValueError, match=r"(?s)'t' \(None, 4, 4, 9\).*\(None, 4, 4, 8\).*Train one"):
         bound(teacher=(4, 4, 9), paraphraser=paraphrase.paraphraser)
 
 
 @pytest.mark.parametrize(
     "options, error", [({"form": "code"}, ValueError), ({"rate": 0}, ValueError), ({"reconstruction": "x"}, TypeError)]
 )
-def test_wrong_arguments(options, error):
+def test_invalid_arguments_raise(options, error):
     with pytest.raises(error, match=next(iter(options))):
         FT(**options)
 
 
-def test_one_map_of_each():
+def test_several_maps_raise():
     with pytest.raises(ValueError, match=r"(?s)one map.*stages\[-1\]"):
         Distiller(student=convolutional(4), teacher=convolutional(6), methods=[Paraphrase(teacher_tap="stages")])
     with pytest.raises(ValueError, match="one tap of each side"):

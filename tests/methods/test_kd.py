@@ -40,13 +40,13 @@ def test_the_value_that_keras_gets_wrong():
     student, teacher = np.array([[1.0, 2.0, 3.0]], "float32"), np.array([[3.0, 1.0, 0.5]], "float32")
     # By hand: p_t = softmax(3/4, 1/4, 1/8), p_s = softmax(1/4, 2/4, 3/4); 16 sum p_t log(p_t / p_s).
     p_t, p_s = softmax(teacher / 4.0), softmax(student / 4.0)
-    expected = 16 * sum(t * np.log(t / s) for t, s in zip(p_t[0], p_s[0]))
+    expected = 16 * sum(t * np.log(t / s) for t, s in zip(p_t[0], p_s[0], strict=True))
     assert float(kd_loss(student, teacher)[0]) == pytest.approx(expected, rel=1e-5)
-    theirs = float(keras.distillation.LogitsDistillation().compute_loss(teacher, student))
-    assert theirs != pytest.approx(expected, rel=0.1)
+    keras_loss = float(keras.distillation.LogitsDistillation().compute_loss(teacher, student))
+    assert keras_loss != pytest.approx(expected, rel=0.1)
 
 
-def test_zero_where_student_is_teacher_and_never_below():
+def test_the_loss_is_zero_at_the_teacher_and_never_negative():
     logits = np.random.default_rng(0).normal(size=(100, 7)).astype("float32")
     np.testing.assert_allclose(kd_loss(logits, logits), np.zeros(100), atol=1e-6)
     assert np.min(kd_loss(logits, logits[::-1].copy())) >= 0
@@ -55,19 +55,19 @@ def test_zero_where_student_is_teacher_and_never_below():
 @pytest.mark.parametrize(
     "temperature, error", [(0, ValueError), (-1, ValueError), ("hot", TypeError), (True, TypeError)]
 )
-def test_a_wrong_temperature(temperature, error):
+def test_an_invalid_temperature_raises(temperature, error):
     with pytest.raises(error, match="temperature"):
         KD(temperature=temperature)
 
 
-def test_one_logit_has_nothing_to_teach():
+def test_a_single_logit_raises():
     from kd_keras import Distiller
 
     with pytest.raises(ValueError, match="two or more classes"):
         Distiller(student=convolutional(classes=1), teacher=convolutional(classes=1), methods=[KD()])
 
 
-def test_class_counts_that_differ():
+def test_different_class_counts_raise():
     from kd_keras import Distiller
 
     with pytest.raises(ValueError, match=r"(?s)same classes.*\(None, 5\).*\(None, 7\).*class_order"):

@@ -20,7 +20,7 @@ SPECS = {"logits": TapSpec("net", (None, 10))}
 def reference(student, teacher, temperature=2.0):
     """T^2 KL of logits less their mean, divided by their standard deviation (of K - 1)."""
     losses = []
-    for z_s, z_t in zip(student, teacher):
+    for z_s, z_t in zip(student, teacher, strict=True):
         log_s, log_t = (log_softmax((z - z.mean()) / (1e-7 + z.std(ddof=1)) / temperature) for z in (z_s, z_t))
         losses.append(temperature**2 * (np.exp(log_t) * (log_t - log_s)).sum())
     return np.array(losses)
@@ -36,7 +36,7 @@ CASES = [
     case("CIFAR-100", classes=100),
     case("temperature 4, large logits", scale=100.0, temperature=4.0),
     case("three classes", classes=3),
-    case("small logits, where 1e-7 counts", scale=0.003, step=1e-7),
+    case("small logits, for which 1e-7 matters", scale=0.003, step=1e-7),
 ]
 
 
@@ -46,10 +46,10 @@ def test_the_unbiased_deviation():
     np.testing.assert_allclose(np.std(standardized(logits), axis=-1, ddof=1), np.ones(8), rtol=1e-5)
 
 
-def test_neither_size_nor_offset_counts_and_the_gradient_knows():
+def test_scale_and_offset_matter_neither_for_the_loss_nor_its_gradient():
     student, teacher = random(8, 10, seed=1), random(8, 10, seed=2)
-    moved = 7.0 * student - 2.0
-    np.testing.assert_allclose(lskd_loss(moved, teacher), lskd_loss(student, 0.1 * teacher), rtol=1e-4)
+    shifted = 7.0 * student - 2.0
+    np.testing.assert_allclose(lskd_loss(shifted, teacher), lskd_loss(student, 0.1 * teacher), rtol=1e-4)
     gradient = np.array(CASES[0].gradients()[0], "float64")  # across both directions in which nothing changes
     assert np.abs(gradient.sum(-1)).max() < 1e-4 * np.abs(gradient).max()
     assert np.abs((gradient * CASES[0].student).sum(-1)).max() < 1e-4 * np.abs(gradient).max()
@@ -60,7 +60,7 @@ def test_equal_logits_get_no_gradient():
     np.testing.assert_array_equal(Case("", lskd_loss, None, logits, (random(2, 5),)).gradients()[0], np.zeros((2, 5)))
 
 
-def test_of_two_logits_only_the_order_is_left():
+def test_two_logits_raise_because_only_their_order_remains():
     expected = np.array([[1, -1], [-1, 1]]) / 2**0.5
     np.testing.assert_allclose(standardized(np.array([[9.0, 1.0], [1.0, 1.1]])), expected, rtol=1e-5)
     two = {"logits": TapSpec("net", (None, 2))}
@@ -68,29 +68,29 @@ def test_of_two_logits_only_the_order_is_left():
         LSKD().bind(two, two)
 
 
-def seen(epoch=0):
+def arguments_at(epoch=0):
     outputs = (Outputs({"logits": random(6, 10, seed=seed, scale=4.0)}) for seed in (1, 2))
     return (*outputs, Batch(None, np.arange(6)), Step(tf.constant(0), tf.constant(epoch)))
 
 
-def test_a_host_sees_standardised_logits_and_keeps_its_weight():
+def test_a_host_sees_standardized_logits_and_keeps_its_weight():
     method = LSKD(host=DKD(weight={0: 1.0, 3: 0.25}, warmup_epochs=0, beta=2.0))
     method.bind(SPECS, SPECS)
-    student, teacher, batch, _ = seen()
+    student, teacher, batch, _ = arguments_at()
     logits = (standardized(side["logits"]) for side in (student, teacher))
     expected = np.array(dkd_loss(*logits, batch.label, beta=2.0))
-    np.testing.assert_allclose(method(*seen(0)), expected, rtol=1e-6)
-    np.testing.assert_allclose(method(*seen(5)), 0.25 * expected, rtol=1e-6)
+    np.testing.assert_allclose(method(*arguments_at(0)), expected, rtol=1e-6)
+    np.testing.assert_allclose(method(*arguments_at(5)), 0.25 * expected, rtol=1e-6)
 
 
 def test_kd_as_host_is_the_plain_method():
     method, plain = LSKD(host=KD(temperature=3.0, weight=1.0)), LSKD(temperature=3.0)
-    for each in (method, plain):
-        each.bind(SPECS, SPECS)
-    np.testing.assert_allclose(method(*seen()), plain(*seen()), rtol=1e-6)
+    for chosen in (method, plain):
+        chosen.bind(SPECS, SPECS)
+    np.testing.assert_allclose(method(*arguments_at()), plain(*arguments_at()), rtol=1e-6)
 
 
-def test_a_host_through_a_configuration():
+def test_a_host_is_restored_from_its_configuration():
     again = harness.reload(LSKD(host=DKD(beta=3.0, weight={0: 1.0}), weight=2.0))
     assert isinstance(again.host, DKD) and again.host.beta == 3.0 and again.host.weight.values == [(0, 1.0)]
     assert again.weight == 2.0 and harness.reload(LSKD()).host is None
@@ -119,7 +119,7 @@ def test_a_host_of_the_global_batch_on_two_replicas():
     np.testing.assert_allclose(*logs, rtol=1e-4)
 
 
-def test_hosts_that_cannot_be():
+def test_invalid_hosts_raise():
     with pytest.raises(ValueError, match=r"(?s)logits alone.*stages\[1\]"):
         LSKD(host=FitNet())
     with pytest.raises(TypeError, match="host"):

@@ -10,8 +10,10 @@ from tests.support.reference import Case, log_softmax, random
 
 
 def squares(rows_s, rows_t):
-    """The sum over pairs of rows of the square of what their products differ by, over the number of rows."""
-    total = sum((a @ b - c @ d) ** 2 for a, c in zip(rows_s, rows_t) for b, d in zip(rows_s, rows_t))
+    """The sum over pairs of rows of the squared difference of their products, divided by the number of rows."""
+    total = sum(
+        (a @ b - c @ d) ** 2 for a, c in zip(rows_s, rows_t, strict=True) for b, d in zip(rows_s, rows_t, strict=True)
+    )
     return total / len(rows_s)
 
 
@@ -46,7 +48,7 @@ def test_the_class_and_batch_terms_by_hand():
     assert float(mlkd_loss(student, teacher, temperatures=(1.0,))) - instance == pytest.approx(2.0, rel=1e-5)
 
 
-def test_zero_at_the_teacher():
+def test_the_loss_is_zero_at_the_teacher():
     logits = random(8, 10, scale=4.0)
     assert float(mlkd_loss(logits, logits)) == 0.0
 
@@ -62,6 +64,6 @@ def test_small_differences_keep_their_digits():
 @pytest.mark.parametrize(
     "temperatures, error", [((), ValueError), (4.0, ValueError), ((4.0, 0.0), ValueError), (("hot",), TypeError)]
 )
-def test_wrong_temperatures(temperatures, error):
+def test_invalid_temperatures_raise(temperatures, error):
     with pytest.raises(error, match="temperatures"):
         MLKD(temperatures=temperatures)

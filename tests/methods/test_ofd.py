@@ -8,7 +8,7 @@ import pytest
 from kd_keras import Distiller
 from kd_keras.contracts import TapSpec
 from kd_keras.methods import OFD, ofd_loss
-from kd_keras.methods.ofd import margins_of
+from kd_keras.methods.ofd import expected_margins
 from kd_keras.networks.taps import Specs
 from tests.support.networks import compiled, convolutional, examples, values
 from tests.support.reference import Case, pooled, random
@@ -17,10 +17,10 @@ from tests.support.reference import Case, pooled, random
 def reference(student, teacher, margins):
     """The cases of the published table, element by element."""
     losses = np.zeros(len(student[0]))
-    for layer, (ours, theirs, margin) in enumerate(zip(student, teacher, margins)):
-        theirs = pooled(theirs, ours.shape[1:3])
-        for place in np.ndindex(ours.shape):
-            s, t, m = ours[place], theirs[place], margin[place[-1]]
+    for layer, (student_map, teacher_map, margin) in enumerate(zip(student, teacher, margins, strict=True)):
+        teacher_map = pooled(teacher_map, student_map.shape[1:3])
+        for place in np.ndindex(student_map.shape):
+            s, t, m = student_map[place], teacher_map[place], margin[place[-1]]
             if t > 0:
                 distance = (s - t) ** 2
             elif t > m:
@@ -31,12 +31,14 @@ def reference(student, teacher, margins):
     return losses
 
 
-def case(name, ours, theirs):
-    margins = [-np.linspace(0.1, 1.5, shape[-1]) for shape in ours]
-    student = [random(*shape, seed=i) for i, shape in enumerate(ours)]
-    teacher = [random(*shape, seed=i + 10) for i, shape in enumerate(theirs)]
-    given = {"margins": margins}
-    return Case(name, functools.partial(ofd_loss, **given), functools.partial(reference, **given), student, (teacher,))
+def case(name, student_shapes, teacher_shapes):
+    margins = [-np.linspace(0.1, 1.5, shape[-1]) for shape in student_shapes]
+    student = [random(*shape, seed=i) for i, shape in enumerate(student_shapes)]
+    teacher = [random(*shape, seed=i + 10) for i, shape in enumerate(teacher_shapes)]
+    options = {"margins": margins}
+    return Case(
+        name, functools.partial(ofd_loss, **options), functools.partial(reference, **options), student, (teacher,)
+    )
 
 
 CASES = [
@@ -50,14 +52,14 @@ def test_a_margin_is_the_mean_of_the_negative_part():
     scale, offset = np.array([1.0, -2.0, 0.5, 1.0]), np.array([0.3, -1.0, 0.9, 2.5])
     normal = np.random.default_rng(0).normal(size=(2_000_000, 1)) * np.abs(scale) + offset
     expected = [column[column < 0].mean() for column in normal.T]
-    np.testing.assert_allclose(margins_of(scale, offset), expected, rtol=0.01)
+    np.testing.assert_allclose(expected_margins(scale, offset), expected, rtol=0.01)
 
 
-def test_margins_where_hardly_anything_or_nothing_is_negative():
+def test_margins_if_few_or_no_values_are_negative():
     expected = [-3.0, -6.0, 0.0, -2.0, 0.0]
-    margins = margins_of(np.array([1.0, -2.0, 0.0, 0.0, 0.0]), np.array([3.2, 10.0, 1.0, -2.0, 0.0]))
+    margins = expected_margins(np.array([1.0, -2.0, 0.0, 0.0, 0.0]), np.array([3.2, 10.0, 1.0, -2.0, 0.0]))
     np.testing.assert_allclose(margins, expected)
-    at_the_limit = margins_of(np.ones(2), np.array([3.08, 3.10]))  # 0.00103 and 0.00097 are negative
+    at_the_limit = expected_margins(np.ones(2), np.array([3.08, 3.10]))  # 0.00103 and 0.00097 are negative
     assert at_the_limit[0] > -1 and at_the_limit[1] == -3
 
 
@@ -69,16 +71,16 @@ def test_the_margins_are_those_of_the_teachers_batch_norms():
         norm.beta.assign(random(6 * stage, seed=stage + 2))
     method = OFD()
     distiller = compiled(Distiller(student=convolutional(4), teacher=teacher, methods=[method]))
-    expected = [margins_of(random(6 * stage, seed=stage), random(6 * stage, seed=stage + 2)) for stage in (1, 2)]
+    expected = [expected_margins(random(6 * stage, seed=stage), random(6 * stage, seed=stage + 2)) for stage in (1, 2)]
     before = values(method.margins)
-    for margin, value in zip(before, expected):
+    for margin, value in zip(before, expected, strict=True):
         np.testing.assert_allclose(margin, value)
     distiller.fit(*examples(), verbose=0)
-    for margin, value in zip(values(method.margins), before):
+    for margin, value in zip(values(method.margins), before, strict=True):
         np.testing.assert_array_equal(margin, value)
 
 
-def test_margins_come_with_the_file(tmp_path):
+def test_margins_are_loaded_from_the_file(tmp_path):
     import keras
 
     teacher = convolutional(6, normalised=True, name="teacher")
@@ -86,8 +88,8 @@ def test_margins_come_with_the_file(tmp_path):
     distiller = compiled(Distiller(student=convolutional(4), teacher=teacher, methods=[OFD()]))
     distiller.save(tmp_path / "distiller.keras")
     again = keras.saving.load_model(tmp_path / "distiller.keras")
-    for ours, theirs in zip(distiller.methods[0].margins, again.methods[0].margins):
-        np.testing.assert_array_equal(ours, theirs)
+    for margin, reloaded in zip(distiller.methods[0].margins, again.methods[0].margins, strict=True):
+        np.testing.assert_array_equal(margin, reloaded)
 
 
 def test_the_adapters():
@@ -101,6 +103,6 @@ def test_the_adapters():
     assert kernel.std() == pytest.approx(np.sqrt(2 / 600), rel=0.1)  # by fan-out; by fan-in sqrt(2 / 4)
 
 
-def test_a_teacher_without_batch_norm():
-    with pytest.raises(ValueError, match=r"(?s)BatchNormalization.*conv1.*Remedy"):
+def test_a_teacher_without_batch_norm_raises():
+    with pytest.raises(ValueError, match=r"(?s)BatchNormalization.*conv1.*\. [A-Z]"):
         Distiller(student=convolutional(4), teacher=convolutional(6), methods=[OFD()])

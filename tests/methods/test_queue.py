@@ -19,9 +19,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*shuffle", "ignore:Gradients do
 def reference(student, teacher, queue, filled=None, temperature=0.07):
     """KL(p_t || p_s) over the rows that are filled, by its definition."""
     result = []
-    for v, u in zip(unit(student), unit(teacher)):
+    for v, u in zip(unit(student), unit(teacher), strict=True):
         log_s, log_t = (log_softmax(np.array([row @ x for row in queue[:filled]]) / temperature) for x in (v, u))
-        result.append(sum(np.exp(t) * (t - s) for s, t in zip(log_s, log_t)))
+        result.append(sum(np.exp(t) * (t - s) for s, t in zip(log_s, log_t, strict=True)))
     return np.array(result)
 
 
@@ -41,7 +41,7 @@ CASES = [
 
 def bound(size, width=(6, 9)):
     method = Queue(size=size)
-    method.bind(*({"embedding": TapSpec(name, (None, one))} for name, one in zip("st", width)))
+    method.bind(*({"embedding": TapSpec(name, (None, size))} for name, size in zip("st", width, strict=True)))
     return method
 
 
@@ -49,16 +49,16 @@ def taps(batch, seed):
     return [Outputs({"embedding": random(batch, size, seed=seed + side)}) for side, size in enumerate((6, 9))]
 
 
-def test_zero_at_identity():
+def test_the_loss_is_zero_at_the_teacher():
     x = random(5, 8)
     np.testing.assert_allclose(queue_loss(x, 3 * x, unit(random(20, 8, seed=1))), np.zeros(5), atol=1e-6)
 
 
-def test_first_in_first_out():
+def test_the_queue_is_first_in_first_out():
     method, expected = bound(10), []
     for number, batch in enumerate((4, 4, 3, 12, 1)):
         student, teacher = taps(batch, seed=10 * number)
-        adapted = np.array(method.linear(student["embedding"]))
+        adapted = np.array(method.adapter(student["embedding"]))
         loss = float(method(student, teacher, Batch(None), STEP))
         expected = [*unit(teacher["embedding"]), *expected][:10]  # the batch is there before its loss
         assert int(method.filled) == len(expected)
@@ -67,15 +67,15 @@ def test_first_in_first_out():
         assert loss == pytest.approx(by_hand.mean(), rel=1e-4)
 
 
-def test_examples_weigh():
+def test_the_loss_uses_example_weights():
     student, teacher = taps(3, seed=0)
     method = bound(10)
-    loss = queue_loss(method.linear(student["embedding"]), teacher["embedding"], unit(teacher["embedding"]))
+    loss = queue_loss(method.adapter(student["embedding"]), teacher["embedding"], unit(teacher["embedding"]))
     weighted = method(student, teacher, Batch(None, weight=np.array([1.0, 0.0, 5.0])), STEP)
     assert float(weighted) == pytest.approx(float(loss[0] + 5 * loss[2]) / 3, rel=1e-5)
 
 
-def test_the_linear_layer_trains_and_images_alone_suffice():
+def test_the_linear_layer_trains_on_images_without_labels():
     from kd_keras import Distiller
     from tests.support.networks import convolutional
 
@@ -86,16 +86,16 @@ def test_the_linear_layer_trains_and_images_alone_suffice():
     assert [array.shape for array in before] == [(8, 12), (12,)] and 0.01 < before[0].std() < 0.03
     history = distiller.fit(examples(64)[0], epochs=15, batch_size=16, verbose=0).history
     assert history["queue"][-1] < history["queue"][2]
-    assert all(np.abs(a - b).max() > 0 for a, b in zip(before, values(method.trainable_variables)))
+    assert all(np.abs(a - b).max() > 0 for a, b in zip(before, values(method.trainable_variables), strict=True))
 
 
-def test_replicas_keep_one_queue():
+def test_replicas_have_equal_queues():
     import tensorflow as tf
 
     results = []
     for devices in (1, 2):
         with mirrored(devices).scope():
-            distiller = harness.distiller(Queue, normalised=False)
+            distiller = harness.distiller(Queue, normalized=False)
         distiller.fit(tf.data.Dataset.from_tensor_slices(examples(37)).batch(16), verbose=0)
         queue = distiller.methods[0].queue.value
         copies = [np.array(copy) for copy in getattr(queue, "values", [queue])]
@@ -105,11 +105,11 @@ def test_replicas_keep_one_queue():
 
 
 @pytest.mark.parametrize("options", [{"size": 0}, {"size": 1.5}, {"size": "auto"}, {"temperature": 0}])
-def test_wrong_arguments(options):
+def test_invalid_arguments_raise(options):
     with pytest.raises((ValueError, TypeError), match=next(iter(options))):
         Queue(**options)
 
 
-def test_taps_that_are_no_embeddings():
+def test_taps_that_are_not_embeddings_raise():
     with pytest.raises(ValueError, match=r"(?s)vectors \(B, D\).*\(None, 4, 4, 3\).*embedding"):
         Queue(student_tap="s").bind({"s": TapSpec("s", (None, 4, 4, 3))}, {"embedding": TapSpec("t", (None, 5))})

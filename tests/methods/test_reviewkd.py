@@ -15,7 +15,7 @@ OPTIONS = {"ReviewKD": {"warmup_epochs": 0}}  # or the loss would grow while it 
 def reference(student, teacher):
     """Level by level, both maps pooled by themselves."""
     total = 0
-    for s, t in zip(student, teacher):
+    for s, t in zip(student, teacher, strict=True):
         loss, sum_of_weights, weight = ((s - t) ** 2).mean((1, 2, 3)), 1.0, 1.0
         for size in (4, 2, 1):
             if size < s.shape[1]:
@@ -40,7 +40,7 @@ CASES = [
 
 def test_a_constant_difference_is_its_square_at_every_level():
     ones = [np.ones((2, size, size, 3), "float32") for size in (16, 4, 1)]
-    np.testing.assert_allclose(reviewkd_loss(ones, [0 * one for one in ones]), [3.0, 3.0])
+    np.testing.assert_allclose(reviewkd_loss(ones, [0 * actual for actual in ones]), [3.0, 3.0])
     np.testing.assert_allclose(reviewkd_loss(ones, ones), [0.0, 0.0])
     with pytest.raises(ValueError):
         reviewkd_loss(ones, ones[:2])
@@ -76,7 +76,7 @@ def test_the_adapters_shapes():
     assert wide.to_middle[0].output_shape[-1] == 512
 
 
-def normalised(x):
+def normalized(x):
     return (x - x.mean((0, 1, 2))) / np.sqrt(x.var((0, 1, 2)) + 1e-5)
 
 
@@ -89,7 +89,7 @@ def convolved(x, kernel):
     return out
 
 
-def suggest(x, size):
+def nearest(x, size):
     """Torch's nearest: place i takes place floor(i * length / size)."""
     rows, columns = ([int(i * length / size) for i in range(size)] for length in x.shape[1:3])
     return x[:, rows][:, :, columns]
@@ -97,21 +97,21 @@ def suggest(x, size):
 
 def test_the_fusion():
     method = bound()
-    ours = [random(4, 4, 4, 3, seed=1), random(4, 2, 2, 5, seed=2), random(4, 1, 1, 6, seed=3)]
-    found = method.fused(ours)
-    carried, expected = None, []
-    for level, (x, size, target) in enumerate(zip(ours[::-1], (1, 2, 4), (1, 3, 6))):
+    student_maps = [random(4, 4, 4, 3, seed=1), random(4, 2, 2, 5, seed=2), random(4, 1, 1, 6, seed=3)]
+    fused = method.fuse(student_maps)
+    deeper, expected = None, []
+    for level, (x, size, target) in enumerate(zip(student_maps[::-1], (1, 2, 4), (1, 3, 6), strict=True)):
         kernels = [np.array(layers[level].trainable_variables[0]) for layers in (method.to_middle, method.to_teacher)]
-        x = normalised(x @ kernels[0][0, 0])
+        x = normalized(x @ kernels[0][0, 0])
         if level:
-            carried = suggest(carried, size)
+            deeper = nearest(deeper, size)
             kernel, bias = values(method.gates[level - 1].trainable_variables)
-            gates = 1 / (1 + np.exp(-(np.concatenate([x, carried], -1) @ kernel[0, 0] + bias)))
-            x = x * gates[..., [0]] + carried * gates[..., [1]]
-        carried = suggest(x, target)
-        expected.insert(0, normalised(convolved(carried, kernels[1])))
-    for one, other in zip(found, expected, strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-4)
+            gates = 1 / (1 + np.exp(-(np.concatenate([x, deeper], -1) @ kernel[0, 0] + bias)))
+            x = x * gates[..., [0]] + deeper * gates[..., [1]]
+        deeper = nearest(x, target)
+        expected.insert(0, normalized(convolved(deeper, kernels[1])))
+    for actual, target in zip(fused, expected, strict=True):
+        np.testing.assert_allclose(actual, target, atol=1e-4)
 
 
 def test_the_warm_up():
@@ -129,15 +129,17 @@ def test_the_adapters_train():
     distiller = compiled(Distiller(student=student, teacher=teacher, methods=[ReviewKD()]), jit_compile=False)
     before = values(distiller.methods[0].trainable_variables)
     distiller.fit(*examples(), verbose=0)
-    moved = [np.abs(a - b).max() > 0 for a, b in zip(before, values(distiller.methods[0].trainable_variables))]
+    moved = [
+        np.abs(a - b).max() > 0 for a, b in zip(before, values(distiller.methods[0].trainable_variables), strict=True)
+    ]
     assert all(moved) and len(moved) == 3 * 6 + 2 * 2  # three levels of two convolutions and BatchNorms, two gates
 
 
-def test_what_does_not_fit():
-    with pytest.raises(ValueError, match=r"(?s)as many taps.*Remedy.*student_tap"):
+def test_networks_that_do_not_fit_raise():
+    with pytest.raises(ValueError, match=r"(?s)as many taps.*Name them with student_tap"):
         Distiller(student=convolutional(), teacher=convolutional(), methods=[ReviewKD(teacher_tap="stages")])
     method = ReviewKD(student_tap="a", teacher_tap="b")
-    with pytest.raises(ValueError, match=r"(?s)known size.*'a' \(None, None, None, 3\).*Remedy"):
+    with pytest.raises(ValueError, match=r"(?s)known size.*'a' \(None, None, None, 3\).*Tap .stages"):
         method.bind({"a": TapSpec("a", (None, None, None, 3))}, {"b": TapSpec("b", (None, 4, 4, 3))})
     with pytest.raises(ValueError, match="warmup_epochs"):
         ReviewKD(warmup_epochs=-1)

@@ -58,7 +58,7 @@ CASES = [
 ]
 
 
-def test_zero_for_the_same_shape():
+def test_the_loss_is_zero_for_similar_shapes():
     x = random(8, 5)
     rotation = np.linalg.qr(np.random.default_rng(0).normal(size=(5, 5)))[0].astype("float32")
     assert float(rkd_loss(3 * x @ rotation + 7, x)) == pytest.approx(0, abs=1e-9)
@@ -69,7 +69,7 @@ def test_a_batch_of_one_has_no_relations():
 
 
 def test_equal_points_have_no_direction():
-    """Two equal points of the student, at which the authors' code takes its direction for zero."""
+    """Two equal points of the student, for which the authors' code uses a direction of zero."""
     student, teacher = random(8, 5), random(8, 5, seed=1)
     student[3] = student[5]
     expected = angle_reference(student.astype("float64"), teacher.astype("float64"))
@@ -85,7 +85,7 @@ def test_tight_clusters():
     assert float(rkd_angle_loss(student, teacher)) == pytest.approx(expected, rel=1e-4)
 
 
-def test_wrong_weights():
+def test_invalid_weights_raise():
     with pytest.raises(TypeError, match="angle_weight"):
         RKD(angle_weight=None)
     with pytest.raises(ValueError, match="distance_weight"):
@@ -93,7 +93,7 @@ def test_wrong_weights():
 
 
 @pytest.mark.parametrize("count", [2, 4, 5, 13])
-def test_corners_in_parts(count):
+def test_the_corners_are_complete_for_every_batch_size(count):
     """Batches that fill the last of the parts, into which the corners are divided, and that do not; compiled, for a
     batch of unknown size."""
     student, teacher = random(count, 5, seed=20), random(count, 7, seed=21)
@@ -104,15 +104,19 @@ def test_corners_in_parts(count):
     assert compiled.value_error() < 1e-5 and compiled.gradient_error() < 1e-4
 
 
-def test_no_tensor_of_all_triples(monkeypatch):
+def test_no_tensor_holds_all_triples(monkeypatch):
     """The largest tensor of the loss and its gradient, the loop over corners unrolled so that one graph holds all."""
-    monkeypatch.setattr(ops, "fori_loop", lambda lower, upper, turn, sums: functools.reduce(
-        lambda sums, number: turn(number, sums), range(lower, upper), sums
-    ))
+    monkeypatch.setattr(
+        ops,
+        "fori_loop",
+        lambda lower, upper, turn, sums: functools.reduce(
+            lambda sums, number: turn(number, sums), range(lower, upper), sums
+        ),
+    )
     with tf.Graph().as_default() as graph:
         student, teacher = (tf.constant(random(24, 5, seed=seed)) for seed in (0, 1))
         assert tf.gradients(rkd_angle_loss(student, teacher), student)[0].shape == (24, 5)
-    sizes = [result.shape.num_elements() for each in graph.get_operations() for result in each.outputs]
+    sizes = [result.shape.num_elements() for operation in graph.get_operations() for result in operation.outputs]
     assert None not in sizes and max(sizes) == CORNERS * 24**2
 
 

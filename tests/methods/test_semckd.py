@@ -32,7 +32,10 @@ def maps(side, batch=4):
 def projected(batch=4):
     sizes = [[tuple(np.minimum(s[:2], t[:2])) for t in SHAPES[1]] for s in SHAPES[0]]
     return [
-        [random(batch, *size, t[2], seed=30 + 5 * i + j) for j, (size, t) in enumerate(zip(row, SHAPES[1]))]
+        [
+            random(batch, *size, t[2], seed=30 + 5 * i + j)
+            for j, (size, t) in enumerate(zip(row, SHAPES[1], strict=True))
+        ]
         for i, row in enumerate(sizes)
     ]
 
@@ -57,14 +60,16 @@ def bound(batch_size=8, **options):
 
 
 def attention(method, student, teacher, temperature=1.0, places=8):
-    """By definition, the batch filled with examples of zeros."""
+    """The definition, for a batch padded with examples of zeros."""
     vectors = []
     for side, embeddings in ((student, method.queries), (teacher, method.keys)):
         vectors.append([])
-        for one, first, second in zip(side, embeddings[::2], embeddings[1::2]):
-            whole = np.concatenate([one, np.zeros((places - len(one), *one.shape[1:]))]).reshape(places, -1)
+        for maps_of_stage, first, second in zip(side, embeddings[::2], embeddings[1::2], strict=True):
+            padded = np.concatenate(
+                [maps_of_stage, np.zeros((places - len(maps_of_stage), *maps_of_stage.shape[1:]))]
+            ).reshape(places, -1)
             (kernel, bias), (kernel_2, bias_2) = values(first.weights), values(second.weights)
-            vectors[-1].append(unit(np.maximum(whole @ whole.T @ kernel + bias, 0) @ kernel_2 + bias_2))
+            vectors[-1].append(unit(np.maximum(padded @ padded.T @ kernel + bias, 0) @ kernel_2 + bias_2))
     products = np.einsum("ibd,jbd->bij", *map(np.array, vectors))
     return softmax(products / temperature)[: len(student[0])]
 
@@ -74,11 +79,11 @@ def test_the_attention_of_whole_and_of_short_batches(batch):
     method = bound(temperature=0.5)
     for layer in method.queries + method.keys:
         layer.bias.assign(random(*layer.bias.shape, seed=7))
-    ours, theirs = maps(0, batch), maps(1, batch)
-    found = method.attention(ours, theirs)
-    assert found.shape == (batch, 2, 3)
-    np.testing.assert_allclose(found, attention(method, ours, theirs, 0.5), atol=1e-5)
-    np.testing.assert_allclose(np.sum(found, -1), np.ones((batch, 2)), rtol=1e-6)
+    student_maps, teacher_maps = maps(0, batch), maps(1, batch)
+    actual = method.attention(student_maps, teacher_maps)
+    assert actual.shape == (batch, 2, 3)
+    np.testing.assert_allclose(actual, attention(method, student_maps, teacher_maps, 0.5), atol=1e-5)
+    np.testing.assert_allclose(np.sum(actual, -1), np.ones((batch, 2)), rtol=1e-6)
 
 
 def test_the_layers_shapes():
@@ -94,10 +99,10 @@ def test_the_layers_shapes():
 def test_across_replicas_it_is_the_mean():
     outputs = Outputs({"stages": maps(0)}), Outputs({"stages": maps(1)})
     method = bound()
-    each = method.call(*outputs, Batch(None), Step(0, 0))
+    losses = method.call(*outputs, Batch(None), Step(0, 0))
     method.across_replicas = True
-    assert each.shape == (4,)
-    np.testing.assert_allclose(method.call(*outputs, Batch(None), Step(0, 0)), np.mean(each), rtol=1e-6)
+    assert losses.shape == (4,)
+    np.testing.assert_allclose(method.call(*outputs, Batch(None), Step(0, 0)), np.mean(losses), rtol=1e-6)
 
 
 def test_the_attention_trains_and_the_last_batch_may_be_short():
@@ -106,11 +111,11 @@ def test_the_attention_trains_and_the_last_batch_may_be_short():
     distiller = compiled(Distiller(student=student, teacher=teacher, methods=[method]), jit_compile=False)
     before = values(method.trainable_variables)
     distiller.fit(*examples(21), batch_size=16, verbose=0)
-    moved = [np.abs(a - b).max() > 0 for a, b in zip(before, values(method.trainable_variables))]
+    moved = [np.abs(a - b).max() > 0 for a, b in zip(before, values(method.trainable_variables), strict=True)]
     assert all(moved) and len(moved) == 4 * 4 + 4 * 7
 
 
-def test_a_batch_that_is_too_large():
+def test_a_batch_that_is_too_large_raises():
     with pytest.raises(ValueError, match=r"(?s)at most 8.*9.*batch_size"):
         bound().attention(maps(0, 9), maps(1, 9))
     method = SemCKD(batch_size=8)
@@ -129,6 +134,6 @@ def test_a_batch_that_is_too_large():
         ({"temperature": 0}, ValueError),
     ],
 )
-def test_wrong_arguments(options, error):
+def test_invalid_arguments_raise(options, error):
     with pytest.raises(error, match=next(iter(options))):
         SemCKD(**options)

@@ -27,7 +27,7 @@ CASES = [
 ]
 
 
-def test_zero_for_the_same_relations():
+def test_the_loss_is_zero_for_equal_similarities():
     x = random(8, 5)
     rotation = np.linalg.qr(np.random.default_rng(0).normal(size=(5, 5)))[0].astype("float32")
     assert float(sp_loss(3 * x @ rotation, x)) == pytest.approx(0, abs=1e-12)

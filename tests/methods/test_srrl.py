@@ -18,7 +18,7 @@ def reference(student, teacher, student_logits, teacher_logits):
     return embedding + ((student_logits - teacher_logits) ** 2).sum(-1) / student_logits.shape[1]
 
 
-def both(function):
+def with_student_list(function):
     """Of the student's embedding and its logits in one list, so that both have a gradient."""
     return lambda student, embedding, logits: function(student[0], embedding, student[1], logits)
 
@@ -26,15 +26,15 @@ def both(function):
 CASES = [
     Case(
         "embedding and logits",
-        both(srrl_loss),
-        both(reference),
+        with_student_list(srrl_loss),
+        with_student_list(reference),
         [random(6, 9), random(6, 4, seed=1)],
         (random(6, 9, seed=2), random(6, 4, seed=3)),
     )
 ]
 
 
-def test_zero_where_both_agree():
+def test_the_loss_is_zero_at_the_teacher():
     embedding, logits = random(3, 8), random(3, 5)
     np.testing.assert_array_equal(srrl_loss(embedding, embedding, logits, logits), np.zeros(3))
 
@@ -46,20 +46,20 @@ def test_the_adapter_and_the_teachers_classifier():
     np.testing.assert_array_equal(method.kernel, kernel)
     np.testing.assert_array_equal(method.bias, bias)
     assert [tuple(v.shape) for v in method.trainable_variables] == [(8, 12), (12,), (12,)]  # dense, BatchNorm
-    ours, theirs, logits = random(7, 8), random(7, 12, seed=1), random(7, CLASSES, seed=2)
-    dense = ours.astype("float64") @ np.array(method.trainable_variables[0])
+    student_embedding, teacher_embedding, logits = random(7, 8), random(7, 12, seed=1), random(7, CLASSES, seed=2)
+    dense = student_embedding.astype("float64") @ np.array(method.trainable_variables[0])
     u = np.maximum((dense - dense.mean(0)) / np.sqrt(dense.var(0) + 1e-5), 0)
-    outputs = Outputs({"embedding": ours}), Outputs({"embedding": theirs, "logits": logits})
-    found = method.call(*outputs, Batch(None), Step(0, 0))
-    np.testing.assert_allclose(found, reference(u, theirs, u @ kernel + bias, logits), rtol=1e-4)
+    outputs = Outputs({"embedding": student_embedding}), Outputs({"embedding": teacher_embedding, "logits": logits})
+    loss = method.call(*outputs, Batch(None), Step(0, 0))
+    np.testing.assert_allclose(loss, reference(u, teacher_embedding, u @ kernel + bias, logits), rtol=1e-4)
 
 
-def test_the_classifier_stays_and_the_adapter_trains():
+def test_the_classifier_stays_frozen_and_the_adapter_trains():
     student, teacher = convolutional(4), convolutional(6)
     distiller = compiled(Distiller(student=student, teacher=teacher, methods=[SRRL()]), jit_compile=False)
     method, adapter = distiller.methods[0], values(distiller.methods[0].trainable_variables)
     distiller.fit(*examples(), epochs=2, verbose=0)
-    assert all(np.abs(a - b).max() > 0 for a, b in zip(adapter, values(method.trainable_variables)))
+    assert all(np.abs(a - b).max() > 0 for a, b in zip(adapter, values(method.trainable_variables), strict=True))
     np.testing.assert_array_equal(method.kernel, np.array(teacher.layers[-1].kernel))
 
 
@@ -72,7 +72,7 @@ def test_another_order_of_the_teachers_classes():
     np.testing.assert_array_equal(method.bias, bias[[2, 0]])
 
 
-def test_the_classifier_comes_with_the_file(tmp_path):
+def test_the_classifier_is_loaded_from_the_file(tmp_path):
     distiller = compiled(Distiller(student=convolutional(4), teacher=convolutional(6), methods=[SRRL()]))
     distiller.save(tmp_path / "distiller.keras")
     again = keras.saving.load_model(tmp_path / "distiller.keras")
@@ -81,13 +81,13 @@ def test_the_classifier_comes_with_the_file(tmp_path):
 
 
 def specs(embedding=(None, 8), logits=(None, 5), classifier=None):
-    found = Specs({"embedding": TapSpec("pool", embedding), "logits": TapSpec("logits", logits)})
-    found.classifier = lambda: classifier
-    return found
+    result = Specs({"embedding": TapSpec("pool", embedding), "logits": TapSpec("logits", logits)})
+    result.classifier = lambda: classifier
+    return result
 
 
-def test_what_does_not_fit():
-    with pytest.raises(ValueError, match=r"(?s)vectors.*'pool' \(None, 4, 8\).*Remedy"):
+def test_networks_that_do_not_fit_raise():
+    with pytest.raises(ValueError, match=r"(?s)vectors.*'pool' \(None, 4, 8\).*Choose networks"):
         SRRL().bind(specs((None, 4, 8)), specs())
-    with pytest.raises(ValueError, match=r"(?s)kernel \(8, 5\).*\(8, 6\).*Remedy"):
+    with pytest.raises(ValueError, match=r"(?s)kernel \(8, 5\).*\(8, 6\).*Choose a teacher"):
         SRRL().bind(specs(), specs(classifier=(np.zeros((8, 6)), np.zeros(6))))

@@ -21,19 +21,19 @@ OPTIONS = {"Tokens": {"weight": 0.1}}
 def reference(student, teacher, temperature=0.07):
     """For each token KL(p_t || p_s) over the other tokens of its image, one after the other."""
     result = []
-    for images in zip(student, teacher):
+    for images in zip(student, teacher, strict=True):
         s, t = (unit(image.reshape(-1, image.shape[-1])) for image in images)
         rows = []
         for i in range(len(s)):
             others = [j for j in range(len(s)) if j != i]
             log_s, log_t = (log_softmax(np.array([x[i] @ x[j] for j in others]) / temperature) for x in (s, t))
-            rows.append(sum(np.exp(b) * (b - a) for a, b in zip(log_s, log_t)))
+            rows.append(sum(np.exp(b) * (b - a) for a, b in zip(log_s, log_t, strict=True)))
         result.append(np.mean(rows))
     return np.array(result)
 
 
 def several(student, teacher):
-    return sum(reference(*pair) for pair in zip(student, teacher))
+    return sum(reference(*pair) for pair in zip(student, teacher, strict=True))
 
 
 def case(name, student, teacher, **options):
@@ -62,10 +62,10 @@ def bound(student, teacher):
     return method
 
 
-def test_zero_where_similarities_agree():
+def test_the_loss_is_zero_for_equal_similarities():
     maps = random(2, 3, 3, 4)
-    turned = maps @ np.linalg.qr(random(4, 4, seed=1))[0]  # all turned together
-    np.testing.assert_allclose(tokens_loss(maps, 3 * turned), [0, 0], atol=1e-6)
+    rotated = maps @ np.linalg.qr(random(4, 4, seed=1))[0]  # all turned together
+    np.testing.assert_allclose(tokens_loss(maps, 3 * rotated), [0, 0], atol=1e-6)
     np.testing.assert_allclose(tokens_loss(random(2, 1, 2, 4), random(2, 1, 2, 4, seed=1)), [0, 0])  # one other
 
 
@@ -76,7 +76,7 @@ def test_the_adapter(sizes):
     assert [tuple(variable.shape) for variable in adapter.variables] == [(3, 5), (5,)]
 
 
-def test_the_combined_loss_trains_heads_of_its_own_on_images_alone():
+def test_the_combined_loss_trains_two_linear_layers_without_labels():
     methods = [Queue(size=24), Tokens(student_tap="stages[1]", teacher_tap="stages[0]")]
     distiller = Distiller(student=convolutional(4), teacher=convolutional(6), methods=methods, hard_weight=0)
     distiller.compile(optimizer=keras.optimizers.Adam(global_clipnorm=1.0), jit_compile=True)
@@ -84,10 +84,10 @@ def test_the_combined_loss_trains_heads_of_its_own_on_images_alone():
     before = values(variables)
     history = distiller.fit(examples(64)[0], epochs=15, batch_size=32, verbose=0).history
     assert history["tokens"][-1] < history["tokens"][0]
-    assert len(before) == 4 and all(np.abs(a - b).max() > 0 for a, b in zip(before, values(variables)))
+    assert len(before) == 4 and all(np.abs(a - b).max() > 0 for a, b in zip(before, values(variables), strict=True))
 
 
-def test_a_wrong_temperature_and_maps_that_cannot_be_followed():
+def test_invalid_temperatures_and_maps_raise():
     with pytest.raises(ValueError, match="temperature"):
         Tokens(temperature=0)
     with pytest.raises(ValueError, match=r"(?s)known size.*'s' \(None, 4, 4, 3\).*'t' \(None, None, None, 5\)"):

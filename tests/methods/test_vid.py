@@ -16,7 +16,7 @@ from tests.support.reference import Case, random
 def reference(student, teacher, variances):
     """The normal distribution's negative logarithm, element by element, without its constant."""
     losses = np.zeros(len(student[0]))
-    for mean, target, variance in zip(student, teacher, variances):
+    for mean, target, variance in zip(student, teacher, variances, strict=True):
         for example in range(len(mean)):
             terms = [
                 -np.log(np.exp(-((mean[example, i, j, c] - target[example, i, j, c]) ** 2) / (2 * variance[c])))
@@ -30,8 +30,10 @@ def reference(student, teacher, variances):
 def case(name, *variances):
     shapes = [(4, 3, 3, 5), (4, 2, 2, 7)][: len(variances)]
     student, teacher = ([random(*shape, seed=s + i) for i, shape in enumerate(shapes)] for s in (0, 10))
-    given = {"variances": list(variances)}
-    return Case(name, functools.partial(vid_loss, **given), functools.partial(reference, **given), student, (teacher,))
+    options = {"variances": list(variances)}
+    return Case(
+        name, functools.partial(vid_loss, **options), functools.partial(reference, **options), student, (teacher,)
+    )
 
 
 CASES = [
@@ -58,26 +60,26 @@ def test_three_convolutions_without_bias_and_a_variance_by_channel():
 @pytest.mark.parametrize("student, teacher", [((8, 8, 4), (4, 4, 6)), ((4, 4, 4), (8, 8, 6)), ((6, 8, 4), (8, 6, 6))])
 def test_the_larger_map_is_pooled(student, teacher):
     method = bound(student, teacher)
-    ours, theirs = random(2, *student, seed=1), random(2, *teacher, seed=2)
-    assert method({"a": ours}, {"b": theirs}, None, None).shape == (2,)
+    student_maps, teacher_maps = random(2, *student, seed=1), random(2, *teacher, seed=2)
+    assert method({"a": student_maps}, {"b": teacher_maps}, None, None).shape == (2,)
 
 
 def test_the_variances_train_towards_the_error():
-    """Which mdistiller's never do."""
+    """In mdistiller they are constant."""
     distiller = compiled(Distiller(student=convolutional(4), teacher=convolutional(6), methods=[VID()]))
     before = values(distiller.methods[0].rhos)
     assert all(any(rho is variable for variable in distiller.trainable_variables) for rho in distiller.methods[0].rhos)
     distiller.fit(*examples(), epochs=3, verbose=0)
     after = values(distiller.methods[0].rhos)
-    assert all((a < b).all() for a, b in zip(after, before))  # from 5 down, as errors are small
+    assert all((a < b).all() for a, b in zip(after, before, strict=True))  # from 5 down, as errors are small
 
 
 @pytest.mark.parametrize("variance, error", [(0.0, ValueError), (1e-5, ValueError), ("much", TypeError)])
-def test_a_wrong_variance(variance, error):
+def test_an_invalid_variance_raises(variance, error):
     with pytest.raises(error, match="initial_variance"):
         VID(initial_variance=variance)
 
 
-def test_a_vector_is_no_map():
+def test_vectors_raise():
     with pytest.raises(ValueError, match=r"(?s)maps.*'s' \(None, 4\).*tap stages"):
         bound((4,), (6,))

@@ -1,4 +1,4 @@
-"""Recorded teachers: the student of the live run, whatever the augmentation; what is damaged or of another run."""
+"""Recorded teachers: the same student as with the live teacher, and recordings that are damaged or of another run."""
 
 import json
 import resource
@@ -13,8 +13,9 @@ import pytest
 import tensorflow as tf
 
 from kd_keras import Distiller, Teacher, data
-from kd_keras.contracts import INDEX, RECORDED, TapSpec, as_batch
+from kd_keras.contracts import INDEX, RECORDED, Batch, TapSpec, as_batch
 from kd_keras.data import Augmentation, Source
+from kd_keras.distribute.slices import BatchSlice
 from kd_keras.methods import KD, FitNet
 from kd_keras.recording.format import decode, divergence, encode
 from kd_keras.recording.writer import record
@@ -25,26 +26,35 @@ pytestmark = pytest.mark.filterwarnings("ignore:The teacher is right", "ignore:G
 MIXED = Augmentation(crop=1, flip=True, mixup=0.5, cutmix=1.0)
 
 
-def images(count=COUNT, seed=0, name="made"):
+def images(count=COUNT, seed=0, name="random"):
     random = np.random.default_rng(seed)
     columns = {"image": random.integers(0, 256, (count, 8, 8, 3)).astype("uint8"), "index": np.arange(count)}
     columns["label"] = random.integers(0, CLASSES, count)
     return Source(tf.data.Dataset.from_tensor_slices(columns), name, count, CLASSES, None, (8, 8, 3))
 
 
+def on_pixels(network):
+    """The network behind a layer that scales pixel values to 0..1, as every network of this project starts with one."""
+    inputs = keras.Input(network.input_shape[1:])
+    x = keras.layers.Rescaling(1 / 255)(inputs)
+    for layer in network.layers[1:]:
+        x = layer(x)
+    return keras.Model(inputs, x, name=network.name)
+
+
 def wide(seed=3, **options):
     keras.utils.set_random_seed(seed)
-    return convolutional(6, normalised=True, name="teacher", **options)
+    return on_pixels(convolutional(6, normalised=True, name="teacher", **options))
 
 
 def recorded(directory, network=None, source=None, **options):
-    options = {"batch_size": 8, "seed": 5, "say": lambda text: None} | options
+    options = {"batch_size": 8, "seed": 5} | options
     return record(directory, Teacher(network or wide()), source or images(), **options)
 
 
 def trained(teacher, methods=(KD,), epochs=4, hard=True, **view):
     keras.utils.set_random_seed(0)
-    distiller = Distiller(student=convolutional(4), teacher=teacher, methods=[make() for make in methods])
+    distiller = Distiller(student=on_pixels(convolutional(4)), teacher=teacher, methods=[make() for make in methods])
     loss = keras.losses.CategoricalCrossentropy(from_logits=True)
     distiller = compiled(distiller, loss=loss, jit_compile=False)
     source = view.pop("source", images())
@@ -64,7 +74,7 @@ def test_the_student_of_a_recording_is_that_of_the_live_run(augmentation, tmp_pa
     again = trained(Teacher.recorded(tmp_path), recorded=recording, augmentation=augmentation)
     assert passes.read() == (0, 20) and same(live, again, atol=1e-5)
     if augmentation:
-        other = trained(teacher, augmentation=augmentation)  # a new view in every epoch
+        other = trained(teacher, augmentation=augmentation)  # a new view in each epoch
         assert not same(live, other, atol=1e-3)
 
 
@@ -96,27 +106,28 @@ def test_stages_are_recorded_too(tmp_path):
     assert recording.compare(live(as_batch((x,)).inputs), x[RECORDED]) < 1e-3
     methods = (KD, lambda: FitNet(weight=0.1))
     assert same(trained(wide(), methods), trained(Teacher.recorded(tmp_path), methods, recorded=recording), atol=1e-3)
-    for ours, theirs in zip(recording.specs.classifier(), live.specs.classifier()):
-        np.testing.assert_array_equal(ours, theirs)
-    for ours, theirs in zip(recording.specs.batch_norms("stages:pre"), live.specs.batch_norms("stages:pre")):
-        np.testing.assert_array_equal(ours, theirs)
+    for stored, expected in zip(recording.specs.classifier(), live.specs.classifier(), strict=True):
+        np.testing.assert_array_equal(stored, expected)
+    norms = (teacher.batch_norms("stages:pre") for teacher in (recording.specs, live.specs))
+    for stored, expected in zip(*norms, strict=True):
+        np.testing.assert_array_equal(stored, expected)
     with pytest.raises(ValueError, match=r"(?s)recorded taps embedding.*logits, stages"):
         Teacher.recorded(tmp_path).tapped(["embedding"])
 
 
-def test_top_k_keeps_the_probabilities_and_the_rest(tmp_path):
+def test_top_k_stores_the_probabilities_and_the_mass_of_the_rest(tmp_path):
     logits = np.random.default_rng(0).normal(0, 3, (6, 20)).astype("float32")
     specs = {"logits": TapSpec("head", (None, 20))}
-    (kept,) = decode(encode({"logits": logits}, np.arange(6), specs, "top-4"), specs)
-    softmax = [np.exp(side - side.max(-1, keepdims=True)) for side in (logits, kept)]
-    ours, theirs = (side / side.sum(-1, keepdims=True) for side in softmax)
-    largest = np.argsort(ours, -1)[:, -4:]
-    np.testing.assert_allclose(*(np.take_along_axis(side, largest, -1) for side in (ours, theirs)), rtol=5e-3)
+    (stored,) = decode(encode({"logits": logits}, np.arange(6), specs, "top-4"), specs)
+    softmax = [np.exp(side - side.max(-1, keepdims=True)) for side in (logits, stored)]
+    exact, approximate = (side / side.sum(-1, keepdims=True) for side in softmax)
+    largest = np.argsort(exact, -1)[:, -4:]
+    np.testing.assert_allclose(*(np.take_along_axis(side, largest, -1) for side in (exact, approximate)), rtol=5e-3)
     for row in range(6):
-        others = np.delete(theirs[row], largest[row])
-        np.testing.assert_allclose(others, (1 - theirs[row][largest[row]].sum()) / 16, rtol=1e-4)
-    log_ratio = np.log(ours / theirs)
-    np.testing.assert_allclose(divergence(logits, kept)[0], (ours * log_ratio).sum(-1), rtol=1e-4, atol=1e-6)
+        others = np.delete(approximate[row], largest[row])
+        np.testing.assert_allclose(others, (1 - approximate[row][largest[row]].sum()) / 16, rtol=1e-4)
+    log_ratio = np.log(exact / approximate)
+    np.testing.assert_allclose(divergence(logits, stored)[0], (exact * log_ratio).sum(-1), rtol=1e-4, atol=1e-6)
     sizes = {}
     for form in ("float32", "float16", "top-2"):
         recording = recorded(tmp_path / form, logits=form)
@@ -127,23 +138,32 @@ def test_top_k_keeps_the_probabilities_and_the_rest(tmp_path):
     assert sizes == {"float32": 28, "float16": 18, "top-2": 20}
 
 
-def test_several_workers_write_the_parts_of_one_recording(tmp_path):
-    assert recorded(tmp_path / "parts", views=2, part=(1, 3)) is None
-    with pytest.raises(ValueError, match=r"(?s)a complete recording.*goes on where it stopped"):
+def test_several_workers_write_shards_of_one_recording(tmp_path):
+    assert recorded(tmp_path / "parts", views=2, shard=(1, 3)) is None
+    with pytest.raises(ValueError, match="a complete recording.*resumes if interrupted"):
         Teacher.recorded(tmp_path / "parts")
-    assert recorded(tmp_path / "parts", views=2, part=(0, 3)) is None
-    parts = recorded(tmp_path / "parts", views=2, part=(2, 3))
+    assert recorded(tmp_path / "parts", views=2, shard=(0, 3)) is None
+    parts = recorded(tmp_path / "parts", views=2, shard=(2, 3))
     whole = recorded(tmp_path / "whole", views=2)
     parts.verify()
-    for one, other in zip(sorted(whole.directory.glob("*.tfrecord")), sorted(parts.directory.glob("*.tfrecord"))):
-        rows = [np.stack(list(tf.data.TFRecordDataset(str(path)).map(
-            lambda row: tf.io.decode_raw(row, tf.uint8)).as_numpy_iterator())) for path in (one, other)]
-        ours, theirs = (each.view(whole.type)[:, 0] for each in rows)
-        np.testing.assert_array_equal(ours["index"], theirs["index"])
-        np.testing.assert_allclose(ours["logits/0"], theirs["logits/0"], atol=1e-5)
+    files = (sorted(recording.directory.glob("*.tfrecord")) for recording in (whole, parts))
+    for one, other in zip(*files, strict=True):
+        rows = [
+            np.stack(
+                list(
+                    tf.data.TFRecordDataset(str(path))
+                    .map(lambda row: tf.io.decode_raw(row, tf.uint8))
+                    .as_numpy_iterator()
+                )
+            )
+            for path in (one, other)
+        ]
+        of_one, of_three = (records.view(whole.type)[:, 0] for records in rows)
+        np.testing.assert_array_equal(of_one["index"], of_three["index"])
+        np.testing.assert_allclose(of_one["logits/0"], of_three["logits/0"], atol=1e-5)
 
 
-def test_what_is_whole_is_not_written_again(tmp_path):
+def test_complete_shards_are_not_written_again(tmp_path):
     recorded(tmp_path)
     times = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.tfrecord")}
     lost, cut = list(times)[:2]
@@ -154,12 +174,12 @@ def test_what_is_whole_is_not_written_again(tmp_path):
     assert changed == {lost, cut}
 
 
-def test_half_written_and_damaged_shards_are_not_trained_on(tmp_path):
+def test_incomplete_and_damaged_shards_are_rejected(tmp_path):
     recorded(tmp_path)
     path = sorted(tmp_path.glob("*.tfrecord"))[1]
     whole = path.read_bytes()
     path.write_bytes(whole[:-10])
-    with pytest.raises(ValueError, match=r"(?s)a whole shard.*bytes"):
+    with pytest.raises(ValueError, match="a complete shard.*bytes.*but received.*bytes"):
         Teacher.recorded(tmp_path)
     path.write_bytes(whole[:40] + b"?" + whole[41:])
     teacher = Teacher.recorded(tmp_path)
@@ -169,20 +189,22 @@ def test_half_written_and_damaged_shards_are_not_trained_on(tmp_path):
         teacher.recording.verify()
 
 
-@pytest.mark.parametrize("change, message", [
-    ({"augmentation": Augmentation(crop=1)}, r"augmentation: recorded .*crop=2.*now .*crop=1"),
-    ({"seed": 6}, "seed: recorded 5, now 6"),
-    ({"source": images(name="others")}, "dataset: recorded made, now others"),
-    ({"normalisation": data.Normalisation((0.5,), (0.5,))}, r"mean: recorded \[0.0\], now \[0.5\]"),
-    ({"image_size": (4, 4)}, "image_size"),
-])
-def test_another_recording_is_refused_with_what_differs(change, message, tmp_path):
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"augmentation": Augmentation(crop=1)}, r"augmentation: recorded .*crop=2.*now .*crop=1"),
+        ({"seed": 6}, "seed: recorded 5, now 6"),
+        ({"source": images(name="others")}, "dataset: recorded random, now others"),
+        ({"image_size": (4, 4)}, "image_size"),
+    ],
+)
+def test_a_recording_of_other_images_is_rejected_with_what_differs(change, message, tmp_path):
     recording = recorded(tmp_path, augmentation=Augmentation(crop=2))
     options = {"batch_size": 8, "seed": 5, "augmentation": Augmentation(crop=2), "source": images()} | change
-    with pytest.raises(ValueError, match=f"(?s)the images that.*{message}"):
+    with pytest.raises(ValueError, match=f"the images with which.*{message}"):
         data.training(options.pop("source"), recorded=recording, **options)
     options = {"augmentation": Augmentation(crop=2)} | change
-    with pytest.raises(ValueError, match=f"(?s)begun with.*{message}"):
+    with pytest.raises(ValueError, match=f"the settings with which.*was started.*{message}"):
         recorded(tmp_path, **options)
 
 
@@ -193,83 +215,126 @@ def test_a_mixed_recording_needs_its_batches(tmp_path):
             data.training(images(), recorded=recording, **{"batch_size": 8, "seed": 5, "augmentation": MIXED} | change)
 
 
-def test_another_teacher_is_refused_by_its_weights_or_by_a_sample(tmp_path):
+def test_a_recording_of_an_older_format_is_rejected(tmp_path):
+    recorded(tmp_path)
+    for name in ("manifest.json", "plan.json"):
+        plan = json.loads((tmp_path / name).read_text())
+        (tmp_path / name).write_text(json.dumps({**plan, "format": 1}))
+    message = "is a recording of format 1, but this version of kd_keras reads format 2.*pixel values from 0 to 255"
+    with pytest.raises(ValueError, match=message):
+        Teacher.recorded(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        recorded(tmp_path)
+
+
+def test_the_teacher_receives_pixel_values_from_0_to_255(tmp_path):
+    inputs = keras.Input((8, 8, 3))
+    brightest = keras.Model(inputs, keras.layers.Reshape((1,))(keras.layers.GlobalMaxPooling2D()(inputs[..., :1])))
+    recording = recorded(tmp_path, brightest)
+    expected = [row["image"][..., 0].max() for row in images().examples.as_numpy_iterator()]
+    np.testing.assert_array_equal(recording.read(0, np.arange(COUNT))[0][:, 0], expected)
+
+
+def test_recorded_outputs_travel_with_the_batch(tmp_path):
+    recording = recorded(tmp_path, taps=["logits", "stages"])
+    teacher = Teacher.recorded(tmp_path)
+    (x, _) = next(iter(data.training(images(), batch_size=8, seed=5, recorded=recording)))
+    outputs = teacher.outputs(as_batch((x,)))
+    assert set(outputs) == {"logits", "stages"} and isinstance(outputs["stages"], list)
+    np.testing.assert_array_equal(outputs["logits"], recording.read(0, x[INDEX].numpy())[0])
+
+
+def test_progress_is_logged(tmp_path, caplog):
+    with caplog.at_level("INFO", logger="kd_keras"):
+        recorded(tmp_path)
+    messages = [message.getMessage() for message in caplog.records]
+    assert "1 views of 37 examples" in messages[0] and len(messages) == 1 + 5
+    assert all("examples of view 0" in message for message in messages[1:])
+
+
+def test_another_teacher_is_rejected_by_its_weights_or_by_a_sample(tmp_path):
     recorded(tmp_path)
     Teacher.recorded(tmp_path, live=Teacher(wide()))
-    with pytest.raises(ValueError, match=r"(?s)the teacher that.*weights: recorded"):
+    with pytest.raises(ValueError, match="the teacher with which.*weights: recorded"):
         Teacher.recorded(tmp_path, live=Teacher(wide(seed=4)))
     with pytest.raises(ValueError, match="weights: recorded"):
         recorded(tmp_path, wide(seed=4))
-    brighter = Teacher(wide(), preprocess=lambda x: x + 0.5)  # the same weights: only a sample tells
+    brighter = Teacher(wide(), preprocess=lambda x: x + 127.5)  # the same weights: only a sample of images shows it
     teacher = Teacher.recorded(tmp_path, live=brighter)
     x, _ = next(iter(data.training(images(), batch_size=8, seed=5, recorded=teacher.recording)))
-    with pytest.raises(ValueError, match=r"(?s)the live teacher's outputs.*preprocess"):
+    with pytest.raises(ValueError, match="a live teacher whose outputs.*relative difference.*preprocess"):
         teacher.recording.compare(brighter.tapped(["logits"])(as_batch((x,)).inputs), x[RECORDED])
 
 
-def test_outputs_that_cannot_be_kept(tmp_path):
+def test_requests_that_cannot_be_recorded_are_rejected(tmp_path):
     broken = wide()
     broken.get_layer("logits").bias.assign([np.nan] * CLASSES)
-    with pytest.raises(ValueError, match="NaN or infinity in logits/0"):
+    with pytest.raises(ValueError, match="logits/0 has NaN or infinity"):
         recorded(tmp_path / "broken", broken)
     large = wide()
     large.get_layer("logits").bias.assign([1e6] * CLASSES)
-    with pytest.raises(ValueError, match=r"(?s)as float16.*1,0.*float32"):
+    with pytest.raises(ValueError, match="as float16.*1,0.*float32"):
         recorded(tmp_path / "large", large, logits="float16")
     for form in ("top-0", "top-5", "top", "float64"):
         with pytest.raises(ValueError, match="top-<k>"):
             recorded(tmp_path / "form", logits=form)
-    with pytest.raises(ValueError, match="something else"):
+    with pytest.raises(ValueError, match="other files"):
         (tmp_path / "thesis.txt").write_text("years of work")
         recorded(tmp_path)
-    with pytest.raises(ValueError, match="views: a whole number"):
+    with pytest.raises(ValueError, match="views must be a whole number"):
         recorded(tmp_path / "none", views=0)
-    with pytest.raises(ValueError, match="batch_size: recorded 8, now 9"):  # its shards have other examples
-        recorded(tmp_path / "batch", part=(0, 2))
-        recorded(tmp_path / "batch", part=(1, 2), batch_size=9)
-    with pytest.raises(ValueError, match=r"part \(i, n\)"):
-        recorded(tmp_path / "part", part=(2, 2))
-    own = type("Own", (), {"changes_images": True, "mixes": False, "view": lambda self, image, seed: image})()
-    with pytest.raises(ValueError, match="whose repr"):
-        recorded(tmp_path / "own", augmentation=own)
+    with pytest.raises(ValueError, match="batch_size: recorded 8, now 9"):  # its shards would have other examples
+        recorded(tmp_path / "batch", shard=(0, 2))
+        recorded(tmp_path / "batch", shard=(1, 2), batch_size=9)
+    with pytest.raises(ValueError, match=r"shard must be \(i, n\)"):
+        recorded(tmp_path / "part", shard=(2, 2))
+    attributes = {"changes_images": True, "mixes": False, "view": lambda self, image, seed: image}
+    user_augmentation = type("UserAugmentation", (), attributes)()
+    with pytest.raises(ValueError, match=r"The repr\(\) of an augmentation"):
+        recorded(tmp_path / "own", augmentation=user_augmentation)
 
 
-def test_a_batch_without_the_recorded_outputs(tmp_path):
+def test_a_batch_without_the_recorded_outputs_is_rejected(tmp_path):
     recording = recorded(tmp_path)
+    with pytest.raises(ValueError, match="recorded outputs in every batch.*recorded=teacher.recording"):
+        Teacher.recorded(tmp_path).outputs(Batch(np.zeros((2, 8, 8, 3))))
     with pytest.raises(ValueError, match=r"(?s)recorded outputs in every batch.*recorded=teacher.recording"):
         trained(Teacher.recorded(tmp_path))
     with pytest.raises(Exception, match=r"(?s)examples that were recorded.*99"):
         list(tf.data.Dataset.from_tensors(np.array([3, 99])).map(lambda index: recording(tf.constant(0), index)))
 
 
-def test_the_shares_of_two_replicas_are_parts_of_the_recorded_batch(tmp_path):
-    from kd_keras.distribute.slices import BatchSlice
-
+def test_the_slices_of_two_replicas_are_parts_of_the_recorded_batch(tmp_path):
     for augmentation in (None, MIXED):
         recording = recorded(tmp_path / str(augmentation is None), augmentation=augmentation)
         options = {"batch_size": 12, "seed": 5, "epochs": 1, "recorded": recording, "augmentation": augmentation}
         options["batch_size"] = 8
         whole = [x for x, _ in data.training(images(), **options)]
-        parts = [x for x, _ in data.training(images(), share=BatchSlice(0, 2, 2), **options)]
+        parts = [x for x, _ in data.training(images(), batch_slice=BatchSlice(0, 2, 2), **options)]
         for key in (INDEX, RECORDED):
-            ours, theirs = ([x[key] if key == INDEX else x[key]["logits"] for x in side] for side in (whole, parts))
-            np.testing.assert_array_equal(np.concatenate(ours), np.concatenate(theirs))
+            sides = ([x[key] if key == INDEX else x[key]["logits"] for x in side] for side in (whole, parts))
+            np.testing.assert_array_equal(*map(np.concatenate, sides))
 
 
 FULL = """
 import resource, sys
-from tests.test_recording import recorded
+from tests.recording.test_recording import recorded
 resource.setrlimit(resource.RLIMIT_FSIZE, (900, 900))  # as a full disk: a shard is written until there is no more room
 recorded(sys.argv[1], batch_size=37, views=2)
 """
 
 
-def test_a_disk_that_fills_stops_cleanly(tmp_path):
-    place, root = tmp_path / "recording", Path(__file__).parent.parent.parent
-    ran = subprocess.run([sys.executable, "-c", FULL, place], capture_output=True, text=True, cwd=root,
-                         preexec_fn=lambda: signal.signal(signal.SIGXFSZ, signal.SIG_IGN))
-    assert ran.returncode == 1 and "finished shards stay" in ran.stderr, ran.stderr[-2000:]
+def test_a_full_disk_keeps_finished_shards_and_leaves_no_temporary_file(tmp_path):
+    directory, root = tmp_path / "recording", Path(__file__).parent.parent.parent
+    ran = subprocess.run(
+        [sys.executable, "-c", FULL, directory],
+        capture_output=True,
+        text=True,
+        cwd=root,
+        preexec_fn=lambda: signal.signal(signal.SIGXFSZ, signal.SIG_IGN),
+    )
+    assert ran.returncode == 1 and "finished shards are kept" in ran.stderr, ran.stderr[-2000:]
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
-    assert not list(place.glob("*.tfrecord")) and not list(place.glob(".writing*"))
-    assert json.loads((place / "plan.json").read_text())["views"] == 2
-    recorded(place, batch_size=37, views=2).verify()
+    assert not list(directory.glob("*.tfrecord")) and not list(directory.glob(".writing*"))
+    assert json.loads((directory / "plan.json").read_text())["views"] == 2
+    recorded(directory, batch_size=37, views=2).verify()

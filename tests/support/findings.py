@@ -1,4 +1,4 @@
-"""Findings for the report's tests: three networks that answer as networks do, made from seeded numbers."""
+"""Findings for the tests of the report: three networks with realistic predictions, made from seeded numbers."""
 
 import numpy as np
 
@@ -7,25 +7,29 @@ from kd_keras.report.page import Attention, Disagreement, Subject
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 CORRUPTIONS = ("gaussian_noise", "shot_noise", "gaussian_blur", "contrast", "brightness", "jpeg", "pixelate", "fog")
-SKILL = {"teacher": 5.2, "alone": 3.6, "distilled": 4.2}
-COST = {"teacher": 1.0, "alone": 0.11, "distilled": 0.11}
+SKILL = {"teacher": 5.2, "baseline": 3.6, "distilled": 4.2}
+COST = {"teacher": 1.0, "baseline": 0.11, "distilled": 0.11}
 
 
 def logits(role, labels, noise):
-    """Logits `(N, K)`: the true class stands out by the role's skill, classes that look alike come near it."""
+    """Logits `(N, K)`: the true class stands out by the role's skill, and similar classes come near it."""
     classes = np.eye(len(CLASSES))
-    alike = classes.copy()
+    similar = classes.copy()
     for one, other, much in ((3, 5, 0.72), (0, 8, 0.45), (1, 9, 0.5), (4, 7, 0.4), (2, 4, 0.4), (3, 6, 0.35)):
-        alike[one, other] = alike[other, one] = much
-    return SKILL[role] * alike[labels] + noise
+        similar[one, other] = similar[other, one] = much
+    return SKILL[role] * similar[labels] + noise
 
 
-def findings(role, given, teacher):
-    """What the evaluation finds of answers; the numbers that no answers give are made up by the role's skill."""
-    fitting, measured = halves(given)
+def findings(role, predictions, teacher):
+    """The findings for predictions; those that do not follow from predictions are made from the role's skill."""
+    fitting, measured = halves(predictions)
     size = COST[role]
-    found = dict(accuracy(given)) | dict(calibration(measured, held_out=fitting)) | dict(intervals(given, teacher))
-    found |= dict(agreement(given, teacher))
+    found = (
+        dict(accuracy(predictions))
+        | dict(calibration(measured, held_out=fitting))
+        | dict(intervals(predictions, teacher))
+    )
+    found |= dict(agreement(predictions, teacher))
     found |= {
         "accuracy_train": found["accuracy"] + 0.03,
         "gap": 0.03,
@@ -61,18 +65,20 @@ def history(role, accuracy, epochs=30):
 
 
 def subjects(count=3000):
-    """A teacher, a student alone and a distilled one, with everything that can be found of them."""
+    """A teacher, a baseline and a distilled student, with all findings that there are."""
     random = np.random.default_rng(7)
     labels = random.integers(0, len(CLASSES), count)
     noise = {name: random.normal(size=(count, len(CLASSES))) for name in ("images", *SKILL)}
     made, teacher = [], None
     for role in SKILL:
-        own = 0.55 if role == "alone" else 0.35
-        given = Predictions(2 * logits(role, labels, 1.2 * ((1 - own) * noise["images"] + own * noise[role])), labels)
-        given = given._replace(logits=(1.5 * given.logits).astype("float32"))
-        teacher = teacher or given
-        found = findings(role, given, teacher)
-        lines = ["--dataset=cifar10", "--epochs=30"] + (["--method=kd(temperature=4)"] if role == "distilled" else [])
+        own = 0.55 if role == "baseline" else 0.35
+        predictions = Predictions(
+            2 * logits(role, labels, 1.2 * ((1 - own) * noise["images"] + own * noise[role])), labels
+        )
+        predictions = predictions._replace(logits=(1.5 * predictions.logits).astype("float32"))
+        teacher = teacher or predictions
+        found = findings(role, predictions, teacher)
+        lines = ["--data=cifar10", "--epochs=30"] + (["--method=kd(temperature=4)"] if role == "distilled" else [])
         made.append(Subject(f"runs/{role}", role, found, history(role, found["accuracy"]), lines))
     return made
 
@@ -84,13 +90,13 @@ def images(count, size=32):
     for _ in range(count):
         down, right = random.uniform(0.25, 0.75, 2)
         spot = np.exp(-((y - down) ** 2 + (x - right) ** 2) / 0.03)
-        colour = random.uniform(0.3, 1, 3)
-        yield (255 * np.clip(0.25 + 0.75 * spot[..., None] * colour, 0, 1)).astype("uint8"), spot
+        color = random.uniform(0.3, 1, 3)
+        yield (255 * np.clip(0.25 + 0.75 * spot[..., None] * color, 0, 1)).astype("uint8"), spot
 
 
 def attention(count=6):
     return [
-        Attention(image, place % 10, {"runs/teacher": spot, "runs/alone": spot.T, "runs/distilled": spot**0.6})
+        Attention(image, place % 10, {"runs/teacher": spot, "runs/baseline": spot.T, "runs/distilled": spot**0.6})
         for place, (image, spot) in enumerate(images(count))
     ]
 

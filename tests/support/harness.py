@@ -1,4 +1,4 @@
-"""What every method and every model must do; both are enrolled by listing their folders."""
+"""What every method must do. Methods enroll themselves by being in their folder."""
 
 import importlib
 import inspect
@@ -14,11 +14,12 @@ from kd_keras.methods import Method
 from tests.support.networks import compiled, convolutional, examples, mirrored, values
 
 FOLDER = Path(__file__).parent.parent.parent / "kd_keras"
+SHARED = ("__init__", "adapters", "base", "labels", "listing", "schedules")  # the files of methods/ that are no entries
 
 
 def method_files():
-    """The names of the method files: kd, fitnet, ..."""
-    return sorted(path.stem for path in (FOLDER / "methods").glob("*.py") if path.stem not in ("__init__", "base"))
+    """The names of the method files: ab, at, ..."""
+    return sorted(path.stem for path in (FOLDER / "methods").glob("*.py") if path.stem not in SHARED)
 
 
 def module(name):
@@ -26,76 +27,82 @@ def module(name):
 
 
 def tests_of(name):
-    """The test module of a method file; its `CASES` are held against NumPy. Where the harness needs more than a
-    method's defaults, `OPTIONS` has its arguments by the class's name, and `student` makes a network that suits it."""
+    """The test module of a method file.
+
+    Its `CASES` are compared with NumPy. If the harness needs more than a method's defaults, `OPTIONS` has the arguments
+    by the name of the class, and the function `student` builds a network that suits the method.
+    """
     return importlib.import_module(f"tests.methods.test_{name}")
 
 
 def cases():
     """The comparisons of all methods with NumPy, each with the name of its file."""
-    tested = [name for name in method_files() if (Path(__file__).parent / "methods" / f"test_{name}.py").exists()]
+    tested = [
+        name for name in method_files() if (Path(__file__).parent.parent / "methods" / f"test_{name}.py").exists()
+    ]
     return [(name, case) for name in tested for case in tests_of(name).CASES]
 
 
 def classes(name):
     """The methods that a file defines."""
-    found = vars(module(name)).values()
-    return [c for c in found if inspect.isclass(c) and issubclass(c, Method) and c.__module__ == module(name).__name__]
+    members, own = vars(module(name)).values(), module(name).__name__
+    return [kind for kind in members if inspect.isclass(kind) and issubclass(kind, Method) and kind.__module__ == own]
 
 
 def losses(name):
     """The pure functions that a file defines."""
-    functions = inspect.getmembers(module(name), inspect.isfunction)
-    return [f for n, f in functions if n.endswith("_loss") and f.__module__ == module(name).__name__]
+    functions, own = inspect.getmembers(module(name), inspect.isfunction), module(name).__name__
+    return [loss for loss_name, loss in functions if loss_name.endswith("_loss") and loss.__module__ == own]
 
 
 def method(kind, **arguments):
-    """A method, with what the harness must tell it."""
-    own = tests_of(kind.__module__.rsplit(".", 1)[-1])
-    return kind(**{**getattr(own, "OPTIONS", {}).get(kind.__name__, {}), **arguments})
+    """A method with the options of its test module."""
+    options = getattr(tests_of(kind.__module__.rsplit(".", 1)[-1]), "OPTIONS", {})
+    return kind(**{**options.get(kind.__name__, {}), **arguments})
 
 
-def distiller(kind, seed=0, normalised=True, width=6, arguments=None, **options):
-    """A compiled Distiller of one method, whose teacher is `width` wide and its student 4."""
+def distiller(kind, seed=0, normalized=True, width=6, arguments=None, **options):
+    """A compiled Distiller of one method, whose teacher is `width` wide and whose student is 4 wide."""
     keras.utils.set_random_seed(seed)
     options = {"jit_compile": False} | options
-    made = method(kind, **(arguments or {}))
-    make = getattr(tests_of(kind.__module__.rsplit(".", 1)[-1]), "student", convolutional)
+    chosen = method(kind, **(arguments or {}))
+    build_student = getattr(tests_of(kind.__module__.rsplit(".", 1)[-1]), "student", convolutional)
     teacher = convolutional(width, normalised=True, name="teacher", bias_initializer="random_normal")
-    student = made.student_from(make(4, normalised=normalised), teacher)
-    if not made.taps.teacher:
+    student = chosen.student_from(build_student(4, normalised=normalized), teacher)
+    if not chosen.taps.teacher:
         teacher = None
-    return compiled(Distiller(student=student, teacher=teacher, methods=[made]), **options)
+    return compiled(Distiller(student=student, teacher=teacher, methods=[chosen], hard_weight=1.0), **options)
 
 
 def batch(kind, count=32):
-    """Images and labels, with the examples' numbers where a method wants them."""
+    """Images and labels, with example numbers if a method needs them."""
     x, y = examples(count)
     return ({INPUTS: x, INDEX: np.arange(count)} if kind.needs_index else x), y
 
 
 def replicas_difference(kind, replicas, count=37):
-    """How far one replica and several come apart in two epochs on one global batch size: the largest difference of a
-    trained variable, and of a metric relative to itself.
+    """The difference between training on one replica and on several, for two epochs at one global batch size: the
+    largest difference of a trained variable, and the largest relative difference of a metric.
 
-    The student has no BatchNorm, which sees one replica's part of the batch; adapters normalise over all. Methods that
-    couple examples are given the global batch. Batches are of 16, the last smaller and uneven over the replicas.
+    The student has no BatchNorm, which would see the slice of the batch on one replica; adapters normalize over all.
+    Methods that couple examples get the global batch. Batches have 16 examples; the last one is smaller and uneven over
+    the replicas.
     """
     arguments = {"across_replicas": True} if "across_replicas" in inspect.signature(kind).parameters else {}
     results = []
     for devices in (1, replicas):
         with mirrored(devices).scope():
-            made = distiller(kind, normalised=False, arguments=arguments)
+            model = distiller(kind, normalized=False, arguments=arguments)
         data = tf.data.Dataset.from_tensor_slices(batch(kind, count)).batch(16)
-        history = made.fit(data, epochs=2, verbose=0).history
-        logged = history | {f"val_{k}": v for k, v in made.evaluate(data, verbose=0, return_dict=True).items()}
-        results.append((values(made.trainable_variables), [np.array(logged[name]) for name in sorted(logged)]))
-    (weights, logs), (others, logs_of_all) = results
-    weight = max(float(np.abs(a - b).max()) for a, b in zip(weights, others, strict=True))
-    both = zip(logs, logs_of_all, strict=True)
-    return weight, max(float((np.abs(a - b) / (np.abs(a) + 1e-6)).max()) for a, b in both)
+        history = model.fit(data, epochs=2, verbose=0).history
+        logged = history | {f"val_{k}": v for k, v in model.evaluate(data, verbose=0, return_dict=True).items()}
+        results.append((values(model.trainable_variables), [np.array(logged[name]) for name in sorted(logged)]))
+    (variables, metrics), (variables_of_all, metrics_of_all) = results
+    difference = max(float(np.abs(a - b).max()) for a, b in zip(variables, variables_of_all, strict=True))
+    pairs = zip(metrics, metrics_of_all, strict=True)
+    return difference, max(float((np.abs(a - b) / (np.abs(a) + 1e-6)).max()) for a, b in pairs)
 
 
 def reload(layer):
-    """A layer through its configuration, as a file would hold it."""
+    """A layer rebuilt from its configuration, as from a file."""
     return keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(layer))

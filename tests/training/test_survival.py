@@ -16,8 +16,8 @@ TRAIN = ["--dataset=digits", "--model=mlp(hidden=(16,))", "--batch_size=50", "--
 
 
 def test_kills_at_random_moments_leave_no_trace():
-    """The short form of `python scripts/kill_test.py --kills 20`."""
-    command = [sys.executable, str(ROOT / "scripts" / "kill_test.py"), "--kills=2", "--seed=2"]
+    """The short form of `python -m scripts.bench.kill_test --kills 20`."""
+    command = [sys.executable, str(ROOT / "scripts" / "bench" / "kill_test.py"), "--kills=2", "--seed=2"]
     ran = subprocess.run(command, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stdout + ran.stderr[-2000:]
     assert "After 2 kills: the same weights and logs, bit for bit." in ran.stdout

@@ -1,4 +1,4 @@
-"""What the benches share: steps timed in turns in one process, and the peaks of their memory."""
+"""What the measurements share: steps timed in turns in one process, and the peaks of their memory."""
 
 from __future__ import annotations
 
@@ -14,12 +14,18 @@ import numpy as np
 import tensorflow as tf
 
 CPU = "CPU:0"
-Run = Callable[[int], list[float]]  # makes some steps, and returns the seconds of each
+Run = Callable[[int], list[float]]  # runs some steps, and returns the seconds of each
 
 
 class Times(NamedTuple):
-    """Of one contestant: seconds of its first run, the median step of every round, the fastest step, and seconds of
-    processor time a step, which other programs on the machine disturb least, in every round."""
+    """The times of one contestant, in seconds.
+
+    Args:
+        first: its first run.
+        rounds: the median step of every round.
+        fastest: the fastest step.
+        processor: processor time per step of every round, which other programs on the machine disturb least.
+    """
 
     first: float
     rounds: list[float]
@@ -37,12 +43,12 @@ class StepTimes(keras.callbacks.Callback):
         self.ends.append(time.perf_counter())
 
     def seconds(self) -> list[float]:
-        """Of every step but the first, which makes the iterator too."""
+        """Seconds of every step but the first, which also makes the iterator."""
         return np.diff(self.ends).tolist()
 
 
 def fitting(model: keras.Model, batch: tuple) -> Run:
-    """Steps of a compiled model's own `fit` on one batch."""
+    """Steps of the `fit` of a compiled model on one batch."""
     dataset = tf.data.Dataset.from_tensors(batch).repeat().prefetch(2)
 
     def run(steps: int) -> list[float]:
@@ -54,7 +60,7 @@ def fitting(model: keras.Model, batch: tuple) -> Run:
 
 
 def looping(step: Callable, batch: tuple) -> Run:
-    """Steps of a function in a loop written by hand, over the same kind of dataset."""
+    """Steps of a function in a hand-written loop, over the same kind of dataset."""
     dataset = tf.data.Dataset.from_tensors(batch).repeat().prefetch(2)
 
     def run(steps: int) -> list[float]:
@@ -68,7 +74,7 @@ def looping(step: Callable, batch: tuple) -> Run:
 
 
 def in_turns(runs: Mapping[str, Run], rounds: int, steps: int) -> dict[str, Times]:
-    """Some rounds of steps of every contestant, one after the other, in turns."""
+    """Rounds of steps of every contestant, one contestant after the other, in alternating order."""
     first: dict[str, float] = {}
     for name, run in runs.items():
         begun = time.perf_counter()
@@ -85,32 +91,34 @@ def in_turns(runs: Mapping[str, Run], rounds: int, steps: int) -> dict[str, Time
     return {name: Times(first[name], medians[name], min(fastest[name]), processor[name]) for name in runs}
 
 
-def ratio(ours: list[float], theirs: list[float]) -> tuple[float, float, float]:
+def ratio(rounds: list[float], reference: list[float]) -> tuple[float, float, float]:
     """The median of the rounds' ratios and their quartiles."""
-    return tuple(np.quantile(np.array(ours) / np.array(theirs), [0.5, 0.25, 0.75]).tolist())
+    return tuple(np.quantile(np.array(rounds) / np.array(reference), [0.5, 0.25, 0.75]).tolist())
 
 
 def peak(work: Callable[[], object], looks: int = 1) -> float:
-    """The bytes that TensorFlow's allocator has given out at the highest point of some work, beyond those before it, in
-    pieces of 256 KB or more; the median of several looks, for which operations run side by side is chance.
+    """The peak of the bytes that TensorFlow's allocator hands out during some work, beyond those from before it.
+
+    The allocator counts pieces of 256 KB or more. The result is the median of several looks, because it depends on
+    chance which operations run at the same time.
 
     Raises:
-        ValueError: where the allocator does not count, as with `TF_ENABLE_ONEDNN_OPTS=0`.
+        ValueError: if the allocator does not count. Set `TF_ENABLE_ONEDNN_OPTS=1`, the default on some processors only.
     """
-    found = []
+    peaks = []
     for _ in range(looks):
         gc.collect()
         tf.config.experimental.reset_memory_stats(CPU)
         before = tf.config.experimental.get_memory_info(CPU)["current"]
         work()
-        found.append(tf.config.experimental.get_memory_info(CPU)["peak"] - before)
-    return float(np.median(found))
+        peaks.append(tf.config.experimental.get_memory_info(CPU)["peak"] - before)
+    return float(np.median(peaks))
 
 
 def machine() -> str:
-    """What was measured on."""
+    """The machine and the versions, as one sentence."""
     with open("/proc/cpuinfo") as lines:
         model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "unknown")
-    load = "/".join(f"{each:.1f}" for each in os.getloadavg())
+    load = "/".join(f"{average:.1f}" for average in os.getloadavg())
     versions = f"TensorFlow {tf.__version__}, Keras {keras.__version__}, Python {platform.python_version()}"
     return f"{os.cpu_count()} cores of {model}, load average {load} at the end; {versions}."

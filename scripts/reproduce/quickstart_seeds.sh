@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# The quickstart's three trainings with several seeds, and the mean and spread of what they reach.
-# usage: scripts/quickstart_seeds.sh [SEED ...]     by default 0 1 2 3 4; finished runs are not run again
+# The quickstart's three trainings with several seeds: mean and spread of the accuracy.
+# usage: scripts/reproduce/quickstart_seeds.sh [SEED ...]     by default 0 1 2 3 4; complete runs are not run again
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 . scripts/environment.sh
 RUNS="${RUNS:-runs/quickstart_seeds}"
 seeds=("${@:-0 1 2 3 4}")
@@ -16,8 +16,8 @@ python - "$RUNS" ${seeds[@]} <<'SUMMARY'
 import json, statistics, sys
 runs, seeds = sys.argv[1], sys.argv[2:]
 for kind in ("teacher", "alone", "distilled"):
-    last = [100 * json.load(open(f"{runs}/{kind}{seed}/result.json"))["last"]["val_accuracy"] for seed in seeds]
-    each = " ".join(f"{accuracy:.2f}" for accuracy in last)
-    spread = statistics.stdev(last) if len(last) > 1 else float("nan")
-    print(f"{kind:9s} {statistics.mean(last):.2f} % +- {spread:.2f}   {each}")
+    accuracies = [100 * json.load(open(f"{runs}/{kind}{seed}/result.json"))["last"]["val_accuracy"] for seed in seeds]
+    listed = " ".join(f"{accuracy:.2f}" for accuracy in accuracies)
+    spread = statistics.stdev(accuracies) if len(accuracies) > 1 else float("nan")
+    print(f"{kind:9s} {statistics.mean(accuracies):.2f} % +- {spread:.2f}   {listed}")
 SUMMARY

@@ -1,0 +1,31 @@
+"""The tutorials and experiments/minimal.py, in the short form that KD_SHORT=1 asks for."""
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+TUTORIALS = sorted((ROOT / "experiments" / "tutorials").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", [*TUTORIALS, ROOT / "experiments" / "minimal.py"], ids=lambda path: path.stem)
+def test_it_runs(path, tmp_path, monkeypatch):
+    monkeypatch.setenv("KD_SHORT", "1")
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(path), run_name="__main__")
+    assert list((tmp_path / "runs").rglob("result.json"))
+
+
+@pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
+def test_it_is_in_the_readme_and_in_percent_format(path):
+    assert f"experiments/tutorials/{path.name}" in (ROOT / "README.md").read_text()
+    text = path.read_text()
+    assert text.startswith('# %% [markdown]\n"""\n# ')
+    named = re.findall(r"\bexperiments/(?:results|tutorials)/[\w./]+\w", text)
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_the_minimal_program_is_short():
+    assert len((ROOT / "experiments" / "minimal.py").read_text().splitlines()) <= 65

@@ -1,0 +1,164 @@
+"""kd_keras.compare: the groups of runs, the statistics of a row, and sweeps that resume and survive a failed run."""
+
+import csv
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+import kd_keras as kd
+from experiments.flags.recipes import parse_pair, parse_recipes, parse_shard
+from kd_keras.evaluation.seeds import COLUMNS
+from kd_keras.runs import sweeps
+
+TEACHER, BASELINE = 0.9, [0.70, 0.74, 0.72]
+KD = [0.80, 0.83, 0.77]
+
+
+def complete(directory, name, seed, accuracy, best, *lines):
+    run = directory / name / f"seed{seed}"
+    run.mkdir(parents=True)
+    (run / "flags.txt").write_text("\n".join([f"--seed={seed}", "--epochs=4", *lines]) + "\n")
+    result = {"last": {"val_accuracy": accuracy}, "best_val_accuracy": best, "seconds": 10.0 + seed}
+    if "--teacher" in "".join(lines):
+        result["teacher_accuracy"] = TEACHER
+    (run / "result.json").write_text(json.dumps(result))
+    return run
+
+
+@pytest.fixture
+def runs(tmp_path):
+    runs = [complete(tmp_path, "baseline", n, a, a + 0.01, "--model=resnet8") for n, a in enumerate(BASELINE)]
+    for seed, accuracy in enumerate(KD):
+        taught = [f"--teacher={tmp_path}/teachers/seed{seed}", "--student=resnet8", "--method=kd(temperature=4)"]
+        runs.append(complete(tmp_path, "kd", seed, accuracy, accuracy, *taught))
+    return runs
+
+
+def test_runs_that_differ_only_in_their_seed_are_one_row(runs):
+    comparison = kd.compare(runs)
+    assert [len(group.results) for group in comparison.groups] == [3, 3] and comparison.unfinished == []
+    baseline, row = comparison.rows
+    assert (baseline["recipe"], row["recipe"], row["seeds"]) == ("baseline", "kd(temperature=4)", 3)
+    assert row["last"] == pytest.approx(100 * np.mean(KD)) and row["spread"] == pytest.approx(100 * np.std(KD, ddof=1))
+    assert baseline["best"] == pytest.approx(100 * np.mean(BASELINE) + 1) and row["seconds"] == pytest.approx(11)
+    assert math.isnan(baseline["gain"])
+
+
+def test_the_gain_has_welchs_interval_and_the_closed_share_of_the_gap(runs):
+    row = kd.compare(runs).rows[1]
+    a, b = 100 * np.array(KD), 100 * np.array(BASELINE)
+    assert row["gain"] == pytest.approx(a.mean() - b.mean())
+    assert row["gap_closed"] == pytest.approx((a.mean() - b.mean()) / (90 - b.mean()))
+    # Welch's interval by its own formula.
+    parts = a.var(ddof=1) / 3, b.var(ddof=1) / 3
+    freedom = sum(parts) ** 2 / sum(part**2 / 2 for part in parts)
+    half = stats.t.ppf(0.975, freedom) * math.sqrt(sum(parts))
+    assert (row["low"], row["high"]) == pytest.approx((row["gain"] - half, row["gain"] + half))
+
+
+def test_other_flags_make_another_row_and_are_named(runs, tmp_path):
+    taught = [f"--teacher={tmp_path}/teachers/seed0", "--student=resnet8", "--method=kd(temperature=4)", "--mixup=1.0"]
+    (tmp_path / "no").mkdir()
+    (tmp_path / "no" / "flags.txt").write_text("--model=resnet8\n")
+    comparison = kd.compare([*runs, complete(tmp_path, "mixed", 0, 0.9, 0.9, *taught), kd.Run(tmp_path / "no")])
+    rows = comparison.rows
+    assert [row["recipe"] for row in rows] == ["baseline", "kd(temperature=4)", "kd(temperature=4) --mixup=1.0"]
+    assert math.isnan(rows[2]["spread"]) and math.isnan(rows[2]["low"]) and rows[2]["gain"] == pytest.approx(18)
+    assert comparison.unfinished == [tmp_path / "no"]
+
+
+def test_tables_and_figure(runs, tmp_path):
+    comparison = kd.compare(f"{tmp_path}/*/seed*")
+    rows, lines = comparison.rows, comparison.markdown().splitlines()
+    assert lines[0] == f"resnet8, taught by {tmp_path}/teachers:"
+    assert [cell.strip() for cell in lines[4].split("|")[1:5]] == ["baseline", "3", "72.00", "2.00"]
+    assert {line.count("|") for line in lines[2:]} == {11}
+    read = list(csv.DictReader(comparison.csv().splitlines()))
+    assert float(read[1]["last"]) == rows[1]["last"] and list(read[0]) == list(COLUMNS)
+    assert read[1]["first_run"] == str(runs[3])
+    comparison.plot(tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_plan_is_every_recipe_of_every_pair_and_seed():
+    recipes = {"kd": {"methods": ["kd(temperature=4)"], "hard_weight": 0.1}, "at": {"methods": ["at"]}}
+    runs = sweeps.plan("runs", [("t/seed{seed}", "resnet8"), ("t2", "mlp")], recipes, [0, 1], {"epochs": 3})
+    assert len(runs) == len({run.path for run in runs}) == 2 * 3 * 2
+    (run,) = [run for run in runs if run.path == Path("runs/t-resnet8/kd/seed1")]
+    assert (run.teacher, run.student) == ("t/seed1", "resnet8")
+    assert run.options == {"epochs": 3, "methods": ["kd(temperature=4)"], "hard_weight": 0.1, "seed": 1}
+    (run,) = [run for run in runs if run.path == Path("runs/t-resnet8/baseline/seed0")]
+    assert (run.teacher, run.options) == (None, {"epochs": 3, "seed": 0})
+    with pytest.raises(ValueError, match="names other than 'baseline'"):
+        sweeps.plan("runs", [("t", "resnet8")], {"baseline": {"methods": ["kd"]}}, [0])
+    with pytest.raises(ValueError, match="at least one pair"):
+        sweeps.plan("runs", [], recipes, [0])
+
+
+def test_the_texts_of_a_plan(tmp_path):
+    (tmp_path / "budget.flags").write_text("# a comment\n--epochs=3\n--flip\n")
+    texts = [
+        "kd: --method='kd(temperature=4)' --hard_weight=0.1 --image_size=8,8",
+        f"at: --flagfile={tmp_path}/budget.flags",
+    ]
+    assert parse_recipes(texts) == {
+        "kd": {"methods": ["kd(temperature=4)"], "hard_weight": 0.1, "image_size": (8, 8)},
+        "at": {"epochs": 3, "flip": True},
+    }
+    assert parse_pair("t/seed{seed}:resnet8") == ("t/seed{seed}", "resnet8") and parse_shard("1/3") == (1, 3)
+    for wrong in (["kd --method=kd"], ["kd: --method=kd", "kd: --method=at"]):
+        with pytest.raises(ValueError, match="NAME: FLAGS"):
+            parse_recipes(wrong)
+    with pytest.raises(ValueError, match="did you mean method"):
+        parse_recipes(["kd: --methd=kd"])
+    with pytest.raises(ValueError, match="TEACHER:STUDENT"):
+        parse_pair("resnet8")
+    for wrong in ("3/3", "one/2", "1"):
+        with pytest.raises(ValueError, match="0/4"):
+            parse_shard(wrong)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("data")
+    splits = {"train_split": "train[:64]", "test_split": "test[:64]"}
+    return {"data": "digits", "data_dir": str(directory), **splits, "epochs": 1, "batch_size": 32}
+
+
+def test_a_sweep_survives_a_failed_run_and_resumes(small, tmp_path):
+    teacher = kd.train(model="mlp(hidden=(16,))", run=tmp_path / "teacher", **small)
+    plan = {"sweep": tmp_path / "sweep", "pairs": [(str(teacher.path), "mlp(hidden=(8,))")], "seeds": [0]}
+    plan |= {"recipes": {"wrong": {"methods": ["nosuch"]}, "kd": {"methods": ["kd"]}}, **small}
+    comparison = kd.compare(**plan)
+    (failed,) = comparison.unfinished
+    assert failed.parts[-2:] == ("wrong", "seed0")
+    log = failed.with_name("seed0.log").read_text()
+    assert "Traceback" in log and "There is no method 'nosuch'" in log
+    results = sorted((tmp_path / "sweep").rglob("result.json"))
+    assert [path.parts[-3] for path in results] == ["baseline", "kd"]
+    assert "accuracy" in (results[1].parent.with_name("seed0.log")).read_text(), "the progress of a run is in its log"
+    comparison.save(tmp_path / "table")
+    table = (tmp_path / "table" / "compare.md").read_text()
+    assert table == comparison.markdown() + "\n" and "| kd | 1 |" in table and "| baseline | 1 |" in table
+    assert {path.name for path in (tmp_path / "table").iterdir()} == {"compare.md", "compare.csv", "compare.png"}
+    before = [path.stat().st_mtime_ns for path in results]
+    again = kd.compare(**plan, shard=(0, 3))  # the first of three runs: the baseline
+    assert [path.stat().st_mtime_ns for path in results] == before and again.markdown() == comparison.markdown()
+    assert failed.with_name("seed0.log").read_text() == log, "the failed run is in another shard"
+
+
+def test_invalid_requests(runs, tmp_path):
+    with pytest.raises(ValueError, match="received both"):
+        kd.compare(runs, sweep=tmp_path)
+    with pytest.raises(ValueError, match="received neither"):
+        kd.compare()
+    with pytest.raises(ValueError, match="No run matches"):
+        kd.compare([tmp_path / "nothing*"])
+    with pytest.raises(ValueError, match="needs recipes"):
+        kd.compare(sweep=tmp_path, pairs=[("t", "mlp")])
+    with pytest.raises(ValueError, match="0 <= i < n"):
+        kd.compare(sweep=tmp_path, pairs=[("t", "mlp")], recipes={"kd": {"methods": ["kd"]}}, shard=(3, 3))

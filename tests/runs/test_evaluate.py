@@ -1,0 +1,138 @@
+"""kd_keras.evaluate: which images and networks it evaluates, its verdict, and the page."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+
+import kd_keras as kd
+from kd_keras.runs.candidates import evaluation_settings, training_images
+from tests.report.test_report import SECTIONS, Elements
+from tests.support.networks import convolutional, source
+
+
+def trained(directory, name, width, *settings):
+    """A run as training leaves it, of a network that has learned nothing."""
+    keras.utils.set_random_seed(width)
+    layers = [keras.Input((8, 8, 1)), keras.layers.Rescaling(1 / 255), convolutional(width, 10, (8, 8, 1))]
+    (directory / name).mkdir()
+    keras.Sequential(layers, name=name).save(directory / name / "model.keras")
+    lines = ["--data=digits", *settings, "--test_split=test[:200]", f"--data_dir={directory / 'data'}"]
+    (directory / name / "flags.txt").write_text("\n".join(lines) + "\n")
+    (directory / name / "metrics.csv").write_text("epoch,hard,loss,val_accuracy\n0,2.3,2.3,NA\n1,2.2,2.2,0.125\n")
+    return directory / name
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("runs")
+    teacher = trained(directory, "teacher", 6, "--train_split=train")
+    student = trained(directory, "student", 3, "--method=kd(temperature=4)", "--train_split=train")
+    return teacher, student, trained(directory, "baseline", 4, "--train_split=train[:30]")
+
+
+@pytest.fixture(scope="module")
+def evaluated(runs, tmp_path_factory):
+    """All questions but memory, which starts processes, about three runs; with the page."""
+    page = tmp_path_factory.mktemp("page") / "page.html"
+    teacher, student, baseline = runs
+    result = kd.evaluate(
+        [kd.Run(baseline), student],
+        teacher=teacher,
+        requirements={"min_agreement": 0.999, "max_parameters_ratio": 1.0},
+        report=page,
+        examples=24,
+        command="python -m experiments.evaluate --report=page.html",
+    )
+    return result, page
+
+
+def test_the_findings_are_of_the_test_images_of_the_teachers_run(runs, evaluated):
+    result, _ = evaluated
+    assert list(result.findings) == [str(runs[0]), str(runs[2]), str(runs[1])] and result.teacher == str(runs[0])
+    findings = result.findings[str(runs[1])]
+    assert findings["confusion"].sum() == 200, "the test split of the run"
+    images = kd.data.load("digits", "test[:200]", str(runs[0].parent / "data"))
+    pixels, labels = (np.stack([example[key].numpy() for example in images.examples]) for key in ("image", "label"))
+    predictions = np.array(kd.Run(runs[1]).model()(pixels.astype("float32"))).argmax(-1)
+    assert findings["accuracy"] == pytest.approx(np.mean(predictions == labels))
+    assert findings["gap"] == pytest.approx(findings["accuracy_train"] - findings["accuracy"])
+    assert findings["kilobytes"] == pytest.approx((runs[1] / "model.keras").stat().st_size / 1000)
+
+
+def test_the_verdict_is_on_the_last_model(runs, evaluated, tmp_path):
+    result, _ = evaluated
+    agreement, ratio = result.verdict.requirements
+    assert not result.verdict.passed and not agreement.passed and ratio.passed
+    assert agreement.value == result.findings[str(runs[1])]["agreement"]
+    assert str(result).endswith(f"{agreement.text}\n{ratio.text}") and "| accuracy | agreement |" in str(result)
+    assert "200 test images of digits." in str(result)
+    result.save(tmp_path / "findings.json")
+    saved = json.loads((tmp_path / "findings.json").read_text())[str(runs[1])]
+    assert np.shape(saved["confusion"]) == (10, 10) and len(saved["error_jpeg"]) == 5
+
+
+def test_the_page_shows_the_findings(runs, evaluated):
+    result, page = evaluated
+    elements = Elements(page.read_text(encoding="utf-8"))
+    findings = result.findings[str(runs[1])]
+    assert {each["id"] for each in elements.all("section")} == SECTIONS
+    assert f"✗ FAIL Agreement at least 99.9 % {100 * findings['agreement']:.1f} %" in elements.text
+    assert f"{100 * findings['agreement']:.1f} %" in elements.text.partition("Agreement with the teacher –")[2][:30]
+    assert f"mean error {100 * result.findings[str(runs[0])]['corruption_error']:.1f} %" in elements.text
+    assert "200 test images of digits. Corruptions, attention and CKA use" in elements.text
+    assert "distilled student" in elements.text and "distilled 12.5 % (best 12.5 %)" in elements.text
+    assert "python -m experiments.distill --run=NEW --flagfile=" in elements.text
+    assert "python -m experiments.train --run=NEW --flagfile=" in elements.text
+    assert "python -m experiments.evaluate --report=page.html" in elements.text
+    assert len(elements.all("img")) == 8 * 4 + 10 and "▲ baseline" in elements.text
+
+
+def test_models_that_differ_only_in_their_training_images_get_a_table(runs):
+    teacher, _, baseline = runs
+    result = kd.evaluate(baseline, teacher=teacher, batch_size=64)
+    accuracies = [result.findings[str(run)]["accuracy"] for run in (baseline, teacher)]
+    assert [line.split(" | ")[1:] for line in result.by_training_size[0].splitlines()[2:]] == [
+        ["30", f"{accuracies[0]:.4f} |"],
+        ["1,000", f"{accuracies[1]:.4f} |"],
+    ]
+
+
+def test_keras_models_on_other_images(runs):
+    models = [convolutional(name="small"), convolutional(name="small"), convolutional(6, name="large")]
+    result = kd.evaluate(models[:2], teacher=models[2], data=source(20), requirements={"min_accuracy": 0.0})
+    assert list(result.findings) == ["large", "small", "small 2"] and result.verdict.passed
+    assert all(row["confusion"].sum() == 20 and row["kilobytes"] > 1 for row in result.findings.values())
+    assert list(kd.evaluate([models[2], models[2]], data=source(20)).findings) == ["large"]
+    with pytest.raises(ValueError, match="Pass data="):
+        kd.evaluate(models[0])
+
+
+def test_invalid_requests(runs, tmp_path):
+    teacher, student, _ = runs
+    for options, error, message in (
+        ({"requirements": {"min_acuracy": 0.5}}, ValueError, "did you mean min_accuracy"),
+        ({"questions": ["robustnes"]}, ValueError, "did you mean robustness"),
+        ({"requirements": {"min_auroc": 0.5}}, ValueError, "other_data="),
+        ({"report": tmp_path / "none" / "page.html"}, ValueError, "does not exist"),
+        ({"splits": "test"}, TypeError, "splits"),
+    ):
+        with pytest.raises(error, match=message):
+            kd.evaluate(student, teacher=teacher, **options)
+    with pytest.raises(ValueError, match="only a teacher"):
+        kd.evaluate(teacher=teacher, requirements={"min_accuracy": 0.5})
+    with pytest.raises(ValueError, match="at least one model"):
+        kd.evaluate()
+
+
+def test_a_run_names_its_training_and_test_images(runs, tmp_path):
+    (tmp_path / "flags.txt").write_text(
+        f"--data=digits\n--data_dir={runs[0].parent / 'data'}\n--train_split=train[:30]\n--test_split=test[:9]\n"
+        "--image_size=16,12\n--without_classes=0,3\n"
+    )
+    run = kd.Run(tmp_path)
+    labels = {int(example["label"]) for example in training_images(run).examples}
+    assert training_images(run).size < 30 and not labels & {0, 3}
+    settings = evaluation_settings(run)
+    assert (settings["data"], settings["test_split"], settings["image_size"]) == ("digits", "test[:9]", (16, 12))
