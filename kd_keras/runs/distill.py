@@ -158,7 +158,7 @@ def _distill(session: Session, request: Request) -> Run:
         raise ValueError(f"{images.train.name!r} has no labels for a hard loss of weight {weight}. Pass hard_weight=0.")
     known["hard_weight"] = weight if isinstance(weight, (int, float)) else weight_description(request.hard_weight)
     known["hard_weight_reason"] = distiller.hard_weight_reason
-    return train_student(session, distiller, known, teacher.recording if request.recording is not None else None)
+    return train_student(session, distiller, known, teacher.recording if isinstance(teacher, RecordedTeacher) else None)
 
 
 def _teacher_classes(images: Images, teacher: Teacher | RecordedTeacher | None) -> int:

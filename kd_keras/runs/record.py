@@ -15,7 +15,7 @@ from kd_keras.recording.reader import Recording
 from kd_keras.runs import devices, teachers
 from kd_keras.runs.images import load_images
 from kd_keras.runs.methods import make_methods
-from kd_keras.runs.recipe import Data, recipe
+from kd_keras.runs.recipe import Data, Recipe, recipe
 from kd_keras.runs.teachers import TEACHER_OPTIONS, TeacherOptions, TeacherSource
 from kd_keras.teacher import Teacher
 
@@ -83,10 +83,10 @@ def record(
 
 
 def _verified(
-    output: str | os.PathLike, teacher: TeacherSource | None, for_teacher: TeacherOptions, plan: Any
+    output: str | os.PathLike, teacher: TeacherSource | None, for_teacher: TeacherOptions, plan: Recipe
 ) -> Recording:
     """A complete recording, read through."""
-    recording = Recording(output)
+    recording = Recording(os.fspath(output))
     recording.verify()
     if teacher is not None:
         Teacher.recorded(output, live=teachers.load_teacher(teacher, load_images(plan), for_teacher))

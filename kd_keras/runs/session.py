@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -57,7 +57,7 @@ class Session:
 
 
 def open_session(
-    path: str | Path, settings: Settings, recipe: Recipe, strategy: tf.distribute.Strategy, overwrite: bool
+    path: str | os.PathLike, settings: Settings, recipe: Recipe, strategy: tf.distribute.Strategy, overwrite: bool
 ) -> Session | Run:
     """A session with its images, or the run if it is complete: then there is nothing to do.
 
