@@ -7,8 +7,8 @@
 
 The data and augmentation flags must be those of the training; --batch_size only if mixup or CutMix mix a batch. The
 same command resumes. Several workers write parts of one recording with --shard=0/4 to --shard=3/4, or by themselves if
-TF_CONFIG or Slurm names a cluster; the devices of one machine divide every batch (--strategy). --verify reads a complete
-recording through.
+TF_CONFIG or Slurm names a cluster; the devices of one machine divide every batch (--strategy). --verify reads a
+complete recording through.
 """
 
 import re

@@ -58,8 +58,12 @@ class Outputs(dict):
 
 
 class TapSpec(NamedTuple):
-    """What a tap delivers: the `layer` it reads (a path such as `"backbone/conv4_out"`) and its `shape`, with `None` for
-    a free dimension."""
+    """What a tap delivers.
+
+    Attributes:
+        layer: the path of the layer that it reads, such as `"backbone/conv4_out"`.
+        shape: `(None, ...)`, with `None` for every free dimension.
+    """
 
     layer: str
     shape: tuple

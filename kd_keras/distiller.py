@@ -43,9 +43,9 @@ class Distiller(FitsOnWorkers):
         student: the model to train; any built Keras model.
         teacher: a trained model, several, or a `Teacher`; `None` if no method needs one.
         methods: the methods, each with its own weight.
-        hard_weight: what the hard loss is multiplied by: a number, numbers by epoch or a schedule, as a method's weight.
-            With 0, data needs no labels and `compile` no loss. By default the published value of the methods if they
-            agree, else 1; `hard_weight_reason` says which.
+        hard_weight: what the hard loss is multiplied by: a number, numbers by epoch or a schedule, as the weight of a
+            method. With 0, data needs no labels and `compile` no loss. By default the published value of the methods
+            if they agree, else 1; `hard_weight_reason` says which.
         name: the model's name.
 
     Raises:
@@ -73,6 +73,7 @@ class Distiller(FitsOnWorkers):
         _check_kinds(student, methods)
         super().__init__(name=name, dtype=student.dtype_policy, autocast=False)
         self.student = student
+        self._has_own_loss = type(student).compute_loss is not keras.Model.compute_loss
         self.methods = list(methods)
         self.hard_weight = hard_weight
         self._student = Tapped(student, [tap for method in self.methods for tap in method.taps.student])
@@ -82,7 +83,6 @@ class Distiller(FitsOnWorkers):
         self._epoch = self.add_weight(name="epoch", shape=(), dtype="int32", initializer="zeros", trainable=False)
         names = ["hard", *term_names(self.methods)]
         self._trackers = {term: keras.metrics.Mean(name=term) for term in [*names, "regularization"]}
-        self._logged: set[str] = set()
         self.guard = NonFiniteGuard(self, names)
         self.built = True
 
@@ -125,6 +125,7 @@ class Distiller(FitsOnWorkers):
         if weight is None:
             logging.getLogger("kd_keras").info("hard_weight %g: %s.", value, self.hard_weight_reason)
         self._terms = make_terms(self._hard_weight, self._hard_loss, self.methods)
+        self._logged: set[str] = set()  # the names of the losses of the last traced step
         self.train_function = None  # the one traced with other terms
 
     # ---- the step
@@ -151,20 +152,21 @@ class Distiller(FitsOnWorkers):
         """The loss `()` of the labels: the student's own `compute_loss` if it has one, else the compiled loss."""
         if batch.label is None:
             raise ValueError("The hard loss needs labels, but the batch has none. Distiller(hard_weight=0) needs none.")
-        if not self._has_hard_loss():
+        compiled = compiled_loss(self)
+        if self._has_own_loss:
+            loss = self.student.compute_loss(batch.inputs, batch.label, output, batch.weight, training=training)
+        elif compiled is not None:
+            loss = compiled(batch.label, output, batch.weight)
+        else:
             raise ValueError(
                 "Expected a loss for the labels, but compile() received none. Call compile(loss=...), or use "
                 "Distiller(hard_weight=0) to train without labels."
             )
-        if _has_own_loss(self.student):
-            loss = self.student.compute_loss(batch.inputs, batch.label, output, batch.weight, training=training)
-        else:
-            loss = compiled_loss(self)(batch.label, output, batch.weight)
         return ops.cast(loss, "float32") * replica_count()  # Keras has divided it by that number
 
     def _penalties(self) -> list[Tensor]:
         """The regularization losses, `()` each; a student's own `compute_loss` already contains the student's."""
-        if _has_own_loss(self.student) and any(term.name == "hard" for term in self._terms):
+        if self._has_own_loss and any(term.name == "hard" for term in self._terms):
             return [loss for method in self.methods for loss in method.losses]
         return self.losses
 
@@ -230,12 +232,12 @@ class Distiller(FitsOnWorkers):
         return {name: value for name, value in super().get_metrics_result().items() if name not in hidden}
 
     def _has_hard_loss(self) -> bool:
-        return compiled_loss(self) is not None or _has_own_loss(self.student)
+        return compiled_loss(self) is not None or self._has_own_loss
 
     # ---- Keras's other entrances
 
     def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
-        """Keras's `fit`; it also counts epochs for the methods, checks the teacher, and stops if the loss is not finite."""
+        """Keras's `fit`; it also counts epochs for the methods, checks the teacher, and stops at a non-finite loss."""
         bound = inspect.signature(super().fit).bind(*args, **kwargs)
         given = bound.arguments.get("callbacks") or []
         given = given.callbacks if isinstance(given, keras.callbacks.CallbackList) else tree.flatten(given)
@@ -279,13 +281,11 @@ def _check_kinds(student: Any, methods: Sequence[Any]) -> None:
         raise TypeError(f"student must be a Keras model, but received {type(student).__name__}.")
     for method in methods:
         if not isinstance(method, Method):
-            raise TypeError(f"methods must be a list of methods such as kd_keras.methods.KD(), but it contains {method!r}.")
+            raise TypeError(
+                f"methods must be a list of methods such as kd_keras.methods.KD(), but it contains {method!r}."
+            )
         if method.built:
             raise ValueError(f"Method {method.name!r} already belongs to another Distiller. Make a new one.")
-
-
-def _has_own_loss(student: keras.Model) -> bool:
-    return type(student).compute_loss is not keras.Model.compute_loss
 
 
 def _shapes(specs: Specs) -> dict[str, Any]:

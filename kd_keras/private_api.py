@@ -1,6 +1,7 @@
 """Every private name of Keras and TensorFlow that the project uses, one function each.
 
-A new version of either is met here and nowhere else; tests/test_private_api.py calls every function.
+An upgrade of either is a change to this file; tests/test_private_api.py has a test of every function. The only other
+place is kd_keras/distribute/keras_fit.py, which overrides private methods of Keras's trainer: that needs a class.
 """
 
 from __future__ import annotations
@@ -121,7 +122,7 @@ def graph_of_called_function(graph: Any, name: str) -> Any:
 
 
 def start_coordination_service(leader: str, jobs: dict[str, int], timeout: float) -> None:
-    """Has TensorFlow's coordination service report a worker that has been silent for `timeout` seconds.
+    """Makes TensorFlow's coordination service report a worker that has been silent for `timeout` seconds.
 
     MultiWorkerMirroredStrategy starts the same service with a timeout of its own if there is none yet, and no public
     function sets that timeout.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import numbers
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -70,7 +70,9 @@ class Teacher:
             advice = suggest(combine, COMBINATIONS)
             raise ValueError(f"combine must be one of {COMBINATIONS}, but received {combine!r}: {advice}")
         if class_order is not None and min(class_order, default=-1) < 0:
-            raise ValueError(f"class_order must be positions among the teacher's classes, but received {class_order!r}.")
+            raise ValueError(
+                f"class_order must be positions among the teacher's classes, but received {class_order!r}."
+            )
         self.combine = combine
         self.weights = _normalize_weights(weights, len(self.networks))
         self.preprocess = _for_each_network(preprocess, len(self.networks))
@@ -79,7 +81,7 @@ class Teacher:
         self._tapped: list[Tapped] = []
 
     @staticmethod
-    def recorded(directory: str | os.PathLike, live: Teacher | None = None) -> RecordedTeacher:
+    def recorded(directory: str | Path, live: Teacher | None = None) -> RecordedTeacher:
         """Opens a recording of a teacher's outputs as a teacher; its networks are not needed.
 
         Give its `recording` to the pipeline, `data.training(..., recorded=teacher.recording)`, and the teacher to a
@@ -189,15 +191,20 @@ class Teacher:
 
 
 def prepared(network: keras.Model, preprocess: Callable[[Tensor], Tensor] | None, inputs: Any) -> Any:
-    """Prepares images as one of a teacher's networks reads them: with its `preprocess`, and resized to its input size."""
-    inputs = preprocess(inputs) if preprocess else inputs
-    return _resized(inputs, _input_shape(network))
+    """Prepares images for one of a teacher's networks: applies its `preprocess`, and resizes to its input size."""
+    inputs, shape = preprocess(inputs) if preprocess else inputs, _input_shape(network)
+    if shape is None or len(shape) != 4 or None in shape[1:3] or tuple(inputs.shape[1:3]) == shape[1:3]:
+        return inputs
+    is_smaller = any(size > target for size, target in zip(inputs.shape[1:3], shape[1:3], strict=True))
+    return ops.image.resize(inputs, shape[1:3], interpolation="bilinear", antialias=is_smaller)
 
 
 def _normalize_weights(weights: Sequence[float] | None, count: int) -> list[float]:
     weights = [1.0] * count if weights is None else list(weights)
     if len(weights) != count or not all(isinstance(w, numbers.Real) and w >= 0 for w in weights) or sum(weights) <= 0:
-        raise ValueError(f"A Teacher needs {count} weights, none below zero and not all zero, but received {weights!r}.")
+        raise ValueError(
+            f"A Teacher needs {count} weights, none below zero and not all zero, but received {weights!r}."
+        )
     return [float(weight) / sum(weights) for weight in weights]
 
 
@@ -220,13 +227,6 @@ def _shrinks(shape: tuple | None, student_shape: tuple | None) -> bool:
     if shape is None or student_shape is None or not len(shape) == len(student_shape) == 4:
         return False
     return any(size and size < (other or 0) for size, other in zip(shape[1:3], student_shape[1:3], strict=True))
-
-
-def _resized(inputs: Any, shape: tuple | None) -> Any:
-    if shape is None or len(shape) != 4 or None in shape[1:3] or tuple(inputs.shape[1:3]) == shape[1:3]:
-        return inputs
-    is_smaller = any(size > target for size, target in zip(inputs.shape[1:3], shape[1:3], strict=True))
-    return ops.image.resize(inputs, shape[1:3], interpolation="bilinear", antialias=is_smaller)
 
 
 class AbsentTeacher:
@@ -257,8 +257,8 @@ class AbsentTeacher:
             return Outputs(batch.recorded)
         if self.specs:
             raise ValueError(
-                f"The methods need a teacher with the taps {', '.join(self.specs)}, but none is attached: a Distiller is "
-                "saved without its teacher. Call distiller.attach(teacher) after loading."
+                f"The methods need a teacher with the taps {', '.join(self.specs)}, but none is attached: a Distiller "
+                "is saved without its teacher. Call distiller.attach(teacher) after loading."
             )
         return Outputs()
 

@@ -1,4 +1,4 @@
-"""The teacher: frozen, one or several, with eyes and class names of its own."""
+"""The teacher: frozen, one network or several, with an input size and an order of classes of its own."""
 
 import contextlib
 import warnings
@@ -88,7 +88,11 @@ def test_another_dtype_policy():
         (lambda: Teacher(convolutional(), combine="logit"), ValueError, "did you mean logits"),
         (lambda: Teacher(convolutional(), class_order=[-1]), ValueError, "class_order"),
         (lambda: Teacher([convolutional(), convolutional(classes=9)]).tapped(["logits"]), ValueError, "class count"),
-        (lambda: Teacher([convolutional()] * 2).tapped(["embedding"]), ValueError, r"taps \['embedding'\] needs one teacher, but received 2"),
+        (
+            lambda: Teacher([convolutional()] * 2).tapped(["embedding"]),
+            ValueError,
+            r"taps \['embedding'\] needs one teacher, but received 2",
+        ),
     ],
 )
 def test_bad_teachers(make, error, message):

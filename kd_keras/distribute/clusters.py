@@ -77,7 +77,7 @@ def _tasks(resolver: tf.distribute.cluster_resolver.ClusterResolver) -> list[tup
 
 
 def watch_peers(resolver: tf.distribute.cluster_resolver.ClusterResolver, timeout: float) -> None:
-    """Makes TensorFlow report a worker that has been silent for `timeout` seconds; call it before the strategy exists."""
+    """Makes TensorFlow report a worker after `timeout` seconds of silence; call it before the strategy exists."""
     cluster = resolver.cluster_spec().as_dict()
     jobs = {job: len(cluster[job]) for job in JOBS if job in cluster}
     start_coordination_service(f"/job:{next(iter(jobs))}/task:0", jobs, timeout)
@@ -88,8 +88,8 @@ def exit_together(strategy: tf.distribute.Strategy) -> Iterator[None]:
     """Ends this process, with a message and the exit code `LOST`, if another worker of its cluster is gone.
 
     A worker that dies is noticed when its connection breaks, at the next step, and one that hangs after the strategy's
-    `timeout`. The process ends at once, since an orderly exit would wait for the others. A worker that is done waits for
-    the chief, which may have more to do: a worker that has left looks like one that has died.
+    `timeout`. The process ends at once, since an orderly exit would wait for the others. A worker that is done waits
+    for the chief, which may have more to do: a worker that has left looks like one that has died.
     """
     try:
         try:

@@ -1,4 +1,4 @@
-"""What Keras's `fit` lacks under MultiWorkerMirroredStrategy, keras-team/keras issue 20585; delete it once Keras is fixed.
+"""What Keras's `fit` lacks under MultiWorkerMirroredStrategy, keras-team/keras issue 20585; to delete once it is fixed.
 
 Keras fails in two places. Its symbolic build reduces a batch whose slices differ in size (also under MirroredStrategy,
 with an uneven first batch); here the build reads the dataset's element specification. And it reduces the logs of a step

@@ -53,7 +53,7 @@ def synchronize_batch_norm(model: keras.Model) -> int:
 
 
 def require_rows(batch: Batch) -> Batch:
-    """Returns the same batch; the step fails with a clear error if this replica has no row, which layers cannot train on."""
+    """Returns the same batch, whose use fails with a clear error if this replica has no row, as layers need one."""
     replicas = replica_count()
     if replicas == 1:
         return batch
@@ -78,7 +78,7 @@ def run_without_rows(function: Callable[[Any], Any], inputs: Any) -> Any:
     return tree.map_structure(lambda x: x[:rows], function(padded))
 
 
-def branch_together(condition: Tensor, accept: Callable, reject: Callable, *args: Any) -> None:
+def branch_together(condition: Tensor, accept: Callable[..., None], reject: Callable[..., None], *args: Any) -> None:
     """Runs one of two functions of this replica's tensors; the condition must be the same on all replicas.
 
     Args:

@@ -21,7 +21,7 @@ class BatchSlice(NamedTuple):
     """
 
     first: int = 0
-    count: int = 1
+    count: int = 1  # type: ignore[assignment]  # a tuple has a method of that name, which nothing uses
     total: int = 1
 
 
@@ -54,8 +54,9 @@ def batches(strategy: tf.distribute.Strategy, make: Callable[[BatchSlice], tf.da
 def map_over_replicas(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Divides a function's work over the replicas of the strategy in whose scope this is called.
 
-    For work outside `fit`, such as a network's predictions: every worker calls the result with the same batches, in the
-    same order, and receives the whole result. No row is lost or repeated; copies of the last row fill up the last slice.
+    For work outside `fit`, such as a network's predictions: every worker calls the result with the same batches, in
+    the same order, and receives the whole result. No row is lost or repeated; copies of the last row fill up the last
+    slice.
 
     Args:
         function: from tensors `(B, ...)`, or a structure of them, to a structure of tensors `(B, ...)`; a row of its

@@ -1,11 +1,11 @@
 """tf.distribute strategies by name, and what differs with the number of devices.
 
-    strategy = distribute.strategy("auto")
-    with strategy.scope():
-        ...  # load the teacher, build student and Distiller, compile
-    train = distribute.batches(
-        strategy, lambda batch_slice: data.training(source, batch_size=256, batch_slice=batch_slice)
-    )
+strategy = distribute.strategy("auto")
+with strategy.scope():
+    ...  # load the teacher, build student and Distiller, compile
+train = distribute.batches(
+    strategy, lambda batch_slice: data.training(source, batch_size=256, batch_slice=batch_slice)
+)
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def strategy(name: str = "auto", *, devices: int | None = None, timeout: float =
 
     Raises:
         TypeError: if `devices` is not a number.
-        ValueError: if the name is unknown, the environment describes no such cluster or TPU, there are fewer devices, or
-            TensorFlow has already run.
+        ValueError: if the name is unknown, the environment describes no such cluster or TPU, there are fewer devices,
+            or TensorFlow has already run.
 
     >>> strategy("one").num_replicas_in_sync
     1
@@ -73,8 +73,8 @@ def _local_devices(count: int | None) -> tuple[str, list[str]]:
             tf.config.set_logical_device_configuration(cpus[0], logical)
         except RuntimeError as error:
             raise ValueError(
-                f"Expected to make {count} logical CPUs, but TensorFlow already runs with {max(1, len(configured))}. Make "
-                "the strategy before anything else of TensorFlow runs."
+                f"Expected to make {count} logical CPUs, but TensorFlow already runs with {max(1, len(configured))}. "
+                "Make the strategy before anything else of TensorFlow runs."
             ) from error
     return "CPU", [f"CPU:{number}" for number in range(count)]
 

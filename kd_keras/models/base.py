@@ -71,7 +71,7 @@ def channel_shuffle(x: Tensor, groups: int, name: str) -> Tensor:
 
 
 def classified(inputs: Tensor, x: Tensor, classes: int, name: str) -> keras.Model:
-    """The model from the inputs to logits `(B, classes)`, which a dense layer computes from the mean of the last maps."""
+    """The model from the inputs to logits `(B, classes)`, a dense layer's output for the mean of the last maps."""
     x = layers.GlobalAveragePooling2D(name="pool")(x)
     return keras.Model(inputs, layers.Dense(classes, name="logits")(x), name=name)
 

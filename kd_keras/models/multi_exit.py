@@ -1,11 +1,12 @@
-"""Multi-exit networks: a classifier at each stage, and a prediction that sums the layers' own.
+"""Multi-exit networks: a classifier at each stage, and a prediction that is the mean of theirs.
 
-Zhang et al. 2019, *Be Your Own Teacher*, 1905.08094, section 3, for the exits' place and form; here their prediction
-is the normalised sum P(y|x) = (1/N) sum_i P(y_i|x) over all N exits. `methods.BYOT` trains them.
+The places and the form of the exits are those of Zhang et al. 2019, *Be Your Own Teacher*, 1905.08094, section 3. The
+prediction of all N exits is the normalized sum P(y|x) = (1/N) sum_i P(y_i|x). `methods.BYOT` trains them.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import keras
 from keras import layers, ops, tree
 
+from kd_keras.contracts import Tensor
 from kd_keras.errors import explain_mismatch
 from kd_keras.models.base import batch_norm, fan_out
 from kd_keras.networks.stages import DROPOUTS
@@ -24,21 +26,21 @@ def multi_exit(model: keras.Model, *, name: str | None = None) -> keras.Model:
 
     An exit after stage i takes a separable 3x3 convolution, BatchNorm and ReLU for each later stage, of that stage's
     size (the last of the embedding's width), then the mean over space and a dense layer. The layers `"exit1"`, ... are
-    the logits `(B, K)` of each exit, the last one those of the network itself; `"exit1_features"`, ... what each reads,
-    all `(B, D)` of the network's embedding. Few of its maps lie on all paths to the sum, so methods on maps must name
-    their taps: `AT(student_tap=("stage1_out", "stage2_out", "stage3_out"))`.
+    the logits `(B, K)` of each exit; the last exit is the network itself. The layers `"exit1_features"`, ... are what
+    these logits are computed from, all `(B, D)` as the network's embedding. Few maps lie on all paths to the sum, so
+    methods on maps must name their taps: `AT(student_tap=("stage1_out", "stage2_out", "stage3_out"))`.
 
     Args:
-        model: a Functional classifier whose output is logits that one dense layer makes of its embedding, and whose
-            stages are layers of its own, as in all of the zoo.
+        model: a Functional classifier whose output is logits that one dense layer computes from its embedding, and
+            whose stages are among its own layers and not in a nested model, as in all of the zoo.
         name: the new model's name; by default `"multi_exit_"` and the model's.
 
     Returns:
-        A model from the same images to `(B, K)` logits of the summed prediction: their softmax is the mean of the
+        A model from the same images to `(B, K)` logits of the mean prediction: their softmax is the mean of the
         exits' softmax.
 
     Raises:
-        ValueError: where the model is none of this kind, or has one stage alone.
+        ValueError: if the model is not of this kind, or has only one stage.
 
     >>> from kd_keras.models.resnet import resnet8
     >>> summed = multi_exit(resnet8((32, 32, 3), 10))
@@ -49,26 +51,27 @@ def multi_exit(model: keras.Model, *, name: str | None = None) -> keras.Model:
     """
     specs = Tapped(model, ["stages", "embedding", "logits"]).specs
     paths = [*(spec.layer for spec in specs["stages"]), specs["embedding"].layer, specs["logits"].layer]
-    own = {layer.name for layer in model.layers}
-    if len(specs["stages"]) < 2 or not set(paths) <= own:
-        came = f"{model.name!r} with {len(specs['stages'])} stages, of which {sorted(set(paths) - own)} lie deeper"
-        needed = "a Functional classifier of logits, with two or more stages among its own layers"
-        raise ValueError(
-            explain_mismatch(needed, came, "build it without a final softmax, and not around another model")
+    names = {layer.name for layer in model.layers}
+    if len(specs["stages"]) < 2 or not set(paths) <= names:
+        expected = "a Functional classifier of logits, with two or more stages among its own layers"
+        received = (
+            f"{model.name!r} with {len(specs['stages'])} stages, and in nested models {set(paths) - names or 'none'}"
         )
+        advice = "build it without a final softmax, and not around another model"
+        raise ValueError(explain_mismatch(expected, received, advice))
     stages = [model.get_layer(spec.layer).output for spec in specs["stages"]]
     width, classes = specs["embedding"].shape[-1], specs["logits"].shape[-1]
-    answers = [_exit(stages[number:], width, classes, f"exit{number + 1}") for number in range(len(stages) - 1)]
-    answers.append(_deepest(model, paths[-2], f"exit{len(stages)}"))
-    summed = MeanOfPredictions(name="mean_of_predictions")(answers)
+    logits = [_exit(stages[number:], width, classes, f"exit{number + 1}") for number in range(len(stages) - 1)]
+    logits.append(_deepest(model, paths[-2], f"exit{len(stages)}"))
+    summed = MeanOfPredictions(name="mean_of_predictions")(logits)
     return keras.Model(model.input, summed, name=name or f"multi_exit_{model.name}")
 
 
-def _exit(stages: list, width: int, classes: int, name: str) -> Any:
+def _exit(stages: list[Tensor], width: int, classes: int, name: str) -> Tensor:
     """The logits of an exit after the first of some stages."""
     x = stages[0]
-    for number, (before, stage) in enumerate(zip(stages, stages[1:]), start=1):
-        strides = tuple(-(-size // later) for size, later in zip(before.shape[1:3], stage.shape[1:3]))
+    for number, (before, stage) in enumerate(itertools.pairwise(stages), start=1):
+        strides = tuple(-(-size // later) for size, later in zip(before.shape[1:3], stage.shape[1:3], strict=True))
         filters = width if number == len(stages) - 1 else stage.shape[-1]
         # A separable layer has one stride for both directions.
         x = layers.SeparableConv2D(
@@ -85,16 +88,15 @@ def _exit(stages: list, width: int, classes: int, name: str) -> Any:
     return layers.Dense(classes, name=name)(layers.GlobalAveragePooling2D(name=f"{name}_features")(x))
 
 
-def _deepest(model: keras.Model, embedding: str, name: str) -> Any:
-    """The network's own logits, with its embedding and them under an exit's names."""
+def _deepest(model: keras.Model, embedding: str, name: str) -> Tensor:
+    """The logits of the network itself; they and its embedding get an exit's names."""
     place = model.layers.index(model.get_layer(embedding))
     x = layers.Identity(name=f"{name}_features")(model.layers[place].output)
     for layer in model.layers[place + 1 :]:
         if not isinstance(layer, (*DROPOUTS, layers.Dense)):
-            needed = "logits that one dense layer makes of the embedding"
-            raise ValueError(
-                explain_mismatch(needed, f"{layer.name!r} of {model.name!r}", "build it without a final softmax")
-            )
+            received = f"the layer {layer.name!r} of {model.name!r} after it"
+            expected = "logits that one dense layer computes from the embedding"
+            raise ValueError(explain_mismatch(expected, received, "build it without a final softmax"))
         x = layer(x)
     return layers.Identity(name=name)(x)
 
@@ -111,16 +113,16 @@ class MeanOfPredictions(layers.Layer):
     def __init__(self, **options: Any):
         super().__init__(dtype="float32", **{key: value for key, value in options.items() if key != "dtype"})
 
-    def call(self, logits: list) -> Any:
-        each = ops.stack([ops.log_softmax(ops.cast(one, "float32"), axis=-1) for one in logits])
-        return ops.logsumexp(each, axis=0) - math.log(len(logits))
+    def call(self, logits: list[Tensor]) -> Tensor:
+        log_probabilities = ops.stack([ops.log_softmax(ops.cast(one, "float32"), axis=-1) for one in logits])
+        return ops.logsumexp(log_probabilities, axis=0) - math.log(len(logits))
 
 
 def exit_count(model: keras.Model) -> int:
-    """How many exits a model made by `multi_exit` has, the deepest among them.
+    """How many exits a model made by `multi_exit` has, including the deepest.
 
     Raises:
-        ValueError: where it is no such model.
+        ValueError: if it is no such model.
     """
     names = {layer.name for layer in model.layers}
     count = sum(f"exit{number}" in names for number in range(1, len(names)))
@@ -130,14 +132,14 @@ def exit_count(model: keras.Model) -> int:
 
 
 def single_exit(model: keras.Model, number: int) -> keras.Model:
-    """One exit of a multi-exit model as a model of its own, with the layers that lead to it and no others.
+    """One exit of a multi-exit model as a separate model, with only the layers that lead to it.
 
     Args:
         model: made by `multi_exit`.
         number: from 1; the last is the network itself, so that its export has no exits.
 
     Raises:
-        ValueError: where there is no such exit.
+        ValueError: if there is no such exit.
     """
     count = exit_count(model)
     if not 1 <= number <= count:
@@ -157,19 +159,19 @@ def _parts(model: keras.Model) -> Iterator[keras.Model]:
 
 @keras.saving.register_keras_serializable("kd_keras")
 class EarlyExit(keras.Model):
-    """A multi-exit model that stops at the first exit that is sure enough.
+    """A multi-exit model that stops at the first exit that is confident enough.
 
-    After exit i its prediction is the mean of the first i exits'. An example whose highest probability reaches the
-    threshold keeps the prediction it has; the layers behind run only where an example of the batch goes on, so that
-    time is saved for images that come one at a time or are all easy. With a threshold above 1 none stops early, and
-    the prediction is that of the multi-exit model.
+    After exit i its prediction is the mean of the first i exits' predictions. An example whose highest probability
+    reaches the threshold keeps that prediction. The later layers run only if some example of the batch needs them, so
+    that time is saved for images that come one at a time or are all easy. With a threshold above 1 no example stops
+    early, and the prediction is that of the multi-exit model.
 
     Args:
         model: made by `multi_exit`.
         threshold: probability, above 0.
 
     Raises:
-        ValueError: where the model is no such model, or the threshold is not above 0.
+        ValueError: if the model is no such model, or the threshold is not above 0.
 
     >>> from kd_keras.models.resnet import resnet8
     >>> EarlyExit(multi_exit(resnet8((32, 32, 3), 10)), 0.9)(ops.zeros((2, 32, 32, 3))).shape[-1]
@@ -184,21 +186,21 @@ class EarlyExit(keras.Model):
         self.parts = list(_parts(model))
         self(model.inputs[0])  # so that it knows its input, and can be exported
 
-    def call(self, images: Any) -> Any:
+    def call(self, images: Tensor) -> Tensor:
         """The logits `(B, K)`: logarithms of the prediction's probabilities, float32."""
-        return self._onward(0, images, None)
+        return self._predict_from(0, images, None)
 
-    def _onward(self, number: int, maps: Any, total: Any) -> Any:
-        """The prediction from part `number` on; `total` is the logarithm of the sum of those before."""
-        *onward, logits = tree.flatten(self.parts[number](maps))
-        own = ops.log_softmax(ops.cast(logits, "float32"), axis=-1)
-        total = own if total is None else ops.logaddexp(total, own)
+    def _predict_from(self, number: int, maps: Tensor, total: Tensor | None) -> Tensor:
+        """The prediction from part `number` on; `total` is the logarithm of the sum of the earlier predictions."""
+        *next_maps, logits = tree.flatten(self.parts[number](maps))
+        log_probabilities = ops.log_softmax(ops.cast(logits, "float32"), axis=-1)
+        total = log_probabilities if total is None else ops.logaddexp(total, log_probabilities)
         mean = total - math.log(number + 1)
-        if not onward:
+        if not next_maps:
             return mean
-        sure = ops.max(mean, axis=-1, keepdims=True) >= math.log(self.threshold)
-        deeper = ops.cond(ops.all(sure), lambda: mean, lambda: self._onward(number + 1, onward[0], total))
-        return ops.where(sure, mean, deeper)
+        confident = ops.max(mean, axis=-1, keepdims=True) >= math.log(self.threshold)
+        deeper = ops.cond(ops.all(confident), lambda: mean, lambda: self._predict_from(number + 1, next_maps[0], total))
+        return ops.where(confident, mean, deeper)
 
     def get_config(self) -> dict[str, Any]:
         model = keras.saving.serialize_keras_object(self.model)

@@ -84,8 +84,10 @@ def find_foldings(graph: Graph, *, preprocessing: bool) -> Foldings:
 
 
 def affine_of(edge: Edge, flattened: bool) -> Affine | None:
-    """What a Normalization or a Rescaling does to the channels of float32 images, or to each pixel if they are flattened;
-    `None` for another layer."""
+    """What a Normalization or a Rescaling does to the channels of float32 images, or to each flattened pixel.
+
+    Returns `None` for another layer, and if it is not the same for all places of an image.
+    """
     layer, shape = edge.original, edge.results[0].shape[1:]
     to = shape if flattened else shape[-1:]
     if edge.sources[0].dtype != "float32" or None in to:

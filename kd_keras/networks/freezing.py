@@ -69,7 +69,7 @@ def frozen(network: keras.Model, precision: str = "float32") -> keras.Model:
         advice = suggest(precision, PRECISIONS)
         raise ValueError(explain_mismatch(f"precision= one of {PRECISIONS}", repr(precision), advice))
     if not is_walkable(network):
-        received = f"{network.name!r}, a {type(network).__name__} with a call method"
+        received = f"{network.name!r}, a subclassed model ({type(network).__name__})"
         advice = "use the network without freezing it"
         raise ValueError(explain_mismatch("a Functional or Sequential model to freeze", received, advice))
     for layer in sub_layers(network):

@@ -34,7 +34,7 @@ def source_from(dataset: tf.data.Dataset, name: str = "tf.data.Dataset") -> Sour
     if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
         raise ValueError(f"{name} has no end. Pass a dataset without repeat(): the pipeline makes the epochs.")
     split, batched, classes = _reader(dataset.element_spec, name)
-    examples = dataset.map(split, deterministic=True)
+    examples = dataset.map(split)
     examples = examples.unbatch() if batched else examples
 
     def numbered(index: tf.Tensor, example: dict) -> dict:

@@ -154,6 +154,8 @@ def _distill(session: Session, request: Request) -> Run:
     with session.building():
         distiller = Distiller(student=student, teacher=teacher, methods=methods, hard_weight=request.hard_weight)
     weight = distiller.hard_weight
+    if not images.train.has_labels and weight != 0:
+        raise ValueError(f"{images.train.name!r} has no labels for a hard loss of weight {weight}. Pass hard_weight=0.")
     known["hard_weight"] = weight if isinstance(weight, (int, float)) else weight_description(request.hard_weight)
     known["hard_weight_reason"] = distiller.hard_weight_reason
     return train_student(session, distiller, known, teacher.recording if request.recording is not None else None)

@@ -92,15 +92,17 @@ def train_student(
     labeled = images.train.has_labels or images.test is not None
     with session.building():
         compile_distiller(distiller, recipe, session.strategy, images.steps, labeled)
-    if session.is_chief:
-        session.run.begin()
     checkpoint = _checkpoint(session)
-    start = checkpoint.restore(distiller)
-    if any(start):
-        within = f" and {start.step} of {images.steps} steps of the next" * (start.step > 0)
-        logger.info("Resuming after epoch %d of %d%s.", start.epoch, recipe.epochs, within)
-    distribute.seed_replicas(session.strategy, distiller)
-    _fit(session, distiller, checkpoint, recording)
+    try:
+        start = checkpoint.restore(distiller)
+        if any(start):
+            within = f" and {start.step} of {images.steps} steps of the next" * (start.step > 0)
+            logger.info("Resuming after epoch %d of %d%s.", start.epoch, recipe.epochs, within)
+        distribute.seed_replicas(session.strategy, distiller)
+        _fit(session, distiller, checkpoint, recording)
+    except Exception:
+        checkpoint.on_train_end()  # gives SIGTERM back its handler, which Keras leaves out after an error
+        raise
     if session.is_chief:
         seconds = round(time.perf_counter() - started, 1)
         _complete(session, distiller, checkpoint, {"seconds": seconds, **(known or {})})
@@ -151,6 +153,7 @@ def _callbacks(session: Session, start: Position) -> list[keras.callbacks.Callba
     guard = NonFinite(session.recipe.on_nonfinite, session.run.path if session.is_chief else None, replay, start)
     if not session.is_chief:
         return [guard]
+    session.run.begin()  # here, for now everything that could be refused was made
     progress = [progress_over_epochs(session.recipe)] if session.recipe.test_every > 1 else []
     return [guard, *session.run.loggers(start.epoch), *progress]
 

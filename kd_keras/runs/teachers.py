@@ -14,7 +14,7 @@ import tensorflow as tf
 from kd_keras.contracts import Tensor, as_batch
 from kd_keras.evaluation import accuracy, predict
 from kd_keras.networks.freezing import PRECISIONS, frozen
-from kd_keras.private_api import inner_layers
+from kd_keras.private_api import sub_layers
 from kd_keras.recording.teacher import RecordedTeacher
 from kd_keras.runs import students
 from kd_keras.runs.images import Images
@@ -105,7 +105,7 @@ def load_recorded(recording: str | os.PathLike, images: Images, live: Teacher | 
     if live is not None:
         ready = live.tapped(teacher.specs)
         outputs = tf.function(lambda images: dict(ready(images)))(batch.inputs)  # compiled, as it was recorded
-        layers = [layer for network in live.networks for layer in inner_layers(network)]
+        layers = [layer for network in live.networks for layer in sub_layers(network)]
         # bfloat16 has eight significant bits, and other devices and software round differently.
         coarse = any(layer.compute_dtype == "bfloat16" for layer in layers)
         difference = teacher.recording.compare(outputs, batch.recorded, 2e-2 if coarse else 2e-3)

@@ -47,8 +47,8 @@ class Checkpoint(keras.callbacks.Callback):
     """Saves a Distiller's whole training state as it trains, restores the newest, and saves and exits on SIGTERM.
 
     The state is the student, adapters, optimizer, metrics, the states of random generators and the position in the
-    data; no teacher. With several workers, each of them needs this callback, since all add up the metrics together; only
-    the chief writes, to a directory that all can read, and a SIGTERM to any of them makes all exit after one step.
+    data; no teacher. With several workers, each of them needs this callback, since all add up the metrics together.
+    Only the chief writes, to a directory that all can read. A SIGTERM to any of them makes all exit after one step.
 
     Args:
         directory: the folder of the checkpoints; created if necessary.
@@ -78,8 +78,8 @@ class Checkpoint(keras.callbacks.Callback):
         super().__init__()
         if keep < 2 or every_epochs < 1 or every_steps < 0:
             raise ValueError(
-                "Checkpoint(...) needs keep of at least 2, every_epochs of at least 1 and every_steps of at least 0, but "
-                f"received keep={keep}, every_epochs={every_epochs}, every_steps={every_steps}."
+                "Checkpoint(...) needs keep of at least 2, every_epochs of at least 1 and every_steps of at least 0, "
+                f"but received keep={keep}, every_epochs={every_epochs}, every_steps={every_steps}."
             )
         self.directory, self.every_epochs, self.every_steps = Path(directory), every_epochs, every_steps
         self.keep, self.best, self.writes = keep, best, writes
@@ -87,7 +87,8 @@ class Checkpoint(keras.callbacks.Callback):
         self.position = Position()
         self._epoch_metrics: list[np.ndarray] = []  # the metrics of the epoch that was interrupted
         self._first_step = 0  # the step of the epoch at which this `fit` begins it
-        self._is_terminated, self._previous_handler = False, None
+        self._is_terminated = False
+        self._previous_handler: Any = None
 
     def restore(self, model: CheckpointedModel, best: bool = False) -> Position:
         """Loads the newest undamaged checkpoint, or the best, into a compiled model, and returns its position.
@@ -162,9 +163,9 @@ class Checkpoint(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         self.position = Position(epoch + 1, 0)
-        value = (logs or {}).get(self.best)
-        is_better = value is not None and value > self.highest
-        self.highest = float(value) if is_better else self.highest
+        value = float((logs or {}).get(self.best, float("-inf")))
+        is_better = value > self.highest
+        self.highest = value if is_better else self.highest
         is_due = (epoch + 1) % self.every_epochs == 0 or epoch + 1 == self.params.get("epochs")
         if is_due or is_better or self._must_exit():
             self.save(best=is_better)

@@ -1,4 +1,4 @@
-"""The files of checkpoints: written atomically, with their checksum in the name, the newest undamaged one read first."""
+"""The files of checkpoints: written atomically, named by position and checksum, the newest undamaged one read first."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def write(directory: Path, state: State, *, keep: int = 2, best: bool = False) -
     """
     directory.mkdir(parents=True, exist_ok=True)
     memory = io.BytesIO()
-    numbered = {str(number): array for number, array in enumerate(state.arrays)}
+    numbered: dict[str, Any] = {str(number): array for number, array in enumerate(state.arrays)}
     np.savez(memory, about=json.dumps(state.about), **numbered)
     content = memory.getvalue()
     path = directory / str(FileName(state.position, _checksum(content), best))
@@ -102,7 +102,9 @@ def read(directory: Path, best: bool = False) -> State | None:
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             warnings.warn(f"The checkpoint {path} is damaged ({error}); the one before it is used.", stacklevel=2)
     if paths:
-        raise ValueError(f"All {len(paths)} checkpoints in {directory} are damaged. Delete them to start the run again.")
+        raise ValueError(
+            f"All {len(paths)} checkpoints in {directory} are damaged. Delete them to start the run again."
+        )
     return None
 
 
@@ -115,7 +117,9 @@ def checkpoints(directory: Path) -> list[Path]:
 def _parse(path: Path) -> FileName:
     name = FileName.parse(path)
     if name is None:
-        raise ValueError(f"Expected the name of a checkpoint, such as 00001_00000000_<checksum>.npz, but received {path}.")
+        raise ValueError(
+            f"Expected the name of a checkpoint, such as 00001_00000000_<checksum>.npz, but received {path}."
+        )
     return name
 
 

@@ -81,7 +81,9 @@ class NonFiniteGuard:
             Whether the step is finite, `()` bool.
         """
         gradients = [tf.convert_to_tensor(g) if isinstance(g, tf.IndexedSlices) else g for g in gradients]
-        overflows = ops.logical_not(_all_finite(gradients))
+        # One pass over each gradient: its sum is not finite if one of its values is not, or if the sum exceeds 3e38.
+        sums = [ops.sum(ops.cast(gradient, "float32")) for gradient in gradients if gradient is not None]
+        overflows = ops.logical_not(ops.all(ops.isfinite(ops.stack(sums))))
         is_scaling = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
         fails = ops.logical_and(overflows, _loss_scale(optimizer) <= 1.0) if is_scaling else overflows
         fails = ops.logical_or(fails, ops.logical_not(ops.isfinite(loss.means["loss"])))
@@ -141,12 +143,6 @@ class NonFiniteGuard:
         self._state.assign(np.array([0, requests], "float32"))
         terms = ops.convert_to_numpy(self._first_terms).tolist()
         return NonFiniteStep(int(ops.convert_to_numpy(self._first_step)), dict(zip(self.names, terms, strict=True)))
-
-
-def _all_finite(gradients: list) -> Tensor:
-    """One pass over each gradient: its sum is not finite if one of its values is not, or if the sum exceeds 3e38."""
-    sums = [ops.sum(ops.cast(gradient, "float32")) for gradient in gradients if gradient is not None]
-    return ops.all(ops.isfinite(ops.stack(sums)))
 
 
 def _loss_scale(optimizer: keras.optimizers.LossScaleOptimizer) -> Tensor | float:

@@ -68,7 +68,9 @@ def first_batches(data: Mapping[str, Any], count: int = 8) -> Iterator[Any]:
     rows = len(tree.flatten(x)[0])
 
     def part(begin: int) -> Any:
-        return tree.map_structure(lambda a: None if a is None else tf.convert_to_tensor(a[begin : begin + size]), arrays)
+        return tree.map_structure(
+            lambda a: None if a is None else tf.convert_to_tensor(a[begin : begin + size]), arrays
+        )
 
     return (part(begin) for begin in range(0, min(rows, count * size), size))
 

@@ -1,10 +1,10 @@
-"""Views and mixtures against plain NumPy; and every one of them a second time, from the same seed."""
+"""Views and mixed batches against plain NumPy, and each of them a second time from the same seed."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from kd_keras.data import augment
+from kd_keras.data import augment, rand_augment
 from kd_keras.data.augment import Augmentation
 
 RANDOM = np.random.default_rng(0)
@@ -13,7 +13,7 @@ VIEWS = {
     "pad_crop_flip": augment.pad_crop_flip,
     "shift": augment.shift,
     "random_resized_crop": lambda image, seed: augment.random_resized_crop(image, seed, (12, 10)),
-    "rand_augment": augment.rand_augment,
+    "rand_augment": rand_augment.rand_augment,
 }
 
 
@@ -24,7 +24,7 @@ def seeds(count):
 @pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS)
 @pytest.mark.parametrize("image", [IMAGE, (IMAGE / 255).astype(np.float32)], ids=["uint8", "float32"])
 def test_a_view_follows_from_its_seed(view, image):
-    made, compiled = {}, tf.function(view)
+    results, compiled = {}, tf.function(view)
     for seed in seeds(8):
         tf.random.set_seed(seed[1])
         one = view(tf.constant(image), tf.constant(seed)).numpy()
@@ -34,8 +34,8 @@ def test_a_view_follows_from_its_seed(view, image):
         assert one.min() >= 0 and one.max() <= (255 if image.dtype == np.uint8 else 1)
         np.testing.assert_allclose(one.astype(float), again, atol=1e-6 if image.dtype != np.uint8 else 1)
         np.testing.assert_array_equal(one, view(tf.constant(image), tf.constant(seed)).numpy())
-        made[one.tobytes()] = seed
-    assert len(made) >= 6
+        results[one.tobytes()] = seed
+    assert len(results) >= 6
 
 
 def crops(image, pad):
@@ -46,20 +46,20 @@ def crops(image, pad):
             for top in range(2 * pad + 1) for left in range(2 * pad + 1)}
 
 
-def test_pad_crop_flip_is_a_crop_of_the_padded_image_or_its_mirror_image():
-    plain, found = crops(IMAGE, 2), []
+def test_pad_crop_flip_is_a_crop_of_the_padded_image_or_its_flip():
+    plain, places = crops(IMAGE, 2), []
     for seed in seeds(400):
         view = augment.pad_crop_flip(tf.constant(IMAGE), seed, pad=2).numpy()
-        mirrored = view.tobytes() not in plain
-        found.append((plain[view[:, ::-1].tobytes() if mirrored else view.tobytes()], mirrored))
-    corners, counts = np.unique([corner for corner, _ in found], axis=0, return_counts=True)
+        is_flipped = view.tobytes() not in plain
+        places.append((plain[view[:, ::-1].tobytes() if is_flipped else view.tobytes()], is_flipped))
+    corners, counts = np.unique([corner for corner, _ in places], axis=0, return_counts=True)
     assert len(corners) == 25 and ((counts - 16) ** 2 / 16).sum() < 52  # chi square, 24 degrees, p = 0.001
-    assert 160 < sum(mirrored for _, mirrored in found) < 240
-    for axis in (0, 1):  # mirroring does not go with the place
-        assert 0.35 < np.mean([mirrored for corner, mirrored in found if corner[axis] < 2]) < 0.65
+    assert 160 < sum(is_flipped for _, is_flipped in places) < 240
+    for axis in (0, 1):  # flips do not depend on the position
+        assert 0.35 < np.mean([is_flipped for corner, is_flipped in places if corner[axis] < 2]) < 0.65
 
 
-def test_shift_moves_without_mirroring():
+def test_shift_moves_without_flipping():
     plain = crops(IMAGE, 1)
     corners = {plain[augment.shift(tf.constant(IMAGE), seed, pixels=1).numpy().tobytes()] for seed in seeds(120)}
     assert len(corners) == 9
@@ -87,19 +87,19 @@ def test_resized_crop_stays_within_its_area_and_ratio():
 
 def test_rand_augment_at_magnitude_0_only_ever_touches_contrast_and_histogram():
     image = tf.constant(IMAGE)
-    plain = [IMAGE.tobytes(), augment._equalize(image / 255, 0.0), augment._auto_contrast(image / 255, 0.0)]
-    same = sum(augment.rand_augment(image, seed, layers=1, magnitude=0).numpy().tobytes() == plain[0]
+    plain = [IMAGE.tobytes(), rand_augment.equalize(image / 255, 0.0), rand_augment.auto_contrast(image / 255, 0.0)]
+    same = sum(rand_augment.rand_augment(image, seed, layers=1, magnitude=0).numpy().tobytes() == plain[0]
                for seed in seeds(100))
-    assert same >= 70  # 12 of 14 operations change nothing then; solarise at the threshold 1 spares what is below
+    assert same >= 70  # 12 of 14 operations change nothing then; solarize at threshold 1 keeps what is below
 
 
-GREY = RANDOM.uniform(0, 1, (20, 20, 1)).astype(np.float32)
-COLOUR = RANDOM.uniform(0, 1, (20, 20, 3)).astype(np.float32)
+GRAY = RANDOM.uniform(0, 1, (20, 20, 1)).astype(np.float32)
+COLOR = RANDOM.uniform(0, 1, (20, 20, 3)).astype(np.float32)
 BITS = (RANDOM.integers(0, 256, (20, 20, 3)) / 255).astype(np.float32)
 
 
 def moved(image, rows, columns):
-    """The image moved up by `rows` and left by `columns`, zeros coming in."""
+    """The image moved up by `rows` and left by `columns`, filled with zeros."""
     result = np.zeros_like(image)
     height, width = image.shape[:2]
     result[max(0, -rows):height - max(0, rows), max(0, -columns):width - max(0, columns)] = image[
@@ -125,28 +125,28 @@ def equalized(image):
 
 
 def colored(image, factor):
-    grey = image @ np.array([0.2989, 0.587, 0.114])
-    return grey[..., None] * (1 - factor) + factor * image
+    gray = image @ np.array([0.2989, 0.587, 0.114])
+    return gray[..., None] * (1 - factor) + factor * image
 
 
 @pytest.mark.parametrize("operation, image, level, expected", [
-    (augment._identity, COLOUR, 0.5, COLOUR),
-    (augment._translate_x, COLOUR, 1 / 3, moved(COLOUR, 0, 3)),  # 0.45 * 20 / 3 = 3 pixels
-    (augment._translate_x, COLOUR, -1 / 3, moved(COLOUR, 0, -3)),
-    (augment._translate_y, COLOUR, 1 / 3, moved(COLOUR, 3, 0)),
-    (augment._rotate, COLOUR, 3.0, np.rot90(COLOUR)),  # three times 30 degrees
-    (augment._rotate, COLOUR, -6.0, COLOUR[::-1, ::-1]),
-    (augment._solarize, COLOUR, -0.4, np.where(COLOUR < 0.6, COLOUR, 1 - COLOUR)),
-    (augment._posterize, BITS, 0.5, (np.round(BITS * 255).astype(np.uint8) & 0b11111100) / 255),
-    (augment._brightness, COLOUR, -0.5, COLOUR * 0.55),
-    (augment._contrast, GREY, 0.5, GREY.mean() + 1.45 * (GREY - GREY.mean())),
-    (augment._color, COLOUR, -1.0, colored(COLOUR, 0.1)),
-    (augment._color, GREY, -1.0, GREY),
-    (augment._sharpness, COLOUR, 0.5, sharpened(COLOUR, 1.45)),
-    (augment._auto_contrast, GREY, 1.0, (GREY - GREY.min()) / (GREY.max() - GREY.min())),
-    (augment._auto_contrast, GREY * 0 + 0.3, 1.0, GREY * 0 + 0.3),
-    (augment._equalize, BITS, 1.0, equalized(BITS)),
-    (augment._equalize, BITS * 0 + 0.3, 1.0, BITS * 0 + 0.3),
+    (rand_augment.identity, COLOR, 0.5, COLOR),
+    (rand_augment.translate_x, COLOR, 1 / 3, moved(COLOR, 0, 3)),  # 0.45 * 20 / 3 = 3 pixels
+    (rand_augment.translate_x, COLOR, -1 / 3, moved(COLOR, 0, -3)),
+    (rand_augment.translate_y, COLOR, 1 / 3, moved(COLOR, 3, 0)),
+    (rand_augment.rotate, COLOR, 3.0, np.rot90(COLOR)),  # three times 30 degrees
+    (rand_augment.rotate, COLOR, -6.0, COLOR[::-1, ::-1]),
+    (rand_augment.solarize, COLOR, -0.4, np.where(COLOR < 0.6, COLOR, 1 - COLOR)),
+    (rand_augment.posterize, BITS, 0.5, (np.round(BITS * 255).astype(np.uint8) & 0b11111100) / 255),
+    (rand_augment.brightness, COLOR, -0.5, COLOR * 0.55),
+    (rand_augment.contrast, GRAY, 0.5, GRAY.mean() + 1.45 * (GRAY - GRAY.mean())),
+    (rand_augment.color, COLOR, -1.0, colored(COLOR, 0.1)),
+    (rand_augment.color, GRAY, -1.0, GRAY),
+    (rand_augment.sharpness, COLOR, 0.5, sharpened(COLOR, 1.45)),
+    (rand_augment.auto_contrast, GRAY, 1.0, (GRAY - GRAY.min()) / (GRAY.max() - GRAY.min())),
+    (rand_augment.auto_contrast, GRAY * 0 + 0.3, 1.0, GRAY * 0 + 0.3),
+    (rand_augment.equalize, BITS, 1.0, equalized(BITS)),
+    (rand_augment.equalize, BITS * 0 + 0.3, 1.0, BITS * 0 + 0.3),
 ])
 def test_operations(operation, image, level, expected):
     result = operation(tf.constant(image), tf.constant(level)).numpy()
@@ -156,10 +156,10 @@ def test_operations(operation, image, level, expected):
 def test_shear_moves_each_row_by_its_distance_from_the_middle():
     image = np.zeros((21, 21, 1), np.float32)
     image[:, 10] = 1
-    sheared = augment._shear_x(tf.constant(image), tf.constant(1.0)).numpy()[..., 0]
-    centres = (sheared * np.arange(21)).sum(1) / sheared.sum(1)
-    np.testing.assert_allclose(centres, 10 - 0.3 * (np.arange(21) - 10), atol=1e-4)
-    turned = augment._shear_y(tf.constant(image.transpose(1, 0, 2)), tf.constant(1.0)).numpy()[..., 0]
+    sheared = rand_augment.shear_x(tf.constant(image), tf.constant(1.0)).numpy()[..., 0]
+    centers = (sheared * np.arange(21)).sum(1) / sheared.sum(1)
+    np.testing.assert_allclose(centers, 10 - 0.3 * (np.arange(21) - 10), atol=1e-4)
+    turned = rand_augment.shear_y(tf.constant(image.transpose(1, 0, 2)), tf.constant(1.0)).numpy()[..., 0]
     np.testing.assert_allclose(turned, sheared.T, atol=1e-5)
 
 
@@ -167,31 +167,31 @@ def batch(count, size=(6, 5, 2)):
     return RANDOM.uniform(0, 1, (count, *size)).astype(np.float32), np.eye(count, dtype=np.float32)
 
 
-def test_mixup_blends_image_and_label_by_one_share():
+def test_mixup_blends_image_and_label_with_one_ratio():
     images, labels = batch(6)
     mixed, soft = (value.numpy() for value in augment.mixup(images, labels, (3, 4), alpha=0.7))
-    share = np.diag(soft)
-    assert len(set(share.tolist())) == 6
+    ratio = np.diag(soft)
+    assert len(set(ratio.tolist())) == 6
     for one in range(6):
         partner = 5 - one
         expected = np.zeros(6)
-        expected[one], expected[partner] = share[one], 1 - share[one]
+        expected[one], expected[partner] = ratio[one], 1 - ratio[one]
         np.testing.assert_allclose(soft[one], expected, atol=1e-6)
-        np.testing.assert_allclose(mixed[one], share[one] * images[one] + (1 - share[one]) * images[partner], atol=1e-6)
+        np.testing.assert_allclose(mixed[one], ratio[one] * images[one] + (1 - ratio[one]) * images[partner], atol=1e-6)
 
 
 @pytest.mark.parametrize("alpha", [0.2, 1.0, 4.0])
-def test_shares_are_beta_distributed(alpha):
+def test_blending_ratios_are_beta_distributed(alpha):
     count = 20000
     images = np.zeros((count, 1, 1, 1), np.float32)
-    images[: count // 2] = 1  # partners are of the other half: a mixed one reads its share, or 1 - share
+    images[: count // 2] = 1  # partners are in the other half: a mixed image has the value of its ratio
     mixed = augment.mixup(images, None, (1, 2), alpha)[0].numpy()[: count // 2, 0, 0, 0]
     assert mixed.min() >= 0 and mixed.max() <= 1
     assert mixed.mean() == pytest.approx(0.5, abs=0.02)
-    assert mixed.var() == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.05)  # of Beta(alpha, alpha)
+    assert mixed.var() == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.05)  # the variance of Beta(alpha, alpha)
 
 
-def test_cutmix_puts_a_box_of_the_partner_and_labels_by_its_area():
+def test_cutmix_inserts_a_box_of_the_partner_and_labels_by_its_area():
     boxes, clipped = [], 0
     for seed in seeds(20):
         images, labels = batch(4, (9, 11, 1))
@@ -213,22 +213,22 @@ def test_mixing_follows_from_its_seed_and_labels_may_be_missing(function):
     images, labels = batch(5)
     first, soft = function(images, labels, (1, 2), 1.0)
     again, _ = function(images, labels, (1, 2), 1.0)
-    unlabelled, nothing = function(images, None, (1, 2), 1.0)
+    without_labels, no_labels = function(images, None, (1, 2), 1.0)
     other, _ = function(images, labels, (1, 3), 1.0)
     np.testing.assert_array_equal(first, again)
-    np.testing.assert_array_equal(first, unlabelled)
-    assert nothing is None and np.abs(first - other).max() > 0.01
-    np.testing.assert_allclose(first[2], images[2], atol=1e-6)  # the middle one of five is its own partner
+    np.testing.assert_array_equal(first, without_labels)
+    assert no_labels is None and np.abs(first - other).max() > 0.01
+    np.testing.assert_allclose(first[2], images[2], atol=1e-6)  # the third of five images is its own partner
     np.testing.assert_allclose(soft.numpy().sum(1), 1, atol=1e-6)
 
 
-def test_both_mixtures_take_turns():
+def test_a_batch_takes_mixup_or_cutmix_at_random():
     images, labels = batch(4)
     augmentation, kinds = Augmentation(mixup=1.0, cutmix=1.0), []
     for seed in seeds(60):
         mixed, _ = augmentation.mix(images, labels, tf.constant(seed))
         whole = (mixed.numpy() == images) | (mixed.numpy() == images[::-1])
-        kinds.append(bool(whole.all()))  # cutmix leaves each pixel as it was in one of the two
+        kinds.append(bool(whole.all()))  # with cutmix, each pixel is that of one of the two images
         np.testing.assert_array_equal(mixed, augmentation.mix(images, None, tf.constant(seed))[0])
     assert 15 < sum(kinds) < 45
 
@@ -244,15 +244,15 @@ def test_an_augmentation_keeps_shape_and_type(augmentation):
 
 
 @pytest.mark.parametrize("fields, message", [
-    ({"crop": -1}, "crop: whole pixels, 0 for none\nCame:   -1"),
-    ({"shift": 1.5}, "shift: whole pixels"),
-    ({"mixup": -0.1}, "mixup: an alpha"),
-    ({"cutmix": float("nan")}, "cutmix: an alpha"),
-    ({"crop": 4, "resized_crop": True}, "one of crop, shift and resized_crop\nCame:   crop and resized_crop"),
-    ({"rand_augment": (0, 9)}, "rand_augment: .layers from 1"),
-    ({"rand_augment": (2, 11)}, "magnitude 0 to 10"),
-    ({"rand_augment": 2}, "try .2, 9."),
+    ({"crop": -1}, "crop must be a whole number of pixels, 0 for none, but received -1"),
+    ({"shift": 1.5}, "shift must be a whole number of pixels.*1.5"),
+    ({"mixup": -0.1}, "mixup must be a finite alpha.*-0.1"),
+    ({"cutmix": float("nan")}, "cutmix must be a finite alpha.*nan"),
+    ({"crop": 4, "resized_crop": True}, "one of crop, shift and resized_crop is possible, but received crop and resized_crop"),
+    ({"rand_augment": (0, 9)}, "rand_augment must be .layers, magnitude., layers from 1.*0, 9"),
+    ({"rand_augment": (2, 11)}, "magnitude from 0 to 10.*2, 11"),
+    ({"rand_augment": 2}, "such as .2, 9., but received 2"),
 ])
-def test_fields_out_of_range(fields, message):
+def test_invalid_fields_are_rejected(fields, message):
     with pytest.raises(ValueError, match=message):
         Augmentation(**fields)

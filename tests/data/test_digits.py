@@ -10,20 +10,20 @@ from kd_keras.data import digits
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    place = str(tmp_path_factory.mktemp("tfds"))
-    digits.prepare(place)
-    return place
+def directory(tmp_path_factory):
+    directory = str(tmp_path_factory.mktemp("tfds"))
+    digits.prepare(directory)
+    return directory
 
 
 @pytest.fixture(scope="module")
-def splits(place):
-    def columns(split):
-        rows = list(tfds.as_numpy(tfds.load("digits", split=split, data_dir=place, download=False)))
+def splits(directory):
+    def read_columns(split):
+        rows = list(tfds.as_numpy(tfds.load("digits", split=split, data_dir=directory, download=False)))
         numbers = np.array([int(row["id"]) for row in rows])
         return numbers, np.stack([row["image"] for row in rows]), np.array([row["label"] for row in rows])
 
-    return {split: columns(split) for split in ("train", "test")}
+    return {split: read_columns(split) for split in ("train", "test")}
 
 
 def test_every_example_is_in_one_split(splits):
@@ -42,13 +42,13 @@ def test_images_and_labels_are_those_of_scikit_learn(splits, split):
     np.testing.assert_array_equal(labels, original.target[numbers])
 
 
-def test_classes_keep_their_shares(splits):
-    share = np.bincount(load_digits().target) / 1797
+def test_the_split_is_stratified_by_class(splits):
+    fractions = np.bincount(load_digits().target) / 1797
     for _, _, labels in splits.values():
-        assert np.abs(np.bincount(labels, minlength=10) - share * len(labels)).max() <= 1
+        assert np.abs(np.bincount(labels, minlength=10) - fractions * len(labels)).max() <= 1
 
 
-def test_the_split_is_the_same_wherever_it_is_made(splits, tmp_path):
+def test_the_split_is_the_same_in_another_directory(splits, tmp_path):
     digits.prepare(tmp_path)
     again = tfds.as_numpy(tfds.load("digits", split="test", data_dir=tmp_path, download=False))
     assert [int(row["id"]) for row in again] == splits["test"][0].tolist()
@@ -63,11 +63,11 @@ def test_preparing_is_quiet_and_done_once(tmp_path, capfd, monkeypatch):
     assert data.load("digits", "test[:10]", data_dir=tmp_path).size == 10
 
 
-def test_a_second_process_that_was_faster_is_no_error(tmp_path, monkeypatch):
+def test_a_second_process_that_finishes_first_is_no_error(tmp_path, monkeypatch):
     prepare = digits.Digits.download_and_prepare
 
     def overtaken(self):
-        prepare(digits.Digits(data_dir=tmp_path))  # what the other process did meanwhile
+        prepare(digits.Digits(data_dir=tmp_path))  # what the other process does meanwhile
         prepare_again = digits.Digits(data_dir=tmp_path)
         assert prepare_again.is_prepared()
         raise OSError("Directory not empty")
@@ -77,9 +77,9 @@ def test_a_second_process_that_was_faster_is_no_error(tmp_path, monkeypatch):
     assert data.load("digits", "train", data_dir=tmp_path).size == 1000
 
 
-def test_a_place_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+def test_a_directory_that_is_not_writable_is_named(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("not a directory")
-    with pytest.raises(OSError, match="Needed: a directory in which the digits(.|\n)*file/below(.|\n)*give a data_dir"):
+    with pytest.raises(OSError, match="digits dataset can be neither read from nor written to .*file/below: .*Pass a data_dir"):
         data.load("digits", "train", data_dir=tmp_path / "file" / "below")
 
     def refuse(self):

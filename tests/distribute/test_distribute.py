@@ -1,4 +1,4 @@
-"""Strategies: the same numbers however many devices, real workers on this machine, and what names and numbers do."""
+"""Strategies: the same numbers on any number of devices, real workers on this machine, names and their checks."""
 
 import json
 import os
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:The teacher is right", "ignore:.
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    """What came of every case on one device, two logical ones, and two workers (both of them)."""
+    """The results of every case on one device, on two logical ones, and on two workers, for each of them."""
     place = tmp_path_factory.mktemp("replicas")
     both = workers.start(2, "-m", "tests.support.replicas", "multiworker", place / "worker{index}.npz")
     for name in ("one", "mirrored"):
@@ -70,12 +70,12 @@ print("fits")
 
 
 def test_plain_keras_does_not_fit_on_workers_yet():
-    """keras-team/keras 20585. When this fails, Keras has mended it: kd_keras/multiworker.py can go."""
+    """keras-team/keras 20585. When this fails, Keras has mended it: kd_keras/distribute/keras_fit.py can go."""
     _, said, _ = workers.finish(workers.start(2, "-c", PLAIN))
-    assert "fits" not in said[0] + said[1], "Keras has mended issue 20585: delete kd_keras/multiworker.py"
+    assert "fits" not in said[0] + said[1], "Keras has mended issue 20585: delete kd_keras/distribute/keras_fit.py"
 
 
-def test_shares_are_parts_of_the_whole():
+def test_slices_are_parts_of_the_whole_batch():
     images = source(37)
     options = {"batch_size": 16, "epochs": 2, "with_index": True}
     for views in (Augmentation(shift=1), Augmentation(flip=True, mixup=0.5)):
@@ -85,16 +85,24 @@ def test_shares_are_parts_of_the_whole():
         assert len(of_two) == 2 * len(whole) and len(of_one) == len(whole)
         for number, batch in enumerate(whole):
             parts = [*of_two[2 * number : 2 * number + 2], of_one[number]]
-            joined = [np.concatenate(each) for each in zip(*map(tf.nest.flatten, parts))]
-            for ours, expected in zip(joined, tf.nest.flatten(batch)):
+            joined = [np.concatenate(each) for each in zip(*map(tf.nest.flatten, parts), strict=True)]
+            for ours, expected in zip(joined, tf.nest.flatten(batch), strict=True):
                 np.testing.assert_array_equal(ours, expected)
 
 
-def test_evaluation_neither_loses_nor_repeats():
+def test_evaluation_neither_loses_nor_repeats_a_row():
     images = source(37)
-    shares = [list(data.evaluation(images, batch_size=16, with_index=True, share=BatchSlice(p, 1, 4))) for p in range(4)]
+    shares = [
+        list(data.evaluation(images, batch_size=16, with_index=True, share=BatchSlice(p, 1, 4))) for p in range(4)
+    ]
     assert [len(each) for each in shares] == [3] * 4
-    seen = [i for each in shares for x, _, w in each for i, weight in zip(x[INDEX].numpy(), w.numpy()) if weight]
+    seen = [
+        i
+        for each in shares
+        for x, _, w in each
+        for i, weight in zip(x[INDEX].numpy(), w.numpy(), strict=True)
+        if weight
+    ]
     assert sorted(seen) == list(range(37))
     assert {len(y) for each in shares for _, y, _ in each} == {4}  # static: filled up with rows that weigh nothing
 
@@ -107,7 +115,7 @@ def test_training_can_start_within_an_epoch():
         late = list(data.training(images, start_epoch=1, start_step=1, epochs=2, **given))
         steps = data.steps_per_epoch(images, 16, options.get("drop_remainder", False))
         assert len(late) == 2 * steps - 1
-        for ours, expected in zip(late, whole[steps + 1 :]):
+        for ours, expected in zip(late, whole[steps + 1 :], strict=True):
             np.testing.assert_array_equal(ours[0][INPUTS], expected[0][INPUTS])
     with pytest.raises(ValueError, match="start_step below"):
         data.training(images, batch_size=16, start_step=3)
@@ -116,7 +124,7 @@ def test_training_can_start_within_an_epoch():
 
 
 @pytest.mark.parametrize("count", [33, 34])
-def test_evaluation_and_prediction_with_a_replica_that_gets_nothing(count):
+def test_evaluation_and_prediction_with_a_replica_without_rows(count):
     """Keras divides a user's own data itself: of the last batch of one example, a replica sees none."""
     x, y = examples(count)
     with mirrored(2).scope():
@@ -129,7 +137,7 @@ def test_evaluation_and_prediction_with_a_replica_that_gets_nothing(count):
     np.testing.assert_allclose(distiller.predict(rows, verbose=0), alone.predict(rows, verbose=0), atol=1e-6)
 
 
-def test_training_with_a_replica_that_gets_nothing_says_so():
+def test_training_with_a_replica_without_rows_is_an_error():
     x, y = examples(17)
     with mirrored(2).scope():
         distiller = compiled(Distiller(student=convolutional()), jit_compile=False)
@@ -152,7 +160,9 @@ def test_central_storage():
     x, y = examples(16)
     before = values(distiller.student.trainable_variables)
     assert np.isfinite(distiller.fit(x, y, epochs=2, verbose=0).history["loss"]).all()
-    assert any(np.abs(a - b).max() > 0 for a, b in zip(before, values(distiller.student.trainable_variables)))
+    assert any(
+        np.abs(a - b).max() > 0 for a, b in zip(before, values(distiller.student.trainable_variables), strict=True)
+    )
     assert distiller.predict(x, verbose=0).shape == (16, 5)
 
 
@@ -229,7 +239,7 @@ def begun(process, text):
 
 
 @pytest.mark.parametrize("one", [pytest.param(0, marks=pytest.mark.slow), 1], ids=["chief", "other"])
-def test_a_worker_that_dies_is_noticed_and_the_run_goes_on(tmp_path, one):
+def test_a_worker_that_dies_is_noticed_and_the_run_resumes(tmp_path, one):
     data.load("digits", "train", tmp_path)
     program = ["-m", "experiments.train", *RUN, f"--data_dir={tmp_path}", f"--run={tmp_path / 'run'}"]
     both = workers.start(2, *program)
@@ -239,7 +249,7 @@ def test_a_worker_that_dies_is_noticed_and_the_run_goes_on(tmp_path, one):
     survivor = both[1 - one]
     said, error = survivor.communicate(timeout=60)
     assert survivor.returncode == distribute.LOST and time.monotonic() - fell < 30
-    assert "the run goes on from its last checkpoint" in error
+    assert "resumes from its last checkpoint" in error
     both[one].communicate()
     again = workers.start(2, *program)
     begun(again[0], "Going on after epoch")

@@ -13,7 +13,7 @@ from tests.support.networks import compiled, convolutional, same, values
 from tests.support.reference import softmax
 
 SHAPE = (16, 16, 3)
-IMAGES = np.random.default_rng(0).normal(size=(6, *SHAPE)).astype("float32")
+IMAGES = 127.5 + 63.75 * np.random.default_rng(0).normal(size=(6, *SHAPE)).astype("float32")
 
 
 @pytest.fixture
@@ -26,12 +26,12 @@ def summed():
     return model
 
 
-def each(model):
+def predictions(model):
     return [softmax(single_exit(model, number)(IMAGES).numpy().astype("float64")) for number in (1, 2, 3)]
 
 
 def test_its_prediction_is_the_mean_of_the_exits_predictions(summed):
-    np.testing.assert_allclose(softmax(summed(IMAGES).numpy()), np.mean(each(summed), 0), rtol=1e-5)
+    np.testing.assert_allclose(softmax(summed(IMAGES).numpy()), np.mean(predictions(summed), 0), rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["resnet8", "vgg8", "mobilenet_v2", "shufflenet_v2", "applications/MobileNetV2"])
@@ -56,20 +56,20 @@ def test_the_deepest_exit_is_the_network_itself():
 
 
 @pytest.mark.parametrize("threshold", [0.3, 0.6, 0.9, 1.1])
-def test_each_example_stops_where_it_is_sure(summed, threshold):
-    running = np.cumsum(each(summed), 0) / np.array([1, 2, 3])[:, None, None]
+def test_each_example_stops_at_the_first_confident_exit(summed, threshold):
+    running = np.cumsum(predictions(summed), 0) / np.array([1, 2, 3])[:, None, None]
     stops = [next((i for i in range(3) if running[i, row].max() >= threshold), 2) for row in range(len(IMAGES))]
-    found = softmax(EarlyExit(summed, threshold)(IMAGES).numpy())
-    np.testing.assert_allclose(found, [running[stop, row] for row, stop in enumerate(stops)], rtol=1e-4, atol=1e-6)
+    predicted = softmax(EarlyExit(summed, threshold)(IMAGES).numpy())
+    np.testing.assert_allclose(predicted, [running[stop, row] for row, stop in enumerate(stops)], rtol=1e-4, atol=1e-6)
     if threshold == 0.6:
         assert len(set(stops)) > 1, "these examples stop in several places"
 
 
-def test_layers_behind_do_not_run_when_all_are_sure(summed):
-    """What is behind the first exit gives NaN, which nothing may reach."""
+def test_later_layers_do_not_run_if_all_examples_are_confident(summed):
+    """The layers after the first exit give NaN, which nothing may read."""
     summed.get_layer("stage3_block1_1_conv").kernel.assign(np.nan * summed.get_layer("stage3_block1_1_conv").kernel)
-    sure, unsure = EarlyExit(summed, 0.01), EarlyExit(summed, 1.1)
-    assert np.isfinite(tf.function(sure)(IMAGES)).all() and not np.isfinite(tf.function(unsure)(IMAGES)).all()
+    confident, hesitant = EarlyExit(summed, 0.01), EarlyExit(summed, 1.1)
+    assert np.isfinite(tf.function(confident)(IMAGES)).all() and not np.isfinite(tf.function(hesitant)(IMAGES)).all()
 
 
 def test_saved_exported_and_loaded_again(summed, tmp_path):
@@ -88,14 +88,14 @@ def test_it_teaches_itself_and_its_exits_are_dropped(tmp_path):
     random = np.random.default_rng(0)
     before = values(model.trainable_variables)
     distiller.fit(random.normal(size=(32, 8, 8, 3)).astype("float32"), random.integers(0, 5, 32), epochs=2, verbose=0)
-    assert all(np.abs(a - b).max() > 0 for a, b in zip(before, values(model.trainable_variables)))
+    assert all(np.abs(a - b).max() > 0 for a, b in zip(before, values(model.trainable_variables), strict=True))
     single_exit(model, 2).save(tmp_path / "student.keras")
     alone = keras.saving.load_model(tmp_path / "student.keras")
     assert same(values(alone.variables), values(single_exit(model, 2).variables))
     assert not [layer.name for layer in alone.layers if "conv" in layer.name and layer.name.startswith("exit")]
 
 
-def test_what_is_refused(summed):
+def test_invalid_models_and_arguments(summed):
     with pytest.raises(ValueError, match="two or more stages"):
         multi_exit(one_stage())
     with pytest.raises(ValueError, match="an exit of 1 to 3"):

@@ -1,10 +1,11 @@
-"""Taps that fit: every model of the zoo and every classifier of keras.applications, without a word from the user."""
+"""Taps that fit: every model of the zoo and every classifier of keras.applications, without any setting by the user."""
 
 import keras
 import pytest
 
-from kd_keras.models import ZOO, applications, build
-from kd_keras.networks.taps import Graph, Tapped
+from kd_keras.models import ZOO, build
+from kd_keras.networks.stages import StagedGraph
+from kd_keras.networks.taps import Tapped, find_tap
 from tests.models.test_models import SMALLEST
 
 # height and width of the stages for images of 96 pixels, and their channels
@@ -40,8 +41,8 @@ CHANNELS = {
     "MobileNetV3Large": (64, 72, 240, 672, 960),
     **{f"ResNet{depth}{version}": (64, 256, 512, 1024, 2048) for depth in (50, 101, 152) for version in ("", "V2")},
 }
-# where convolutions without padding, or pooling, make other sizes
-STAGES = {name: list(zip(HALVINGS[-len(channels) :], channels)) for name, channels in CHANNELS.items()}
+# networks in which convolutions without padding, or pooling, make other sizes
+STAGES = {name: list(zip(HALVINGS[-len(channels) :], channels, strict=True)) for name, channels in CHANNELS.items()}
 STAGES |= {
     "VGG16": [(96, 64), (48, 128), (24, 256), (12, 512), (6, 512), (3, 512)],
     "VGG19": [(96, 64), (48, 128), (24, 256), (12, 512), (6, 512), (3, 512)],
@@ -52,8 +53,6 @@ STAGES |= {
     "NASNetMobile": [(47, 32), (3, 1056)],
     "NASNetLarge": [(47, 96), (3, 4032)],
 }
-QUICK = ("ConvNeXtTiny", "DenseNet121", "EfficientNetB0", "EfficientNetV2B0", "MobileNet", "MobileNetV2")
-QUICK += ("MobileNetV3Small", "ResNet50", "ResNet50V2", "VGG16", "InceptionV3", "Xception", "NASNetMobile")
 
 
 def marked(names, quick):
@@ -62,20 +61,20 @@ def marked(names, quick):
 
 def reachable_without(graph, tensor):
     """Whether the logits can be reached when nothing passes a tensor."""
-    reached = {id(each) for each in keras.tree.flatten(graph.inputs)}
+    reached = {id(tensor) for tensor in keras.tree.flatten(graph.inputs)}
     for edge in graph.edges:
         if edge.operation is not None and any(id(source) in reached for source in edge.sources):
             reached.update(id(result) for result in edge.results if result is not tensor)
     return id(graph.logits()) in reached
 
 
-@pytest.mark.parametrize("name", marked(applications.names(), QUICK))
-def test_every_application(name):
-    graph = Graph(build(f"applications/{name}", (96, 96, 3), 7))
+def test_every_application(application):
+    name, network = application
+    graph = StagedGraph(network)
     stages = graph.stages()
     assert [(stage.shape[1], stage.shape[3]) for stage in stages] == STAGES[name]
     assert all(stage.shape[1] == stage.shape[2] for stage in stages)
-    assert [before.shape for before in graph.tap("stages:pre")] == [stage.shape for stage in stages]
+    assert [before.shape for before in find_tap(graph, "stages:pre")] == [stage.shape for stage in stages]
     assert not any(reachable_without(graph, stage) for stage in stages)
     assert graph.logits().shape == (None, 7) and len(graph.embedding().shape) == 2
     if not name.startswith(("VGG", "MobileNetV3")):  # which have hidden layers between the last maps and the classifier
@@ -84,15 +83,15 @@ def test_every_application(name):
 
 @pytest.mark.parametrize("name", marked([name for name in ZOO if name != "mlp"], SMALLEST))
 def test_every_model_of_the_zoo(name):
-    graph = Graph(build(name, (32, 32, 3), 7))
-    stages, before = graph.stages(), graph.tap("stages:pre")
+    graph = StagedGraph(build(name, (32, 32, 3), 7))
+    stages, before = graph.stages(), find_tap(graph, "stages:pre")
     sizes = [stage.shape[1] for stage in stages]
-    assert sizes == sorted(set(sizes), reverse=True) and len(sizes) >= 3, "one a resolution, largest first"
+    assert sizes == sorted(set(sizes), reverse=True) and len(sizes) >= 3, "one for each resolution, largest first"
     assert not any(reachable_without(graph, stage) for stage in stages)
     linear = {"shufflenet_v2": ("stage1_out", "stage2_out")}
     linear |= {"shufflenet_v2_imagenet": ("stem_pool", "stage1_out", "stage2_out")}
     linear |= {"shufflenet_v1_imagenet": ("stem_pool",)}
-    for stage, earlier in zip(stages, before):
+    for stage, earlier in zip(stages, before, strict=True):
         layer = graph.spec(stage).layer
         assert (stage is earlier) == (layer in linear.get(name, ())), f"{layer} reads {graph.spec(earlier).layer}"
     assert graph.logits().shape == (None, 7)
@@ -102,8 +101,8 @@ def test_every_model_of_the_zoo(name):
 
 @pytest.mark.parametrize("name", ["resnet20", "shufflenet_v2", "applications/MobileNetV2", "applications/DenseNet121"])
 def test_no_later_map_of_a_size_lies_on_every_path(name):
-    """By brute force, for every map that follows a stage in its size and is no rearrangement or padding of it."""
-    graph = Graph(build(name, (64, 64, 3), 7))
+    """By brute force, for every map that follows a stage in its size and is neither a rearrangement nor a padding of it."""
+    graph = StagedGraph(build(name, (64, 64, 3), 7))
     stages = {id(stage) for stage in graph.stages()}
     begun = set()
     for edge in graph.edges:

@@ -191,7 +191,7 @@ def tapped_dictionary(model, *names):
     [
         ("relu3", "did you mean .*relu"),
         ("stages[5]", "2 stages, numbered from 0"),
-        ("nothing at all", "Remedy"),
+        ("nothing at all", "choose one of: conv1"),
     ],
 )
 def test_a_tap_that_is_not_there(name, message):
@@ -277,7 +277,7 @@ def test_other_forms_of_a_softmax(softmax):
     model = keras.Model(inputs, {"logits": output} if softmax == "named" else output)
     x = np.random.default_rng(0).normal(size=(3, 4)).astype("float32")
     if softmax == "regularised":
-        with pytest.raises(ValueError, match="a layer of its own"):
+        with pytest.raises(ValueError, match="a layer by itself"):
             Tapped(model, ["logits"])
         return
     _, taps = Tapped(model, ["logits"])(x, training=False)

@@ -51,7 +51,8 @@ def values(variables):
 
 
 def same(before, after, atol=0.0):
-    return len(before) == len(after) and all(np.allclose(a, b, rtol=0, atol=atol) for a, b in zip(before, after))
+    pairs = zip(before, after, strict=True)
+    return len(before) == len(after) and all(np.allclose(a, b, rtol=0, atol=atol) for a, b in pairs)
 
 
 def mirrored(devices):

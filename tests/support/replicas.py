@@ -1,6 +1,6 @@
-"""A program that fits small Distillers under one strategy and writes down what came of it; test_distribute.py compares.
+"""A program that fits small Distillers under one strategy and writes its results, which test_distribute.py compares.
 
-    python -m tests.support.replicas mirrored out.npz [case ...]
+python -m tests.support.replicas mirrored out.npz [case ...]
 """
 
 import json
@@ -65,7 +65,7 @@ def main(name, output, *cases):
 
 
 def fitting(strategy, options):
-    """The case as it is; workers refuse several steps in one call, and then take one at a time."""
+    """The options of a case; several workers reject several steps in one call, and then run one at a time."""
     if "steps_per_execution" not in options or not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return options
     try:
@@ -77,9 +77,11 @@ def fitting(strategy, options):
 
 
 def shared(strategy, distiller):
-    """Answers of which the replicas compute a part each; the last batch has one row."""
+    """Predictions of which each replica computes a slice; the last batch has one row."""
     with strategy.scope():
-        run = tf.function(distribute.map_over_replicas(lambda rows: {"logits": distiller.student(rows, training=False)}))
+        run = tf.function(
+            distribute.map_over_replicas(lambda rows: {"logits": distiller.student(rows, training=False)})
+        )
     return np.concatenate([run(rows)["logits"] for rows in plain(distiller)[0]])
 
 

@@ -33,4 +33,4 @@ def finish(processes, timeout=240):
     finally:
         for each in processes:
             each.kill()
-    return [each.returncode for each in processes], *zip(*said)
+    return [each.returncode for each in processes], *zip(*said, strict=True)

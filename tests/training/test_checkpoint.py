@@ -1,4 +1,4 @@
-"""Checkpoints: a run that stops goes on as if it had not, and a failed write leaves the old file whole."""
+"""Checkpoints: an interrupted run resumes as if it had not been, and a failed write leaves the old file unchanged."""
 
 import multiprocessing
 import resource
@@ -47,7 +47,7 @@ class Interrupt(keras.callbacks.Callback):
 
 
 def run(place, *others, **options):
-    """A run as a program would make it, from its newest checkpoint; the Distiller and the epochs' logs."""
+    """Trains from the newest checkpoint, as a program does; returns the Distiller and the logs of the epochs."""
     made, checkpoint, history = distiller(**options), Checkpoint(place, every_steps=1), []
     log = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: history.append((epoch, dict(logs))))
     views = {"augmentation": data.Augmentation(shift=1), "batch_size": 16}
@@ -67,14 +67,14 @@ def run(place, *others, **options):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A run that nothing stopped: its directory, Distiller and logs."""
+    """An uninterrupted run: its directory, variables and logs."""
     place = tmp_path_factory.mktemp("whole")
     made, history = run(place)
     return place, values(made.variables), values(made.optimizer.variables), history
 
 
 @pytest.mark.parametrize("at", [(0, 0), (1, 1)])
-def test_a_run_that_stops_goes_on_within_its_epoch(tmp_path, at, whole):
+def test_an_interrupted_run_resumes_within_its_epoch(tmp_path, at, whole):
     _, variables, optimizer, history = whole
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "stopped", Interrupt(*at))
@@ -82,17 +82,17 @@ def test_a_run_that_stops_goes_on_within_its_epoch(tmp_path, at, whole):
     assert same(variables, values(again.variables), atol=1e-6)
     assert same(optimizer, values(again.optimizer.variables), atol=1e-6)
     assert [epoch for epoch, _ in rest] == list(range(at[0], EPOCHS))
-    for (_, logs), (_, expected) in zip(rest, history[at[0] :]):
+    for (_, logs), (_, expected) in zip(rest, history[at[0] :], strict=True):
         assert logs == pytest.approx(expected, rel=1e-5)
 
 
-def test_averaged_weights_go_on_within_an_epoch(tmp_path):
+def test_averaged_weights_resume_within_an_epoch(tmp_path):
     """An optimizer that keeps a moving average of the weights, and puts it in their place at the end."""
     averaging = {"use_ema": True, "ema_momentum": 0.5}
     expected, _ = run(tmp_path / "whole", **averaging)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "stopped", Interrupt(1, 1), **averaging)
-    for _ in range(2):  # the second finds nothing left to do, and ends with the averages as well
+    for _ in range(2):  # the second has nothing left to do, and ends with the averages too
         made, _ = run(tmp_path / "stopped", **averaging)
         for ours, theirs in ((made, expected), (made.optimizer, expected.optimizer)):
             assert same(values(ours.variables), values(theirs.variables), atol=1e-6)
@@ -112,7 +112,7 @@ def test_two_checkpoints_are_kept_and_the_best(whole):
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    """What a checkpoint of training a published size of student without a teacher weighs, in bytes."""
+    """The bytes of a checkpoint of a student of a published size, trained without a teacher."""
     return saved(tmp_path_factory.mktemp("alone"))[0]
 
 
@@ -129,7 +129,7 @@ def saved(place, *methods):
     return checkpoints(place)[-1].stat().st_size, 4 * held
 
 
-def test_a_checkpoint_is_at_most_a_fifth_larger_than_the_student_alone(tmp_path, alone):
+def test_a_checkpoint_is_at_most_a_fifth_larger_than_that_of_the_baseline(tmp_path, alone):
     plain, _ = saved(tmp_path / "kd", KD())
     assert plain <= 1.01 * alone
     fitnet, held = saved(tmp_path / "fitnet", KD(), FitNet())
@@ -138,7 +138,7 @@ def test_a_checkpoint_is_at_most_a_fifth_larger_than_the_student_alone(tmp_path,
 
 
 def test_a_checkpoint_holds_no_more_than_its_variables(tmp_path, alone):
-    """Adapters that are larger than the student are saved too, for a run could not go on without them."""
+    """Adapters that are larger than the student are saved too, for a run could not resume without them."""
     review, held = saved(tmp_path, KD(), ReviewKD())
     assert review > 1.2 * alone and held <= review <= held + 60_000
 
@@ -176,7 +176,7 @@ def test_a_built_optimizer_is_not_built_again(tmp_path):
     assert Checkpoint(tmp_path).restore(made) == (1, 0)
 
 
-def test_nothing_to_go_on_from(tmp_path):
+def test_nothing_to_resume_from(tmp_path):
     assert Checkpoint(tmp_path / "none").restore(distiller()) == (0, 0)
 
 

@@ -1,4 +1,4 @@
-"""What is not finite stops a run, or is skipped, and leaves weights and statistics as they were on every replica."""
+"""A non-finite step stops a run or is skipped, and leaves weights and statistics unchanged on every replica."""
 
 import contextlib
 
@@ -25,7 +25,7 @@ def distiller(**options):
     return compiled(Distiller(student=convolutional(normalised=True)), **{"jit_compile": False} | options)
 
 
-def test_a_run_stops_with_what_it_found_and_is_as_before(tmp_path):
+def test_a_run_stops_with_a_report_and_the_weights_before_the_step(tmp_path):
     made = distiller()
     rows = tf.data.Dataset.from_tensor_slices(({INPUTS: BAD, INDEX: np.arange(32)}, Y)).batch(8)
     guard = NonFinite("stop", tmp_path, lambda epoch, step: next(iter(rows.skip(step))))
@@ -39,7 +39,7 @@ def test_a_run_stops_with_what_it_found_and_is_as_before(tmp_path):
     healthy.fit(X[:8], Y[:8], **OPTIONS)
     again = distiller(optimizer=keras.optimizers.SGD(0.1))
     with pytest.raises(FloatingPointError):
-        again.fit(BAD[:16], Y[:16], **OPTIONS)  # the guard that fit has by itself
+        again.fit(BAD[:16], Y[:16], **OPTIONS)  # the guard that fit adds
     assert same(values(healthy.student.variables), values(again.student.variables))
 
 
@@ -47,7 +47,7 @@ def test_a_run_stops_with_what_it_found_and_is_as_before(tmp_path):
 @pytest.mark.parametrize(
     "kind", [lambda: keras.optimizers.SGD(0.1, momentum=0.9), keras.optimizers.AdamW], ids=["sgd", "adamw"]
 )
-def test_a_run_that_skips_is_one_without_that_batch(kind, replicas):
+def test_a_run_that_skips_a_batch_equals_one_without_it(kind, replicas):
     without = np.r_[0:8, 16:32]
     with mirrored(replicas).scope() if replicas > 1 else contextlib.nullcontext():
         expected, made = (distiller(optimizer=kind()) for _ in range(2))
@@ -90,7 +90,7 @@ def test_one_replica_is_enough_and_all_skip_together(half):
         assert np.isfinite(copies).all()
 
 
-def test_an_overflow_under_loss_scaling_is_no_finding_and_lowers_the_scale():
+def test_an_overflow_under_loss_scaling_is_not_reported_and_lowers_the_scale():
     keras.config.set_dtype_policy("mixed_float16")
     optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1), initial_scale=2.0**30)
     made = distiller(optimizer=optimizer)

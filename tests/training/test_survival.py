@@ -1,4 +1,4 @@
-"""Programs that are killed, asked to leave, or go astray, as a shell sees them."""
+"""Programs that are killed, asked to exit, or diverge, as a shell sees them."""
 
 import csv
 import json
@@ -59,7 +59,7 @@ def test_what_the_flags_of_the_devices_do(tmp_path):
     two = program("train", *given, *both, "--sync_batch_norm", "--steps_per_execution=4", f"--run={tmp_path / 'two'}")
     assert "over 2 replicas" in two.stdout and "Learning rate 0.05: 0.05 scaled (linear" in two.stdout
     rows = [list(csv.DictReader(open(tmp_path / run / "metrics.csv"))) for run in ("one", "two")]
-    for ours, theirs in zip(*rows):
+    for ours, theirs in zip(*rows, strict=True):
         for name in ours:
             assert float(ours[name]) == pytest.approx(float(theirs[name]), rel=1e-4)
     assert json.loads((tmp_path / "two" / "result.json").read_text())["last"]["val_accuracy"] > 0

@@ -1,0 +1,55 @@
+"""A user's own tf.data.Dataset as a source."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from kd_keras.runs.datasets import source_from
+
+IMAGES = np.arange(6 * 4 * 4 * 1).reshape(6, 4, 4, 1)
+LABELS = np.array([0, 1, 2, 0, 1, 2])
+
+
+def examples(source):
+    return [{key: value.numpy() for key, value in example.items()} for example in source.examples]
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32", "int32"])
+@pytest.mark.parametrize("batch", [None, 4])
+def test_examples_and_batches_of_any_type(dtype, batch):
+    dataset = tf.data.Dataset.from_tensor_slices((IMAGES.astype(dtype), LABELS))
+    source = source_from(dataset.batch(batch) if batch else dataset)
+    assert (source.size, source.classes, source.image_shape) == (6, 3, (4, 4, 1))
+    for number, example in enumerate(examples(source)):
+        np.testing.assert_array_equal(example["image"], IMAGES[number])
+        assert (example["index"], example["label"]) == (number, LABELS[number])
+
+
+@pytest.mark.parametrize("labels", [np.eye(5)[LABELS], LABELS[:, None]])
+def test_one_hot_labels_and_columns_of_labels(labels):
+    source = source_from(tf.data.Dataset.from_tensor_slices((IMAGES.astype("uint8"), labels)).batch(2))
+    assert source.classes == (5 if labels.shape[1] == 5 else 3)
+    assert [example["label"] for example in examples(source)] == LABELS.tolist()
+
+
+def test_dictionaries_and_images_without_labels():
+    images = IMAGES.astype("uint8")
+    keyed = source_from(tf.data.Dataset.from_tensor_slices({"image": images, "label": LABELS, "id": LABELS}))
+    assert keyed.has_labels and keyed.classes == 3
+    plain = source_from(tf.data.Dataset.from_tensor_slices(images).batch(3))
+    assert not plain.has_labels and plain.classes is None and plain.size == 6
+
+
+@pytest.mark.parametrize(
+    "dataset, message",
+    [
+        (tf.data.Dataset.from_tensor_slices(IMAGES.astype("float32") / 255), "0..255"),
+        (tf.data.Dataset.from_tensor_slices(IMAGES.astype("float32") - 1), "0..255"),
+        (tf.data.Dataset.from_tensor_slices(IMAGES.astype("uint8")).repeat(), "no end"),
+        (tf.data.Dataset.from_tensor_slices(IMAGES.astype("uint8")).take(0), "no examples"),
+        (tf.data.Dataset.range(3), "must give images"),
+    ],
+)
+def test_what_is_no_dataset_of_images(dataset, message):
+    with pytest.raises(ValueError, match=message):
+        source_from(dataset)

@@ -1,0 +1,215 @@
+"""train, distill and record from Python: several calls in one process, with names, paths and objects."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import kd_keras as kd
+from kd_keras import data, methods, models
+from kd_keras.runs.devices import chosen_strategy
+from kd_keras.runs.recipe import Recipe
+
+
+@pytest.fixture(scope="module")
+def small(data_dir):
+    """Options of a training on 64 digits for one epoch."""
+    place = data_dir.partition("=")[2]
+    return {
+        "data": "digits", "data_dir": place, "train_split": "train[:64]", "test_split": "test[:64]", "epochs": 1,
+        "batch_size": 32,
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def teacher(small, tmp_path_factory):
+    return kd.train(model="mlp(hidden=(8,))", **small, run=tmp_path_factory.mktemp("api") / "teacher")
+
+
+@pytest.fixture(scope="module")
+def source(small):
+    return data.load("digits", "train[:64]", small["data_dir"])
+
+
+def weights(run):
+    return run.model().get_weights()
+
+
+def assert_equal(first, second, atol=0.0):
+    for a, b in zip(first, second, strict=True):
+        np.testing.assert_allclose(a, b, atol=atol)
+
+
+def test_two_calls_in_one_process_give_equal_networks(teacher, small, tmp_path):
+    np.random.seed(5)
+    keras.utils.set_random_seed(7)
+    again = kd.train(model="mlp(hidden=(8,))", **small, run=tmp_path / "again")
+    assert_equal(weights(teacher), weights(again), atol=1e-6)
+    assert again.settings == teacher.settings and again.result["last"].keys() == teacher.result["last"].keys()
+
+
+def test_a_complete_run_is_returned_and_another_recipe_is_refused(teacher, small):
+    before = (teacher.path / "model.keras").read_bytes()
+    assert kd.train(model="mlp(hidden=(8,))", **small, run=teacher.path).result == teacher.result
+    with pytest.raises(ValueError, match=r"--epochs=1 \(before\), --epochs=2 \(now\)"):
+        kd.train(model="mlp(hidden=(8,))", **{**small, "epochs": 2}, run=teacher.path)
+    assert (teacher.path / "model.keras").read_bytes() == before
+
+
+def test_an_interrupted_run_resumes_and_equals_a_whole_one(small, tmp_path, monkeypatch):
+    options = {**small, "epochs": 4, "shift": 1}
+    whole = kd.train(model="mlp(hidden=(8,), dropout=0.5)", **options, run=tmp_path / "whole")
+    with monkeypatch.context() as patch:
+
+        def stop(self, epoch, logs=None):
+            if epoch == 2:
+                raise KeyboardInterrupt
+
+        patch.setattr(kd.callbacks.NonFinite, "on_epoch_end", stop)
+        with pytest.raises(KeyboardInterrupt):
+            kd.train(model="mlp(hidden=(8,), dropout=0.5)", **options, run=tmp_path / "stopped")
+    assert not kd.Run(tmp_path / "stopped").is_complete
+    resumed = kd.train(model="mlp(hidden=(8,), dropout=0.5)", **options, run=tmp_path / "stopped")
+    assert_equal(weights(whole), weights(resumed))
+    assert resumed.history["loss"] == whole.history["loss"]
+
+
+def test_a_wrong_request_creates_no_run(small, tmp_path):
+    run = tmp_path / "run"
+    wrong = [
+        {"model": "mlq"}, {"model": 3}, {"epoch": 3}, {"weights": "nowhere.keras"}, {"data": "digit"},
+        {"steps_per_execution": 3}, {"model": "nowhere.keras"},
+    ]  # fmt: skip
+    for options in wrong:
+        with pytest.raises((ValueError, TypeError)):
+            kd.train(**{"model": "mlp(hidden=(8,))", **small, **options}, run=run)
+        assert not run.exists(), options
+
+
+@pytest.mark.parametrize("form", ["run", "path", "text", "file", "model", "Teacher", "list"])
+def test_a_teacher_in_every_form_teaches_the_same(form, teacher, small, tmp_path):
+    file = teacher.path / "model.keras"
+    forms = {
+        "run": teacher, "path": teacher.path, "text": str(teacher.path), "file": file, "model": teacher.model(),
+        "Teacher": kd.Teacher(teacher.model()), "list": [teacher],
+    }  # fmt: skip
+    student = kd.distill(
+        teacher=forms[form], student="mlp(hidden=(4,))", methods=[methods.KD(temperature=2)], hard_weight=0.5, **small,
+        run=tmp_path / "student",
+    )  # fmt: skip
+    expected = {"loss", "hard", "kd", "accuracy", "val_loss", "val_accuracy", "epoch"}
+    assert set(student.result["last"]) == expected and student.result["hard_weight"] == 0.5
+    assert student.result["teacher_accuracy"] == teacher.result["last"]["val_accuracy"]
+    named = student.settings.get("teacher")
+    assert named == (None if form in ("model", "Teacher") else str(file if form == "file" else teacher.path))
+
+
+def test_the_published_hard_weight_is_the_default_and_recorded(teacher, small, tmp_path):
+    student = kd.distill(teacher=teacher, student="mlp(hidden=(4,))", methods=["kd"], **small, run=tmp_path / "student")
+    assert student.result["hard_weight"] == 0.1 and "kd" in student.result["hard_weight_reason"]
+    assert "hard_weight" not in student.settings
+
+
+def test_a_keras_model_is_trained_and_written_down_as_a_comment(teacher, small, tmp_path):
+    model = models.build("mlp", (8, 8, 1), 10, hidden=(8,))
+    before = model.get_weights()
+    run = kd.train(model=model, **small, run=tmp_path / "run")
+    assert any(np.abs(a - b).max() > 0 for a, b in zip(before, model.get_weights(), strict=True))
+    assert_equal(model.get_weights(), weights(run))
+    assert "# --model is not a flag of this run: a Keras model" in (run.path / "flags.txt").read_text()
+    with pytest.raises(ValueError, match="10 classes"):
+        kd.train(model=models.build("mlp", (8, 8, 1), 7), **small, run=tmp_path / "other")
+
+
+def test_sources_and_datasets_train_like_the_name(teacher, source, small, tmp_path):
+    options = {name: small[name] for name in ("epochs", "batch_size")}
+    test = data.load("digits", "test[:64]", small["data_dir"])
+    run = kd.train(model="mlp(hidden=(8,))", data=source, test_data=test, **options, run=tmp_path / "source")
+    assert_equal(weights(teacher), weights(run), atol=1e-6)
+
+    def as_dataset(source):
+        return source.examples.map(lambda example: (example["image"], example["label"])).batch(10)
+
+    run = kd.train(
+        model="mlp(hidden=(8,))", data=as_dataset(source), test_data=as_dataset(test), **options,
+        run=tmp_path / "dataset",
+    )  # fmt: skip
+    assert_equal(weights(teacher), weights(run), atol=1e-6)
+    assert "# --data is not a flag of this run" in (run.path / "flags.txt").read_text()
+
+
+def test_weights_bring_their_normalization(teacher, small, tmp_path):
+    options = {**small, "learning_rate": 0.0, "normalization": "unit"}
+    run = kd.train(model="mlp(hidden=(8,))", weights=teacher.path / "model.keras", **options, run=tmp_path / "run")
+    images = np.random.default_rng(0).uniform(0, 255, (4, 8, 8, 1)).astype("float32")
+    np.testing.assert_allclose(run.model()(images), teacher.model()(images), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("normalization, mean, std", [("unit", 0.0, 255.0), ("symmetric", 127.5, 127.5)])
+def test_a_network_starts_with_the_normalization_of_the_recipe(normalization, mean, std, small, tmp_path):
+    options = {**small, "normalization": normalization, "learning_rate": 0.0}
+    layer = kd.train(model="mlp(hidden=(8,))", **options, run=tmp_path / "run").model().get_layer("normalization")
+    np.testing.assert_allclose(layer(np.full((1, 8, 8, 1), 200.0)), (200.0 - mean) / std, rtol=1e-6)
+
+
+def test_precision_is_of_one_call_only(small, tmp_path):
+    options = {**small, "precision": "mixed_bfloat16"}
+    run = kd.train(model="mlp(hidden=(8,))", **options, run=tmp_path / "run")
+    assert keras.config.dtype_policy().name == "float32"
+    assert run.model().get_layer("logits").dtype_policy.name in ("mixed_bfloat16", "float32")
+    assert any(layer.compute_dtype == "bfloat16" for layer in run.model().layers)
+    again = kd.train(model="mlp(hidden=(8,))", **small, run=tmp_path / "again")
+    assert all(layer.compute_dtype == "float32" for layer in again.model().layers)
+
+
+def test_determinism_is_of_one_call_only():
+    with chosen_strategy(Recipe(deterministic=True)), pytest.raises(Exception, match="determinism|deterministic"):
+        tf.random.uniform((2,))
+    tf.random.uniform((2,))
+
+
+def test_one_replica_equals_two(teacher, small, tmp_path):
+    options = {**small, "strategy": "mirrored", "devices": 2}
+    run = kd.train(model="mlp(hidden=(8,))", **options, run=tmp_path / "two")
+    assert_equal(weights(teacher), weights(run), atol=1e-5)
+
+
+def test_a_recording_is_made_verified_and_trained_from(teacher, small, tmp_path):
+    views = {name: small[name] for name in ("data", "data_dir", "train_split", "batch_size")} | {"shift": 1, "views": 2}
+    output = tmp_path / "recording"
+    assert kd.record(teacher=teacher, output=output, shard=(0, 2), **views) is None
+    recording = kd.record(teacher=teacher, output=output, shard=(1, 2), **views)
+    assert (recording.views, recording.examples) == (2, 64)
+    kd.record(output=output, verify=True, **views)
+    options = {**small, "shift": 1, "views": 2, "student": "mlp(hidden=(4,))", "hard_weight": 0.1}
+    live = kd.distill(teacher=teacher, **options, run=tmp_path / "live")
+    recorded = kd.distill(recording=output, **options, run=tmp_path / "recorded")
+    assert_equal(weights(live), weights(recorded), atol=1e-5)
+    with pytest.raises(ValueError, match="views"):
+        kd.distill(recording=output, **{**options, "views": 3}, run=tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_teacher_of_another_range(teacher, small, tmp_path):
+    inputs = keras.Input((8, 8, 1))
+    unit = keras.Model(inputs, teacher.model()(keras.layers.Rescaling(255.0)(inputs)))
+    student = kd.distill(
+        teacher=unit, teacher_range=(0, 1), student="mlp(hidden=(4,))", **small, run=tmp_path / "student"
+    )
+    assert student.result["teacher_accuracy"] == teacher.result["last"]["val_accuracy"]
+    assert student.settings["teacher_range"] == "0,1"
+
+
+def test_what_does_not_go_together_is_refused(teacher, small, tmp_path):
+    wrong = [
+        ({}, "--teacher= or --recording="),
+        ({"teacher": teacher, "methods": []}, "no method needs one"),
+        ({"teacher": teacher, "methods": "kd"}, "must be a list"),
+        ({"teacher": 3}, "A teacher must be"),
+        ({"teacher": kd.Teacher(teacher.model()), "combine": "logits"}, "made before"),
+        ({"teacher": teacher, "teacher_range": (1, 0)}, "teacher_range"),
+    ]
+    for options, message in wrong:
+        with pytest.raises((ValueError, TypeError), match=message):
+            kd.distill(student="mlp(hidden=(4,))", **small, **options, run=tmp_path / "run")
+        assert not (tmp_path / "run").exists()

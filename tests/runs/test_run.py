@@ -1,0 +1,152 @@
+"""Run: a directory that is new, resumed, refused, complete or damaged; and its settings as a flagfile."""
+
+import dataclasses
+
+import keras
+import pytest
+
+from kd_keras.runs import Recipe, Run, find_run, load_network, recorded_data
+from kd_keras.runs.recipe import DEFAULTS, recipe
+from kd_keras.runs.settings import GivenObject, Settings, from_lines, to_lines
+from tests.support.programs import program
+
+
+@pytest.fixture
+def settings():
+    return Settings({"epochs": 3, "flip": True, "method": ["kd", "at"], "views": None}, {"epochs": 30, "flip": False})
+
+
+@pytest.fixture
+def run(tmp_path, settings):
+    run = Run.prepare(tmp_path / "run", settings)
+    run.begin()
+    return run
+
+
+def finish(run, accuracy=0.5):
+    (run.path / "metrics.csv").write_text(f"epoch,loss,val_accuracy\n0,2.0,NA\n1,1.0,{accuracy}\n")
+    inputs = keras.Input((2,))
+    model = keras.Model(inputs, keras.layers.Dense(3)(inputs))
+    run.finish(model, {**run.final_metrics(), "data": {"classes": 3}}, lambda: None)
+
+
+def test_preparing_writes_nothing(tmp_path, settings):
+    Run.prepare(tmp_path / "run", settings)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_is_opened_with_its_settings(run):
+    assert run.settings == {"epochs": "3", "flip": "true", "method": ["kd", "at"]}
+    assert Run(run.path).settings == run.settings and not Run(run.path).is_complete
+
+
+def test_a_complete_run_has_model_result_and_history(run):
+    finish(run)
+    opened = Run(run.path)
+    assert opened.is_complete and opened.result["best_val_accuracy"] == 0.5 and opened.result["last"]["loss"] == 1.0
+    assert opened.history["loss"] == [2.0, 1.0] and opened.history["val_accuracy"][1] == 0.5
+    assert opened.model().output_shape == opened.best_model().output_shape == (None, 3)
+    for source in (opened, opened.path, str(opened.path), opened.path / "model.keras", opened.model()):
+        assert load_network(source).output_shape == (None, 3)
+    assert find_run(opened.path / "model.keras").path == opened.path and recorded_data(opened) == {"classes": 3}
+
+
+def test_no_run_and_no_result(run, tmp_path):
+    with pytest.raises(ValueError, match="is not a run"):
+        Run(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="is not complete"):
+        _ = run.result
+    with pytest.raises(ValueError, match="Train it first"):
+        run.model()
+    assert find_run(tmp_path / "model.keras") is None and recorded_data(tmp_path / "model.keras") == {}
+
+
+def test_a_torn_result_is_named(run):
+    finish(run)
+    file = run.path / "result.json"
+    file.write_text(file.read_text()[:20])
+    with pytest.raises(ValueError, match="result.json is damaged"):
+        _ = Run(run.path).result
+
+
+def test_other_settings_are_refused_with_what_differs(run, settings):
+    other = Settings({**settings.values, "epochs": 4}, settings.defaults)
+    with pytest.raises(ValueError, match=r"--epochs=3 \(before\), --epochs=4 \(now\)"):
+        Run.prepare(run.path, other)
+    swapped = Settings({**settings.values, "method": ["at", "kd"]}, settings.defaults)
+    with pytest.raises(ValueError, match="another order"):
+        Run.prepare(run.path, swapped)
+    assert Run.prepare(run.path, settings).settings == run.settings
+
+
+def test_overwrite_deletes_a_run_and_nothing_else(run, settings, tmp_path):
+    Run.prepare(run.path, settings, overwrite=True)
+    assert not run.path.exists()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    with pytest.raises(ValueError, match="is not a run and not empty"):
+        Run.prepare(tmp_path / "mine", settings, overwrite=True)
+    assert (tmp_path / "mine" / "thesis.txt").exists()
+
+
+def test_a_run_may_be_older_than_a_flag(run, settings):
+    newer = Settings({**settings.values, "shift": 0}, {**settings.defaults, "shift": 0})
+    Run.prepare(run.path, newer)
+    with pytest.raises(ValueError, match=r"--shift=1 \(now\)"):
+        Run.prepare(run.path, Settings({**newer.values, "shift": 1}, newer.defaults))
+
+
+def test_what_is_no_flag_becomes_a_comment(tmp_path):
+    settings = Settings({"model": GivenObject("a Keras model"), "epochs": 3}, {})
+    run = Run.prepare(tmp_path / "run", settings)
+    run.begin()
+    text = (run.path / "flags.txt").read_text()
+    assert text.startswith("# --model is not a flag of this run: a Keras model") or "\n# --model" in text
+    assert run.settings == {"epochs": "3"}
+    Run.prepare(run.path, settings)
+    with pytest.raises(ValueError, match="a larger model"):
+        Run.prepare(run.path, Settings({"model": GivenObject("a larger model"), "epochs": 3}, {}))
+
+
+def test_a_recipe_goes_through_a_flagfile_unchanged():
+    changed = Recipe(
+        data="cifar10", data_dir="/data", without_classes=(3,), test_data="other", image_size=(8, 9), views=2,
+        flip=True, normalization=((1.5,), (2.0,)), rand_augment=(2, 9), mixup=0.5, devices=2,
+        strategy="mirrored", seed=7,
+        on_nonfinite="skip", precision="mixed_bfloat16", warmup_epochs=0.5, drop_remainder=True,
+    )  # fmt: skip
+    for plan in (Recipe(), changed):
+        lines = Settings(plan.settings(), DEFAULTS).lines()
+        assert Recipe.from_settings(from_lines(lines)) == plan
+
+
+def test_every_field_of_a_recipe_has_a_flag():
+    text = program("train", "--help").stdout
+    for field in dataclasses.fields(Recipe):
+        assert f"--{field.name}:" in text or f"--[no]{field.name}:" in text or f"--{field.name} " in text, field.name
+
+
+@pytest.mark.parametrize(
+    "options, error, message",
+    [
+        ({"epochs": 0}, ValueError, "epochs"),
+        ({"epochs": 1.5}, ValueError, "epochs"),
+        ({"batch_size": "32"}, TypeError, "batch_size"),
+        ({"epoch": 3}, TypeError, "epochs"),
+        ({"flip": 1}, TypeError, "flip"),
+        ({"optimizer": "sdg"}, ValueError, "did you mean sgd"),
+        ({"image_size": (8,)}, ValueError, "image_size"),
+        ({"mixup": -1.0}, ValueError, "mixup"),
+        ({"keep": 1}, ValueError, "keep"),
+        ({"normalization": "fitted"}, ValueError, "normalization"),
+        ({"warmup_epochs": 1, "schedule": "steps"}, ValueError, "schedule"),
+    ],
+)
+def test_a_wrong_recipe_is_refused(options, error, message):
+    with pytest.raises(error, match=message):
+        recipe(**options)
+
+
+def test_lines_and_settings_are_inverse():
+    for name, value, text in (("flip", False, "false"), ("image_size", (3, 4), "3,4"), ("method", ["kd"], "kd")):
+        assert from_lines(to_lines(name, value)) == {name: text}

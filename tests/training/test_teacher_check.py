@@ -1,0 +1,104 @@
+"""The check of the teacher before training: outside the step, on any form of data, without a change to it."""
+
+import warnings
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from kd_keras import Distiller, distribute
+from kd_keras.contracts import INPUTS, RECORDED
+from kd_keras.methods import KD
+from kd_keras.training import TeacherCheck
+from kd_keras.training.teacher_check import first_batches
+from tests.support.networks import CLASSES, compiled, convolutional, counted, mirrored, same, values
+
+COUNT, BATCH = 40, 8
+Y = np.tile(np.arange(CLASSES), COUNT // CLASSES)
+X = np.random.default_rng(0).normal(size=(COUNT, 8, 8, 3)).astype("float32")
+X[:, 0, :CLASSES, 0] = np.eye(CLASSES)[(Y + 1) % CLASSES]  # the teacher below reads its predictions here, all wrong
+
+
+@keras.saving.register_keras_serializable("tests")
+class ReadsPixels(keras.layers.Layer):
+    def call(self, images):
+        return 10.0 * images[:, 0, :, 0][:, :CLASSES]
+
+
+def wrong_teacher():
+    inputs = keras.Input(X.shape[1:])
+    return keras.Model(inputs, ReadsPixels()(inputs), name="wrong")
+
+
+def distiller(teacher):
+    made = Distiller(student=convolutional(), teacher=teacher, methods=[KD()])
+    return compiled(made, jit_compile=False)
+
+
+class Batches(keras.utils.PyDataset):
+    def __len__(self):
+        return COUNT // BATCH
+
+    def __getitem__(self, number):
+        rows = slice(number * BATCH, (number + 1) * BATCH)
+        return X[rows], Y[rows]
+
+
+def rows():
+    return tf.data.Dataset.from_tensor_slices((X, Y))
+
+
+FORMS = {
+    "arrays": lambda: {"x": X, "y": Y, "batch_size": BATCH},
+    "dataset": lambda: {"x": rows().batch(BATCH)},
+    "endless": lambda: {"x": rows().batch(BATCH).repeat(), "steps_per_epoch": COUNT // BATCH},
+    "pydataset": lambda: {"x": Batches()},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_teacher_below_chance_is_named_once_for_any_form_of_data(form):
+    made = distiller(wrong_teacher())
+    with pytest.warns(UserWarning, match="right on 0.0% of the first 40 examples; chance is 20.0%") as caught:
+        made.fit(**FORMS[form](), epochs=2, verbose=0)
+    assert len([each for each in caught if "The teacher is right" in str(each.message)]) == 1
+
+
+def test_slices_of_replicas_are_joined():
+    with mirrored(2).scope():
+        made = distiller(wrong_teacher())
+    halves = distribute.batches(made.distribute_strategy, lambda s: rows().batch(BATCH // s.total).repeat())
+    with pytest.warns(UserWarning, match="right on 0.0% of the first 40 examples"):
+        made.fit(halves, steps_per_epoch=5, verbose=0)
+
+
+def test_recorded_outputs_are_checked():
+    logits = np.array(wrong_teacher()(X))
+    logits[3] = np.inf
+    made = distiller(wrong_teacher())
+    data = tf.data.Dataset.from_tensor_slices(({INPUTS: X, RECORDED: {"logits": logits}}, Y)).batch(BATCH)
+    before = values(made.variables)
+    with pytest.raises(FloatingPointError, match="'logits' for batch 0"):
+        made.fit(data, verbose=0)
+    assert same(before, values(made.variables))
+
+
+def test_a_generator_is_not_consumed():
+    generator = iter([(X, Y)])
+    assert not list(first_batches({"x": generator})) and next(generator)[0] is X
+
+
+def test_the_check_runs_the_teacher_once_for_each_of_its_batches():
+    teacher, passes = counted(convolutional(6, name="teacher"))
+    made = distiller(teacher)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        made.fit(X, Y, batch_size=2, epochs=2, verbose=0)
+    assert passes.read() == (0, 8 + 2 * COUNT // 2)
+
+
+def test_a_check_that_is_given_replaces_the_automatic_one():
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="The teacher is right")
+        distiller(wrong_teacher()).fit(X, Y, callbacks=[TeacherCheck([])], verbose=0)
