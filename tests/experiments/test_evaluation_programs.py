@@ -13,7 +13,7 @@ from tests.support.programs import ROOT, SMALL, program
 
 
 def test_evaluate_and_export(teacher, data_dir, tmp_path):
-    given = [f"--teacher={teacher}", f"--model={teacher}", data_dir, f"--output={tmp_path / 'table.json'}"]
+    given = [f"--teacher={teacher}", f"--model={teacher}", data_dir, "--test_split=test", f"--output={tmp_path / 'table.json'}"]
     ran = program("evaluate", *given, "--min_agreement=1", "--max_accuracy_drop=0", "--max_parameters_ratio=1")
     assert ran.stdout.count("PASS  ") == 3 and "FAIL" not in ran.stdout
     row = json.loads((tmp_path / "table.json").read_text())[str(teacher)]
@@ -21,15 +21,15 @@ def test_evaluate_and_export(teacher, data_dir, tmp_path):
     assert row["parameters"] == 65 * 16 + 17 * 10
     assert "| accuracy | agreement |" in ran.stdout and f"| {teacher} | 1,210 |" in ran.stdout
     forms = "--formats=saved_model,litert_int8"
-    ran = program("export", f"--model={teacher}", data_dir, forms, f"--output={tmp_path / 'out'}")
+    ran = program("export", f"--model={teacher}", data_dir, "--test_split=test", forms, f"--output={tmp_path / 'out'}")
     table = json.loads((tmp_path / "out" / "export.json").read_text())
-    assert table["images"] == 797 and list(table["forms"]) == ["saved_model", "litert_int8"]
+    assert table["images"] == 797 and list(table["formats"]) == ["saved_model", "litert_int8"]
     for form, name in (("saved_model", "saved_model"), ("litert_int8", "model_int8.tflite")):
-        each = table["forms"][form]
+        each = table["formats"][form]
         assert f"| {form} | {name} | {each['bytes'] / 1000:,.1f} | " in ran.stdout
         assert (tmp_path / "out" / name).exists()
         assert each["source_accuracy"] == pytest.approx(row["accuracy"]) and each["agreement"] > 0.95
-    assert table["forms"]["saved_model"]["numbers"] == 1210 and table["forms"]["saved_model"]["agreement"] == 1.0
+    assert table["formats"]["saved_model"]["parameters"] == 1210 and table["formats"]["saved_model"]["agreement"] == 1.0
     recorded = np.load(tmp_path / "out" / "saved_model" / "check.npz")
     assert recorded["images"].dtype == np.uint8 and len(recorded["images"]) == 797
     command = [sys.executable, ROOT / "scripts" / "check_saved_model.py", tmp_path / "out" / "saved_model"]
@@ -43,7 +43,7 @@ def test_evaluate_judges_the_last_model(teacher, data_dir, tmp_path):
     models = [f"--teacher={teacher}", f"--model={teacher}", f"--model={few}", data_dir, "--examples=40"]
     check_requirements = ["--min_accuracy=0.999", "--max_size_ratio=1.5", "--max_mce=0.001"]
     output = f"--output={tmp_path / 'found.json'}"
-    ran = program("evaluate", *models, *check_requirements, "--questions=generalisation", output, check=False)
+    ran = program("evaluate", *models, *check_requirements, "--questions=generalization", output, check=False)
     assert ran.returncode == 3, ran.stderr[-3000:]
     verdict = [line.split(":")[0] for line in ran.stdout.splitlines() if line[:4] in ("PASS", "FAIL")]
     assert verdict == ["FAIL  min_accuracy", "FAIL  max_mce", "PASS  max_size_ratio"]
