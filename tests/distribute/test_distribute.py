@@ -81,7 +81,7 @@ def test_slices_are_parts_of_the_whole_batch():
     for views in (Augmentation(shift=1), Augmentation(flip=True, mixup=0.5)):
         whole = list(data.training(images, augmentation=views, **options))
         shares = [BatchSlice(0, 2, 3), BatchSlice(2, 1, 3)]
-        of_two, of_one = (list(data.training(images, augmentation=views, share=s, **options)) for s in shares)
+        of_two, of_one = (list(data.training(images, augmentation=views, batch_slice=s, **options)) for s in shares)
         assert len(of_two) == 2 * len(whole) and len(of_one) == len(whole)
         for number, batch in enumerate(whole):
             parts = [*of_two[2 * number : 2 * number + 2], of_one[number]]
@@ -93,7 +93,7 @@ def test_slices_are_parts_of_the_whole_batch():
 def test_evaluation_neither_loses_nor_repeats_a_row():
     images = source(37)
     shares = [
-        list(data.evaluation(images, batch_size=16, with_index=True, share=BatchSlice(p, 1, 4))) for p in range(4)
+        list(data.evaluation(images, batch_size=16, with_index=True, batch_slice=BatchSlice(p, 1, 4))) for p in range(4)
     ]
     assert [len(each) for each in shares] == [3] * 4
     seen = [
@@ -120,7 +120,7 @@ def test_training_can_start_within_an_epoch():
     with pytest.raises(ValueError, match="start_step below"):
         data.training(images, batch_size=16, start_step=3)
     with pytest.raises(ValueError, match="(?s)an example for each of 6 replicas.*batches of 5"):
-        data.training(images, batch_size=16, share=BatchSlice(0, 1, 6))
+        data.training(images, batch_size=16, batch_slice=BatchSlice(0, 1, 6))
 
 
 @pytest.mark.parametrize("count", [33, 34])

@@ -42,9 +42,9 @@ def trained(strategy, methods, normalised=False, policy="float32", steps_per_exe
     images, options = source(), {"batch_size": BATCH}
     views = data.Augmentation(shift=1, flip=True)
     train = distribute.batches(
-        strategy, lambda share: data.training(images, augmentation=views, share=share, **options)
+        strategy, lambda batch_slice: data.training(images, augmentation=views, batch_slice=batch_slice, **options)
     )
-    test = distribute.batches(strategy, lambda share: data.evaluation(images, share=share, **options))
+    test = distribute.batches(strategy, lambda batch_slice: data.evaluation(images, batch_slice=batch_slice, **options))
     testing = {"validation_data": test, "validation_steps": STEPS, "validation_freq": 3, "verbose": 0}
     history = distiller.fit(train, epochs=EPOCHS, steps_per_epoch=STEPS, shuffle=False, **testing).history
     again = distiller.evaluate(test, steps=STEPS, verbose=0, return_dict=True)
