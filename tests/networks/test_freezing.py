@@ -401,7 +401,7 @@ def test_invalid_models_and_arguments():
 
     with pytest.raises(ValueError, match="Expected a Functional or Sequential model to freeze"):
         frozen(Subclassed())
-    with pytest.raises(ValueError, match="did you mean bfloat16"):
+    with pytest.raises(ValueError, match="Did you mean bfloat16"):
         frozen(convolutional(), "bfloat1")
     dense = keras.Sequential([keras.Input((8,)), layers.Dense(4)])
     dense.layers[0].enable_lora(2)
