@@ -55,7 +55,8 @@ class NonFiniteGuard:
         self._request = keras.Variable(0.0, trainable=False, aggregation="none")  # each worker has its own
         layers = [layer for layer in sub_layers(model) if isinstance(layer, keras.layers.BatchNormalization)]
         self._statistics = [variable for layer in layers for variable in (layer.moving_mean, layer.moving_variance)]
-        size = sum(variable.shape[0] for variable in self._statistics)
+        # At least one number: over several workers TensorFlow crashes when it broadcasts an empty variable.
+        size = max(1, sum(variable.shape[0] for variable in self._statistics))
         # One flat variable, as tf.cond has a cost for each captured tensor; each replica has its own values.
         self._snapshot = keras.Variable(np.zeros(size, "float32"), synchronization="on_read", **options)
 
