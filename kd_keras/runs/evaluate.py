@@ -108,7 +108,7 @@ def evaluate(
     """
     limits = dict(requirements or {})
     networks = name_networks(teacher, models)
-    if limits and len(networks) == (teacher is not None):
+    if limits and isinstance(models, (list, tuple)) and not models:
         raise ValueError("Requirements judge a model, but only a teacher was passed. Pass models=.")
     if report is not None:
         check_report(report)

@@ -13,7 +13,8 @@ from tests.support.programs import ROOT, SMALL, program
 
 
 def test_evaluate_and_export(teacher, data_dir, tmp_path):
-    given = [f"--teacher={teacher}", f"--model={teacher}", data_dir, "--test_split=test", f"--output={tmp_path / 'table.json'}"]
+    given = [f"--teacher={teacher}", f"--model={teacher}", data_dir, "--test_split=test"]
+    given.append(f"--output={tmp_path / 'table.json'}")
     ran = program("evaluate", *given, "--min_agreement=1", "--max_accuracy_drop=0", "--max_parameters_ratio=1")
     assert ran.stdout.count("PASS  ") == 3 and "FAIL" not in ran.stdout
     row = json.loads((tmp_path / "table.json").read_text())[str(teacher)]
