@@ -105,11 +105,13 @@ class _Printer(logging.Handler):
 @contextmanager
 def _progress() -> Iterator[None]:
     logger, printer = logging.getLogger("kd_keras"), _Printer()
-    level = logger.level
+    level, propagates = logger.level, logger.propagate
     logger.addHandler(printer)
     logger.setLevel(logging.INFO)
+    logger.propagate = False  # a handler of the root logger, which other packages may add, would repeat every line
     try:
         yield
     finally:
         logger.removeHandler(printer)
         logger.setLevel(level)
+        logger.propagate = propagates
