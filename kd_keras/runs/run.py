@@ -20,7 +20,7 @@ import platform
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 
@@ -195,6 +195,9 @@ class Run:
         shutil.rmtree(self.path / "checkpoint", ignore_errors=True)
 
 
+Trained: TypeAlias = Run | str | os.PathLike | keras.Model  # a run, its path, the path of a `.keras` file, or a model
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes a text file that is whole or not there."""
     write_atomically(path, lambda name: Path(name).write_text(text))
@@ -220,7 +223,7 @@ def recorded_data(source: Any) -> dict[str, Any]:
     return run.result.get("data", {}) if run is not None and run.is_complete else {}
 
 
-def load_network(source: Run | str | os.PathLike | keras.Model) -> keras.Model:
+def load_network(source: Trained) -> keras.Model:
     """A trained network.
 
     Args:

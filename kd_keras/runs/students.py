@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 import tensorflow as tf
@@ -14,11 +14,11 @@ from kd_keras import models
 from kd_keras.networks.loading import load_weights, pixel_statistics
 from kd_keras.runs.images import Images
 from kd_keras.runs.parsing import parse_call
-from kd_keras.runs.run import Run, load_network
+from kd_keras.runs.run import Run, Trained, load_network
 from kd_keras.runs.settings import GivenObject
 
 logger = logging.getLogger("kd_keras")
-Network = str | os.PathLike | Run | keras.Model
+Network: TypeAlias = Trained  # or a text that names a model of the zoo
 
 
 def build_network(
