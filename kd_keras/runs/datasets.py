@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import tensorflow as tf
 
 from kd_keras.data import Source
 
-Example = tuple[tf.Tensor, tf.Tensor | None]
+Example: TypeAlias = tuple[tf.Tensor, tf.Tensor | None]
 
 
 def source_from(dataset: tf.data.Dataset, name: str = "tf.data.Dataset") -> Source:

@@ -203,7 +203,7 @@ def write_text(path: Path, text: str) -> None:
     write_atomically(path, lambda name: Path(name).write_text(text))
 
 
-def find_run(source: Any) -> Run | None:
+def find_run(source: Trained) -> Run | None:
     """The run that a network belongs to, if any.
 
     Args:
@@ -217,7 +217,7 @@ def find_run(source: Any) -> Run | None:
     return Run(path) if (path / "flags.txt").exists() else None
 
 
-def recorded_data(source: Any) -> dict[str, Any]:
+def recorded_data(source: Trained) -> dict[str, Any]:
     """What the run of a network recorded of its data (`data` in its result); empty if it belongs to no complete run."""
     run = find_run(source)
     return run.result.get("data", {}) if run is not None and run.is_complete else {}
