@@ -77,7 +77,7 @@ class StagedGraph(Graph):
         classifier = self.find_classifier()
         for tensor in self._dominators():
             edge = self.maker(tensor)
-            if id(tensor) not in learned or isinstance(edge.operation, PADDINGS):
+            if edge is None or id(tensor) not in learned or isinstance(edge.operation, PADDINGS):
                 continue
             if _is_rearranged(edge) and tuple(tensor.shape[1:3]) not in stages:  # such as inside a channel shuffle
                 continue
@@ -149,7 +149,7 @@ class StagedGraph(Graph):
             depths = self._depths()
             branches = [source for source in edge.sources if _is_batch_norm(self.maker(source))]
             edge = self.maker(max(branches, key=lambda source: depths[id(source)])) if branches else edge
-        if not _is_batch_norm(edge):
+        if edge is None or not _is_batch_norm(edge):
             received = f"{self.spec(tensor).layer!r} of {self.model.name!r}"
             advice = 'tap "stages:pre" of a network that normalizes by batch before each activation'
             raise ValueError(explain_mismatch("a map that comes from a BatchNormalization", received, advice))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from kd_keras.contracts import Batch, Outputs, Step, Tensor
 from kd_keras.distribute.reductions import gather_rows, replica_count
 from kd_keras.methods.base import Method
 from kd_keras.methods.schedules import Weight
 
-HardLoss = Callable[[Any, Batch], Tensor]  # from the student's output and the batch to `()` or `(B,)`
+HardLoss: TypeAlias = Callable[[Any, Batch], Tensor]  # from the student's output and the batch to `()` or `(B,)`
 
 
 @dataclasses.dataclass(frozen=True)
