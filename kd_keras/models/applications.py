@@ -51,7 +51,8 @@ def application(
     if not options.get("include_preprocessing", True):
         raise ValueError(
             f"Model 'applications/{spelled}' reads pixels from 0 to 255, so its preprocessing is a part of it, but "
-            "received include_preprocessing=False. Leave that option out."
+            "received include_preprocessing=False. Leave that option out. For another preprocessing, build the "
+            "network with keras.applications behind the layers that do it, and pass that model."
         )
     constructor = getattr(keras.applications, spelled)
     if weights == "imagenet" and classes != 1000:

@@ -48,6 +48,8 @@ def build_network(
         if models.takes_normalization(name):
             trained = None if weights is None else pixel_statistics(weights)
             options["normalization"] = trained or images.normalization
+            if weights is not None and trained is None:
+                logger.info("%s has no normalization: %s normalizes as %s.", weights, name, images.normalization)
         model = models.build(name, images.shape, classes, **options)
     else:
         raise TypeError(f"Expected a name, a path, a Run or a Keras model to train, but received {source!r}.")
