@@ -132,7 +132,10 @@ def build_distiller(pair: Pair, teacher: Any, xla: bool, stage: bool = False) ->
     return distiller
 
 
-FROZEN = {"kd_keras, live, folded": with_frozen(live, "float32"), "kd_keras, live, bfloat16": with_frozen(live, "bfloat16")}
+FROZEN = {
+    "kd_keras, live, folded": with_frozen(live, "float32"),
+    "kd_keras, live, bfloat16": with_frozen(live, "bfloat16"),
+}
 FROZEN |= {"Keras's Distiller, bfloat16": with_frozen(keras_distiller, "bfloat16")}
 CONTESTANTS = {"by hand": by_hand, "Keras's Distiller": keras_distiller, "kd_keras, live": live}
 
