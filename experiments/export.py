@@ -28,9 +28,9 @@ text = "The largest number of training images from which int8 takes the ranges o
 flags.DEFINE_integer("calibration", 200, text, lower_bound=1)
 text = "The largest difference of a probability; by default 1e-4, for float16 1e-2, for int8 any."
 flags.DEFINE_float("max_difference", None, text)
-text = "The lowest share of images with the same class; by default 0.9 for int8, else any."
+text = "The lowest fraction of images with the same class; by default 0.9 for int8, else any."
 flags.DEFINE_float("min_agreement", None, text)
-text = "The largest loss of accuracy, a share; by default 0.02 for int8, else any."
+text = "The largest loss of accuracy, a fraction; by default 0.02 for int8, else any."
 flags.DEFINE_float("max_accuracy_drop", None, text)
 
 

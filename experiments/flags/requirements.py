@@ -9,7 +9,7 @@ from kd_keras.evaluation.verdict import REQUIREMENTS
 FLAGS = flags.FLAGS
 COMPARISONS = {
     "value": "",
-    "drop": " that is lost compared with the teacher, a share",
+    "drop": " that is lost compared with the teacher, a fraction",
     "ratio": ", a ratio to the teacher's",
 }
 
