@@ -95,7 +95,7 @@ class Request:
         shards = self.shards()
         plan = {
             "format": FORMAT,
-            "taps": {tap: list(map(list, spec) if isinstance(spec, list) else spec) for tap, spec in specs.items()},
+            "taps": specs.get_config(),
             "logits": self.logits,
             "views": self.views,
             "examples": self.source.size,

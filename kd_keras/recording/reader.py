@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from kd_keras.contracts import TapSpec
 from kd_keras.errors import explain_mismatch
 from kd_keras.networks.taps import Specs
 from kd_keras.recording.constants import RecordedConstants
@@ -60,7 +59,7 @@ class Recording:
             warnings.warn(f"{self.directory} was recorded with other software: {changes}.", stacklevel=3)
         self.views, self.examples = self.plan["views"], self.plan["examples"]
         constants: Any = RecordedConstants(self.directory)
-        self.specs = Specs(read_specs(self.plan["taps"]), constants)
+        self.specs = Specs.from_config(self.plan["taps"], constants)
         self.type = record_type(self.specs, self.plan["logits"])
         self._checked: set[str] = set()
         self._open_views: dict[int, tuple[list[np.ndarray], np.ndarray]] = {}
@@ -196,18 +195,3 @@ class Recording:
             expected_file = f"a complete shard {path} of {expected:,} bytes"
             raise ValueError(explain_mismatch(expected_file, f"{received:,} bytes", RECORD_AGAIN))
         return np.memmap(path, framed, "r")["row"]
-
-
-def read_specs(taps: Mapping[str, Any]) -> dict[str, Any]:
-    """Specifications from their form in JSON: `[layer, shape]`, or a list of these for stages.
-
-    >>> read_specs({"logits": ["head", [None, 10]]})
-    {'logits': TapSpec(layer='head', shape=(None, 10))}
-    """
-
-    def read_entry(entry: list) -> Any:
-        return (
-            TapSpec(entry[0], tuple(entry[1])) if isinstance(entry[0], str) else [read_entry(inner) for inner in entry]
-        )
-
-    return {tap: read_entry(entry) for tap, entry in taps.items()}

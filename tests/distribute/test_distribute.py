@@ -24,8 +24,8 @@ from tests.support.programs import program
 from tests.support.replicas import CASES
 
 ROOT = workers.ROOT
-WEIGHTS = {"synchronised": 1e-4, "half": 3e-2}  # float16 itself moves the weights by 2.5e-2 from float32's
-METRICS = {"synchronised": 1e-4, "half": 3e-3}
+WEIGHTS = {"synchronized": 1e-4, "half": 3e-2}  # float16 itself moves the weights by 2.5e-2 from float32's
+METRICS = {"synchronized": 1e-4, "half": 3e-3}
 pytestmark = pytest.mark.filterwarnings("ignore:The teacher is right", "ignore:.shuffle")
 
 
@@ -211,7 +211,7 @@ def test_the_step_compiles_for_an_accelerator_at_static_shapes():
     """What a TPU asks for and can be shown without one: the whole step is one XLA program of known shapes, in
     bfloat16, without a call of Python in it."""
     keras.config.set_dtype_policy("mixed_bfloat16")
-    student = convolutional(4, normalised=True)
+    student = convolutional(4, normalized=True)
     keras.config.set_dtype_policy("float32")
     distiller = compiled(Distiller(student=student, teacher=convolutional(6, name="teacher"), methods=[KD()]))
     batches = data.training(source(37), batch_size=16, drop_remainder=True, shuffle=False)

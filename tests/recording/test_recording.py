@@ -44,7 +44,7 @@ def on_pixels(network):
 
 def wide(seed=3, **options):
     keras.utils.set_random_seed(seed)
-    return on_pixels(convolutional(6, normalised=True, name="teacher", **options))
+    return on_pixels(convolutional(6, normalized=True, name="teacher", **options))
 
 
 def recorded(directory, network=None, source=None, **options):

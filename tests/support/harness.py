@@ -67,8 +67,8 @@ def distiller(kind, seed=0, normalized=True, width=6, arguments=None, **options)
     options = {"jit_compile": False} | options
     chosen = method(kind, **(arguments or {}))
     build_student = getattr(tests_of(kind.__module__.rsplit(".", 1)[-1]), "student", convolutional)
-    teacher = convolutional(width, normalised=True, name="teacher", bias_initializer="random_normal")
-    student = chosen.student_from(build_student(4, normalised=normalized), teacher)
+    teacher = convolutional(width, normalized=True, name="teacher", bias_initializer="random_normal")
+    student = chosen.student_from(build_student(4, normalized=normalized), teacher)
     if not chosen.taps.teacher:
         teacher = None
     return compiled(Distiller(student=student, teacher=teacher, methods=[chosen], hard_weight=1.0), **options)

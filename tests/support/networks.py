@@ -8,12 +8,12 @@ SHAPE = (8, 8, 3)
 CLASSES = 5
 
 
-def convolutional(width=4, classes=CLASSES, shape=SHAPE, normalised=False, dropout=0.0, name="net", **options):
+def convolutional(width=4, classes=CLASSES, shape=SHAPE, normalized=False, dropout=0.0, name="net", **options):
     inputs = keras.Input(shape, name="image")
     x = inputs
     for stage in (1, 2):
         x = layers.Conv2D(width * stage, 3, strides=stage, padding="same", name=f"conv{stage}", **options)(x)
-        if normalised:
+        if normalized:
             x = layers.BatchNormalization(name=f"bn{stage}")(x)
         x = layers.ReLU(name=f"relu{stage}")(x)
     x = layers.GlobalAveragePooling2D(name="pool")(x)

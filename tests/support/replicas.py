@@ -12,26 +12,26 @@ import tensorflow as tf
 
 from kd_keras import Distiller, data, distribute
 from kd_keras.methods import KD, FitNet
+from tests.support.methods import Similarities
 from tests.support.networks import CLASSES, compiled, convolutional, source, values
-from tests.test_distiller import Similarities
 
 STEPS, EPOCHS, BATCH = 3, 7, 16  # 37 examples, 21 updates; the last batch of an epoch has 5 examples, 2 and 3
 CASES = {
     "kd": {"methods": lambda: [KD()]},
     "fitnet": {"methods": lambda: [KD(), FitNet(weight=0.5)]},
     "relational": {"methods": lambda: [Similarities()]},
-    "synchronised": {"methods": lambda: [KD(), FitNet(weight=0.5)], "normalised": True},
+    "synchronized": {"methods": lambda: [KD(), FitNet(weight=0.5)], "normalized": True},
     "together": {"methods": lambda: [KD()], "steps_per_execution": STEPS},
     "half": {"methods": lambda: [KD(), FitNet(weight=0.5)], "policy": "mixed_float16"},
 }
 
 
-def trained(strategy, methods, normalised=False, policy="float32", steps_per_execution=1):
+def trained(strategy, methods, normalized=False, policy="float32", steps_per_execution=1):
     keras.utils.set_random_seed(0)
     with strategy.scope():
         teacher = convolutional(6, name="teacher", classes=CLASSES)
         keras.config.set_dtype_policy(policy)
-        student = convolutional(4, normalised=normalised)
+        student = convolutional(4, normalized=normalized)
         distribute.synchronize_batch_norm(student)
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         optimizer = keras.optimizers.SGD(0.05, momentum=0.9)

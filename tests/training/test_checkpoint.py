@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:The teacher is right")
 def distiller(**options):
     keras.utils.set_random_seed(0)
     teacher = convolutional(6, name="teacher")
-    student = convolutional(4, normalised=True, dropout=0.2)
+    student = convolutional(4, normalized=True, dropout=0.2)
     optimizer = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(0.01, 16), **options)
     made = Distiller(student=student, teacher=teacher, methods=[KD(), FitNet(weight=0.1)])
     return compiled(made, optimizer=optimizer, jit_compile=False)

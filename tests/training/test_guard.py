@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:The teacher is right")
 
 def distiller(**options):
     keras.utils.set_random_seed(0)
-    return compiled(Distiller(student=convolutional(normalised=True)), **{"jit_compile": False} | options)
+    return compiled(Distiller(student=convolutional(normalized=True)), **{"jit_compile": False} | options)
 
 
 def test_a_run_stops_with_a_report_and_the_weights_before_the_step(tmp_path):
