@@ -121,8 +121,8 @@ def test_sample_weights_reach_every_term_per_example():
 
 def test_regularizers_count_whatever_the_hard_weight():
     student = convolutional(kernel_regularizer=keras.regularizers.L2(0.01))
-    unlabelled = {"loss": None, "metrics": None}
-    distiller = pair(methods=[], hard_weight=0, student=student, optimizer=keras.optimizers.SGD(1.0), **unlabelled)
+    unlabeled = {"loss": None, "metrics": None}
+    distiller = pair(methods=[], hard_weight=0, student=student, optimizer=keras.optimizers.SGD(1.0), **unlabeled)
     kernels = [layer.kernel for layer in student.layers if hasattr(layer, "kernel")]
     before = values(kernels)
     logs = distiller.fit(X, verbose=0).history
@@ -274,9 +274,9 @@ def test_a_loaded_distiller_needs_its_teacher_attached(tmp_path):
 def test_another_teacher_can_be_attached():
     distiller = pair(methods=[KD], hard_weight=0)
     distiller.fit(X, Y, verbose=0)
-    other = convolutional(6, name="other")
-    distiller.attach(other)
-    expected = kd(distiller.student(X), other(X)).mean()
+    second = convolutional(6, name="second")
+    distiller.attach(second)
+    expected = kd(distiller.student(X), second(X)).mean()
     assert distiller.train_on_batch(X, Y, return_dict=True)["kd"] == pytest.approx(expected, rel=1e-4)
 
 

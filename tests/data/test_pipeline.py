@@ -109,8 +109,8 @@ def test_each_epoch_is_a_new_order_of_all_examples(digits, arrays, cache):
         np.testing.assert_array_equal(np.sort(order), np.arange(797))
         assert abs(np.corrcoef(order, np.arange(797))[0, 1]) < 0.15
     assert (first == second).mean() < 0.02
-    other = epoch(data.training(digits, batch_size=100, cache=cache, with_index=True, seed=5), 8)[2]
-    assert (first == other).mean() < 0.02
+    of_other_seed = epoch(data.training(digits, batch_size=100, cache=cache, with_index=True, seed=5), 8)[2]
+    assert (first == of_other_seed).mean() < 0.02
 
 
 @pytest.mark.parametrize("cache", [True, False], ids=["kept", "streamed"])
@@ -130,7 +130,7 @@ def by_index(read):
     return x[np.argsort(index)]
 
 
-def test_a_view_depends_on_seed_epoch_and_index_alone(digits):
+def test_a_view_depends_on_seed_epoch_and_index_only(digits):
     def views(batch_size, **options):
         batches = data.steps_per_epoch(digits, batch_size)
         options = {"augmentation": CROP, "start_epoch": 2, **options}
@@ -198,8 +198,8 @@ def test_every_batch_is_mixed_with_other_ratios():
     ratios = [
         y[np.arange(8), np.arange(8) + 8 * (number % 2)] for number, (_, y) in enumerate(dataset.as_numpy_iterator())
     ]
-    for one, other in itertools.combinations(ratios, 2):
-        assert np.abs(one - other).max() > 0.05
+    for first, second in itertools.combinations(ratios, 2):
+        assert np.abs(first - second).max() > 0.05
 
 
 def test_batches_of_images_without_labels():

@@ -248,15 +248,15 @@ def test_a_shared_layer_with_a_fused_activation():
 
 
 def test_nested_models_whose_layers_have_the_same_names():
-    one, other = convolutional(name="one"), convolutional(name="other", normalized=True, dropout=0.5)
+    first, second = convolutional(name="first"), convolutional(name="second", normalized=True, dropout=0.5)
     inputs = keras.Input(SHAPE)
     x = layers.Conv2D(3, 1, activation="relu", name="conv1")(inputs)
-    model = keras.Model(inputs, layers.Average()([one(x), other(inputs=x)]))
-    model_taps, output, taps = tapped(model, "logits", "one/relu1", "other/relu1", "other/conv1")
+    model = keras.Model(inputs, layers.Average()([first(x), second(inputs=x)]))
+    model_taps, output, taps = tapped(model, "logits", "first/relu1", "second/relu1", "second/conv1")
     np.testing.assert_allclose(output, model(X), rtol=1e-6)
-    inner = keras.Model(other.input, other.get_layer("relu1").output)(model.get_layer("conv1")(X))
-    np.testing.assert_allclose(taps["other/relu1"], inner, rtol=1e-6)
-    assert np.abs(taps["one/relu1"] - taps["other/relu1"]).max() > 0
+    inner = keras.Model(second.input, second.get_layer("relu1").output)(model.get_layer("conv1")(X))
+    np.testing.assert_allclose(taps["second/relu1"], inner, rtol=1e-6)
+    assert np.abs(taps["first/relu1"] - taps["second/relu1"]).max() > 0
     twin = keras.models.clone_model(model)
     twin.set_weights(model.get_weights())
     keras.utils.set_random_seed(0)

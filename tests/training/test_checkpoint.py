@@ -104,8 +104,8 @@ def test_two_checkpoints_are_kept_and_the_best(whole):
     best = max(history, key=lambda epoch: epoch[1]["val_accuracy"])[0] + 1
     assert [path.name[:14] for path in paths][-2:] == ["00002_00000002", "00003_00000000"]
     assert len(paths) <= 3 and [path.name[:5] for path in paths if "best" in path.name] == [f"{best:05d}"]
-    other = distiller()
-    assert Checkpoint(directory).restore(other, best=True) == (best, 0)
+    model = distiller()
+    assert Checkpoint(directory).restore(model, best=True) == (best, 0)
     with pytest.raises(ValueError, match="at least 2"):
         Checkpoint(directory, keep=1)
 
@@ -161,9 +161,9 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_used(tmp_path, d
 
 def test_a_checkpoint_of_another_model_is_rejected(tmp_path):
     distiller().fit(X, Y, verbose=0, callbacks=[Checkpoint(tmp_path)])
-    other = compiled(Distiller(student=convolutional(5)))
+    wider = compiled(Distiller(student=convolutional(5)))
     with pytest.raises(ValueError, match="of another model"):
-        Checkpoint(tmp_path).restore(other)
+        Checkpoint(tmp_path).restore(wider)
     odd = compiled(Distiller(student=convolutional()), steps_per_execution=2)
     with pytest.raises(ValueError, match="divides"):
         fit(odd, Checkpoint(tmp_path), lambda at: None, epochs=1, steps_per_epoch=3)
