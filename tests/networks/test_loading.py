@@ -15,7 +15,7 @@ OWN = ["conv1", "conv2", "logits"]
 @pytest.fixture(params=["model.keras", "model.weights.h5"])
 def saved(request, tmp_path):
     """A network and a file with its weights."""
-    model, path = convolutional(normalised=True), tmp_path / request.param
+    model, path = convolutional(normalized=True), tmp_path / request.param
     model.compile(optimizer="adam")  # whose state is no layer's
     model.save(path) if path.suffix == ".keras" else model.save_weights(path)
     return model, path
@@ -23,7 +23,7 @@ def saved(request, tmp_path):
 
 def test_a_whole_network(saved):
     model, path = saved
-    other = convolutional(normalised=True)
+    other = convolutional(normalized=True)
     report = load_weights(other, path)
     assert same(values(model.variables), values(other.variables))
     assert sorted(report.loaded) == ["bn1", "bn2", *OWN]
@@ -32,7 +32,7 @@ def test_a_whole_network(saved):
 
 def test_another_classifier_stays_as_it_is(saved):
     model, path = saved
-    other = convolutional(normalised=True, classes=CLASSES + 2)
+    other = convolutional(normalized=True, classes=CLASSES + 2)
     before = values(other.get_layer("logits").weights)
     report = load_weights(other, path)
     assert list(report.mismatched) == ["logits"] and "(8, 5)" in str(report) and "(8, 7)" in str(report)
