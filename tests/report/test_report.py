@@ -3,7 +3,6 @@
 import re
 import shutil
 import subprocess
-from html.parser import HTMLParser
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,42 +16,9 @@ from kd_keras.report.page import Subject, render_page
 from kd_keras.report.sections import describe_requirement
 from tests.support import findings
 from tests.support.networks import source
+from tests.support.pages import SECTIONS, Elements
 
 LIMITS = {"max_accuracy_drop": 0.02, "min_agreement": 0.85, "max_size_ratio": 0.25}
-SECTIONS = {*report.TITLES, "verdict", "trade-off", "reproduce"}
-VOID = {"meta", "img", "br", "wbr", "hr"}
-
-
-class Elements(HTMLParser):
-    """Every element of a page as (name, attributes); elements that are not closed in order are an error."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.found, self.open, self.texts = [], [], []
-        self.feed(text)
-        self.close()
-        assert not self.open, self.open
-
-    def handle_starttag(self, tag, attributes):
-        self.found.append((tag, dict(attributes)))
-        self.open += [] if tag in VOID else [tag]
-
-    def handle_startendtag(self, tag, attributes):
-        self.found.append((tag, dict(attributes)))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag, f"</{tag}> closes another element"
-
-    def handle_data(self, text):
-        if self.open and self.open[-1] not in ("style", "script"):
-            self.texts.append(text)
-
-    def all(self, name):
-        return [attributes for tag, attributes in self.found if tag == name]
-
-    @property
-    def text(self):
-        return " ".join(" ".join(self.texts).replace("\xa0", " ").split())
 
 
 @pytest.fixture(scope="module")
@@ -90,15 +56,15 @@ def bare(subject, *names):
 
 def test_the_page_is_one_file_without_scripts_and_references(whole, elements):
     assert not re.search(r"https?://|@import|javascript:", whole)
-    assert not {"script", "link", "iframe", "object", "base"} & {tag for tag, _ in elements.found}
-    for _, attributes in elements.found:
+    assert not {"script", "link", "iframe", "object", "base"} & {tag for tag, _ in elements.elements}
+    for _, attributes in elements.elements:
         for name in ("src", "href", "xlink:href", "srcset"):
             assert re.match(r"data:image/png;base64,|#", attributes.get(name) or "#"), attributes
     assert len(whole) < 3e6
 
 
 def test_ids_are_unique_and_every_reference_has_one(elements, whole):
-    ids = [attributes["id"] for _, attributes in elements.found if "id" in attributes]
+    ids = [attributes["id"] for _, attributes in elements.elements if "id" in attributes]
     assert len(ids) == len(set(ids))
     references = re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', whole)
     assert len(references) > 50 and {one or other for one, other in references} <= set(ids)

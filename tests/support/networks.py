@@ -1,4 +1,4 @@
-"""Small networks, without BatchNorm unless asked for, that the tests distil."""
+"""Small networks, without BatchNorm unless asked for, that the tests distill."""
 
 import keras
 import numpy as np
