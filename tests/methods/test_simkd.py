@@ -143,7 +143,7 @@ def test_students_of_any_kind(make, tmp_path):
 
 
 def test_a_recording_without_the_network_raises():
-    with pytest.raises(ValueError, match="(?s)teacher's network.*a recording holds.*--teacher=.*--recording="):
+    with pytest.raises(ValueError, match="(?s)teacher's network.*only a recording.*--teacher=.*--recording="):
         SimKD().student_from(pair()[0], None)
 
 
