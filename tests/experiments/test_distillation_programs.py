@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 
 import keras
@@ -58,7 +59,8 @@ def test_a_recording_of_a_frozen_teacher_is_not_one_of_the_whole_teacher(teacher
     program("record", *views, half, f"--output={tmp_path / 'recording'}")
     given = [*views, "--student=mlp(hidden=(8,))", *SMALL[2:4], f"--recording={tmp_path / 'recording'}"]
     ran = program("distill", *given, half, f"--run={tmp_path / 'half'}")
-    assert "the live teacher differs by 0.0e+00" in ran.stdout
+    # The last layer computes in float32, whose rounding depends on the place of a row in its batch on some processors.
+    assert float(re.search(r"the live teacher differs by (\S+)", ran.stdout)[1]) < 1e-6
     refused = program("distill", *given, f"--run={tmp_path / 'whole'}", check=False)
     assert refused.returncode == 2 and "weights: recorded" in refused.stderr
 

@@ -57,7 +57,7 @@ def test_a_wrong_request_leaves_no_run_in_the_way(data_dir, tmp_path):
     [
         (["--learning_rat=0.1"], "learning_rate"),
         (["word"], "the word 'word'"),
-        (["--flip", "true"], "Write --flip or --noflip"),
+        (["--flip", "true"], "write --flip or --noflip"),
         (["--epochs=0"], "a positive integer"),
         (["--image_size=8"], "image_size must be 2 whole numbers"),
         (["--warmup_epochs=1", "--schedule=steps"], "schedule='cosine'"),

@@ -81,5 +81,5 @@ def test_an_invalid_variance_raises(variance, error):
 
 
 def test_vectors_raise():
-    with pytest.raises(ValueError, match=r"(?s)maps.*'s' \(None, 4\).*tap stages"):
+    with pytest.raises(ValueError, match=r"(?s)maps.*'s' \(None, 4\).*Tap stages"):
         bound((4,), (6,))
