@@ -134,7 +134,7 @@ def test_every_field_of_a_recipe_has_a_flag():
         ({"batch_size": "32"}, TypeError, "batch_size"),
         ({"epoch": 3}, TypeError, "epochs"),
         ({"flip": 1}, TypeError, "flip"),
-        ({"optimizer": "sdg"}, ValueError, "did you mean sgd"),
+        ({"optimizer": "sdg"}, ValueError, "Did you mean sgd"),
         ({"image_size": (8,)}, ValueError, "image_size"),
         ({"mixup": -1.0}, ValueError, "mixup"),
         ({"keep": 1}, ValueError, "keep"),
