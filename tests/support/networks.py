@@ -1,4 +1,4 @@
-"""Small networks that the tests distill, their data, and helpers that compare variables."""
+"""Small networks, without BatchNorm unless asked for, that the tests distill."""
 
 import keras
 import numpy as np
