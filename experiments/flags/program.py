@@ -82,8 +82,8 @@ def recipe_options() -> dict[str, Any]:
     return {field.name: FLAGS[field.name].value for field in dataclasses.fields(Recipe) if field.name in FLAGS}
 
 
-def numbers(name: str, count: int | None = None) -> tuple[int, ...] | None:
-    """The value of a list flag as whole numbers, or `None` if the flag is not set.
+def numbers(name: str, count: int | None = None) -> tuple[int, ...]:
+    """The value of a list flag that is set, as whole numbers.
 
     Args:
         name: the name of the flag.

@@ -197,7 +197,10 @@ class Run:
         shutil.rmtree(self.path / "checkpoint", ignore_errors=True)
 
 
-def find_run(source: Any) -> Run | None:
+Trained: TypeAlias = Run | str | os.PathLike | keras.Model  # a run, its path, the path of a `.keras` file, or a model
+
+
+def find_run(source: Trained) -> Run | None:
     """Finds the run that a network belongs to, if any.
 
     Args:
@@ -217,7 +220,7 @@ def recorded_data(source: Any) -> dict[str, Any]:
     return run.result.get("data", {}) if run is not None and run.is_complete else {}
 
 
-def load_network(source: Run | str | os.PathLike | keras.Model) -> keras.Model:
+def load_network(source: Trained) -> keras.Model:
     """Loads a trained network.
 
     Args:

@@ -61,7 +61,7 @@ def build_network(
     return model
 
 
-def is_saved(source: Any) -> bool:
+def is_saved(source: Network) -> bool:
     """Whether a source is a run or a file, and not the name of a model of the zoo."""
     if isinstance(source, (Run, Path)):
         return True
