@@ -7,7 +7,7 @@ Nothing here computes. `as_batch` makes a batch of what Keras passes to a traini
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import keras
 
@@ -16,8 +16,8 @@ INPUTS = "kd_inputs"  # the student's inputs, unless the other keys of `x` are t
 INDEX = "kd_index"  # (B,) integer: the example's number in its dataset, the same in every epoch
 RECORDED = "kd_recorded"  # dict from tap name to tensor: a teacher's outputs, read from disk
 
-Tensor = Any  # a tensor of the back end, a KerasTensor or a NumPy array
-Taps = Mapping[str, "Tensor | list[Tensor]"]
+Tensor: TypeAlias = Any  # a tensor of the back end, a KerasTensor or a NumPy array
+Taps: TypeAlias = Mapping[str, "Tensor | list[Tensor]"]
 
 
 class Batch(NamedTuple):

@@ -6,7 +6,7 @@ import contextlib
 import inspect
 import logging
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 import tensorflow as tf
@@ -28,7 +28,7 @@ from kd_keras.training.nonfinite import NonFinite
 from kd_keras.training.teacher_check import TeacherCheck, first_batches
 from kd_keras.training.terms import make_terms, term_names
 
-AnyTeacher = Teacher | RecordedTeacher | AbsentTeacher
+AnyTeacher: TypeAlias = Teacher | RecordedTeacher | AbsentTeacher
 
 
 @keras.saving.register_keras_serializable("kd_keras")

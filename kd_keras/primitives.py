@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from keras import ops
 
-Tensor = Any  # the same as kd_keras.contracts.Tensor; neither module imports the other
+Tensor: TypeAlias = Any  # the same as kd_keras.contracts.Tensor; neither module imports the other
 
 
 def softened_kl(student: Tensor, teacher: Tensor, temperature: float | Tensor = 1.0) -> Tensor:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import numbers
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -79,7 +79,7 @@ class Teacher:
         self._tapped: list[Tapped] = []
 
     @staticmethod
-    def recorded(directory: str | Path, live: Teacher | None = None) -> RecordedTeacher:
+    def recorded(directory: str | os.PathLike, live: Teacher | None = None) -> RecordedTeacher:
         """Opens a recording of a teacher's outputs as a teacher; its networks are not needed.
 
         Give its `recording` to the pipeline, `data.training(..., recorded=teacher.recording)`, and the teacher to a

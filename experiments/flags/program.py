@@ -68,18 +68,26 @@ def recipe_options() -> dict[str, Any]:
     return {field.name: FLAGS[field.name].value for field in dataclasses.fields(Recipe) if field.name in FLAGS}
 
 
-def numbers(name: str, count: int | None = None) -> tuple[int, ...] | None:
-    """The value of a list flag as so many whole numbers, any number of them by default, or `None` if it is not given.
+def numbers(name: str, count: int | None = None) -> tuple[int, ...]:
+    """The value of a list flag as so many whole numbers, any number of them by default.
 
     Raises:
         ValueError: if it is anything else.
     """
     texts = FLAGS[name].value
-    if texts is None:
-        return None
     if len(texts) != (count or len(texts)) or not all(text.strip().isdigit() for text in texts):
         raise ValueError(f"--{name} must be {count or ''} whole numbers with commas, but received {','.join(texts)}.")
     return tuple(int(text) for text in texts)
+
+
+def pair(name: str) -> tuple[int, int]:
+    """The value of a list flag as two whole numbers.
+
+    Raises:
+        ValueError: if it is anything else.
+    """
+    first, second = numbers(name, 2)
+    return first, second
 
 
 def _parse(argv: list[str]) -> None:

@@ -14,6 +14,7 @@ nothing is downloaded.
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -39,7 +40,7 @@ how classes resemble each other.
 """
 
 # %%
-recipe = {"data": "digits", "batch_size": 100, "optimizer": "adam", "learning_rate": 0.01}
+recipe: dict[str, Any] = {"data": "digits", "batch_size": 100, "optimizer": "adam", "learning_rate": 0.01}
 teacher = kd.train(model="resnet8", epochs=max(2, EPOCHS // 2), mixup=1.0, run=RUNS / "teacher", **recipe)
 print(teacher.result["last"])
 

@@ -11,13 +11,13 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import tensorflow as tf
 
 from kd_keras.data.rand_augment import rand_augment
 
-Mixed = tuple[tf.Tensor, "tf.Tensor | None"]
+Mixed: TypeAlias = tuple[tf.Tensor, "tf.Tensor | None"]
 
 
 def pad_crop_flip(image: tf.Tensor, seed: tf.Tensor, pad: int = 4, flip: bool = True) -> tf.Tensor:

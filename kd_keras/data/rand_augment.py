@@ -9,10 +9,11 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from typing import TypeAlias
 
 import tensorflow as tf
 
-Operation = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+Operation: TypeAlias = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
 def rand_augment(image: tf.Tensor, seed: tf.Tensor, layers: int = 2, magnitude: float = 9) -> tf.Tensor:

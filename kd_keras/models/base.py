@@ -19,7 +19,8 @@ def image_input(input_shape: tuple[int, ...], normalization: PixelStatistics | N
 
 def convolution(x: Tensor, width: int, name: str, **options: Any) -> Tensor:
     """A convolution, 3x3 unless `kernel_size` says otherwise, whose initial values are He's by its fan-out."""
-    options = {"kernel_size": 3, "padding": "same", "use_bias": False} | options
+    defaults: dict[str, Any] = {"kernel_size": 3, "padding": "same", "use_bias": False}
+    options = defaults | options
     kind = GroupedConv2D if options.get("groups", 1) > 1 else layers.Conv2D
     return kind(width, kernel_initializer=fan_out(), name=name, **options)(x)
 

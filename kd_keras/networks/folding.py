@@ -80,7 +80,7 @@ def find_foldings(graph: Graph, *, preprocessing: bool) -> Foldings:
         flattened = _flattens(producer) and type(edge.original) is layers.Dense
         first = sole_producer(producer) if flattened else producer
         affine = affine_of(first, flattened) if preprocessing and first is not None else None
-        if affine is not None and _absorbs_preprocessing(edge.original, affine):
+        if first is not None and affine is not None and _absorbs_preprocessing(edge.original, affine):
             foldings.inputs[id(edge.original)] = affine
             foldings.preprocessing.add(id(first.original))
     return foldings

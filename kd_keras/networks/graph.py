@@ -8,7 +8,7 @@ share its variables.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import keras
 from keras import layers, tree
@@ -17,7 +17,8 @@ from kd_keras.contracts import TapSpec, Tensor
 from kd_keras.errors import explain_mismatch
 from kd_keras.private_api import functional_of, is_functional, nodes_in_order, output_structure
 
-Operation = Any  # a Keras layer or another operation; Keras has no public name for their base class
+Operation: TypeAlias = Any  # a Keras layer or another operation; Keras has no public name for their base class
+FUSED: tuple[type, ...]
 FUSED = (layers.Dense, layers.EinsumDense, layers.Conv1D, layers.Conv2D, layers.Conv3D, layers.Conv2DTranspose)
 FUSED += (layers.DepthwiseConv2D, layers.SeparableConv2D)
 

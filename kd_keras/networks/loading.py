@@ -7,6 +7,7 @@ import contextlib
 import io
 import json
 import math
+import os
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -45,7 +46,7 @@ class Loaded(NamedTuple):
         return "\n".join(lines)
 
 
-def load_weights(model: keras.Model, path: str | Path) -> Loaded:
+def load_weights(model: keras.Model, path: str | os.PathLike) -> Loaded:
     """Loads the weights that a `.keras` or `.weights.h5` file has for the layers of a model.
 
     Layers are matched by their paths of names, `"backbone/conv1"`. If only one layer of the model and one of the file
@@ -87,7 +88,7 @@ def load_weights(model: keras.Model, path: str | Path) -> Loaded:
     return report
 
 
-def pixel_statistics(network: str | Path | keras.Model) -> PixelStatistics | None:
+def pixel_statistics(network: str | os.PathLike | keras.Model) -> PixelStatistics | None:
     """The normalization with which a network starts: mean and standard deviation of the pixels that it was trained on.
 
     Args:

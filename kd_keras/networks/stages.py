@@ -77,7 +77,7 @@ class StagedGraph(Graph):
         classifier = self.find_classifier()
         for tensor in self._dominators():
             edge = self.producer(tensor)
-            if id(tensor) not in learned or isinstance(edge.operation, PADDINGS):
+            if edge is None or id(tensor) not in learned or isinstance(edge.operation, PADDINGS):
                 continue
             if _is_rearranged(edge) and tuple(tensor.shape[1:3]) not in stages:  # for example inside a channel shuffle
                 continue
@@ -149,7 +149,7 @@ class StagedGraph(Graph):
             depths = self._depths()
             branches = [source for source in edge.sources if _is_batch_norm(self.producer(source))]
             edge = self.producer(max(branches, key=lambda source: depths[id(source)])) if branches else edge
-        if not _is_batch_norm(edge):
+        if edge is None or not _is_batch_norm(edge):
             received = f"{self.spec(tensor).layer!r} of {self.model.name!r}"
             advice = 'use the tap "stages:pre" of a network with a BatchNormalization before each activation'
             raise ValueError(explain_mismatch("a map that comes from a BatchNormalization", received, advice))

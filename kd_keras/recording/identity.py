@@ -21,16 +21,25 @@ PACKAGES = ("tensorflow", "keras", "kd_keras")
 class LiveTeacher(Protocol):
     """What this room needs of a live `Teacher`."""
 
-    networks: Sequence[keras.Model]
-    weights: Sequence[float]
     combine: str
-    class_order: Sequence[int] | None
     specs: Specs
+
+    @property
+    def networks(self) -> Sequence[keras.Model]:
+        """The networks, one or several."""
+
+    @property
+    def weights(self) -> Sequence[float]:
+        """The weight of each network."""
+
+    @property
+    def class_order(self) -> Sequence[int] | None:
+        """For each class of the student its position among the teacher's classes; `None` if they are the same."""
 
     def tapped(self, wanted: Iterable[str]) -> LiveTeacher:
         """The same teacher, which then returns the wanted taps."""
 
-    def __call__(self, images: Any) -> Outputs:
+    def __call__(self, inputs: Any, /) -> Outputs:
         """The taps for images `(B, H, W, C)` float32, 0..255."""
 
 

@@ -7,6 +7,7 @@ memory as an array, and any row can be read without the rows before it.
 from __future__ import annotations
 
 import json
+import os
 import threading
 import warnings
 from collections.abc import Mapping
@@ -45,7 +46,7 @@ class Recording:
         ValueError: if the recording is incomplete, damaged or of another format.
     """
 
-    def __init__(self, directory: str | Path):
+    def __init__(self, directory: str | os.PathLike):
         self.directory = Path(directory)
         try:
             self.plan = json.loads((self.directory / "manifest.json").read_text())

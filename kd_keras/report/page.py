@@ -122,9 +122,10 @@ def render_page(
         "classes": show_classes(shown, classes),
         "generalization": show_generalization(shown, classes),
     }
-    whitespace = {"trim_blocks": True, "lstrip_blocks": True}
     loader = FileSystemLoader(TEMPLATES)
-    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, **whitespace)
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     return environment.get_template("page.html.jinja").render(
         title=title,
         data=data,
@@ -174,7 +175,9 @@ def _labels(subjects: Sequence[Subject]) -> list[str]:
     """The role of a subject if no other has it, else its name without the common prefix of these names."""
     roles = [subject.role for subject in subjects]
     names = [subject.name for subject in subjects if subject.role == "other" or roles.count(subject.role) > 1]
-    prefix = re.match(r".*[/_-]|", os.path.commonprefix(names) if len(names) > 1 else f"{PurePath(*names).parent}/")[0]
+    common = os.path.commonprefix(names) if len(names) > 1 else f"{PurePath(*names).parent}/"
+    match = re.match(r".*[/_-]", common)
+    prefix = match[0] if match else ""
     labels: list[str] = []
     for place, subject in enumerate(subjects, 1):
         label = subject.role

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import tensorflow as tf
 
 from kd_keras.data import Source
 
-Example = tuple[tf.Tensor, tf.Tensor | None]
+Example: TypeAlias = tuple[tf.Tensor, tf.Tensor | None]
 
 
 def source_from(dataset: tf.data.Dataset, name: str = "tf.data.Dataset") -> Source:
@@ -92,7 +92,7 @@ def _reader(spec: Any, name: str) -> tuple[Callable[..., dict], bool, int | None
         value = tf.argmax(given[1], -1) if one_hot else given[1][..., 0] if squeezed else given[1]
         return {"image": given[0], "label": tf.cast(value, tf.int64)}
 
-    return split, rank == 4, label.shape[-1] if one_hot else None
+    return split, rank == 4, label.shape[-1] if label is not None and one_hot else None
 
 
 def _measure(examples: tf.data.Dataset) -> tuple[int, float, float, int]:

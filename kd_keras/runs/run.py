@@ -20,7 +20,7 @@ import platform
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 
@@ -195,12 +195,15 @@ class Run:
         shutil.rmtree(self.path / "checkpoint", ignore_errors=True)
 
 
+Trained: TypeAlias = Run | str | os.PathLike | keras.Model  # a run, its path, the path of a `.keras` file, or a model
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes a text file that is whole or not there."""
     write_atomically(path, lambda name: Path(name).write_text(text))
 
 
-def find_run(source: Any) -> Run | None:
+def find_run(source: Trained) -> Run | None:
     """The run that a network belongs to, if any.
 
     Args:
@@ -214,13 +217,13 @@ def find_run(source: Any) -> Run | None:
     return Run(path) if (path / "flags.txt").exists() else None
 
 
-def recorded_data(source: Any) -> dict[str, Any]:
+def recorded_data(source: Trained) -> dict[str, Any]:
     """What the run of a network recorded of its data (`data` in its result); empty if it belongs to no complete run."""
     run = find_run(source)
     return run.result.get("data", {}) if run is not None and run.is_complete else {}
 
 
-def load_network(source: Run | str | os.PathLike | keras.Model) -> keras.Model:
+def load_network(source: Trained) -> keras.Model:
     """A trained network.
 
     Args:

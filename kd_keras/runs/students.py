@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 import keras
 import tensorflow as tf
@@ -14,11 +14,11 @@ from kd_keras import models
 from kd_keras.networks.loading import load_weights, pixel_statistics
 from kd_keras.runs.images import Images
 from kd_keras.runs.parsing import parse_call
-from kd_keras.runs.run import Run, load_network
+from kd_keras.runs.run import Run, Trained, load_network
 from kd_keras.runs.settings import GivenObject
 
 logger = logging.getLogger("kd_keras")
-Network = str | os.PathLike | Run | keras.Model
+Network: TypeAlias = Trained  # or a text that names a model of the zoo
 
 
 def build_network(
@@ -56,7 +56,7 @@ def build_network(
     return model
 
 
-def is_saved(source: Any) -> bool:
+def is_saved(source: Network) -> bool:
     """Whether a network is named by its run or its file, and not by its name in the zoo."""
     if isinstance(source, (Run, Path)):
         return True
@@ -70,7 +70,7 @@ def describe(source: Network) -> str:
     return f"{type(source).__name__} {getattr(source, 'name', '')!r}"
 
 
-def as_setting(source: Any) -> str | GivenObject:
+def as_setting(source: Network) -> str | GivenObject:
     """A network as flags.txt records it."""
     if isinstance(source, (str, os.PathLike)):
         return os.fspath(source)

@@ -66,6 +66,10 @@ def _train(session: Session, model: Network, weights: str | os.PathLike | None) 
     images = session.images
     if not images.train.has_labels:
         raise ValueError(f"Training needs labeled images, but {images.train.name!r} has no labels.")
+    if images.train.classes is None:
+        raise ValueError(
+            f"Training needs the number of classes, but {images.train.name!r} has none. Make the Source with classes=."
+        )
     with session.building():
         network = students.build_network(model, images, images.train.classes, weights)
         distiller = Distiller(student=network)

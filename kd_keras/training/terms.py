@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from kd_keras.contracts import Batch, Outputs, Step, Tensor
 from kd_keras.distribute.reductions import gather_rows, replica_count
 from kd_keras.methods.base import Method
 from kd_keras.methods.schedules import Weight
 
-HardLoss = Callable[[Any, Batch], Tensor]  # a function of the student's output and the batch; returns `()` or `(B,)`
+# A function of the student's output and the batch; returns `()` or `(B,)`.
+HardLoss: TypeAlias = Callable[[Any, Batch], Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
