@@ -187,7 +187,7 @@ def _training_data(student: Network, settings: Recipe) -> Data:
     return settings.data if run is None else run.settings.get("data", settings.data)
 
 
-def _read(source: Source, size: tuple[int, int], batch_size: int) -> tuple[np.ndarray, np.ndarray | None]:
+def _read(source: Source, size: tuple[int, int] | tuple[()], batch_size: int) -> tuple[np.ndarray, np.ndarray | None]:
     """A source's images `(N, H, W, C)` uint8 in the size of the network, and their labels `(N,)`."""
     elements = evaluation_batches(source, batch_size=batch_size, image_size=size or None)
     batches = [as_batch(element) for element in elements]
