@@ -65,8 +65,9 @@ def load_weights(model: keras.Model, path: str | os.PathLike) -> Loaded:
     >>> load_weights(other, file).loaded
     ['a']
     """
-    stored, numbered = read_layers(Path(path)), {}
+    stored = read_layers(Path(path))
     layers: dict[str, keras.layers.Layer] = {}
+    numbered: dict[str, str] = {}
     for name, number, layer in _layers(model, "", ""):
         layers[name], numbered[name] = layer, number
     sources = _match_all(numbered, stored)

@@ -67,7 +67,7 @@ def number_from_zero(layers: Sequence[tuple[str, str]]) -> list[str]:
     ['conv2d', 'stem', 'conv2d_1', 'dense']
     """
     numbers = [re.fullmatch(rf"{re.escape(kind)}(?:_(\d+))?", name) for kind, name in layers]
-    given = defaultdict(list)
+    given: dict[str, list[int]] = defaultdict(list)
     for (kind, _), match in zip(layers, numbers, strict=True):
         if match:
             given[kind].append(int(match[1] or 0))
