@@ -1,1 +1,1 @@
-"""The programs: `python -m experiments.train`, `distill`, `evaluate`, `export`, `models`, `methods` and `exits`."""
+"""The programs: `python -m experiments.<name>` with the name of a module here; `--help` describes each."""

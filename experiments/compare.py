@@ -1,4 +1,4 @@
-"""Compares runs, or trains the runs of a plan first: pairs x recipes x seeds.
+"""Compares runs, or first trains the runs of a sweep: every recipe for every pair and seed.
 
     python -m experiments.compare --runs="runs/baseline*,runs/kd*"
     python -m experiments.compare --sweep=runs/cifar10 --pair=runs/resnet20:resnet8 --seeds=0,1,2 \\
@@ -7,9 +7,9 @@
 
 Runs that differ only in their seed are one row: mean and spread over the seeds, after the last epoch and after the best
 one, the gain over the baseline with its 95 % interval, and the closed share of the gap to the teacher. The same command
-resumes an interrupted sweep; a failed run does not end it and is named at the end. Several workers divide a sweep with
---shard=0/4 to --shard=3/4. --output=DIR writes compare.md, compare.csv and compare.png. A plan can be kept in a
-flagfile: --flagfile=experiments/configs/cifar10_compare.sweep.
+resumes an interrupted sweep; a failed run does not end it and is listed at the end. Several workers divide a sweep with
+--shard=0/4 to --shard=3/4. --output=DIR writes compare.md, compare.csv and compare.png. The flags of a sweep can be
+read from a file: --flagfile=experiments/configs/cifar10_compare.sweep.
 """
 
 import sys
@@ -22,14 +22,14 @@ from experiments.flags.recipes import flag_options, parse_pair, parse_recipes, p
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("runs", [], "Complete runs to compare, or patterns of them.")
-flags.DEFINE_string("sweep", None, "Directory of the runs of a plan.")
-flags.DEFINE_multi_string("pair", [], "Plan: TEACHER:STUDENT, a run and a model of the zoo; repeat for several.")
-flags.DEFINE_multi_string("recipe", [], "Plan: 'NAME: FLAGS', flags of experiments.distill; repeat for several.")
-flags.DEFINE_list("seeds", ["0", "1", "2"], "Plan: the seeds of every recipe.")
-flags.DEFINE_string("budget", None, "Plan: a flagfile for every run.")
-flags.DEFINE_string("data_dir", None, "Plan: where TFDS keeps prepared datasets.")
-flags.DEFINE_string("shard", "0/1", "This worker's shard of the plan, i/n with i from 0.")
-flags.DEFINE_string("output", None, "Write the tables and the figure into this directory.")
+flags.DEFINE_string("sweep", None, "Train the runs of a sweep in this directory first, instead of --runs.")
+flags.DEFINE_multi_string("pair", [], "Sweep: TEACHER:STUDENT, a run and a model of the zoo; repeat for several.")
+flags.DEFINE_multi_string("recipe", [], "Sweep: 'NAME: FLAGS' with flags of experiments.distill; repeat for several.")
+flags.DEFINE_list("seeds", ["0", "1", "2"], "Sweep: the seeds of every recipe, separated by commas.")
+flags.DEFINE_string("budget", None, "Sweep: a flagfile with the flags that all runs share.")
+flags.DEFINE_string("data_dir", None, "Sweep: where TFDS keeps prepared datasets; its usual place by default.")
+flags.DEFINE_string("shard", "0/1", "Sweep: i/n with i from 0; this worker trains the runs i, i + n, i + 2n, ...")
+flags.DEFINE_string("output", None, "Write the tables and the figure to this directory.")
 
 
 def main() -> int:

@@ -7,8 +7,8 @@ Unlabeled images (a folder of them) need --hard_weight=0. A network that teaches
 
     python -m experiments.distill --student=multi_exit/resnet20 --method=byot --run=runs/exits
 
-With --recording=DIR, which experiments.record writes, the outputs of the teacher are read from the disk; --teacher may
-be left out, and if it is given, its outputs for one batch are compared.
+With --recording=DIR, which experiments.record writes, the outputs of the teacher are read from the disk, and --teacher
+is optional: if it is given, its outputs for one batch are compared with the recorded ones.
 """
 
 from absl import flags
@@ -28,9 +28,11 @@ devices.define_devices()
 devices.define_survival()
 for group in (data, training, teacher, devices):
     flags.adopt_module_key_flags(group)
-flags.DEFINE_string("recording", None, "Directory of a teacher's recorded outputs for the views of the same flags.")
+flags.DEFINE_string("recording", None, "Directory of a teacher's recorded outputs, recorded with the same data flags.")
 flags.DEFINE_multi_string("method", ["kd"], "A method, such as 'kd(temperature=4, weight=0.9)'; repeat to combine.")
-text = "Weight of the loss on the labels, or {epoch: weight, ...}; 0 needs no labels; by default as published."
+text = (
+    "Weight of the loss on the labels, or {epoch: weight, ...}; with 0 no labels are needed; by default as published."
+)
 flags.DEFINE_string("hard_weight", None, text)
 
 

@@ -4,18 +4,15 @@
     python -m experiments.evaluate --teacher=runs/teacher --model=runs/student --max_accuracy_drop=0.01 \\
         --max_latency_ratio=0.5 --report=page.html && echo the student may replace its teacher
 
-The images are those that the teacher's run was tested on, unless --data names others. Requirements judge the last
---model: the exit code is 0 if it meets all of them, and 3 if it does not.
+The images are those on which the teacher's run was tested, unless --data names others. Requirements judge the last
+--model: the exit code is 0 if it meets all of them, and 3 otherwise.
 """
-
-import shlex
-import sys
 
 from absl import flags
 
 import kd_keras
 from experiments.flags import data, devices, requirements
-from experiments.flags.program import given, run_program
+from experiments.flags.program import command_line, given, given_options, run_program
 from kd_keras import distribute
 from kd_keras.evaluation import QUESTIONS
 from kd_keras.runs.evaluate import OPTIONS
@@ -30,10 +27,10 @@ for group in (data, devices, requirements):
 flags.DEFINE_string("teacher", None, "The teacher: a run or a .keras file.", required=True)
 flags.DEFINE_multi_string("model", [], "A network to compare with it; repeat for several.")
 flags.DEFINE_string("output", None, "Write all findings to this JSON file.")
-flags.DEFINE_string("report", None, "Write a page about all questions to this HTML file.")
+flags.DEFINE_string("report", None, "Ask all questions, and write a page about them to this HTML file.")
 flags.DEFINE_list("questions", [], f"Questions that take more time: {', '.join(QUESTIONS)}, or all.")
 flags.DEFINE_integer("examples", 1000, "The largest number of test images for these questions.", lower_bound=4)
-flags.DEFINE_string("other_data", None, "Images of other things, which generalization separates from the test images.")
+flags.DEFINE_string("other_data", None, "Images that belong to none of the classes, for the question generalization.")
 flags.DEFINE_string("other_split", "test", "Split of --other_data.")
 
 
@@ -48,8 +45,8 @@ def main() -> int:
         other_data=FLAGS.other_data,
         other_split=FLAGS.other_split,
         report=FLAGS.report,
-        command=f"python -m experiments.evaluate {shlex.join(sys.argv[1:])}",
-        **{name: given(name) for name in OPTIONS if given(name) is not None},
+        command=command_line("evaluate"),
+        **given_options(OPTIONS),
     )
     if distribute.worker_rank()[0] == 0:
         print(evaluation)

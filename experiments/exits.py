@@ -3,8 +3,8 @@
     python -m experiments.distill --student=multi_exit/resnet20 --method=byot --run=runs/exits
     python -m experiments.exits --model=runs/exits --baseline=runs/baseline
 
---baseline names the same network without exits, to compare with. The images are those of the run, unless --data names
-others.
+--baseline names a run of the same network without exits, to compare with. The images are those on which the run of
+--model was tested, unless --data names others.
 """
 
 from absl import flags
@@ -13,7 +13,7 @@ from experiments.flags import data, devices
 from experiments.flags.program import given, pair, recipe_options, run_program
 from kd_keras.runs.devices import chosen_strategy
 from kd_keras.runs.exits import THRESHOLDS, compare_exits
-from kd_keras.runs.recipe import recipe
+from kd_keras.runs.recipe import make_recipe
 
 FLAGS = flags.FLAGS
 data.define_data()
@@ -22,11 +22,12 @@ for group in (data, devices):
     flags.adopt_module_key_flags(group)
 flags.DEFINE_string("model", None, "A complete run whose network has exits.", required=True)
 flags.DEFINE_string("baseline", None, "A complete run of the same network without exits.")
-flags.DEFINE_list("thresholds", [str(value) for value in THRESHOLDS], "Probabilities at which an exit is certain.")
+text = "Thresholds: inference stops at the first exit whose largest probability is at least the threshold."
+flags.DEFINE_list("thresholds", [str(value) for value in THRESHOLDS], text)
 
 
 def main() -> None:
-    with chosen_strategy(recipe(**recipe_options())) as strategy, strategy.scope():
+    with chosen_strategy(make_recipe(**recipe_options())) as strategy, strategy.scope():
         lines = compare_exits(
             FLAGS.model,
             baseline=FLAGS.baseline,

@@ -1,17 +1,18 @@
-"""Exports a trained network in formats that take raw images, and compares each with its source on the test images.
+"""Exports a trained network in formats that take raw images, and compares every export with it on the test images.
 
     python -m experiments.export --model=runs/student --formats=saved_model,litert,litert_float16,litert_int8,onnx
 
-Prints one table and writes it as `export.json` into --output, beside the exports: `saved_model/`, `model.tflite`,
-`model_float16.tflite`, `model_int8.tflite` and `model.onnx`. The file `saved_model/check.npz` contains the raw test
-images and the classes that the network predicts for them, so that any process can repeat the comparison.
+Prints a table of the exports and writes to --output the exports (`saved_model/`, `model.tflite`,
+`model_float16.tflite`, `model_int8.tflite`, `model.onnx`) and the table as `export.json`. The file
+`saved_model/check.npz` contains the raw test images and the classes that the network predicts for them, so that any
+process can repeat the comparison.
 """
 
 from absl import flags
 
 import kd_keras
 from experiments.flags import data, devices
-from experiments.flags.program import given, run_program
+from experiments.flags.program import given, given_options, run_program
 from kd_keras.runs.devices import works_here
 from kd_keras.runs.export import FORMATS, OPTIONS
 
@@ -26,11 +27,11 @@ flags.DEFINE_list("formats", ["saved_model"], f"Formats to export: {', '.join(FO
 flags.DEFINE_string("output", None, "Directory of the exports; by default 'export' in the directory of the run.")
 text = "The largest number of training images from which int8 takes the ranges of activations."
 flags.DEFINE_integer("calibration", 200, text, lower_bound=1)
-text = "The largest difference of a probability; by default 1e-4, for float16 1e-2, for int8 any."
+text = "The largest accepted difference of a probability; by default 1e-4, for float16 1e-2, for int8 any."
 flags.DEFINE_float("max_difference", None, text)
-text = "The lowest share of images with the same class; by default 0.9 for int8, else any."
+text = "The lowest accepted share of images with the same predicted class; by default 0.9 for int8, else any."
 flags.DEFINE_float("min_agreement", None, text)
-text = "The largest loss of accuracy, a share; by default 0.02 for int8, else any."
+text = "The largest accepted loss of accuracy (0.01 is one percentage point); by default 0.02 for int8, else any."
 flags.DEFINE_float("max_accuracy_drop", None, text)
 
 
@@ -43,7 +44,7 @@ def main() -> None:
             data=given("test_data") or given("data"),
             calibration=FLAGS.calibration,
             tolerance={name: FLAGS[flag].value for name, flag in TOLERANCES.items() if FLAGS[flag].value is not None},
-            **{name: given(name) for name in OPTIONS if given(name) is not None},
+            **given_options(OPTIONS),
         )
 
 

@@ -1,9 +1,9 @@
-"""Prints the methods: family, taps, parameters of their adapters for a pair of networks, weights, paper.
+"""Prints a table of the methods: family, taps, parameters of their adapters for a pair of networks, weights, paper.
 
     python -m experiments.methods
     python -m experiments.methods --teacher=resnet32x4 --student=resnet8x4
 
-The weights are the default weight of the method and the weight of the hard loss that was published with it.
+The weights are the default weight of the method and the weight of the loss on the labels that was published with it.
 """
 
 from absl import flags
@@ -17,7 +17,7 @@ FLAGS = flags.FLAGS
 devices.define_place()
 flags.adopt_module_key_flags(devices)
 flags.DEFINE_string("teacher", "wrn_40_2", "The teacher of the pair, a model of the zoo.")
-flags.DEFINE_string("student", "wrn_40_1", "The student of the pair.")
+flags.DEFINE_string("student", "wrn_40_1", "The student of the pair, a model of the zoo.")
 flags.DEFINE_list("image_size", ["32", "32"], "Height,width of the images, in pixels.")
 flags.DEFINE_integer("classes", 100, "Number of classes.", lower_bound=2)
 

@@ -34,10 +34,10 @@ def main() -> None:
     # 1. A teacher: a residual network with 78,000 parameters.
     teacher = kd.train(model="resnet8", epochs=max(2, EPOCHS // 5), run=RUNS / "teacher", **recipe)
 
-    # 2. A student: one hidden layer, 5,000 parameters. The baseline is this student, trained on the labels alone.
+    # 2. A student: one hidden layer, 5,000 parameters. The baseline is this student, trained without a teacher.
     baseline = kd.train(model=STUDENT, epochs=EPOCHS, run=RUNS / "baseline", **recipe)
 
-    # 3. Distill: the same student for as many epochs, on the teacher's predictions alone.
+    # 3. Distill: the same student for as many epochs, on the teacher's predictions without the labels.
     student = kd.distill(
         teacher=teacher,
         student=STUDENT,

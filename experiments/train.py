@@ -1,4 +1,4 @@
-"""Trains a network on labels alone: a teacher, or the baseline of a student.
+"""Trains a network on labels, without distillation: a teacher, or the baseline of a student.
 
     python -m experiments.train --model=resnet20 --data=digits --shift=1 --run=runs/teacher
 

@@ -122,7 +122,7 @@ class Distiller(FitsOnWorkers):
     def hard_weight(self, weight: Weight | None) -> None:
         value, self.hard_weight_reason = agreed_hard_weight(self.methods) if weight is None else (weight, "as given")
         self._hard_weight = as_weight("Distiller", "hard_weight", value)
-        if weight is None:
+        if weight is None and self.methods:
             logging.getLogger("kd_keras").info("hard_weight %g: %s.", value, self.hard_weight_reason)
         self._terms = make_terms(self._hard_weight, self._hard_loss, self.methods)
         self._logged: set[str] = set()  # the names of the losses of the last traced step
@@ -244,8 +244,9 @@ class Distiller(FitsOnWorkers):
         """Keras's `fit`; it also counts epochs for the methods, checks the teacher, and stops at a non-finite loss."""
         bound = inspect.signature(super().fit).bind(*args, **kwargs)
         callbacks = bound.arguments.get("callbacks") or []
-        is_list = isinstance(callbacks, keras.callbacks.CallbackList)
-        callbacks = callbacks.callbacks if is_list else tree.flatten(callbacks)
+        if isinstance(callbacks, keras.callbacks.CallbackList):
+            callbacks = callbacks.callbacks
+        callbacks = tree.flatten(callbacks)
         added: list[keras.callbacks.Callback] = [
             keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: self._epoch.assign(epoch))
         ]

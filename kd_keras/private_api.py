@@ -27,6 +27,13 @@ def own_variables(layer: keras.layers.Layer) -> list[keras.Variable]:
     return [*layer._trainable_variables, *layer._non_trainable_variables]
 
 
+def automatic_name(layer: keras.layers.Layer) -> str:
+    """The name that Keras gives to the first layer of this class: "conv2d"; the next one is "conv2d_1"."""
+    from keras.src.utils.naming import to_snake_case
+
+    return to_snake_case(type(layer).__name__)
+
+
 def seed_generators(layer: keras.layers.Layer) -> list[keras.random.SeedGenerator]:
     """The random generators of a layer, without those of the layers inside it."""
     return list(getattr(layer, "_seed_generators", ()))

@@ -34,6 +34,13 @@ def test_own_variables_are_without_those_of_inner_layers(nested):
     assert names == ["gamma", "beta", "moving_mean", "moving_variance"]
 
 
+@pytest.mark.parametrize("kind", [layers.Conv2D, layers.BatchNormalization, keras.Sequential, layers.Conv2DTranspose])
+def test_the_names_that_keras_gives(kind):
+    keras.utils.clear_session()
+    first, second = (kind() if kind in (layers.BatchNormalization, keras.Sequential) else kind(1, 1) for _ in range(2))
+    assert (first.name, second.name) == (private_api.automatic_name(first), private_api.automatic_name(first) + "_1")
+
+
 def test_seed_generators_of_a_layer():
     (generator,) = private_api.seed_generators(layers.Dropout(0.5, seed=3))
     assert tuple(generator.state.shape) == (2,) and private_api.seed_generators(layers.Dense(3)) == []

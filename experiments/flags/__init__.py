@@ -1,1 +1,1 @@
-"""The flags that several programs share, in groups, and what surrounds the main function of a program."""
+"""The flags that several programs share, in groups, and the function that runs a program."""

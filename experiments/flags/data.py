@@ -1,4 +1,4 @@
-"""Flags that say which images, and what the views of them that a network is trained on look like."""
+"""Flags of the images, and of the views of them on which a network is trained."""
 
 from absl import flags
 
@@ -6,29 +6,29 @@ from kd_keras.runs.recipe import Recipe
 
 
 def define_data() -> None:
-    """Flags that say which images."""
+    """Defines the flags of the images."""
     flags.DEFINE_string("data", Recipe.data, "A TFDS name, a folder of <split>/<class>/ or of images, or 'digits'.")
     flags.DEFINE_string("data_dir", None, "Where TFDS keeps prepared datasets; its usual place by default.")
     flags.DEFINE_string("train_split", Recipe.train_split, "Split to train on, in TFDS's notation: 'train[:5000]'.")
     flags.DEFINE_list("without_classes", None, "Numbers of classes to leave out of the training images.")
-    flags.DEFINE_string("test_data", None, "Dataset to test on; --data by default.")
+    flags.DEFINE_string("test_data", None, "Images to test on, as for --data; by default those of --data.")
     flags.DEFINE_string("test_split", Recipe.test_split, "Split to test on.")
     flags.DEFINE_list("image_size", None, "Height,width to resize to, in pixels; by default the size of the images.")
-    flags.DEFINE_integer("batch_size", Recipe.batch_size, "Images of one step, over all devices.", lower_bound=1)
+    flags.DEFINE_integer("batch_size", Recipe.batch_size, "Images per step, over all devices.", lower_bound=1)
 
 
 def define_views() -> None:
-    """Flags that say what the views of the training images look like."""
+    """Defines the flags of the views of the training images: seed, order and augmentation."""
     flags.DEFINE_integer("seed", Recipe.seed, "Seed of weights, order and augmentation.", lower_bound=0)
     text = "Views of every image: epoch e shows view e mod --views; by default a new one in every epoch."
     flags.DEFINE_integer("views", None, text, lower_bound=1)
     flags.DEFINE_boolean(
         "drop_remainder", False, "Leave out the smaller last batch of an epoch; shapes are static (TPU)."
     )
-    flags.DEFINE_integer("crop", Recipe.crop, "Augmentation: pad by so many pixels and crop.", lower_bound=0)
-    flags.DEFINE_boolean("flip", Recipe.flip, "Augmentation: mirror left to right.")
-    flags.DEFINE_integer("shift", Recipe.shift, "Augmentation: move by up to so many pixels.", lower_bound=0)
-    flags.DEFINE_boolean("resized_crop", Recipe.resized_crop, "Augmentation: a random part, resized.")
+    flags.DEFINE_integer("crop", Recipe.crop, "Augmentation: pixels of padding before a random crop.", lower_bound=0)
+    flags.DEFINE_boolean("flip", Recipe.flip, "Augmentation: mirror left to right at random.")
+    flags.DEFINE_integer("shift", Recipe.shift, "Augmentation: the largest random shift, in pixels.", lower_bound=0)
+    flags.DEFINE_boolean("resized_crop", Recipe.resized_crop, "Augmentation: crop a random part and resize it.")
     flags.DEFINE_list("rand_augment", None, "Augmentation: layers,magnitude of RandAugment.")
     flags.DEFINE_float(
         "mixup", Recipe.mixup, "Augmentation: alpha of mixup; 0 is off, 1 mixes evenly.", lower_bound=0.0

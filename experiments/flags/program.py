@@ -1,9 +1,10 @@
-"""What surrounds the main function of a program: flags, progress on the standard output, errors, exit codes."""
+"""Runs a program: parses its flags, prints progress and errors, and sets the exit code."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -21,14 +22,17 @@ flags.DEFINE_boolean("debug", False, "Show the traceback of an error.")
 
 
 def run_program(main: Callable[[], int | None], argv: Sequence[str] | None = None) -> None:
-    """Runs a program and exits: with what `main` returns, with 2 for a wrong request, with 1 for a failure.
+    """Runs a program and exits with the code that `main` returns, with 2 for a wrong request, or with 1 for a failure.
 
-    A wrong request is a ValueError, a TypeError, a file that does not exist, an unknown flag or a word that is no flag.
-    The error is printed as its message; `--debug` shows the traceback.
+    A request is wrong if a flag is unknown, if a word is no flag, if a file does not exist, or if the program raises a
+    ValueError or a TypeError. Only the message of an error is printed; with `--debug` also its traceback.
 
     Args:
-        main: the program, in the module whose docstring is its help; returns an exit code, or `None` for 0.
-        argv: the command line, the program's name first; by default that of the process.
+        main: the program, which returns an exit code or `None` for 0. The docstring of its module is the help text.
+        argv: the command line, which begins with the program's name; by default that of the process.
+
+    Raises:
+        SystemExit: always.
     """
     argv = list(sys.argv if argv is None else argv)
     if {"--help", "-help", "-h", "--helpfull"} & set(argv[1:]):
@@ -37,7 +41,7 @@ def run_program(main: Callable[[], int | None], argv: Sequence[str] | None = Non
     try:
         _parse(argv)
     except (flags.Error, ValueError, OSError) as error:
-        print(f"Error: {error}\nSay --help to see all flags.", file=sys.stderr)
+        print(f"Error: {error}\nUse --help to see all flags.", file=sys.stderr)
         sys.exit(WRONG_REQUEST)
     with _progress():
         try:
@@ -59,24 +63,39 @@ def help_text(main: Callable[..., Any]) -> str:
 
 
 def given(name: str) -> Any:
-    """The value of a flag that is on the command line or in its flagfile, else `None`."""
+    """The value of a flag if it is on the command line or in a flagfile, else `None`."""
     return FLAGS[name].value if FLAGS[name].present else None
 
 
+def given_options(names: Sequence[str]) -> dict[str, Any]:
+    """The values of those of some flags that are on the command line or in a flagfile, by name."""
+    return {name: given(name) for name in names if given(name) is not None}
+
+
+def command_line(program: str) -> str:
+    """The command that repeats this process, for a program by its name."""
+    return f"python -m experiments.{program} {shlex.join(sys.argv[1:])}"
+
+
 def recipe_options() -> dict[str, Any]:
-    """The options of `Recipe` that the program has flags for."""
+    """The options of `Recipe` for which the program has flags."""
     return {field.name: FLAGS[field.name].value for field in dataclasses.fields(Recipe) if field.name in FLAGS}
 
 
 def numbers(name: str, count: int | None = None) -> tuple[int, ...]:
-    """The value of a list flag as so many whole numbers, any number of them by default.
+    """The value of a list flag that is set, as whole numbers.
+
+    Args:
+        name: the name of the flag.
+        count: how many numbers there must be; any number of them by default.
 
     Raises:
-        ValueError: if it is anything else.
+        ValueError: if the value is not a list of so many whole numbers.
     """
     texts = FLAGS[name].value
     if len(texts) != (count or len(texts)) or not all(text.strip().isdigit() for text in texts):
-        raise ValueError(f"--{name} must be {count or ''} whole numbers with commas, but received {','.join(texts)}.")
+        kind = f"{count} whole numbers" if count else "whole numbers"
+        raise ValueError(f"--{name} must be {kind} separated by commas, but received {','.join(texts)}.")
     return tuple(int(text) for text in texts)
 
 
@@ -99,12 +118,12 @@ def _parse(argv: list[str]) -> None:
                 f"--{before} takes no separate value, but received {words[0]!r}. Write --{before} or --no{before}."
             )
         raise ValueError(f"Expected flags only, but received the word {words[0]!r}. Write --name=value.")
-    if not FLAGS["verbosity"].present:  # what TensorFlow and TFDS log of every file that they open
+    if not FLAGS["verbosity"].present:  # TensorFlow and TFDS log every file that they open
         absl_logging.set_verbosity(absl_logging.ERROR)
 
 
 class _Printer(logging.Handler):
-    """Prints plain messages to what is now the standard output."""
+    """Prints plain messages to the current standard output, which a program may redirect."""
 
     def emit(self, record: logging.LogRecord) -> None:
         print(self.format(record), flush=True)

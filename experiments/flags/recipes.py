@@ -1,4 +1,4 @@
-"""The texts of a sweep's plan: 'NAME: FLAGS', TEACHER:STUDENT and i/n, as `kd_keras.compare` takes them."""
+"""Parses the flags of a sweep, 'NAME: FLAGS', TEACHER:STUDENT and i/n, into the arguments of `kd_keras.compare`."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ OF_DISTILL = (*TEXTS, *PAIRS, "method", "hard_weight")
 
 
 def flag_options(lines: Iterable[str]) -> dict[str, Any]:
-    """Flags of experiments.distill as options of `kd_keras.distill`.
+    """Converts flags of experiments.distill to options of `kd_keras.distill`.
 
     Args:
         lines: `--name=value`, `--name` or `--noname`; a `--flagfile=PATH` is replaced by its lines.
 
     Raises:
-        ValueError: if a word is not such a flag, or its value is invalid.
+        ValueError: if a line is not such a flag, or its value is invalid.
 
     >>> flag_options(["--method=kd", "--method=at", "--hard_weight=0.1", "--epochs=3", "--flip"])
     {'epochs': 3, 'flip': True, 'methods': ['kd', 'at'], 'hard_weight': 0.1}
@@ -38,7 +38,7 @@ def flag_options(lines: Iterable[str]) -> dict[str, Any]:
         elif line.startswith("--"):
             expanded.append(line)
         else:
-            raise ValueError(f"Expected --name=value, but received {line!r}.")
+            raise ValueError(f"Expected a flag --name=value, but received {line!r}. Write two dashes before its name.")
     settings = from_lines(expanded)
     known = [field.name for field in dataclasses.fields(Recipe)]
     for name in settings:
@@ -62,7 +62,7 @@ def _read(path: str) -> list[str]:
 
 
 def parse_recipes(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Recipes such as "kd: --method='kd(temperature=4)' --hard_weight=0.1", by name.
+    """Parses recipes such as "kd: --method='kd(temperature=4)' --hard_weight=0.1"; returns their options by name.
 
     Raises:
         ValueError: if a text has another form, or if two have the same name.
@@ -81,7 +81,7 @@ def parse_recipes(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 
 def parse_pair(text: str) -> tuple[str, str]:
-    """A pair of a sweep.
+    """Parses a pair of a sweep.
 
     Raises:
         ValueError: if the text is not TEACHER:STUDENT.
@@ -96,7 +96,7 @@ def parse_pair(text: str) -> tuple[str, str]:
 
 
 def parse_shard(text: str) -> tuple[int, int]:
-    """A worker's shard.
+    """Parses the shard of a worker.
 
     Raises:
         ValueError: if the text is not i/n with 0 <= i < n.

@@ -8,17 +8,18 @@ from kd_keras.evaluation.verdict import REQUIREMENTS
 
 FLAGS = flags.FLAGS
 COMPARISONS = {
-    "value": "",
-    "drop": " that is lost compared with the teacher, a share",
-    "ratio": ", a ratio to the teacher's",
+    "value": "of {}",
+    "drop": "by which {} may be lower than the teacher's (0.01 is one percentage point)",
+    "ratio": "of {} divided by the teacher's",
 }
 
 
 def define_requirements() -> None:
-    """Flags that set the limits of a verdict."""
+    """Defines a flag for the limit of each requirement."""
     for name, (finding, comparison) in REQUIREMENTS.items():
-        bound = "least" if name.startswith("min") else "largest"
-        flags.DEFINE_float(name, None, f"Requirement: the {bound} {finding}{COMPARISONS[comparison]}.")
+        bound = "lowest" if name.startswith("min") else "largest"
+        text = f"Requirement: the {bound} accepted value {COMPARISONS[comparison].format(finding)}."
+        flags.DEFINE_float(name, None, text)
 
 
 def given_requirements() -> dict[str, float]:

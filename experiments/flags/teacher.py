@@ -14,18 +14,18 @@ FLAGS = flags.FLAGS
 
 
 def define_teacher() -> None:
-    """Flags of the teacher or teachers."""
-    text = "A run or a .keras file that reads pixels in 0..255 (see --teacher_range); repeat it for several."
+    """Defines the flags of the teacher or teachers."""
+    text = "A run or a .keras file that reads pixels in 0..255 (else see --teacher_range); repeat for several."
     flags.DEFINE_multi_string("teacher", None, text)
-    flags.DEFINE_list("teacher_weights", None, "How much each of several teachers counts.")
-    text = "Teach with a frozen copy in this precision, its BatchNorm folded; by default with the network as it is."
+    flags.DEFINE_list("teacher_weights", None, "Weights of several teachers in their average; equal by default.")
+    text = "Use a frozen copy in this precision with folded BatchNorm; by default the network is used as it is."
     flags.DEFINE_enum("teacher_precision", None, PRECISIONS, text)
     flags.DEFINE_list("teacher_range", None, "Lowest,highest pixel value that the teacher expects; 0,255 by default.")
-    flags.DEFINE_enum("combine", COMBINATIONS[0], COMBINATIONS, "What is averaged over teachers.")
+    flags.DEFINE_enum("combine", COMBINATIONS[0], COMBINATIONS, "What is averaged over several teachers.")
 
 
 def teacher_options() -> dict[str, Any]:
-    """The options of these flags, as `kd_keras.distill` and `kd_keras.record` take them, but for `teacher` itself."""
+    """The options of these flags except `teacher`, as `kd_keras.distill` and `kd_keras.record` take them."""
     return {
         "teacher_weights": _floats("teacher_weights"),
         "teacher_precision": FLAGS.teacher_precision,
@@ -39,5 +39,5 @@ def _floats(name: str) -> tuple[float, ...] | None:
         return FLAGS[name].value and tuple(ast.literal_eval(text.strip()) for text in FLAGS[name].value)
     except (ValueError, SyntaxError) as error:
         raise ValueError(
-            f"--{name} must be numbers with commas, but received {','.join(FLAGS[name].value)}."
+            f"--{name} must be numbers separated by commas, but received {','.join(FLAGS[name].value)}."
         ) from error

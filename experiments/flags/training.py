@@ -1,4 +1,4 @@
-"""Flags that say which network is trained, and how."""
+"""Flags of the network to train, and of its training."""
 
 from absl import flags
 
@@ -6,7 +6,7 @@ from kd_keras.runs.recipe import OPTIMIZERS, SCHEDULES, Recipe
 
 
 def define_model(name: str, default: str) -> None:
-    """The flags of the network to train."""
+    """Defines the flags of the network to train."""
     flags.DEFINE_string(
         name, default, "A model of the zoo, with options: 'mlp(hidden=(32,))', 'applications/VGG16'; or a .keras file."
     )
@@ -18,19 +18,18 @@ def define_model(name: str, default: str) -> None:
 
 
 def define_training() -> None:
-    """Flags that say how to train."""
+    """Defines the flags of the run and of its optimization."""
     flags.DEFINE_string("run", None, "Directory of the run; the same command resumes it.", required=True)
     flags.DEFINE_boolean("overwrite", False, "Delete the run that is in --run first.")
     flags.DEFINE_integer("epochs", Recipe.epochs, "Passes over the training images.", lower_bound=1)
-    flags.DEFINE_integer(
-        "test_every", Recipe.test_every, "Epochs from one test and checkpoint to the next.", lower_bound=1
-    )
+    text = "Number of epochs between tests, each with a checkpoint."
+    flags.DEFINE_integer("test_every", Recipe.test_every, text, lower_bound=1)
     flags.DEFINE_enum("optimizer", Recipe.optimizer, OPTIMIZERS, "Optimizer; sgd has momentum 0.9.")
     flags.DEFINE_float("learning_rate", Recipe.learning_rate, "Highest learning rate.", lower_bound=0.0)
-    text = "Schedule of the learning rate; steps: a tenth at 5/8, 6/8 and 7/8."
+    text = "Schedule of the learning rate; steps: divided by 10 at 5/8, 6/8 and 7/8 of the training."
     flags.DEFINE_enum("schedule", Recipe.schedule, SCHEDULES, text)
     flags.DEFINE_float("warmup_epochs", Recipe.warmup_epochs, "Epochs of linear warm-up.", lower_bound=0.0)
     text = "Decoupled weight decay, as Keras's optimizers apply it."
     flags.DEFINE_float("weight_decay", Recipe.weight_decay, text, lower_bound=0.0)
-    text = "Fraction of a label that is spread over all classes."
+    text = "Fraction of a label that is spread evenly over all classes."
     flags.DEFINE_float("label_smoothing", Recipe.label_smoothing, text, lower_bound=0.0)

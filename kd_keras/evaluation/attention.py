@@ -46,7 +46,8 @@ def attention_maps(
     sizes = [tuple(spec.shape[1:3]) for spec in tapped.specs["stages"]]
     if max(sizes) == (1, 1):
         raise ValueError(
-            f"Grad-CAM needs a stage with several pixels, but the stages of {network.name!r} have sizes {sizes}."
+            f"Grad-CAM needs a stage with several pixels, but the stages of {network.name!r} have sizes {sizes}. Build"
+            " the model for larger images."
         )
     last = max(number for number, size in enumerate(sizes) if size != (1, 1))
     order = model.class_order if isinstance(model, Teacher) else None

@@ -33,7 +33,7 @@ class Predictions(NamedTuple):
             ValueError: if there are no labels, or if one is not a class of the logits.
         """
         if self.labels is None:
-            raise ValueError("Correct predictions can only be counted with labels, but there are none.")
+            raise ValueError("Labels are needed to count correct predictions, but received none.")
         classes = self.logits.shape[-1]
         if len(self.labels) and not 0 <= self.labels.min() <= self.labels.max() < classes:
             raise ValueError(
@@ -46,13 +46,17 @@ class Predictions(NamedTuple):
 def predict(
     model: keras.Model | Teacher, data: tf.data.Dataset, preprocess: Callable[[Tensor], Tensor] | None = None
 ) -> Predictions:
-    """Runs a model in inference form on batches; the replicas of the current strategy share the rows of each batch.
+    """Runs a model in inference mode on batches; the replicas of the current strategy divide each batch.
 
     Args:
         model: any built Keras model, or a `Teacher` (several networks give one combined prediction).
         data: batches `(x, y)` or `x`, images as pixel values from 0 to 255; labels are integers `(B,)` or one-hot
             `(B, K)`.
-        preprocess: from the images of the data to those that a Keras model reads, as `Teacher` takes it.
+        preprocess: a function from the images of the data to those that a Keras model reads, as `Teacher` takes it;
+            by default the images are not changed.
+
+    Raises:
+        ValueError: if the model has no logits.
 
     >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
     >>> predict(model, tf.data.Dataset.from_tensors((tf.ones((2, 4)), tf.constant([0, 1])))).logits.shape
@@ -73,7 +77,7 @@ def predict(
 
 
 def single_network(model: keras.Model | Teacher) -> tuple[Callable[[Tensor], Tensor], keras.Model]:
-    """The one network of a `Teacher` or a bare Keras model, and the function from uint8 images to what it reads.
+    """The function from uint8 images to the inputs of the only network of a model, and that network.
 
     Raises:
         ValueError: if a teacher consists of several networks.
@@ -81,7 +85,8 @@ def single_network(model: keras.Model | Teacher) -> tuple[Callable[[Tensor], Ten
     teacher = model if isinstance(model, Teacher) else Teacher(model)
     if len(teacher.networks) > 1:
         raise ValueError(
-            f"The layers of one network can be examined, but this teacher consists of {len(teacher.networks)} networks."
+            "Expected a single network, whose layers can be examined, but received a teacher of"
+            f" {len(teacher.networks)} networks."
         )
     network, preprocess = teacher.networks[0], teacher.preprocess[0]
     return lambda images: prepare_images(network, preprocess, tf.cast(images, tf.float32)), network

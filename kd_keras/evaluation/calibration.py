@@ -11,7 +11,7 @@ from scipy.special import log_softmax, softmax
 from kd_keras.evaluation.base import Predictions
 
 BINS = 15
-LARGEST = 20.0  # temperatures are searched from 1 / LARGEST to LARGEST
+LARGEST = 20.0  # temperatures are searched between 1 / LARGEST and LARGEST
 
 
 def calibration(model: Predictions, held_out: Predictions | None = None) -> Iterator[tuple[str, float | np.ndarray]]:

@@ -41,7 +41,7 @@ def select_questions(
     Args:
         names: of `QUESTIONS`, or "all".
         requirements: names of requirements, as `check_requirements` takes them.
-        with_other: whether there is another dataset to separate the test images from.
+        with_other: whether there are images of another dataset.
 
     Raises:
         ValueError: if a question is unknown, or if a requirement needs another dataset and there is none.
@@ -55,20 +55,23 @@ def select_questions(
         if name not in (*QUESTIONS, "all"):
             raise ValueError(f"{name!r} is not a question of the evaluation: {suggest(name, (*QUESTIONS, 'all'))}")
     if "min_auroc" in requirements and not with_other:
-        raise ValueError("Requirement 'min_auroc' needs images of another dataset: pass other_data=.")
+        raise ValueError(
+            "Requirement 'min_auroc' needs images of another dataset, but received none. Pass other_data=."
+        )
     return tuple(question for question in QUESTIONS if question in names or "all" in names)
 
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A trained network and what the evaluator has to know about it.
+    """A trained network, and the information about it that an evaluator uses.
 
     Attributes:
-        name: of its run or file; unique among the candidates.
+        name: the name of its run or file; unique among the candidates.
         network: the trained Keras model, which reads pixel values from 0 to 255.
         class_names: its classes in the order of its outputs, or `None` for the order of the data.
         kilobytes: the size of its file, or `None`.
-        training_images: returns the source that it was trained on; raises ValueError if that is not known.
+        training_images: a function that returns the training images and raises ValueError if they are not known, or
+            `None`.
     """
 
     name: str
@@ -86,7 +89,10 @@ class Candidate:
         order = order_classes(self.class_names, source.class_names)
         count = len(order) if order else self.network.output_shape[-1]
         if count != (source.classes or count):
-            raise ValueError(f"{self.name} has {count} classes, but the images of {source.name} have {source.classes}.")
+            raise ValueError(
+                f"{self.name} must have the {source.classes} classes of the images of {source.name}, but it has {count}"
+                " classes. Pass the data that it was trained for."
+            )
         return Teacher(self.network, class_order=order)
 
 
@@ -102,17 +108,17 @@ class Evaluator:
 
     Args:
         test: the test images.
-        questions: of `QUESTIONS`, in addition to the cheap ones, which are always asked.
+        questions: names from `QUESTIONS`, in addition to the cheap questions, which are always asked.
         batch_size: images per forward pass, 128 by default.
         image_size: (H, W) that images are resized to; by default their own size.
         examples: the largest number of test images for the questions of `QUESTIONS`, evenly spread, 1000 by default.
-        other: images of another dataset, to separate from the test images.
+        other: images of another dataset, which belong to none of the classes, for "generalization".
 
     Attributes:
-        findings: by candidate, the findings by name.
-        predictions: by candidate, those for the test images.
-        sample: the test images that the questions of `QUESTIONS` look at; empty without such questions.
-        attention_maps: by candidate, the maps of the sample, if they could be computed.
+        findings: by the name of the candidate, its findings by name.
+        predictions: by the name of the candidate, its predictions for the test images.
+        sample: the test images that the questions of `QUESTIONS` use; empty without such questions.
+        attention_maps: by the name of the candidate, its maps of the sample, if they could be computed.
         teacher: the name of the first candidate.
     """
 
@@ -195,7 +201,7 @@ class Evaluator:
 
     def _gap(self, candidate: Candidate) -> Any:
         if candidate.training_images is None:
-            raise ValueError(f"The gap needs the training images, which are not known of {candidate.name}.")
+            raise ValueError(f"The gap needs the training images, but those of {candidate.name} are not known.")
         train, test = candidate.training_images(), self.predictions[candidate.name]
         batches = self._batches(take_evenly(train, len(test.logits)))
         return generalization(test, predict(candidate.as_teacher(train), batches))
@@ -215,9 +221,9 @@ class Evaluator:
     def _memory(self, candidate: Candidate, reader: Teacher) -> Any:
         return memory(candidate.network)
 
-    def _of_teacher(self, values: dict[str, Any], what: str) -> Any:
+    def _of_teacher(self, values: dict[str, Any], name: str) -> Any:
         if self.teacher not in values:
-            raise ValueError(f"This compares with the teacher's {what}, but {self.teacher} has none.")
+            raise ValueError(f"The teacher's {name} are needed to compare with, but {self.teacher} has none.")
         return values[self.teacher]
 
     def _draw_sample(self, examples: int) -> Sample:

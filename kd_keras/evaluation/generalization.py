@@ -1,4 +1,4 @@
-"""Does a model generalize beyond its training images, and does it recognize images of no known class?"""
+"""Does a model generalize beyond its training images, and does it recognize images that belong to no class?"""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def generalization(
     Args:
         test: predictions for the test images.
         train: predictions for training images, without augmentation.
-        other: predictions for images of other things; their labels are ignored.
+        other: predictions for images of another dataset; their labels are ignored.
 
     >>> sure, unsure = Predictions(np.array([[9.0, 0.0]]), np.array([0])), Predictions(np.array([[1.0, 0.0]]), None)
     >>> dict(generalization(sure, train=sure, other=unsure))

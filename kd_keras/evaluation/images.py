@@ -1,4 +1,4 @@
-"""Which images a question looks at, and what has to match between a network and a dataset."""
+"""Selects images for a question, and matches the channels and the classes of a dataset to those of a network."""
 
 from __future__ import annotations
 
@@ -49,5 +49,8 @@ def order_classes(network: Sequence[str] | None, data: Sequence[str] | None) -> 
         return None
     missing = sorted(set(data) - set(network))
     if missing:
-        raise ValueError(f"The network has the classes {list(network)}, but the images are also of {missing}.")
+        raise ValueError(
+            f"The network must have all classes of the images, but of these it lacks {missing}: it has {list(network)}."
+            " Use a network that was trained on these classes."
+        )
     return [list(network).index(name) for name in data]

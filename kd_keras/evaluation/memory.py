@@ -39,7 +39,7 @@ def memory(model: keras.Model, batch_size: int = 32) -> Iterator[tuple[str, floa
 
     >>> inputs = keras.Input((64, 64, 3))
     >>> outputs = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(64, 1)(inputs))
-    >>> maps = 32 * 64 * 64 * 64 * 4 / 1e6  # of which the pass with one image has left 1/32
+    >>> maps = 32 * 64 * 64 * 64 * 4 / 1e6  # 1/32 of it is already in memory after the pass with one image
     >>> 31 / 32 <= dict(memory(keras.Model(inputs, outputs)))["megabytes"] / maps < 1.6
     True
     """

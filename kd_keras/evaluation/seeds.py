@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from scipy import stats
 
 BASELINE = "baseline"
+SMALLEST_GAP = 1e-4  # in percent; a smaller gap between teacher and baseline is an error of rounding
 COLUMNS = (
     "teacher", "student", "recipe", "seeds", "last", "spread", "best", "best_spread", "gain", "low", "high",
     "gap_closed", "seconds", "first_run",
@@ -22,9 +23,10 @@ class SeedGroup(NamedTuple):
     Attributes:
         teacher: the run of the teacher, or "" for a baseline.
         student: the model.
-        settings: the flags that they share, without those that say where something is.
-        runs: their paths.
-        results: what they recorded: `last["val_accuracy"]`, `best_val_accuracy`, `seconds`, `teacher_accuracy`.
+        settings: the flags that they share, without those that do not change the training.
+        runs: the paths of the runs.
+        results: the results of the runs, with `last["val_accuracy"]`, `best_val_accuracy`, `seconds` and, if there is
+            a teacher, `teacher_accuracy`.
     """
 
     teacher: str
@@ -60,12 +62,11 @@ class SeedGroup(NamedTuple):
 
 
 def name_recipe(group: SeedGroup, groups: Sequence[SeedGroup]) -> str:
-    """What a group did: its methods, and if other groups have the same methods the flags that they do not share."""
+    """The methods of a group, with the flags by which it differs from groups with the same networks and methods."""
     name = BASELINE if group.is_baseline else " + ".join(group.methods)
-    pair = (group.teacher, group.student)
-    similar = [other for other in groups if other is not group and (other.teacher, other.student) == pair]
-    similar = [other for other in similar if other.methods == group.methods]
-    different = [flag for flag in group.settings if any(flag not in other.settings for other in similar)]
+    key = (group.teacher, group.student, group.methods)
+    similar = [peer for peer in groups if peer is not group and (peer.teacher, peer.student, peer.methods) == key]
+    different = [flag for flag in group.settings if any(flag not in peer.settings for peer in similar)]
     return " ".join([name, *different])
 
 
@@ -99,10 +100,10 @@ def _mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
 def _gain(group: SeedGroup, groups: Sequence[SeedGroup]) -> dict[str, float]:
     """The gain of a group over its baseline."""
     gain = dict.fromkeys(("gain", "low", "high", "gap_closed"), math.nan)
-    baselines = [other for other in groups if other.is_baseline and other.student == group.student]
+    baselines = [peer for peer in groups if peer.is_baseline and peer.student == group.student]
     if group.is_baseline or not baselines:
         return gain
-    baseline = max(baselines, key=lambda other: len(set(other.settings) & set(group.settings))).last_accuracies
+    baseline = max(baselines, key=lambda peer: len(set(peer.settings) & set(group.settings))).last_accuracies
     values = group.last_accuracies
     gain["gain"] = statistics.mean(values) - statistics.mean(baseline)
     if values[1:] and baseline[1:] and (statistics.stdev(values) or statistics.stdev(baseline)):
@@ -110,4 +111,4 @@ def _gain(group: SeedGroup, groups: Sequence[SeedGroup]) -> dict[str, float]:
         gain |= {"low": float(interval.low), "high": float(interval.high)}
     teacher = group.teacher_accuracies
     gap = statistics.mean(teacher) - statistics.mean(baseline) if teacher else 0.0
-    return gain | {"gap_closed": gain["gain"] / gap} if gap > 0 else gain
+    return gain | {"gap_closed": gain["gain"] / gap} if gap > SMALLEST_GAP else gain

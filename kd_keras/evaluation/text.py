@@ -63,7 +63,7 @@ def size_tables(runs: Mapping[str, SizedRun]) -> list[str]:
 
 
 def to_json(value: Any) -> Any:
-    """Findings as JSON has them: arrays become lists, NaN becomes null.
+    """Findings as values of JSON: arrays become lists, NaN becomes null.
 
     >>> to_json({"a": np.array([1.0, float("nan")])})
     {'a': [1.0, None]}

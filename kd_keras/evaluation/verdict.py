@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 from kd_keras.errors import suggest
 
-# For each requirement the finding that it limits, and how the student's value is compared with the teacher's: "value"
-# does not compare, "drop" is the teacher's minus the student's, "ratio" is the student's divided by the teacher's. The
-# name says whether the limit is a minimum or a maximum.
+# For each requirement the finding that it limits, and how: "value" limits the student's value itself, "drop" the
+# teacher's value minus the student's, "ratio" the student's value divided by the teacher's. The prefix of the name says
+# whether the limit is a minimum or a maximum.
 REQUIREMENTS = {
     "min_accuracy": ("accuracy", "value"),
     "max_accuracy_drop": ("accuracy", "drop"),
@@ -64,7 +64,7 @@ def check_requirements(
         teacher: those of the teacher.
 
     Returns:
-        A `Requirement` for each limit. One whose value is not a number is not met.
+        A `Requirement` for each limit; a value that is NaN does not meet a requirement.
 
     Raises:
         ValueError: if a requirement is unknown, or if its finding is missing.

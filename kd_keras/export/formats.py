@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-import shutil
 import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -24,6 +23,7 @@ import tensorflow as tf
 
 from kd_keras.distiller import Distiller
 from kd_keras.errors import suggest
+from kd_keras.export.paths import check_suffix, staging_path
 from kd_keras.export.runtimes import onnx_extra
 from kd_keras.export.verification import TOLERANCES, Export, Reference, Tolerance, check_images
 
@@ -46,8 +46,8 @@ def saved_model(
     the order of the outputs.
 
     Args:
-        model: the student, any built Keras model of one image input that reads pixel values from 0 to 255; of a
-            Distiller, its student is exported.
+        model: the student, any built Keras model of one image input that reads pixel values from 0 to 255; or a
+            Distiller, whose student is exported.
         directory: where the SavedModel is written; an existing SavedModel is replaced.
         image_shape: `(H, W, C)` of an image.
         sample: `(N, H, W, C)` uint8 images to compare on.
@@ -72,7 +72,7 @@ def saved_model(
             f"A SavedModel is written to a directory that is new, empty or a SavedModel, but {path} contains other"
             " files. Choose another directory."
         )
-    with _staging_path(path) as staging:
+    with staging_path(path) as staging:
         reference.write_saved_model(staging, tf.uint8, with_names=class_names is not None)
         return reference.accept("saved_model", staging, path, tolerance)
 
@@ -101,14 +101,14 @@ def litert(
         model, image_shape, sample, labels, class_names: as `saved_model` takes them.
         file: the path, which must end in `.tflite`.
         precision: "float32" (default), "float16" or "int8".
-        representative: `(N, H, W, C)` uint8 images, real ones but not test images, a hundred or more; only "int8" reads
-            them, to find the ranges of the activations.
+        representative: `(N, H, W, C)` uint8 images for "int8", from which it takes the ranges of the activations: a
+            hundred or more training images.
         tolerance: as `saved_model` takes it; by default that of the precision in `TOLERANCES`.
 
     Raises:
         ValueError: as `saved_model`, and if LiteRT does not support the network.
     """
-    path = _check_suffix(file, ".tflite")
+    path = check_suffix(file, ".tflite")
     if precision not in TOLERANCES:
         raise ValueError(f"{precision!r} is not a precision of LiteRT: {suggest(precision, TOLERANCES)}")
     if precision == "int8" and representative is None:
@@ -116,7 +116,7 @@ def litert(
     reference = Reference(_student_of(model), image_shape, sample, labels, class_names)
     if representative is not None:
         check_images("representative", representative, reference.image_shape)
-    with _staging_path(path) as staging:
+    with staging_path(path) as staging:
         staging.write_bytes(_flatbuffer(reference, precision, representative))
         if class_names:
             with zipfile.ZipFile(staging, "a") as archive:
@@ -128,7 +128,7 @@ def litert(
 def _flatbuffer(reference: Reference, precision: str, representative: np.ndarray | None) -> bytes:
     """The content of the LiteRT file."""
     # The converter quantizes only float inputs. A float32 input of 0..255 becomes a uint8 input of scale 1 and zero 0,
-    # which holds raw pixels as they are.
+    # which represents raw pixels exactly.
     with tempfile.TemporaryDirectory() as directory:
         reference.write_saved_model(Path(directory), tf.float32 if precision == "int8" else tf.uint8)
         converter = tf.lite.TFLiteConverter.from_saved_model(directory, signature_keys=["serving_default"])
@@ -179,17 +179,17 @@ def onnx(
     Raises:
         ValueError: as `saved_model`, if ONNX does not support the network, and if the extra `onnx` is not installed.
     """
-    path = _check_suffix(file, ".onnx")
+    path = check_suffix(file, ".onnx")
     tf2onnx = onnx_extra("tf2onnx")
     onnx_extra("onnxruntime")
     reference = Reference(_student_of(model), image_shape, sample, labels, class_names)
-    with _staging_path(path) as staging:
+    with staging_path(path) as staging:
         images = tf.TensorSpec((None, *image_shape), tf.uint8, name="images")
         serve = tf.function(reference.serve)
         try:
             with _silenced(logging.getLogger("tf2onnx")):
                 written, _ = tf2onnx.convert.from_function(serve, [images], opset=17)
-        except Exception as error:  # whatever an unsupported layer raises in the converter
+        except Exception as error:  # of many types, by the unsupported layer
             raise ValueError(
                 f"ONNX cannot store the network {reference.student.name!r}. The converter reports"
                 f" {type(error).__name__}: {str(error)[:500]}"
@@ -204,10 +204,10 @@ def onnx(
 
 
 def _embed_captured_tensors(graph: Any, function: Any) -> None:
-    """Stores the tensors that a traced function captures in an ONNX graph.
+    """Stores in an ONNX graph the tensors that a traced function captures.
 
-    tf2onnx stores variables, but turns other captured tensors into inputs of the graph. A layer that keeps constants as
-    tensors, such as Keras's Normalization, has them.
+    tf2onnx stores captured variables, but turns other captured tensors into inputs of the graph. Layers with constant
+    tensors, such as Keras's Normalization, have them.
     """
     numpy_helper = onnx_extra("onnx").numpy_helper
     captured = function.captured_inputs
@@ -231,23 +231,3 @@ def _silenced(logger: logging.Logger) -> Iterator[None]:
 
 def _student_of(model: Any) -> keras.Model:
     return model.student if isinstance(model, Distiller) else model
-
-
-def _check_suffix(file: str | Path, suffix: str) -> Path:
-    if Path(file).suffix != suffix:
-        raise ValueError(f"The name of this export must end in {suffix}, but received {str(file)!r}.")
-    return Path(file)
-
-
-@contextlib.contextmanager
-def _staging_path(path: Path) -> Iterator[Path]:
-    """An unused path in the same directory, to write to before the export replaces `path`; deleted if it remains."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staging = path.with_name(f".writing-{path.name}")
-    shutil.rmtree(staging, ignore_errors=True)
-    try:
-        yield staging
-    finally:
-        if staging.is_dir():
-            shutil.rmtree(staging)
-        staging.unlink(missing_ok=True)

@@ -92,8 +92,8 @@ def onnx_extra(name: str) -> Any:
 def weight_shapes(path: str | Path) -> Iterator[tuple[int, ...]]:
     """The shapes of an export's weights: the variables of a SavedModel, and the constants of any format.
 
-    Text and constants of at most eight elements are left out: these are shapes, axes, and the mean and variance of the
-    channels. A tensor that several graphs of a LiteRT file share is counted once.
+    Text and constants of at most eight elements are not counted, because they are shapes, axes, and the mean and
+    variance of channels. A tensor that several graphs of a LiteRT file share is counted once.
     """
     path = Path(path)
     if path.is_dir():

@@ -22,7 +22,7 @@ from kd_keras.networks.taps import Tapped
 
 
 class Tolerance(NamedTuple):
-    """How far an export may be from its source.
+    """How much an export may differ from its source.
 
     Attributes:
         difference: the largest difference of a probability.
@@ -71,7 +71,7 @@ class Export(NamedTuple):
 
 
 class Reference:
-    """The student and what its exports are compared on.
+    """The student, and the images on which its exports are compared with it.
 
     Args:
         student: any built Keras model of one image input that reads pixel values from 0 to 255.
@@ -109,7 +109,7 @@ class Reference:
             )
 
     def serve(self, images: Tensor) -> dict[str, Tensor]:
-        """From pixel values in 0..255 to the outputs that every format has."""
+        """The outputs that every format has, for images `(B, H, W, C)` with pixel values from 0 to 255."""
         _, taps = self._tapped(tf.cast(images, tf.float32), training=False)
         logits = tf.cast(taps["logits"], tf.float32)
         return {"logits": logits, "probabilities": tf.nn.softmax(logits)}
@@ -119,8 +119,8 @@ class Reference:
         return {**outputs, "class": tf.gather(tf.constant(self.class_names), tf.argmax(outputs["logits"], -1))}
 
     def write_saved_model(self, directory: Path, dtype: tf.DType, with_names: bool = False) -> None:
-        """Writes a SavedModel that takes images of a type."""
-        # Keras's ExportArchive would write every weight twice.
+        """Writes a SavedModel that takes images of a dtype, with `with_names` also the names of the classes."""
+        # Not by Keras's ExportArchive, which would write every weight twice.
         images = tf.TensorSpec((None, *self.image_shape), dtype, name="images")
         module = tf.Module()
         module.weights = [variable.value for variable in self.student.variables]
@@ -145,7 +145,7 @@ class Reference:
             exported = _in_batches(predict, self.sample)
         except Exception as error:  # of many types: each runtime has its own
             raise ValueError(
-                f"The runtime of {name} does not load the export of {self.student.name!r}. It reports"
+                f"The runtime of {name} cannot run the export of {self.student.name!r}. It reports"
                 f" {type(error).__name__}: {str(error)[:500]}"
             ) from error
         original = _in_batches(lambda images: self.serve(images)["probabilities"].numpy(), self.sample)
@@ -166,9 +166,12 @@ class Reference:
         return export
 
     def _count_parameters(self, name: str, staging: Path) -> int:
-        """The number of weights in an export: exactly the student's in a SavedModel, no more than these otherwise.
+        """The number of weights in an export: that of the student in a SavedModel, at most that plus biases otherwise.
 
-        A folded BatchNorm gives its kernel a bias, and LiteRT gives every kernel one.
+        A folded BatchNorm adds a bias to its kernel, and LiteRT adds one to every kernel.
+
+        Raises:
+            ValueError: if the export contains more, or a SavedModel fewer weights.
         """
         student = [tuple(variable.shape) for variable in self.student.variables]
         exported = list(weight_shapes(staging))
@@ -208,9 +211,17 @@ def _in_batches(predict: Predict, images: np.ndarray, batch_size: int = 100) -> 
 
 
 def _check_tolerance(name: str, limits: Tolerance, measured: Tolerance) -> None:
-    near = measured.difference <= limits.difference and measured.accuracy_drop <= limits.accuracy_drop
-    if not (near and measured.agreement >= limits.agreement):  # written so that NaN fails
+    is_met = {  # a comparison with NaN is false
+        "difference": measured.difference <= limits.difference,
+        "agreement": measured.agreement >= limits.agreement,
+        "accuracy_drop": measured.accuracy_drop <= limits.accuracy_drop,
+    }
+    violated = [field for field, met in is_met.items() if not met]
+    if violated:
+        bounds = {"difference": "at most", "agreement": "at least", "accuracy_drop": "at most"}
+        expected = ", ".join(f"{field} {bounds[field]} {getattr(limits, field):g}" for field in violated)
+        received = ", ".join(f"{field}={getattr(measured, field):.4g}" for field in violated)
         raise ValueError(
-            f"The {name} export is rejected: it may differ from its source by {limits}, but it differs by {measured}."
+            f"The {name} export is rejected: compared with its source, expected {expected}, but received {received}."
             " Examine the difference, or accept it with tolerance=."
         )

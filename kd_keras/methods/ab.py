@@ -15,7 +15,7 @@ from kd_keras.primitives import as_list, flatten
 
 
 def ab_loss(student: list[Tensor], teacher: list[Tensor], *, margin: float = 1.0) -> Tensor:
-    """A squared hinge loss on the side of zero on which the student's values before activation lie.
+    """A squared hinge loss that moves the student's values before activation to the teacher's side of zero.
 
     max(0, m + s)^2 if the teacher's neuron is off (t <= 0), and max(0, m - s)^2 if it is on, summed over all neurons.
     The last of n pairs of maps has the weight 1, each earlier one half the weight of the next; the sum is multiplied by

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -108,6 +109,26 @@ def describe_pair(student: TapSpec, teacher: TapSpec) -> str:
     "student 'conv' (None, 8) and teacher 'pool' (None, 4)"
     """
     return f"student {student.layer!r} {student.shape} and teacher {teacher.layer!r} {teacher.shape}"
+
+
+def check_map_sequences(method: str, pairs: Sequence[tuple[TapSpec, TapSpec]]) -> None:
+    """Checks that both networks have two or more maps, each pair with the same number of channels.
+
+    Args:
+        method: the name of the method, for the error message.
+        pairs: the specifications of the student's and the teacher's maps.
+
+    Raises:
+        ValueError: if there is only one pair, or if the channels of a pair differ.
+    """
+    if len(pairs) < 2:
+        expected = f"two or more maps of each network for method {method!r}"
+        raise ValueError(explain_mismatch(expected, describe_pair(*pairs[0]), 'tap "stages"'))
+    for student, teacher in pairs:
+        if student.shape[-1] != teacher.shape[-1]:
+            expected = f"maps with the same channels for method {method!r}"
+            advice = "choose a student as wide as the teacher, or a method with adapters, for example FitNet"
+            raise ValueError(explain_mismatch(expected, describe_pair(student, teacher), advice))
 
 
 def with_any_size(spec: TapSpec) -> TapSpec:

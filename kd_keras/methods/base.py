@@ -44,9 +44,9 @@ def _signature(cls: type[Method]) -> inspect.Signature:
     for base in cls.__mro__:
         if "__init__" not in vars(base):
             continue
-        own = list(inspect.signature(vars(base)["__init__"]).parameters.values())[1:]
-        parameters |= {p.name: p for p in own if p.kind is not p.VAR_KEYWORD and p.name not in parameters}
-        if not any(p.kind is p.VAR_KEYWORD for p in own):
+        of_base = list(inspect.signature(vars(base)["__init__"]).parameters.values())[1:]
+        parameters |= {p.name: p for p in of_base if p.kind is not p.VAR_KEYWORD and p.name not in parameters}
+        if not any(p.kind is p.VAR_KEYWORD for p in of_base):
             break
     defaults = {"weight": cls.default_weight, "student_tap": cls.taps.student, "teacher_tap": cls.taps.teacher}
     for name, default in defaults.items():
@@ -74,8 +74,8 @@ class Method(keras.layers.Layer):
     (*, scale: 'float' = 2.0, weight: 'Weight | None' = 0.5, name: 'str | None' = None)
 
     Args:
-        weight: the factor of the loss: a number, numbers by the epoch from which they hold (`{0: 1.0, 30: 0.0}`), a
-            Keras learning-rate schedule over the number of updates, or a function of the `Step`. The default is the
+        weight: the factor of the loss: a number, numbers by the first epoch in which they apply (`{0: 1.0, 30: 0.0}`),
+            a Keras learning-rate schedule over the number of updates, or a function of the `Step`. The default is the
             class attribute `default_weight`.
         name: the name of the loss in the log. The default is the name of the class in lower case.
 
@@ -114,7 +114,12 @@ class Method(keras.layers.Layer):
         cls.__signature__ = _signature(cls)
 
     def student_from(self, student: keras.Model, teacher: keras.Model | None) -> keras.Model:
-        """The student that this method trains, built from the chosen student; for most methods the same model."""
+        """The model that this method trains; for most methods the student itself.
+
+        Args:
+            student: the student that the user passed.
+            teacher: the network of the teacher, or `None` if there is none.
+        """
         return student
 
     def bind(self, student: Specs, teacher: Specs) -> None:
@@ -145,7 +150,7 @@ class TapPairMethod(Method):
     """Base class of the methods whose taps the user may choose: one or several taps, as many for both sides.
 
     Args:
-        student_tap: the name of a tap, or several; `"stages"` stands for as many maps as there are stages.
+        student_tap: the name of a tap, or several names; `"stages"` names the maps of all stages.
         teacher_tap: the taps that they follow, in the same order.
         weight: the factor of the loss, as for every method.
         name: the name of the loss in the log.

@@ -148,7 +148,7 @@ class CCOptions(TapPairOptions, total=False):
 class CCKernel(CC):
     """The kernel matrix of the student's embeddings follows that of the teacher's.
 
-    Both sides pass a trainable linear layer, as in torchdistill; the warning of `CC` holds here too.
+    Both sides pass a trainable linear layer, as in torchdistill; the warning of `CC` applies here too.
 
     Args:
         kernel: "gaussian" or "bilinear".

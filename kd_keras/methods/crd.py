@@ -17,7 +17,7 @@ from kd_keras.methods.labels import class_indices, weighted_batch_mean
 from kd_keras.primitives import l2_normalize
 
 EPSILON = 1e-7
-Memory: TypeAlias = tuple[Tensor, Tensor]  # the embeddings of a batch's own examples, and of the negatives
+Memory: TypeAlias = tuple[Tensor, Tensor]  # the embeddings of the examples of a batch, and of the negatives
 
 
 def crd_loss(
@@ -32,7 +32,7 @@ def crd_loss(
     examples: int = 50000,
     temperature: float = 0.07,
 ) -> Tensor:
-    """Noise-contrastive estimation: each embedding is to identify the other network's embedding of the same example
+    """Noise-contrastive estimation: each embedding has to identify the other network's embedding of the same example
     among those of K negatives.
 
     With P(v, u) = exp(v . u / T) / Z and c = K / N + 1e-7, the loss of a side is
@@ -66,7 +66,7 @@ def crd_loss(
 def crd_in_batch_loss(
     student: Tensor, teacher: Tensor, labels: Tensor | None = None, *, temperature: float = 0.07
 ) -> Tensor:
-    """The same task without a memory: each embedding is to identify the other network's among those of the batch.
+    """The same task without a memory: each embedding has to identify the other network's among those of the batch.
 
     InfoNCE, -log(exp(v_i . u_i / T) / sum_j exp(v_i . u_j / T)) with v the student's embeddings and u the teacher's,
     where j runs over i and the images of other classes; plus the same with v and u exchanged. It needs no normalizing

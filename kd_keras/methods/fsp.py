@@ -9,8 +9,7 @@ import keras
 from keras import ops
 
 from kd_keras.contracts import Batch, Outputs, Step, Tensor
-from kd_keras.errors import explain_mismatch
-from kd_keras.methods.adapters import describe_pair
+from kd_keras.methods.adapters import check_map_sequences
 from kd_keras.methods.base import Specs, TapPairMethod, Taps
 from kd_keras.primitives import flatten, pooled_to_common_size
 
@@ -70,15 +69,7 @@ class FSP(TapPairMethod):
     published_hard_weight = 0.0
 
     def bind(self, student: Specs, teacher: Specs) -> None:
-        pairs = self.pairs(student, teacher, rank=4)
-        if len(pairs) < 2:
-            expected = f"two or more maps of each network for method {self.name!r}"
-            raise ValueError(explain_mismatch(expected, describe_pair(*pairs[0]), 'tap "stages"'))
-        for pair in pairs:
-            if pair[0].shape[-1] != pair[1].shape[-1]:
-                expected = f"maps with the same channels for method {self.name!r}"
-                advice = "choose a student as wide as the teacher, or a method with adapters, for example FitNet"
-                raise ValueError(explain_mismatch(expected, describe_pair(*pair), advice))
+        check_map_sequences(self.name, self.pairs(student, teacher, rank=4))
         super().bind(student, teacher)
 
     def call(self, student: Outputs, teacher: Outputs, batch: Batch, step: Step) -> Tensor:

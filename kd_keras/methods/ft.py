@@ -169,7 +169,7 @@ class FT(TapPairMethod):
 
     @classmethod
     def from_config(cls, config: dict) -> FT:
-        """The same method with the layers of its paraphraser, whose values come with the weights file."""
+        """The method with the layers of its paraphraser, whose values are loaded from the weights file."""
         paraphraser = config["paraphraser"] and keras.saving.deserialize_keras_object(config["paraphraser"])
         return super().from_config({**config, "paraphraser": paraphraser})
 

@@ -11,7 +11,7 @@ from typing_extensions import Unpack
 
 from kd_keras.contracts import Batch, Outputs, Step, Tensor
 from kd_keras.errors import check_whole_number, explain_mismatch
-from kd_keras.methods.adapters import describe_pair
+from kd_keras.methods.adapters import check_map_sequences
 from kd_keras.methods.base import Specs, TapPairMethod, TapPairOptions, Taps
 from kd_keras.primitives import l2_normalize
 
@@ -34,8 +34,8 @@ def kdsvd_loss(student: list[Tensor], teacher: list[Tensor], *, k: int = 1) -> T
     Follows RepDistiller's decomposition of `(H W, C)`, which is the paper's; mdistiller decomposes `(C H, W)`, which is
     another method. Differs from both in the sign of the teacher's vectors, which they take from the decomposition
     although the loss depends on it: here the entry farthest from zero is positive. Differs also for inputs on which
-    they are undefined: non-finite values of a map count as zero, and there is no vector for an eigenvalue below 1e-5 of
-    the largest, for which any choice would be as good, nor for a map of zeros.
+    they are undefined: non-finite values of a map count as zero, and there is no vector for a map of zeros or for an
+    eigenvalue below 1e-5 of the largest, because such vectors are arbitrary.
 
     Args:
         student: two or more maps `(B, H, W, C)`, in the order of the network.
@@ -116,7 +116,7 @@ def _eigenvectors(gram: Tensor, count: int) -> Tensor:
     first = vectors[..., :count] * ops.cast(values[:, :count] > least, "float32")[:, None, :]
     gap = values[:, None, :count] - values[:, :, None]
     is_resolved = ops.abs(gap) > least[:, None]
-    # its value is zero; it has the gradient
+    # The rotation is zero in value and carries the gradient of the vectors.
     rotation = ops.matmul(ops.transpose(vectors, (0, 2, 1)), ops.matmul(gram - constant, first))
     return first + ops.matmul(vectors, ops.where(is_resolved, rotation / ops.where(is_resolved, gap, 1.0), 0.0))
 
@@ -148,15 +148,7 @@ class KDSVD(TapPairMethod):
         self.supports_jit = False  # Keras then runs the step without XLA, under which the loss works but is slow
 
     def bind(self, student: Specs, teacher: Specs) -> None:
-        pairs = self.pairs(student, teacher, rank=4)
-        if len(pairs) < 2:
-            expected = f"two or more maps of each network for method {self.name!r}"
-            raise ValueError(explain_mismatch(expected, describe_pair(*pairs[0]), 'tap "stages"'))
-        for pair in pairs:
-            if pair[0].shape[-1] != pair[1].shape[-1]:
-                expected = f"maps with the same channels for method {self.name!r}"
-                advice = "choose a student as wide as the teacher, or a method with adapters, for example FitNet"
-                raise ValueError(explain_mismatch(expected, describe_pair(*pair), advice))
+        check_map_sequences(self.name, self.pairs(student, teacher, rank=4))
         super().bind(student, teacher)
 
     def call(self, student: Outputs, teacher: Outputs, batch: Batch, step: Step) -> Tensor:

@@ -106,7 +106,7 @@ class OFD(TapPairMethod):
             self.add_weight((target.shape[-1],), "zeros", trainable=False, name=f"margin_{i}")
             for i, (_, target) in enumerate(pairs)
         ]
-        if None not in norms:  # else the values come with the weights file
+        if None not in norms:  # otherwise the values are loaded from the weights file
             for margin, value in zip(self.margins, known, strict=True):
                 margin.assign(value)
         super().bind(student, teacher)

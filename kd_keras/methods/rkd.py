@@ -11,7 +11,7 @@ from kd_keras.errors import check_number
 from kd_keras.methods.base import Specs, TapPairMethod, TapPairOptions, Taps
 from kd_keras.primitives import flatten, pairwise_distances
 
-CORNERS = 4  # angles at so many corners are in memory at one time, B^2 numbers each; fewer are slower for small batches
+CORNERS = 4  # corners whose angles are in memory at the same time, B^2 numbers each; fewer are slower for small batches
 
 
 def rkd_loss(student: Tensor, teacher: Tensor, *, distance_weight: float = 25.0, angle_weight: float = 50.0) -> Tensor:
@@ -83,7 +83,7 @@ def rkd_angle_loss(student: Tensor, teacher: Tensor) -> Tensor:
     student_relations, teacher_relations = _relations(student), _relations(teacher)
     constants = [tuple(map(ops.stop_gradient, side)) for side in (student_relations, teacher_relations)]
     total, *slopes = map(ops.stop_gradient, _sum_over_corners(*constants))
-    for matrix, slope in zip(student_relations, slopes, strict=True):  # adds zero, which has the gradient
+    for matrix, slope in zip(student_relations, slopes, strict=True):  # adds zero in value, which carries the gradient
         total = total + ops.sum(slope * (matrix - ops.stop_gradient(matrix)))
     return total / ops.cast(ops.shape(student_relations[0])[0], "float32") ** 3
 

@@ -22,7 +22,7 @@ class ByEpoch:
     """A weight that changes at given epochs, counted from 0.
 
     Args:
-        values: the weight by the epoch from which it holds; epoch 0 must be among them.
+        values: weights by the first epoch in which they apply; epoch 0 must be among them.
 
     Raises:
         ValueError: if epoch 0 is missing, or if an epoch is not a whole number.
@@ -54,7 +54,7 @@ class ByEpoch:
 
 
 def as_weight(owner: str, argument: str, weight: Weight) -> Weight:
-    """Checks a weight; numbers by epoch become a `ByEpoch`, everything else stays as it is.
+    """Checks a weight; numbers by epoch become a `ByEpoch`, and everything else is returned unchanged.
 
     Args:
         owner: the class whose argument it is, for the error message.
@@ -80,7 +80,7 @@ def weight_at(weight: Weight, step: Step) -> Any:
 
 
 def serialize_weight(weight: Weight) -> Any:
-    """A weight as a configuration that JSON can hold."""
+    """A weight as a configuration that can be written as JSON."""
     return keras.saving.serialize_keras_object(weight) if callable(weight) else weight
 
 

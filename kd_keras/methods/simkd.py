@@ -160,7 +160,7 @@ def _walk(model: keras.Model, role: str) -> StagedGraph:
 
 @keras.saving.register_keras_serializable("kd_keras")
 class AdaptivePooling(layers.Layer):
-    """Average-pools maps to a size that does not divide theirs."""
+    """Average-pools maps `(B, H, W, C)` to a size that does not divide H and W."""
 
     def __init__(self, size: tuple[int, int], **options: Any):
         super().__init__(**options)
@@ -209,9 +209,8 @@ class SimKD(Method):
         """
         if teacher is None:
             raise ValueError(
-                f"Method {self.name!r} needs the teacher's network, whose classifier the student keeps, but a "
-                "recording holds its outputs only. Pass the teacher together with the recording: experiments.distill "
-                "--teacher=... --recording=..."
+                f"Method {self.name!r} needs the teacher's network, whose classifier becomes a part of the student, "
+                "but received only a recording of its outputs. Pass both, in the shell --teacher=... --recording=..."
             )
         return simkd_student(student, teacher, reduction=self.reduction)
 

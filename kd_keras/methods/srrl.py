@@ -69,7 +69,7 @@ class SRRL(Method):
         self.kernel = self.add_weight(shape=shape, initializer="zeros", trainable=False, name="kernel")
         self.bias = self.add_weight(shape=shape[1:], initializer="zeros", trainable=False, name="bias")
         classifier = teacher.classifier()
-        if classifier is not None:  # else the values come with the weights file
+        if classifier is not None:  # otherwise the values are loaded from the weights file
             self._copy_classifier(*classifier, specs[1].layer)
         super().bind(student, teacher)
 

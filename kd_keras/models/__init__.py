@@ -86,9 +86,10 @@ def names() -> list[str]:
 
 
 def takes_normalization(name: str) -> bool:
-    """Whether `build` takes pixel statistics for a name: for networks of the zoo, whose normalization is fitted to the
-    training data, also as `multi_exit/<name>`; not for `applications/<name>` and `hub/<name>`, whose preprocessing is
-    given.
+    """Whether `build` takes pixel statistics for a name.
+
+    It does for networks of the zoo, also as `multi_exit/<name>`, because their normalization is fitted to the training
+    data. It does not for `applications/<name>` and `hub/<name>`, because their weights expect a certain preprocessing.
 
     >>> takes_normalization("resnet20"), takes_normalization("applications/ResNet50")
     (True, False)
@@ -106,11 +107,11 @@ def build(
     """Builds a model of the zoo by name; its first layers are its preprocessing.
 
     Args:
-        name: one of `names()`, e.g. `"resnet20"`, `"mobilenet_v2"` or `"applications/ResNet50"`; with KerasHub
-            installed `"hub/<preset or class>"`; `"multi_exit/<any of these>"` for one with a classifier at each stage.
+        name: one of `names()`, for example `"resnet20"` or `"applications/ResNet50"`; if KerasHub is installed, also
+            `"hub/<preset or class>"`; `"multi_exit/<any of these>"` builds it with a classifier at each stage.
         input_shape: `(H, W, C)` of an image.
-        classes: number of classes K.
-        normalization: the mean and the standard deviation of the training images' pixels, for the names of which
+        classes: number of classes K, at least 2.
+        normalization: the mean and the standard deviation of the training images' pixels, only for names for which
             `takes_normalization` is true; by default a mean of 127.5 and a standard deviation of 63.75.
         options: further arguments of that architecture: `width=` for the mobile networks, `hidden=` for mlp,
             `weights=` for applications and presets.
@@ -119,18 +120,20 @@ def build(
         A Functional model from images `(B, H, W, C)`, float32 pixel values from 0 to 255, to logits `(B, K)`.
 
     Raises:
-        ValueError: for an unknown name (with the nearest ones), a shape that is not three positive numbers, fewer than
-            two classes, or a normalization for a network that has its own preprocessing.
-        TypeError: for an option that the architecture does not take.
-        ImportError: for a model of KerasHub if that is not installed.
+        ValueError: if the name is unknown (the message suggests the closest ones), the shape is not three positive
+            numbers, there are fewer than two classes, or there is a normalization for a network with a certain
+            preprocessing.
+        TypeError: if the architecture does not take an option.
+        ImportError: if the name is of KerasHub and KerasHub is not installed.
 
     >>> build("mlp", (8, 8, 1), 10, hidden=(16,)).output_shape
     (None, 10)
     """
     if len(input_shape) != 3 or not all(isinstance(size, int) and size > 0 for size in input_shape):
-        raise ValueError(explain_mismatch("an image shape (height, width, channels), all positive", repr(input_shape)))
+        expected = "an input_shape (height, width, channels) of positive integers"
+        raise ValueError(explain_mismatch(expected, repr(input_shape), "pass for example (32, 32, 3)"))
     if classes < 2:
-        raise ValueError(explain_mismatch("at least two classes", str(classes)))
+        raise ValueError(explain_mismatch("at least two classes", str(classes), "give a binary model two logits"))
     family, _, member = name.partition("/")
     if family == "multi_exit" and member:
         return multi_exit(build(member, input_shape, classes, normalization, **options))

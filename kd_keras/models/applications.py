@@ -29,9 +29,9 @@ def application(
 ) -> keras.Model:
     """`keras.applications.<name>` from pixel values `(B, H, W, C)` from 0 to 255 to `(B, classes)` logits.
 
-    Networks with preprocessing inside (EfficientNet, MobileNetV3, ConvNeXt, ...) stay as they are. In front of every
-    other network stands what its module's `preprocess_input` does, which its published weights expect. If C is not 3,
-    all channels are scaled and shifted alike, by the mean of the three.
+    Networks that contain their preprocessing (EfficientNet, MobileNetV3, ConvNeXt, ...) are not changed. Every other
+    network starts with a layer that does what `preprocess_input` of its module does, because its published weights
+    expect it. If C is not 3, all channels have the same scale and offset, the mean of those of the three channels.
 
     Args:
         name: as `keras.applications` spells it, in upper or lower case: `"ResNet50"` or `"resnet50"`.
@@ -42,16 +42,15 @@ def application(
         options: further arguments of that constructor (`alpha`, ...).
 
     Raises:
-        ValueError: for an unknown name, for `include_preprocessing=False`, and whatever Keras says of the other
-            arguments.
+        ValueError: if the name is unknown, if `include_preprocessing` is False, or if Keras rejects another argument.
     """
     spelled = {known.lower(): known for known in names()}.get(name.lower())
     if spelled is None:
         raise ValueError(explain_mismatch("a classifier of keras.applications", repr(name), suggest(name, names())))
     if not options.get("include_preprocessing", True):
         raise ValueError(
-            f"Model 'applications/{spelled}' reads pixels from 0 to 255, so its preprocessing is a part of it, but "
-            "received include_preprocessing=False. Leave that option out."
+            f"Model 'applications/{spelled}' must contain its preprocessing, because it reads pixels from 0 to 255, "
+            "but received include_preprocessing=False. Leave out that option."
         )
     constructor = getattr(keras.applications, spelled)
     if weights == "imagenet" and classes != 1000:
@@ -67,7 +66,7 @@ def application(
 
 @functools.cache
 def expected_pixels(name: str) -> PixelMap:
-    """What stands in front of a network: the identity if the network has preprocessing inside.
+    """The preprocessing with which a network must start: the identity if the network contains it.
 
     >>> expected_pixels("MobileNet").offset, expected_pixels("EfficientNetB0").is_identity
     ((-1.0, -1.0, -1.0), True)

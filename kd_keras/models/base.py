@@ -18,7 +18,7 @@ def image_input(input_shape: tuple[int, ...], normalization: PixelStatistics | N
 
 
 def convolution(x: Tensor, width: int, name: str, **options: Any) -> Tensor:
-    """A convolution, 3x3 unless `kernel_size` says otherwise, whose initial values are He's by its fan-out."""
+    """A convolution, by default 3x3 and without bias, with He-normal initial values by the number of outputs."""
     defaults: dict[str, Any] = {"kernel_size": 3, "padding": "same", "use_bias": False}
     options = defaults | options
     kind = GroupedConv2D if options.get("groups", 1) > 1 else layers.Conv2D
@@ -29,7 +29,8 @@ def convolution(x: Tensor, width: int, name: str, **options: Any) -> Tensor:
 class GroupedConv2D(layers.Conv2D):
     """A convolution in groups, computed as one convolution for each group.
 
-    TensorFlow's CPU kernels have no groups, and XLA's, which Keras then calls, took six times as long in training.
+    TensorFlow's CPU kernels do not support groups, and XLA's, which Keras calls instead, took six times as long in
+    training.
     """
 
     def convolution_op(self, inputs: Tensor, kernel: Tensor) -> Tensor:
@@ -55,7 +56,7 @@ def batch_norm(x: Tensor, name: str) -> Tensor:
 
 
 def fan_out() -> keras.initializers.Initializer:
-    """A new initializer for each layer; one that several layers share gives the same values for the same shape."""
+    """A new initializer for each layer, because a shared one gives layers of the same shape the same values."""
     return keras.initializers.VarianceScaling(2.0, mode="fan_out", distribution="untruncated_normal")
 
 
@@ -72,16 +73,6 @@ def channel_shuffle(x: Tensor, groups: int, name: str) -> Tensor:
 
 
 def classified(inputs: Tensor, x: Tensor, classes: int, name: str) -> keras.Model:
-    """The model from the inputs to logits `(B, classes)`, a dense layer's output for the mean of the last maps."""
+    """The model from the inputs to logits `(B, classes)`, a dense layer of the mean of the last maps."""
     x = layers.GlobalAveragePooling2D(name="pool")(x)
     return keras.Model(inputs, layers.Dense(classes, name="logits")(x), name=name)
-
-
-def check_positive(name: str, argument: str, value: Any) -> None:
-    """Checks an argument of an architecture.
-
-    Raises:
-        ValueError: if it is not a number above 0.
-    """
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
-        raise ValueError(f"{name}({argument}=...) must be a number above 0, but received {value!r}.")

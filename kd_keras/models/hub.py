@@ -20,23 +20,23 @@ def hub(
 ) -> keras.Model:
     """An image classifier of KerasHub from pixel values `(B, H, W, C)` from 0 to 255 to `(B, classes)` logits.
 
-    In front of the network stands what the image converter of the preset does to pixel values. It does not resize,
-    because the network is built for `input_shape`. A network without an image converter reads pixels divided by 255, as
-    the documentation of KerasHub's `ImageConverter` shows it.
+    The network starts with a layer that does to pixel values what the image converter of the preset does, except that
+    it does not resize, because the network is built for `input_shape`. A network without an image converter reads
+    pixels divided by 255, as the documentation of KerasHub's `ImageConverter` shows.
 
     Args:
-        name: a class, `"ResNetImageClassifier"`, which is built anew; or a preset, `"resnet_50_imagenet"`, a URI such
-            as `"hf://..."`, or the folder of a saved one.
+        name: a class such as `"ResNetImageClassifier"`, which gets initial weights; or a preset: a name such as
+            `"resnet_50_imagenet"`, a URI such as `"hf://..."`, or the folder of a saved preset.
         input_shape: `(H, W, C)` of an image.
         classes: number of classes K; the classifier is new if a preset has another number.
-        weights: whether a preset's weights are loaded (and downloaded first) or only its architecture.
-        options: for a class the arguments of its backbone (`stackwise_num_filters=`, ...) and of itself (`dropout=`,
-            ...); for a preset those of the class.
+        weights: whether the weights of a preset are downloaded and loaded, or only its architecture.
+        options: for a class, the arguments of its backbone (`stackwise_num_filters=`, ...) and of the class itself
+            (`dropout=`, ...); for a preset, those of its class.
 
     Raises:
         ImportError: if KerasHub is not installed.
-        ValueError: for an unknown name, and if a preset cannot be loaded.
-        TypeError: if a backbone lacks an argument, with those that it takes.
+        ValueError: if the name is unknown, or if a preset cannot be loaded.
+        TypeError: if a backbone needs other arguments; the message lists those that it takes.
     """
     keras_hub = _keras_hub()
     models = keras_hub.models
@@ -55,8 +55,8 @@ def hub(
         converter = _image_converter(keras_hub, name)
     except Exception as error:  # a download fails in many ways
         raise ValueError(
-            f"KerasHub cannot load preset {name!r}: {type(error).__name__}: {error} Check the network, or the folder; "
-            "KerasHub downloads a preset when it is first used."
+            f"KerasHub cannot load preset {name!r}. Check the connection or the folder: KerasHub downloads a preset "
+            f"when it is first used. KerasHub reports {type(error).__name__}: {error}"
         ) from error
     return prepend(network, _pixel_map(converter, input_shape[-1]))
 
@@ -73,7 +73,7 @@ def _keras_hub() -> Any:
 
 
 def _preset(load: Callable[..., keras.Model], classes: int) -> keras.Model:
-    """The preset with its own classifier, if that has as many classes, or with a new one."""
+    """The preset with its own classifier if that has the right number of classes, else with a new classifier."""
     try:
         network = load()
     except TypeError:  # a backbone alone, for which num_classes has no default
@@ -91,7 +91,7 @@ def _new(kind: Any, input_shape: tuple[int, int, int], classes: int, options: di
         backbone = kind.backbone_cls(**{shape_argument: tuple(input_shape)} | of_the_backbone)
     except TypeError as error:
         expected = f"the arguments of {kind.backbone_cls.__name__}: {', '.join(arguments)}"
-        raise TypeError(explain_mismatch(expected, f"others: {error}")) from error
+        raise TypeError(explain_mismatch(expected, f"other arguments ({error})")) from error
     return kind(backbone=backbone, num_classes=classes, **{key: options[key] for key in of_the_classifier})
 
 
@@ -104,7 +104,7 @@ def _image_converter(keras_hub: Any, name: str) -> Any | None:
 
 
 def _pixel_map(converter: Any | None, channels: int) -> PixelMap:
-    """What a converter does to pixels: it multiplies by its scale and adds its offset, if it has any."""
+    """The map of pixels that a converter computes: it multiplies by its scale and adds its offset, if it has any."""
     scale, offset = (1 / 255, 0.0) if converter is None else (converter.scale, converter.offset)
     scale, offset = 1.0 if scale is None else scale, 0.0 if offset is None else offset
     count = max(np.size(scale), np.size(offset))

@@ -32,7 +32,7 @@ def mobilenet_v1(
         input_shape: `(H, W, C)` of an image.
         classes: number of classes K.
         normalization: mean and standard deviation of the pixels in training; by default 127.5 and 63.75.
-        width: what the channels of every layer are multiplied by, at least 1/32.
+        width: the factor of the channels of every layer, at least 1/32.
         name: the model's name.
 
     Raises:

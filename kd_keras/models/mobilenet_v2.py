@@ -1,9 +1,10 @@
 """MobileNetV2 for small images: Sandler et al. 2018, *Inverted Residuals and Linear Bottlenecks*, 1801.04381, table 2.
 
 The form of the published distillation tables: half width, the second stage at full resolution, an expansion
-convolution in every block (even if it expands by 1), ReLU instead of the paper's ReLU6. A bottleneck's output is
-linear: it has no activation before which there could be a tap. The published taps of the last bottlenecks of a
-resolution are `"stage?_out"`. `"stages"` are the last maps with an activation, to which the next block expands them.
+convolution in every block (even if it expands by 1), ReLU instead of the paper's ReLU6. The output of a bottleneck is
+linear: it has no activation, and so no tap before its activation. The published taps, the last bottlenecks of a
+resolution, are `"stage?_out"`. `"stages"` are the last maps of a resolution that have an activation: those to which the
+next block expands the bottleneck.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from kd_keras.networks.preprocessing import PixelStatistics
 
 # expansion, channels at full width, blocks, stride of the first block
 ROWS = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
-LAST = (2, 3, 5, 7)  # the rows after which the size changes, or the classifier comes
+LAST = (2, 3, 5, 7)  # the last rows of each size
 
 
 def mobilenet_v2(
@@ -35,8 +36,8 @@ def mobilenet_v2(
         input_shape: `(H, W, C)` of an image.
         classes: number of classes K.
         normalization: mean and standard deviation of the pixels in training; by default 127.5 and 63.75.
-        width: what the channels of every layer are multiplied by, at least 1/16, except the last convolution's 1280,
-            which grow only for a width above 1.
+        width: the factor of the channels of every layer, at least 1/16; the 1280 channels of the last convolution grow
+            only if it is above 1.
         name: the model's name.
 
     Raises:

@@ -1,7 +1,7 @@
 """MobileNetV3-Small for small images: Howard et al. 2019, *Searching for MobileNetV3*, 1905.02244, table 2.
 
 The layers of the paper with strides for 32 pixels: the stem and the first block keep the size, so that three halvings
-leave 4x4. Bottlenecks are linear: what `mobilenet_v2.py` says of them holds here too.
+leave 4x4. Bottlenecks are linear, and the taps are as `mobilenet_v2.py` describes them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import keras
 from keras import layers
 
 from kd_keras.contracts import Tensor
-from kd_keras.models.base import check_positive, conv_bn, depthwise_bn, image_input
+from kd_keras.errors import check_number
+from kd_keras.models.base import conv_bn, depthwise_bn, image_input
 from kd_keras.networks.preprocessing import PixelStatistics
 
 # kernel, channels of the expansion and of the output at full width, squeeze and excitation, activation, stride
@@ -27,7 +28,7 @@ BLOCKS = (
     (5, 576, 96, True, "hard_swish", 1),
     (5, 576, 96, True, "hard_swish", 1),
 )
-LAST = (1, 3, 8, 11)  # the blocks after which the size changes, or the head comes
+LAST = (1, 3, 8, 11)  # the last blocks of each size
 
 
 def mobilenet_v3_small(
@@ -45,17 +46,18 @@ def mobilenet_v3_small(
         input_shape: `(H, W, C)` of an image.
         classes: number of classes K.
         normalization: mean and standard deviation of the pixels in training; by default 127.5 and 63.75.
-        width: what the channels are multiplied by, above 0; they are rounded to multiples of 8.
+        width: the factor of the channels, above 0; they are rounded to multiples of 8.
         dropout: the rate in [0, 1) of the dropout of the embedding.
         name: the model's name.
 
     Raises:
-        ValueError: if `width` is not above 0.
+        TypeError: if `width` is not a number.
+        ValueError: if it is not above 0.
 
     >>> mobilenet_v3_small((32, 32, 3), 100).output_shape
     (None, 100)
     """
-    check_positive(name, "width", width)
+    check_number(name, "width", width, above=0)
     inputs, x = image_input(input_shape, normalization)
     x = _active(conv_bn(x, 16, "stem"), "hard_swish", "stem_out")
     for number, (kernel, expanded, channels, squeezed, activation, strides) in enumerate(BLOCKS, start=1):
@@ -88,7 +90,7 @@ def _bottleneck(
 
 
 def _squeezed_and_excited(x: Tensor, name: str) -> Tensor:
-    """Each channel times a factor that all channels' means decide."""
+    """Squeeze and excitation: multiplies each channel by a factor computed from the means of all channels."""
     means = layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}_pool")(x)
     means = layers.Conv2D(_rounded(x.shape[-1] / 4), 1, activation="relu", name=f"{name}_reduce")(means)
     factors = layers.Conv2D(x.shape[-1], 1, activation="hard_sigmoid", name=f"{name}_factors")(means)

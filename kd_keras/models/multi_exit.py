@@ -1,7 +1,7 @@
-"""Multi-exit networks: a classifier at each stage, and a prediction that is the mean of theirs.
+"""Multi-exit networks: a classifier at each stage, and the mean of their predictions.
 
-The places and the form of the exits are those of Zhang et al. 2019, *Be Your Own Teacher*, 1905.08094, section 3. The
-prediction of all N exits is the normalized sum P(y|x) = (1/N) sum_i P(y_i|x). `methods.BYOT` trains them.
+The positions and the layers of the exits are those of Zhang et al. 2019, *Be Your Own Teacher*, 1905.08094, section 3.
+The prediction of all N exits is the normalized sum P(y|x) = (1/N) sum_i P(y_i|x). `methods.BYOT` trains them.
 """
 
 from __future__ import annotations
@@ -114,20 +114,21 @@ class MeanOfPredictions(layers.Layer):
         super().__init__(dtype="float32", **{key: value for key, value in options.items() if key != "dtype"})
 
     def call(self, logits: list[Tensor]) -> Tensor:
-        log_probabilities = ops.stack([ops.log_softmax(ops.cast(one, "float32"), axis=-1) for one in logits])
+        log_probabilities = ops.stack([ops.log_softmax(ops.cast(z, "float32"), axis=-1) for z in logits])
         return ops.logsumexp(log_probabilities, axis=0) - math.log(len(logits))
 
 
 def exit_count(model: keras.Model) -> int:
-    """How many exits a model made by `multi_exit` has, including the deepest.
+    """The number of exits of a model that `multi_exit` built, including the deepest exit.
 
     Raises:
-        ValueError: if it is no such model.
+        ValueError: if it has no exits.
     """
     names = {layer.name for layer in model.layers}
     count = sum(f"exit{number}" in names for number in range(1, len(names)))
     if not count:
-        raise ValueError(explain_mismatch("a model made by multi_exit", repr(model.name)))
+        advice = 'build it with multi_exit, or by the name "multi_exit/<name>"'
+        raise ValueError(explain_mismatch("a model with exits", f"{model.name!r}, which has none", advice))
     return count
 
 
@@ -135,20 +136,20 @@ def single_exit(model: keras.Model, number: int) -> keras.Model:
     """One exit of a multi-exit model as a separate model, with only the layers that lead to it.
 
     Args:
-        model: made by `multi_exit`.
-        number: from 1; the last is the network itself, so that its export has no exits.
+        model: a model that `multi_exit` built.
+        number: of the exit, from 1; the last exit is the network itself, without the other exits.
 
     Raises:
         ValueError: if there is no such exit.
     """
     count = exit_count(model)
     if not 1 <= number <= count:
-        raise ValueError(explain_mismatch(f"an exit of 1 to {count}", str(number)))
+        raise ValueError(explain_mismatch(f"an exit from 1 to {count} of {model.name!r}", str(number)))
     return keras.Model(model.input, model.get_layer(f"exit{number}").output, name=f"{model.name}_exit{number}")
 
 
 def _parts(model: keras.Model) -> Iterator[keras.Model]:
-    """The model cut at the maps that exits read: from image or maps to the next maps and an exit's logits."""
+    """The parts between exits: each from the image or the maps of the part before to its maps and its exit's logits."""
     count, inputs = exit_count(model), model.input
     for number in range(1, count):
         maps = model.get_layer(f"exit{number}_conv1").input
@@ -167,11 +168,11 @@ class EarlyExit(keras.Model):
     early, and the prediction is that of the multi-exit model.
 
     Args:
-        model: made by `multi_exit`.
-        threshold: probability, above 0.
+        model: a model that `multi_exit` built.
+        threshold: the lowest probability, above 0, with which an example stops.
 
     Raises:
-        ValueError: if the model is no such model, or the threshold is not above 0.
+        ValueError: if the model has no exits, or the threshold is not above 0.
 
     >>> from kd_keras.models.resnet import resnet8
     >>> EarlyExit(multi_exit(resnet8((32, 32, 3), 10)), 0.9)(ops.zeros((2, 32, 32, 3))).shape[-1]
@@ -184,7 +185,7 @@ class EarlyExit(keras.Model):
             raise ValueError(explain_mismatch("a threshold above 0", repr(threshold)))
         self.model, self.threshold = model, float(threshold)
         self.parts = list(_parts(model))
-        self(model.inputs[0])  # so that it knows its input, and can be exported
+        self(model.inputs[0])  # builds it with its input shape, which an export needs
 
     def call(self, images: Tensor) -> Tensor:
         """The logits `(B, K)`: logarithms of the prediction's probabilities, float32."""

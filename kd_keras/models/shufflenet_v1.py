@@ -1,8 +1,8 @@
 """ShuffleNet V1: Zhang, Zhou et al. 2018, *An Extremely Efficient Convolutional Neural Network*, 1707.01083, table 1.
 
-`shufflenet_v1_imagenet` is the paper's own. `shufflenet_v1` is for small images, as the published distillation tables
-use it: its stem is a 1x1 convolution that keeps the size, a ReLU follows the depthwise convolution too, and the unit
-that begins a stage has a bottleneck of a quarter of the channels that it adds, not of those that it puts out.
+`shufflenet_v1_imagenet` is the network of the paper. `shufflenet_v1` is for small images, as the published distillation
+tables use it: its stem is a 1x1 convolution that does not change the size, a ReLU follows the depthwise convolution
+too, and the first unit of a stage has a bottleneck of a quarter of the channels that it adds, not of its output.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import keras
 from keras import layers
 
 from kd_keras.contracts import Tensor
-from kd_keras.errors import explain_mismatch
-from kd_keras.models.base import channel_shuffle, check_positive, classified, conv_bn, depthwise_bn, image_input
+from kd_keras.errors import check_number, explain_mismatch
+from kd_keras.models.base import channel_shuffle, classified, conv_bn, depthwise_bn, image_input
 from kd_keras.networks.preprocessing import PixelStatistics
 
 # groups: channels of the first stage at full width (table 1); each later stage has twice as many
 CHANNELS = {1: 144, 2: 200, 3: 240, 4: 272, 8: 384}
 UNITS = (4, 8, 4)
-# width: channels of the stem, of which the paper gives 24 at full width; these lead to its complexities in table 2
+# width: channels of the stem; the paper gives only 24 at full width, and these reproduce the complexities of table 2
 STEMS = {0.25: 12, 0.5: 12, 1.0: 24, 1.5: 24, 2.0: 48}
 
 
@@ -37,12 +37,12 @@ def shufflenet_v1(
         input_shape: `(H, W, C)` of an image.
         classes: number of classes K.
         normalization: mean and standard deviation of the pixels in training; by default 127.5 and 63.75.
-        width: what the channels are multiplied by, above 0.
-        groups: of the 1x1 convolutions: 1, 2, 3, 4 or 8.
+        width: the factor of the channels, above 0.
+        groups: the number of groups of the 1x1 convolutions: 1, 2, 3, 4 or 8.
         name: the model's name.
 
     Raises:
-        ValueError: for other groups, or a width at which they do not divide the channels.
+        ValueError: if there are other groups, or if the channels at this width are not a multiple of 4 groups.
 
     >>> shufflenet_v1((32, 32, 3), 100).output_shape
     (None, 100)
@@ -77,12 +77,12 @@ def shufflenet_v1_imagenet(
 
 
 def _stages(inputs: Tensor, x: Tensor, classes: int, width: float, groups: int, small: bool, name: str) -> keras.Model:
-    check_positive(name, "width", width)
+    check_number(name, "width", width, above=0)
     if groups not in CHANNELS:
         raise ValueError(explain_mismatch(f"{name}(groups=...) one of {', '.join(map(str, CHANNELS))}", repr(groups)))
     if (CHANNELS[groups] * width) % (4 * groups):
         raise ValueError(
-            explain_mismatch(f"a width at which {4 * groups} divides {CHANNELS[groups]} width", repr(width))
+            explain_mismatch(f"a width for which {CHANNELS[groups]} * width is a multiple of {4 * groups}", repr(width))
         )
     for stage, units in enumerate(UNITS, start=1):
         channels = int(CHANNELS[groups] * width) * 2 ** (stage - 1)

@@ -1,7 +1,7 @@
 """ShuffleNet V2: Ma et al. 2018, *Practical Guidelines for Efficient CNN Architecture Design*, 1807.11164, table 5.
 
 `shufflenet_v2` is for small images, as the published distillation tables use it: its stem is a 1x1 convolution that
-keeps the size. `shufflenet_v2_imagenet` is the paper's own, whose stem and pooling quarter it.
+does not change the size. `shufflenet_v2_imagenet` is the network of the paper, whose stem and pooling quarter the size.
 """
 
 from __future__ import annotations

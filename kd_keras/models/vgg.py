@@ -1,7 +1,8 @@
 """VGG with BatchNorm, small images: Simonyan, Zisserman 2015, *Very Deep Convolutional Networks*, 1409.1556, table 1.
 
-The form of the published distillation tables: one linear classifier of the last maps' mean instead of three, and
-at 32 pixels three poolings, so that the last two stages are both of 4x4. `vgg8` has one convolution a stage.
+The form of the published distillation tables: one linear classifier that reads the mean of the last maps, instead of
+three, and three poolings at 32 pixels, so that the maps of the last two stages are 4x4. `vgg8` has one convolution per
+stage.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def vgg(
         input_shape: `(H, W, C)` of an image; of 64 pixels or more, a fourth pooling comes before the last stage.
         classes: number of classes K.
         normalization: mean and standard deviation of the pixels in training; by default 127.5 and 63.75.
-        convolutions: how many each of the five stages has.
+        convolutions: the number of convolutions of each of the five stages.
         name: the model's name.
 
     >>> vgg8((32, 32, 3), 100).output_shape

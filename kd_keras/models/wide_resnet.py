@@ -33,7 +33,7 @@ def wrn(
         classes: number of classes K.
         normalization: mean and standard deviation of the pixels in training; by default 127.5 and 63.75.
         blocks: blocks of each of the three stages, (depth - 4) / 6.
-        width: what the channels 16, 32 and 64 are multiplied by.
+        width: the factor of the channels 16, 32 and 64.
         name: the model's name.
 
     >>> wrn_16_1((32, 32, 3), 10).output_shape

@@ -1,4 +1,4 @@
-"""Writes the page on what an evaluator found: chooses the images that the page shows."""
+"""Writes the page on the findings of an evaluator, and chooses the images that it shows."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ def write_report(
     """Writes the page on the networks that an evaluator has evaluated.
 
     Args:
-        path: of the HTML file.
-        evaluator: which has the predictions and the images.
-        subjects: the networks by the names of the evaluator's candidates: the teacher first, the judged one last.
-        requirements: those on the judged network.
-        command: repeats the page.
+        path: the path of the HTML file.
+        evaluator: an evaluator that has evaluated all subjects.
+        subjects: the networks, with the names of the evaluator's candidates: the teacher first, the judged one last.
+        requirements: the requirements on the judged network.
+        command: the command that repeats the page.
     """
     judged = subjects[-1].name
     shown = len(evaluator.sample.images)
@@ -74,7 +74,7 @@ def write_report(
 
 
 def select_attention(evaluator: Evaluator, judged: str) -> list[Attention]:
-    """Evenly spread images of the sample with the maps of all networks that have some; none if the judged has none."""
+    """Evenly spread images of the sample with the maps of all networks; none if the judged network has no maps."""
     images, labels = evaluator.sample
     if judged not in evaluator.attention_maps:
         return []

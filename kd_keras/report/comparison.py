@@ -25,8 +25,8 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
     tables = []
     pairs = dict.fromkeys((row["teacher"], row["student"]) for row in rows)
     for teacher, student in pairs:
-        if teacher == "-" and any(other != "-" and name == student for other, name in pairs):
-            continue
+        if teacher == "-" and any(pair[0] != "-" and pair[1] == student for pair in pairs):
+            continue  # the baseline is in the tables of its teachers
         title = f"{student}, taught by {teacher}:" if teacher != "-" else f"{student}:"
         lines = [title, "", f"| {' | '.join(HEADS)} |", "|---|---:|---:|---:|---:|---:|---:|---|---:|---:|"]
         lines += [_line(row) for row in rows if row["student"] == student and row["teacher"] in ("-", teacher)]

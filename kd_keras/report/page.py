@@ -1,8 +1,4 @@
-"""Renders one self-contained HTML page that says whether a student may replace its teacher, and why.
-
-from kd_keras.report import render_page
-html = render_page(subjects, requirements, title="runs/student", classes=source.class_names)
-"""
+"""Renders one self-contained HTML page that says whether a student may replace its teacher, and why."""
 
 from __future__ import annotations
 
@@ -50,15 +46,24 @@ TITLES = {
     "classes": "Accuracy by class",
     "generalization": "Generalization",
 }
+SECTIONS = {  # those that need nothing but the networks and the names of the classes
+    "training": show_training,
+    "confusion": show_confusion,
+    "calibration": show_calibration,
+    "robustness": show_robustness,
+    "similarity": show_similarity,
+    "classes": show_classes,
+    "generalization": show_generalization,
+}
 
 
 class Subject(NamedTuple):
     """One network on the page.
 
     Attributes:
-        name: of its run; unique on the page.
+        name: the name of its run or file; unique on the page.
         role: "teacher", "distilled", "baseline" (trained without distillation) or "other".
-        findings: what the evaluation found, by name: numbers or arrays.
+        findings: the findings of the evaluation by name: numbers or arrays.
         history: the columns of the run's metrics.csv, one number per epoch, NaN if an epoch has none; may be empty.
         commands: lines that repeat the run; may be empty.
     """
@@ -81,17 +86,17 @@ def render_page(
     disagreements: Sequence[Disagreement] = (),
     command: str = "",
 ) -> str:
-    r"""The report as one HTML text, without scripts and without references to other files.
+    r"""Renders the report as one HTML text, without scripts and without references to other files.
 
     Args:
-        subjects: the networks; the teacher, if there is one, is the first, and the judged one is the last.
-        requirements: on the last network.
+        subjects: the networks; the teacher, if there is one, is the first, and the judged network is the last.
+        requirements: the requirements on the judged network.
         title: the heading of the page.
         data: a sentence about the test images.
-        classes: the names of their classes; numbers by default.
+        classes: the names of the classes of these images; numbers by default.
         attention: images with the attention maps of the networks.
-        disagreements: images for which the last network and the teacher predict different classes.
-        command: repeats the page.
+        disagreements: images for which the judged network and the teacher predict different classes.
+        command: the command that repeats the page.
 
     Raises:
         ValueError: if there are no subjects, a role is unknown, two subjects have the same name, or the teacher is not
@@ -104,29 +109,15 @@ def render_page(
     >>> "0.0741\xa0×" in html, "http" in html
     (True, False)
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    _check(subjects)
+    _check_subjects(subjects)
     named = name_networks(subjects)
     shown = list(named.values())
     teacher = shown[0] if subjects[0].role == "teacher" else None
     classes = list(classes) or [str(place) for place in range(_count_classes(subjects))]
-    sections = {
-        "training": show_training(shown, classes),
-        "confusion": show_confusion(shown, classes),
-        "calibration": show_calibration(shown, classes),
-        "robustness": show_robustness(shown, classes),
-        "attention": show_attention(named, classes, attention),
-        "similarity": show_similarity(shown, classes),
-        "disagreements": show_disagreements(named, classes, disagreements),
-        "classes": show_classes(shown, classes),
-        "generalization": show_generalization(shown, classes),
-    }
-    loader = FileSystemLoader(TEMPLATES)
-    environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.get_template("page.html.jinja").render(
+    sections = {name: show(shown, classes) for name, show in SECTIONS.items()}
+    sections["attention"] = show_attention(named, classes, attention)
+    sections["disagreements"] = show_disagreements(named, classes, disagreements)
+    return _load_template().render(
         title=title,
         data=data,
         command=command,
@@ -142,10 +133,23 @@ def render_page(
     )
 
 
-def _check(subjects: Sequence[Subject]) -> None:
+def _load_template() -> Any:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html.jinja")
+
+
+def _check_subjects(subjects: Sequence[Subject]) -> None:
     names = [subject.name for subject in subjects]
     if not subjects or len(set(names)) < len(names):
-        raise ValueError(f"The report needs at least one subject, and unique names, but received {names}.")
+        raise ValueError(f"The report needs at least one subject, all with different names, but received {names}.")
     roles = [subject.role for subject in subjects]
     for role in roles:
         if role not in ROLES:
@@ -157,7 +161,7 @@ def _check(subjects: Sequence[Subject]) -> None:
 def name_networks(subjects: Sequence[Subject]) -> dict[str, Network]:
     """The networks as the page shows them, by the name of the subject.
 
-    The style is that of the role, or the next free one if another subject has it; later subjects choose first.
+    A network has the style of its role, or the next free style if a later subject already has it.
     """
     styles: dict[str, int] = {}
     for subject in reversed(subjects):
@@ -172,7 +176,7 @@ def name_networks(subjects: Sequence[Subject]) -> dict[str, Network]:
 
 
 def _labels(subjects: Sequence[Subject]) -> list[str]:
-    """The role of a subject if no other has it, else its name without the common prefix of these names."""
+    """The role of each subject if it is unique, else the name without the prefix that all such names share."""
     roles = [subject.role for subject in subjects]
     names = [subject.name for subject in subjects if subject.role == "other" or roles.count(subject.role) > 1]
     common = os.path.commonprefix(names) if len(names) > 1 else f"{PurePath(*names).parent}/"

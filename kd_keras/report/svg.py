@@ -100,7 +100,7 @@ def to_svg(figure: Any, name: str, alt: str) -> str:
 
 
 def _adapt_to_html(element: ElementTree.Element, name: str, linked: set[str]) -> None:
-    """Removes the namespace, keeps only ids that are referred to, and replaces placeholder colors by variables."""
+    """Removes the namespace and the ids without references, and replaces placeholder colors by variables."""
     element.tag = element.tag.removeprefix(SVG)
     if link := element.attrib.pop(LINK, ""):
         element.set("href", f"#{name}-{link[1:]}" if link.startswith("#") else "".join(link.split()))

@@ -1,4 +1,4 @@
-"""What an evaluation or an export reads of a trained network: the network itself, and what its run recorded."""
+"""Loads trained networks for evaluations and exports, with what their runs recorded."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Network: TypeAlias = Trained
 
 
 def load_candidate(source: Network, name: str, data_dir: str | None = None) -> Candidate:
-    """A network with what its run recorded."""
+    """Loads a network with what its run recorded."""
     network = load_network(source)
     run = find_run(source)
     return Candidate(
@@ -39,14 +39,17 @@ def training_images(run: Run, data_dir: str | None = None) -> Source:
         ValueError: if its settings do not name them.
     """
     if "data" not in run.settings:
-        raise ValueError(f"The settings of run {run.path} do not name its training images.")
+        raise ValueError(
+            f"Run {run.path} must name its training images, but its settings do not, because they were passed as a "
+            "Python object."
+        )
     recorded = Recipe.from_settings(run.settings)
     train = open_source(recorded.data, recorded.train_split, data_dir or recorded.data_dir)
     return train.without(recorded.without_classes) if recorded.without_classes else train
 
 
 def evaluation_settings(source: Network) -> dict[str, Any]:
-    """What the run of a network was tested on: options of `Recipe`; empty if it belongs to no run."""
+    """The options of `Recipe` that name what a network was tested on; empty if it belongs to no run."""
     run = find_run(source)
     if run is None or "data" not in run.settings:
         return {}
@@ -70,12 +73,17 @@ def resolve_data(data: Data | None, source: Network, options: Mapping[str, Any])
     if data is not None:  # the split belongs to the recorded data; the directory and the image size are kept
         recorded = {**recorded, "data": data, "test_split": Recipe.test_split}
     if "data" not in recorded:
-        raise ValueError(f"{source!r} does not record what it was tested on. Pass data=.")
+        raise ValueError(f"The test images of {source!r} are not known, because no run records their name. Pass data=.")
     return {**recorded, **{name: value for name, value in options.items() if value is not None}}
 
 
 def name_networks(teacher: Network | None, models: Network | Sequence[Network]) -> dict[str, Network]:
-    """The networks by name, the teacher first; a network that is passed twice is evaluated once."""
+    """The networks by name, the teacher first; a network that is passed twice is evaluated once.
+
+    Raises:
+        TypeError: if a network is of another type.
+        ValueError: if there is no network.
+    """
     models = list(models) if isinstance(models, (list, tuple)) else [models]
     networks: dict[str, Network] = {}
     for source in [*([] if teacher is None else [teacher]), *models]:
@@ -88,7 +96,7 @@ def name_networks(teacher: Network | None, models: Network | Sequence[Network]) 
             name = f"{source.name} {sum(label.startswith(source.name) for label in networks) + 1}"
         networks.setdefault(name, source)
     if not networks:
-        raise ValueError("evaluate needs at least one model or a teacher, but received none.")
+        raise ValueError("Expected at least one model or a teacher, but received none. Pass models= or teacher=.")
     return networks
 
 

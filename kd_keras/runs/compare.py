@@ -80,12 +80,13 @@ def compare(
         pairs: of the plan: (teacher, student), see `kd_keras.runs.sweeps.plan`.
         recipes: of the plan: by name, the options of `distill`.
         seeds: of the plan, (0, 1, 2) by default.
-        shard: (i, n): this call trains the runs i, i + n, i + 2n, ... of the plan, so that n workers can divide them.
+        shard: (i, n): this call trains the runs i, i + n, i + 2n, ... of the plan, with i from 0, so that n workers can
+            divide them; (0, 1) by default.
         **options: of every run of the plan, as `Recipe` describes them.
 
     Raises:
-        ValueError: if neither or both of `runs` and `sweep` are passed, a path is not a run, the plan is incomplete, or
-            no run has a result.
+        ValueError: if neither or both of `runs` and `sweep` are passed, a path is not a run, the plan is incomplete, no
+            run has a result, or a result has no accuracy.
 
     >>> import tempfile
     >>> from kd_keras.runs.train import train
@@ -96,23 +97,28 @@ def compare(
     """
     if (sweep is None) == (not runs):
         received = "neither" if sweep is None else "both"
-        raise ValueError(f"compare needs either finished runs or a sweep, but received {received}.")
+        raise ValueError(f"compare needs either runs or a sweep, but received {received}. Pass runs= or sweep=.")
     if sweep is None:
         paths = _find_runs(runs)
     else:
         if not recipes:
-            raise ValueError(f"The sweep {os.fspath(sweep)} needs recipes, but received none.")
+            raise ValueError(
+                f"The sweep {os.fspath(sweep)} needs recipes, but received none. Pass recipes={{name: options}}."
+            )
         planned = plan(sweep, pairs, recipes, seeds, options)
         finish_all(planned, shard)
         paths = [run.path for run in planned]
     groups, unfinished = group_runs(paths)
     if not groups:
-        raise ValueError(f"None of the {len(paths)} runs is complete: {', '.join(map(str, paths[:5]))}.")
+        raise ValueError(
+            f"compare needs complete runs, but none of the {len(paths)} runs has a result: "
+            f"{', '.join(map(str, paths[:5]))}. Train or resume them first."
+        )
     return Comparison(groups, unfinished)
 
 
 def _find_runs(runs: Sequence[Run | str | os.PathLike]) -> list[Path]:
-    """The paths of runs and patterns, each once, in the order given.
+    """The paths of runs and patterns in their order, without duplicates.
 
     Raises:
         ValueError: if a path or a pattern matches no run.
@@ -130,7 +136,11 @@ def _find_runs(runs: Sequence[Run | str | os.PathLike]) -> list[Path]:
 
 
 def group_runs(paths: Sequence[Path]) -> tuple[list[SeedGroup], list[Path]]:
-    """Groups of the complete runs in the order of their first one, and the paths of the others."""
+    """The groups of the complete runs in the order of their first run, and the paths of the incomplete runs.
+
+    Raises:
+        ValueError: if a complete run had no test images, so that its result has no accuracy.
+    """
     groups: dict[tuple, SeedGroup] = {}
     unfinished = []
     for path in paths:
@@ -138,6 +148,10 @@ def group_runs(paths: Sequence[Path]) -> tuple[list[SeedGroup], list[Path]]:
             unfinished.append(path)
             continue
         run = Run(path)
+        if "val_accuracy" not in run.result["last"]:
+            raise ValueError(
+                f"compare needs runs with test images, but the result of {path} has no accuracy. Leave out this run."
+            )
         settings = run.settings
         shared = [
             line
@@ -155,6 +169,6 @@ def group_runs(paths: Sequence[Path]) -> tuple[list[SeedGroup], list[Path]]:
 
 
 def _without_seed(teacher: str) -> str:
-    """The run of a teacher; if every seed has its own, `<directory>/seed<n>`, the directory of these runs."""
+    """The path of a teacher's run; if every seed has a teacher in `<directory>/seed<n>`, the path of that directory."""
     path = Path(teacher)
     return str(path.parent if path.name.startswith("seed") and path.name[4:].isdigit() else path) if teacher else ""

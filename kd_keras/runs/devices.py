@@ -1,4 +1,4 @@
-"""From a recipe to the devices of a run, and what follows from them before anything is built."""
+"""Chooses the devices of a run from its recipe, and prepares the process before anything is built."""
 
 from __future__ import annotations
 
@@ -20,10 +20,9 @@ logger = logging.getLogger("kd_keras")
 
 @contextlib.contextmanager
 def chosen_strategy(recipe: Recipe) -> Iterator[tf.distribute.Strategy]:
-    """The strategy of a recipe; a worker ends together with the others of its cluster.
+    """The strategy of a recipe, as a context: in a cluster all workers end together, and only the chief logs.
 
-    Make it before anything else of TensorFlow runs if it needs logical devices or a cluster. The workers beside the
-    chief say nothing.
+    A strategy that needs logical devices or a cluster must be made before TensorFlow runs its first operation.
     """
     with contextlib.ExitStack() as stack:
         if recipe.deterministic:
@@ -38,7 +37,7 @@ def chosen_strategy(recipe: Recipe) -> Iterator[tf.distribute.Strategy]:
 
 @contextlib.contextmanager
 def _deterministic() -> Iterator[None]:
-    """Makes operations deterministic, and ends it unless it was so before."""
+    """Makes operations deterministic within the context, and restores the earlier mode."""
     before = op_determinism_is_enabled()
     tf.config.experimental.enable_op_determinism()
     try:
@@ -54,12 +53,12 @@ def _strategy(recipe: Recipe) -> tf.distribute.Strategy:
     name = distribute.detect_strategy() if recipe.strategy == "auto" else recipe.strategy
     if name == "one":
         return distribute.strategy("one", devices=recipe.devices)
-    return _made_once(name, recipe.devices, recipe.worker_timeout)
+    return _cached_strategy(name, recipe.devices, recipe.worker_timeout)
 
 
 @functools.cache
-def _made_once(name: str, devices: int | None, timeout: float) -> tf.distribute.Strategy:
-    """One strategy of a kind in a process: a cluster can be joined only once."""
+def _cached_strategy(name: str, devices: int | None, timeout: float) -> tf.distribute.Strategy:
+    """The same strategy for the same arguments, because a process can join a cluster only once."""
     return distribute.strategy(name, devices=devices, timeout=timeout)
 
 
@@ -74,34 +73,38 @@ def _silenced() -> Iterator[None]:
 
 
 def local_strategy(recipe: Recipe) -> tf.distribute.Strategy:
-    """A strategy over the devices of this machine alone, for work that the workers of a cluster share without one.
+    """A strategy for the devices of this machine, for work whose shares the workers of a cluster do independently.
 
     Raises:
-        ValueError: if the recipe asks for another kind.
+        ValueError: if the recipe names a strategy of another kind.
     """
     if isinstance(recipe.strategy, tf.distribute.Strategy):
         return recipe.strategy
     if recipe.strategy not in ("auto", "multiworker", "mirrored", "one"):
-        raise ValueError(f"strategy must be auto, one, mirrored or multiworker here, but received {recipe.strategy!r}.")
+        raise ValueError(
+            f"strategy must be auto, one, mirrored or multiworker for this task, but received {recipe.strategy!r}."
+        )
     several = recipe.devices or len(tf.config.list_physical_devices("GPU"))
     mirrored = recipe.strategy == "mirrored" or (recipe.strategy in ("auto", "multiworker") and several > 1)
-    return _made_once("mirrored", recipe.devices, recipe.worker_timeout) if mirrored else distribute.strategy("one")
+    if not mirrored:
+        return distribute.strategy("one")
+    return _cached_strategy("mirrored", recipe.devices, recipe.worker_timeout)
 
 
 def works_here(strategy: str) -> bool:
-    """Whether this process does the work of a task that needs one device; the first worker of a cluster does it."""
+    """Whether this process does a task that needs one device only; in a cluster its first worker does."""
     if strategy in ("auto", "multiworker"):
         return distribute.worker_rank()[0] == 0
     if strategy != "one":
-        logger.info("strategy=%s: one device does this, for there is nothing to divide.", strategy)
+        logger.info("strategy=%s has no effect, because this task runs on one device.", strategy)
     return True
 
 
 def begin(recipe: Recipe, strategy: tf.distribute.Strategy) -> None:
-    """Seeds every generator and says what devices there are; after the data, whose preparation may draw numbers too.
+    """Seeds all random generators and logs the devices; called after the data are loaded, which may draw numbers too.
 
     Raises:
-        ValueError: if static shapes are asked for and the replicas do not divide a batch.
+        ValueError: if the remainder is dropped and the batch size is not a multiple of the number of replicas.
     """
     keras.utils.set_random_seed(recipe.seed)
     devices = ", ".join(device.name for device in tf.config.get_visible_devices() if device.device_type != "CPU")
@@ -110,13 +113,14 @@ def begin(recipe: Recipe, strategy: tf.distribute.Strategy) -> None:
     logger.info("Training on %s%s.", devices or "the CPU", over)
     if recipe.drop_remainder and recipe.batch_size % replicas:
         raise ValueError(
-            f"drop_remainder needs a batch size that {replicas} replicas divide, but it is {recipe.batch_size}."
+            f"drop_remainder needs a batch_size that is a multiple of the {replicas} replicas, but received "
+            f"{recipe.batch_size}. Change batch_size."
         )
 
 
 @contextlib.contextmanager
 def precision(policy: str) -> Iterator[None]:
-    """Builds layers under a dtype policy, and restores the one before."""
+    """A context in which layers are built under a dtype policy; the earlier policy is restored."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy)
     try:

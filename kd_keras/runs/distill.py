@@ -1,4 +1,4 @@
-"""Distillation: a student from a teacher, from several, from recorded outputs, or from itself."""
+"""Distills a student from a teacher, from several teachers, from recorded outputs, or from itself."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from kd_keras.recording.teacher import RecordedTeacher
 from kd_keras.runs import devices, students, teachers
 from kd_keras.runs.images import Images
 from kd_keras.runs.methods import make_methods, methods_setting, weight_description, weight_setting
-from kd_keras.runs.recipe import DEFAULTS, Data, Recipe, recipe
+from kd_keras.runs.recipe import DEFAULTS, Data, Recipe, make_recipe
 from kd_keras.runs.run import Run
 from kd_keras.runs.session import Session, open_session, train_student
 from kd_keras.runs.settings import Settings
@@ -30,7 +30,7 @@ logger = logging.getLogger("kd_keras")
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What is distilled into what, by which methods; see `distill`."""
+    """The networks, methods and weights of one distillation, as `distill` takes them."""
 
     teacher: TeacherSource | None
     teacher_options: TeacherOptions
@@ -40,7 +40,7 @@ class Request:
     recording: str | os.PathLike | None
     weights: str | os.PathLike | None
 
-    def settings(self, plan: Recipe) -> Settings:
+    def settings(self, recipe: Recipe) -> Settings:
         """The request and its recipe as flags.txt records them."""
         values = {
             "teacher": teachers.as_setting(self.teacher),
@@ -52,26 +52,31 @@ class Request:
             "weights": None if self.weights is None else os.fspath(self.weights),
         }
         defaults = {**DEFAULTS, **TeacherOptions().settings(), "student": "mobilenet_v2", "method": ["kd"]}
-        return Settings({**plan.settings(), **values}, defaults)
+        return Settings({**recipe.settings(), **values}, defaults)
 
     def check(self) -> None:
-        """Refuses what could not be trained, before any data is loaded.
+        """Rejects a request that cannot be trained, before any data is loaded.
 
         Raises:
-            ValueError: if the methods need a teacher and there is none, or the other way round.
+            TypeError: if the teacher is of another type than `distill` takes.
+            ValueError: if a method needs a teacher and there is none, if there is a teacher and no method needs one, or
+                if a method does not train the student.
         """
         methods = make_methods(self.methods)
         needing = [method.name for method in methods if method.taps.teacher]
         if needing and self.teacher is None and self.recording is None:
-            raise ValueError(f"{', '.join(needing)} needs --teacher= or --recording=, but neither is given.")
+            raise ValueError(f"{', '.join(needing)} needs teacher= or recording=, but received neither.")
         if self.teacher is not None and not needing:
             names = ", ".join(method.name for method in methods)
-            raise ValueError(f"A teacher is given, but no method needs one: {names}. Leave out --teacher=.")
+            raise ValueError(
+                f"Expected a method that needs the teacher, but no method needs one: received methods=[{names}]. Leave"
+                " out teacher=, or add a method such as kd."
+            )
         first_stage = [method.name for method in methods if not method.trains_student]
         if first_stage:
             raise ValueError(
-                f"{', '.join(first_stage)} does not train the student. Run a method of two stages with a Distiller in "
-                "Python, and pass on what the first stage trained."
+                f"{', '.join(first_stage)} is the first of two stages and does not train the student. Run both stages "
+                "in Python with kd_keras.Distiller, as the documentation of the method shows."
             )
         if self.teacher is not None and not isinstance(self.teacher, Teacher):
             teachers.as_list(self.teacher)
@@ -90,7 +95,7 @@ def distill(
     overwrite: bool = False,
     **options: Any,
 ) -> Run:
-    """Distills a student. Resuming, progress and SIGTERM are as for `train`.
+    """Distills a student. It resumes, reports its progress and handles SIGTERM as `train` does.
 
     Args:
         teacher: a `Run`, the path of a run or of a `.keras` file, a Keras model, a `Teacher`, or a list of several
@@ -98,12 +103,12 @@ def distill(
         student: as the `model` of `train`.
         data: labeled images, or with `hard_weight=0` any images, as `Recipe` describes.
         methods: methods such as `methods.KD(temperature=4)`, or their texts "kd(temperature=4)".
-        hard_weight: weight of the loss on the labels, a number or {epoch: number, ...}; by default the published one of
-            the methods, if they agree, else 1.
+        hard_weight: weight of the loss on the labels, a number or {epoch: number, ...}; by default the one published
+            with the methods, if they agree, else 1.
         run: the directory of the run.
-        recording: directory of the recorded outputs of a teacher, from `record`. If `teacher` is given too, its outputs
-            for one batch are compared.
-        weights: a file to start the student from.
+        recording: directory of the recorded outputs of a teacher, from `record`. If `teacher` is passed too, its
+            outputs for one batch are compared with the recorded ones.
+        weights: a file to start the student from, as for `train`.
         overwrite: whether to delete an earlier run in that directory.
         **options: `teacher_weights`, `teacher_precision`, `teacher_range` and `combine` as `TeacherOptions` describes
             them, and everything else that `Recipe` takes.
@@ -112,8 +117,8 @@ def distill(
         The run.
 
     Raises:
-        TypeError: for an unknown option or a value of the wrong type.
-        ValueError: if the request is wrong; then no run is created.
+        TypeError: if an option is unknown, or a value is of the wrong type; no run is created.
+        ValueError: if the request is invalid; no run is created.
         FloatingPointError: if the loss or gradients are not finite.
 
     >>> import tempfile
@@ -129,10 +134,10 @@ def distill(
         teacher=teacher, teacher_options=TeacherOptions(**for_teacher), student=student, methods=methods,
         hard_weight=hard_weight, recording=recording, weights=weights,
     )  # fmt: skip
-    plan = recipe(data=data, **options)
+    recipe = make_recipe(data=data, **options)
     request.check()
-    with devices.chosen_strategy(plan) as strategy:
-        session = open_session(run, request.settings(plan), plan, strategy, overwrite)
+    with devices.chosen_strategy(recipe) as strategy:
+        session = open_session(run, request.settings(recipe), recipe, strategy, overwrite)
         return session if isinstance(session, Run) else _distill(session, request)
 
 
@@ -142,13 +147,12 @@ def _distill(session: Session, request: Request) -> Run:
         if request.teacher is not None:
             live = teachers.load_teacher(request.teacher, images, request.teacher_options)
         teacher = live if request.recording is None else teachers.load_recorded(request.recording, images, live)
-        keras.utils.set_random_seed(
-            session.recipe.seed
-        )  # loading a teacher draws numbers, and a recorded one draws none
+        # Loading a teacher draws random numbers and a recorded one draws none; the student must not depend on it.
+        keras.utils.set_random_seed(session.recipe.seed)
         methods = make_methods(request.methods, examples=images.train.size, batch_size=session.recipe.batch_size)
         classes = images.train.classes or _teacher_classes(images, teacher)
         student = students.build_network(request.student, images, classes, request.weights)
-        student = _in_form_of_methods(student, methods, live)
+        student = _adapt_to_methods(student, methods, live)
     _announce(session, request, live, student)
     known: dict[str, Any] = teachers.measure_accuracy(live, images) if live else {}
     with session.building():
@@ -164,19 +168,21 @@ def _distill(session: Session, request: Request) -> Run:
 def _teacher_classes(images: Images, teacher: Teacher | RecordedTeacher | None) -> int:
     if teacher is None:
         raise ValueError(
-            f"{images.train.name!r} has no labels: --teacher= or --recording= is needed, but neither is given."
+            f"{images.train.name!r} has no labels, so that the number of classes must come from teacher= or recording=,"
+            " but received neither."
         )
     return teacher.tapped(["logits"]).specs["logits"].shape[-1]
 
 
-def _in_form_of_methods(student: keras.Model, methods: Sequence[Method], live: Teacher | None) -> keras.Model:
-    """The student in the form that the methods train, which may have a part of the teacher."""
+def _adapt_to_methods(student: keras.Model, methods: Sequence[Method], live: Teacher | None) -> keras.Model:
+    """The student that the methods train, which may contain a part of the teacher."""
     for method in methods:
         chosen, student = student, method.student_from(student, live.networks[0] if live else None)
         if student is not chosen and live and live.class_order:
             raise ValueError(
-                f"{method.name} makes its student with a part of the teacher, whose classes are in another order than "
-                "those of the images. Name the classes of the images in the teacher's order."
+                f"{method.name} builds a part of the teacher into the student, so that both need the same order of "
+                "classes, but the classes of the images are in another order than those of the teacher. Pass images "
+                "with the teacher's order of classes."
             )
     return student
 
@@ -185,8 +191,9 @@ def _announce(session: Session, request: Request, live: Teacher | None, student:
     if request.teacher is None:
         names = [os.fspath(request.recording) if request.recording is not None else "itself"]
     else:
-        made = isinstance(request.teacher, Teacher)
-        names = ["a Teacher"] if made else [students.describe(network) for network in teachers.as_list(request.teacher)]
+        is_teacher = isinstance(request.teacher, Teacher)
+        networks = [] if is_teacher else teachers.as_list(request.teacher)
+        names = ["a Teacher"] if is_teacher else [students.describe(network) for network in networks]
     size = f" ({sum(network.count_params() for network in live.networks):,} parameters)" if live else ""
     logger.info(
         "Distilling %s%s into %s (%s) on %s images.",

@@ -18,7 +18,7 @@ from kd_keras.report.page import Subject
 from kd_keras.runs.candidates import Network, load_candidate, name_networks, resolve_data, training_images
 from kd_keras.runs.devices import chosen_strategy
 from kd_keras.runs.images import open_source
-from kd_keras.runs.recipe import Data, Recipe, recipe
+from kd_keras.runs.recipe import Data, Recipe, make_recipe
 from kd_keras.runs.run import find_run
 
 TEACHER_SETTINGS = ("teacher", "recording", "method")  # a run with one of these was distilled
@@ -83,11 +83,13 @@ def evaluate(
         teacher: a run, a path or a Keras model; by default the first of the models.
         data: test images, as `Recipe` describes them; by default those that the teacher's run was tested on.
         requirements: limits by name, such as `{"max_accuracy_drop": 0.01}`; see `kd_keras.evaluation.verdict`.
-        questions: what takes more time: "robustness", "generalization", "attention", "similarity", "memory", or "all".
+        questions: questions that take more time: "robustness", "generalization", "attention", "similarity", "memory",
+            or "all".
         examples: the largest number of test images for these questions, 1000 by default.
-        other_data: images of other things, which "generalization" separates from the test images.
+        other_data: images that belong to none of the classes; "generalization" measures how well the confidence of a
+            model separates them from the test images.
         other_split: the split of `other_data`, "test" by default.
-        report: the path of an HTML page to write, which asks all questions.
+        report: the path of an HTML page to write; all questions are then asked.
         command: the command that repeats this evaluation, shown on the page.
         **options: `data_dir`, `test_split` and `image_size`, by default those of the teacher's run; `batch_size`,
             `strategy`, `devices`, `worker_timeout` and `deterministic` as `Recipe` describes them.
@@ -97,7 +99,7 @@ def evaluate(
 
     Raises:
         TypeError: if an option is unknown.
-        ValueError: if a network, the images or a question is not available, or a requirement is unknown.
+        ValueError: if a network or the images do not exist, or a question or a requirement is unknown.
 
     >>> import keras
     >>> layers = [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
@@ -109,17 +111,17 @@ def evaluate(
     limits = dict(requirements or {})
     networks = name_networks(teacher, models)
     if limits and isinstance(models, (list, tuple)) and not models:
-        raise ValueError("Requirements judge a model, but only a teacher was passed. Pass models=.")
+        raise ValueError("Requirements need a model to judge, but received only a teacher. Pass models=.")
     if report is not None:
         check_report(report)
     questions = select_questions([*questions, *["all"] * (report is not None)], limits, other_data is not None)
-    plan = _plan(data, next(iter(networks.values())), options)
-    with chosen_strategy(plan) as strategy, strategy.scope():
+    recipe = _make_recipe(data, next(iter(networks.values())), options)
+    with chosen_strategy(recipe) as strategy, strategy.scope():
         with distribute.chief_first(strategy):
-            test = open_source(plan.data, plan.test_split, plan.data_dir)
-            other = None if other_data is None else open_source(other_data, other_split, plan.data_dir)
+            test = open_source(recipe.data, recipe.test_split, recipe.data_dir)
+            other = None if other_data is None else open_source(other_data, other_split, recipe.data_dir)
         evaluator = Evaluator(
-            test, questions, batch_size=plan.batch_size, image_size=plan.image_size, examples=examples, other=other
+            test, questions, batch_size=recipe.batch_size, image_size=recipe.image_size, examples=examples, other=other
         )
         for name, source in networks.items():
             evaluator.evaluate(load_candidate(source, name, options.get("data_dir")))
@@ -134,11 +136,12 @@ def evaluate(
     return Evaluation(evaluator.teacher, findings, verdict, _describe_data(evaluator, examples), tables)
 
 
-def _plan(data: Data | None, source: Network, options: Mapping[str, Any]) -> Recipe:
+def _make_recipe(data: Data | None, source: Network, options: Mapping[str, Any]) -> Recipe:
+    """The recipe that names the test images and the devices."""
     unknown = [name for name in options if name not in OPTIONS]
     if unknown:
         raise TypeError(f"evaluate takes the options {', '.join(OPTIONS)}, but received {', '.join(unknown)}.")
-    return recipe(**resolve_data(data, source, options))
+    return make_recipe(**resolve_data(data, source, options))
 
 
 def _subjects(networks: Mapping[str, Network], findings: Mapping[str, Any], teacher: str) -> list[Subject]:
@@ -171,7 +174,7 @@ def _describe_data(evaluator: Evaluator, examples: int) -> str:
 def _compare_training_sizes(
     networks: Mapping[str, Network], findings: Mapping[str, Any], data_dir: str | None
 ) -> tuple[str, ...]:
-    """Tables of the runs that differ only in their training images."""
+    """Tables of the runs that differ only in their number of training images."""
     origins = {name: find_run(source) for name, source in networks.items() if "accuracy" in findings[name]}
     runs = {name: run for name, run in origins.items() if run is not None and "train_split" in run.settings}
     if len({run.settings["train_split"] for run in runs.values()}) < 2:

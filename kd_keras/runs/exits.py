@@ -1,4 +1,4 @@
-"""The exits of a multi-exit network compared: each of them, their sum, and stopping early at several thresholds."""
+"""Compares the exits of a multi-exit network, their sum, and stopping early at several thresholds."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ def compare_exits(
     batch_size: int = 128,
     image_size: tuple[int, int] | None = None,
 ) -> Iterator[str]:
-    """Measures a network with exits, and gives two tables line by line.
+    """Measures a network with exits, and yields the lines of two Markdown tables.
 
-    Call it in the scope of a strategy: the replicas divide the predictions, and the chief alone measures times.
+    In the scope of a strategy the replicas divide the predictions, and only the chief measures times and yields.
 
     Args:
         model: a trained network with exits.
         baseline: the same network without exits, to compare with.
-        thresholds: probabilities at which an exit is certain enough to stop.
+        thresholds: inference stops at the first exit whose largest probability is at least the threshold.
         test_data: images to test on; by default those of the run.
-        test_split: their split.
-        data_dir: where TFDS keeps prepared datasets.
-        batch_size: images of one step.
+        test_split: the split of `test_data`.
+        data_dir: where TFDS keeps prepared datasets; its usual place by default.
+        batch_size: images per step.
         image_size: (height, width) of the images; by default those of the run.
 
     Raises:
-        ValueError: if a network is missing or has no exits.
+        ValueError: if a network does not exist or has no exits.
     """
     strategy, record = tf.distribute.get_strategy(), recorded_data(model)
     with distribute.chief_first(strategy):
@@ -67,7 +67,8 @@ def compare_exits(
     if not distribute.is_chief(strategy):
         return
     sample = np.asarray(as_batch(next(iter(images))).inputs)
-    yield f"{source.size:,} test images of {source.name}; milliseconds for one image, the median; below, the mean.\n"
+    yield f"{source.size:,} test images of {source.name}. The first table has the median milliseconds of one image, the"
+    yield "second one the mean, because images stop at different exits.\n"
     yield from _cost_table(networks, predictions, sample)
     yield ""
     yield from _threshold_table(network, [predictions[name] for name in exits], thresholds, sample)
@@ -99,7 +100,7 @@ def _threshold_table(
 
 
 def mean_milliseconds(model: keras.Model, images: np.ndarray) -> float:
-    """The mean time of one image: if images stop at different exits, a median would be the time of one of them."""
+    """The mean time of one image: if images stop at different exits, a median would be the time of only one exit."""
     forward = tf.function(lambda image: model(image, training=False))
     forward(tf.constant(images[:1]))
     started = time.perf_counter()
@@ -119,7 +120,7 @@ def running_means(logits: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def stopping_exits(running: np.ndarray, threshold: float) -> np.ndarray:
-    """`(N,)` the exit, from 0, at which each example is first certain enough, or the last one.
+    """`(N,)` the first exit, from 0, whose largest probability is at least the threshold, or the last exit.
 
     >>> stopping_exits(np.array([[[0.6, 0.4]], [[0.9, 0.1]]]), 0.8).tolist()
     [1]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,16 @@ from kd_keras.contracts import as_batch
 from kd_keras.data import Source
 from kd_keras.data import evaluation as evaluation_batches
 from kd_keras.errors import suggest
-from kd_keras.evaluation.images import order_classes
+from kd_keras.evaluation.images import order_classes, take_evenly
 from kd_keras.export import TOLERANCES, Export, litert, onnx, saved_model
 from kd_keras.files import write_atomically, write_json
 from kd_keras.runs.candidates import Network, name_networks, resolve_data
 from kd_keras.runs.images import open_source
-from kd_keras.runs.recipe import Data, Recipe, recipe
+from kd_keras.runs.recipe import Data, Recipe, make_recipe
 from kd_keras.runs.run import find_run, load_network, recorded_data
 
 LOGGER = logging.getLogger("kd_keras")
-# By name of the format: the file or directory, and the precision whose tolerance it has.
+# For each format the name of its file or directory, and the precision whose tolerance applies.
 FORMATS = {
     "saved_model": ("saved_model", "float32"),
     "onnx": ("model.onnx", "float32"),
@@ -46,11 +46,11 @@ class _Exporter:
 
     Args:
         model: the network.
-        directory: of the exports.
+        directory: the directory of the exports.
         images: test images `(N, H, W, C)` uint8.
         labels: `(N,)` in the order of the network's outputs, or `None`.
-        class_names: of the network, or `None`.
-        calibration: reads the training images that int8 needs.
+        class_names: the names of the network's classes, or `None`.
+        calibration: returns the training images `(N, H, W, C)` uint8 that int8 needs.
     """
 
     model: keras.Model
@@ -58,10 +58,10 @@ class _Exporter:
     images: np.ndarray
     labels: np.ndarray | None
     class_names: Sequence[str] | None
-    calibration: Any
+    calibration: Callable[[], np.ndarray]
 
     def write(self, name: str, tolerance: Mapping[str, float]) -> Export:
-        """Exports in one format."""
+        """Exports the network in one format."""
         file, precision = FORMATS[name]
         options: dict[str, Any] = {
             "image_shape": self.images.shape[1:],
@@ -90,40 +90,35 @@ def export(
 ) -> list[Export]:
     """Exports a trained network and compares every export with it on the test images.
 
-    Beside the exports it writes `export.json` with what was measured, and into `saved_model/` the file `check.npz`: the
-    raw test images and the classes that the network predicts for them, so that any process can repeat the comparison.
+    Besides the exports, it writes `export.json` with the measurements and `saved_model/check.npz` with the raw test
+    images and the classes that the network predicts for them, so that any process can repeat the comparison.
 
     Args:
         student: a run, a path or a Keras model.
-        formats: of "saved_model" (default), "litert", "litert_float16", "litert_int8" and "onnx".
+        formats: a list of "saved_model" (default), "litert", "litert_float16", "litert_int8" and "onnx".
         output: the directory of the exports; by default `export` in the directory of the run.
-        data: test images, as `Recipe` describes them; by default those that the run was tested on. For "litert_int8"
-            its `train_split` gives the training images.
-        calibration: the largest number of training images from which int8 takes the ranges of activations, 200 by
-            default.
-        tolerance: overrides `difference`, `agreement` or `accuracy_drop` of the formats' tolerances.
+        data: test images, as `Recipe` describes them; by default those that the run was tested on.
+        calibration: the largest number of training images from which "litert_int8" takes the ranges of the activations,
+            200 by default, evenly spread over `train_split`.
+        tolerance: replaces `difference`, `agreement` or `accuracy_drop` of the formats' tolerances.
         **options: `data_dir`, `train_split` and `test_split`, by default those of the run, and `batch_size`.
 
     Returns:
         The exports in the order of `formats`.
 
     Raises:
-        TypeError: if an option is unknown.
-        ValueError: if a format is unknown, the images are not available, or an export is rejected; the other formats
-            are exported nevertheless.
+        TypeError: if an option is unknown, or `formats` is not a list.
+        ValueError: if a format is unknown, the images do not exist, or an export is rejected; the other formats are
+            exported nevertheless.
 
     >>> import tempfile
     >>> layers = [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
     >>> network = keras.Sequential(layers, name="linear")
-    >>> [each.format for each in export(network, ["litert"], output=tempfile.mkdtemp(), data="digits")]
-    ['litert']
+    >>> (exported,) = export(network, ["litert"], output=tempfile.mkdtemp(), data="digits")
+    >>> exported.path.name, exported.agreement
+    ('model.tflite', 1.0)
     """
-    for name in formats:
-        if name not in FORMATS:
-            raise ValueError(f"{name!r} is not a format of an export: {suggest(name, FORMATS)}")
-    unknown = [name for name in options if name not in OPTIONS]
-    if unknown:
-        raise TypeError(f"export takes the options {', '.join(OPTIONS)}, but received {', '.join(unknown)}.")
+    _check_request(formats, options)
     source_name = next(iter(name_networks(None, student)))
     settings = _settings(student, data, options)
     exporter, test = _prepare(student, settings, _output(student, output), calibration)
@@ -138,14 +133,25 @@ def export(
     return list(exports.values())
 
 
+def _check_request(formats: Sequence[str], options: Mapping[str, Any]) -> None:
+    if isinstance(formats, str):
+        raise TypeError(f"formats must be a list, but received {formats!r}. Write formats=[{formats!r}].")
+    for name in formats:
+        if name not in FORMATS:
+            raise ValueError(f"{name!r} is not a format of an export: {suggest(name, FORMATS)}")
+    unknown = [name for name in options if name not in OPTIONS]
+    if unknown:
+        raise TypeError(f"export takes the options {', '.join(OPTIONS)}, but received {', '.join(unknown)}.")
+
+
 def _settings(student: Network, data: Data | None, options: Mapping[str, Any]) -> Recipe:
-    """Where the test images and, for int8, the training images are."""
+    """The recipe that names the test images and, for int8, the training images."""
     run = find_run(student)
     resolved = resolve_data(data, student, options)
     resolved.pop("image_size", None)  # an export has the size of the network
     if run is not None and data is None and "train_split" in run.settings:
         resolved = {"train_split": run.settings["train_split"], **resolved}
-    return recipe(**resolved)
+    return make_recipe(**resolved)
 
 
 def _output(student: Network, output: str | os.PathLike | None) -> Path:
@@ -169,23 +175,16 @@ def _prepare(student: Network, settings: Recipe, directory: Path, calibration: i
 
     def calibration_images() -> np.ndarray:
         train = open_source(_training_data(student, settings), settings.train_split, settings.data_dir)
-        return _read(_take_spread(train, calibration), size, settings.batch_size)[0]
+        return _read(take_evenly(train, calibration), size, settings.batch_size)[0]
 
     names = recorded.get("class_names")
     return _Exporter(model, directory, images, labels, names, calibration_images), test
 
 
 def _training_data(student: Network, settings: Recipe) -> Data:
-    """The dataset of a run's training images, which may be another than that of its test images."""
+    """The dataset of a run's training images, which may differ from that of its test images."""
     run = find_run(student)
     return settings.data if run is None else run.settings.get("data", settings.data)
-
-
-def _take_spread(source: Source, count: int) -> Source:
-    """So many examples from all over a source: a folder has them class after class."""
-    step = max(1, source.size // count)
-    size = min(count, -(-source.size // step))
-    return replace(source, examples=source.examples.shard(step, 0).take(count), size=size)
 
 
 def _read(source: Source, size: tuple[int, int], batch_size: int) -> tuple[np.ndarray, np.ndarray | None]:

@@ -1,4 +1,4 @@
-"""From a recipe to the images of a run: the sources, the batches of a training, and the batches of its tests."""
+"""Loads the images that a recipe names, and makes the batches for training and for tests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import tensorflow as tf
 from kd_keras import data, distribute
 from kd_keras.networks.preprocessing import PixelStatistics
 from kd_keras.recording.reader import Recording
-from kd_keras.runs.datasets import same_classes, source_from
+from kd_keras.runs.datasets import source_from, unify_classes
 from kd_keras.runs.recipe import Data, Recipe
 from kd_keras.training import Position
 
@@ -24,7 +24,7 @@ class Images:
     """The images of a run.
 
     Args:
-        recipe: how batches are made.
+        recipe: how to make batches.
         train: examples to train on.
         test: labeled examples to test on, or `None`.
     """
@@ -43,20 +43,21 @@ class Images:
         size = self.recipe.image_size or (self.train.image_shape or ())[:2]
         if not size:
             raise ValueError(
-                f"The images of {self.train.name} differ in size. Pass image_size=(height, width) or --image_size=H,W."
+                f"The images of {self.train.name!r} must have one size, but they differ. Pass "
+                "image_size=(height, width) or --image_size=HEIGHT,WIDTH."
             )
         return (*size, self.train.examples.element_spec["image"].shape[-1])
 
     @functools.cached_property
     def normalization(self) -> PixelStatistics:
-        """What a network of the zoo starts with; "fit" is measured here, once."""
-        wanted = self.recipe.normalization
-        if isinstance(wanted, tuple):
-            return PixelStatistics(*wanted)
-        return FIXED[wanted] if wanted in FIXED else data.measure(self.train)
+        """The normalization with which a model of the zoo starts; "fit" measures the training images, once."""
+        normalization = self.recipe.normalization
+        if isinstance(normalization, tuple):
+            return PixelStatistics(*normalization)
+        return FIXED[normalization] if normalization in FIXED else data.measure(self.train)
 
     def describe(self) -> dict[str, Any]:
-        """What a result records of its data."""
+        """The description of the data that a result records."""
         names = self.train.class_names
         return {
             "dataset": self.train.name,
@@ -67,12 +68,12 @@ class Images:
 
     @property
     def steps(self) -> int:
-        """Batches of an epoch."""
+        """The number of batches in an epoch."""
         return data.steps_per_epoch(self.train, self.recipe.batch_size, self.recipe.drop_remainder)
 
     @property
     def view_options(self) -> dict[str, Any]:
-        """What the training views follow from; for `data.training` and `recording.record`."""
+        """The options that determine the training views, for `data.training` and `recording.record`."""
         recipe = self.recipe
         return {
             "batch_size": recipe.batch_size,
@@ -83,11 +84,11 @@ class Images:
         }
 
     def training_batches(self, start: Position, recording: Recording | None = None, **options: Any) -> tf.data.Dataset:
-        """The training batches from a position on.
+        """The training batches from a position to the end of the training.
 
         Args:
-            start: epoch and step to start with.
-            recording: the recorded outputs of a teacher, to be joined into the batches.
+            start: epoch and step of the first batch.
+            recording: the recorded outputs of a teacher, which are joined to the batches.
             options: `batch_slice` and `with_index` of `data.training`.
 
         Raises:
@@ -95,7 +96,10 @@ class Images:
         """
         views = self.recipe.views
         if recording is not None and views not in (None, recording.views):
-            raise ValueError(f"views={views}, but {recording.directory} has {recording.views} views of every image.")
+            raise ValueError(
+                f"Expected views={recording.views}, the number of views in the recording {recording.directory}, but "
+                f"received views={views}. Leave out views=, or record again."
+            )
         return data.training(
             self.train,
             start_epoch=start.epoch,
@@ -136,10 +140,11 @@ class Images:
 
 
 def load_images(recipe: Recipe) -> Images:
-    """The images that a recipe names.
+    """Loads the images that a recipe names.
 
     Raises:
-        ValueError: if there are none, or training and test images have different classes.
+        TypeError: if the data are of another type than `open_source` takes.
+        ValueError: if they do not exist, or training and test images have different classes.
     """
     train = open_source(recipe.data, recipe.train_split, recipe.data_dir)
     train = train.without(recipe.without_classes) if recipe.without_classes else train
@@ -147,13 +152,10 @@ def load_images(recipe: Recipe) -> Images:
     if recipe.test_data is not None or (train.has_labels and isinstance(recipe.data, (str, os.PathLike))):
         test_data = recipe.data if recipe.test_data is None else recipe.test_data
         test = open_source(test_data, recipe.test_split, recipe.data_dir)
-        if tf.data.Dataset in map(_kind, (recipe.data, test_data)):
-            train, test = same_classes(train, test)
-        if (
-            test.has_labels
-            and train.has_labels
-            and (test.class_names, test.classes) != (train.class_names, train.classes)
-        ):
+        if any(isinstance(images, tf.data.Dataset) for images in (recipe.data, test_data)):
+            train, test = unify_classes(train, test)
+        same_classes = (test.class_names, test.classes) == (train.class_names, train.classes)
+        if test.has_labels and train.has_labels and not same_classes:
             raise ValueError(
                 "Training and test images must have the same classes in the same order, but they have "
                 f"{train.class_names or train.classes} and {test.class_names or test.classes}."
@@ -162,20 +164,27 @@ def load_images(recipe: Recipe) -> Images:
     return Images(recipe, train, test)
 
 
-def open_source(data_given: Data, split: str, data_dir: str | None = None) -> data.Source:
-    """The examples of a name, a folder, a `Source` or a `tf.data.Dataset`; the last two are whole, without a split.
+def open_source(images: Data, split: str, data_dir: str | None = None) -> data.Source:
+    """Opens the examples of a name, a folder, a `Source` or a `tf.data.Dataset`.
+
+    Args:
+        images: as the `data` of `Recipe`.
+        split: the split of a name or a folder; all examples of a `Source` or a `tf.data.Dataset` are used.
+        data_dir: where TFDS keeps prepared datasets; its usual place by default.
 
     Raises:
-        TypeError: if it is anything else.
+        TypeError: if the images are of another type.
         ValueError: if there are no such images.
     """
-    if isinstance(data_given, data.Source):
-        return data_given
-    if isinstance(data_given, tf.data.Dataset):
-        return source_from(data_given)
-    if not isinstance(data_given, (str, os.PathLike)):
-        raise TypeError(f"data must be a name, a folder, a Source or a tf.data.Dataset, but received {data_given!r}.")
-    return data.load(os.fspath(data_given), split, data_dir)
+    if isinstance(images, data.Source):
+        return images
+    if isinstance(images, tf.data.Dataset):
+        return source_from(images)
+    if not isinstance(images, (str, os.PathLike)):
+        raise TypeError(
+            f"data must be a name, a folder, a Source or a tf.data.Dataset, but received {type(images).__name__}."
+        )
+    return data.load(os.fspath(images), split, data_dir)
 
 
 def augmentation(recipe: Recipe) -> data.Augmentation:
@@ -189,7 +198,3 @@ def augmentation(recipe: Recipe) -> data.Augmentation:
         mixup=recipe.mixup,
         cutmix=recipe.cutmix,
     )
-
-
-def _kind(data_given: Data) -> type:
-    return tf.data.Dataset if isinstance(data_given, tf.data.Dataset) else type(data_given)

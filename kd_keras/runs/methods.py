@@ -1,4 +1,4 @@
-"""Methods and weights between their texts, their objects, and their lines in flags.txt."""
+"""Converts methods and weights between texts, objects and lines of flags.txt."""
 
 from __future__ import annotations
 
@@ -12,31 +12,32 @@ from kd_keras.runs.parsing import method_classes, parse_method
 from kd_keras.runs.settings import GivenObject
 
 
-def make_methods(given: Sequence[str | Method], **known: Any) -> list[Method]:
-    """The methods of texts and objects; `known` arguments go to those that are texts.
+def make_methods(texts_or_methods: Sequence[str | Method], **known: Any) -> list[Method]:
+    """Makes methods of texts, with `known` arguments as `parse_method` takes them, and takes methods as they are.
 
     Raises:
-        TypeError: if one is neither a text nor a method, or all of them are one text.
-        ValueError: for a text of another form.
+        TypeError: if an item is neither a text nor a method, or if the argument is not a list.
+        ValueError: if a text does not describe a method.
     """
-    if isinstance(given, (str, Method)):
-        raise TypeError(f"methods must be a list, but received {given!r}. Write methods=[{given!r}].")
+    if isinstance(texts_or_methods, (str, Method)):
+        example = repr(texts_or_methods) if isinstance(texts_or_methods, str) else "method"
+        raise TypeError(f"methods must be a list, but received {texts_or_methods!r}. Write methods=[{example}].")
     methods = []
-    for method in given:
+    for method in texts_or_methods:
         if not isinstance(method, (str, Method)):
             raise TypeError(f"A method must be a Method such as methods.KD(), or its text, but received {method!r}.")
         methods.append(parse_method(method, **known) if isinstance(method, str) else method)
     return methods
 
 
-def methods_setting(given: Sequence[str | Method]) -> list[str | GivenObject]:
-    """Methods as flags.txt records them: as texts if possible.
+def methods_setting(methods: Sequence[str | Method]) -> list[str | GivenObject]:
+    """Methods as flags.txt records them: as texts, if possible.
 
     >>> from kd_keras.methods import KD
     >>> methods_setting(["at", KD(temperature=2)])
     ['at', 'kd(temperature=2.0)']
     """
-    return [method if isinstance(method, str) else _as_setting(method) for method in given]
+    return [method if isinstance(method, str) else _as_setting(method) for method in methods]
 
 
 def _as_setting(method: Method) -> str | GivenObject:
@@ -45,7 +46,7 @@ def _as_setting(method: Method) -> str | GivenObject:
 
 
 def method_text(method: Method) -> str | None:
-    """The text from which `parse_method` makes an equal method, or `None` if there is no such text."""
+    """The text from which `parse_method` makes an equal method, or `None` if no text does."""
     name = type(method).__name__.lower()
     if method_classes().get(name) is not type(method):
         return None

@@ -1,4 +1,4 @@
-"""From a recipe to a compiled Distiller: optimizer, learning rate, loss, XLA."""
+"""Compiles a Distiller according to a recipe: optimizer, learning rate, loss, XLA."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ logger = logging.getLogger("kd_keras")
 def compile_distiller(
     distiller: Distiller, recipe: Recipe, strategy: tf.distribute.Strategy, steps: int, labeled: bool
 ) -> None:
-    """Compiles as a recipe says.
+    """Compiles a Distiller according to a recipe.
 
     Args:
-        distiller: not yet compiled.
-        recipe: of the run.
-        strategy: that the Distiller was built under.
-        steps: of an epoch.
+        distiller: a Distiller that is not yet compiled.
+        recipe: the recipe of the run.
+        strategy: the strategy under which the Distiller was built.
+        steps: the number of steps of an epoch.
         labeled: whether training or test images have labels.
     """
     if recipe.sync_batch_norm:
         count = distribute.synchronize_batch_norm(distiller)
-        logger.info("%d BatchNormalization layers compute over the global batch.", count)
+        logger.info("%d BatchNormalization layers use the statistics of the global batch.", count)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     if recipe.has_soft_labels:
         loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=recipe.label_smoothing)
@@ -38,14 +38,15 @@ def compile_distiller(
     distiller.compile(
         optimizer=optimizer(recipe, steps),
         loss=loss if labeled else None,
-        weighted_metrics=["accuracy"] if labeled else None,  # weighted: the copies that fill a last batch do not count
+        # Weighted, because the copies that fill up a last batch have weight 0.
+        weighted_metrics=["accuracy"] if labeled else None,
         jit_compile=mode,
         steps_per_execution=recipe.steps_per_execution,
     )
 
 
 def optimizer(recipe: Recipe, steps: int) -> keras.optimizers.Optimizer:
-    """The optimizer of a recipe with its schedule over epochs of `steps` updates."""
+    """The optimizer of a recipe, with its learning rate over epochs of `steps` updates."""
     rate = learning_rate(recipe, steps)
     decay = {"weight_decay": recipe.weight_decay or None}
     if recipe.optimizer == "sgd":
@@ -56,7 +57,7 @@ def optimizer(recipe: Recipe, steps: int) -> keras.optimizers.Optimizer:
 
 
 def learning_rate(recipe: Recipe, steps: int) -> Any:
-    """The learning rate over all updates: a number or a Keras schedule, scaled to the batch size if the recipe says so.
+    """The learning rate of a recipe: a number or a Keras schedule over all updates, scaled to the batch size if asked.
 
     >>> float(learning_rate(Recipe(schedule="steps", learning_rate=1.0, epochs=8), steps=10)(55))
     0.10000000149011612

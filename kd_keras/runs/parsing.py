@@ -1,4 +1,4 @@
-"""The text forms of models, methods, weights and normalizations. Nothing in a text is ever evaluated."""
+"""Parses the text forms of models, methods, weights and normalizations. No text is evaluated as code."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def parse_call(text: str, nested: Callable[[str], Any] | None = None) -> tuple[s
 
     Args:
         text: what the user wrote.
-        nested: makes the value of an argument that is such a call itself; by default that is an error.
+        nested: parses an argument that is itself a call; by default such an argument is an error.
 
     Raises:
         ValueError: if the text has another form.
@@ -54,21 +54,22 @@ def parse_call(text: str, nested: Callable[[str], Any] | None = None) -> tuple[s
 
 
 def method_classes() -> dict[str, type[Method]]:
-    """Every method by its name in lower case, which is its name in the shell."""
+    """The classes of all methods by their names in lower case, which texts use."""
     kinds = [kind for kind in vars(methods).values() if inspect.isclass(kind) and issubclass(kind, Method)]
     return {kind.__name__.lower(): kind for kind in kinds if kind is not Method}
 
 
 def parse_method(text: str, **known: Any) -> Method:
-    """The method of a text such as `kd(temperature=4)` or `lskd(host=dkd(beta=2))`.
+    """Makes the method that a text such as `kd(temperature=4)` or `lskd(host=dkd(beta=2))` describes.
 
     Args:
         text: what the user wrote.
-        known: arguments that the caller knows, such as `examples=`; passed to a method that takes them unless the text
-            says otherwise.
+        known: arguments that the caller knows, such as `examples=`. They are passed to a method that takes them, unless
+            the text sets them.
 
     Raises:
-        ValueError: for an unknown method or argument (with those that exist), or a wrong value.
+        TypeError: if a value is of the wrong type.
+        ValueError: if the method or an argument is unknown, or a value is out of range.
 
     >>> parse_method("kd(temperature=2)").temperature
     2.0
@@ -86,10 +87,10 @@ def parse_method(text: str, **known: Any) -> Method:
 
 
 def parse_weight(text: str, name: str) -> float | dict[int, float]:
-    """A weight: a number, or numbers by the epoch from which they hold.
+    """Parses a weight: a number, or numbers by the first epoch in which they apply.
 
     Raises:
-        ValueError: if it is neither, or below 0.
+        ValueError: if it is neither, or if a number is negative.
 
     >>> parse_weight("0.1", "hard_weight"), parse_weight("{0: 0, 30: 1}", "hard_weight")
     (0.1, {0: 0, 30: 1})
@@ -98,16 +99,16 @@ def parse_weight(text: str, name: str) -> float | dict[int, float]:
         weight = ast.literal_eval(text)
         numbers = weight.values() if isinstance(weight, dict) else [weight]
         if not all(isinstance(number, (int, float)) and number >= 0 for number in numbers):
-            raise SyntaxError("only numbers from 0")
+            raise SyntaxError("only numbers of at least 0")
         return weight
     except (ValueError, SyntaxError) as error:
         raise ValueError(
-            f"{name} must be a number from 0, or {{epoch: number, ...}}, but received {text!r}."
+            f"{name} must be a number of at least 0, or {{epoch: number, ...}}, but received {text!r}."
         ) from error
 
 
 def parse_normalization(value: Any) -> str | tuple[tuple[float, ...], tuple[float, ...]]:
-    """A normalization by name, or as its pair of means and standard deviations in pixel units, which may be a text.
+    """Parses a normalization: a name, or a pair of means and standard deviations in pixel units, also as text.
 
     Raises:
         ValueError: if it is neither.

@@ -1,4 +1,4 @@
-"""Everything that a training can be told beside its networks, in one frozen dataclass, checked when it is made."""
+"""The settings of a training apart from its networks: one frozen dataclass, checked at construction."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from kd_keras import distribute
 from kd_keras.data import SHARDING, Source
-from kd_keras.errors import check_number, check_whole_number, suggest
+from kd_keras.errors import check_choice, check_number, check_whole_number, suggest
 from kd_keras.runs.parsing import parse_normalization
 from kd_keras.runs.settings import GivenObject
 
@@ -22,13 +22,13 @@ SCHEDULES = ("cosine", "steps", "constant")
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
 JIT = ("auto", "on", "off")
 NONFINITE = ("stop", "skip")
-# Not recorded with a run: they say where things are and how they are watched, and change no number.
+# Not recorded with a run, because they change no result.
 NOT_RECORDED = ("worker_timeout",)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How to train: the names of the fields are those of the flags of `experiments.train` and `experiments.distill`.
+    """How to train. Every field is also a flag of `experiments.train` and `experiments.distill`.
 
     Args:
         data: training images: a TFDS name, a folder of `<split>/<class>/` or of images, "digits", a `Source`, or a
@@ -39,42 +39,43 @@ class Recipe:
         test_data: images to test on; by default `data`, if that is a name.
         test_split: split to test on.
         image_size: (height, width) to resize to, in pixels; by default the size of the images.
-        normalization: what a network of the zoo starts with: "fit" to the training images (mean 0 and standard
-            deviation 1 for each channel), "unit" (0..1), "symmetric" (-1..1), or ((mean, ...), (standard deviation,
+        normalization: the first layer of a model of the zoo: "fit" (mean 0 and standard deviation 1 of each channel
+            over the training images), "unit" (to 0..1), "symmetric" (to -1..1), or ((mean, ...), (standard deviation,
             ...)) in pixel units.
-        batch_size: images of one step, over all devices.
+        batch_size: images per step, over all devices.
         drop_remainder: leave out the smaller last batch of an epoch; shapes are then static.
         epochs: passes over the training images.
-        test_every: epochs from one test and checkpoint to the next.
+        test_every: number of epochs between tests, each with a checkpoint.
         optimizer: "sgd" with momentum 0.9, "adam" or "adamw".
         learning_rate: the highest learning rate.
-        schedule: of the learning rate: "cosine", "steps" (a tenth at 5/8, 6/8 and 7/8) or "constant".
+        schedule: of the learning rate: "cosine", "steps" (divided by 10 at 5/8, 6/8 and 7/8 of the training) or
+            "constant".
         warmup_epochs: epochs of linear warm-up.
         weight_decay: decoupled weight decay, as Keras's optimizers apply it.
-        label_smoothing: fraction of a label that is spread over all classes.
+        label_smoothing: fraction of a label that is spread evenly over all classes.
         seed: of weights, order and augmentation.
         views: number of views of every image: epoch e shows view e mod `views`; by default a new one in every epoch.
-        crop: pad by so many pixels and crop at random.
+        crop: pixels of padding before a random crop to the original size; 0 is off.
         flip: mirror left to right at random.
-        shift: move by up to so many pixels.
-        resized_crop: show a random part, resized.
+        shift: the largest random shift, in pixels; 0 is off.
+        resized_crop: crop a random part of the image and resize it.
         rand_augment: (layers, magnitude) of RandAugment.
         mixup: alpha of mixup; 0 is off.
         cutmix: alpha of CutMix; 0 is off.
-        strategy: devices: a name of `distribute.NAMES`, or a strategy that was made before.
-        devices: number of GPUs, or without any of logical CPUs, of this machine.
-        worker_timeout: seconds until a silent worker counts as lost.
-        deterministic: the same numbers bit for bit from the same call.
+        strategy: how to use the devices: a name of `distribute.NAMES`, or a `tf.distribute.Strategy`.
+        devices: number of devices of this machine: GPUs, or logical CPUs if it has no GPU.
+        worker_timeout: seconds after which a worker that does not respond counts as lost.
+        deterministic: make a repeated call give the same numbers bit for bit.
         sharding: "auto", "data" (each worker reads all data) or "file" (each worker reads its own files).
         sync_batch_norm: compute the student's batch normalization over the global batch.
         scale_learning_rate: "none", "sqrt" or "linear" in batch_size / base_batch_size.
         base_batch_size: the batch size that `learning_rate` was chosen for.
         jit: XLA: "auto" (where it works and helps), "on" or "off".
-        steps_per_execution: steps to run in one call; must divide an epoch.
+        steps_per_execution: steps to run in one call; the steps of an epoch must be a multiple of it.
         precision: of the student's layers: "float32", "mixed_float16" (which scales the loss) or "mixed_bfloat16".
-        checkpoint_every: steps from one checkpoint to the next; 0 for one at the end of epochs only.
-        keep: number of the newest checkpoints to keep; the best is kept as well.
-        on_nonfinite: "stop" or "skip" a batch whose loss or gradients are not finite.
+        checkpoint_every: number of steps between checkpoints; 0 saves one at the end of epochs only.
+        keep: number of the newest checkpoints to keep, in addition to the best one.
+        on_nonfinite: what to do if the loss or gradients are not finite: "stop" the training, or "skip" the batch.
 
     Raises:
         TypeError: if a value is of the wrong type.
@@ -136,16 +137,24 @@ class Recipe:
         for name in SWITCHES:
             if not isinstance(self._value(name), bool):
                 raise TypeError(f"Recipe({name}=...) must be True or False, but received {self._value(name)!r}.")
+        for name in ("data", "test_data"):
+            value = self._value(name)
+            if not isinstance(value, Data) and (value is not None or name == "data"):
+                raise TypeError(
+                    f"Recipe({name}=...) must be a name, a folder, a Source or a tf.data.Dataset, but received a"
+                    f" {type(value).__name__}."
+                )
         for name, choices in CHOICES.items():
             value = self._value(name)
-            if not (name == "strategy" and isinstance(value, tf.distribute.Strategy)) and value not in choices:
-                raise ValueError(f"Recipe({name}=...) does not know {value!r}: {suggest(str(value), choices)}")
+            if not (name == "strategy" and isinstance(value, tf.distribute.Strategy)):
+                check_choice("Recipe", name, value, choices)
         for name, count in TUPLES.items():
             object.__setattr__(self, name, _whole_numbers(name, self._value(name), count))
         object.__setattr__(self, "normalization", parse_normalization(self.normalization))
         if self.warmup_epochs and self.schedule != "cosine":
             raise ValueError(
                 f"warmup_epochs={self.warmup_epochs} needs schedule='cosine', but received {self.schedule!r}."
+                " Change the schedule, or leave out the warm-up."
             )
 
     def _value(self, name: str) -> Any:
@@ -153,7 +162,7 @@ class Recipe:
 
     @property
     def has_soft_labels(self) -> bool:
-        """Whether labels are distributions over classes: smoothed, or mixed with others."""
+        """Whether the labels are distributions over classes, because they are smoothed or mixed."""
         return self.label_smoothing > 0 or self.mixup > 0 or self.cutmix > 0
 
     def settings(self) -> dict[str, Any]:
@@ -171,7 +180,7 @@ class Recipe:
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, str | list[str]]) -> Recipe:
-        """The recipe of a run, from `Run.settings`; what is not of the recipe is left out.
+        """The recipe of a run, from `Run.settings`; settings that are no fields of a recipe are ignored.
 
         >>> Recipe.from_settings({"flip": "true", "image_size": "8,8", "model": "mlp"}).image_size
         (8, 8)
@@ -180,7 +189,7 @@ class Recipe:
         return cls(**{name: _from_text(name, settings[name]) for name in names})
 
 
-# The checks by kind; of whole numbers the lowest one that is allowed, of tuples their length.
+# The checks by kind: for whole numbers the lowest allowed value, for tuples their length.
 WHOLE_NUMBERS = {
     "batch_size": 1, "epochs": 1, "test_every": 1, "seed": 0, "views": 1, "crop": 0, "shift": 0, "devices": 1,
     "base_batch_size": 1, "steps_per_execution": 1, "checkpoint_every": 0, "keep": 2,
@@ -201,11 +210,12 @@ CHOICES: dict[str, Sequence[str]] = {
 }
 
 
-def recipe(**options: Any) -> Recipe:
-    """The recipe of the options that `train`, `distill` and `record` pass on.
+def make_recipe(**options: Any) -> Recipe:
+    """Makes a recipe of the options that `train`, `distill` and `record` pass on.
 
     Raises:
-        TypeError: for an unknown option, with the closest ones; otherwise as `Recipe`.
+        TypeError: if an option is unknown (the message suggests the closest names), or as `Recipe`.
+        ValueError: as `Recipe`.
     """
     known = [field.name for field in dataclasses.fields(Recipe)]
     for name in options:

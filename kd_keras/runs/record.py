@@ -1,4 +1,4 @@
-"""Recording: the outputs of a teacher for views of the training images, written to disk once."""
+"""Writes the outputs of a teacher for views of the training images to disk: `kd_keras.record`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kd_keras.recording.reader import Recording
 from kd_keras.runs import devices, teachers
 from kd_keras.runs.images import load_images
 from kd_keras.runs.methods import make_methods
-from kd_keras.runs.recipe import Data, Recipe, recipe
+from kd_keras.runs.recipe import Data, Recipe, make_recipe
 from kd_keras.runs.teachers import TEACHER_OPTIONS, TeacherOptions, TeacherSource
 from kd_keras.teacher import Teacher
 
@@ -33,70 +33,78 @@ def record(
     verify: bool = False,
     **options: Any,
 ) -> Recording | None:
-    """Records the outputs of a teacher, to train students from with `distill(recording=...)`.
+    """Records the outputs of a teacher; `distill(recording=...)` trains students from them.
 
-    Data and augmentation must be those of the training; the batch size only if mixup or CutMix mix a batch. The same
-    call resumes an interrupted recording.
+    The data, the seed and the augmentation must be those of the training that uses the recording, and with mixup or
+    CutMix the batch size too. The same call resumes an interrupted recording.
 
     Args:
-        teacher: as for `distill`; may be missing if `verify`.
+        teacher: as for `distill`; may be `None` if `verify` is true.
         data: as for `distill`.
         output: the directory of the recording.
         methods: methods whose teacher taps are recorded.
         logits: how logits are stored: "float32", "float16" or "top-<k>".
-        shard: (i, n): write the i-th of n parts, i from 0; by default all, or what a cluster in the environment says.
-        verify: only compare the checksums of a complete recording and, if a teacher is given, its weights.
-        **options: those of `TeacherOptions`, and of `Recipe` those of data, views and devices.
+        shard: (i, n): write part i of n, with i from 0. By default the rank and the number of workers of the cluster
+            that the environment describes, or everything if there is none.
+        verify: only compare the checksums of a complete recording and, if a teacher is passed, its weights.
+        **options: those of `TeacherOptions`, and those of `Recipe` for data, views and devices.
 
     Returns:
         The recording, or `None` if the parts of other workers are still missing.
 
     Raises:
-        TypeError: for an unknown option or a value of the wrong type.
-        ValueError: if the directory holds another recording, or the request is wrong.
-        OSError: if the disk is full; finished parts stay, and the same call resumes.
+        TypeError: if an option is unknown, or a value is of the wrong type.
+        ValueError: if the directory contains another recording, or the request is invalid.
+        OSError: if the disk is full; complete shards are kept, and the same call resumes.
+
+    >>> import tempfile
+    >>> from kd_keras import models
+    >>> teacher = models.build("mlp", (8, 8, 1), 10)
+    >>> recording = record(teacher=teacher, data="digits", output=f"{tempfile.mkdtemp()}/recording", views=1)
+    >>> recording.examples, recording.views
+    (1000, 1)
     """
     for_teacher = TeacherOptions(**{name: options.pop(name) for name in TEACHER_OPTIONS if name in options})
-    plan = recipe(data=data, **options)
+    recipe = make_recipe(data=data, **options)
     if verify:
-        return _verified(output, teacher, for_teacher, plan)
+        return _verify(output, teacher, for_teacher, recipe)
     if teacher is None:
-        raise ValueError("Recording needs --teacher=, but none is given.")
+        raise ValueError("Expected a teacher to record, but received none. Pass teacher=.")
     taps = list(dict.fromkeys(tap for method in make_methods(methods) for tap in method.taps.teacher))
-    with devices.local_strategy(plan).scope():
-        images = load_images(plan)
+    with devices.local_strategy(recipe).scope():
+        images = load_images(recipe)
         recording = writer.record(
             output,
             teachers.load_teacher(teacher, images, for_teacher),
             images.train,
             taps=taps,
-            views=plan.views or 1,
+            views=recipe.views or 1,
             logits=logits,
             shard=distribute.worker_rank() if shard is None else shard,
             **images.view_options,
         )
     if recording is None:
-        logger.info("%s: this part is done; others are missing.", output)
+        logger.info("%s: the part of this worker is complete, but others are missing.", output)
     else:
         _report(recording)
     return recording
 
 
-def _verified(
-    output: str | os.PathLike, teacher: TeacherSource | None, for_teacher: TeacherOptions, plan: Recipe
+def _verify(
+    output: str | os.PathLike, teacher: TeacherSource | None, for_teacher: TeacherOptions, recipe: Recipe
 ) -> Recording:
-    """A complete recording, read through."""
+    """Reads a complete recording and compares its checksums and, if a teacher is passed, its weights."""
     recording = Recording(os.fspath(output))
     recording.verify()
     if teacher is not None:
-        Teacher.recorded(output, live=teachers.load_teacher(teacher, load_images(plan), for_teacher))
-    logger.info("%s: every shard is whole.", output)
+        Teacher.recorded(output, live=teachers.load_teacher(teacher, load_images(recipe), for_teacher))
+    logger.info("%s: the checksums of all shards are correct.", output)
     _report(recording)
     return recording
 
 
 def _report(recording: Recording) -> None:
-    """Says what is recorded, and how far the stored logits are from those of the teacher."""
+    """Logs what is recorded, and how far the stored logits are from those of the teacher."""
     logger.info(
         "%s: %d views of %s examples, %s, logits as %s.",
         recording.directory, recording.views, f"{recording.examples:,}", ", ".join(recording.specs),

@@ -1,11 +1,11 @@
-"""A run's directory: what was asked, what happened, and what came of it.
+"""A run's directory: its settings, its progress and its result.
 
 flags.txt        a flagfile that repeats the run
 metrics.csv      the metrics of every epoch
-tensorboard/     the same as events
-checkpoint/      what an interrupted run resumes from
+tensorboard/     the same metrics for TensorBoard
+checkpoint/      the state from which an interrupted run resumes
 model.keras      the trained network
-best.keras       the network as it was at its best on the test images
+best.keras       the network after the epoch with the highest accuracy on the test images
 nonfinite_*.npz  a batch for which the loss or a gradient was not finite
 result.json      the outcome, the data, the seed and the software; a run without it is not complete
 """
@@ -24,7 +24,7 @@ from typing import Any, TypeAlias
 
 import keras
 
-from kd_keras.files import write_atomically
+from kd_keras.files import write_atomically, write_text
 from kd_keras.runs.settings import Settings, from_lines
 from kd_keras.version import __version__
 
@@ -38,7 +38,7 @@ class Run:
         path: the run's directory.
 
     Attributes:
-        path: the same.
+        path: the run's directory.
 
     Raises:
         ValueError: if the directory is not a run.
@@ -49,20 +49,20 @@ class Run:
         self._settings: Settings | None = None
         if not self._flagfile.exists():
             raise ValueError(
-                f"{self.path} is not a run: it has no flags.txt. Train it first, or name another directory."
+                f"{self.path} is not a run, because it has no flags.txt. Train it first, or name another directory."
             )
 
     @classmethod
     def prepare(cls, path: str | os.PathLike, settings: Settings, overwrite: bool = False) -> Run:
-        """A run that is to be started or resumed; nothing is written before `begin`.
+        """Prepares a run that is new or will be resumed; nothing is written before `begin`.
 
         Args:
             path: a new or empty directory, or a run with the same settings.
-            settings: of the run.
-            overwrite: whether to delete a run that is already there.
+            settings: the settings of the run.
+            overwrite: whether to delete a run that already exists.
 
         Raises:
-            ValueError: if the directory holds something else than a run, or a run with other settings.
+            ValueError: if the directory contains something other than a run, or a run with other settings.
         """
         run = cls.__new__(cls)
         run.path, run._settings = Path(path), settings
@@ -71,7 +71,9 @@ class Run:
         if run._flagfile.exists():
             run._check_settings(settings)
         elif run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
-            raise ValueError(f"{run.path} is not a run and not empty. Name a new directory, or the directory of a run.")
+            raise ValueError(
+                f"{run.path} is not a run and not empty. Name a new or empty directory, or the directory of a run."
+            )
         return run
 
     def __repr__(self) -> str:
@@ -93,7 +95,7 @@ class Run:
 
     @property
     def result(self) -> dict[str, Any]:
-        """The outcome: `last` metrics, `best_val_accuracy`, `seconds`, `seed`, `parameters`, `data`, `versions`, ...
+        """The result: `last` metrics, `best_val_accuracy`, `seconds`, `seed`, `parameters`, `data`, `versions`, ...
 
         Raises:
             ValueError: if the run is not complete, or its result.json is damaged.
@@ -112,12 +114,12 @@ class Run:
 
     @property
     def settings(self) -> dict[str, str | list[str]]:
-        """What flags.txt says, by the name of the flag; "true" or "false" for a boolean, a list for a repeated flag."""
+        """The lines of flags.txt by flag name: texts, "true" or "false" for a boolean, a list for a repeated flag."""
         return from_lines(self._flagfile.read_text().splitlines())
 
     @property
     def history(self) -> dict[str, list[float]]:
-        """The metrics of every epoch, by name; not a number for an epoch without a test."""
+        """The metrics of every epoch by name; NaN for a metric that an epoch does not have."""
         file = self.path / "metrics.csv"
         if not file.exists():
             return {}
@@ -130,15 +132,15 @@ class Run:
         """The trained network.
 
         Raises:
-            ValueError: if there is none yet, or its file is damaged.
+            ValueError: if the run is not complete, or the file is damaged.
         """
         return load_network(self.path)
 
     def best_model(self) -> keras.Model:
-        """The network as it was at its highest accuracy on the test images.
+        """The network after the epoch with the highest accuracy on the test images.
 
         Raises:
-            ValueError: if there is none yet, or its file is damaged.
+            ValueError: if the run is not complete or had no test images, or the file is damaged.
         """
         return load_network(self.path / "best.keras")
 
@@ -148,19 +150,19 @@ class Run:
         changed = settings.differences(self._flagfile.read_text().splitlines())
         if changed:
             raise ValueError(
-                f"Run {self.path} has other settings: {', '.join(changed)}. "
-                "Name another --run, or use --overwrite to delete it."
+                f"Run {self.path} has other settings: {', '.join(changed)}. Choose another directory, or delete"
+                " this run with overwrite=True (in the shell --overwrite)."
             )
 
     def begin(self) -> None:
-        """Makes the directory and records the settings; called after everything that they name was found."""
+        """Creates the directory and records the settings; called after everything that they name has been loaded."""
         if self._settings is None:
-            raise ValueError(f"Run {self.path} was opened for reading. Use Run.prepare to start or resume it.")
+            raise ValueError(f"Run {self.path} is opened for reading only. Use Run.prepare to start or resume it.")
         self.path.mkdir(parents=True, exist_ok=True)
         write_text(self._flagfile, "\n".join(self._settings.lines()) + "\n")
 
     def loggers(self, start_epoch: int) -> list[keras.callbacks.Callback]:
-        """The callbacks that write the metrics of a run that starts after `start_epoch` epochs."""
+        """The callbacks that write the metrics of a run that starts or resumes after `start_epoch` epochs."""
         metrics = self.path / "metrics.csv"
         if metrics.exists():  # an epoch that was logged but not saved is trained again
             lines = metrics.read_text().splitlines()
@@ -171,19 +173,19 @@ class Run:
         ]
 
     def final_metrics(self) -> dict[str, Any]:
-        """The metrics of the last epoch, and the best accuracy on the test images, from all epochs of the run."""
+        """The metrics of the last epoch, and the highest accuracy on the test images over all epochs."""
         history = self.history
         last = {name: values[-1] for name, values in history.items() if values[-1] == values[-1]}
         best = max((value for value in history.get("val_accuracy", ()) if value == value), default=0.0)
         return {"last": last, "best_val_accuracy": best}
 
     def finish(self, model: keras.Model, result: dict[str, Any], restore_best: Callable[[], object]) -> None:
-        """Saves the network as it is, the network at its best, and the result; the run is then complete.
+        """Saves the last network, the best network and the result; the run is then complete.
 
         Args:
             model: the trained network.
-            result: see `result`; the versions of the software are added.
-            restore_best: changes `model` to what it was at its best.
+            result: as the attribute `result`; the versions of the software are added.
+            restore_best: restores the best weights into `model`; called only if there were tests.
         """
         write_atomically(self.path / "model.keras", model.save)
         if "val_accuracy" in result["last"]:
@@ -198,13 +200,8 @@ class Run:
 Trained: TypeAlias = Run | str | os.PathLike | keras.Model  # a run, its path, the path of a `.keras` file, or a model
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a text file that is whole or not there."""
-    write_atomically(path, lambda name: Path(name).write_text(text))
-
-
 def find_run(source: Trained) -> Run | None:
-    """The run that a network belongs to, if any.
+    """Finds the run that a network belongs to, if any.
 
     Args:
         source: a `Run`, the path of a run's directory or of a file in it; anything else belongs to no run.
@@ -217,20 +214,20 @@ def find_run(source: Trained) -> Run | None:
     return Run(path) if (path / "flags.txt").exists() else None
 
 
-def recorded_data(source: Trained) -> dict[str, Any]:
-    """What the run of a network recorded of its data (`data` in its result); empty if it belongs to no complete run."""
+def recorded_data(source: Any) -> dict[str, Any]:
+    """The data that the run of a network recorded (`data` in its result); empty if it belongs to no complete run."""
     run = find_run(source)
     return run.result.get("data", {}) if run is not None and run.is_complete else {}
 
 
 def load_network(source: Trained) -> keras.Model:
-    """A trained network.
+    """Loads a trained network.
 
     Args:
         source: a `Run`, the path of a run or of a `.keras` file, or the network itself.
 
     Raises:
-        ValueError: if there is no network, or its file is damaged.
+        ValueError: if the file does not exist or is damaged.
     """
     if isinstance(source, keras.Model):
         return source
@@ -241,4 +238,6 @@ def load_network(source: Trained) -> keras.Model:
     try:
         return keras.saving.load_model(path, compile=False)
     except Exception as error:  # of many types, by what is damaged
-        raise ValueError(f"{path} is not a whole model file: {type(error).__name__}: {error}") from error
+        raise ValueError(
+            f"{path} is damaged or not a model file. Keras reports {type(error).__name__}: {error}"
+        ) from error

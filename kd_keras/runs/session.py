@@ -1,4 +1,4 @@
-"""One training from its Distiller to its result: what `train` and `distill` share."""
+"""Runs one training, from its Distiller to its saved result; shared by `train` and `distill`."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ logger = logging.getLogger("kd_keras")
 
 @dataclass(frozen=True)
 class Session:
-    """What a training works with.
+    """The recipe, directory, images and devices of one training.
 
     Args:
         recipe: how to train.
-        run: where the chief of the workers writes everything.
-        images: to train and to test on.
-        strategy: that everything is built under.
+        run: the run; only the chief worker writes to it.
+        images: the images to train and to test on.
+        strategy: the strategy under which everything is built.
     """
 
     recipe: Recipe
@@ -46,12 +46,12 @@ class Session:
 
     @property
     def is_chief(self) -> bool:
-        """Whether this process writes."""
+        """Whether this process writes the run."""
         return distribute.is_chief(self.strategy)
 
     @contextlib.contextmanager
     def building(self) -> Iterator[None]:
-        """Builds networks for the devices and in the precision of the recipe."""
+        """A context in which networks are built for the session's devices and in the precision of the recipe."""
         with self.strategy.scope(), devices.precision(self.recipe.precision):
             yield
 
@@ -59,10 +59,10 @@ class Session:
 def open_session(
     path: str | os.PathLike, settings: Settings, recipe: Recipe, strategy: tf.distribute.Strategy, overwrite: bool
 ) -> Session | Run:
-    """A session with its images, or the run if it is complete: then there is nothing to do.
+    """Opens a session and its images, or returns the run if it is already complete.
 
     Raises:
-        ValueError: if the directory holds something else, or there are no such images.
+        ValueError: if the directory contains something other than this run, or the images do not exist.
     """
     with distribute.chief_first(strategy):
         run = Run.prepare(path, settings, overwrite and distribute.is_chief(strategy))
@@ -83,9 +83,9 @@ def train_student(
     """Trains the student of a Distiller from the last checkpoint of the run, and completes the run.
 
     Args:
-        session: what to train with.
-        distiller: not yet compiled.
-        known: what else the result shall record.
+        session: the recipe, directory, images and devices.
+        distiller: trains the student; not yet compiled.
+        known: further entries of the result.
         recording: the recorded outputs of the teacher, if any.
     """
     started, recipe, images = time.perf_counter(), session.recipe, session.images
@@ -101,7 +101,7 @@ def train_student(
         distribute.seed_replicas(session.strategy, distiller)
         _fit(session, distiller, checkpoint, recording)
     except Exception:
-        checkpoint.on_train_end()  # gives SIGTERM back its handler, which Keras leaves out after an error
+        checkpoint.on_train_end()  # restores the handler of SIGTERM; Keras does not call this after an error
         raise
     if session.is_chief:
         seconds = round(time.perf_counter() - started, 1)
@@ -140,12 +140,12 @@ def _fit(session: Session, distiller: Distiller, checkpoint: Checkpoint, recordi
 
 
 def _verbosity() -> str | int:
-    """Progress bars on a terminal; in a log a line for each epoch."""
+    """Progress bars on a terminal, and one line per epoch in a log."""
     return "auto" if sys.stdout.isatty() else 2
 
 
 def _callbacks(session: Session, start: Position) -> list[keras.callbacks.Callback]:
-    """The callbacks of a `fit` that starts at a position: all workers look for non-finite values, the chief logs."""
+    """The callbacks of `fit`: every worker checks for non-finite values, and the chief also writes the metrics."""
 
     def replay(epoch: int, step: int) -> Any:
         return next(iter(session.images.training_batches(Position(epoch, step), with_index=True)))
@@ -153,13 +153,13 @@ def _callbacks(session: Session, start: Position) -> list[keras.callbacks.Callba
     guard = NonFinite(session.recipe.on_nonfinite, session.run.path if session.is_chief else None, replay, start)
     if not session.is_chief:
         return [guard]
-    session.run.begin()  # here, for now everything that could be refused was made
+    session.run.begin()  # not before, because an invalid request must not create a run
     progress = [progress_over_epochs(session.recipe)] if session.recipe.test_every > 1 else []
     return [guard, *session.run.loggers(start.epoch), *progress]
 
 
 def progress_over_epochs(recipe: Recipe) -> keras.callbacks.Callback:
-    """Progress over all epochs for many short ones: on a terminal one bar, in a log a line for each test."""
+    """Reports the progress of a run of many short epochs: one bar on a terminal, or one line per test in a log."""
     bar = keras.utils.Progbar(recipe.epochs, unit_name="epoch") if sys.stdout.isatty() else None
 
     def report(epoch: int, logs: dict[str, float]) -> None:

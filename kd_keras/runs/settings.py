@@ -1,8 +1,8 @@
-"""The settings of a run as lines of a flagfile, and back: the one place that knows the form of `flags.txt`.
+"""Converts the settings of a run to the lines of its flagfile `flags.txt`, and back.
 
-A boolean is `--flip` or `--noflip`, a tuple `--image_size=32,32`, a list one line for each of its items (a repeated
-flag). What cannot be written as a flag, such as a Keras model given from Python, is a `GivenObject` and becomes a
-comment.
+A boolean is `--flip` or `--noflip`, a tuple `--image_size=32,32`, and a list one line for each of its items (a repeated
+flag). A value that cannot be written as a flag, such as a Keras model passed from Python, is a `GivenObject` and
+becomes a comment.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class GivenObject:
     """A Python object among the settings.
 
     Args:
-        description: says the same of the same object in every process, for it is compared when a run resumes.
+        description: the same text for the same object in every process, because it is compared when a run resumes.
     """
 
     description: str
@@ -25,11 +25,11 @@ class GivenObject:
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run was asked for, by the name of the flag that says it.
+    """The settings of a run by the names of their flags.
 
     Args:
-        values: the settings; `None` is a flag that is not given.
-        defaults: the values of the flags that are not given.
+        values: the settings; `None` means that the flag is not set.
+        defaults: the values that the flags have if they are not set.
     """
 
     values: Mapping[str, Any]
@@ -40,10 +40,10 @@ class Settings:
         return [line for name in sorted(self.values) for line in to_lines(name, self.values[name])]
 
     def differences(self, recorded: Iterable[str]) -> list[str]:
-        """Says what differs from recorded lines; nothing if a run with these settings may resume.
+        """Lists the differences from recorded lines; the list is empty if a run with these settings may resume.
 
-        A flag that is missing in the recorded lines and at its default now is no difference: the run may be older than
-        the flag.
+        A flag that is missing from the recorded lines and has its default value now is not a difference, because the
+        run may be older than the flag.
 
         >>> Settings({"flip": True, "crop": 0}, {"crop": 0}).differences(["--noflip"])
         ['--noflip (before)', '--flip (now)']
@@ -103,7 +103,7 @@ def from_lines(lines: Iterable[str]) -> dict[str, str | list[str]]:
 
 
 def _name(line: str) -> str:
-    """The name of the flag that a line sets or, if it is a comment, speaks of."""
+    """The name of the flag that a line sets or, if the line is a comment, mentions."""
     text = line.removeprefix("# ").split(" ")[0].removeprefix("--")
     name, equals, _ = text.partition("=")
     return name if equals or line.startswith("#") else name.removeprefix("no")

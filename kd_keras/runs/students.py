@@ -1,4 +1,4 @@
-"""The network that a run trains: by its name in the zoo, from a file or a run, or a Keras model."""
+"""Builds or loads the network that a run trains: a model of the zoo, a run, a file, or a Keras model."""
 
 from __future__ import annotations
 
@@ -24,30 +24,35 @@ Network: TypeAlias = Trained  # or a text that names a model of the zoo
 def build_network(
     source: Network, images: Images, classes: int, weights: str | os.PathLike | None = None
 ) -> keras.Model:
-    """The network to train, built under the current strategy and dtype policy.
+    """Builds or loads the network to train, under the current strategy and dtype policy.
 
     Args:
         source: a model of the zoo with options such as "mlp(hidden=(32,))", a run, a `.keras` file, or a Keras model.
-            The model itself is trained, or under a strategy of several replicas a copy of it.
-        images: of the run: their shape, and what a network of the zoo normalizes with.
-        classes: number of classes.
-        weights: a `.keras` or `.weights.h5` file to start from, as a whole or in part. With the weights of a network of
-            the zoo comes the normalization that it was trained with.
+            A Keras model itself is trained, or a copy of it under a strategy of several replicas.
+        images: the images of the run, which determine the input shape and the normalization of a model of the zoo.
+        classes: the number of classes.
+        weights: a `.keras` or `.weights.h5` file to start from, as a whole or in part. If it is of a model of the zoo,
+            the network takes over its normalization too.
 
     Raises:
         TypeError: if the source is of another type.
-        ValueError: for an unknown name, a damaged file, or a network of another number of classes.
+        ValueError: if a name is unknown, a file is damaged, or the network has another number of classes.
     """
     if isinstance(source, keras.Model) or is_saved(source):
         model = _of_this_strategy(load_network(source))
         outputs = model.output_shape[-1] if isinstance(getattr(model, "output_shape", None), tuple) else classes
         if outputs != classes:
-            raise ValueError(f"The data has {classes} classes, but {describe(source)} has {outputs} outputs.")
+            raise ValueError(
+                f"The network must have an output for each of the {classes} classes of the images, but "
+                f"{describe(source)} has {outputs} outputs. Change its last layer."
+            )
     elif isinstance(source, str):
         name, options = parse_call(source)
         if models.takes_normalization(name):
             trained = None if weights is None else pixel_statistics(weights)
             options["normalization"] = trained or images.normalization
+            if weights is not None and trained is None:
+                logger.info("%s has no normalization: %s normalizes as %s.", weights, name, images.normalization)
         model = models.build(name, images.shape, classes, **options)
     else:
         raise TypeError(f"Expected a name, a path, a Run or a Keras model to train, but received {source!r}.")
@@ -57,14 +62,14 @@ def build_network(
 
 
 def is_saved(source: Network) -> bool:
-    """Whether a network is named by its run or its file, and not by its name in the zoo."""
+    """Whether a source is a run or a file, and not the name of a model of the zoo."""
     if isinstance(source, (Run, Path)):
         return True
     return isinstance(source, str) and (source.endswith(".keras") or Path(source).exists())
 
 
 def describe(source: Network) -> str:
-    """A network in a message: its name or path, or what kind of model it is."""
+    """The name, the path or the type of a network, for messages."""
     if isinstance(source, (str, os.PathLike)):
         return os.fspath(source)
     return f"{type(source).__name__} {getattr(source, 'name', '')!r}"
@@ -81,7 +86,7 @@ def as_setting(source: Network) -> str | GivenObject:
 
 
 def _of_this_strategy(model: keras.Model) -> keras.Model:
-    """The model, or a copy whose variables belong to the strategy of the current scope."""
+    """The model, or under several replicas a copy whose variables belong to the current strategy."""
     if tf.distribute.get_strategy().num_replicas_in_sync == 1:
         return model
     copy = keras.models.clone_model(model)

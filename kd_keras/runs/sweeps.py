@@ -1,4 +1,4 @@
-"""Many runs of one plan, one after the other: complete runs are kept, and a run that fails does not end the others."""
+"""Trains the runs of a plan one after the other. Complete runs are reused, and a failed run does not end the sweep."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class PlannedRun:
     """One run of a plan.
 
     Attributes:
-        path: its directory.
-        student: the model.
+        path: the directory of the run.
+        student: a model of the zoo.
         options: of `distill`, or of `train` for a baseline.
         teacher: as `distill` takes it, or `None` for a baseline.
     """
@@ -53,15 +53,15 @@ def plan(
     seeds: Iterable[int] = (0, 1, 2),
     shared: Mapping[str, Any] | None = None,
 ) -> list[PlannedRun]:
-    """Every recipe for every pair and seed, and the baseline of every student.
+    """Plans every recipe for every pair and seed, and the baseline of every student.
 
     Args:
-        directory: of all runs; a run is `<directory>/<teacher>-<student>/<recipe>/seed<n>`.
-        pairs: (teacher, student): a teacher as `distill` takes it and a model of the zoo; "{seed}" in the path of a
+        directory: the directory of the runs; a run is `<directory>/<teacher>-<student>/<recipe>/seed<n>`.
+        pairs: (teacher, student): a teacher as `distill` takes it, and a model of the zoo; "{seed}" in the path of a
             teacher is replaced by the seed of the run.
-        recipes: by name, the options of `distill` such as `{"methods": ["kd"], "hard_weight": 0.1}`.
-        seeds: of the runs.
-        shared: options of every run.
+        recipes: by name, the options of `distill`, such as `{"methods": ["kd"], "hard_weight": 0.1}`.
+        seeds: the seeds of the runs, (0, 1, 2) by default.
+        shared: options of every run, none by default.
 
     Raises:
         ValueError: if there is no pair, or if a recipe has no name or the name of the baseline.
@@ -73,7 +73,7 @@ def plan(
     {'epochs': 3, 'methods': ['kd'], 'seed': 0}
     """
     if not pairs:
-        raise ValueError("A sweep needs at least one pair of a teacher and a student.")
+        raise ValueError("A sweep needs at least one pair of a teacher and a student, but received none. Pass pairs=.")
     if BASELINE in recipes or not all(recipes):
         raise ValueError(f"The recipes of a sweep need names other than {BASELINE!r}, but received {list(recipes)}.")
     runs, seeds = [], list(seeds)
@@ -97,9 +97,9 @@ def _name_of(teacher: TeacherSource) -> str:
 
 
 def finish(planned: PlannedRun) -> Run | str:
-    """The complete run, trained or resumed if necessary; or its error as text.
+    """Trains or resumes a planned run unless it is complete; returns the run, or its error as text.
 
-    Its progress, and the traceback of an error, are appended to `planned.log`.
+    The progress, and the traceback of an error, are appended to `planned.log`.
     """
     if (planned.path / "result.json").exists():
         return Run(planned.path)

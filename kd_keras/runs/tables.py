@@ -1,4 +1,4 @@
-"""Tables of the zoo and of the methods, in Markdown."""
+"""Markdown tables of the models of the zoo and of the methods."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MODEL_HEAD = "| model | parameters | multiply-accumulates | kilobytes | stages |
 
 
 def zoo_table(image_shape: tuple[int, int, int], classes: int) -> Iterator[str]:
-    """What every model of the zoo costs, line by line."""
+    """Yields the lines of a table of the costs of every model of the zoo."""
     size = ",".join(map(str, image_shape))
     yield f"{classes} classes, images of {size}; trainable parameters.\n\n{MODEL_HEAD}"
     for name in models.ZOO:
@@ -35,12 +35,12 @@ def zoo_table(image_shape: tuple[int, int, int], classes: int) -> Iterator[str]:
 
 
 def model_tables(text: str, image_shape: tuple[int, int, int], classes: int) -> str:
-    """What one model costs, and its taps.
+    """The costs of one model and its taps, as two tables.
 
     Args:
         text: a model of the zoo with options, a run or a `.keras` file.
-        image_shape: `(H, W, C)` for a model of the zoo.
-        classes: the same.
+        image_shape: `(H, W, C)` of the images, for a model of the zoo.
+        classes: the number of classes, for a model of the zoo.
     """
     if is_saved(text):
         model = load_network(text)
@@ -51,7 +51,7 @@ def model_tables(text: str, image_shape: tuple[int, int, int], classes: int) -> 
 
 
 def model_row(name: str, model: keras.Model) -> str:
-    """What a model costs, and the shapes of its stages."""
+    """The row of a model: its costs, and the shapes of its stages."""
     with tempfile.TemporaryDirectory() as folder:
         model.save(f"{folder}/model.keras")
         kilobytes = Path(f"{folder}/model.keras").stat().st_size / 1000
@@ -60,21 +60,21 @@ def model_row(name: str, model: keras.Model) -> str:
 
 
 def tap_table(model: keras.Model) -> str:
-    """Every tap of a model, the layer that it reads, and for a stage the layer before its activation."""
+    """A table of the taps of a model: the layer that a tap reads and, for a stage, the layer before its activation."""
     lines = ["| tap | layer | shape | before its activation |", "|---|---|---|---|"]
     stages = tap_specs(model, "stages")
     for number, (spec, before) in enumerate(zip(stages, tap_specs(model, "stages:pre"), strict=True)):
         earlier = before.layer if before != spec else "nothing: stages:pre gives the same"
         lines.append(_tap_row(f"stages[{number}]", spec, earlier))
-    # The zoo's names for the maps that published tables compare; those that are no stages have no activation or are not
-    # the last of their size.
+    # The zoo also names the maps that published tables compare. Some of them are not stages, because they have no
+    # activation or are not the last of their size.
     lines += [_tap_row(spec.layer, spec) for spec in tap_specs(model, "stage?_out") if spec not in stages]
     lines += [_tap_row(tap, spec) for tap in ("embedding", "logits") for spec in tap_specs(model, tap)]
     return "\n".join(lines)
 
 
 def tap_specs(model: keras.Model, tap: str) -> list[TapSpec]:
-    """What a tap delivers, or nothing if the model lacks it."""
+    """The specifications of a tap; empty if the model does not have it."""
     try:
         specs = Tapped(model, [tap]).specs[tap]
     except ValueError:
@@ -94,7 +94,7 @@ def _shape(spec: TapSpec) -> str:
 
 
 def method_table(teacher: str, student: str, image_shape: tuple[int, int, int], classes: int) -> Iterator[str]:
-    """Every method with the parameters of its adapters for a pair of networks of the zoo, line by line."""
+    """Yields the lines of a table of all methods, with the parameters of their adapters for a pair of zoo models."""
     yield f"Trainable parameters of the adapters for {teacher} and {student}, {classes} classes.\n"
     columns = [*COLUMNS[:4], "adapters", *COLUMNS[4:]]
     yield "| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|"
@@ -109,11 +109,12 @@ def adapter_parameters(
 ) -> str:
     """How many trainable parameters a method adds to the student during training, or why it does not fit.
 
-    A student that a method does not fit is tried once more with a classifier at each stage.
+    If a method does not fit the student, the student is tried again with a classifier at each stage.
     """
     reason = ""
-    for name in (student, f"multi_exit/{student}"):
-        teacher_model, student_model = (models.build(each, image_shape, classes) for each in (teacher, name))
+    for student_name in (student, f"multi_exit/{student}"):
+        names = (teacher, student_name)
+        teacher_model, student_model = (models.build(name, image_shape, classes) for name in names)
         before = count(student_model.trainable_variables)
         method = kind()
         try:

@@ -1,4 +1,4 @@
-"""The teacher of a run: of runs, files, Keras models or a `Teacher`, live or recorded."""
+"""Loads the teacher of a run from runs, files, Keras models, a `Teacher` or a recording."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from kd_keras.contracts import Tensor, as_batch
 from kd_keras.evaluation import accuracy, predict
+from kd_keras.evaluation.images import order_classes
 from kd_keras.networks.freezing import PRECISIONS, frozen
 from kd_keras.private_api import sub_layers
 from kd_keras.recording.teacher import RecordedTeacher
@@ -33,12 +34,12 @@ class TeacherOptions:
     """How the networks of a teacher are used.
 
     Args:
-        teacher_weights: how much each of several networks counts; equally by default.
-        teacher_precision: teach with frozen copies in this precision, batch normalization folded; by default with the
-            networks as they are.
-        teacher_range: lowest and highest pixel value that the networks expect, such as (0, 1) or (-1, 1); by default
-            they read 0..255, as every network of this project does.
-        combine: what is averaged over several networks: "probabilities" or "logits".
+        teacher_weights: the weights of several networks in their average; equal by default.
+        teacher_precision: replace the networks by frozen copies in this precision with folded batch normalization; by
+            default the networks are used as they are.
+        teacher_range: the lowest and the highest pixel value that the networks expect, such as (0, 1) or (-1, 1); by
+            default (0, 255), which every network of this project expects.
+        combine: what is averaged over several networks: "probabilities" (default) or "logits".
 
     Raises:
         ValueError: if a value is out of range.
@@ -56,7 +57,7 @@ class TeacherOptions:
             raise ValueError(f"combine must be one of {COMBINATIONS}, but received {self.combine!r}.")
         limits = self.teacher_range
         if limits is not None and not (len(limits) == 2 and limits[0] < limits[1]):
-            raise ValueError(f"teacher_range must be (lowest, highest) pixel value, but received {limits!r}.")
+            raise ValueError(f"teacher_range must be (lowest, highest) with lowest < highest, but received {limits!r}.")
 
     def settings(self) -> dict[str, Any]:
         """The values as a flagfile records them, by name of the flag."""
@@ -67,21 +68,27 @@ class TeacherOptions:
 
 
 def load_teacher(source: TeacherSource, images: Images, options: TeacherOptions) -> Teacher:
-    """A live teacher whose classes are in the order of the images' classes.
+    """Loads a live teacher whose classes are in the order of the images' classes.
 
     Raises:
         TypeError: if the source is of another type.
-        ValueError: if a network is missing or damaged, has other classes than the images, or the options do not go with
-            a `Teacher` that was made before.
+        ValueError: if a network does not exist, is damaged or lacks a class of the images, or if there are options
+            beside a `Teacher` object.
     """
     if isinstance(source, Teacher):
         if options != TeacherOptions():
-            raise ValueError(f"{options} does not go with a Teacher that was made before: give them to the Teacher.")
+            raise ValueError(
+                f"A Teacher object must come without further options, but received {options}. Pass them to Teacher()."
+            )
         return source
     sources = as_list(source)
-    orders = [class_order(recorded_data(network), images.train.class_names) for network in sources]
+    names = images.train.class_names
+    orders = [order_classes(recorded_data(network).get("class_names"), names) for network in sources]
     if any(order != orders[0] for order in orders):
-        raise ValueError(f"All teachers must have their classes in the same order, but their orders are {orders}.")
+        raise ValueError(
+            f"All teachers must have their classes in the same order, but received the orders {orders} relative to the "
+            "images. Train them on the same classes."
+        )
     networks = [load_network(network) for network in sources]
     if options.teacher_precision:
         networks = [frozen(network, options.teacher_precision) for network in networks]
@@ -95,10 +102,10 @@ def load_teacher(source: TeacherSource, images: Images, options: TeacherOptions)
 
 
 def load_recorded(recording: str | os.PathLike, images: Images, live: Teacher | None) -> RecordedTeacher:
-    """A teacher whose outputs were recorded; if the live one is given too, its outputs for one batch are compared.
+    """Loads a recorded teacher; if the live teacher is passed too, its outputs for one batch are compared.
 
     Raises:
-        ValueError: if the recording is of other images or another teacher, or damaged.
+        ValueError: if the recording is of other images or another teacher, or is damaged.
     """
     teacher = Teacher.recorded(recording, live)
     batch = as_batch(next(iter(images.training_batches(Position(), teacher.recording))))
@@ -114,7 +121,7 @@ def load_recorded(recording: str | os.PathLike, images: Images, live: Teacher | 
 
 
 def measure_accuracy(teacher: Teacher, images: Images) -> dict[str, float]:
-    """The accuracy that the student is compared with, as a result records it; nothing without test images."""
+    """The teacher's accuracy on the test images, as a result records it; empty if there are no test images."""
     if images.test is None:
         return {}
     value = float(dict(accuracy(predict(teacher, images.test_batches())))["accuracy"])
@@ -122,32 +129,8 @@ def measure_accuracy(teacher: Teacher, images: Images) -> dict[str, float]:
     return {"teacher_accuracy": value}
 
 
-def class_order(record: dict[str, Any], names: Sequence[str] | None) -> list[int] | None:
-    """For each class of the images its position among a network's classes, if both have names and the orders differ.
-
-    Args:
-        record: what the run of the network recorded of its data.
-        names: of the images' classes, in their order.
-
-    Raises:
-        ValueError: if the network lacks a class.
-
-    >>> class_order({"class_names": ["cat", "dog"]}, ("dog", "cat"))
-    [1, 0]
-    """
-    trained_on = record.get("class_names")
-    if not trained_on or not names or list(names) == trained_on:
-        return None
-    missing = sorted(set(names) - set(trained_on))
-    if missing:
-        raise ValueError(
-            f"The images have the classes {list(names)}, but the network knows {trained_on}, not {missing}."
-        )
-    return [trained_on.index(name) for name in names]
-
-
 def to_range(lowest: float, highest: float) -> Callable[[Tensor], Tensor]:
-    """From pixel values in 0..255 to another range.
+    """Makes a function from pixel values in 0..255 to another range.
 
     >>> to_range(-1, 1)(255.0)
     1.0
@@ -155,17 +138,18 @@ def to_range(lowest: float, highest: float) -> Callable[[Tensor], Tensor]:
     return lambda images: images * ((highest - lowest) / 255) + lowest
 
 
-def as_list(source: TeacherSource) -> list[Trained]:
-    """The networks of a teacher as a list; a text or a path is one of them.
+def as_list(source: Any) -> list:
+    """The networks of a teacher as a list, also if there is only one.
 
     Raises:
-        TypeError: if the source is none of those that `kd_keras.distill` takes.
+        TypeError: if a network is of another type.
     """
     networks = list(source) if isinstance(source, (list, tuple)) else [source]
     for network in networks:
         if not isinstance(network, (str, os.PathLike, Run, keras.Model)):
             raise TypeError(
-                f"A teacher must be a Run, a path, a Keras model, a Teacher or a list of them, but received {network!r}"
+                "A teacher must be a Run, a path, a Keras model, a Teacher, or a list of runs, paths and models, but "
+                f"received {network!r}."
             )
     return networks
 

@@ -1,4 +1,4 @@
-"""Training on labels alone: a teacher, or the baseline of a student."""
+"""Trains a network on labels, without distillation: a teacher, or the baseline of a student."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from kd_keras.distiller import Distiller
 from kd_keras.runs import devices, students
-from kd_keras.runs.recipe import DEFAULTS, Data, recipe
+from kd_keras.runs.recipe import DEFAULTS, Data, make_recipe
 from kd_keras.runs.run import Run
 from kd_keras.runs.session import Session, open_session, train_student
 from kd_keras.runs.settings import Settings
@@ -26,14 +26,14 @@ def train(
     overwrite: bool = False,
     **options: Any,
 ) -> Run:
-    """Trains a network on labeled images.
+    """Trains a network on labeled images, without distillation.
 
-    The same call resumes an interrupted run and does nothing for a complete one. Progress goes to the logger
-    "kd_keras". A SIGTERM ends the process with a checkpoint, at the next step.
+    The same call resumes an interrupted run and returns a complete one unchanged. Progress goes to the logger
+    "kd_keras". On SIGTERM the process saves a checkpoint after the current step and exits.
 
     Args:
         model: a model of the zoo, such as "resnet20" or "mlp(hidden=(32,))", a run or a `.keras` file, or a Keras model
-            that ends in logits.
+            whose outputs are logits.
         data: labeled images, as `Recipe` describes.
         run: the directory of the run.
         weights: a `.keras` or `.weights.h5` file to start from, as a whole or in part.
@@ -41,11 +41,11 @@ def train(
         **options: everything else that `Recipe` takes: `epochs=`, `batch_size=`, `learning_rate=`, `flip=`, ...
 
     Returns:
-        The run. Workers of a cluster other than the chief get one that they have not written.
+        The run. In a cluster only the chief writes it.
 
     Raises:
-        TypeError: for an unknown option or a value of the wrong type.
-        ValueError: if the request is wrong; then no run is created.
+        TypeError: if an option is unknown, or a value is of the wrong type; no run is created.
+        ValueError: if the request is invalid; no run is created.
         FloatingPointError: if the loss or gradients are not finite.
 
     >>> import tempfile
@@ -54,25 +54,28 @@ def train(
     >>> run.is_complete, run.model().output_shape
     (True, (None, 10))
     """
-    plan = recipe(data=data, **options)
-    asked = {"model": students.as_setting(model), "weights": None if weights is None else os.fspath(weights)}
-    settings = Settings({**plan.settings(), **asked}, {**DEFAULTS, "model": "resnet20"})
-    with devices.chosen_strategy(plan) as strategy:
-        session = open_session(run, settings, plan, strategy, overwrite)
+    recipe = make_recipe(data=data, **options)
+    network = {"model": students.as_setting(model), "weights": None if weights is None else os.fspath(weights)}
+    settings = Settings({**recipe.settings(), **network}, {**DEFAULTS, "model": "resnet20"})
+    with devices.chosen_strategy(recipe) as strategy:
+        session = open_session(run, settings, recipe, strategy, overwrite)
         return session if isinstance(session, Run) else _train(session, model, weights)
 
 
 def _train(session: Session, model: Network, weights: str | os.PathLike | None) -> Run:
     images = session.images
     if not images.train.has_labels:
-        raise ValueError(f"Training needs labeled images, but {images.train.name!r} has no labels.")
+        raise ValueError(
+            f"Training needs labeled images, but {images.train.name!r} has no labels. Distill from a teacher with"
+            " hard_weight=0 instead."
+        )
     if images.train.classes is None:
         raise ValueError(
             f"Training needs the number of classes, but {images.train.name!r} has none. Make the Source with classes=."
         )
     with session.building():
         network = students.build_network(model, images, images.train.classes, weights)
-        distiller = Distiller(student=network)
+        distiller = Distiller(student=network, hard_weight=1.0)
     size = f"{network.count_params():,} parameters"
     logger.info("Training %s (%s) on %s images.", students.describe(model), size, f"{images.train.size:,}")
     return train_student(session, distiller)

@@ -43,10 +43,10 @@ def class_activation(model, images, classes):
 
 def test_grad_cam_is_the_class_activation_map_of_a_network_with_mean_pooling():
     model = convolutional(6)
-    found = attention_maps(model, IMAGES, CLASS_OF, batch_size=4)
-    assert found.shape == (10, *SHAPE[:2]) and found.dtype == np.float32 and found.min() >= 0
-    np.testing.assert_allclose(found, class_activation(model, IMAGES.astype("float32"), CLASS_OF), atol=1e-5)
-    assert set(found.max((1, 2)).round(5)) <= {0.0, 1.0} and (found.max((1, 2)) == 1).sum() > 5
+    maps = attention_maps(model, IMAGES, CLASS_OF, batch_size=4)
+    assert maps.shape == (10, *SHAPE[:2]) and maps.dtype == np.float32 and maps.min() >= 0
+    np.testing.assert_allclose(maps, class_activation(model, IMAGES.astype("float32"), CLASS_OF), atol=1e-5)
+    assert set(maps.max((1, 2)).round(5)) <= {0.0, 1.0} and (maps.max((1, 2)) == 1).sum() > 5
 
 
 def test_softmax_preprocessing_frozen_layers_and_another_order_of_classes():
@@ -64,8 +64,8 @@ def test_a_last_stage_of_one_pixel_is_skipped_and_a_network_without_maps_is_an_e
     maps = keras.layers.Conv2D(3, 5, activation="relu", name="relu2")(inputs)
     narrow = keras.layers.Conv2D(4, 4, activation="relu")(maps)
     model = keras.Model(inputs, keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(narrow)))
-    found = attention_maps(model, IMAGES[..., :1], np.zeros(10, int))
-    assert found.std((1, 2)).max() > 0.1
+    maps = attention_maps(model, IMAGES[..., :1], np.zeros(10, int))
+    assert maps.std((1, 2)).max() > 0.1
     with pytest.raises(ValueError, match="stages"):
         attention_maps(models.build("mlp", SHAPE, CLASSES), IMAGES, CLASS_OF)
     layers = [keras.Input((4, 4, 1)), keras.layers.Conv2D(3, 4), keras.layers.Flatten(), keras.layers.Dense(2)]
@@ -78,15 +78,15 @@ def test_correlation_and_overlap_by_hand():
     one, other = RANDOM.random((2, 6, 5, 4))
     one[2] = 0  # nothing supports the class: left out
     other[3, :2] = 0  # ties
-    found = dict(attention(one, other))
-    kept = [number for number in range(6) if number != 2]
-    expected = [spearmanr(one[number].ravel(), other[number].ravel()).statistic for number in kept]
-    assert found["attention_correlation"] == pytest.approx(np.mean(expected))
+    findings = dict(attention(one, other))
+    remaining = [number for number in range(6) if number != 2]
+    expected = [spearmanr(one[number].ravel(), other[number].ravel()).statistic for number in remaining]
+    assert findings["attention_correlation"] == pytest.approx(np.mean(expected))
     overlaps = []
-    for number in kept:
+    for number in remaining:
         tops = [set(np.argsort(-maps[number].ravel())[:4]) for maps in (one, other)]
         overlaps.append(len(tops[0] & tops[1]) / len(tops[0] | tops[1]))
-    assert found["attention_overlap"] == pytest.approx(np.mean(overlaps)) and 0 < np.mean(overlaps) < 1
+    assert findings["attention_overlap"] == pytest.approx(np.mean(overlaps)) and 0 < np.mean(overlaps) < 1
     same = dict(attention(one, one))
     assert same["attention_correlation"] == pytest.approx(1) and same["attention_overlap"] == 1
     assert all(np.isnan(value) for value in dict(attention(0 * one, other)).values())

@@ -27,9 +27,9 @@ def by_loop(model, bins=15):
         sure = max(row)
         content[max(0, math.ceil(sure * bins - 1e-12) - 1)].append((sure, list(row).index(sure) == label))
     ece = sum(
-        len(each) / len(model.labels) * abs(np.mean([a for a, _ in each]) - np.mean([b for _, b in each]))
-        for each in content
-        if each
+        len(members) / len(model.labels) * abs(np.mean([a for a, _ in members]) - np.mean([b for _, b in members]))
+        for members in content
+        if members
     )
     return ece, content
 
@@ -37,18 +37,20 @@ def by_loop(model, bins=15):
 @pytest.mark.parametrize("classes", [2, 5])
 def test_measures_against_loops_and_scikit_learn(classes):
     model = drawn(classes=classes)
-    found = dict(calibration(model))
+    findings = dict(calibration(model))
     ece, content = by_loop(model)
-    assert found["ece"] == pytest.approx(ece, abs=1e-12) and 0.05 < ece < 0.6
-    assert found["reliability"][:, 2].tolist() == [len(each) for each in content]
-    for (confidence, accuracy, _), each in zip(found["reliability"], content, strict=True):
-        if each:
-            assert [confidence, accuracy] == pytest.approx(np.mean(each, 0).tolist())
+    assert findings["ece"] == pytest.approx(ece, abs=1e-12) and 0.05 < ece < 0.6
+    assert findings["reliability"][:, 2].tolist() == [len(members) for members in content]
+    for (confidence, accuracy, _), members in zip(findings["reliability"], content, strict=True):
+        if members:
+            assert [confidence, accuracy] == pytest.approx(np.mean(members, 0).tolist())
     probabilities = softmax(model.logits.astype("float64"), -1)
-    assert found["nll"] == pytest.approx(log_loss(model.labels, probabilities, labels=range(classes)), rel=1e-9)
-    each = [brier_score_loss(model.labels == kind, probabilities[:, kind]) for kind in range(classes)]
-    assert found["brier"] == pytest.approx(sum(each), rel=1e-9)
-    assert set(found) == {"nll", "ece", "brier", "reliability"} and dict(calibration(model._replace(labels=None))) == {}
+    assert findings["nll"] == pytest.approx(log_loss(model.labels, probabilities, labels=range(classes)), rel=1e-9)
+    by_class = [brier_score_loss(model.labels == kind, probabilities[:, kind]) for kind in range(classes)]
+    assert findings["brier"] == pytest.approx(sum(by_class), rel=1e-9)
+    assert (
+        set(findings) == {"nll", "ece", "brier", "reliability"} and dict(calibration(model._replace(labels=None))) == {}
+    )
 
 
 def test_bins_that_are_empty_and_confidences_on_an_edge():
@@ -56,8 +58,8 @@ def test_bins_that_are_empty_and_confidences_on_an_edge():
     assert curve[:, 2].tolist() == [2, 1, 0, 0, 1]
     assert np.isnan(curve[2:4, 1]).all() and curve[2:4, 0].tolist() == pytest.approx([0.5, 0.7])
     ties = Predictions(np.zeros((4, 2), "float32"), np.array([0, 1, 1, 1]))  # a confidence of 1/2, correct once in four
-    found = dict(calibration(ties))
-    assert found["ece"] == 0.25 and found["brier"] == 0.5 and found["nll"] == pytest.approx(math.log(2))
+    findings = dict(calibration(ties))
+    assert findings["ece"] == 0.25 and findings["brier"] == 0.5 and findings["nll"] == pytest.approx(math.log(2))
 
 
 def test_the_temperature_is_where_the_slope_of_the_likelihood_is_zero():
@@ -83,11 +85,11 @@ def test_scaling_never_increases_the_nll_of_the_examples_that_it_is_fitted_on():
 
 def test_before_and_after_are_measured_on_examples_that_did_not_fit_the_temperature():
     fitting, measured = drawn(seed=1), drawn(seed=2)
-    found = dict(calibration(measured, held_out=fitting))
-    assert found["temperature"] == temperature(fitting) and found["nll"] == likelihood(measured)
-    scaled = dict(calibration(measured._replace(logits=measured.logits / np.float32(found["temperature"]))))
+    findings = dict(calibration(measured, held_out=fitting))
+    assert findings["temperature"] == temperature(fitting) and findings["nll"] == likelihood(measured)
+    scaled = dict(calibration(measured._replace(logits=measured.logits / np.float32(findings["temperature"]))))
     for name in ("nll", "ece", "brier", "reliability"):
-        np.testing.assert_allclose(found[f"{name}_scaled"], scaled[name], rtol=1e-4, atol=1e-6)
-    assert found["ece_scaled"] < found["ece"] and found["brier_scaled"] < found["brier"]
+        np.testing.assert_allclose(findings[f"{name}_scaled"], scaled[name], rtol=1e-4, atol=1e-6)
+    assert findings["ece_scaled"] < findings["ece"] and findings["brier_scaled"] < findings["brier"]
     with pytest.raises(ValueError, match="of the same model"):
         dict(calibration(measured, held_out=drawn(classes=4)))

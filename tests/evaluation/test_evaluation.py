@@ -17,9 +17,9 @@ X, Y = examples(10)
 def test_predictions_are_the_logits_of_every_example_in_order():
     model = keras.Sequential([keras.Input(X.shape[1:]), convolutional(), keras.layers.Softmax()])
     data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(4)
-    found = predict(model, data)
-    np.testing.assert_allclose(found.logits, model.layers[0](X), rtol=1e-5, atol=1e-6)
-    np.testing.assert_array_equal(found.labels, Y)
+    predictions = predict(model, data)
+    np.testing.assert_allclose(predictions.logits, model.layers[0](X), rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(predictions.labels, Y)
     one_hot = predict(model, data.map(lambda x, y: (x, tf.one_hot(y, CLASSES))))
     np.testing.assert_array_equal(one_hot.labels, Y)
     assert predict(model, data.map(lambda x, y: x)).labels is None
@@ -38,18 +38,20 @@ def drawn(count=50, classes=7, seed=0, missing=2):
 
 def test_accuracy_by_class_and_confusion():
     model, _ = drawn()
-    found = dict(accuracy(model))
+    findings = dict(accuracy(model))
     chosen = [max(range(7), key=row.__getitem__) for row in model.logits]
     counts = np.zeros((7, 7), int)
     for label, choice in zip(model.labels, chosen, strict=True):
         counts[label, choice] += 1
-    np.testing.assert_array_equal(found["confusion"], counts)
-    assert found["accuracy"] == pytest.approx(counts.trace() / 50) and 0 < counts.trace() < 50
+    np.testing.assert_array_equal(findings["confusion"], counts)
+    assert findings["accuracy"] == pytest.approx(counts.trace() / 50) and 0 < counts.trace() < 50
     for kind in range(7):
-        own = [choice == kind for choice, label in zip(chosen, model.labels, strict=True) if label == kind]
-        assert found["accuracy_by_class"][kind] == pytest.approx(np.mean(own) if own else np.nan, nan_ok=True)
-    assert np.isnan(found["accuracy_by_class"][2])
-    assert found["top5"] == pytest.approx(top_k_accuracy_score(model.labels, model.logits, k=5, labels=range(7)))
+        is_correct = [choice == kind for choice, label in zip(chosen, model.labels, strict=True) if label == kind]
+        assert findings["accuracy_by_class"][kind] == pytest.approx(
+            np.mean(is_correct) if is_correct else np.nan, nan_ok=True
+        )
+    assert np.isnan(findings["accuracy_by_class"][2])
+    assert findings["top5"] == pytest.approx(top_k_accuracy_score(model.labels, model.logits, k=5, labels=range(7)))
     assert dict(accuracy(Predictions(model.logits, None))) == {}
     assert "top5" not in dict(accuracy(Predictions(np.eye(5), np.arange(5))))
     assert (
@@ -62,28 +64,28 @@ def test_accuracy_by_class_and_confusion():
 
 def test_agreement_by_class_and_which_model_alone_is_correct():
     student, teacher = drawn()
-    found = dict(agreement(student, teacher))
-    says, wants = ([max(range(7), key=row.__getitem__) for row in each.logits] for each in (student, teacher))
-    assert found["agreement"] == pytest.approx(np.mean([a == b for a, b in zip(says, wants, strict=True)]))
+    findings = dict(agreement(student, teacher))
+    says, wants = ([max(range(7), key=row.__getitem__) for row in model.logits] for model in (student, teacher))
+    assert findings["agreement"] == pytest.approx(np.mean([a == b for a, b in zip(says, wants, strict=True)]))
     p = log_softmax(teacher.logits)
     kl = (np.exp(p) * (p - log_softmax(student.logits))).sum(-1)
-    assert found["kl"] == pytest.approx(kl.mean(), rel=1e-5)
+    assert findings["kl"] == pytest.approx(kl.mean(), rel=1e-5)
     only = [
         sum(a != y == b for a, b, y in zip(*pair, student.labels, strict=True)) / 50
         for pair in ((says, wants), (wants, says))
     ]
-    assert [found["only_teacher_correct"], found["only_student_correct"]] == pytest.approx(only) and min(only) > 0
+    assert [findings["only_teacher_correct"], findings["only_student_correct"]] == pytest.approx(only) and min(only) > 0
     bare = Predictions(student.logits, None), Predictions(teacher.logits, None)
-    unlabelled = dict(agreement(*bare))
-    assert "only_teacher_correct" not in unlabelled
-    for values, by in ((found, student.labels), (unlabelled, np.array(wants))):
+    unlabeled = dict(agreement(*bare))
+    assert "only_teacher_correct" not in unlabeled
+    for values, by in ((findings, student.labels), (unlabeled, np.array(wants))):
         for kind in range(7):
-            own = by == kind
-            if not own.any():
+            of_kind = by == kind
+            if not of_kind.any():
                 assert np.isnan(values["kl_by_class"][kind]) and np.isnan(values["agreement_by_class"][kind])
                 continue
-            assert values["kl_by_class"][kind] == pytest.approx(kl[own].mean(), rel=1e-5)
-            assert values["agreement_by_class"][kind] == pytest.approx((np.array(says) == wants)[own].mean())
+            assert values["kl_by_class"][kind] == pytest.approx(kl[of_kind].mean(), rel=1e-5)
+            assert values["agreement_by_class"][kind] == pytest.approx((np.array(says) == wants)[of_kind].mean())
     with pytest.raises(ValueError, match="same examples"):
         dict(agreement(student, Predictions(teacher.logits[:9], None)))
     with pytest.raises(ValueError, match="in the same order"):
@@ -104,6 +106,6 @@ def test_cost_counts_parameters_and_time():
     assert of_large["parameters"] > of_small["parameters"]
     times = latency({"small": (small, X), "large": (large, X), "again": (small, X)}, runs=20)
     assert times["small"]["milliseconds_32"] < times["large"]["milliseconds_32"]
-    for each in times.values():
-        assert 0 < each["milliseconds"] <= each["milliseconds_p95"]
-        assert 0 < each["milliseconds_32"] <= each["milliseconds_32_p95"]
+    for time in times.values():
+        assert 0 < time["milliseconds"] <= time["milliseconds_p95"]
+        assert 0 < time["milliseconds_32"] <= time["milliseconds_32_p95"]

@@ -49,18 +49,18 @@ def evaluated():
 
 
 def test_the_names_of_the_findings(evaluated):
-    found = evaluated[0].findings
-    assert set(found["teacher"]) == CHEAP | ASKED | INSIDE
-    assert set(found["student"]) == CHEAP | PAIRED | ASKED | INSIDE
-    assert set(found["mlp"]) == CHEAP | PAIRED | ASKED  # it has no maps
-    assert [found["teacher"][name] for name in ("agreement", "mce", "kl")] == [1, 1, pytest.approx(0, abs=1e-6)]
-    assert found["teacher"]["attention_correlation"] == pytest.approx(1)
-    assert found["teacher"]["cka"].diagonal() == pytest.approx(np.ones(2))
+    findings = evaluated[0].findings
+    assert set(findings["teacher"]) == CHEAP | ASKED | INSIDE
+    assert set(findings["student"]) == CHEAP | PAIRED | ASKED | INSIDE
+    assert set(findings["mlp"]) == CHEAP | PAIRED | ASKED  # it has no maps
+    assert [findings["teacher"][name] for name in ("agreement", "mce", "kl")] == [1, 1, pytest.approx(0, abs=1e-6)]
+    assert findings["teacher"]["attention_correlation"] == pytest.approx(1)
+    assert findings["teacher"]["cka"].diagonal() == pytest.approx(np.ones(2))
 
 
 def test_each_question_uses_its_images(evaluated):
     evaluator, networks = evaluated
-    student, found = networks["student"], evaluator.findings["student"]
+    student, findings = networks["student"], evaluator.findings["student"]
     columns = list(source(37).examples.as_numpy_iterator())
     images, labels = (np.stack([example[key] for example in columns]) for key in ("image", "label"))
     logits = np.array(student(images.astype("float32")))
@@ -69,12 +69,12 @@ def test_each_question_uses_its_images(evaluated):
     np.testing.assert_array_equal(evaluator.sample[1], labels[::2])
     measured = evaluation.Predictions(logits[1::2], labels[1::2]), evaluation.Predictions(logits[::2], labels[::2])
     for name, value in evaluation.calibration(*measured):
-        np.testing.assert_allclose(found[name], value, rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(findings[name], value, rtol=1e-3, atol=1e-4)
     others = np.stack([example["image"] for example in gray().examples.as_numpy_iterator()])
     others = np.repeat(tf.round(tf.image.resize(others, SHAPE[:2], antialias=True)), 3, -1)
     both = [evaluation.Predictions(np.array(values), None) for values in (logits, student(others))]
     for name, value in evaluation.generalization(both[0], other=both[1]):
-        assert found[name] == pytest.approx(value, abs=1e-3)
+        assert findings[name] == pytest.approx(value, abs=1e-3)
     classes = np.array(networks["teacher"](images[::2].astype("float32"))).argmax(-1)
     maps = evaluation.attention_maps(student, images[::2], classes)
     np.testing.assert_allclose(evaluator.attention_maps["student"], maps, atol=1e-5)
@@ -88,7 +88,7 @@ def test_a_question_that_does_not_apply_is_left_out_with_its_reason(caplog):
     assert [line.split(" of ")[0] for line in lines] == ["gap", "attention"]
     assert all("mlp is left out" in line for line in lines)
     assert "training images" in lines[0] and "stages" in lines[1] and evaluator.findings["mlp"]["ece"] >= 0
-    with pytest.raises(ValueError, match="three has 3 classes, but the images of made have 5"):
+    with pytest.raises(ValueError, match="three must have the 5 classes of the images of made, but it has 3"):
         evaluator.evaluate(Candidate("three", models.build("mlp", SHAPE, 3)))
 
 
@@ -111,7 +111,7 @@ def test_examples_are_taken_evenly():
 
 def test_the_order_of_classes():
     assert order_classes(["a", "b", "c"], ["c", "a"]) == [2, 0] and order_classes(None, ["a"]) is None
-    with pytest.raises(ValueError, match=r"also of \['d'\]"):
+    with pytest.raises(ValueError, match=r"lacks \['d'\]"):
         order_classes(["a", "b"], ["a", "d"])
 
 
@@ -127,8 +127,8 @@ def test_findings_as_text():
     assert findings_table({"one": row}).endswith("| one | 1,234 | - | 0.5000 | - | - | - | - | 1.2500 |")
     assert describe("one", row) == "one: accuracy 0.5000 (95 %: 0.4000 to 0.6000)."
     assert "no labels" in describe("one", {})
-    found = {"one": {"a": np.array([[1.0, math.nan]]), "b": np.float64(2), "c": math.nan, "d": 3}}
-    assert to_json(found) == {"one": {"a": [[1.0, None]], "b": 2.0, "c": None, "d": 3}}
+    findings = {"one": {"a": np.array([[1.0, math.nan]]), "b": np.float64(2), "c": math.nan, "d": 3}}
+    assert to_json(findings) == {"one": {"a": [[1.0, None]], "b": 2.0, "c": None, "d": 3}}
     runs = {
         f"train[:{size}]": evaluation.SizedRun({"train_split": f"train[:{size}]"}, size, size / 100) for size in (9, 8)
     }

@@ -19,11 +19,11 @@ def area(known, other):
 
 def test_the_areas_are_shares_of_pairs_in_the_right_order():
     test, other = drawn(40, 3.0), drawn(30, 1.5)
-    found = dict(generalization(test, other=other._replace(labels=None)))
-    exps = [np.exp(each.logits.astype("float64")) for each in (test, other)]
-    assert found["auroc_probability"] == pytest.approx(area(*[e.max(-1) / e.sum(-1) for e in exps]))
-    assert found["auroc_energy"] == pytest.approx(area(*[np.log(e.sum(-1)) for e in exps]))
-    assert 0.55 < found["auroc_probability"] < 1 and found["auroc_probability"] != found["auroc_energy"]
+    findings = dict(generalization(test, other=other._replace(labels=None)))
+    exps = [np.exp(model.logits.astype("float64")) for model in (test, other)]
+    assert findings["auroc_probability"] == pytest.approx(area(*[e.max(-1) / e.sum(-1) for e in exps]))
+    assert findings["auroc_energy"] == pytest.approx(area(*[np.log(e.sum(-1)) for e in exps]))
+    assert 0.55 < findings["auroc_probability"] < 1 and findings["auroc_probability"] != findings["auroc_energy"]
     same = dict(generalization(test, other=test))
     assert same == pytest.approx({"auroc_probability": 0.5, "auroc_energy": 0.5})
 

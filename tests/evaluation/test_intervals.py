@@ -22,9 +22,9 @@ ONE, OTHER = (RANDOM.random(COUNT) < share for share in (0.1, 0.2))
 
 
 def test_the_interval_of_an_accuracy():
-    found = dict(intervals(model(ONE)))
+    findings = dict(intervals(model(ONE)))
     expected = bootstrap([~ONE], np.mean, n_resamples=9999, method="percentile", rng=np.random.default_rng(1))
-    low, high = found["accuracy_low"], found["accuracy_high"]
+    low, high = findings["accuracy_low"], findings["accuracy_high"]
     assert [low, high] == pytest.approx(list(expected.confidence_interval), abs=0.006)
     accuracy = 1 - ONE.mean()
     deviation = sqrt(accuracy * (1 - accuracy) / COUNT)
@@ -35,8 +35,8 @@ def test_the_interval_of_an_accuracy():
 
 
 def test_the_paired_difference():
-    found = dict(intervals(model(ONE), model(OTHER)))
-    assert found["difference"] == pytest.approx(OTHER.mean() - ONE.mean())
+    findings = dict(intervals(model(ONE), model(OTHER)))
+    assert findings["difference"] == pytest.approx(OTHER.mean() - ONE.mean())
     paired = bootstrap(
         [~ONE * 1, ~OTHER * 1],
         lambda one, other, axis: (one - other).mean(axis),
@@ -45,25 +45,25 @@ def test_the_paired_difference():
         method="percentile",
         rng=np.random.default_rng(1),
     )
-    ends = [found["difference_low"], found["difference_high"]]
+    ends = [findings["difference_low"], findings["difference_high"]]
     assert ends == pytest.approx(list(paired.confidence_interval), abs=0.008)
     both = ONE | (RANDOM.random(COUNT) < 0.05)  # nearly the same errors: a much narrower interval
     narrow = dict(intervals(model(ONE), model(both)))
     assert narrow["difference_high"] - narrow["difference_low"] < 0.6 * (ends[1] - ends[0])
     turned = dict(intervals(model(OTHER), model(ONE)))
-    assert turned["difference"] == -found["difference"] and turned["mcnemar"] == pytest.approx(found["mcnemar"])
+    assert turned["difference"] == -findings["difference"] and turned["mcnemar"] == pytest.approx(findings["mcnemar"])
 
 
 def test_mcnemar_exactly():
     gained, lost = int((~ONE & OTHER).sum()), int((ONE & ~OTHER).sum())
     tail = sum(comb(gained + lost, k) for k in range(min(gained, lost) + 1)) / 2 ** (gained + lost)
-    found = dict(intervals(model(ONE), model(OTHER)))["mcnemar"]
-    assert found == pytest.approx(min(1.0, 2 * tail), rel=1e-9) and 0 < found < 0.05
+    findings = dict(intervals(model(ONE), model(OTHER)))["mcnemar"]
+    assert findings == pytest.approx(min(1.0, 2 * tail), rel=1e-9) and 0 < findings < 0.05
 
 
 def test_two_equal_models_and_two_of_other_examples():
-    found = dict(intervals(model(ONE), model(ONE)))
-    assert [found[f"difference{end}"] for end in ("", "_low", "_high")] == [0, 0, 0] and found["mcnemar"] == 1
+    findings = dict(intervals(model(ONE), model(ONE)))
+    assert [findings[f"difference{end}"] for end in ("", "_low", "_high")] == [0, 0, 0] and findings["mcnemar"] == 1
     never = np.zeros(COUNT, bool)
     assert [dict(intervals(model(never)))[f"accuracy_{end}"] for end in ("low", "high")] == [1, 1]
     with pytest.raises(ValueError, match="same examples"):

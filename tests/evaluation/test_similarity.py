@@ -61,14 +61,16 @@ def test_properties():
 def test_the_stages_of_networks():
     images = RANDOM.integers(0, 256, (20, *SHAPE)).astype("uint8")
     model = convolutional()
-    found = grams(Teacher(model, preprocess=lambda images: images / 255), images, batch_size=8)
+    matrices = grams(Teacher(model, preprocess=lambda images: images / 255), images, batch_size=8)
     taps = keras.Model(model.input, [model.get_layer("relu1").output, model.get_layer("relu2").output])
-    large, small = (np.array(each) for each in taps(images / np.float32(255)))
+    large, small = (np.array(stage) for stage in taps(images / np.float32(255)))
     large = large.reshape(20, 4, 2, 4, 2, 4).mean((2, 4))  # 8x8 to 4x4
-    for gram, stage in zip(found, (large, small), strict=True):
+    for gram, stage in zip(matrices, (large, small), strict=True):
         np.testing.assert_allclose(gram, centered_gram(stage.reshape(20, -1)), rtol=1e-4, atol=1e-4)
     other = convolutional(6, shape=(12, 12, 3))
-    table = dict(similarity(found, grams(Teacher(other, preprocess=lambda images: images / 127.5 - 1), images)))["cka"]
+    table = dict(similarity(matrices, grams(Teacher(other, preprocess=lambda images: images / 127.5 - 1), images)))[
+        "cka"
+    ]
     resized = keras.ops.image.resize(2 * (images / np.float32(255)) - 1, (12, 12))
     features = np.array(keras.Model(other.input, other.get_layer("relu1").output)(resized))
     features = features.reshape(20, 4, 3, 4, 3, 6).mean((2, 4))  # 12x12 to 4x4
@@ -78,5 +80,5 @@ def test_the_stages_of_networks():
     assert table.shape == (2, 2) and table[:, 0] == pytest.approx(expected, abs=1e-5)
     with pytest.raises(ValueError, match="stages"):
         grams(models.build("mlp", SHAPE, 3), images)
-    with pytest.raises(ValueError, match="layers of one network"):
+    with pytest.raises(ValueError, match="a single network"):
         grams(Teacher([model, model]), images)

@@ -32,9 +32,9 @@ def test_a_better_student_has_a_drop_below_zero():
 
 
 def test_the_interval_of_a_drop_is_shown_and_does_not_decide():
-    given = {"accuracy": 0.97, "difference_low": -0.03, "difference_high": 0.01}
-    found = check_requirements({"max_accuracy_drop": 0.02}, given, TEACHER)[0]
-    assert found.passed and found.text.endswith("measured 0.01 (95 %: -0.01 to 0.03)")
+    student = {"accuracy": 0.97, "difference_low": -0.03, "difference_high": 0.01}
+    requirement = check_requirements({"max_accuracy_drop": 0.02}, student, TEACHER)[0]
+    assert requirement.passed and requirement.text.endswith("measured 0.01 (95 %: -0.01 to 0.03)")
 
 
 def test_a_value_that_is_not_a_number_does_not_pass():

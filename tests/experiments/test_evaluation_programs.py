@@ -26,10 +26,10 @@ def test_evaluate_and_export(teacher, data_dir, tmp_path):
     table = json.loads((tmp_path / "out" / "export.json").read_text())
     assert table["images"] == 797 and list(table["formats"]) == ["saved_model", "litert_int8"]
     for form, name in (("saved_model", "saved_model"), ("litert_int8", "model_int8.tflite")):
-        each = table["formats"][form]
-        assert f"| {form} | {name} | {each['bytes'] / 1000:,.1f} | " in ran.stdout
+        export = table["formats"][form]
+        assert f"| {form} | {name} | {export['bytes'] / 1000:,.1f} | " in ran.stdout
         assert (tmp_path / "out" / name).exists()
-        assert each["source_accuracy"] == pytest.approx(row["accuracy"]) and each["agreement"] > 0.95
+        assert export["source_accuracy"] == pytest.approx(row["accuracy"]) and export["agreement"] > 0.95
     assert table["formats"]["saved_model"]["parameters"] == 1210 and table["formats"]["saved_model"]["agreement"] == 1.0
     recorded = np.load(tmp_path / "out" / "saved_model" / "check.npz")
     assert recorded["images"].dtype == np.uint8 and len(recorded["images"]) == 797
@@ -43,15 +43,15 @@ def test_evaluate_judges_the_last_model(teacher, data_dir, tmp_path):
     program("train", "--model=mlp(hidden=(16,))", *SMALL, "--train_split=train[:8]", data_dir, f"--run={few}")
     models = [f"--teacher={teacher}", f"--model={teacher}", f"--model={few}", data_dir, "--examples=40"]
     check_requirements = ["--min_accuracy=0.999", "--max_size_ratio=1.5", "--max_mce=0.001"]
-    output = f"--output={tmp_path / 'found.json'}"
+    output = f"--output={tmp_path / 'findings.json'}"
     ran = program("evaluate", *models, *check_requirements, "--questions=generalization", output, check=False)
     assert ran.returncode == 3, ran.stderr[-3000:]
     verdict = [line.split(":")[0] for line in ran.stdout.splitlines() if line[:4] in ("PASS", "FAIL")]
     assert verdict == ["FAIL  min_accuracy", "FAIL  max_mce", "PASS  max_size_ratio"]
-    found = json.loads((tmp_path / "found.json").read_text())[str(few)]
-    assert len(found["error_jpeg"]) == 5 and np.shape(found["confusion"]) == (10, 10)
-    assert found["gap"] == pytest.approx(found["accuracy_train"] - found["accuracy"])
-    assert f"| {few} | 8 | {found['accuracy']:.4f} |" in ran.stdout and "| mce | gap |" in ran.stdout
+    findings = json.loads((tmp_path / "findings.json").read_text())[str(few)]
+    assert len(findings["error_jpeg"]) == 5 and np.shape(findings["confusion"]) == (10, 10)
+    assert findings["gap"] == pytest.approx(findings["accuracy_train"] - findings["accuracy"])
+    assert f"| {few} | 8 | {findings['accuracy']:.4f} |" in ran.stdout and "| mce | gap |" in ran.stdout
 
 
 def test_evaluate_knows_a_run_by_its_model_and_by_its_own_order_of_classes(teacher, data_dir, tmp_path):

@@ -28,4 +28,4 @@ def test_a_network_teaches_its_exits_and_they_are_compared(data_dir, tmp_path):
     )
     assert "| 0.05 | 1.000 | 0.000 | 0.000 |" in ran.stdout and "| 1.1 | 0.000 | 0.000 | 1.000 |" in ran.stdout
     missing = program("distill", "--student=multi_exit/resnet8", *SMALL, data_dir, "--run=nowhere", check=False)
-    assert missing.returncode == 2 and "kd needs --teacher= or --recording=" in missing.stderr
+    assert missing.returncode == 2 and "kd needs teacher= or recording=" in missing.stderr

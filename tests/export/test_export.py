@@ -131,14 +131,14 @@ def test_an_export_contains_only_the_student(exported, distilled, teacher):
         map(canonical, student)
     )
     assert len(kernels) == 4, "adapter, two convolutions and the classifier of the teacher"
-    held = list(runtimes.weight_shapes(exported.path))
-    assert not kernels & set(map(canonical, held))
-    own = sum(map(math.prod, student))
+    shapes = list(runtimes.weight_shapes(exported.path))
+    assert not kernels & set(map(canonical, shapes))
+    expected = sum(map(math.prod, student))
     if exported.format == "saved_model":
-        assert sorted(held) == sorted(student) and exported.parameters == own
+        assert sorted(shapes) == sorted(student) and exported.parameters == expected
     else:
-        assert {canonical(shape) for shape in student if len(shape) > 1} <= set(map(canonical, held))
-        assert own / 2 < exported.parameters <= own
+        assert {canonical(shape) for shape in student if len(shape) > 1} <= set(map(canonical, shapes))
+        assert expected / 2 < exported.parameters <= expected
     assert exported.bytes == runtimes.size_in_bytes(exported.path) > exported.parameters
 
 

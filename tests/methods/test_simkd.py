@@ -105,8 +105,8 @@ def test_larger_maps_are_pooled(student_size, teacher_size, kind, tmp_path):
         np.testing.assert_allclose(
             values_around[1], pooled(np.asarray(values_around[0], "float64"), smaller), atol=1e-5
         )
-    model.save(tmp_path / "made.keras")
-    np.testing.assert_allclose(keras.saving.load_model(tmp_path / "made.keras")(x), model(x), atol=1e-6)
+    model.save(tmp_path / "student.keras")
+    np.testing.assert_allclose(keras.saving.load_model(tmp_path / "student.keras")(x), model(x), atol=1e-6)
 
 
 def sequential():
@@ -138,12 +138,12 @@ def test_students_of_any_kind(make, tmp_path):
     distiller.compile("sgd", jit_compile=False)
     distiller.fit(x, verbose=0)
     assert np.abs(np.array(kernel) - before).max() > 0
-    model.save(tmp_path / "made.keras")
-    np.testing.assert_allclose(keras.saving.load_model(tmp_path / "made.keras")(x), model(x), atol=1e-5)
+    model.save(tmp_path / "student.keras")
+    np.testing.assert_allclose(keras.saving.load_model(tmp_path / "student.keras")(x), model(x), atol=1e-5)
 
 
 def test_a_recording_without_the_network_raises():
-    with pytest.raises(ValueError, match="(?s)teacher's network.*a recording holds.*--teacher=.*--recording="):
+    with pytest.raises(ValueError, match="(?s)teacher's network.*only a recording.*--teacher=.*--recording="):
         SimKD().student_from(pair()[0], None)
 
 

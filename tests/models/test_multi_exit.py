@@ -98,9 +98,9 @@ def test_it_teaches_itself_and_its_exits_are_dropped(tmp_path):
 def test_invalid_models_and_arguments(summed):
     with pytest.raises(ValueError, match="two or more stages"):
         multi_exit(one_stage())
-    with pytest.raises(ValueError, match="an exit of 1 to 3"):
+    with pytest.raises(ValueError, match="an exit from 1 to 3"):
         single_exit(summed, 4)
-    with pytest.raises(ValueError, match="made by multi_exit"):
+    with pytest.raises(ValueError, match="Build it with multi_exit"):
         exit_count(build("resnet8", SHAPE, 4))
     with pytest.raises(ValueError, match="threshold above 0"):
         EarlyExit(summed, 0)

@@ -3,7 +3,6 @@
 import re
 import shutil
 import subprocess
-from html.parser import HTMLParser
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,42 +16,9 @@ from kd_keras.report.page import Subject, render_page
 from kd_keras.report.sections import describe_requirement
 from tests.support import findings
 from tests.support.networks import source
+from tests.support.pages import SECTIONS, Elements
 
 LIMITS = {"max_accuracy_drop": 0.02, "min_agreement": 0.85, "max_size_ratio": 0.25}
-SECTIONS = {*report.TITLES, "verdict", "trade-off", "reproduce"}
-VOID = {"meta", "img", "br", "wbr", "hr"}
-
-
-class Elements(HTMLParser):
-    """Every element of a page as (name, attributes); elements that are not closed in order are an error."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.found, self.open, self.texts = [], [], []
-        self.feed(text)
-        self.close()
-        assert not self.open, self.open
-
-    def handle_starttag(self, tag, attributes):
-        self.found.append((tag, dict(attributes)))
-        self.open += [] if tag in VOID else [tag]
-
-    def handle_startendtag(self, tag, attributes):
-        self.found.append((tag, dict(attributes)))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag, f"</{tag}> closes another element"
-
-    def handle_data(self, text):
-        if self.open and self.open[-1] not in ("style", "script"):
-            self.texts.append(text)
-
-    def all(self, name):
-        return [attributes for tag, attributes in self.found if tag == name]
-
-    @property
-    def text(self):
-        return " ".join(" ".join(self.texts).replace("\xa0", " ").split())
 
 
 @pytest.fixture(scope="module")
@@ -90,15 +56,15 @@ def bare(subject, *names):
 
 def test_the_page_is_one_file_without_scripts_and_references(whole, elements):
     assert not re.search(r"https?://|@import|javascript:", whole)
-    assert not {"script", "link", "iframe", "object", "base"} & {tag for tag, _ in elements.found}
-    for _, attributes in elements.found:
+    assert not {"script", "link", "iframe", "object", "base"} & {tag for tag, _ in elements.elements}
+    for _, attributes in elements.elements:
         for name in ("src", "href", "xlink:href", "srcset"):
             assert re.match(r"data:image/png;base64,|#", attributes.get(name) or "#"), attributes
     assert len(whole) < 3e6
 
 
 def test_ids_are_unique_and_every_reference_has_one(elements, whole):
-    ids = [attributes["id"] for _, attributes in elements.found if "id" in attributes]
+    ids = [attributes["id"] for _, attributes in elements.elements if "id" in attributes]
     assert len(ids) == len(set(ids))
     references = re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', whole)
     assert len(references) > 50 and {one or other for one, other in references} <= set(ids)
@@ -167,8 +133,8 @@ def test_the_verdict_says_which_requirement_fails(subjects, elements, judged):
 
 
 def test_a_requirement_that_fails_by_little_does_not_look_met():
-    found = check_requirements({"max_size_ratio": 0.25}, {"kilobytes": 0.2504}, {"kilobytes": 1.0})
-    assert describe_requirement(found[0], {})[:3] == ("Size ratio", "at most 0.2500\xa0×", "0.2504\xa0×")
+    requirements = check_requirements({"max_size_ratio": 0.25}, {"kilobytes": 0.2504}, {"kilobytes": 1.0})
+    assert describe_requirement(requirements[0], {})[:3] == ("Size ratio", "at most 0.2500\xa0×", "0.2504\xa0×")
 
 
 def test_the_trade_off_shows_the_numbers_of_each_network(subjects, elements):
@@ -230,10 +196,10 @@ def test_names_are_text_and_nothing_else(subjects):
 
 
 def test_missing_numbers_are_dashes(subjects):
-    found = dict(subjects[-1].findings) | {"kilobytes": float("nan"), "temperature": None}
-    found["accuracy_by_class"] = np.where(np.arange(10) == 3, np.nan, found["accuracy_by_class"])
-    found["confusion"] = found["confusion"] * (np.arange(10) != 3)[:, None]
-    lost = subjects[-1]._replace(findings=found, history={"epoch": [0, 1], "val_accuracy": [float("nan")] * 2})
+    changed = dict(subjects[-1].findings) | {"kilobytes": float("nan"), "temperature": None}
+    changed["accuracy_by_class"] = np.where(np.arange(10) == 3, np.nan, changed["accuracy_by_class"])
+    changed["confusion"] = changed["confusion"] * (np.arange(10) != 3)[:, None]
+    lost = subjects[-1]._replace(findings=changed, history={"epoch": [0, 1], "val_accuracy": [float("nan")] * 2})
     elements = Elements(render_page([subjects[0], lost], title="Lost"))
     assert "File size 1.13 MB – " in elements.text and "nan" not in elements.text
     assert "in smaller" not in elements.text
@@ -241,13 +207,13 @@ def test_missing_numbers_are_dashes(subjects):
 
 def test_many_classes_and_many_networks(subjects):
     random = np.random.default_rng(0)
-    found = {
+    shared = {
         "accuracy": 0.5,
         "confusion": random.integers(0, 9, (120, 120)),
         "accuracy_by_class": random.uniform(size=120),
         "agreement_by_class": random.uniform(size=120),
     }
-    many = [Subject(f"runs/{place}", "other", found | {"parameters": 1 + place}) for place in range(9)]
+    many = [Subject(f"runs/{place}", "other", shared | {"parameters": 1 + place}) for place in range(9)]
     html = render_page(many, title="Many")
     assert html.count("<image") == 2 and "the 20 of 120 classes with the largest loss" in html
     assert len(html) < 1e6
@@ -354,21 +320,21 @@ def test_a_browser_shows_the_page_without_errors_and_horizontal_scrolling(whole,
     ran = subprocess.run(
         ["chromium", *options.split(), "--dump-dom", wrapper.as_uri()], capture_output=True, text=True, timeout=60
     )
-    found = re.search("measured ([0-9 ]+) end", ran.stdout)
-    assert found, ran.stderr
-    assert [int(each) for each in found[1].split()] == [width, width, 0, len(SECTIONS)]
+    measured = re.search("measured ([0-9 ]+) end", ran.stdout)
+    assert measured, ran.stderr
+    assert [int(number) for number in measured[1].split()] == [width, width, 0, len(SECTIONS)]
     assert "CONSOLE" not in ran.stderr
 
 
 def test_the_most_confident_disagreements_are_shown():
-    made = source(37)
+    images_source = source(37)
     random = np.random.default_rng(1)
-    labels = np.array([int(example["label"]) for example in made.examples])
+    labels = np.array([int(example["label"]) for example in images_source.examples])
     predictions = {name: Predictions(random.normal(size=(37, 5)).astype("float32"), labels) for name in ("t", "s")}
-    images = data.evaluation(made, batch_size=8)
-    evaluator = SimpleNamespace(teacher="t", predictions=predictions, images=images, test=made)
+    images = data.evaluation(images_source, batch_size=8)
+    evaluator = SimpleNamespace(teacher="t", predictions=predictions, images=images, test=images_source)
     shown = assembly.select_disagreements(evaluator, "s")
-    everyone = [example["image"].numpy() for example in made.examples]
+    everyone = [example["image"].numpy() for example in images_source.examples]
     t, s = (np.exp(each.logits) / np.exp(each.logits).sum(-1, keepdims=True) for each in predictions.values())
     sure = np.where(t.argmax(-1) == s.argmax(-1), 0, t.max(-1) * s.max(-1))
     assert len(shown) == assembly.DISAGREEMENTS

@@ -151,6 +151,20 @@ def test_a_sweep_survives_a_failed_run_and_resumes(small, tmp_path):
     assert failed.with_name("seed0.log").read_text() == log, "the failed run is in another shard"
 
 
+def test_a_run_without_test_images_is_refused(runs, tmp_path):
+    untested = complete(tmp_path, "untested", 0, 0.5, 0.5, "--model=resnet8")
+    (untested / "result.json").write_text(json.dumps({"last": {"kd": 0.5}, "best_val_accuracy": 0.0, "seconds": 1.0}))
+    with pytest.raises(ValueError, match="untested/seed0 has no accuracy"):
+        kd.compare([*runs, untested])
+
+
+def test_a_gap_of_rounding_is_not_closed(tmp_path):
+    teacher = [f"--teacher={tmp_path}/t", "--student=resnet8", "--method=kd"]
+    runs = [complete(tmp_path, "baseline", 0, TEACHER - 1e-8, 0.9, "--model=resnet8")]
+    rows = kd.compare([*runs, complete(tmp_path, "kd", 0, 0.8, 0.8, *teacher)]).rows
+    assert rows[1]["gain"] == pytest.approx(-10) and math.isnan(rows[1]["gap_closed"])
+
+
 def test_invalid_requests(runs, tmp_path):
     with pytest.raises(ValueError, match="received both"):
         kd.compare(runs, sweep=tmp_path)

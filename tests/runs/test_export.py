@@ -9,8 +9,8 @@ import pytest
 
 import kd_keras as kd
 from kd_keras.export import runtimes
-from tests.runs.test_evaluate import trained
 from tests.support.networks import SHAPE, convolutional, source
+from tests.support.runs import trained
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +70,8 @@ def test_a_keras_model(tmp_path):
 def test_invalid_requests(run, tmp_path):
     with pytest.raises(ValueError, match="did you mean litert"):
         kd.export(run, ["litrt"])
+    with pytest.raises(TypeError, match=r"formats=\['litert'\]"):
+        kd.export(run, "litert")
     with pytest.raises(TypeError, match="epochs"):
         kd.export(run, epochs=3)
     with pytest.raises(ValueError, match="Pass output="):

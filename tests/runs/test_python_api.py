@@ -78,7 +78,7 @@ def test_a_wrong_request_creates_no_run(small, tmp_path):
     run = tmp_path / "run"
     wrong = [
         {"model": "mlq"}, {"model": 3}, {"epoch": 3}, {"weights": "nowhere.keras"}, {"data": "digit"},
-        {"steps_per_execution": 3}, {"model": "nowhere.keras"},
+        {"steps_per_execution": 3}, {"model": "nowhere.keras"}, {"data": np.zeros((3, 8, 8, 1))},
     ]  # fmt: skip
     for options in wrong:
         with pytest.raises((ValueError, TypeError)):
@@ -206,11 +206,11 @@ def test_a_teacher_of_another_range(teacher, small, tmp_path):
 
 def test_what_does_not_go_together_is_refused(teacher, small, tmp_path):
     wrong = [
-        ({}, "--teacher= or --recording="),
+        ({}, "teacher= or recording="),
         ({"teacher": teacher, "methods": []}, "no method needs one"),
         ({"teacher": teacher, "methods": "kd"}, "must be a list"),
         ({"teacher": 3}, "A teacher must be"),
-        ({"teacher": kd.Teacher(teacher.model()), "combine": "logits"}, "made before"),
+        ({"teacher": kd.Teacher(teacher.model()), "combine": "logits"}, "without further options"),
         ({"teacher": teacher, "teacher_range": (1, 0)}, "teacher_range"),
     ]
     for options, message in wrong:

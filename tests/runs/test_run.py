@@ -6,7 +6,7 @@ import keras
 import pytest
 
 from kd_keras.runs import Recipe, Run, find_run, load_network, recorded_data
-from kd_keras.runs.recipe import DEFAULTS, recipe
+from kd_keras.runs.recipe import DEFAULTS, make_recipe
 from kd_keras.runs.settings import GivenObject, Settings, from_lines, to_lines
 from tests.support.programs import program
 
@@ -134,7 +134,7 @@ def test_every_field_of_a_recipe_has_a_flag():
         ({"batch_size": "32"}, TypeError, "batch_size"),
         ({"epoch": 3}, TypeError, "epochs"),
         ({"flip": 1}, TypeError, "flip"),
-        ({"optimizer": "sdg"}, ValueError, "did you mean sgd"),
+        ({"optimizer": "sdg"}, ValueError, "Did you mean sgd"),
         ({"image_size": (8,)}, ValueError, "image_size"),
         ({"mixup": -1.0}, ValueError, "mixup"),
         ({"keep": 1}, ValueError, "keep"),
@@ -144,7 +144,7 @@ def test_every_field_of_a_recipe_has_a_flag():
 )
 def test_a_wrong_recipe_is_refused(options, error, message):
     with pytest.raises(error, match=message):
-        recipe(**options)
+        make_recipe(**options)
 
 
 def test_lines_and_settings_are_inverse():

@@ -18,7 +18,7 @@ class Network(NamedTuple):
         label: its name in figures and tables.
         phrase: its name in sentences, such as "the distilled student".
         style: its mark and color, an index into `figures.MARKS`.
-        findings: what the evaluation found, by name.
+        findings: the findings of the evaluation by name.
         history: the columns of its training metrics.
     """
 

@@ -38,7 +38,7 @@ def _loss_terms(network: Network) -> list[str]:
 
 
 def _plot_terms(network: Network, terms: Sequence[str]) -> Plot:
-    styles = (3, 4, 5, 6, 1, 2)  # begins with those that no network has
+    styles = (3, 4, 5, 6, 1, 2)  # begins with styles that the networks rarely have
     curves = [_curve(network, name)._replace(name=name, style=styles[place]) for place, name in enumerate(terms)]
     ends = ", ".join(f"{line.name} {_last(line.y):.3g}" for line in curves)
     alt = f"Loss terms by epoch; final values: {ends}"

@@ -90,7 +90,7 @@ def table_rows(networks: Sequence[Network], teacher: Network | None) -> list[tup
 
 
 def trade_off_figures(networks: Sequence[Network]) -> list[Plot]:
-    """Accuracy over each cost that is known of every network."""
+    """Accuracy over each cost that is known for every network."""
     plots = []
     for name, label in (("parameters", "parameters"), ("macs", "MACs per image"), ("milliseconds", "ms per image")):
         known = [network for network in networks if not is_missing(network.findings.get("accuracy"))]

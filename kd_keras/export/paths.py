@@ -1,0 +1,36 @@
+"""The paths of exports: their suffixes, and the temporary path of an export that is not yet accepted."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def check_suffix(file: str | Path, suffix: str) -> Path:
+    """Checks the suffix of a path.
+
+    Raises:
+        ValueError: if the path has another suffix.
+
+    >>> check_suffix("student.onnx", ".onnx").name
+    'student.onnx'
+    """
+    if Path(file).suffix != suffix:
+        raise ValueError(f"The name of this export must end in {suffix}, but received {str(file)!r}.")
+    return Path(file)
+
+
+@contextlib.contextmanager
+def staging_path(path: Path) -> Iterator[Path]:
+    """An unused path in the same directory, to write to before the export replaces `path`; deleted if it remains."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staging = path.with_name(f".writing-{path.name}")
+    shutil.rmtree(staging, ignore_errors=True)
+    try:
+        yield staging
+    finally:
+        if staging.is_dir():
+            shutil.rmtree(staging)
+        staging.unlink(missing_ok=True)
