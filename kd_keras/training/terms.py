@@ -11,11 +11,7 @@ from kd_keras.distribute.reductions import gather_rows, replica_count
 from kd_keras.methods.base import Method
 from kd_keras.methods.schedules import Weight
 
-<<<<<<< HEAD
-# A function of the student's output and the batch; it returns `()` or `(B,)`.
-=======
 # A function of the student's output and the batch; returns `()` or `(B,)`.
->>>>>>> read1
 HardLoss: TypeAlias = Callable[[Any, Batch], Tensor]
 
 
