@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from kd_keras.errors import explain_mismatch
-from kd_keras.networks.taps import Specs
+from kd_keras.networks.specs import Specs
 from kd_keras.recording.constants import RecordedConstants
 from kd_keras.recording.format import columns, decode, record_type, select_column, stored_classes
 from kd_keras.recording.identity import describe_changes, file_digest, software_versions
@@ -59,8 +59,7 @@ class Recording:
         if changes:
             warnings.warn(f"{self.directory} was recorded with other software: {changes}.", stacklevel=3)
         self.views, self.examples = self.plan["views"], self.plan["examples"]
-        constants: Any = RecordedConstants(self.directory)
-        self.specs = Specs.from_config(self.plan["taps"], constants)
+        self.specs = Specs.from_config(self.plan["taps"], RecordedConstants(self.directory))
         self.type = record_type(self.specs, self.plan["logits"])
         self._checked: set[str] = set()
         self._open_views: dict[int, tuple[list[np.ndarray], np.ndarray]] = {}
