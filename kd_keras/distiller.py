@@ -19,7 +19,8 @@ from kd_keras.distribute.replicas import require_rows, run_without_rows
 from kd_keras.methods.base import Method, agreed_hard_weight
 from kd_keras.methods.schedules import Weight, as_weight, deserialize_weight, serialize_weight, weight_at
 from kd_keras.networks.inputs import find_input_shape
-from kd_keras.networks.taps import Specs, Tapped
+from kd_keras.networks.specs import Specs
+from kd_keras.networks.taps import Tapped
 from kd_keras.private_api import compiled_loss, has_compiled_metrics, loss_tracker
 from kd_keras.recording.teacher import RecordedTeacher
 from kd_keras.teacher import AbsentTeacher, Teacher

@@ -14,7 +14,8 @@ from keras import ops
 from kd_keras.contracts import Batch, Outputs, TapSpec, Tensor
 from kd_keras.errors import check_choice
 from kd_keras.networks.inputs import find_input_shape, reads_smaller_images, resize_to_input
-from kd_keras.networks.taps import Specs, Tapped
+from kd_keras.networks.specs import Specs
+from kd_keras.networks.taps import Tapped
 from kd_keras.private_api import sub_layers
 from kd_keras.recording.identity import teacher_identity
 from kd_keras.recording.reader import Recording

@@ -12,7 +12,7 @@ from kd_keras.contracts import Batch, Outputs, Step, TapSpec, Tensor
 from kd_keras.errors import explain_mismatch
 from kd_keras.methods.labels import check_same_classes
 from kd_keras.methods.schedules import Weight, as_weight, deserialize_weight, serialize_weight
-from kd_keras.networks.taps import Specs
+from kd_keras.networks.specs import Specs
 from kd_keras.private_api import allow_structured_inputs
 
 

@@ -3,6 +3,7 @@
 from kd_keras.networks.freezing import frozen
 from kd_keras.networks.loading import load_weights, pixel_statistics
 from kd_keras.networks.preprocessing import PixelStatistics
-from kd_keras.networks.taps import Specs, Tapped
+from kd_keras.networks.specs import Specs
+from kd_keras.networks.taps import Tapped
 
 __all__ = ("PixelStatistics", "Specs", "Tapped", "frozen", "load_weights", "pixel_statistics")

@@ -1,5 +1,4 @@
-"""Weights from a file, for all layers of a model or for those that the file has, with a report; and the normalization
-of a saved network."""
+"""Loads weights from a file into the layers that it has, with a report, and reads the normalization of a network."""
 
 from __future__ import annotations
 
@@ -7,7 +6,7 @@ import json
 import math
 import os
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,17 +15,17 @@ import numpy as np
 
 from kd_keras.errors import explain_mismatch
 from kd_keras.networks.preprocessing import PixelStatistics
-from kd_keras.networks.weight_files import StoredLayer, explained, number_from_zero, read_layers
+from kd_keras.networks.weight_files import StoredLayer, explain_read_errors, number_from_zero, read_layers
 from kd_keras.private_api import automatic_name, inner_layers, own_variables
 
 
 class Loaded(NamedTuple):
-    """The result of loading a file, layer by layer; its text is the report.
+    """The report on loading a file, layer by layer; `str()` makes it a text.
 
     Attributes:
-        loaded: layers that have the file's weights now.
-        mismatched: layers whose shapes differ from those in the file, and how; they are not changed.
-        missing: layers that the file does not have; they are not changed.
+        loaded: layers that received the file's weights.
+        mismatched: layers whose shapes differ from those in the file, with the difference; they are unchanged.
+        missing: layers that the file does not have; they are unchanged.
         skipped: layers of the file that the model does not have.
     """
 
@@ -46,16 +45,17 @@ class Loaded(NamedTuple):
 def load_weights(model: keras.Model, path: str | os.PathLike) -> Loaded:
     """Loads the weights that a `.keras` or `.weights.h5` file has for the layers of a model.
 
-    Layers are matched by their paths of names, `"backbone/conv1"`. If only one layer of the model and one of the file
-    have the same last name, they are matched by it: a backbone may be alone in one of the two and nested in the other.
-    A classifier of other classes is not changed, nor is any layer that the file does not have.
+    Layers are matched by their paths, such as `"backbone/conv1"`, or else by the last name in the path if exactly one
+    layer of the model and one of the file have it. So a backbone may be nested in a model and alone in the file, or the
+    reverse. A layer of another shape, such as a classifier of other classes, and a layer that the file does not have
+    are unchanged.
 
     Args:
         model: a built model.
         path: the file.
 
     Raises:
-        ValueError: if there is no such file, if it is no Keras file, or if none of its layers fits.
+        ValueError: if the file does not exist, is not a Keras file, or has no layer that fits.
 
     >>> import tempfile
     >>> whole = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="a"), keras.layers.Dense(2, name="b")])
@@ -68,7 +68,7 @@ def load_weights(model: keras.Model, path: str | os.PathLike) -> Loaded:
     stored = read_layers(Path(path))
     layers: dict[str, keras.layers.Layer] = {}
     numbered: dict[str, str] = {}
-    for name, number, layer in _layers(model, "", ""):
+    for name, number, layer in _walk_layers(model, "", ""):
         layers[name], numbered[name] = layer, number
     sources = _match_all(numbered, stored)
     report = Loaded([], {}, [name for name in layers if sources[name] is None], [])
@@ -83,13 +83,14 @@ def load_weights(model: keras.Model, path: str | os.PathLike) -> Loaded:
             layers[name].load_own_variables(stored[source].variables)
             report.loaded.append(name)
     if not report.loaded:
-        received = f"{len(stored)} layers of other names or shapes: {', '.join(list(stored)[:4])}, ..."
-        raise ValueError(explain_mismatch(f"weights for {', '.join(list(layers)[:4])}, ... in {path}", received))
+        received = f"{len(stored)} layers of other names or shapes: {_list_some(stored)}"
+        advice = "choose the file of a network with the same layer names and shapes"
+        raise ValueError(explain_mismatch(f"weights for {_list_some(layers)} in {path}", received, advice))
     return report
 
 
 def pixel_statistics(network: str | os.PathLike | keras.Model) -> PixelStatistics | None:
-    """The normalization with which a network starts: mean and standard deviation of the pixels that it was trained on.
+    """The mean and the standard deviation of pixels by which the first layer of a network normalizes images.
 
     Args:
         network: a `.keras` file, or a model.
@@ -99,7 +100,7 @@ def pixel_statistics(network: str | os.PathLike | keras.Model) -> PixelStatistic
         `.weights.h5` file, which has no layers.
 
     Raises:
-        ValueError: if there is no such file, or if it is no Keras file.
+        ValueError: if the file does not exist or is not a Keras file.
 
     >>> image = keras.Input((8, 8, 3), name="image")
     >>> normalized = keras.layers.Normalization(mean=[100.0], variance=[2500.0])(image)
@@ -114,8 +115,13 @@ def pixel_statistics(network: str | os.PathLike | keras.Model) -> PixelStatistic
     path = Path(network)
     if path.suffix != ".keras":
         return None
-    with explained(path), zipfile.ZipFile(path) as archive:
+    with explain_read_errors(path), zipfile.ZipFile(path) as archive:
         return _normalization_in(json.loads(archive.read("config.json"))["config"])
+
+
+def _list_some(names: Iterable[str], most: int = 4) -> str:
+    names = list(names)
+    return ", ".join(names[:most] + ["..."] * (len(names) > most))
 
 
 def _normalization_in(config: Mapping[str, Any]) -> PixelStatistics | None:
@@ -135,7 +141,7 @@ def _normalization_in(config: Mapping[str, Any]) -> PixelStatistics | None:
 def _first_layer(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """The configuration of the one layer or nested model that reads the input of a model."""
     layers = config.get("layers")
-    if layers is None:  # a subclassed model around another one
+    if layers is None:  # a subclassed model that contains another one
         models = [
             value for value in config.values() if isinstance(value, Mapping) and "layers" in value.get("config", ())
         ]
@@ -163,22 +169,22 @@ def _as_tuple(values: Any) -> tuple[float, ...]:
     return tuple(float(value) for value in np.ravel(values))
 
 
-def _layers(layer: keras.layers.Layer, path: str, numbered: str) -> Iterator[tuple[str, str, keras.layers.Layer]]:
-    """Every layer inside that has variables itself, after its path of names and the path with names numbered from 0."""
+def _walk_layers(layer: keras.layers.Layer, path: str, numbered: str) -> Iterator[tuple[str, str, keras.layers.Layer]]:
+    """Yields the path, the path with names numbered from 0, and the layer, for inner layers that have variables."""
     inside = inner_layers(layer)
     numbers = number_from_zero([(automatic_name(inner), inner.name) for inner in inside])
     for inner, number in zip(inside, numbers, strict=True):
         below, numbered_below = f"{path}/{inner.name}".lstrip("/"), f"{numbered}/{number}".lstrip("/")
         if own_variables(inner):
             yield below, numbered_below, inner
-        yield from _layers(inner, below, numbered_below)
+        yield from _walk_layers(inner, below, numbered_below)
 
 
 def _match_all(numbered: Mapping[str, str], stored: Mapping[str, StoredLayer]) -> dict[str, str | None]:
-    """For the path of each layer of the model the path of its source in the file.
+    """The path of the source in the file, or `None`, by the path of each layer of the model.
 
     Args:
-        numbered: by the path of each layer of the model, the path with names numbered from 0.
+        numbered: the path with names numbered from 0, by the path of each layer of the model.
         stored: the layers of the file.
     """
     if stored.keys() <= numbered.keys() or numbered.keys() <= stored.keys():
@@ -190,7 +196,7 @@ def _match_all(numbered: Mapping[str, str], stored: Mapping[str, StoredLayer]) -
 
 
 def _match(name: str, stored: Mapping[str, Any], layers: Mapping[str, Any]) -> str | None:
-    """The path in the file of a layer of the model."""
+    """The path in the file for a layer of the model, or `None` if the file has none that matches."""
     if name in stored:
         return name
     end = name.rsplit("/", 1)[-1]

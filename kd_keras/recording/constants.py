@@ -11,7 +11,7 @@ import numpy as np
 
 from kd_keras.errors import explain_mismatch
 from kd_keras.files import write_atomically
-from kd_keras.networks.taps import Specs
+from kd_keras.networks.specs import Specs
 
 
 def write_constants(directory: Path, specs: Specs) -> None:

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from kd_keras.contracts import Outputs
-from kd_keras.networks.taps import Specs
+from kd_keras.networks.specs import Specs
 
 PACKAGES = ("tensorflow", "keras", "kd_keras")
 

@@ -24,7 +24,7 @@ from kd_keras.data.descriptions import describe_views
 from kd_keras.data.settings import BatchSettings, ViewSettings, check_whole
 from kd_keras.errors import explain_mismatch
 from kd_keras.files import write_json
-from kd_keras.networks.taps import Specs
+from kd_keras.networks.specs import Specs
 from kd_keras.recording.format import record_type
 from kd_keras.recording.identity import LiveTeacher, describe_changes, software_versions, teacher_identity
 

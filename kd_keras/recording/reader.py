@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from kd_keras.errors import explain_mismatch
-from kd_keras.networks.taps import Specs
+from kd_keras.networks.specs import Specs
 from kd_keras.recording.constants import RecordedConstants
 from kd_keras.recording.format import columns, decode, record_type, select_column, stored_classes
 from kd_keras.recording.identity import describe_changes, file_digest, software_versions

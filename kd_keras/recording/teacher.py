@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from kd_keras.contracts import Batch, Outputs
 from kd_keras.errors import explain_mismatch
-from kd_keras.networks.taps import Specs
+from kd_keras.networks.specs import Specs
 from kd_keras.recording.reader import Recording
 
 

@@ -20,7 +20,7 @@ from kd_keras.data.settings import BatchSettings, ViewSettings
 from kd_keras.distribute.slices import map_over_replicas
 from kd_keras.errors import explain_mismatch
 from kd_keras.files import write_atomically, write_json
-from kd_keras.networks.taps import Specs
+from kd_keras.networks.specs import Specs
 from kd_keras.recording.constants import write_constants
 from kd_keras.recording.format import TEMPERATURES, decode, divergence, encode
 from kd_keras.recording.identity import LiveTeacher, file_digest

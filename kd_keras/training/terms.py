@@ -11,7 +11,7 @@ from kd_keras.distribute.reductions import gather_rows, replica_count
 from kd_keras.methods.base import Method
 from kd_keras.methods.schedules import Weight
 
-# A function of the student's output and the batch; it returns `()` or `(B,)`.
+# A function of the student's output and the batch; returns `()` or `(B,)`.
 HardLoss: TypeAlias = Callable[[Any, Batch], Tensor]
 
 

@@ -9,7 +9,7 @@ import pytest
 from kd_keras import Distiller
 from kd_keras.contracts import TapSpec
 from kd_keras.methods import FT, Paraphrase, ft_loss
-from kd_keras.networks.taps import Specs
+from kd_keras.networks.specs import Specs
 from tests.support.networks import compiled, convolutional, examples, same, values
 from tests.support.reference import Case, pooled, random
 

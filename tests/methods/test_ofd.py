@@ -9,7 +9,7 @@ from kd_keras import Distiller
 from kd_keras.contracts import TapSpec
 from kd_keras.methods import OFD, ofd_loss
 from kd_keras.methods.ofd import expected_margins
-from kd_keras.networks.taps import Specs
+from kd_keras.networks.specs import Specs
 from tests.support.networks import compiled, convolutional, examples, values
 from tests.support.reference import Case, pooled, random
 

@@ -7,7 +7,7 @@ import pytest
 from kd_keras import Distiller
 from kd_keras.contracts import Batch, Outputs, Step, TapSpec
 from kd_keras.methods import SRRL, srrl_loss
-from kd_keras.networks.taps import Specs
+from kd_keras.networks.specs import Specs
 from kd_keras.teacher import Teacher
 from tests.support.networks import CLASSES, compiled, convolutional, examples, values
 from tests.support.reference import Case, random

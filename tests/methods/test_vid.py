@@ -8,7 +8,7 @@ import pytest
 from kd_keras import Distiller
 from kd_keras.contracts import TapSpec
 from kd_keras.methods import VID, vid_loss
-from kd_keras.networks.taps import Specs
+from kd_keras.networks.specs import Specs
 from tests.support.networks import compiled, convolutional, examples, values
 from tests.support.reference import Case, random
 

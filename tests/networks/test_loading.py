@@ -125,9 +125,9 @@ def test_a_rejected_file_changes_nothing(tmp_path):
     (tmp_path / "half.keras").write_bytes((tmp_path / "half.keras").read_bytes()[:3000])
     for file, message in {
         "nowhere.keras": "does not exist",
-        "text.weights.h5": "whole .keras or .weights.h5 file",
-        "text.keras": "whole .keras or .weights.h5 file",
-        "half.keras": "whole .keras or .weights.h5 file",
+        "text.weights.h5": "complete .keras or .weights.h5 file",
+        "text.keras": "complete .keras or .weights.h5 file",
+        "half.keras": "complete .keras or .weights.h5 file",
         "other.weights.h5": "of other names or shapes",
     }.items():
         with pytest.raises(ValueError, match=message):
@@ -173,7 +173,7 @@ def test_networks_without_a_normalization_of_the_image(tmp_path):
     for network in (convolutional(), scaled_before, read_by_two, adapted, application, tmp_path / "some.weights.h5"):
         assert pixel_statistics(network) is None
     (tmp_path / "text.keras").write_text("no archive")
-    with pytest.raises(ValueError, match="whole .keras"):
+    with pytest.raises(ValueError, match="complete .keras"):
         pixel_statistics(tmp_path / "text.keras")
     with pytest.raises(ValueError, match="does not exist"):
         pixel_statistics(tmp_path / "nowhere.keras")
