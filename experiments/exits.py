@@ -10,7 +10,7 @@
 from absl import flags
 
 from experiments.flags import data, devices
-from experiments.flags.program import given, numbers, recipe_options, run_program
+from experiments.flags.program import given, pair, recipe_options, run_program
 from kd_keras.runs.devices import chosen_strategy
 from kd_keras.runs.exits import THRESHOLDS, compare_exits
 from kd_keras.runs.recipe import make_recipe
@@ -36,7 +36,7 @@ def main() -> None:
             test_split=FLAGS.test_split,
             data_dir=FLAGS.data_dir,
             batch_size=FLAGS.batch_size,
-            image_size=numbers("image_size", 2),
+            image_size=None if FLAGS.image_size is None else pair("image_size"),
         )
         for line in lines:
             print(line, flush=True)

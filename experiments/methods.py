@@ -9,7 +9,7 @@ The weights are the default weight of the method and the weight of the loss on t
 from absl import flags
 
 from experiments.flags import devices
-from experiments.flags.program import numbers, run_program
+from experiments.flags.program import pair, run_program
 from kd_keras.runs.devices import works_here
 from kd_keras.runs.tables import method_table
 
@@ -24,7 +24,7 @@ flags.DEFINE_integer("classes", 100, "Number of classes.", lower_bound=2)
 
 def main() -> None:
     if works_here(FLAGS.strategy):
-        for line in method_table(FLAGS.teacher, FLAGS.student, (*numbers("image_size", 2), 3), FLAGS.classes):
+        for line in method_table(FLAGS.teacher, FLAGS.student, (*pair("image_size"), 3), FLAGS.classes):
             print(line, flush=True)
 
 

@@ -9,6 +9,7 @@ Run it again and it prints the same results from the runs in runs/minimal.
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 import kd_keras as kd
 
@@ -22,15 +23,21 @@ def main() -> None:
     logging.getLogger("kd_keras").setLevel(logging.INFO)  # progress
 
     # What teacher and student share. Every field of kd.Recipe is also a flag of the programs.
-    recipe = {"data": "digits", "batch_size": 100, "optimizer": "adam", "learning_rate": 0.01, "mixup": 1.0}
+    recipe: dict[str, Any] = {
+        "data": "digits",
+        "batch_size": 100,
+        "optimizer": "adam",
+        "learning_rate": 0.01,
+        "mixup": 1.0,
+    }
 
     # 1. A teacher: a residual network with 78,000 parameters.
     teacher = kd.train(model="resnet8", epochs=max(2, EPOCHS // 5), run=RUNS / "teacher", **recipe)
 
-    # 2. A student: one hidden layer, 5,000 parameters. The baseline is this student, trained on the labels alone.
+    # 2. A student: one hidden layer, 5,000 parameters. The baseline is this student, trained without a teacher.
     baseline = kd.train(model=STUDENT, epochs=EPOCHS, run=RUNS / "baseline", **recipe)
 
-    # 3. Distill: the same student for as many epochs, on the teacher's predictions alone.
+    # 3. Distill: the same student for as many epochs, on the teacher's predictions without the labels.
     student = kd.distill(
         teacher=teacher,
         student=STUDENT,

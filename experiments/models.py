@@ -8,7 +8,7 @@ python -m experiments.models --model=runs/teacher
 from absl import flags
 
 from experiments.flags import devices
-from experiments.flags.program import numbers, run_program
+from experiments.flags.program import pair, run_program
 from kd_keras.runs.devices import works_here
 from kd_keras.runs.tables import model_tables, zoo_table
 
@@ -25,7 +25,7 @@ flags.DEFINE_integer("classes", 100, "Number of classes.", lower_bound=2)
 def main() -> None:
     if not works_here(FLAGS.strategy):
         return
-    shape = (*numbers("image_size", 2), FLAGS.channels)
+    shape = (*pair("image_size"), FLAGS.channels)
     if not FLAGS.model:
         for line in zoo_table(shape, FLAGS.classes):
             print(line, flush=True)

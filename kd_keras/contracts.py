@@ -7,17 +7,17 @@ Nothing here computes. `as_batch` makes a batch of what Keras passes to a traini
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import keras
 
-# Keys that may accompany the images in `x`. A dataset without them is only `x`, and works as well.
-INPUTS = "kd_inputs"  # what the student reads, if `x` is not already a dictionary of the student's inputs
+# Keys of the dictionary that a dataset may give as `x`. A dataset that needs none of them gives the images as `x`.
+INPUTS = "kd_inputs"  # the student's inputs, unless the other keys of `x` are the names of its inputs
 INDEX = "kd_index"  # (B,) integer: the example's number in its dataset, the same in every epoch
 RECORDED = "kd_recorded"  # dict from tap name to tensor: a teacher's outputs, read from disk
 
-Tensor = Any  # a tensor of the back end, a KerasTensor or a NumPy array
-Taps = Mapping[str, "Tensor | list[Tensor]"]
+Tensor: TypeAlias = Any  # a tensor of the back end, a KerasTensor or a NumPy array
+Taps: TypeAlias = Mapping[str, "Tensor | list[Tensor]"]
 
 
 class Batch(NamedTuple):
@@ -48,8 +48,8 @@ class Step(NamedTuple):
 class Outputs(dict):
     """A network's outputs by tap name; `"stages"` is a list of maps `(B, H, W, C)`, every other tap one tensor.
 
-    `members` holds the outputs of each of several teachers, and the dictionary their combined logits; with one network
-    `members` is empty.
+    Several teachers give their combined logits in the dictionary, and the outputs of each of them in `members`. For a
+    single network, `members` is empty.
     """
 
     def __init__(self, taps: Taps | Iterable = (), members: Iterable[Outputs] = ()):
@@ -61,8 +61,8 @@ class TapSpec(NamedTuple):
     """What a tap delivers.
 
     Attributes:
-        layer: the path of the layer that it reads, such as `"backbone/conv4_out"`.
-        shape: `(None, ...)`, with `None` for every free dimension.
+        layer: the path of the layer whose output it reads, such as `"backbone/conv4_out"`.
+        shape: `(None, ...)`, with `None` for every dimension of unknown size.
     """
 
     layer: str
@@ -70,7 +70,11 @@ class TapSpec(NamedTuple):
 
 
 def as_batch(data: Any) -> Batch:
-    """Makes a `Batch` of what Keras passes to a step: `x`, `(x,)`, `(x, y)` or `(x, y, sample_weight)`.
+    """Makes a `Batch` of what Keras passes to a step.
+
+    Args:
+        data: `x`, `(x,)`, `(x, y)` or `(x, y, sample_weight)`; x is what the student reads, or a dictionary with the
+            keys `INPUTS`, `INDEX` and `RECORDED`.
 
     >>> as_batch(({"kd_inputs": [[1.0]], "kd_index": [7]}, [0])).index
     [7]

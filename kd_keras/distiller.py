@@ -6,7 +6,7 @@ import contextlib
 import inspect
 import logging
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 import tensorflow as tf
@@ -18,6 +18,7 @@ from kd_keras.distribute.reductions import count_rows, mean_of_counted_rows, rep
 from kd_keras.distribute.replicas import require_rows, run_without_rows
 from kd_keras.methods.base import Method, agreed_hard_weight
 from kd_keras.methods.schedules import Weight, as_weight, deserialize_weight, serialize_weight, weight_at
+from kd_keras.networks.inputs import find_input_shape
 from kd_keras.networks.taps import Specs, Tapped
 from kd_keras.private_api import compiled_loss, has_compiled_metrics, loss_tracker
 from kd_keras.recording.teacher import RecordedTeacher
@@ -27,7 +28,7 @@ from kd_keras.training.nonfinite import NonFinite
 from kd_keras.training.teacher_check import TeacherCheck, first_batches
 from kd_keras.training.terms import make_terms, term_names
 
-AnyTeacher = Teacher | RecordedTeacher | AbsentTeacher
+AnyTeacher: TypeAlias = Teacher | RecordedTeacher | AbsentTeacher
 
 
 @keras.saving.register_keras_serializable("kd_keras")
@@ -35,7 +36,7 @@ class Distiller(FitsOnWorkers):
     """Trains a student on its labels (the hard loss) and on what the methods make of a teacher's outputs.
 
     `fit`, `evaluate`, `predict`, callbacks and sample weights work as on every Keras model. `evaluate`, `predict` and
-    `export` concern only the student; `save` keeps student, methods and optimizer, but no teacher: `attach` it again
+    `export` concern only the student; `save` keeps student, methods and optimizer, but no teacher: call `attach`
     after loading. For several devices build it inside `strategy.scope()`. If the student has a `compute_loss` of its
     own, as detectors have, compile the student too: that loss is then the hard loss, and scales for replicas itself.
 
@@ -50,7 +51,7 @@ class Distiller(FitsOnWorkers):
 
     Raises:
         TypeError: if an argument is of the wrong kind.
-        ValueError: if student, teacher and methods do not fit together.
+        ValueError: if student, teacher and methods do not fit together, or a method needs a teacher and there is none.
 
     >>> from kd_keras.methods import KD
     >>> student = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
@@ -98,20 +99,19 @@ class Distiller(FitsOnWorkers):
             raise ValueError(f"The methods {names} need a teacher, but received none. Pass Distiller(teacher=...).")
         teacher = AbsentTeacher({}) if teacher is None else teacher
         teacher = teacher if isinstance(teacher, AnyTeacher) else Teacher(teacher)
-        shape = getattr(self.student, "input_shape", None)
-        shape = shape if isinstance(shape, tuple) else None
+        shape = find_input_shape(self.student)
         if shape and isinstance(teacher, Teacher):
             teacher.check_inputs(shape)
         self.supports_jit = teacher.supports_jit(shape)
         teacher = teacher.tapped(wanted)
         previous = getattr(self, "teacher", None)
-        if previous is not None and _shapes(previous.specs) != _shapes(teacher.specs):
+        if previous is not None and previous.specs.shapes != teacher.specs.shapes:
             raise ValueError(
-                f"The methods were built for a teacher with taps of shapes {_shapes(previous.specs)}, but this one has "
-                f"{_shapes(teacher.specs)}. Attach a teacher like the first, or make a new Distiller."
+                f"The methods were built for a teacher with taps of shapes {previous.specs.shapes}, but this one has "
+                f"{teacher.specs.shapes}. Attach a teacher with the same shapes, or make a new Distiller."
             )
         self.teacher = teacher
-        self.train_function = None  # the one traced with another teacher
+        self.train_function = None  # Keras would reuse the function that it traced with the previous teacher
 
     @property
     def hard_weight(self) -> Weight:
@@ -122,11 +122,11 @@ class Distiller(FitsOnWorkers):
     def hard_weight(self, weight: Weight | None) -> None:
         value, self.hard_weight_reason = agreed_hard_weight(self.methods) if weight is None else (weight, "as given")
         self._hard_weight = as_weight("Distiller", "hard_weight", value)
-        if weight is None:
+        if weight is None and self.methods:
             logging.getLogger("kd_keras").info("hard_weight %g: %s.", value, self.hard_weight_reason)
         self._terms = make_terms(self._hard_weight, self._hard_loss, self.methods)
         self._logged: set[str] = set()  # the names of the losses of the last traced step
-        self.train_function = None  # the one traced with other terms
+        self.train_function = None  # Keras would reuse the function that it traced with the previous terms
 
     # ---- the step
 
@@ -151,7 +151,9 @@ class Distiller(FitsOnWorkers):
     def _hard_loss(self, output: Any, batch: Batch, training: bool = True) -> Tensor:
         """The loss `()` of the labels: the student's own `compute_loss` if it has one, else the compiled loss."""
         if batch.label is None:
-            raise ValueError("The hard loss needs labels, but the batch has none. Distiller(hard_weight=0) needs none.")
+            raise ValueError(
+                "The hard loss needs labels, but the batch has none. Use Distiller(hard_weight=0) to train without."
+            )
         compiled = compiled_loss(self)
         if self._has_own_loss:
             loss = self.student.compute_loss(batch.inputs, batch.label, output, batch.weight, training=training)
@@ -162,7 +164,7 @@ class Distiller(FitsOnWorkers):
                 "Expected a loss for the labels, but compile() received none. Call compile(loss=...), or use "
                 "Distiller(hard_weight=0) to train without labels."
             )
-        return ops.cast(loss, "float32") * replica_count()  # Keras has divided it by that number
+        return ops.cast(loss, "float32") * replica_count()  # Keras has divided the loss by the number of replicas
 
     def _penalties(self) -> list[Tensor]:
         """The regularization losses, `()` each; a student's own `compute_loss` already contains the student's."""
@@ -183,9 +185,11 @@ class Distiller(FitsOnWorkers):
         """Evaluates the student on one batch; its "loss" is the hard loss."""
         batch = as_batch(data)
         if batch.label is None:
-            raise ValueError("Evaluation needs labels, but the batch has none.")
+            raise ValueError("Evaluation needs labels, but the batch has none. Pass batches (x, y).")
         if not self._has_hard_loss() and not has_compiled_metrics(self):
-            raise ValueError("Evaluation needs a loss or metrics, but compile() received neither.")
+            raise ValueError(
+                "Evaluation needs a loss or metrics, but compile() received neither. Call compile(metrics=...)."
+            )
         output = self(batch.inputs, training=False)
         if self._has_hard_loss():
             mean, rows = mean_of_counted_rows(self._hard_loss(output, batch, training=False), batch)
@@ -234,21 +238,22 @@ class Distiller(FitsOnWorkers):
     def _has_hard_loss(self) -> bool:
         return compiled_loss(self) is not None or self._has_own_loss
 
-    # ---- Keras's other entrances
+    # ---- other methods of a Keras model
 
     def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         """Keras's `fit`; it also counts epochs for the methods, checks the teacher, and stops at a non-finite loss."""
         bound = inspect.signature(super().fit).bind(*args, **kwargs)
-        given = bound.arguments.get("callbacks") or []
-        given = given.callbacks if isinstance(given, keras.callbacks.CallbackList) else tree.flatten(given)
+        callbacks = bound.arguments.get("callbacks") or []
+        is_list = isinstance(callbacks, keras.callbacks.CallbackList)
+        callbacks = callbacks.callbacks if is_list else tree.flatten(callbacks)
         added: list[keras.callbacks.Callback] = [
             keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: self._epoch.assign(epoch))
         ]
-        if self.teacher.specs and not any(isinstance(callback, TeacherCheck) for callback in given):
+        if self.teacher.specs and not any(isinstance(callback, TeacherCheck) for callback in callbacks):
             added.append(TeacherCheck(first_batches(bound.arguments)))
-        if not any(isinstance(callback, NonFinite) for callback in given):
+        if not any(isinstance(callback, NonFinite) for callback in callbacks):
             added.append(NonFinite())
-        bound.arguments["callbacks"] = [*added, *given]
+        bound.arguments["callbacks"] = [*added, *callbacks]
         return super().fit(*bound.args, **bound.kwargs)
 
     def export(self, *args: Any, **kwargs: Any) -> Any:
@@ -261,7 +266,7 @@ class Distiller(FitsOnWorkers):
             "student": keras.saving.serialize_keras_object(self.student),
             "methods": [keras.saving.serialize_keras_object(method) for method in self.methods],
             "hard_weight": serialize_weight(self.hard_weight),
-            "teacher": AbsentTeacher(self.teacher.specs).get_config(),
+            "teacher": self.teacher.specs.get_config(),
         }
 
     @classmethod
@@ -272,25 +277,20 @@ class Distiller(FitsOnWorkers):
             student=load(config["student"], custom_objects=custom_objects),
             methods=[load(method, custom_objects=custom_objects) for method in config["methods"]],
             hard_weight=deserialize_weight(config["hard_weight"]),
-            teacher=AbsentTeacher.from_config(config["teacher"]),
+            teacher=AbsentTeacher(Specs.from_config(config["teacher"])),
         )
 
 
 def _check_kinds(student: Any, methods: Sequence[Any]) -> None:
     if not isinstance(student, keras.Model):
-        raise TypeError(f"student must be a Keras model, but received {type(student).__name__}.")
+        raise TypeError(f"Distiller(student=...) must be a Keras model, but received a {type(student).__name__}.")
     for method in methods:
         if not isinstance(method, Method):
             raise TypeError(
-                f"methods must be a list of methods such as kd_keras.methods.KD(), but it contains {method!r}."
+                f"Distiller(methods=...) must be methods such as kd_keras.methods.KD(), but received {method!r}."
             )
         if method.built:
-            raise ValueError(f"Method {method.name!r} already belongs to another Distiller. Make a new one.")
-
-
-def _shapes(specs: Specs) -> dict[str, Any]:
-    """The shapes of taps by name, without the batch dimension."""
-    return {
-        name: [each.shape[1:] for each in spec] if isinstance(spec, list) else spec.shape[1:]
-        for name, spec in specs.items()
-    }
+            raise ValueError(
+                f"Method {method.name!r} must be new, but it already belongs to another Distiller. Make another "
+                f"{type(method).__name__}()."
+            )

@@ -15,7 +15,7 @@ def explain_mismatch(expected: str, received: str, advice: str = "") -> str:
     Args:
         expected: completes the sentence "Expected ...".
         received: completes "... but received ...".
-        advice: what to do, without its first capital and its full stop; may be empty.
+        advice: what to do, a sentence that may start in lower case and need not end in a full stop; may be empty.
 
     >>> explain_mismatch("a Keras model as student", "a str", "pass the model itself")
     'Expected a Keras model as student, but received a str. Pass the model itself.'
@@ -27,7 +27,7 @@ def explain_mismatch(expected: str, received: str, advice: str = "") -> str:
 
 
 def suggest(name: str, choices: Iterable[str]) -> str:
-    """The advice for an unknown name: the closest choices, or all of them if none is close.
+    """Advice for an unknown name: the closest choices, or all of them if none is close.
 
     >>> suggest("resnet21", ["mlp", "resnet20"])
     'did you mean resnet20?'
@@ -74,14 +74,14 @@ def check_number(
         (below is None or number < below, f"less than {below}"),
         (most is None or number <= most, f"at most {most}"),
     )
-    wanted = [text for holds, text in bounds if not holds] if math.isfinite(number) else ["finite"]
-    if wanted:
-        raise ValueError(f"{owner}({argument}=...) must be {wanted[0]}, but received {value!r}.")
+    violated = [text for holds, text in bounds if not holds] if math.isfinite(number) else ["finite"]
+    if violated:
+        raise ValueError(f"{owner}({argument}=...) must be {violated[0]}, but received {value!r}.")
     return number
 
 
 def check_whole_number(owner: str, argument: str, value: Any, least: int = 1) -> int:
-    """Checks that an argument is a whole number of at least `least`; 8.0 is one.
+    """Checks that an argument is a whole number of at least `least`; the float 8.0 is accepted.
 
     Raises:
         TypeError: if it is not a number.
@@ -96,7 +96,7 @@ def check_whole_number(owner: str, argument: str, value: Any, least: int = 1) ->
 
 
 def check_integer(owner: str, argument: str, value: Any, least: int | None = None) -> int:
-    """Checks that an argument is an int, at least `least` if that is given; 8.0 is none.
+    """Checks that an argument is an int, and at least `least` if that is given; the float 8.0 is rejected.
 
     Raises:
         TypeError: if it is not an int.

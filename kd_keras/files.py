@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-TEMPORARY = ".writing-"  # the names of unfinished files start with this
+TEMPORARY = ".writing-"  # the prefix of the names of unfinished files
 
 
 def write_atomically(path: str | os.PathLike, write: Callable[[str], object]) -> None:
@@ -35,7 +35,7 @@ def write_atomically(path: str | os.PathLike, write: Callable[[str], object]) ->
     'complete'
     """
     path = Path(path)
-    # The process number alone is not unique if several machines write to one shared disk.
+    # The process id alone is not unique if several machines write to one shared disk.
     temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
     try:
         write(str(temporary))
@@ -63,7 +63,7 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:
-    """Writes plain values as JSON atomically, one value a line, so that two files can be compared with `diff`.
+    """Writes plain values as JSON atomically, one value per line, so that two files can be compared with `diff`.
 
     Raises:
         TypeError: if JSON has no form for a value. Nothing is written.
@@ -79,7 +79,7 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
 
 
 def _flush_to_disk(path: Path) -> None:
-    """Otherwise a machine that loses its power may have renamed an empty file."""
+    """Writes a file's content to the disk; otherwise a power failure after the rename may leave an empty file."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

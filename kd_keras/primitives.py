@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from keras import ops
 
-Tensor = Any  # the same as kd_keras.contracts.Tensor; neither module imports the other
+Tensor: TypeAlias = Any  # the same as kd_keras.contracts.Tensor; neither module imports the other
 
 
 def softened_kl(student: Tensor, teacher: Tensor, temperature: float | Tensor = 1.0) -> Tensor:
@@ -43,12 +43,20 @@ def softened_kl(student: Tensor, teacher: Tensor, temperature: float | Tensor = 
 
 
 def as_list(maps: Tensor | list[Tensor]) -> list[Tensor]:
-    """A list of maps; a single map becomes a list of one."""
+    """A list of maps; a single map becomes a list of one.
+
+    >>> as_list("map"), as_list(("first", "second"))
+    (['map'], ['first', 'second'])
+    """
     return list(maps) if isinstance(maps, (list, tuple)) else [maps]
 
 
 def flatten(x: Tensor) -> Tensor:
-    """`(B, ...)` as float32 `(B, D)`."""
+    """Flattens `(B, ...)` to `(B, D)`, float32; all sizes but B must be known.
+
+    >>> flatten(np.zeros((2, 3, 4))).shape
+    TensorShape([2, 12])
+    """
     return ops.reshape(ops.cast(x, "float32"), (-1, math.prod(x.shape[1:])))
 
 
@@ -77,9 +85,16 @@ def l2_normalize(x: Tensor, axis: int = -1) -> Tensor:
 
 
 def attention(maps: Tensor, power: float = 2.0) -> Tensor:
-    """The attention map of `(B, H, W, C)`: the mean of |x|^p over the channels, as a unit vector `(B, H W)`.
+    """The attention map of `(B, H, W, C)`: the mean of |x|^p over the channels, as a unit vector `(B, H * W)`, float32.
 
-    Zagoruyko, Komodakis 2017, 1612.03928, equation 2.
+    Zagoruyko and Komodakis 2017, 1612.03928, equation 2.
+
+    Args:
+        maps: `(B, H, W, C)` of any float dtype.
+        power: p > 0.
+
+    >>> attention(np.array([3.0, 0.0, 0.0, 4.0]).reshape(1, 2, 2, 1) ** 0.5).numpy().round(4).tolist()
+    [[0.6000000238418579, 0.0, 0.0, 0.800000011920929]]
     """
     maps = ops.cast(maps, "float32")
     powers = ops.square(maps) if power == 2 else ops.abs(maps) ** power
@@ -102,7 +117,7 @@ def average_pool_to(maps: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _averages(length: int, cells: int) -> np.ndarray:
-    """The matrix `(cells, length)` that averages over each cell."""
+    """The matrix `(cells, length)` that averages the entries of each cell."""
     matrix = np.zeros((cells, length), "float32")
     for cell in range(cells):
         start, end = cell * length // cells, -(-(cell + 1) * length // cells)
@@ -111,7 +126,7 @@ def _averages(length: int, cells: int) -> np.ndarray:
 
 
 def smaller_size(student: tuple[int, ...], teacher: tuple[int, ...]) -> tuple[int, int]:
-    """The smaller height and the smaller width of two shapes `(B, H, W, C)`.
+    """The smaller of both heights and the smaller of both widths of two shapes `(B, H, W, C)`.
 
     >>> smaller_size((None, 8, 4, 3), (None, 6, 6, 5))
     (6, 4)
@@ -120,13 +135,21 @@ def smaller_size(student: tuple[int, ...], teacher: tuple[int, ...]) -> tuple[in
 
 
 def pooled_to_common_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """Two maps `(B, H, W, C)` at the smaller of both heights and widths; the larger map is average-pooled."""
+    """Average-pools two maps `(B, H, W, C)` to the smaller of both heights and the smaller of both widths, float32.
+
+    >>> [maps.shape[1] for maps in pooled_to_common_size(np.zeros((1, 8, 8, 3)), np.zeros((1, 4, 4, 5)))]
+    [4, 4]
+    """
     size = smaller_size(student.shape, teacher.shape)
     return average_pool_to(student, size), average_pool_to(teacher, size)
 
 
 def resize_bilinear(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """`(B, H, W, C)` resized to `(B, h, w, C)`, float32, bilinearly with half-pixel centers."""
+    """Resizes `(B, H, W, C)` to `(B, h, w, C)`, float32, bilinearly with half-pixel centers and no antialiasing.
+
+    >>> resize_bilinear(np.array([0.0, 4.0]).reshape(1, 1, 2, 1), (1, 4)).numpy().ravel().tolist()
+    [0.0, 1.0, 3.0, 4.0]
+    """
     maps = ops.cast(maps, "float32")
     if tuple(maps.shape[1:3]) == tuple(size):
         return maps
@@ -137,7 +160,7 @@ def pairwise_distances(x: Tensor) -> Tensor:
     """The Euclidean distances `(B, B)` between the vectors `(B, D)`, float32, with zeros on the diagonal.
 
     The squared distance is at least 1e-12, so that a pair of equal vectors has a gradient, which is zero. The Gram
-    matrix is that of the centered vectors, which have the same distances with less cancellation. Memory: B^2.
+    matrix is that of the centered vectors, which have the same distances with less cancellation. Memory grows with B^2.
 
     >>> pairwise_distances(np.array([[0.0, 0.0], [3.0, 4.0]])).numpy().round(4).tolist()
     [[0.0, 5.0], [5.0, 0.0]]

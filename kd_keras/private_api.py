@@ -1,7 +1,7 @@
 """Every private name of Keras and TensorFlow that the project uses, one function each.
 
-An upgrade of either is a change to this file; tests/test_private_api.py has a test of every function. The only other
-place is kd_keras/distribute/keras_fit.py, which overrides private methods of Keras's trainer: that needs a class.
+Only this file must change if an upgrade of either renames one of them; tests/test_private_api.py tests every function.
+The only other place is kd_keras/distribute/keras_fit.py, which must override private methods of Keras's trainer.
 """
 
 from __future__ import annotations
@@ -27,6 +27,13 @@ def own_variables(layer: keras.layers.Layer) -> list[keras.Variable]:
     return [*layer._trainable_variables, *layer._non_trainable_variables]
 
 
+def automatic_name(layer: keras.layers.Layer) -> str:
+    """The name that Keras gives to the first layer of this class: "conv2d"; the next one is "conv2d_1"."""
+    from keras.src.utils.naming import to_snake_case
+
+    return to_snake_case(type(layer).__name__)
+
+
 def seed_generators(layer: keras.layers.Layer) -> list[keras.random.SeedGenerator]:
     """The random generators of a layer, without those of the layers inside it."""
     return list(getattr(layer, "_seed_generators", ()))
@@ -48,7 +55,7 @@ def allow_structured_inputs(layer: keras.layers.Layer) -> None:
 
 
 def is_functional(model: keras.Model) -> bool:
-    """Whether a model has a graph of operations."""
+    """Whether a model is a graph of operations."""
     return hasattr(model, "_nodes_by_depth")
 
 
@@ -58,7 +65,7 @@ def functional_of(model: keras.Sequential) -> keras.Model:
 
 
 def nodes_in_order(graph: keras.Model) -> Iterator[Any]:
-    """The nodes of a Functional model's graph; each comes after those that it reads."""
+    """The nodes of a Functional model's graph in topological order."""
     for depth in sorted(graph._nodes_by_depth, reverse=True):
         yield from graph._nodes_by_depth[depth]
 
@@ -69,7 +76,7 @@ def output_structure(graph: keras.Model) -> Any:
 
 
 def forget_calls(layer: keras.layers.Layer) -> None:
-    """Removes a layer from the graphs in which it was called."""
+    """Makes a layer forget in which graphs it was called."""
     layer._inbound_nodes, layer._outbound_nodes = [], []
 
 
@@ -112,7 +119,7 @@ def element_spec_of(iterator: Any) -> Any:
 
 
 def spec_of_one_replica(spec: Any) -> Any:
-    """What one replica sees of a component of a distributed dataset."""
+    """The specification of what one replica receives of a component of a distributed dataset."""
     return spec._value_specs[0] if hasattr(spec, "_value_specs") else spec
 
 
@@ -144,14 +151,14 @@ def start_coordination_service(leader: str, jobs: dict[str, int], timeout: float
 
 
 def disable_op_determinism() -> None:
-    """Ends the mode that the public `enable_op_determinism` starts, for which there is no public function."""
+    """Leaves the mode that the public `enable_op_determinism` enters; no public function does so."""
     from tensorflow.python.framework import config
 
     config.disable_op_determinism()
 
 
 def op_determinism_is_enabled() -> bool:
-    """Whether the operations of TensorFlow are deterministic."""
+    """Whether TensorFlow's operations are deterministic."""
     from tensorflow.python.framework import config
 
     return config.is_op_determinism_enabled()

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import copy
 import numbers
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import keras
 from keras import ops
 
 from kd_keras.contracts import Batch, Outputs, TapSpec, Tensor
-from kd_keras.errors import suggest
+from kd_keras.errors import check_choice
+from kd_keras.networks.inputs import find_input_shape, reads_smaller_images, resize_to_input
 from kd_keras.networks.taps import Specs, Tapped
 from kd_keras.private_api import sub_layers
 from kd_keras.recording.identity import teacher_identity
@@ -34,10 +35,10 @@ class Teacher:
         weights: the weight of each of several networks, 0 or more, normalized to sum to 1; equal by default.
         combine: "probabilities", the logarithm of the weighted mean of the softmax at temperature 1, or "logits",
             their weighted mean.
-        preprocess: from the student's images to this teacher's, `(B, H, W, C) -> (B, H', W', C')`, such as to another
-            range of pixel values; one function, or one for each network.
-        class_order: for each class of the student its position among the teacher's classes, `K` integers; by default
-            the order is the same.
+        preprocess: a function from the student's images `(B, H, W, C)` to the teacher's `(B, H', W', C')`, for example
+            one that changes the range of pixel values; one function, or one for each network.
+        class_order: K integers, for each class of the student its position among the teacher's classes; by default
+            teacher and student have the same classes in the same order.
 
     Raises:
         TypeError: if a network is not a Keras model.
@@ -65,15 +66,12 @@ class Teacher:
             raise ValueError("A Teacher needs at least one network, but received none.")
         for network in self.networks:
             if not isinstance(network, keras.Model):
-                raise TypeError(f"A teacher must be a Keras model, but received {type(network).__name__}.")
-        if combine not in COMBINATIONS:
-            advice = suggest(combine, COMBINATIONS)
-            raise ValueError(f"combine must be one of {COMBINATIONS}, but received {combine!r}: {advice}")
+                raise TypeError(f"A teacher must be a Keras model, but received a {type(network).__name__}.")
         if class_order is not None and min(class_order, default=-1) < 0:
             raise ValueError(
-                f"class_order must be positions among the teacher's classes, but received {class_order!r}."
+                f"Teacher(class_order=...) must be positions of classes, counted from 0, but received {class_order!r}."
             )
-        self.combine = combine
+        self.combine = check_choice("Teacher", "combine", combine, COMBINATIONS)
         self.weights = _normalize_weights(weights, len(self.networks))
         self.preprocess = _for_each_network(preprocess, len(self.networks))
         self.class_order = None if class_order is None else [int(position) for position in class_order]
@@ -81,7 +79,7 @@ class Teacher:
         self._tapped: list[Tapped] = []
 
     @staticmethod
-    def recorded(directory: str | Path, live: Teacher | None = None) -> RecordedTeacher:
+    def recorded(directory: str | os.PathLike, live: Teacher | None = None) -> RecordedTeacher:
         """Opens a recording of a teacher's outputs as a teacher; its networks are not needed.
 
         Give its `recording` to the pipeline, `data.training(..., recorded=teacher.recording)`, and the teacher to a
@@ -103,15 +101,15 @@ class Teacher:
         """A copy of the teacher that delivers the wanted taps; its `specs` say which shapes they have.
 
         Raises:
-            ValueError: if a network lacks a tap, several networks are to deliver another tap than logits, their class
-                counts differ, or `class_order` names a class that does not exist.
+            ValueError: if a network lacks a tap, a tap other than logits is wanted of several networks, the networks
+                differ in their number of classes, or `class_order` contains a class that does not exist.
         """
         wanted = list(dict.fromkeys(wanted))
-        others = [tap for tap in wanted if tap != "logits"]
-        if others and len(self.networks) > 1:
+        feature_taps = [tap for tap in wanted if tap != "logits"]
+        if feature_taps and len(self.networks) > 1:
             raise ValueError(
-                f"A method that needs the taps {others} needs one teacher, but received {len(self.networks)}: only the "
-                "logits of several teachers are combined."
+                f"A method that needs the taps {feature_taps} needs one teacher, but received {len(self.networks)}. "
+                "Only the logits of several teachers are combined: pass one of the teachers."
             )
         teacher = copy.copy(self)
         teacher._tapped = [Tapped(network, wanted, output=False) for network in self.networks]
@@ -124,13 +122,13 @@ class Teacher:
         specs = [tapped.specs["logits"] for tapped in self._tapped]
         first, shapes = specs[0], [spec.shape for spec in specs]
         if len({shape[-1] for shape in shapes}) > 1:
-            raise ValueError(f"Several teachers need one class count, but their logits have the shapes {shapes}.")
+            raise ValueError(f"Several teachers must have one class count, but their logits have the shapes {shapes}.")
         if self.class_order is None:
             return first
         classes = first.shape[-1]
         if max(self.class_order) >= classes:
             raise ValueError(
-                f"class_order must be positions below {classes}, the teacher's class count, but received "
+                f"Teacher(class_order=...) must be positions below {classes}, the teacher's class count, but received "
                 f"{max(self.class_order)}."
             )
         return TapSpec(first.layer, (*first.shape[:-1], len(self.class_order)))
@@ -145,8 +143,8 @@ class Teacher:
             ValueError: if the ranks or the channels differ.
         """
         for network, preprocess in zip(self.networks, self.preprocess, strict=True):
-            shape = _input_shape(network)
-            if preprocess or shape is None or len(shape) == len(student_shape) == 2 and shape[1] == student_shape[1]:
+            shape = find_input_shape(network)
+            if preprocess or shape is None:
                 continue
             if len(shape) != len(student_shape) or shape[-1] != student_shape[-1]:
                 raise ValueError(
@@ -156,28 +154,31 @@ class Teacher:
                 )
 
     def supports_jit(self, student_shape: tuple | None) -> bool:
-        """Whether XLA can compile it: XLA lacks the resize for a network that reads smaller images than the student."""
+        """Whether XLA can compile the teacher: all its layers, and no antialiased resize, which XLA lacks.
+
+        Args:
+            student_shape: the student's input shape with the batch dimension, or `None` if it is unknown.
+        """
         return not any(
-            _shrinks(_input_shape(network), student_shape)
-            or not all(layer.supports_jit for layer in sub_layers(network))
+            reads_smaller_images(network, student_shape) or not all(layer.supports_jit for layer in sub_layers(network))
             for network in self.networks
         )
 
     def outputs(self, batch: Batch) -> Outputs:
-        """The taps for one batch: those that come with it, recorded, or those of one inference pass."""
+        """The taps for one batch: the recorded ones if the batch has them, else those of one inference pass."""
         if batch.recorded is not None:
             return Outputs(batch.recorded)
         return self(batch.inputs) if self.specs else Outputs()
 
     def __call__(self, inputs: Any) -> Outputs:
-        """The taps of `tapped`, in inference, without gradient; with `members` if there are several networks."""
+        """The wanted taps for images, from inference passes without gradient; several networks also give `members`."""
         members = [self._run(*member, inputs) for member in zip(self._tapped, self.preprocess, strict=True)]
         if len(members) == 1:
             return members[0]
         return Outputs({"logits": self._combined([outputs["logits"] for outputs in members])}, members=members)
 
     def _run(self, tapped: Tapped, preprocess: Callable | None, inputs: Any) -> Outputs:
-        _, outputs = tapped(prepared(tapped.model, preprocess, inputs), training=False)
+        _, outputs = tapped(prepare_images(tapped.model, preprocess, inputs), training=False)
         if self.class_order is not None and "logits" in outputs:
             outputs["logits"] = ops.take(outputs["logits"], self.class_order, axis=-1)
         return Outputs(keras.tree.map_structure(ops.stop_gradient, dict(outputs)))
@@ -190,20 +191,21 @@ class Teacher:
         return ops.logsumexp(ops.log_softmax(stacked, axis=-1) + ops.log(weights), axis=0)
 
 
-def prepared(network: keras.Model, preprocess: Callable[[Tensor], Tensor] | None, inputs: Any) -> Any:
-    """Prepares images for one of a teacher's networks: applies its `preprocess`, and resizes to its input size."""
-    inputs, shape = preprocess(inputs) if preprocess else inputs, _input_shape(network)
-    if shape is None or len(shape) != 4 or None in shape[1:3] or tuple(inputs.shape[1:3]) == shape[1:3]:
-        return inputs
-    is_smaller = any(size > target for size, target in zip(inputs.shape[1:3], shape[1:3], strict=True))
-    return ops.image.resize(inputs, shape[1:3], interpolation="bilinear", antialias=is_smaller)
+def prepare_images(network: keras.Model, preprocess: Callable[[Tensor], Tensor] | None, images: Any) -> Any:
+    """Prepares images for one of a teacher's networks: applies its `preprocess`, and resizes to its input size.
+
+    >>> network = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten()])
+    >>> prepare_images(network, lambda images: images / 255.0, ops.zeros((2, 4, 4, 3))).shape
+    TensorShape([2, 8, 8, 3])
+    """
+    return resize_to_input(network, preprocess(images) if preprocess else images)
 
 
 def _normalize_weights(weights: Sequence[float] | None, count: int) -> list[float]:
     weights = [1.0] * count if weights is None else list(weights)
     if len(weights) != count or not all(isinstance(w, numbers.Real) and w >= 0 for w in weights) or sum(weights) <= 0:
         raise ValueError(
-            f"A Teacher needs {count} weights, none below zero and not all zero, but received {weights!r}."
+            f"Teacher(weights=...) must be {count} weights, none below zero and not all zero, but received {weights!r}."
         )
     return [float(weight) / sum(weights) for weight in weights]
 
@@ -212,25 +214,12 @@ def _for_each_network(preprocess: Any, count: int) -> list[Callable | None]:
     if preprocess is None or callable(preprocess):
         return [preprocess] * count
     if len(preprocess) != count:
-        raise ValueError(f"preprocess must be one function or {count}, but received {len(preprocess)}.")
+        raise ValueError(f"Teacher(preprocess=...) must be one function or {count}, but received {len(preprocess)}.")
     return list(preprocess)
 
 
-def _input_shape(network: keras.Model) -> tuple | None:
-    """The shape of a network's only input, or `None` if it has several or does not say."""
-    shape = getattr(network, "input_shape", None)
-    return shape if isinstance(shape, tuple) and not isinstance(shape[0], tuple) else None
-
-
-def _shrinks(shape: tuple | None, student_shape: tuple | None) -> bool:
-    """Whether a network of this input shape reads smaller images than the student."""
-    if shape is None or student_shape is None or not len(shape) == len(student_shape) == 4:
-        return False
-    return any(size and size < (other or 0) for size, other in zip(shape[1:3], student_shape[1:3], strict=True))
-
-
 class AbsentTeacher:
-    """Takes the place of the teacher in a Distiller that was loaded from a file: it only knows what the taps deliver.
+    """The teacher of a Distiller that needs none, or was loaded from a file: it knows only what its taps deliver.
 
     Args:
         specs: by the tap's name, as `Teacher.specs`.
@@ -244,7 +233,7 @@ class AbsentTeacher:
         return self
 
     def supports_jit(self, student_shape: tuple | None) -> bool:
-        """Always true, since no network runs."""
+        """Always true, because no network runs."""
         return True
 
     def outputs(self, batch: Batch) -> Outputs:
@@ -257,18 +246,7 @@ class AbsentTeacher:
             return Outputs(batch.recorded)
         if self.specs:
             raise ValueError(
-                f"The methods need a teacher with the taps {', '.join(self.specs)}, but none is attached: a Distiller "
-                "is saved without its teacher. Call distiller.attach(teacher) after loading."
+                f"The methods need a teacher with the taps {', '.join(self.specs)}, but none is attached, because a "
+                "Distiller is saved without its teacher. Call distiller.attach(teacher) after loading."
             )
         return Outputs()
-
-    def get_config(self) -> dict[str, list]:
-        specs = self.specs.items()
-        return {tap: [list(s) for s in spec] if isinstance(spec, list) else list(spec) for tap, spec in specs}
-
-    @classmethod
-    def from_config(cls, config: dict[str, list]) -> AbsentTeacher:
-        def spec(entry: list) -> Any:
-            return TapSpec(entry[0], tuple(entry[1])) if isinstance(entry[0], str) else [spec(part) for part in entry]
-
-        return cls({tap: spec(entry) for tap, entry in config.items()})

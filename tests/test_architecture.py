@@ -1,4 +1,4 @@
-"""The walls of the house: which room may import which, as the picture in CONTRIBUTING.md shows them."""
+"""The structure of the package: which room may import which, as the picture in CONTRIBUTING.md shows."""
 
 import ast
 import subprocess
@@ -9,10 +9,28 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "kd_keras"
-# From the ground up: a room imports only rooms that stand before it in this list.
+# A room imports only rooms before it in this list.
 ROOMS = (
-    "version", "errors", "contracts", "primitives", "files", "private_api", "networks", "distribute", "data", "models",
-    "methods", "recording", "teacher", "training", "distiller", "evaluation", "export", "report", "tasks", "schemes",
+    "version",
+    "errors",
+    "contracts",
+    "primitives",
+    "files",
+    "private_api",
+    "networks",
+    "distribute",
+    "data",
+    "models",
+    "methods",
+    "recording",
+    "teacher",
+    "training",
+    "distiller",
+    "evaluation",
+    "export",
+    "report",
+    "tasks",
+    "schemes",
     "runs",
 )
 WITHOUT_TENSORFLOW = ("errors", "contracts", "primitives", "networks", "methods", "models")
@@ -57,32 +75,32 @@ def room(name):
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_room_imports_only_the_rooms_below_it(path):
-    own = room(module_name(path))
-    assert own in ROOMS, f"{own} is not in the list of rooms"
+    own_room = room(module_name(path))
+    assert own_room in ROOMS, f"{own_room} is not in the list of rooms"
     for name in imports(path):
         assert name != "kd_keras", f"{path} imports the package's top"
-        if name.startswith("kd_keras.") and room(name) != own:
-            assert ROOMS.index(room(name)) < ROOMS.index(own), f"{path} imports {name}, a room above its own"
+        if name.startswith("kd_keras.") and room(name) != own_room:
+            assert ROOMS.index(room(name)) < ROOMS.index(own_room), f"{path} imports {name}, of a room above it"
 
 
 def test_no_cycle_within_a_room():
     graph = {
-        name: {other for other in imports(path, at_the_top=True) if other in NAMES and room(other) == room(name)}
+        name: {target for target in imports(path, at_the_top=True) if target in NAMES and room(target) == room(name)}
         for name, path in NAMES.items()
         if path.name != "__init__.py"
     }
 
     def visit(name, trail):
         assert name not in trail, f"a cycle: {' -> '.join([*trail, name])}"
-        for other in graph.get(name, ()):
-            visit(other, [*trail, name])
+        for imported in graph.get(name, ()):
+            visit(imported, [*trail, name])
 
     for name in graph:
         visit(name, [])
 
 
 @pytest.mark.parametrize("folder", LISTS)
-def test_an_entry_of_a_list_imports_only_the_shared_files(folder):
+def test_a_method_or_model_imports_only_the_shared_files_of_its_room(folder):
     for path in (PACKAGE / folder).glob("*.py"):
         if path.stem in LISTS[folder]:
             continue
@@ -92,13 +110,13 @@ def test_an_entry_of_a_list_imports_only_the_shared_files(folder):
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_the_maths_is_free_of_tensorflow(path):
+def test_rooms_of_pure_keras_do_not_import_tensorflow(path):
     if room(module_name(path)) in WITHOUT_TENSORFLOW:
         assert not [name for name in imports(path) if name.split(".")[0] == "tensorflow"]
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_nothing_below_the_programs_reads_a_flag(path):
+def test_the_package_does_not_import_flags_or_programs(path):
     assert not [name for name in imports(path) if name.split(".")[0] in ("absl", "experiments")]
 
 
@@ -110,9 +128,9 @@ def test_no_asserts_and_no_names_that_say_nothing():
             assert word not in path.stem, f"{path}: a name that says nothing"
 
 
-def test_import_costs_no_more_than_tensorflow():
+def test_the_import_loads_no_heavy_package_besides_tensorflow():
     heavy = {"tensorflow_datasets", "tensorboard", "matplotlib"}  # Keras itself imports matplotlib if it is installed
     program = "import sys, tensorflow, keras; before = set(sys.modules); import kd_keras; "
     program += f"print(sorted({heavy} & set(sys.modules) - before))"
-    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
-    assert ran.stdout.strip() == "[]", ran.stderr
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
+    assert process.stdout.strip() == "[]", process.stderr

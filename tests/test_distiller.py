@@ -11,20 +11,22 @@ from keras import layers
 
 from kd_keras import Distiller, Teacher
 from kd_keras.contracts import INDEX, INPUTS, RECORDED
-from kd_keras.methods import KD, FitNet, Method, Taps
+from kd_keras.methods import KD, FitNet, Method
+from kd_keras.private_api import sub_layers
 from kd_keras.training import TeacherCheck
-from tests.methods.test_kd import log_softmax, softmax
+from tests.support.methods import Similarities
 from tests.support.networks import CLASSES, SHAPE, compiled, convolutional, counted, examples, mirrored, same, values
+from tests.support.reference import log_softmax, softmax
 
 X, Y = examples()
-UNCHECKED = TeacherCheck([])  # the check before training runs the teacher too: here only the steps' passes count
+UNCHECKED = TeacherCheck([])  # the check before training runs the teacher too, but only passes of steps count here
 KD_AND_FITNET = [lambda: KD(), lambda: FitNet(weight=0.5)]
 pytestmark = pytest.mark.filterwarnings("ignore:The teacher is right", "ignore:Gradients do not", "ignore:.shuffle")
 
 
-def pair(methods=None, hard_weight=1.0, normalised=False, student=None, teacher=None, **options):
-    student = student or convolutional(4, normalised=normalised)
-    teacher = teacher or convolutional(6, normalised=normalised, name="teacher")
+def pair(methods=None, hard_weight=1.0, normalized=False, student=None, teacher=None, **options):
+    student = student or convolutional(4, normalized=normalized)
+    teacher = teacher or convolutional(6, normalized=normalized, name="teacher")
     methods = [make() for make in (KD_AND_FITNET if methods is None else methods)]
     return compiled(Distiller(student=student, teacher=teacher, methods=methods, hard_weight=hard_weight), **options)
 
@@ -49,7 +51,7 @@ def test_one_student_pass_and_one_teacher_pass_a_step():
 
 
 def test_evaluate_changes_no_variable_and_its_loss_is_the_hard_loss():
-    distiller = pair(normalised=True)
+    distiller = pair(normalized=True)
     distiller.fit(X, Y, verbose=0)
     everything = distiller.variables + distiller.optimizer.variables
     before = values(everything)
@@ -63,18 +65,18 @@ def test_evaluate_changes_no_variable_and_its_loss_is_the_hard_loss():
 
 
 def test_the_teacher_never_changes_and_is_never_saved(tmp_path):
-    teacher = convolutional(6, normalised=True, dropout=0.3, name="teacher")
-    distiller = pair(teacher=teacher, normalised=True)
+    teacher = convolutional(6, normalized=True, dropout=0.3, name="teacher")
+    distiller = pair(teacher=teacher, normalized=True)
     before, trainable = values(teacher.variables), len(teacher.trainable_variables)
     distiller.fit(X, Y, epochs=3, verbose=0)
     assert same(before, values(teacher.variables)) and len(teacher.trainable_variables) == trainable
-    theirs = {id(variable) for variable in teacher.variables}
-    assert not theirs & {id(variable) for variable in distiller.variables + distiller.optimizer.variables}
-    assert not set(map(id, teacher._flatten_layers())) & set(map(id, distiller._flatten_layers()))
+    of_teacher = {id(variable) for variable in teacher.variables}
+    assert not of_teacher & {id(variable) for variable in distiller.variables + distiller.optimizer.variables}
+    assert not set(map(id, sub_layers(teacher))) & set(map(id, sub_layers(distiller)))
     saved = tf.train.Checkpoint(model=distiller).save(str(tmp_path / "checkpoint"))
-    kept = [tf.train.load_variable(saved, name) for name, shape in tf.train.list_variables(saved) if shape]
-    assert len(kept) >= len(distiller.trainable_variables)
-    assert not any(k.shape == b.shape and b.ndim > 1 and np.array_equal(k, b) for k in kept for b in before)
+    stored = [tf.train.load_variable(saved, name) for name, shape in tf.train.list_variables(saved) if shape]
+    assert len(stored) >= len(distiller.trainable_variables)
+    assert not any(k.shape == b.shape and b.ndim > 1 and np.array_equal(k, b) for k in stored for b in before)
     distiller.save(tmp_path / "distiller.keras")
     assert keras.saving.load_model(tmp_path / "distiller.keras").teacher.specs == distiller.teacher.specs
     bytes_of = {"distiller": distiller, "student": distiller.student}
@@ -117,10 +119,10 @@ def test_sample_weights_reach_every_term_per_example():
     assert same(before, values(distiller.student.trainable_variables))
 
 
-def test_regularisers_count_whatever_the_hard_weight():
+def test_regularizers_count_whatever_the_hard_weight():
     student = convolutional(kernel_regularizer=keras.regularizers.L2(0.01))
-    unlabelled = {"loss": None, "metrics": None}
-    distiller = pair(methods=[], hard_weight=0, student=student, optimizer=keras.optimizers.SGD(1.0), **unlabelled)
+    unlabeled = {"loss": None, "metrics": None}
+    distiller = pair(methods=[], hard_weight=0, student=student, optimizer=keras.optimizers.SGD(1.0), **unlabeled)
     kernels = [layer.kernel for layer in student.layers if hasattr(layer, "kernel")]
     before = values(kernels)
     logs = distiller.fit(X, verbose=0).history
@@ -130,7 +132,7 @@ def test_regularisers_count_whatever_the_hard_weight():
         np.testing.assert_allclose(new, old * (1 - 2 * 0.01), rtol=1e-5)
 
 
-def test_images_alone_are_enough():
+def test_images_without_labels_are_enough():
     distiller = pair(methods=[KD], hard_weight=0, loss=None, metrics=None)
     for data in (X, tf.data.Dataset.from_tensor_slices(X).batch(8), tf.data.Dataset.from_tensor_slices((X,)).batch(8)):
         assert set(distiller.fit(data, verbose=0).history) == {"kd", "loss"}
@@ -155,7 +157,7 @@ def test_every_form_of_data_gives_the_same_student():
         assert same(arrays, trained(data), atol=1e-6)
 
 
-def test_several_named_inputs():
+def test_networks_with_several_named_inputs():
     def network(name):
         inputs = {key: keras.Input((4,), name=key) for key in ("left", "right")}
         x = layers.Dense(6, activation="relu")(layers.Concatenate()(list(inputs.values())))
@@ -186,7 +188,7 @@ def test_recorded_outputs_give_the_same_student_and_the_teacher_does_not_run():
 
 @keras.saving.register_keras_serializable("tests")
 class Seen(Method):
-    """A method that returns what it was given."""
+    """A method that returns the step and the epoch that it receives."""
 
     def call(self, student, teacher, batch, step):
         return keras.ops.cast(100 * step.epoch + step.number, "float32") + 0 * keras.ops.sum(student["logits"])
@@ -199,7 +201,7 @@ def test_a_method_sees_step_and_epoch_and_its_weight_follows_a_schedule():
     distiller.compile(optimizer=keras.optimizers.SGD(0.0))
     logs = distiller.fit(X, Y, batch_size=8, epochs=2, verbose=0).history
     assert logs["seen"] == [pytest.approx(np.mean([0, 1, 2, 3])), pytest.approx(100 + np.mean([4, 5, 6, 7]))]
-    # Keras's schedule is 1 up to and with step 3; the function is 1 in epoch 1 alone.
+    # Keras's schedule is 1 up to and including step 3; the function is 1 only in epoch 1.
     assert logs["loss"] == [pytest.approx(np.mean([0, 1, 2, 3])), pytest.approx(100 + np.mean([4, 5, 6, 7]))]
     assert distiller.fit(X, Y, batch_size=8, epochs=6, initial_epoch=5, verbose=0).history["seen"][0] > 500
 
@@ -218,7 +220,7 @@ def test_a_student_with_a_loss_of_its_own():
 
 
 @pytest.mark.parametrize("kind", ["sequential", "nested", "subclassed", "application"])
-def test_users_own_models(kind):
+def test_models_of_any_kind_are_students(kind):
     body = convolutional(name="body")
     if kind == "sequential":
         student = keras.Sequential([keras.Input(SHAPE), layers.Flatten(), layers.Dense(CLASSES, activation="softmax")])
@@ -258,7 +260,7 @@ def test_export_contains_only_the_student(tmp_path):
     assert len(served.variables) == len(distiller.student.variables)
 
 
-def test_a_loaded_distiller_asks_for_its_teacher(tmp_path):
+def test_a_loaded_distiller_needs_its_teacher_attached(tmp_path):
     distiller = pair()
     distiller.save(tmp_path / "distiller.keras")
     again = keras.saving.load_model(tmp_path / "distiller.keras")
@@ -269,12 +271,12 @@ def test_a_loaded_distiller_asks_for_its_teacher(tmp_path):
     assert again.evaluate(X, Y, verbose=0) == pytest.approx(distiller.evaluate(X, Y, verbose=0), rel=1e-6)
 
 
-def test_another_teacher_for_the_next_epochs():
+def test_another_teacher_can_be_attached():
     distiller = pair(methods=[KD], hard_weight=0)
     distiller.fit(X, Y, verbose=0)
-    other = convolutional(6, name="other")
-    distiller.attach(other)
-    expected = kd(distiller.student(X), other(X)).mean()
+    second = convolutional(6, name="second")
+    distiller.attach(second)
+    expected = kd(distiller.student(X), second(X)).mean()
     assert distiller.train_on_batch(X, Y, return_dict=True)["kd"] == pytest.approx(expected, rel=1e-4)
 
 
@@ -287,16 +289,16 @@ def test_dropout_is_active_in_the_one_pass():
 @pytest.mark.parametrize(
     "arguments, error, message",
     [
-        ({"student": "resnet"}, TypeError, "student must be a Keras model.*str"),
+        ({"student": "resnet"}, TypeError, r"Distiller\(student=...\) must be a Keras model.*str"),
         ({"teacher": None}, ValueError, r"\['kd'\] need a teacher.*none"),
         ({"methods": ["kd"]}, TypeError, "kd_keras.methods.KD"),
         ({"hard_weight": "all"}, TypeError, "hard_weight"),
     ],
 )
-def test_bad_arguments(arguments, error, message):
-    given = {"student": convolutional(), "teacher": convolutional(6), "methods": [KD()]} | arguments
+def test_invalid_arguments_are_rejected(arguments, error, message):
+    arguments = {"student": convolutional(), "teacher": convolutional(6), "methods": [KD()]} | arguments
     with pytest.raises(error, match=message):
-        Distiller(**given)
+        Distiller(**arguments)
 
 
 class Unpublished(KD):
@@ -321,7 +323,7 @@ def test_the_hard_weight_is_the_published_one_if_the_methods_agree(methods, weig
     assert f"hard_weight {weight:g}" in caplog.text and reason in caplog.text
 
 
-def test_a_hard_weight_that_is_given_is_taken_and_can_be_changed():
+def test_a_given_hard_weight_is_used_and_can_be_changed():
     distiller = pair(methods=[KD], hard_weight=0.5)
     assert (distiller.hard_weight, distiller.hard_weight_reason) == (0.5, "as given")
     assert distiller.fit(X, Y, verbose=0).history.keys() == {"hard", "kd", "loss", "accuracy"}
@@ -331,17 +333,17 @@ def test_a_hard_weight_that_is_given_is_taken_and_can_be_changed():
     assert history["loss"] == pytest.approx(history["kd"], rel=1e-6)
 
 
-def test_student_and_teacher_go_by_name_only():
+def test_student_and_teacher_are_keyword_arguments():
     with pytest.raises(TypeError):
         Distiller(convolutional(), convolutional())
 
 
-def test_no_teacher_if_no_method_needs_one():
+def test_a_distiller_without_methods_needs_no_teacher():
     distiller = compiled(Distiller(student=convolutional()))
     assert set(distiller.fit(X, Y, verbose=0).history) == {"accuracy", "hard", "loss"}
 
 
-def test_teachers_of_a_list():
+def test_a_list_of_teachers_is_combined():
     teachers = [convolutional(6, name="one"), convolutional(5, name="two")]
     distiller = compiled(Distiller(student=convolutional(), teacher=teachers, methods=[KD()]))
     expected = kd(distiller.student(X), np.array(Teacher(teachers).tapped(["logits"])(X)["logits"])).mean()
@@ -353,10 +355,10 @@ def test_evaluation_needs_a_loss_or_metrics():
         pair(methods=[KD], hard_weight=0, loss=None, metrics=None).evaluate(X, Y, verbose=0)
 
 
-def test_a_list_of_callbacks_that_keras_made():
+def test_fit_accepts_a_callback_list_of_keras():
     distiller = pair()
-    made = keras.callbacks.CallbackList([keras.callbacks.TerminateOnNaN()], add_history=True, model=distiller)
-    assert np.isfinite(distiller.fit(X, Y, callbacks=made, verbose=0).history["loss"]).all()
+    callbacks = keras.callbacks.CallbackList([keras.callbacks.TerminateOnNaN()], add_history=True, model=distiller)
+    assert np.isfinite(distiller.fit(X, Y, callbacks=callbacks, verbose=0).history["loss"]).all()
 
 
 @pytest.mark.parametrize("size", [4, 16])
@@ -367,17 +369,6 @@ def test_a_teacher_of_another_size_under_xla(size):
     with pytest.warns(UserWarning, match="jit") if size < 8 else contextlib.nullcontext():
         compiled(distiller, jit_compile=True)
     assert np.isfinite(distiller.fit(X, Y, verbose=0).history["kd"]).all()
-
-
-class Similarities(Method):
-    """Couples every example with every other, and weighs them by their labels."""
-
-    taps = Taps(("embedding",), ("embedding",))
-    across_replicas = True
-
-    def call(self, student, teacher, batch, step):
-        student, teacher = (tf.matmul(e, e, transpose_b=True) for e in (student["embedding"], teacher["embedding"]))
-        return keras.ops.mean(keras.ops.square(student - teacher) * keras.ops.cast(batch.label, "float32"))
 
 
 def test_a_method_of_the_global_batch_is_the_same_over_replicas():

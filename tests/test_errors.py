@@ -3,7 +3,7 @@ import pytest
 from kd_keras.errors import check_choice, check_integer, check_number, check_whole_number, explain_mismatch, suggest
 
 
-def test_a_message_says_what_was_expected_what_was_received_and_what_to_do():
+def test_a_message_has_expectation_received_value_and_advice():
     assert explain_mismatch("a", "b", "try c") == "Expected a, but received b. Try c."
     assert explain_mismatch("a", "b") == "Expected a, but received b."
     assert explain_mismatch("a", "b", "did you mean c?") == "Expected a, but received b. Did you mean c?"

@@ -15,15 +15,15 @@ def reference(student, teacher, temperature):
 
 @pytest.mark.parametrize("difference", [1e-3, 1e-2, 1.0, 100.0, 800.0])
 @pytest.mark.parametrize("classes", [2, 10, 1000])
-def test_small_and_large_differences(difference, classes):
+def test_softened_kl_of_small_and_large_differences(difference, classes):
     random = np.random.default_rng(classes)
     teacher = random.uniform(-difference, difference, (16, classes)).astype("float32")
     student = teacher + (difference * random.normal(size=teacher.shape)).astype("float32")
     np.testing.assert_allclose(softened_kl(student, teacher), reference(student, teacher, 1.0), rtol=1e-4, atol=1e-9)
 
 
-def test_the_plain_sum_is_less_accurate():
-    """At temperature 20 the usual formula in float32 is wrong in the fourth digit; this one in the sixth at most."""
+def test_softened_kl_is_more_accurate_than_the_plain_sum():
+    """At temperature 20 the plain sum in float32 has relative errors above 1e-4, and softened_kl below 2e-5."""
     random = np.random.default_rng(0)
     student, teacher = (random.uniform(-1, 1, (256, 10)).astype("float32") for _ in range(2))
     expected = reference(student, teacher, 20.0)
@@ -35,7 +35,7 @@ def test_the_plain_sum_is_less_accurate():
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
-def test_it_computes_in_float32(dtype):
+def test_softened_kl_computes_in_float32(dtype):
     loss = softened_kl(tf.constant([[1.0, 2.0]], dtype), tf.constant([[2.0, 1.0]], dtype))
     assert loss.dtype == tf.float32
     np.testing.assert_allclose(loss, reference(np.array([[1.0, 2.0]]), np.array([[2.0, 1.0]]), 1.0), rtol=1e-6)

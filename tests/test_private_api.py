@@ -1,4 +1,4 @@
-"""Every private name of Keras and TensorFlow that the project uses still does what it is used for."""
+"""Every private name of Keras and TensorFlow that the project uses still exists and does what the project needs."""
 
 import keras
 import numpy as np
@@ -34,6 +34,13 @@ def test_own_variables_are_without_those_of_inner_layers(nested):
     assert names == ["gamma", "beta", "moving_mean", "moving_variance"]
 
 
+@pytest.mark.parametrize("kind", [layers.Conv2D, layers.BatchNormalization, keras.Sequential, layers.Conv2DTranspose])
+def test_the_names_that_keras_gives(kind):
+    keras.utils.clear_session()
+    first, second = (kind() if kind in (layers.BatchNormalization, keras.Sequential) else kind(1, 1) for _ in range(2))
+    assert (first.name, second.name) == (private_api.automatic_name(first), private_api.automatic_name(first) + "_1")
+
+
 def test_seed_generators_of_a_layer():
     (generator,) = private_api.seed_generators(layers.Dropout(0.5, seed=3))
     assert tuple(generator.state.shape) == (2,) and private_api.seed_generators(layers.Dense(3)) == []
@@ -57,11 +64,11 @@ def test_structured_inputs():
     assert float(Sum()({"a": tf.ones(()), "b": tf.ones(())}, ("no tensor",))) == 2
 
 
-def test_a_functional_model_has_a_graph(nested):
-    class Own(keras.Model):
+def test_the_graph_of_a_functional_model(nested):
+    class Subclassed(keras.Model):
         pass
 
-    assert private_api.is_functional(nested) and not private_api.is_functional(Own())
+    assert private_api.is_functional(nested) and not private_api.is_functional(Subclassed())
     inner = private_api.functional_of(nested.get_layer("nested"))
     assert private_api.is_functional(inner)
     order = [node.operation.name for node in private_api.nodes_in_order(nested)]
@@ -107,8 +114,8 @@ def test_the_specification_of_a_distributed_dataset():
     assert private_api.spec_of_one_replica(tf.TensorSpec((None, 3))) == tf.TensorSpec((None, 3))
 
 
-def test_keras_gives_its_iterator_to_the_symbolic_build():
-    class Asked(FitsOnWorkers):
+def test_keras_passes_its_iterator_to_the_symbolic_build():
+    class Recording(FitsOnWorkers):
         def __init__(self, model):
             super().__init__()
             self.model, self.specs = model, []
@@ -121,7 +128,7 @@ def test_keras_gives_its_iterator_to_the_symbolic_build():
             super().build_from(spec)
 
     with mirrored(2).scope():
-        model = Asked(convolutional())
+        model = Recording(convolutional())
         model.compile(
             optimizer="sgd", loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"]
         )
@@ -147,10 +154,17 @@ def test_the_graph_of_a_called_function():
 def test_the_coordination_service_is_configured(monkeypatch):
     from tensorflow.python.eager import context
 
-    given = {}
-    service = type("Context", (), {"configure_coordination_service": lambda self, **options: given.update(options)})
+    received = {}
+    service = type("Context", (), {"configure_coordination_service": lambda self, **options: received.update(options)})
     assert hasattr(context.context(), "configure_coordination_service")
     monkeypatch.setattr(context, "context", service)
     private_api.start_coordination_service("/job:chief/task:0", {"chief": 1, "worker": 2}, timeout=7.5)
-    assert given["service_leader"] == "/job:chief/task:0" and given["heartbeat_timeout_in_ms"] == 7500
-    assert [(job.name, job.num_tasks) for job in given["coordinated_jobs"]] == [("chief", 1), ("worker", 2)]
+    assert received["service_leader"] == "/job:chief/task:0" and received["heartbeat_timeout_in_ms"] == 7500
+    assert [(job.name, job.num_tasks) for job in received["coordinated_jobs"]] == [("chief", 1), ("worker", 2)]
+
+
+def test_op_determinism_can_be_left():
+    tf.config.experimental.enable_op_determinism()
+    assert private_api.op_determinism_is_enabled()
+    private_api.disable_op_determinism()
+    assert not private_api.op_determinism_is_enabled()

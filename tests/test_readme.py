@@ -1,9 +1,13 @@
-"""The README: its Python runs as it stands, and what it links to exists."""
+"""README and CONTRIBUTING: their Python runs as it stands, and what they link to exists."""
 
 import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
+
+from kd_keras import Distiller
+from tests.support.networks import compiled, convolutional, examples
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text()
@@ -21,6 +25,17 @@ def test_the_python_runs_as_it_stands(tmp_path):
     assert ran.returncode == 0, ran.stderr[-3000:]
     exported = tmp_path / "runs/readme/student/export"
     assert (exported / "saved_model").is_dir() and list(exported.glob("*int8*.tflite"))
+
+
+def test_the_method_of_contributing_trains_a_student():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    indented = re.search(r"^   ```python\n(.*?)^   ```$", text, re.DOTALL | re.MULTILINE)
+    definitions = {}
+    exec(textwrap.dedent(indented[1]), definitions)
+    teacher, student = convolutional(6), convolutional(4)
+    distiller = compiled(Distiller(student=student, teacher=teacher, methods=[definitions["Hint"]()]))
+    history = distiller.fit(*examples(), epochs=3, verbose=0).history
+    assert history["hint"][-1] < history["hint"][0]
 
 
 def test_it_opens_with_a_short_example():

@@ -1,4 +1,4 @@
-"""The teacher: frozen, one network or several, with an input size and an order of classes of its own."""
+"""The teacher: frozen, one network or several, with another input size or order of classes than the student."""
 
 import contextlib
 import warnings
@@ -11,6 +11,7 @@ from keras import layers
 from kd_keras import Distiller, Teacher
 from kd_keras.methods import KD, FitNet
 from tests.support.networks import CLASSES, SHAPE, Passes, compiled, convolutional, examples, same, values
+from tests.support.reference import log_softmax
 
 X, Y = examples(16)
 
@@ -19,46 +20,42 @@ def logits(teacher):
     return np.array(teacher.tapped(["logits"])(X)["logits"])
 
 
-def log_softmax(z):
-    return z - np.log(np.exp(z).sum(-1, keepdims=True))
-
-
-def test_one_network_in_inference_form():
-    network = convolutional(normalised=True, dropout=0.5)
+def test_the_teacher_runs_in_inference():
+    network = convolutional(normalized=True, dropout=0.5)
     before = values(network.variables)
     np.testing.assert_allclose(logits(Teacher(network)), network(X, training=False), rtol=1e-6)
     assert same(before, values(network.variables))
 
 
 @pytest.mark.parametrize("weights", [None, (3.0, 1.0)])
-def test_several_networks(weights):
+def test_several_networks_are_combined_by_probabilities_or_logits(weights):
     networks = [convolutional(name=f"net{number}") for number in range(2)]
-    share = np.array(weights or (1.0, 1.0), "float64") / sum(weights or (1.0, 1.0))
-    one, other = (np.array(network(X), "float64") for network in networks)
-    mean = share[0] * one + share[1] * other
+    fraction = np.array(weights or (1.0, 1.0), "float64") / sum(weights or (1.0, 1.0))
+    first, second = (np.array(network(X), "float64") for network in networks)
+    mean = fraction[0] * first + fraction[1] * second
     np.testing.assert_allclose(logits(Teacher(networks, weights=weights, combine="logits")), mean, rtol=1e-5, atol=1e-6)
-    mixed = np.log(share[0] * np.exp(log_softmax(one)) + share[1] * np.exp(log_softmax(other)))
+    mixed = np.log(fraction[0] * np.exp(log_softmax(first)) + fraction[1] * np.exp(log_softmax(second)))
     np.testing.assert_allclose(logits(Teacher(networks, weights=weights)), mixed, rtol=1e-5)
     members = Teacher(networks).tapped(["logits"])(X).members
-    np.testing.assert_allclose(members[1]["logits"], other, rtol=1e-5)
+    np.testing.assert_allclose(members[1]["logits"], second, rtol=1e-5)
 
 
-def test_a_network_that_counts_for_nothing():
+def test_a_network_of_weight_0_has_no_effect():
     networks = [convolutional(name=f"net{number}") for number in range(2)]
     expected = log_softmax(np.array(networks[0](X)))
     np.testing.assert_allclose(logits(Teacher(networks, weights=(1, 0))), expected, atol=1e-5)
 
 
-def test_another_input_size_and_normalisation():
+def test_a_teacher_with_another_input_size_and_preprocessing():
     network = convolutional(shape=(16, 16, 3))
-    seen = keras.ops.image.resize(2 * X + 1, (16, 16), interpolation="bilinear", antialias=True)
+    prepared = keras.ops.image.resize(2 * X + 1, (16, 16), interpolation="bilinear", antialias=True)
     teacher = Teacher(network, preprocess=lambda images: 2 * images + 1)
-    np.testing.assert_allclose(logits(teacher), network(seen), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(logits(teacher), network(prepared), rtol=1e-5, atol=1e-6)
     distiller = compiled(Distiller(student=convolutional(), teacher=teacher, methods=[KD()]))
     assert np.isfinite(distiller.fit(X, Y, verbose=0).history["kd"]).all()
 
 
-def test_another_order_of_classes_and_more_of_them():
+def test_a_teacher_with_more_classes_in_another_order():
     network = convolutional(classes=7)
     order = [6, 0, 3, 2, 1]
     np.testing.assert_allclose(logits(Teacher(network, class_order=order)), np.array(network(X))[:, order], rtol=1e-6)
@@ -67,7 +64,7 @@ def test_another_order_of_classes_and_more_of_them():
         Teacher(network, class_order=[0, 9]).tapped(["logits"])
 
 
-def test_another_dtype_policy():
+def test_a_float32_teacher_of_a_float16_student():
     keras.config.set_dtype_policy("mixed_float16")
     student = convolutional()
     keras.config.set_dtype_policy("float32")
@@ -85,7 +82,7 @@ def test_another_dtype_policy():
         (lambda: Teacher(["net"]), TypeError, "str"),
         (lambda: Teacher([convolutional()], weights=[1, 2]), ValueError, "1 weights"),
         (lambda: Teacher([convolutional()], weights=[-1]), ValueError, "below zero"),
-        (lambda: Teacher(convolutional(), combine="logit"), ValueError, "did you mean logits"),
+        (lambda: Teacher(convolutional(), combine="logit"), ValueError, "Did you mean logits"),
         (lambda: Teacher(convolutional(), class_order=[-1]), ValueError, "class_order"),
         (lambda: Teacher([convolutional(), convolutional(classes=9)]).tapped(["logits"]), ValueError, "class count"),
         (
@@ -95,12 +92,12 @@ def test_another_dtype_policy():
         ),
     ],
 )
-def test_bad_teachers(make, error, message):
+def test_invalid_teachers_are_rejected(make, error, message):
     with pytest.raises(error, match=message):
         make()
 
 
-def test_a_teacher_of_other_images():
+def test_a_teacher_of_other_images_is_rejected():
     with pytest.raises(ValueError, match=r"(?s)reads \(None, 8, 8, 1\).*preprocess"):
         Distiller(student=convolutional(), teacher=convolutional(shape=(8, 8, 1)), methods=[KD()])
 
@@ -113,9 +110,9 @@ def test_a_teacher_that_is_not_finite_stops_the_fit():
         distiller.fit(X, Y, verbose=0)
 
 
-def test_a_teacher_at_chance_level_is_named():
+def test_a_teacher_at_chance_level_is_reported():
     class Predictions(keras.layers.Layer):
-        """Logits read off the image, so that the teacher is right on as many as we like."""
+        """Logits that are read from the pixels, so that the test decides how many predictions are right."""
 
         def call(self, images):
             return 10.0 * images[:, 0, :, 0][:, :CLASSES]
@@ -123,9 +120,9 @@ def test_a_teacher_at_chance_level_is_named():
     inputs = keras.Input(X.shape[1:])
     teacher = keras.Model(inputs, Predictions()(inputs))
     x, y = np.zeros((100, 8, 8, 3), "float32"), np.tile(np.arange(CLASSES), 20)
-    for right, warns in ((20, True), (90, False)):
-        answered = np.where(np.arange(100) < right, y, (y + 1) % CLASSES)
-        x[:, 0, :CLASSES, 0] = np.eye(CLASSES)[answered]
+    for correct, warns in ((20, True), (90, False)):
+        predicted = np.where(np.arange(100) < correct, y, (y + 1) % CLASSES)
+        x[:, 0, :CLASSES, 0] = np.eye(CLASSES)[predicted]
         distiller = compiled(Distiller(student=convolutional(), teacher=teacher, methods=[KD()]))
         with pytest.warns(UserWarning, match="20.0% of the first 100") if warns else _no_warning():
             distiller.fit(x, y, batch_size=50, shuffle=False, verbose=0)
@@ -138,7 +135,7 @@ def _no_warning():
         yield
 
 
-def test_nothing_behind_the_wanted_taps_runs():
+def test_no_layer_after_the_wanted_taps_runs():
     layer, inputs = Passes(), keras.Input(SHAPE)
     x = layers.Conv2D(4, 3, name="first")(inputs)
     network = keras.Model(inputs, layers.Dense(CLASSES)(layer(layers.GlobalAveragePooling2D()(x))))

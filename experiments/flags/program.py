@@ -82,8 +82,8 @@ def recipe_options() -> dict[str, Any]:
     return {field.name: FLAGS[field.name].value for field in dataclasses.fields(Recipe) if field.name in FLAGS}
 
 
-def numbers(name: str, count: int | None = None) -> tuple[int, ...] | None:
-    """The value of a list flag as whole numbers, or `None` if the flag is not set.
+def numbers(name: str, count: int | None = None) -> tuple[int, ...]:
+    """The value of a list flag as whole numbers.
 
     Args:
         name: the name of the flag.
@@ -93,12 +93,20 @@ def numbers(name: str, count: int | None = None) -> tuple[int, ...] | None:
         ValueError: if the value is not a list of so many whole numbers.
     """
     texts = FLAGS[name].value
-    if texts is None:
-        return None
     if len(texts) != (count or len(texts)) or not all(text.strip().isdigit() for text in texts):
         kind = f"{count} whole numbers" if count else "whole numbers"
         raise ValueError(f"--{name} must be {kind} separated by commas, but received {','.join(texts)}.")
     return tuple(int(text) for text in texts)
+
+
+def pair(name: str) -> tuple[int, int]:
+    """The value of a list flag as two whole numbers.
+
+    Raises:
+        ValueError: if it is anything else.
+    """
+    first, second = numbers(name, 2)
+    return first, second
 
 
 def _parse(argv: list[str]) -> None:

@@ -52,7 +52,7 @@ def flag_options(lines: Iterable[str]) -> dict[str, Any]:
         methods = settings["method"]
         options["methods"] = methods if isinstance(methods, list) else [methods]
     if "hard_weight" in settings:
-        options["hard_weight"] = parse_weight(settings["hard_weight"], "--hard_weight")
+        options["hard_weight"] = parse_weight(str(settings["hard_weight"]), "--hard_weight")
     return options
 
 

@@ -11,6 +11,7 @@ The list of methods with papers and defaults is in experiments/results/method_li
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 import kd_keras as kd
 
@@ -18,7 +19,7 @@ logging.basicConfig(format="%(message)s")
 logging.getLogger("kd_keras").setLevel(logging.INFO)
 RUNS = Path("runs/tutorials/choosing_a_method")
 EPOCHS = 2 if os.environ.get("KD_SHORT") else 40
-recipe = {"data": "digits", "batch_size": 100, "optimizer": "adam", "learning_rate": 0.003, "shift": 1}
+recipe: dict[str, Any] = {"data": "digits", "batch_size": 100, "optimizer": "adam", "learning_rate": 0.003, "shift": 1}
 teacher = kd.train(model="resnet8x4", epochs=max(2, EPOCHS // 2), run=RUNS / "teacher", **recipe)
 
 # %% [markdown]

@@ -2,7 +2,7 @@
 """
 # A first student
 
-You will train a small image classifier in three ways that take the same time: on labels alone, with a teacher, and
+You will train a small image classifier in three ways that take the same time: on labels only, with a teacher, and
 with a teacher and a second method. You then compare them and export the best one. It takes a few minutes on two CPU
 cores.
 
@@ -14,6 +14,7 @@ nothing is downloaded.
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -39,7 +40,7 @@ how classes resemble each other.
 """
 
 # %%
-recipe = {"data": "digits", "batch_size": 100, "optimizer": "adam", "learning_rate": 0.01}
+recipe: dict[str, Any] = {"data": "digits", "batch_size": 100, "optimizer": "adam", "learning_rate": 0.01}
 teacher = kd.train(model="resnet8", epochs=max(2, EPOCHS // 2), mixup=1.0, run=RUNS / "teacher", **recipe)
 print(teacher.result["last"])
 
@@ -140,7 +141,7 @@ distiller.fit(train, validation_data=test, epochs=2, steps_per_epoch=10, verbose
 
 # %% [markdown]
 """
-`distiller.evaluate` runs the student alone, and its `loss` is the loss on the labels. The student is an ordinary
+`distiller.evaluate` runs only the student, and its `loss` is the loss on the labels. The student is an ordinary
 model that knows nothing of the teacher: save it, or call Keras's `export`.
 """
 

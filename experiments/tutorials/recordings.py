@@ -21,6 +21,7 @@ small teacher does. A student that sees fewer views than epochs sees less variet
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 import keras
 
@@ -30,8 +31,8 @@ logging.basicConfig(format="%(message)s")
 logging.getLogger("kd_keras").setLevel(logging.INFO)
 RUNS = Path("runs/tutorials/recordings")
 EPOCHS = 2 if os.environ.get("KD_SHORT") else 30
-images = {"data": "digits", "batch_size": 100, "shift": 1}  # what a recording depends on
-training = {"optimizer": "adam", "learning_rate": 0.01, "epochs": EPOCHS}
+images: dict[str, Any] = {"data": "digits", "batch_size": 100, "shift": 1}  # what a recording depends on
+training: dict[str, Any] = {"optimizer": "adam", "learning_rate": 0.01, "epochs": EPOCHS}
 teacher = kd.train(model="resnet8", run=RUNS / "teacher", **images, **training)
 
 # %% [markdown]

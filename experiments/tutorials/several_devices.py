@@ -10,6 +10,7 @@ tutorial shows both on one machine; two logical CPUs stand in for two GPUs.
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -41,7 +42,13 @@ is the exception: it sees one replica's slice. `sync_batch_norm=True` computes i
 """
 
 # %%
-recipe = {"data": "digits", "epochs": EPOCHS, "batch_size": 100, "model": "mlp(hidden=(32,))", "learning_rate": 0.1}
+recipe: dict[str, Any] = {
+    "data": "digits",
+    "epochs": EPOCHS,
+    "batch_size": 100,
+    "model": "mlp(hidden=(32,))",
+    "learning_rate": 0.1,
+}
 two = kd.train(strategy="mirrored", devices=2, run=RUNS / "two", **recipe)
 one = kd.train(strategy="one", run=RUNS / "one", **recipe)
 differences = [

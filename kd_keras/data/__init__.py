@@ -1,4 +1,4 @@
-"""Images for student and teacher: sources of examples, and the pipeline that makes batches of them."""
+"""Images for student and teacher: sources of examples, and the pipeline that turns them into batches."""
 
 from __future__ import annotations
 

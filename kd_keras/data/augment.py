@@ -1,4 +1,4 @@
-"""Views of images, each a pure function of the image and a seed, so that any view can be made again.
+"""Views of images, each a pure function of the image and a seed, so that every view can be repeated.
 
 On one image: `pad_crop_flip`, `shift`, `random_resized_crop`, `rand_augment`. They take `(H, W, C)`, uint8 in 0..255 or
 floating point in 0..1, and return the same type and range. On a batch: `mixup` and `cutmix`. A seed is a tensor `(2,)`
@@ -11,13 +11,13 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import tensorflow as tf
 
 from kd_keras.data.rand_augment import rand_augment
 
-Mixed = tuple[tf.Tensor, "tf.Tensor | None"]
+Mixed: TypeAlias = tuple[tf.Tensor, "tf.Tensor | None"]
 
 
 def pad_crop_flip(image: tf.Tensor, seed: tf.Tensor, pad: int = 4, flip: bool = True) -> tf.Tensor:
@@ -31,7 +31,7 @@ def pad_crop_flip(image: tf.Tensor, seed: tf.Tensor, pad: int = 4, flip: bool = 
     draws = tf.random.stateless_uniform((3,), seed)
     view = image = tf.convert_to_tensor(image)
     if pad:
-        # One draw for both corner and flip: floor(u * n) is uniform over 0 to n - 1, as u < 1 also after rounding.
+        # floor(u * n) is uniform over 0 to n - 1, because u < 1 also after rounding.
         corner = tf.cast(tf.floor(draws[:2] * (2 * pad + 1)), tf.int32)
         padded = tf.pad(image, ((pad, pad), (pad, pad), (0, 0)))
         view = tf.slice(padded, tf.concat([corner, [0]], 0), tf.shape(image))
@@ -41,7 +41,7 @@ def pad_crop_flip(image: tf.Tensor, seed: tf.Tensor, pad: int = 4, flip: bool = 
 
 
 def shift(image: tf.Tensor, seed: tf.Tensor, pixels: int = 2) -> tf.Tensor:
-    """Moves the image by up to `pixels` along both axes and fills with zeros; for digits, which must not be flipped.
+    """Moves the image by up to `pixels` along both axes, fills with zeros and never flips, as digits require.
 
     >>> shift(tf.ones((8, 8, 1)), [1, 2]).shape
     TensorShape([8, 8, 1])
@@ -60,13 +60,13 @@ def random_resized_crop(
     """Crops a random part of the image, resizes it to `size` `(H, W)`, and flips half of the images.
 
     Szegedy et al. 2015 (https://arxiv.org/abs/1409.4842, section 6). The ratio is uniform in `ratio`, while
-    torchvision's is uniform in its logarithm. If none of ten crops fits, the whole image is used.
+    torchvision's is uniform in its logarithm. If none of ten draws fits into the image, the whole image is used.
 
     Args:
         image: `(H, W, C)`.
         seed: `(2,)` integer.
         size: `(H', W')` of the result.
-        area: the range of the crop's fraction of the image's area.
+        area: the range of the crop's area, as a fraction of the image's area.
         ratio: the range of the crop's width divided by its height.
         flip: whether to flip half of the images.
 
@@ -91,7 +91,7 @@ def random_resized_crop(
 
 
 def mixup(images: tf.Tensor, labels: tf.Tensor | None, seed: tf.Tensor, alpha: float) -> Mixed:
-    """Blends each image, and its label, with that of its partner: the batch in reverse order.
+    """Blends each image and its label with those of its partner, the image at its place in the reversed batch.
 
     Zhang et al. 2017 (https://arxiv.org/abs/1710.09412); one blending ratio for each example, from Beta(alpha, alpha).
     With `alpha=1`, a uniform ratio, this is the mixing of "patient and consistent" teaching (Beyer et al. 2021,
@@ -112,10 +112,10 @@ def mixup(images: tf.Tensor, labels: tf.Tensor | None, seed: tf.Tensor, alpha: f
 
 
 def cutmix(images: tf.Tensor, labels: tf.Tensor | None, seed: tf.Tensor, alpha: float) -> Mixed:
-    """Replaces a box of each image by that of its partner (the batch in reverse order), and mixes labels by area.
+    """Replaces a box of each image by that of its partner in the reversed batch, and mixes the labels by area.
 
-    Yun et al. 2019 (https://arxiv.org/abs/1905.04899, equations 1 and 2); one box for each example. Labels follow the
-    part of the box inside the image, as in the authors' code. Arguments as for `mixup`.
+    Yun et al. 2019 (https://arxiv.org/abs/1905.04899, equations 1 and 2); one box for each example. Only the part of
+    the box inside the image counts for the labels, as in the authors' code. The arguments are those of `mixup`.
 
     >>> cutmix(tf.zeros((2, 4, 4, 1)), tf.eye(2), [1, 2], alpha=1.0)[1].shape
     TensorShape([2, 2])
@@ -142,7 +142,7 @@ def _blend(values: tf.Tensor, ratio: tf.Tensor) -> tf.Tensor:
 
 
 def _draw_beta(seed: tf.Tensor, alpha: float, count: tf.Tensor) -> tf.Tensor:
-    # A ratio of gammas is a beta. Both may underflow at a small alpha: 0, one end of the beta, is then right.
+    # A ratio of gammas is a beta. At a small alpha both may underflow to 0; the ratio 0 is then the nearest value.
     first, second = tf.unstack(tf.random.stateless_gamma((2, count), seed, alpha))
     return tf.math.divide_no_nan(first, first + second)
 
@@ -154,8 +154,8 @@ class Augmentation:
     Attributes:
         crop: zeros added on each side before a crop of the original size.
         flip: whether to flip half of the images.
-        shift: the largest translation in pixels, filled with zeros.
-        resized_crop: whether to show a random part of the image at its full size.
+        shift: the largest translation in pixels; the rest is filled with zeros.
+        resized_crop: whether to crop a random part and resize it to the size of the image.
         rand_augment: (layers, magnitude from 0 to 10), applied after the crop.
         mixup: its alpha, 0 for none.
         cutmix: its alpha, 0 for none. If mixup and cutmix are both above 0, each batch takes one of them at random.
@@ -222,17 +222,17 @@ class Augmentation:
         TensorShape([2, 2])
         """
         choice_seed, mix_seed = tf.unstack(tf.random.split(seed, 2))
-        # Without labels, one column of zeros replaces them: both branches of a condition return the same structure.
+        # One column of zeros replaces missing labels, because both branches of a condition must return one structure.
         targets = tf.zeros((tf.shape(images)[0], 1)) if labels is None else labels
-        ways = [
+        mixers = [
             functools.partial(function, images, targets, mix_seed, alpha)
             for function, alpha in ((mixup, self.mixup), (cutmix, self.cutmix))
             if alpha > 0
         ]
-        if len(ways) == 2:
-            mixed, targets = tf.cond(tf.random.stateless_uniform((), choice_seed) < 0.5, *ways)
+        if len(mixers) == 2:
+            mixed, targets = tf.cond(tf.random.stateless_uniform((), choice_seed) < 0.5, *mixers)
         else:
-            mixed, targets = ways[0]() if ways else (images, targets)
+            mixed, targets = mixers[0]() if mixers else (images, targets)
         return mixed, None if labels is None else targets
 
 

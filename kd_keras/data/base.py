@@ -1,4 +1,4 @@
-"""What the files of this room share: a source of examples, and the protocols that the pipeline builds on."""
+"""A source of examples, and the protocols of what the pipeline uses: augmentations and recorded outputs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TYPES = {"image": "uint8", "index": "int64", "label": "int64"}
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """One split of a dataset: its examples one by one, always in the same order.
+    """One split of a dataset: single examples, always in the same order.
 
     Attributes:
         examples: dictionaries of `image` `(H, W, C)` uint8, `index` () int64 and, if there are labels, `label` ()
@@ -27,10 +27,10 @@ class Source:
         classes: K, the number of classes, or `None` if there are no labels.
         class_names: K names in the order of the labels, or `None`.
         image_shape: `(H, W, C)`, or `None` if images differ in size.
-        version: identifies the examples beyond the name: a version and a split, or a digest of the files.
+        version: identifies the examples together with the name: a version and a split, or a digest of the files.
         files: the number of files that contain the examples.
-        read_range: from `begin` and `end` to these examples, in the same form and with the same indices. It opens only
-            the files that contain them. `None` if the dataset cannot be read by ranges.
+        read_range: a function of `begin` and `end` that returns the examples from `begin` to `end - 1` in the same form
+            and with the same indices, and opens only the files that contain them; `None` if there is none.
 
     Raises:
         ValueError: if `examples` is not a dataset of such dictionaries.
@@ -65,7 +65,7 @@ class Source:
         return "label" in self.examples.element_spec
 
     def shards(self, count: int) -> list[Source]:
-        """Splits the source into `count` consecutive shards; the first ones have one example more if needed.
+        """Splits the source into `count` consecutive shards, whose sizes differ by at most one example.
 
         Raises:
             ValueError: if the source cannot be read by ranges, or has fewer examples than shards.
@@ -84,10 +84,10 @@ class Source:
         ]
 
     def without(self, classes: Collection[int]) -> Source:
-        """Leaves out all examples of some classes and numbers the others from 0; K and the class names stay.
+        """Leaves out all examples of some classes and renumbers the others from 0; K and the class names do not change.
 
-        A student that learns from a teacher on such a transfer set has never seen those classes (Hinton, Vinyals and
-        Dean 2015, 1503.02531, section 3). The labels are read once, by this call.
+        A student that is distilled on such a transfer set never sees those classes (Hinton, Vinyals and Dean 2015,
+        1503.02531, section 3). This call reads all labels once.
 
         Args:
             classes: numbers from 0 to K - 1.
@@ -118,9 +118,9 @@ class Source:
 
 
 class ImageAugmentation(Protocol):
-    """What the pipeline needs of an augmentation. `kd_keras.data.Augmentation` is one; users may write others.
+    """What the pipeline needs of an augmentation, such as `kd_keras.data.Augmentation` or a class of the user.
 
-    Both functions must return the same result for the same arguments, so that a view can be made again.
+    Both functions must return the same result for the same arguments, so that a view can be repeated.
     """
 
     @property
@@ -132,14 +132,14 @@ class ImageAugmentation(Protocol):
         """Whether `mix` changes batches at all: labels are then one-hot."""
 
     def view(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        """From one image `(H, W, C)` uint8 and a seed `(2,)` integer to its view, of the same shape and type."""
+        """The view of an image `(H, W, C)` uint8 for a seed `(2,)` integer, with the same shape and type."""
 
     def mix(self, images: tf.Tensor, labels: tf.Tensor | None, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor | None]:
-        """From a batch `(B, H, W, C)` float32, 0..255, with labels `(B, K)` float32 or `None` to the mixed ones."""
+        """Mixes a batch `(B, H, W, C)` float32, 0..255, and its labels `(B, K)` float32 or `None`."""
 
 
 class RecordedOutputs(Protocol):
-    """What the pipeline needs of a teacher's outputs on disk; `kd_keras.recording.reader.Recording` has it."""
+    """What the pipeline needs of a teacher's outputs on disk, such as `kd_keras.recording.reader.Recording`."""
 
     views: int  # the number of views of each example
 
@@ -147,4 +147,4 @@ class RecordedOutputs(Protocol):
         """Raises ValueError if the recorded views were made with other settings."""
 
     def __call__(self, view: tf.Tensor, index: tf.Tensor) -> dict[str, Any]:
-        """From a view's number () and example numbers `(B,)` int64 to the teacher's taps by name."""
+        """The teacher's taps by name, for a view's number () and example numbers `(B,)` int64."""

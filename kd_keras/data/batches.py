@@ -1,4 +1,4 @@
-"""From stored examples to what Keras reads: views, float pixels, labels, mixing; and slices of a batch for replicas."""
+"""Turns stored examples into batches for Keras: views, float pixels, labels, mixing, and slices for replicas."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ WHOLE_BATCH = BatchSlice()
 
 
 class BatchMaker:
-    """Makes batches of stored examples: float32 images 0..255 with labels, and what is joined to them by index.
+    """Makes batches of stored examples: float32 images 0..255, labels, and outputs that are joined by index.
 
     Args:
         source: where the examples come from.
         views: the augmentation.
         one_hot: whether labels are `(B, K)` float32; always so if batches are mixed.
-        with_index: whether the example numbers travel with the images.
+        with_index: whether batches contain the example numbers.
         recorded: the teacher's outputs to join, or `None`.
 
     Raises:
-        ValueError: if labels must be one-hot and the source has none, or no number of classes.
+        ValueError: if labels must be one-hot, but the source has no labels or no number of classes.
     """
 
     def __init__(
@@ -56,9 +56,9 @@ class BatchMaker:
 
         Args:
             rows: stored examples, columns `(B, ...)`.
-            view_seed: `(2,)`, of the view that is shown; only with an augmentation.
-            number: () the batch's number in its epoch; only with an augmentation.
-            view: () the number of the view; only with recorded outputs.
+            view_seed: the seed `(2,)` of the view; needed only with an augmentation.
+            number: the batch's number () in its epoch; needed only with an augmentation.
+            view: the number () of the view; needed only with recorded outputs.
 
         Returns:
             `(x, y)`, or `x` if there are no labels.
@@ -82,7 +82,7 @@ class BatchMaker:
 def _augment(
     images: tf.Tensor, index: tf.Tensor, view_seed: tf.Tensor | None, augmentation: ImageAugmentation
 ) -> tf.Tensor:
-    # One image after the other: batches already run in parallel, and a view need not know about batches.
+    # One image after the other: batches already run in parallel, and a view is a function of a single image.
     return tf.map_fn(
         lambda pair: augmentation.view(pair[0], tf.random.fold_in(view_seed, pair[1])),
         (images, index),
@@ -91,7 +91,11 @@ def _augment(
 
 
 def cut_slices(batch: Any, batch_slice: BatchSlice) -> tf.data.Dataset:
-    """The slices of one global batch, one after the other; what has no rows, such as a number, goes with each."""
+    """The slices of one global batch, one after the other; scalars are repeated in every slice.
+
+    >>> [rows.numpy().tolist() for rows in cut_slices(tf.range(5), BatchSlice(0, 2, 2))]
+    [[0, 1], [2, 3, 4]]
+    """
     columns = [column for column in tf.nest.flatten(batch) if column.shape.rank]
     size, static_size = tf.shape(columns[0], tf.int64)[0], columns[0].shape[0]
     divides = static_size and static_size % batch_slice.total == 0
@@ -110,7 +114,11 @@ def cut_slices(batch: Any, batch_slice: BatchSlice) -> tf.data.Dataset:
 
 
 def pad_batch(x: Any, y: tf.Tensor, size: int) -> tuple[Any, tf.Tensor, tf.Tensor]:
-    """Repeats the last row until a batch has `size` rows, and adds weights `(size,)` that are 0 for these copies."""
+    """Repeats the last row until a batch has `size` rows, and adds weights `(size,)`, 0 for these copies and else 1.
+
+    >>> pad_batch(tf.zeros((2, 4)), tf.constant([1, 2]), 3)[2].numpy().tolist()
+    [1.0, 1.0, 0.0]
+    """
     count = tf.shape(y)[0]
     rows = tf.minimum(tf.range(size), count - 1)
     x, y = tf.nest.map_structure(lambda column: tf.gather(column, rows), (x, y))
@@ -118,5 +126,5 @@ def pad_batch(x: Any, y: tf.Tensor, size: int) -> tuple[Any, tf.Tensor, tf.Tenso
 
 
 def unpack_single(batch: tuple) -> Any:
-    """What tf.data passed to a function as `*batch`: a structure that is not a tuple comes as its only argument."""
+    """The batch that tf.data passed to a function as `*batch`, which unpacks a tuple but no other structure."""
     return batch[0] if len(batch) == 1 else batch

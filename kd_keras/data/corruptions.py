@@ -23,7 +23,7 @@ SEVERITIES = (1, 2, 3, 4, 5)
 
 
 def corrupt(images: np.ndarray, name: str, severity: int, seed: int = 0) -> np.ndarray:
-    """Corrupts images. The same call gives the same result, and a higher severity uses the same noise, but stronger.
+    """Corrupts images; the same call gives the same result, and all severities scale the same noise.
 
     Args:
         images: `(N, H, W, C)` uint8 of one or three channels.
@@ -35,7 +35,7 @@ def corrupt(images: np.ndarray, name: str, severity: int, seed: int = 0) -> np.n
         `(N, H, W, C)` uint8.
 
     Raises:
-        ValueError: if the images have another form, or the name or severity is unknown.
+        ValueError: if the images have another shape or type, or the name or severity is unknown.
 
     >>> corrupt(np.zeros((1, 2, 2, 1), "uint8"), "brightness", 5).ravel().tolist()
     [76, 76, 76, 76]
@@ -43,7 +43,7 @@ def corrupt(images: np.ndarray, name: str, severity: int, seed: int = 0) -> np.n
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
         raise ValueError(f"Images must be (N, H, W, 1 or 3) uint8, but received {images.shape} {images.dtype}.")
     if name not in CORRUPTIONS:
-        raise ValueError(explain_mismatch("a corruption", repr(name), suggest(name, CORRUPTIONS)))
+        raise ValueError(explain_mismatch("the name of a corruption", repr(name), suggest(name, CORRUPTIONS)))
     if severity not in SEVERITIES:
         raise ValueError(f"severity must be 1 to 5, but received {severity!r}.")
     function, strengths = CORRUPTIONS[name]
@@ -64,8 +64,8 @@ def _shot_noise(images: np.ndarray, photons: float, random: np.random.Generator)
 
 
 def _impulse_noise(images: np.ndarray, fraction: float, random: np.random.Generator) -> np.ndarray:
-    drawn = random.random(images.shape, "float32")
-    return np.where(drawn < fraction / 2, 0, np.where(drawn > 1 - fraction / 2, 1, images))
+    draws = random.random(images.shape, "float32")
+    return np.where(draws < fraction / 2, 0, np.where(draws > 1 - fraction / 2, 1, images))
 
 
 def _gaussian_blur(images: np.ndarray, deviation: float, random: np.random.Generator) -> np.ndarray:
@@ -80,13 +80,13 @@ def _motion_blur(images: np.ndarray, strength: tuple[int, float], random: np.ran
     weights = np.exp(-(steps**2) / (2 * deviation**2))
     total = np.zeros_like(images)
     for step, weight in zip(steps, weights / weights.sum(), strict=True):
-        moves = np.tile(np.array([1, 0, 0, 0, 1, 0, 0, 0], "float32"), (len(images), 1))
-        moves[:, 2], moves[:, 5] = step * np.cos(angles), step * np.sin(angles)
+        transforms = np.tile(np.array([1, 0, 0, 0, 1, 0, 0, 0], "float32"), (len(images), 1))
+        transforms[:, 2], transforms[:, 5] = step * np.cos(angles), step * np.sin(angles)
         total += (
             weight
             * tf.raw_ops.ImageProjectiveTransformV3(
                 images=images,
-                transforms=moves,
+                transforms=transforms,
                 output_shape=images.shape[1:3],
                 fill_value=0.0,
                 interpolation="BILINEAR",
@@ -109,7 +109,7 @@ def _contrast(images: np.ndarray, factor: float, random: np.random.Generator) ->
 
 
 def _fog(images: np.ndarray, strength: tuple[float, float], random: np.random.Generator) -> np.ndarray:
-    """Adds smooth noise in 0..1, whose finer octaves are weaker by `decay` each, and darkens to keep the maximum."""
+    """Adds smooth noise in 0..1, whose octaves weaken by `decay` from coarse to fine, and keeps the maximum."""
     thickness, decay = strength
     (count, height, width), cells, weight = images.shape[:3], 1, 1.0
     cloud = np.zeros((count, height, width, 1), "float32")
@@ -129,17 +129,17 @@ def _jpeg(images: np.ndarray, quality: int, random: np.random.Generator) -> np.n
         image.save(buffer, "JPEG", quality=quality)
         return Image.open(buffer)
 
-    return _change_each(images, compress)
+    return _map_images(images, compress)
 
 
 def _pixelate(images: np.ndarray, scale: float, random: np.random.Generator) -> np.ndarray:
     size = images.shape[2], images.shape[1]
     coarse = [max(1, int(length * scale)) for length in size]
     box, nearest_pixel = Image.Resampling.BOX, Image.Resampling.NEAREST
-    return _change_each(images, lambda image: image.resize(coarse, box).resize(size, nearest_pixel))
+    return _map_images(images, lambda image: image.resize(coarse, box).resize(size, nearest_pixel))
 
 
-def _change_each(images: np.ndarray, change: Callable[[Image.Image], Image.Image]) -> np.ndarray:
+def _map_images(images: np.ndarray, change: Callable[[Image.Image], Image.Image]) -> np.ndarray:
     pixels = np.round(images * 255).astype("uint8")
     pixels = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
     return np.stack([np.asarray(change(Image.fromarray(image))) for image in pixels]).reshape(

@@ -10,9 +10,9 @@ from kd_keras.data.storage import fits_in_memory, store
 
 
 def describe_views(source: Source, views: ViewSettings, batching: BatchSettings) -> dict[str, Any]:
-    """Everything that decides the pixels of the views that `training` makes.
+    """Everything that determines the pixels of the views of `training`.
 
-    Batch size, remainder and order are part of it only if batches are mixed.
+    Batch size, remainder and order are included only if batches are mixed.
 
     Raises:
         ValueError: if the `repr` of the augmentation does not say what it does.
@@ -38,8 +38,8 @@ def describe_views(source: Source, views: ViewSettings, batching: BatchSettings)
     }
     if not views.mixes_batches:
         return description
-    in_memory = batching.cache and fits_in_memory(source, store(source, views.image_size))
-    shuffled = "shuffled in memory" if in_memory else "shuffled in a buffer"
+    is_in_memory = batching.cache and fits_in_memory(source, store(source, views.image_size))
+    shuffled = "shuffled in memory" if is_in_memory else "shuffled in a buffer"
     return description | {
         "batch_size": batching.batch_size,
         "drop_remainder": batching.drop_remainder,

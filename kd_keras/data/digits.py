@@ -1,4 +1,4 @@
-"""The embedded default: scikit-learn's handwritten digits as a TFDS dataset, with nothing to download."""
+"""The default dataset, which needs no download: scikit-learn's handwritten digits as a TFDS dataset."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ class Digits(tfds.core.GeneratorBasedBuilder):
             "test": self._generate_examples(images, digits.target, test),
         }
 
-    def _generate_examples(self, images: np.ndarray, labels: np.ndarray, chosen: np.ndarray) -> Iterator:
-        for number in sorted(chosen.tolist()):
+    def _generate_examples(self, images: np.ndarray, labels: np.ndarray, numbers: np.ndarray) -> Iterator:
+        for number in sorted(numbers.tolist()):
             yield number, {"id": f"{number:04d}", "image": images[number], "label": int(labels[number])}
 
 
@@ -75,8 +75,8 @@ def prepare(data_dir: str | os.PathLike | None = None) -> None:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             builder.download_and_prepare()
     except Exception as error:
-        # TFDS writes to a temporary directory and renames it. If two processes start at once, the rename of the second
-        # one fails, but the files of the first one are just as good. Any other error concerns the directory.
+        # TFDS writes to a temporary directory and renames it. If two processes start at once, the second rename fails,
+        # but the files of the first process are complete. Any other error concerns the directory.
         with contextlib.suppress(Exception):
             if Digits(data_dir=data_dir).is_prepared():
                 return

@@ -17,7 +17,8 @@ SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png")
 def read(folder: str | os.PathLike, split: str = "train") -> Source:
     """Opens a folder of images as a source. Images are decoded to three channels, animations to their first frame.
 
-    The content of the folder decides between three layouts. Hidden files and files with other suffixes are ignored.
+    There are three layouts, which the content of the folder determines. Hidden files and files with other suffixes are
+    ignored.
 
     * `FOLDER/<class>/*.jpg`: one split, called `"train"` or `"all"`;
     * `FOLDER/<split>/<class>/*.jpg`: `split` is one of these folders, or `"all"`. Classes are numbered over all splits
@@ -76,7 +77,7 @@ def _find_images(folder: Path, split: str) -> list[tuple[Path, str | None]]:
         names = sorted({str(name) for _, name in classes})
         raise ValueError(
             f"{folder} must have either images, class folders, or split folders of class folders, but it has a "
-            f"mixture: {len(loose)} images, class folders {names}, split folders {sorted(splits)}."
+            f"mixture: {len(loose)} images, class folders {names}, split folders {sorted(splits)}. Keep only one kind."
         )
     if split not in (*splits, "all") and not (split == "train" and not splits):
         choices = [*splits, "all"] if splits else ["train", "all"]
@@ -100,13 +101,13 @@ def _list_files(folder: Path) -> list[Path]:
 
 
 def _common_shape(paths: list[str]) -> tuple[int, int, int] | None:
-    """The shape of all images, or `None` if they differ; stops at the first that differs, to spare a full pass."""
+    """The shape of all images, or `None` if they differ; reads no further than the first that differs."""
     first = tuple(_decode(paths[0]).shape)
     return first if all(tuple(_decode(path).shape) == first for path in paths[1:]) else None
 
 
 def _decode(path: tf.Tensor | str) -> tf.Tensor:
-    # This runs eagerly, also inside the pipeline, because the error of a decoder does not name the file.
+    # The pipeline calls this eagerly too, so that an error names the file, which the decoder does not know.
     try:
         return tf.io.decode_image(tf.io.read_file(path), channels=3, expand_animations=False)
     except tf.errors.InvalidArgumentError as error:

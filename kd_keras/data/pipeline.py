@@ -1,12 +1,12 @@
 """From a source to batches for Keras, with one view of each image that teacher and student share.
 
-The order of work: decode, resize, store as uint8, shuffle, augment, convert to float32 (0..255), mix the batch. The
-position of an example and the pixels of its view follow from (seed, epoch, index) alone. A run can therefore start at
-any epoch, and a recording of a teacher can be replayed.
+The order of operations is: decode, resize, store as uint8, shuffle, augment, convert to float32 (0..255), mix the
+batch. The position of an example and the pixels of its view depend only on (seed, epoch, index). A run can therefore
+start at any epoch, and a recording of a teacher can be joined to it.
 
-With `views=V`, epoch e shows view e mod V of every example, and only the order is new in each epoch. A mixed image
-depends on the batch it is in. If batches are mixed, the order therefore follows from (seed, view) too, and epoch e has
-the same batches as epoch e mod V, partners included.
+With `views=V`, epoch e shows view e mod V of every example, in a new order. The pixels of a mixed image also depend on
+its batch. If batches are mixed, the order therefore depends only on (seed, view), and epoch e has the same batches as
+epoch e mod V.
 """
 
 from __future__ import annotations
@@ -60,38 +60,37 @@ def training(
 ) -> tf.data.Dataset:
     """Makes training batches, one epoch after the other; give Keras `steps_per_epoch` if `epochs` is `None`.
 
-    Order and views follow from (seed, epoch, index), whatever the global seed: a dataset that starts at epoch 3, step 5
-    continues exactly as one that starts at 0, and the slices of several workers are parts of the batches that one
-    worker would make. No batch spans two epochs.
+    Order and views depend only on (seed, epoch, index), not on the global seed. A dataset that starts at epoch 3, step
+    5 therefore continues with the batches of one that starts at 0, and the slices of several workers are parts of the
+    batches of a single worker. No batch spans two epochs.
 
-    Up to 1 GB of decoded images is read by this call and kept in memory, and each epoch is a full permutation. A larger
-    dataset, or one with `cache=False`, is read again in each epoch and shuffled in a buffer of 256 MB. If it consists
-    of several files, it is read in up to 16 shards. These are consecutive parts, shuffled separately, that contribute
-    equally to every batch. A worker may then read only its own shards; the batches do not depend on the number of
-    workers.
+    This call reads up to 1 GB of decoded images into memory; each epoch is then a full permutation. A larger dataset,
+    or one with `cache=False`, is read again in each epoch and shuffled in a buffer of 256 MB. If it consists of several
+    files, it is read in up to 16 shards: consecutive parts, shuffled separately, that contribute equally to every
+    batch. A worker may then read only its own shards; the batches do not depend on the number of workers.
 
     Args:
         source: where the examples come from.
         batch_size: B, at least 1. The last batch of an epoch is smaller, unless `drop_remainder`.
         image_size: `(H, W)` to resize to (bilinear, antialiased) before augmentation. Required if sizes differ.
         augmentation: an `Augmentation`, any object with the same methods (`base.ImageAugmentation`), or `None`.
-        seed: from 0, for order and views.
+        seed: the seed of order and views, at least 0.
         start_epoch: the number of the first epoch, from 0.
         start_step: the number of batches of that epoch to skip.
-        epochs: the number of epochs, or `None` for no end.
+        epochs: the number of epochs, or `None` for an endless dataset.
         shuffle: whether each epoch has a new order, or the reading order.
         cache: whether decoded images may be kept in memory.
         one_hot: whether labels are `(B, K)` float32; always so if the augmentation mixes.
-        with_index: gives images as `{INPUTS: images, INDEX: (B,) int64}`, to join other data by example.
+        with_index: whether x is `{INPUTS: images, INDEX: (B,) int64}`, to join other data by example.
         drop_remainder: whether to leave out the smaller last batch of an epoch; shapes are then static.
         views: the number of views of each example, or `None` for a new view in each epoch.
         recorded: a teacher's outputs on disk, such as `Teacher.recorded(DIRECTORY).recording`. They travel in x under
             RECORDED, joined by index, and imply `with_index` and the recording's number of views.
-        batch_slice: the slices of each batch to give, one after the other, to one of several workers;
-            `distribute.batches` provides it.
-        sharding: what each of several workers reads. "data": every example, of which it uses its own slices. "file":
-            only its own shards. "auto": by file if there are shards for each worker, which is not so if images are
-            kept in memory, batches are mixed, or the order is the reading order. The batches are the same.
+        batch_slice: the slices of each batch for one of several workers, one after the other; `distribute.batches`
+            provides it.
+        sharding: what each of several workers reads: "data", all examples, of which it uses its own slices; "file",
+            only its own shards; "auto", by file if possible. Reading by file is impossible if images are kept in
+            memory, batches are mixed, or the order is the reading order. The batches are the same.
 
     Returns:
         A dataset of `(x, y)`, or of `x` if the source has no labels: x `(B, H, W, C)` float32, pixel values from 0 to
@@ -137,11 +136,11 @@ def evaluation(
     with_index: bool = False,
     batch_slice: BatchSlice = WHOLE_BATCH,
 ) -> tf.data.Dataset:
-    """Makes batches of every example once, in reading order and without augmentation; a finite dataset.
+    """Makes batches of every example once, in reading order and without augmentation.
 
     Arguments, result and errors are those of `training`. Up to 1 GB of decoded images is kept after the first pass.
-    With labels and several replicas it gives `(x, y, weight)`: the last batch is padded to B rows with copies of weight
-    0, so that every replica has an equal slice. Compile with `weighted_metrics`, and the copies do not count.
+    With labels and several replicas, batches are `(x, y, weight)`: the last one is padded to B rows with copies of
+    weight 0, so that all replicas have equal slices. With `weighted_metrics` in `compile` the copies do not count.
 
     >>> examples = tf.data.Dataset.range(5)
     >>> examples = examples.map(lambda i: {"image": tf.fill((4, 4, 1), tf.cast(i, tf.uint8)), "index": i})
@@ -177,9 +176,9 @@ def _check_steps(source: Source, batching: BatchSettings, span: EpochRange, batc
 def _make_epoch(
     examples: Examples, maker: BatchMaker, span: EpochRange, views: int | None, batch_slice: BatchSlice
 ) -> Callable[[tf.Tensor], tf.data.Dataset]:
-    """A function from an epoch's number () int64 to its batches."""
+    """Returns a function from an epoch's number () int64 to its batches."""
     mixes = maker.views.mixes_batches
-    # A mixed batch must be made as a whole. Otherwise a worker makes only its own rows.
+    # A mixed batch must be made as a whole. Otherwise a worker makes only the rows of its slices.
     cuts_before, cuts_after = (batch_slice.total > 1 and mixes == is_mixed for is_mixed in (False, True))
 
     def make_epoch(epoch: tf.Tensor) -> tf.data.Dataset:

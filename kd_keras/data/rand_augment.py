@@ -1,7 +1,7 @@
 """RandAugment: a few random operations of one strength, as a pure function of the image and a seed.
 
 An operation maps an image `(H, W, C)` float32 in 0..1 and a level of -1 to 1 to an image of the same shape, which the
-caller clips to 0..1. Pixels that come from outside the image are zero.
+caller clips to 0..1. Pixels from outside the image are zero.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from typing import TypeAlias
 
 import tensorflow as tf
 
-Operation = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+Operation: TypeAlias = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
 def rand_augment(image: tf.Tensor, seed: tf.Tensor, layers: int = 2, magnitude: float = 9) -> tf.Tensor:
@@ -20,8 +21,8 @@ def rand_augment(image: tf.Tensor, seed: tf.Tensor, layers: int = 2, magnitude: 
 
     Cubuk et al. 2019 (https://arxiv.org/abs/1909.13719, section 3). The ranges are those of AutoAugment
     (https://arxiv.org/abs/1805.09501) at magnitude 10: 30 degrees, shear 0.3, translation 0.45 of the side, 4 bits,
-    factors 0.1 and 1.9. Signs are drawn at random. Keras's layer of this name has a random state of its own and
-    therefore cannot repeat the view of one image.
+    factors 0.1 and 1.9. Signs are drawn at random. Keras's layer of this name has a random state and therefore
+    cannot repeat the view of one image.
 
     Args:
         image: `(H, W, C)`, uint8 in 0..255 or floating point in 0..1.
@@ -137,8 +138,10 @@ def translate_y(image: tf.Tensor, level: tf.Tensor) -> tf.Tensor:
 
 
 def _warp(image: tf.Tensor, rows: list) -> tf.Tensor:
-    """Moves pixels. With `rows` ((a, b), (c, d), (e, f)), the output at (x, y), measured from the center, is the input
-    at (a x + b y + e, c x + d y + f)."""
+    """Applies an affine transformation around the center.
+
+    With `rows` ((a, b), (c, d), (e, f)), the output at (x, y) is the input at (a x + b y + e, c x + d y + f).
+    """
     (a, b), (c, d), (e, f) = rows
     middle_y, middle_x = tf.unstack((tf.cast(tf.shape(image)[:2], tf.float32) - 1) / 2)
     matrix = [a, b, middle_x + e - a * middle_x - b * middle_y, c, d, middle_y + f - c * middle_x - d * middle_y, 0, 0]
@@ -153,7 +156,7 @@ def _warp(image: tf.Tensor, rows: list) -> tf.Tensor:
     return warped[0]
 
 
-# The order is part of what a seed means.
+# A change of the order changes the views of every seed.
 OPERATIONS: tuple[Operation, ...] = (
     identity,
     auto_contrast,

@@ -1,4 +1,4 @@
-"""What decides the batches of a training: groups of the arguments of `data.training` that travel together."""
+"""The arguments of `data.training` in groups: settings of views, of batches, and the range of epochs."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from kd_keras.errors import explain_mismatch
 
 @dataclass(frozen=True)
 class ViewSettings:
-    """What decides the pixels of each view of an image.
+    """The settings that determine the pixels of each view of an image.
 
     Attributes:
         image_size: `(H, W)` to resize to, or `None` for the images' own size.
         augmentation: makes the views, or `None`.
-        seed: from 0.
+        seed: at least 0.
 
     Raises:
         ValueError: if a value is out of range.
@@ -41,7 +41,7 @@ class ViewSettings:
 
     @property
     def mixes_batches(self) -> bool:
-        """Whether the augmentation mixes the images of a batch: a view then depends on the batch it is in."""
+        """Whether the augmentation mixes the images of a batch, so that a view depends on its batch."""
         return self.augmentation is not None and self.augmentation.mixes
 
 
@@ -58,7 +58,7 @@ class BatchSettings:
         """The number of batches in an epoch.
 
         Raises:
-            ValueError: if the batch size is below 1, or no batch remains without the remainder.
+            ValueError: if the batch size is below 1, or the remainder is dropped and no batch is left.
         """
         check_whole(1, batch_size=self.batch_size)
         if not self.drop_remainder:
@@ -66,13 +66,13 @@ class BatchSettings:
         if self.batch_size > source.size:
             expected = f"a batch size of at most {source.size}, the number of examples of {source.name}"
             received = f"{self.batch_size}, for which drop_remainder=True leaves no batch"
-            raise ValueError(explain_mismatch(expected, received))
+            raise ValueError(explain_mismatch(expected, received, "choose a smaller batch_size"))
         return source.size // self.batch_size
 
 
 @dataclass(frozen=True)
 class EpochRange:
-    """Which part of an endless training to give: from `step` of `epoch` on, for `count` epochs or without end.
+    """A part of an endless training: it begins at `step` of `epoch`, and has `count` epochs or no end.
 
     Raises:
         ValueError: if a number is out of range.
@@ -91,7 +91,7 @@ def check_whole(least: int, **numbers: int) -> None:
     """Checks that named arguments are whole numbers of at least `least`.
 
     Raises:
-        ValueError: if one is not, with its name.
+        ValueError: if one of them is not; the message names it.
     """
     for name, number in numbers.items():
         if isinstance(number, bool) or not isinstance(number, int) or number < least:

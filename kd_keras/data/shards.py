@@ -1,4 +1,4 @@
-"""Reading a large dataset of several files by shards, so that each of several workers opens only its own files."""
+"""Reads a large dataset of several files by shards, so that each of several workers opens only its own files."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from kd_keras.data.base import Source
 from kd_keras.data.settings import BatchSettings, ViewSettings
 from kd_keras.data.storage import Examples, InMemory, Streamed, count_buffered, fits_in_memory, shuffle, store
 from kd_keras.distribute.slices import BatchSlice
-from kd_keras.errors import explain_mismatch, suggest
+from kd_keras.errors import check_choice, explain_mismatch
 
-MAX_SHARDS = 16  # in which a dataset of several files is read
+MAX_SHARDS = 16  # the largest number of shards of a dataset of several files
 SHARDING = ("auto", "data", "file")
 
 
 class Sharded:
-    """Reads consecutive shards of a source side by side; each gives an equal part of every batch.
+    """Reads consecutive shards of a source side by side; each contributes an equal part of every batch.
 
-    With several workers, worker w of n reads shards w, w + n, w + 2n, ... if `by_file`, and all of them if not.
+    With several workers, worker w of n reads shards w, w + n, w + 2n, ... if `by_file` is true, else all shards.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Sharded:
         self.steps = batching.count_steps(source)
         worker, workers = (batch_slice.first // batch_slice.count, _count_workers(batch_slice)) if by_file else (0, 1)
         self.numbers = range(worker, count, workers)
-        # The batches of a worker that reads by file have only its own rows: its replicas share them all.
+        # The batches of a worker that reads by file have only its own rows, which its replicas divide.
         self.remaining_slice = BatchSlice(0, batch_slice.count, batch_slice.count) if by_file else batch_slice
 
     def batches(self, seed: tf.Tensor) -> tf.data.Dataset:
@@ -52,7 +52,7 @@ class Sharded:
         return batch
 
     def _read(self, number: int, seed: tf.Tensor) -> tf.data.Dataset:
-        # A shard may end one batch before the others: it then has no row in the last batch.
+        # A shard may have one batch less than the others, and then has no row in the last one.
         batches = shuffle(self.stored[number], self.buffer, seed).batch(self.rows_per_batch, self.drop_remainder)
         spec = self.stored[number].element_spec
         empty = tf.nest.map_structure(lambda column: tf.zeros((0, *column.shape), column.dtype), spec)
@@ -66,20 +66,20 @@ def open_examples(
     """Chooses how the examples are read: from memory if they fit, else by shards if possible, else in one stream.
 
     Raises:
-        ValueError: for an unknown `sharding`, or if sharding by file is required but not possible.
+        ValueError: if `sharding` is unknown, or sharding by file is required but not possible.
     """
     stored = store(source, views.image_size)
-    in_memory = batching.cache and fits_in_memory(source, stored)
+    is_in_memory = batching.cache and fits_in_memory(source, stored)
     # A mixed batch, or one in reading order, depends on all shards.
-    count = 1 if in_memory or views.mixes_batches or not batching.shuffle else _count_shards(source, batching)
+    count = 1 if is_in_memory or views.mixes_batches or not batching.shuffle else _count_shards(source, batching)
     by_file = _reads_by_file(sharding, count, batch_slice)
     if count > 1:
         return Sharded(source, count, views, batching, batch_slice, by_file)
-    return (InMemory if in_memory else Streamed)(source, stored, batching, batch_slice)
+    return (InMemory if is_in_memory else Streamed)(source, stored, batching, batch_slice)
 
 
 def _count_shards(source: Source, batching: BatchSettings) -> int:
-    """Depends on the source and the batch size only, so that any number of workers has the same batches."""
+    """The number of shards; it does not depend on the number of workers, so that their batches are the same."""
     most = min(MAX_SHARDS, source.files if source.read_range is not None else 1)
     return max(number for number in range(1, most + 1) if batching.batch_size % number == 0)
 
@@ -89,10 +89,8 @@ def _count_workers(batch_slice: BatchSlice) -> int:
 
 
 def _reads_by_file(sharding: str, shards: int, batch_slice: BatchSlice) -> bool:
-    """Whether each of several workers reads only shards of its own."""
-    if sharding not in SHARDING:
-        expected = f"sharding to be one of {SHARDING}"
-        raise ValueError(explain_mismatch(expected, repr(sharding), suggest(sharding, SHARDING)))
+    """Whether each of several workers reads only its own shards."""
+    check_choice("training", "sharding", sharding, SHARDING)
     workers = _count_workers(batch_slice)
     is_possible = shards % workers == 0
     if sharding == "file" and not is_possible:

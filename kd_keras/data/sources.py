@@ -1,4 +1,4 @@
-"""Any image-classification dataset of TensorFlow Datasets as a source, whatever its features are called."""
+"""Opens image-classification datasets of TensorFlow Datasets (TFDS) as sources, whatever their features are called."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def read(name: str, split: str, data_dir: str | os.PathLike | None = None) -> So
     builder = _prepare(name, data_dir)
     image, label = _find_keys(builder)
     size = _count_examples(builder, split)
-    # One file after the other and nothing shuffled: only then is the index the same in every run.
+    # The index is the same in every run only if files are read one after the other, without shuffling.
     in_order = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
     images = [key for key, feature in builder.info.features.items() if isinstance(feature, tfds.features.Image)]
     skipped = {key: tfds.decode.SkipDecoding() for key in images if key != image}
@@ -60,7 +60,7 @@ def read(name: str, split: str, data_dir: str | os.PathLike | None = None) -> So
 
 
 def _select_range(builder: tfds.core.DatasetBuilder, split: str, begin: int, end: int) -> tfds.core.ReadInstruction:
-    """The examples `begin` to `end` of a split, which may be a slice or a sum of several."""
+    """The examples from `begin` to `end - 1` of a split, which may be a slice or a sum of several splits."""
     pieces, offset = [], 0
     for piece in tfds.core.ReadInstruction.from_spec(split).to_absolute(builder.info.splits):
         start = piece.from_ or 0
@@ -78,7 +78,7 @@ def _prepare(name: str, data_dir: str | os.PathLike | None) -> tfds.core.Dataset
         builder = tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError as error:
         advice = suggest(name, {*prepared, *tfds.list_builders(with_community_datasets=False)})
-        if not advice.startswith("did you mean"):  # TFDS knows hundreds: too many to list
+        if not advice.startswith("did you mean"):  # TFDS has hundreds of datasets, too many to list
             advice = f"prepared under {_directory(data_dir)}: {', '.join(prepared) or 'none'}"
         raise ValueError(explain_mismatch(EXPECTED, repr(name), advice)) from error
     except Exception as error:  # TFDS raises several types for an unknown version or configuration
@@ -110,7 +110,7 @@ def _directory(data_dir: str | os.PathLike | None) -> str:
 
 
 def _find_keys(builder: tfds.core.DatasetBuilder) -> tuple[str, str]:
-    """The keys of the image and of its class: the supervised ones, else the first of each type."""
+    """The keys of the image and of its class: the supervised keys if they fit, else the first of each type."""
     features = builder.info.features
     top = dict(features) if isinstance(features, tfds.features.FeaturesDict) else {}
     preferred = [key for key in builder.info.supervised_keys or () if isinstance(key, str) and key in top]
@@ -126,7 +126,7 @@ def _find_keys(builder: tfds.core.DatasetBuilder) -> tuple[str, str]:
 
 
 def _is_image(feature: tfds.features.FeatureConnector) -> bool:
-    # For TFDS a mask is a kind of Image, but its values are classes.
+    # TFDS derives masks from Image, but their values are classes.
     is_image = isinstance(feature, tfds.features.Image) and not isinstance(feature, tfds.features.LabeledImage)
     return is_image and feature.tf_dtype == tf.uint8
 

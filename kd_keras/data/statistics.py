@@ -34,5 +34,5 @@ def measure(source: Source, limit: int = 10000) -> PixelStatistics:
     count, total, squares = source.examples.take(limit).reduce(tf.zeros((3, channels), tf.float64), add).numpy()
     mean = total / count
     std = np.sqrt(np.maximum(squares / count - mean**2, 0))
-    # What rounding leaves of the variance of a constant channel is far below this.
+    # Rounding errors in the variance of a constant channel are far below this.
     return PixelStatistics(tuple(mean.tolist()), tuple(np.where(std > 1e-3, std, 255.0).tolist()))

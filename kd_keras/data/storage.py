@@ -1,8 +1,8 @@
-"""Where the examples of an epoch come from: decoded images in memory, or files that every epoch reads again.
+"""Ways to read the examples of an epoch: from decoded images in memory, or from files that every epoch reads again.
 
-`InMemory` and `Streamed` have the same two methods; `shards.Sharded` is the third of their kind. `batches` gives the
-batches of one epoch in their order, `rows` the examples of one of them. They are separate so that a worker can drop a
-batch, or rows of it, before any image is copied.
+`InMemory`, `Streamed` and `shards.Sharded` have the same two methods: `batches` returns the batches of one epoch in
+their order, and `rows` the examples of one of them. They are separate so that a worker can drop a batch, or rows of it,
+before any image is copied.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from kd_keras.data.settings import BatchSettings
 from kd_keras.distribute.slices import BatchSlice
 from kd_keras.errors import explain_mismatch
 
-MEMORY_LIMIT = 2**30  # bytes of decoded images kept in memory; a larger dataset is read again in each epoch
-BUFFER_SIZE = 2**28  # bytes of images among which a larger dataset is shuffled
+MEMORY_LIMIT = 2**30  # bytes of decoded images in memory; a larger dataset is read again in each epoch
+BUFFER_SIZE = 2**28  # bytes of images in the shuffle buffer of a larger dataset
 
 
 class Examples(Protocol):
     """A way to read the stored examples.
 
     Attributes:
-        remaining_slice: which slices this worker must still cut out of the batches that it gets.
+        remaining_slice: the slices that this worker must still cut out of the batches.
     """
 
     remaining_slice: BatchSlice
 
     def batches(self, seed: tf.Tensor) -> tf.data.Dataset:
-        """The batches of one epoch, whose order follows from a seed `(2,)`, in a form that `rows` understands."""
+        """The batches of one epoch, in an order that depends on a seed `(2,)` and in a form that `rows` accepts."""
 
     def rows(self, batch: Any) -> dict[str, tf.Tensor]:
         """The stored examples of a batch: `image` `(B, H, W, C)` uint8, `index` and perhaps `label` `(B,)` int64."""
@@ -71,7 +71,7 @@ class Streamed:
 
 
 def store(source: Source, image_size: Sequence[int] | None) -> tf.data.Dataset:
-    """The examples in the form that is stored: uint8 images of one size, and labels that are known to be classes.
+    """The examples in the form in which they are stored: uint8 images of one size, and labels that were checked.
 
     Raises:
         ValueError: if the images differ in size and no `image_size` is given.
@@ -118,10 +118,10 @@ def _count_bytes(source: Source, stored: tf.data.Dataset) -> int:
 
 
 def shuffle(stored: tf.data.Dataset, buffer: int, seed: tf.Tensor) -> tf.data.Dataset:
-    """Shuffles in a buffer, in an order that follows from a seed `(2,)` alone; call it within a function of tf.data."""
-    # `Dataset.shuffle` mixes its seed with the graph's, which is the user's global one. The current graph is that of
-    # one epoch's function, so the setting does not leave it. (With 0, TensorFlow would compare the other seed in
-    # Python, and fail.)
+    """Shuffles in a buffer, in an order that depends only on a seed `(2,)`; call it within a function of tf.data."""
+    # `Dataset.shuffle` combines its seed with that of the graph, by default the user's global seed. The current graph
+    # is that of one epoch's function, so this setting has no other effect. (With 0, TensorFlow would compare the other
+    # seed in Python, and fail.)
     tf.compat.v1.set_random_seed(1)
     number = tf.random.stateless_uniform((), seed, maxval=2**31 - 1, dtype=tf.int64)
     return stored.shuffle(buffer, seed=number, reshuffle_each_iteration=False)

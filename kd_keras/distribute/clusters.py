@@ -16,12 +16,12 @@ import tensorflow as tf
 from kd_keras.private_api import start_coordination_service
 
 SLURM_PORT = 8888
-LOST = 75  # the exit code of a worker that lost another one: "try again" in sysexits.h
+LOST = 75  # the exit code of a worker whose cluster lost another worker; sysexits.h calls it "try again"
 JOBS = ("chief", "worker")  # the jobs that train, in the order of their ranks
 
 
 def detect_strategy() -> str:
-    """The strategy that "auto" stands for here."""
+    """The name of the strategy that "auto" means in this environment: "tpu", "multiworker", "mirrored" or "one"."""
     if os.environ.get("TPU_NAME") or os.environ.get("COLAB_TPU_ADDR"):
         return "tpu"
     cluster = json.loads(os.environ.get("TF_CONFIG") or "{}").get("cluster", {})
@@ -34,7 +34,7 @@ def resolve_cluster() -> tf.distribute.cluster_resolver.ClusterResolver:
     """The resolver of the cluster that the environment describes.
 
     Raises:
-        ValueError: if the environment describes none.
+        ValueError: if the environment describes no cluster.
     """
     if os.environ.get("TF_CONFIG"):
         return tf.distribute.cluster_resolver.TFConfigClusterResolver()
@@ -47,7 +47,7 @@ def resolve_cluster() -> tf.distribute.cluster_resolver.ClusterResolver:
 
 
 def worker_rank() -> tuple[int, int]:
-    """This process's rank among the workers that the environment describes, from 0, and their number; (0, 1) alone.
+    """This process's rank, from 0, and the number of workers that the environment describes; (0, 1) without a cluster.
 
     For work that is divided without a strategy, such as writing the shards of a recording.
 
@@ -71,7 +71,7 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
 
 
 def _tasks(resolver: tf.distribute.cluster_resolver.ClusterResolver) -> list[tuple[str, int]]:
-    """The job and the index of every worker, by rank."""
+    """The job and the index of every worker, in the order of ranks."""
     cluster = resolver.cluster_spec().as_dict()
     return [(job, index) for job in JOBS for index in range(len(cluster.get(job, [])))]
 
@@ -87,14 +87,14 @@ def watch_peers(resolver: tf.distribute.cluster_resolver.ClusterResolver, timeou
 def exit_together(strategy: tf.distribute.Strategy) -> Iterator[None]:
     """Ends this process, with a message and the exit code `LOST`, if another worker of its cluster is gone.
 
-    A worker that dies is noticed when its connection breaks, at the next step, and one that hangs after the strategy's
-    `timeout`. The process ends at once, since an orderly exit would wait for the others. A worker that is done waits
-    for the chief, which may have more to do: a worker that has left looks like one that has died.
+    A worker that dies is detected at the next step, when its connection breaks; one that hangs, after the strategy's
+    `timeout`. The process ends at once, because an orderly exit would wait for the other workers. A worker that has
+    finished waits for the chief, which may still be busy: TensorFlow cannot tell a worker that left from a dead one.
     """
     try:
         try:
             yield
-        except SystemExit:  # as all workers exit on SIGTERM, or the chief alone at its end
+        except SystemExit:  # of all workers on SIGTERM, or of the chief at its end
             wait_for_all(strategy)
             raise
         wait_for_all(strategy)
@@ -102,7 +102,7 @@ def exit_together(strategy: tf.distribute.Strategy) -> Iterator[None]:
         if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
             raise
         reason = next((line for line in str(error).splitlines() if "aborted" in line or "unhealthy" in line), error)
-        message = f"A worker of the cluster is gone ({reason}). Start all workers again with the same command: the run "
+        message = f"A worker of the cluster is gone ({reason}). Start all workers again with the same command. The run "
         print(message + "resumes from its last checkpoint.", file=sys.stderr, flush=True)
         sys.stdout.flush()
         os._exit(LOST)
@@ -110,7 +110,7 @@ def exit_together(strategy: tf.distribute.Strategy) -> Iterator[None]:
 
 @contextlib.contextmanager
 def chief_first(strategy: tf.distribute.Strategy) -> Iterator[None]:
-    """Lets the chief run the block, which prepares data on the disk for example, before the other workers run it."""
+    """Lets the chief run the block before the other workers run it, for example to prepare data on the disk."""
     if not is_chief(strategy):
         wait_for_all(strategy)
     yield

@@ -1,11 +1,12 @@
-"""What Keras's `fit` lacks under MultiWorkerMirroredStrategy, keras-team/keras issue 20585; to delete once it is fixed.
+"""A workaround for Keras's `fit` under MultiWorkerMirroredStrategy: delete it once keras-team/keras 20585 is fixed.
 
 Keras fails in two places. Its symbolic build reduces a batch whose slices differ in size (also under MirroredStrategy,
-with an uneven first batch); here the build reads the dataset's element specification. And it reduces the logs of a step
-along their first axis, which scalars lack; here they have one. A test fails as soon as plain Keras fits.
+with an uneven first batch); here the build reads the dataset's element specification instead. And Keras reduces the
+logs of a step along their first axis, which scalars lack; here each of them receives one. A test fails as soon as plain
+Keras trains on several workers.
 
-Overriding is the one use of private names that cannot be a function of kd_keras/private_api.py: the three private
-methods of Keras's trainer that this class overrides or calls are used here and nowhere else.
+Overriding a private method cannot be a function of kd_keras/private_api.py. The three private methods of Keras's
+trainer that this class overrides or calls are used in no other file.
 """
 
 from __future__ import annotations
@@ -58,6 +59,6 @@ def _with_axis(value: Any) -> Any:
 
 
 def _spec_of_array(spec: Any) -> tf.TensorSpec | None:
-    """What one replica sees of a component; `None` for an absent sample weight, which Keras wraps in an Optional."""
+    """The specification for one replica; `None` for a missing sample weight, which Keras wraps in an Optional."""
     spec = spec_of_one_replica(spec)
     return None if isinstance(spec, tf.OptionalSpec) else spec

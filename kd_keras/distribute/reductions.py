@@ -1,7 +1,7 @@
 """What a training step computes over all replicas: sums, gathered rows and the weighted mean of the loss.
 
-On one replica every function here costs nothing. On several, each replica sees its slice of the global batch, Keras
-sums the gradients of all replicas, and slices may differ in size.
+On a single replica these functions add no communication. With several, each replica has its slice of the global batch,
+slices may differ in size, and Keras sums the gradients of all replicas.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ class GlobalMean(NamedTuple):
     """The loss of one step, as one replica sees it.
 
     Attributes:
-        objective: `()` float32, what this replica differentiates: its part of the mean over the global batch.
-        means: `()` each, over this replica's slice: "loss", every term by name, and "regularization" if there is one.
-        fraction: how much of the global batch this replica has, in (0, 1].
+        objective: `()` float32, the part of the mean over the global batch that this replica differentiates.
+        means: `()` float32 each, over this replica's slice: "loss", every term by name, and "regularization" if any.
+        fraction: this replica's fraction of the rows of the global batch, in (0, 1].
     """
 
     objective: Tensor
@@ -41,7 +41,7 @@ def weighted_global_mean(
         terms: the weight `()` and the loss, `(B,)` or `()`, of each term by name.
         penalties: the regularization losses, `()` each; they do not depend on the batch.
         batch: this replica's slice, with the sample weights.
-        scale_loss: the optimizer's, which multiplies the loss if gradients are computed in float16.
+        scale_loss: the method of the optimizer that scales the loss if gradients are computed in float16.
 
     Raises:
         ValueError: if a loss `(B,)` comes with a structure of sample weights.
@@ -53,7 +53,7 @@ def weighted_global_mean(
     """
     means = {name: _weighted_mean(loss, batch.weight) for name, (_, loss) in terms.items()}
     loss = sum(ops.cast(weight, "float32") * means[name] for name, (weight, _) in terms.items())
-    penalty = sum(ops.sum(ops.cast(each, "float32")) for each in penalties)
+    penalty = sum(ops.sum(ops.cast(value, "float32")) for value in penalties)
     replicas, rows = replica_count(), ops.cast(count_rows(batch), "float32")
     fraction = 1.0 if replicas == 1 else rows / sum_over_replicas(rows)
     objective = scale_loss(fraction * loss + penalty / replicas)
@@ -62,15 +62,15 @@ def weighted_global_mean(
 
 
 def _weighted_mean(loss: Tensor, weight: Any) -> Tensor:
-    """The mean over the slice as Keras's losses reduce: weighted rows, divided by their number."""
+    """The mean over the slice as Keras's losses compute it: the sum of weighted rows, divided by their number."""
     loss = ops.cast(loss, "float32")
     if len(loss.shape) == 0:
         return loss
     if tree.is_nested(weight):
-        shapes = tree.map_structure(lambda each: tuple(each.shape), weight)
+        shapes = tree.map_structure(lambda component: tuple(component.shape), weight)
         raise ValueError(
-            f"A loss for each example needs one sample weight for each example, (B,), but received {shapes}. Use a "
-            "structure of sample weights only with the hard loss, without methods."
+            f"A method needs one sample weight for each example, (B,), but received a structure of shapes {shapes}. "
+            "Use such a structure only with the hard loss, without methods."
         )
     if weight is not None:
         loss = loss * ops.reshape(ops.cast(weight, "float32"), (-1,))
@@ -80,8 +80,16 @@ def _weighted_mean(loss: Tensor, weight: Any) -> Tensor:
 def mean_of_counted_rows(mean: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
     """Turns a mean over all rows into the mean over the rows of nonzero weight, and returns it with their number.
 
-    Several replicas fill up the last batch of an evaluation with rows of weight 0, or one of them has no row at all:
-    the number is then 0, and so is the mean.
+    With several replicas, the last batch of an evaluation is padded with rows of weight 0, or a replica has no row at
+    all. If no row counts, both values are 0.
+
+    Args:
+        mean: `()` float32.
+        batch: this replica's slice, with the sample weights.
+
+    >>> batch = Batch(inputs=tf.zeros((4, 3)), weight=tf.constant([1.0, 1.0, 0.0, 0.0]))
+    >>> [float(value) for value in mean_of_counted_rows(tf.constant(1.5), batch)]
+    [3.0, 2.0]
     """
     rows = ops.cast(count_rows(batch), "float32")
     all_count = batch.weight is None or tree.is_nested(batch.weight)
@@ -90,7 +98,7 @@ def mean_of_counted_rows(mean: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def count_rows(batch: Batch) -> Tensor:
-    """The number of rows of this replica's slice, a scalar int32."""
+    """The number of rows of this replica's slice, `()` int32."""
     return ops.shape(tree.flatten(batch.inputs)[0])[0]
 
 
@@ -100,16 +108,20 @@ def replica_count() -> int:
 
 
 def sum_over_replicas(values: Tensor) -> Tensor:
-    """The sum of a tensor over all replicas; called within a replica."""
+    """The sum of a tensor over all replicas; call it within a replica."""
     if replica_count() == 1:
         return values
     return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, values)
 
 
 def gather_rows(structure: Any) -> Any:
-    """The rows `(B, ...)` of all replicas, one replica after the other, differentiably; `None` stays `None`."""
+    """The rows of all replicas, in the order of replicas, with gradients; call it within a replica.
+
+    Args:
+        structure: of tensors `(B, ...)` and `None`, which stays `None`.
+    """
     if replica_count() == 1:
         return structure
     context = tf.distribute.get_replica_context()
-    # The copy is placed on this replica's device: over several workers TensorFlow gathers no tensor without a device.
+    # The copy is on this replica's device: over several workers TensorFlow cannot gather a tensor without a device.
     return tree.map_structure(lambda x: None if x is None else context.all_gather(tf.identity(x), axis=0), structure)

@@ -1,4 +1,4 @@
-"""What differs between replicas: their random numbers, replicas without rows, and branches that all take together."""
+"""What replicas need besides reductions: different random numbers, a treatment of empty slices, common branches."""
 
 from __future__ import annotations
 
@@ -17,10 +17,14 @@ SEED_DISTANCE = 1_000_003  # between the seeds of two replicas
 
 
 def seed_replicas(strategy: tf.distribute.Strategy, model: keras.Model) -> None:
-    """Gives every replica random numbers of its own, for example in dropout; replica 0 keeps those of a single device.
+    """Gives every replica different random numbers, for example in dropout; replica 0 has those of a single device.
 
-    Call it once, after building or restoring: a checkpoint holds the states of replica 0. A method that sees the
-    global batch must draw the same numbers on all replicas, so its generators are left alone.
+    Call it once, after building or restoring: a checkpoint contains the states of replica 0. A method with
+    `across_replicas` must draw the same numbers on all replicas, so its generators do not change.
+
+    Args:
+        strategy: the strategy in whose scope the model was built.
+        model: the model whose layers draw random numbers.
     """
     if strategy.num_replicas_in_sync == 1:
         return
@@ -53,7 +57,11 @@ def synchronize_batch_norm(model: keras.Model) -> int:
 
 
 def require_rows(batch: Batch) -> Batch:
-    """Returns the same batch, whose use fails with a clear error if this replica has no row, as layers need one."""
+    """Returns the same batch; its use fails with a clear error if this replica has no row, because layers need one.
+
+    Raises:
+        tf.errors.InvalidArgumentError: in the step, if the slice of a replica is empty.
+    """
     replicas = replica_count()
     if replicas == 1:
         return batch
@@ -66,33 +74,33 @@ def require_rows(batch: Batch) -> Batch:
 
 
 def run_without_rows(function: Callable[[Any], Any], inputs: Any) -> Any:
-    """Runs a function of rows `(B, ...)` in inference, also on a replica that received none of the last batch.
+    """Runs a function of rows `(B, ...)` in inference, also on a replica whose slice of the last batch is empty.
 
-    TensorFlow's fused convolutions fail on a batch of 0, so a row of zeros is added there and dropped afterwards.
+    TensorFlow's fused convolutions fail on a batch of 0 rows, so a row of zeros is added and removed afterwards.
     """
     if replica_count() == 1:
         return function(inputs)
     rows = tf.shape(tree.flatten(inputs)[0])[0]
-    added = [(0, ops.maximum(1 - rows, 0))]
-    padded = tree.map_structure(lambda x: tf.pad(x, added + [(0, 0)] * (len(x.shape) - 1)), inputs)
+    missing = [(0, ops.maximum(1 - rows, 0))]
+    padded = tree.map_structure(lambda x: tf.pad(x, missing + [(0, 0)] * (len(x.shape) - 1)), inputs)
     return tree.map_structure(lambda x: x[:rows], function(padded))
 
 
 def branch_together(condition: Tensor, accept: Callable[..., None], reject: Callable[..., None], *args: Any) -> None:
-    """Runs one of two functions of this replica's tensors; the condition must be the same on all replicas.
+    """Runs one of two functions in every replica; all replicas take the same branch.
 
     Args:
-        condition: `()` bool.
-        accept: runs if the condition holds; it may assign variables and apply gradients.
+        condition: `()` bool, the same on all replicas.
+        accept: runs if the condition is true; it may assign variables and apply gradients.
         reject: runs otherwise.
-        args: this replica's tensors, which the functions receive.
+        args: this replica's tensors, the arguments of both functions.
     """
     if updates_without_merge_call():
         tf.cond(condition, lambda: accept(*args), lambda: reject(*args))
         return
 
     def merged(strategy: tf.distribute.Strategy, condition: Any, *args: Any) -> None:
-        # Within a branch of its own a replica could not merge with the others, as updates do: one branch for all.
+        # An update merges all replicas, which it cannot do from inside the branch of one: so one branch contains all.
         condition, run = strategy.experimental_local_results(condition)[0], strategy.extended.call_for_each_replica
         tf.cond(condition, lambda: run(accept, args=args), lambda: run(reject, args=args))
 

@@ -1,4 +1,4 @@
-"""tf.distribute strategies by name, and what differs with the number of devices.
+"""tf.distribute strategies by name, and the choices that depend on the number and the kind of devices.
 
 strategy = distribute.strategy("auto")
 with strategy.scope():
@@ -15,10 +15,14 @@ import os
 import tensorflow as tf
 
 from kd_keras.distribute.clusters import detect_strategy, resolve_cluster, watch_peers
-from kd_keras.errors import check_whole_number, suggest
+from kd_keras.errors import check_choice, check_whole_number
 
 NAMES = ("auto", "one", "mirrored", "multiworker", "tpu", "central")
-RULES = {"none": 0.0, "sqrt": 0.5, "linear": 1.0}  # the power of (batch / base batch) that scales the learning rate
+RULES = {
+    "none": 0.0,
+    "sqrt": 0.5,
+    "linear": 1.0,
+}  # the power of the ratio of batch sizes
 
 
 def strategy(name: str = "auto", *, devices: int | None = None, timeout: float = 20.0) -> tf.distribute.Strategy:
@@ -27,43 +31,42 @@ def strategy(name: str = "auto", *, devices: int | None = None, timeout: float =
     Args:
         name: "one" device (TensorFlow's default strategy), "mirrored" over the GPUs of this machine or, if it has none,
             over logical CPUs, "multiworker" over a cluster, "tpu", "central" (variables on the CPU, work on the GPUs),
-            or "auto": what the environment offers, in the order TPU, cluster, several GPUs, one device.
-        devices: how many GPUs, or logical CPUs, of this machine; by default all GPUs, or one CPU.
-        timeout: seconds of silence after which workers take another one for dead.
+            or "auto": the first that the environment offers of TPU, cluster, several GPUs, one device.
+        devices: the number of GPUs, or of logical CPUs, of this machine; by default all GPUs, or one CPU.
+        timeout: seconds without a sign of life after which a worker counts as lost.
 
     Raises:
         TypeError: if `devices` is not a number.
-        ValueError: if the name is unknown, the environment describes no such cluster or TPU, there are fewer devices,
-            or TensorFlow has already run.
+        ValueError: if the name is unknown, the environment describes no cluster or TPU, there are fewer devices, or
+            TensorFlow has already run.
 
     >>> strategy("one").num_replicas_in_sync
     1
     """
-    if name not in NAMES:
-        raise ValueError(f"strategy must be one of {NAMES}, but received {name!r}: {suggest(name, NAMES)}")
+    check_choice("strategy", "name", name, NAMES)
     if devices is not None:
         devices = check_whole_number("strategy", "devices", devices)
     name = detect_strategy() if name == "auto" else name
     if name == "tpu":
-        return _tpu()
+        return _make_tpu_strategy()
     if name == "multiworker":
-        return _multiworker(devices, timeout)
+        return _make_multiworker_strategy(devices, timeout)
     if name == "one":
         return tf.distribute.get_strategy()
-    kind, names = _local_devices(devices)
+    kind, names = _find_local_devices(devices)
     if name == "central":
         return tf.distribute.experimental.CentralStorageStrategy(names)
-    # Logical CPUs share one memory: adding on one of them is as fast as a collective, and needs no keys of its own.
+    # Logical CPUs share one memory: a sum on one of them is as fast as a collective, and needs no collective keys.
     reduction = tf.distribute.ReductionToOneDevice() if kind == "CPU" else None
     return tf.distribute.MirroredStrategy(names, cross_device_ops=reduction)
 
 
-def _local_devices(count: int | None) -> tuple[str, list[str]]:
-    """The kind and the names of so many devices of this machine; makes logical CPUs if there is no GPU."""
+def _find_local_devices(count: int | None) -> tuple[str, list[str]]:
+    """The kind and the names of `count` devices of this machine; creates logical CPUs if there is no GPU."""
     gpus, cpus = (tf.config.list_physical_devices(kind) for kind in ("GPU", "CPU"))
     if gpus:
         if count and count > len(gpus):
-            raise ValueError(f"devices={count} is more than the {len(gpus)} GPUs of this machine.")
+            raise ValueError(f"strategy(devices=...) must be at most {len(gpus)}, the GPUs here, but received {count}.")
         return "GPU", [f"GPU:{number}" for number in range(count or len(gpus))]
     count = count or 1
     configured = tf.config.get_logical_device_configuration(cpus[0]) or []
@@ -73,34 +76,37 @@ def _local_devices(count: int | None) -> tuple[str, list[str]]:
             tf.config.set_logical_device_configuration(cpus[0], logical)
         except RuntimeError as error:
             raise ValueError(
-                f"Expected to make {count} logical CPUs, but TensorFlow already runs with {max(1, len(configured))}. "
+                f"Expected to create {count} logical CPUs, but TensorFlow already runs with {max(1, len(configured))}. "
                 "Make the strategy before anything else of TensorFlow runs."
             ) from error
     return "CPU", [f"CPU:{number}" for number in range(count)]
 
 
-def _multiworker(devices: int | None, timeout: float) -> tf.distribute.Strategy:
+def _make_multiworker_strategy(devices: int | None, timeout: float) -> tf.distribute.Strategy:
     resolver = resolve_cluster()
     if devices and not tf.config.list_physical_devices("GPU"):
-        _local_devices(devices)
+        _find_local_devices(devices)
     watch_peers(resolver, timeout)
     return tf.distribute.MultiWorkerMirroredStrategy(resolver)
 
 
-def _tpu() -> tf.distribute.Strategy:
+def _make_tpu_strategy() -> tf.distribute.Strategy:
     """A Cloud TPU, named by TPU_NAME or the machine's own; untested on hardware."""
     try:
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver(os.environ.get("TPU_NAME", "local"))
         tf.config.experimental_connect_to_cluster(resolver)
         tf.tpu.experimental.initialize_tpu_system(resolver)
-    except Exception as error:  # the resolver, gRPC and TensorFlow each raise their own
+    except Exception as error:  # the resolver, gRPC and TensorFlow raise different types
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"Expected a TPU, named by TPU_NAME or in this machine, but received: {reason}") from error
+        raise ValueError(
+            f"Expected a TPU, named by TPU_NAME or in this machine, but received the error: {reason}. Set TPU_NAME, or "
+            "choose another strategy."
+        ) from error
     return tf.distribute.TPUStrategy(resolver)
 
 
 def scale_learning_rate(rate: float, rule: str, batch_size: int, base_batch_size: int) -> float:
-    """Scales a learning rate that was found at one batch size to another batch size.
+    """Scales a learning rate that was chosen for one batch size to another batch size.
 
     Args:
         rate: the learning rate at `base_batch_size`.
@@ -109,52 +115,53 @@ def scale_learning_rate(rate: float, rule: str, batch_size: int, base_batch_size
         base_batch_size: the global batch size of `rate`.
 
     Raises:
-        ValueError: if the rule is unknown or a batch size below 1.
+        ValueError: if the rule is unknown, or a batch size is below 1.
 
     >>> scale_learning_rate(0.1, "linear", 1024, 256)
     0.4
     """
-    if rule not in RULES:
-        raise ValueError(f"rule must be one of {tuple(RULES)}, but received {rule!r}: {suggest(rule, RULES)}")
+    check_choice("scale_learning_rate", "rule", rule, RULES)
     if min(batch_size, base_batch_size) < 1:
         raise ValueError(f"Batch sizes must be at least 1, but received {batch_size} and {base_batch_size}.")
     return rate * (batch_size / base_batch_size) ** RULES[rule]
 
 
 def choose_xla(
-    strategy: tf.distribute.Strategy, wish: str = "auto", deterministic: bool = False
+    strategy: tf.distribute.Strategy, mode: str = "auto", deterministic: bool = False
 ) -> tuple[bool | str, str]:
     """Chooses whether XLA compiles the steps, as `compile(jit_compile=...)` takes it, and says why.
 
-    "auto" follows what was measured (experiments/results/devices.md) and what works: XLA on an accelerator; no XLA on
-    CPUs, since it was slower on one and fails on several; no XLA if operations are to be deterministic. Keras also
-    leaves XLA off for a model with a layer that it cannot compile.
+    "auto" turns XLA on if there is an accelerator. It turns XLA off on CPUs, because XLA was slower on one
+    (experiments/results/devices.md) and fails on several, and if operations must be deterministic. Keras also turns XLA
+    off for a model with a layer that XLA cannot compile.
 
     Args:
         strategy: the strategy that trains.
-        wish: "auto", "on" or "off".
-        deterministic: whether operations are to be deterministic.
+        mode: "auto", "on" or "off".
+        deterministic: whether operations must be deterministic.
+
+    Returns:
+        The value of `jit_compile`, True, False or "auto", and the reason.
 
     Raises:
-        ValueError: if the wish is none of these, or is "on" although XLA fails.
+        ValueError: if the mode is unknown, or is "on" although XLA fails.
 
     >>> choose_xla(strategy("one"), "off")
-    (False, 'as asked')
+    (False, 'as requested')
     """
-    if wish not in ("auto", "on", "off"):
-        raise ValueError(f'XLA must be "auto", "on" or "off", but received {wish!r}.')
-    if wish == "off":
-        return False, "as asked"
+    check_choice("choose_xla", "mode", mode, ("auto", "on", "off"))
+    if mode == "off":
+        return False, "as requested"
     on_cpu = not tf.config.list_physical_devices("GPU") and not isinstance(strategy, tf.distribute.TPUStrategy)
     obstacle = ""
     if deterministic:
         obstacle = "XLA has no deterministic form of some operations"
     elif on_cpu and strategy.num_replicas_in_sync > 1:
         obstacle = "XLA cannot place the variables of several CPU devices or workers"
-    if wish == "on":
+    if mode == "on":
         if obstacle:
-            raise ValueError(f'Expected XLA "auto" or "off", but received "on": {obstacle}.')
-        return True, "as asked"
+            raise ValueError(f'XLA must be "auto" or "off" here, but received "on": {obstacle}.')
+        return True, "as requested"
     if obstacle or on_cpu:
         return False, obstacle or "slower on a CPU, as measured"
     return "auto", "an accelerator"

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from kd_keras.contracts import Tensor, as_batch
 from kd_keras.distribute.slices import map_over_replicas
-from kd_keras.teacher import Teacher, prepared
+from kd_keras.teacher import Teacher, prepare_images
 
 
 class Predictions(NamedTuple):
@@ -89,7 +89,7 @@ def single_network(model: keras.Model | Teacher) -> tuple[Callable[[Tensor], Ten
             f" {len(teacher.networks)} networks."
         )
     network, preprocess = teacher.networks[0], teacher.preprocess[0]
-    return lambda images: prepared(network, preprocess, tf.cast(images, tf.float32)), network
+    return lambda images: prepare_images(network, preprocess, tf.cast(images, tf.float32)), network
 
 
 def check_same_examples(student: Predictions, teacher: Predictions) -> None:

@@ -187,7 +187,7 @@ class Evaluator:
         if self.sample.labels is None:
             raise ValueError(f"Robustness is measured on images with labels, but {self.test.name} has none.")
         base = None if candidate.name == self.teacher else self.findings[self.teacher]
-        return robustness(reader, *self.sample, base, batch_size=self.batch_size)
+        return robustness(reader, self.sample.images, self.sample.labels, base, batch_size=self.batch_size)
 
     def _generalization(self, candidate: Candidate, reader: Teacher) -> Any:
         test, other = self.predictions[candidate.name], None

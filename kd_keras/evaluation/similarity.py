@@ -58,7 +58,8 @@ def grams(model: keras.Model | Teacher, images: np.ndarray, batch_size: int = 12
     @tf.function(reduce_retracing=True)
     def features(batch: tf.Tensor) -> list[tf.Tensor]:
         stages = tapped(prepare(batch), training=False)[1]["stages"]
-        return [flatten(average_pool_to(stage, [min(CELLS, size) for size in stage.shape[1:3]])) for stage in stages]
+        sizes = [tuple(min(CELLS, size) for size in stage.shape[1:3]) for stage in stages]
+        return [flatten(average_pool_to(stage, size)) for stage, size in zip(stages, sizes, strict=True)]
 
     batches = [features(images[start : start + batch_size]) for start in range(0, len(images), batch_size)]
     return [centered_gram(np.concatenate(stage)) for stage in zip(*batches, strict=True)]

@@ -9,6 +9,7 @@ the student; the parameter count is verified (`kd_keras.export.verification`).
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import tempfile
 import zipfile
@@ -135,8 +136,8 @@ def _flatbuffer(reference: Reference, precision: str, representative: np.ndarray
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
         if precision == "float16":
             converter.target_spec.supported_types = [tf.float16]
-        if precision == "int8":
-            converter.representative_dataset = lambda: _calibration_inputs(representative)
+        if precision == "int8" and representative is not None:
+            converter.representative_dataset = functools.partial(_calibration_inputs, representative)
             converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
             converter.inference_input_type = converter.inference_output_type = tf.uint8
         try:

@@ -12,12 +12,12 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import tensorflow as tf
 
-Predict = Callable[[np.ndarray], np.ndarray]
+Predict: TypeAlias = Callable[[np.ndarray], np.ndarray]
 
 
 def load(path: str | Path) -> Predict:

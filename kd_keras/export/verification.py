@@ -126,8 +126,8 @@ class Reference:
         module.weights = [variable.value for variable in self.student.variables]
         module.serve = tf.function(self._serve_with_names if with_names else self.serve, input_signature=[images])
         signatures = {"serving_default": module.serve}
-        if with_names:
-            names = list(self.class_names)
+        if with_names and self.class_names is not None:
+            names = self.class_names
             list_names = tf.function(lambda: {"class_names": tf.constant(names)}, input_signature=[])
             signatures["class_names"] = list_names
         tf.saved_model.save(module, str(directory), signatures)
@@ -187,7 +187,7 @@ class Reference:
         return count
 
 
-def check_images(name: str, images: np.ndarray, image_shape: tuple[int, int, int]) -> None:
+def check_images(name: str, images: np.ndarray, image_shape: tuple[int, ...]) -> None:
     """Checks that images are at least one `(N, H, W, C)` uint8 image.
 
     Raises:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 from keras import ops
@@ -17,7 +17,7 @@ from kd_keras.methods.labels import class_indices, weighted_batch_mean
 from kd_keras.primitives import l2_normalize
 
 EPSILON = 1e-7
-Memory = tuple[Tensor, Tensor]  # the embeddings of the examples of a batch, and of the negatives
+Memory: TypeAlias = tuple[Tensor, Tensor]  # the embeddings of the examples of a batch, and of the negatives
 
 
 def crd_loss(

@@ -19,7 +19,8 @@ def image_input(input_shape: tuple[int, ...], normalization: PixelStatistics | N
 
 def convolution(x: Tensor, width: int, name: str, **options: Any) -> Tensor:
     """A convolution, by default 3x3 and without bias, with He-normal initial values by the number of outputs."""
-    options = {"kernel_size": 3, "padding": "same", "use_bias": False} | options
+    defaults: dict[str, Any] = {"kernel_size": 3, "padding": "same", "use_bias": False}
+    options = defaults | options
     kind = GroupedConv2D if options.get("groups", 1) > 1 else layers.Conv2D
     return kind(width, kernel_initializer=fan_out(), name=name, **options)(x)
 

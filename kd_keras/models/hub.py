@@ -81,7 +81,7 @@ def _preset(load: Callable[..., keras.Model], classes: int) -> keras.Model:
     return network if network.num_classes == classes else load(num_classes=classes)
 
 
-def _new(kind: type, input_shape: tuple[int, int, int], classes: int, options: dict[str, Any]) -> keras.Model:
+def _new(kind: Any, input_shape: tuple[int, int, int], classes: int, options: dict[str, Any]) -> keras.Model:
     """A classifier of a class, with initial weights."""
     arguments = list(inspect.signature(kind.backbone_cls.__init__).parameters)[1:]
     of_the_classifier = set(inspect.signature(kind.__init__).parameters) & set(options)

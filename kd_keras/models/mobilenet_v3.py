@@ -61,9 +61,9 @@ def mobilenet_v3_small(
     inputs, x = image_input(input_shape, normalization)
     x = _active(conv_bn(x, 16, "stem"), "hard_swish", "stem_out")
     for number, (kernel, expanded, channels, squeezed, activation, strides) in enumerate(BLOCKS, start=1):
-        expanded = _rounded(x.shape[-1] * expanded / BLOCKS[number - 2][2]) if number > 1 else None
+        inner = _rounded(x.shape[-1] * expanded / BLOCKS[number - 2][2]) if number > 1 else None
         channels = _rounded(channels * width)
-        x = _bottleneck(x, kernel, expanded, channels, squeezed, activation, strides, f"block{number}")
+        x = _bottleneck(x, kernel, inner, channels, squeezed, activation, strides, f"block{number}")
         if number in LAST:
             x = layers.Identity(name=f"stage{LAST.index(number) + 1}_out")(x)
     x = _active(conv_bn(x, _rounded(6 * x.shape[-1]), "head", kernel_size=1), "hard_swish", "head_out")

@@ -1,12 +1,12 @@
-"""Which layers can be folded into a neighbor without a change of results, and the weights that they leave.
+"""Finds layers that can be folded into a neighbor without a change of the predictions, and merges their weights.
 
 A BatchNorm in inference is a scale s and an offset per channel, s (W x + b - mean) + beta with
-s = gamma / sqrt(variance + epsilon), which is one layer with the kernel s W and the bias s (b - mean) + beta. So it is
-folded into the convolution or Dense layer before it.
+s = gamma / sqrt(variance + epsilon), which equals one layer with the kernel s W and the bias s (b - mean) + beta. It is
+therefore folded into the convolution or Dense layer before it.
 
-A Normalization or Rescaling of the image is a scale a and an offset c per channel as well, W (a x + c) + b, which is
-one layer with the kernel a W and the bias b + W c. So it is folded into the convolution or Dense layer after it, unless
-that layer pads with zeros: a zero of the normalized image is another value than a zero of the image itself.
+A Normalization or Rescaling of the image is a scale a and an offset c per channel as well, W (a x + c) + b, which
+equals one layer with the kernel a W and the bias b + W c. It is therefore folded into the convolution or Dense layer
+after it, unless that layer pads with zeros: zeros around the normalized image differ from zeros around the image.
 """
 
 from __future__ import annotations
@@ -25,32 +25,35 @@ FOLDABLE = (layers.Conv2D, layers.DepthwiseConv2D, layers.Dense)
 
 
 class Affine(NamedTuple):
-    """What a preprocessing layer does to each channel, or to each pixel if the image is flattened afterwards: it
-    multiplies by the scale and adds the offset, float64."""
+    """The scale and the offset by which a preprocessing layer changes each channel, float64.
+
+    If the image is flattened afterwards, there is one of each for every pixel of every channel.
+    """
 
     scale: np.ndarray
     offset: np.ndarray
 
 
 class Foldings(NamedTuple):
-    """What is folded, by the identity of the layer with a kernel that takes it up.
+    """What is folded, by the id of the layer with a kernel that absorbs it.
 
     Attributes:
         norms: the BatchNorm after the layer.
-        inputs: what the preprocessing before the layer does.
-        preprocessing: the identities of the layers that are folded away in front.
+        inputs: the scale and the offset of the preprocessing before the layer.
+        preprocessing: the ids of the preprocessing layers that are folded.
     """
 
     norms: dict[int, layers.BatchNormalization]
     inputs: dict[int, Affine]
     preprocessing: set[int]
 
-    def takes_up(self, layer: layers.Layer) -> bool:
+    def absorbs(self, layer: layers.Layer) -> bool:
+        """Whether a neighbor is folded into a layer."""
         return id(layer) in self.norms or id(layer) in self.inputs
 
 
 def find_foldings(graph: Graph, *, preprocessing: bool) -> Foldings:
-    """The layers that can be folded, each called once and read by nothing else.
+    """Finds the layers that can be folded: called once, and with one reader of their output.
 
     Args:
         graph: a replayed network.
@@ -61,36 +64,41 @@ def find_foldings(graph: Graph, *, preprocessing: bool) -> Foldings:
     nested_outputs = [edge.results for edge in graph.edges if edge.operation is None]  # known by their models' names
     readers.update(id(tensor) for tensor in keras.tree.flatten([graph.output, nested_outputs]))
 
-    def only_maker(edge: Edge) -> Edge | None:
-        """What makes the one source of a call, if it is called once and nothing else reads its result."""
-        maker = graph.maker(edge.sources[0]) if len(edge.sources) == 1 else None
-        alone = maker is not None and calls[id(maker.original)] == 1 and readers[id(edge.sources[0])] == 1
-        return maker if alone else None
+    def sole_producer(edge: Edge) -> Edge | None:
+        """The call that produces the only input of a call, if it has no other call and its output no other reader."""
+        producer = graph.producer(edge.sources[0]) if len(edge.sources) == 1 else None
+        is_sole = producer is not None and calls[id(producer.original)] == 1 and readers[id(edge.sources[0])] == 1
+        return producer if is_sole else None
 
     foldings = Foldings({}, {}, set())
     for edge in graph.calls:
-        maker = only_maker(edge) if calls[id(edge.original)] == 1 else None
-        if maker is None:
+        producer = sole_producer(edge) if calls[id(edge.original)] == 1 else None
+        if producer is None:
             continue
-        if _takes_up_norm(maker, edge):
-            foldings.norms[id(maker.original)] = edge.original
-        flattened = _flattens(maker) and type(edge.original) is layers.Dense
-        first = only_maker(maker) if flattened else maker
+        if _absorbs_norm(producer, edge):
+            foldings.norms[id(producer.original)] = edge.original
+        flattened = _flattens(producer) and type(edge.original) is layers.Dense
+        first = sole_producer(producer) if flattened else producer
         affine = affine_of(first, flattened) if preprocessing and first is not None else None
-        if affine is not None and _takes_up_preprocessing(edge.original, affine):
+        if first is not None and affine is not None and _absorbs_preprocessing(edge.original, affine):
             foldings.inputs[id(edge.original)] = affine
             foldings.preprocessing.add(id(first.original))
     return foldings
 
 
 def affine_of(edge: Edge, flattened: bool) -> Affine | None:
-    """What a Normalization or a Rescaling does to the channels of float32 images, or to each flattened pixel.
+    """The scale and the offset of a Normalization or a Rescaling of float32 images.
 
-    Returns `None` for another layer, and if it is not the same for all places of an image.
+    Args:
+        edge: a call of a layer.
+        flattened: whether to give them for each value of the flattened image instead of each channel.
+
+    Returns:
+        `None` for another layer, and if they differ between the pixels of a channel.
     """
     layer, shape = edge.original, edge.results[0].shape[1:]
-    to = shape if flattened else shape[-1:]
-    if edge.sources[0].dtype != "float32" or None in to:
+    target = shape if flattened else shape[-1:]
+    if edge.sources[0].dtype != "float32" or None in target:
         return None
     if type(layer) is layers.Normalization and not layer.invert:
         scale = 1 / np.maximum(np.sqrt(np.array(layer.variance, "float64")), keras.config.epsilon())
@@ -100,14 +108,14 @@ def affine_of(edge: Edge, flattened: bool) -> Affine | None:
     else:
         return None
     try:
-        scale, offset = (np.broadcast_to(_without_ones(values), to).ravel() for values in (scale, offset))
-    except ValueError:  # it is not the same for all places
+        scale, offset = (np.broadcast_to(_without_ones(values), target).ravel() for values in (scale, offset))
+    except ValueError:  # they differ between the pixels of a channel
         return None
     return Affine(scale, offset)
 
 
 def merged_weights(layer: layers.Layer, foldings: Foldings) -> list[np.ndarray]:
-    """The kernel and the bias that do what a layer and its folded neighbors did; computed in float64."""
+    """The kernel and the bias that replace those of a layer and of its folded neighbors; computed in float64."""
     kernel = np.array(layer.kernel, "float64")
     bias = np.zeros(1) if layer.bias is None else np.array(layer.bias, "float64")
     if id(layer) in foldings.inputs:
@@ -128,17 +136,17 @@ def _flattens(edge: Edge) -> bool:
     return type(edge.original) is layers.Flatten and edge.original.data_format == "channels_last"
 
 
-def _takes_up_norm(maker: Edge, edge: Edge) -> bool:
-    """Whether a layer with a kernel takes up the BatchNorm that follows it."""
-    linear, norm, rank = maker.original, edge.original, len(edge.sources[0].shape)
+def _absorbs_norm(producer: Edge, edge: Edge) -> bool:
+    """Whether a layer with a kernel can absorb the BatchNorm that follows it."""
+    linear, norm, rank = producer.original, edge.original, len(edge.sources[0].shape)
     if type(norm) is not layers.BatchNormalization or type(linear) not in FOLDABLE:
         return False
     channels = 1 if getattr(linear, "data_format", None) == "channels_first" else rank - 1
     return linear.activation is keras.activations.linear and norm.axis % rank == channels
 
 
-def _takes_up_preprocessing(layer: layers.Layer, affine: Affine) -> bool:
-    """Whether a layer with a kernel takes up the preprocessing before it."""
+def _absorbs_preprocessing(layer: layers.Layer, affine: Affine) -> bool:
+    """Whether a layer with a kernel can absorb the preprocessing before it."""
     if type(layer) is layers.Dense:
         return True
     if type(layer) is not layers.Conv2D or layer.groups != 1 or layer.data_format != "channels_last":

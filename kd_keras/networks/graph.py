@@ -8,7 +8,7 @@ share its variables.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import keras
 from keras import layers, tree
@@ -17,7 +17,8 @@ from kd_keras.contracts import TapSpec, Tensor
 from kd_keras.errors import explain_mismatch
 from kd_keras.private_api import functional_of, is_functional, nodes_in_order, output_structure
 
-Operation = Any  # a Keras layer or another operation; Keras has no public name for what both are
+Operation: TypeAlias = Any  # a Keras layer or another operation; Keras has no public name for their base class
+FUSED: tuple[type, ...]
 FUSED = (layers.Dense, layers.EinsumDense, layers.Conv1D, layers.Conv2D, layers.Conv3D, layers.Conv2DTranspose)
 FUSED += (layers.DepthwiseConv2D, layers.SeparableConv2D)
 
@@ -46,7 +47,7 @@ class Linear(layers.Layer):
 
 
 class Renamed(layers.Layer):
-    """An operation under another name."""
+    """Calls an operation under another name."""
 
     def __init__(self, operation: Operation, name: str):
         super().__init__(name=name, dtype=getattr(operation, "dtype_policy", None), autocast=False)
@@ -61,10 +62,10 @@ class Edge(NamedTuple):
     """One call of an operation, from tensors to tensors; without an operation, a nested model's output.
 
     Attributes:
-        path: the operation's name behind the names of the models that it is nested in, `"backbone/conv1"`.
+        path: the names of the models that it is nested in, then the operation's name, such as `"backbone/conv1"`.
         operation: a layer or another Keras operation, or `None`.
         sources: the tensors that it reads.
-        results: the tensors that it makes.
+        results: the tensors that it returns.
     """
 
     path: str
@@ -74,13 +75,13 @@ class Edge(NamedTuple):
 
     @property
     def original(self) -> Operation:
-        """The model's operation, without what it was wrapped in to be called again."""
+        """The model's own operation, without the wrappers in which it is called again."""
         operation = self.operation.operation if isinstance(self.operation, Renamed) else self.operation
         return operation.layer if isinstance(operation, Linear) else operation
 
 
 class Graph:
-    """A model's operations, called again on fresh inputs, in an order in which each comes after what it reads.
+    """A model's operations, called again on fresh inputs in topological order.
 
     Args:
         model: a built Functional or Sequential model.
@@ -105,28 +106,28 @@ class Graph:
         self.edges: list[Edge] = []
         graph = functional(model)
         fresh = {id(t): keras.Input(batch_shape=t.shape, dtype=t.dtype, name=t.name) for t in graph.inputs}
-        structure = graph.input if graph is model else graph.inputs  # a Sequential's lone input comes without a list
+        structure = graph.input if graph is model else graph.inputs  # a Sequential takes its only input without a list
         self.inputs = tree.map_structure(lambda t: fresh[id(t)], structure)
         self._named: dict[str, Operation] = {}
         self._split: dict[int, tuple[layers.Layer, layers.Layer]] = {}
         output = self._replay(graph, [fresh[id(t)] for t in graph.inputs], "")
         self.output = output[0] if isinstance(output, (list, tuple)) and len(output) == 1 else output
         self.calls = [edge for edge in self.edges if edge.operation is not None]
-        self._makers = {id(result): edge for edge in self.calls for result in edge.results}
+        self._producers = {id(result): edge for edge in self.calls for result in edge.results}
 
-    def maker(self, tensor: Tensor) -> Edge | None:
-        """The call that makes a tensor, or `None` for an input."""
-        return self._makers.get(id(tensor))
+    def producer(self, tensor: Tensor) -> Edge | None:
+        """The call that returns a tensor, or `None` for an input."""
+        return self._producers.get(id(tensor))
 
     def spec(self, tensor: Tensor) -> TapSpec:
-        """The layer that makes a tensor and the tensor's shape."""
-        edge = self.maker(tensor)
+        """The path of the layer that returns a tensor, and the tensor's shape."""
+        edge = self.producer(tensor)
         return TapSpec(edge.path if edge else tensor.name, tuple(tensor.shape))
 
     def derive(self, source: Tensor, function: Callable[[Tensor], Tensor], name: str) -> Tensor:
-        """What a function makes of a tensor, known in the graph as `<path>:<name>`."""
+        """Applies a function to a tensor; the graph knows the result by the path `<path of the tensor>:<name>`."""
         result = function(source)
-        self._makers[id(result)] = Edge(f"{self.spec(source).layer}:{name}", None, [source], [result])
+        self._producers[id(result)] = Edge(f"{self.spec(source).layer}:{name}", None, [source], [result])
         return result
 
     def _replay(self, graph: keras.Model, inputs: Sequence[Tensor], prefix: str) -> Any:
@@ -159,7 +160,7 @@ class Graph:
         return results
 
     def _unique(self, operation: Operation, path: str) -> Operation:
-        """The operation, behind another name if nested models use one name twice, which Keras does not allow."""
+        """The operation, renamed if nested models use its name twice, because Keras needs unique names in a model."""
         if self._named.setdefault(operation.name, operation) is operation:
             return operation
         name = path.replace("/", "_").replace(":", "_")

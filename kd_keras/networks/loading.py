@@ -3,23 +3,21 @@ of a saved network."""
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import math
+import os
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import h5py
 import keras
-import ml_dtypes
 import numpy as np
 
 from kd_keras.errors import explain_mismatch
 from kd_keras.networks.preprocessing import PixelStatistics
-from kd_keras.private_api import inner_layers, own_variables
+from kd_keras.networks.weight_files import StoredLayer, explained, number_from_zero, read_layers
+from kd_keras.private_api import automatic_name, inner_layers, own_variables
 
 
 class Loaded(NamedTuple):
@@ -45,7 +43,7 @@ class Loaded(NamedTuple):
         return "\n".join(lines)
 
 
-def load_weights(model: keras.Model, path: str | Path) -> Loaded:
+def load_weights(model: keras.Model, path: str | os.PathLike) -> Loaded:
     """Loads the weights that a `.keras` or `.weights.h5` file has for the layers of a model.
 
     Layers are matched by their paths of names, `"backbone/conv1"`. If only one layer of the model and one of the file
@@ -67,19 +65,21 @@ def load_weights(model: keras.Model, path: str | Path) -> Loaded:
     >>> load_weights(other, file).loaded
     ['a']
     """
-    stored = _read(Path(path))
-    layers = dict(_layers(model, ""))
-    sources = {name: _match(name, stored, layers) for name in layers}
+    stored, numbered = read_layers(Path(path)), {}
+    layers: dict[str, keras.layers.Layer] = {}
+    for name, number, layer in _layers(model, "", ""):
+        layers[name], numbered[name] = layer, number
+    sources = _match_all(numbered, stored)
     report = Loaded([], {}, [name for name in layers if sources[name] is None], [])
     report.skipped.extend(name for name in stored if name not in sources.values())
     for name, source in sources.items():
         if source is None:
             continue
-        difference = _difference(layers[name], stored[source])
+        difference = _difference(layers[name], stored[source].variables)
         if difference:
             report.mismatched[name] = difference
         else:
-            layers[name].load_own_variables(stored[source])
+            layers[name].load_own_variables(stored[source].variables)
             report.loaded.append(name)
     if not report.loaded:
         received = f"{len(stored)} layers of other names or shapes: {', '.join(list(stored)[:4])}, ..."
@@ -87,7 +87,7 @@ def load_weights(model: keras.Model, path: str | Path) -> Loaded:
     return report
 
 
-def pixel_statistics(network: str | Path | keras.Model) -> PixelStatistics | None:
+def pixel_statistics(network: str | os.PathLike | keras.Model) -> PixelStatistics | None:
     """The normalization with which a network starts: mean and standard deviation of the pixels that it was trained on.
 
     Args:
@@ -113,7 +113,7 @@ def pixel_statistics(network: str | Path | keras.Model) -> PixelStatistics | Non
     path = Path(network)
     if path.suffix != ".keras":
         return None
-    with _explained(path), zipfile.ZipFile(path) as archive:
+    with explained(path), zipfile.ZipFile(path) as archive:
         return _normalization_in(json.loads(archive.read("config.json"))["config"])
 
 
@@ -162,59 +162,30 @@ def _as_tuple(values: Any) -> tuple[float, ...]:
     return tuple(float(value) for value in np.ravel(values))
 
 
-def _read(path: Path) -> dict[str, dict[str, np.ndarray]]:
-    """The variables of each layer in a file, by the layer's path."""
-    with _explained(path), _opened(path) as file:
-        return dict(_stored(file, ""))
-
-
-@contextlib.contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """Turns the errors of reading a file into a ValueError that names it."""
-    if not path.exists():
-        raise ValueError(explain_mismatch("a .keras or .weights.h5 file", f"{path}, which does not exist"))
-    try:
-        yield
-    except (OSError, KeyError, json.JSONDecodeError, zipfile.BadZipFile) as error:
-        received = f"one that cannot be read: {type(error).__name__}: {error}"
-        raise ValueError(explain_mismatch(f"a whole .keras or .weights.h5 file at {path}", received)) from error
-
-
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[h5py.File]:
-    if path.suffix == ".keras":
-        with zipfile.ZipFile(path) as archive, h5py.File(io.BytesIO(archive.read("model.weights.h5"))) as file:
-            yield file["layers"]  # and not the optimizer, which is stored next to it
-    else:
-        with h5py.File(path) as file:
-            yield file["layers"]
-
-
-def _stored(group: h5py.Group, path: str) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
-    """Every layer with variables below a group; Keras writes a layer's name to its variables."""
-    for inner in group.values():
-        if not isinstance(inner, h5py.Group):
-            continue
-        variables = inner.get("vars", {})
-        name = variables.attrs.get("name", "") if variables else ""
-        below = f"{path}/{name}".strip("/")
-        if len(variables):
-            yield below, {key: _array(value) for key, value in variables.items()}
-        yield from _stored(inner, below)
-
-
-def _array(value: h5py.Dataset) -> np.ndarray:
-    """A variable's value; HDF5 has no bfloat16, which Keras notes in an attribute."""
-    return np.array(value, dtype=ml_dtypes.bfloat16 if value.attrs.get("dtype") == "bfloat16" else None)
-
-
-def _layers(layer: keras.layers.Layer, path: str) -> Iterator[tuple[str, keras.layers.Layer]]:
-    """Every layer inside that has variables itself, by its path of names."""
-    for inner in inner_layers(layer):
-        name = f"{path}/{inner.name}".lstrip("/")
+def _layers(layer: keras.layers.Layer, path: str, numbered: str) -> Iterator[tuple[str, str, keras.layers.Layer]]:
+    """Every layer inside that has variables itself, after its path of names and the path with names numbered from 0."""
+    inside = inner_layers(layer)
+    numbers = number_from_zero([(automatic_name(inner), inner.name) for inner in inside])
+    for inner, number in zip(inside, numbers, strict=True):
+        below, numbered_below = f"{path}/{inner.name}".lstrip("/"), f"{numbered}/{number}".lstrip("/")
         if own_variables(inner):
-            yield name, inner
-        yield from _layers(inner, name)
+            yield below, numbered_below, inner
+        yield from _layers(inner, below, numbered_below)
+
+
+def _match_all(numbered: Mapping[str, str], stored: Mapping[str, StoredLayer]) -> dict[str, str | None]:
+    """For the path of each layer of the model the path of its source in the file.
+
+    Args:
+        numbered: by the path of each layer of the model, the path with names numbered from 0.
+        stored: the layers of the file.
+    """
+    if stored.keys() <= numbered.keys() or numbered.keys() <= stored.keys():
+        return {name: _match(name, stored, numbered) for name in numbered}
+    in_the_file = {layer.numbered: name for name, layer in stored.items()}
+    in_the_model = {number: name for name, number in numbered.items()}
+    matches = {name: _match(number, in_the_file, in_the_model) for number, name in in_the_model.items()}
+    return {name: None if source is None else in_the_file[source] for name, source in matches.items()}
 
 
 def _match(name: str, stored: Mapping[str, Any], layers: Mapping[str, Any]) -> str | None:

@@ -1,4 +1,4 @@
-"""The first layers of a network: what turns pixel values from 0 to 255 into what its first convolution expects.
+"""The first layers of a network, which turn pixel values from 0 to 255 into what its first convolution expects.
 
 Images travel as float32 pixel values `(B, H, W, C)` from 0 to 255, and every network that the project builds owns its
 preprocessing. These are stock Keras layers and operations without variables, in float32 under every dtype policy, so
@@ -36,13 +36,13 @@ class PixelStatistics(NamedTuple):
         """The statistics with one number for each channel.
 
         Raises:
-            ValueError: if they are for another number of channels, not finite, or if a standard deviation is not
-                above 0.
+            ValueError: if their number is neither 1 nor the number of channels, a value is not finite, or a standard
+                deviation is not above 0.
 
         >>> PixelStatistics((127.5,), (63.75,)).for_channels(3).mean
         (127.5, 127.5, 127.5)
         """
-        if not len(self.mean) == len(self.std) or len(self.mean) not in (1, channels):
+        if len(self.mean) != len(self.std) or len(self.mean) not in (1, channels):
             expected = f"pixel statistics of 1 or {channels} numbers, for images of {channels} channels"
             raise ValueError(explain_mismatch(expected, f"{len(self.mean)} means and {len(self.std)} deviations"))
         if not all(math.isfinite(value) for value in self.mean) or not all(0 < value < math.inf for value in self.std):
@@ -56,12 +56,12 @@ SYMMETRIC = PixelStatistics((127.5,), (63.75,))  # pixels from 0 to 255 become n
 
 
 def normalized(images: Tensor, statistics: PixelStatistics | None = None) -> Tensor:
-    """Images `(B, H, W, C)` minus the mean, divided by the standard deviation: the layer `"normalization"`.
+    """Subtracts the mean and divides by the standard deviation, in a layer called `"normalization"`.
 
     Args:
-        images: the symbolic input of a network, pixel values from 0 to 255.
-        statistics: constants of the layer, which its config keeps; by default a mean of 127.5 and a standard deviation
-            of 63.75.
+        images: the symbolic input `(B, H, W, C)` of a network, pixel values from 0 to 255.
+        statistics: the constants of the layer, which its configuration contains; by default a mean of 127.5 and a
+            standard deviation of 63.75.
 
     >>> images = keras.Input((8, 8, 3))
     >>> network = keras.Model(images, normalized(images, PixelStatistics((100.0,), (50.0,))))
@@ -88,6 +88,7 @@ class PixelMap(NamedTuple):
 
     @property
     def is_identity(self) -> bool:
+        """Whether the map changes nothing."""
         in_order = self.order == tuple(range(len(self.order)))
         return in_order and set(self.scale) == {1.0} and set(self.offset) == {0.0}
 
@@ -102,8 +103,8 @@ class PixelMap(NamedTuple):
         scale, offset = (float(np.mean(values)) for values in (self.scale, self.offset))
         return PixelMap(tuple(range(channels)), (scale,) * channels, (offset,) * channels)
 
-    def applied(self, images: Tensor) -> Tensor:
-        """Symbolic images `(B, H, W, C)` behind the layers that compute the map."""
+    def apply(self, images: Tensor) -> Tensor:
+        """Applies the map to symbolic images `(B, H, W, C)`, as Keras layers."""
         if self.order != tuple(range(len(self.order))):
             images = keras.ops.take(images, list(self.order), axis=-1)
         if set(self.scale) == {1.0} and set(self.offset) == {0.0}:
@@ -113,10 +114,10 @@ class PixelMap(NamedTuple):
 
 
 def probe(preprocess: Callable[[np.ndarray], Any], channels: int = 3) -> PixelMap:
-    """Finds out what a function does to the pixels of images `(B, H, W, C)`, by its results for a few of them.
+    """Finds the `PixelMap` that equals a function of images `(B, H, W, C)`, from its results for a few pixels.
 
     Args:
-        preprocess: a function of a float64 array of pixel values from 0 to 255.
+        preprocess: a function of a float64 array `(B, 1, 1, C)` of pixel values from 0 to 255.
         channels: the number of channels C.
 
     Raises:
@@ -131,25 +132,26 @@ def probe(preprocess: Callable[[np.ndarray], Any], channels: int = 3) -> PixelMa
 
     black = np.zeros((1, channels))
     offset = results(black)[0]
-    slopes = (results(255.0 * np.eye(channels)) - offset) / 255  # (channel read, channel made)
+    slopes = (results(255.0 * np.eye(channels)) - offset) / 255  # (input channel, output channel)
     order = np.abs(slopes).argmax(0)
     scale = slopes[order, np.arange(channels)]
     pixels = np.random.default_rng(0).uniform(0, 255, (8, channels))
     if not np.allclose(results(pixels), pixels[:, order] * scale + offset, rtol=1e-5, atol=1e-5 * np.abs(scale).max()):
         expected = "a preprocessing that reorders, scales and shifts the channels of each pixel"
-        raise ValueError(explain_mismatch(expected, "a function that does something else"))
+        advice = "put a preprocessing of another kind into the network as a layer"
+        raise ValueError(explain_mismatch(expected, "a function that does something else", advice))
     scale, offset = (tuple(float(f"{value:.10g}") for value in values) for values in (scale, offset))
     return PixelMap(tuple(int(channel) for channel in order), scale, offset)
 
 
 def prepend(network: keras.Model, pixel_map: PixelMap) -> keras.Model:
-    """The network with a preprocessing in front, made of the same layers under the same names and paths.
+    """Puts a preprocessing in front of a network and returns a model of the same layers, names and paths.
 
-    The layers move into the new model: the given one is not to be used any more.
+    The layers move into the new model: do not use `network` afterwards.
 
     Args:
         network: a Functional model of one image input.
-        pixel_map: what comes before its first layer.
+        pixel_map: the preprocessing.
 
     Raises:
         ValueError: if the network does not have exactly one input.
@@ -163,7 +165,7 @@ def prepend(network: keras.Model, pixel_map: PixelMap) -> keras.Model:
     if len(graph.inputs) != 1:
         raise ValueError(explain_mismatch(f"one input of {network.name!r}", f"{len(graph.inputs)} inputs"))
     image = keras.Input(graph.inputs[0].shape[1:], name="image")
-    values = {id(graph.inputs[0]): pixel_map.applied(image)}
+    values = {id(graph.inputs[0]): pixel_map.apply(image)}
     nodes = [node for node in nodes_in_order(graph) if not node.is_input]
     for node in nodes:  # so that `layer.output` is a tensor of the new graph
         forget_calls(node.operation)

@@ -1,8 +1,8 @@
-"""The landmarks of a network: its logits, its classifier, the embedding that this reads, and its stages.
+"""The parts of a network that methods read: its logits, its classifier, its embedding and its stages.
 
 * The logits are what comes before a final softmax.
 * The classifier is the last layer with a kernel on the way to the logits.
-* The embedding is what the classifier reads, before dropout, averaged over space.
+* The embedding is what the classifier reads, before dropout, averaged over height and width.
 * The stages are the last maps of each resolution that every path from input to logits passes.
 """
 
@@ -27,7 +27,7 @@ DROPOUTS = (layers.Dropout, layers.SpatialDropout2D, layers.GaussianDropout, lay
 
 
 class StagedGraph(Graph):
-    """A model's replayed graph that knows the landmarks of a network.
+    """A model's replayed graph, in which logits, classifier, embedding and stages can be found.
 
     >>> maps = [layers.Conv2D(4, 3, name="one"), layers.Conv2D(4, 3, strides=2, name="two")]
     >>> head = [layers.GlobalAveragePooling2D(name="pool"), layers.Dense(5, name="classify")]
@@ -44,23 +44,23 @@ class StagedGraph(Graph):
         """
         output = self.output.get("logits") if isinstance(self.output, Mapping) else self.output
         if output is None or tree.is_nested(output):
-            raise self.missing_tap("logits", 'it has several outputs; name the one by the key "logits"')
-        edge = self.maker(output)
+            raise self.missing_tap("logits", 'it has several outputs. Return a dictionary with the key "logits"')
+        edge = self.producer(output)
         if edge is None or not _is_softmax(edge.operation):
             return output
         if not _is_activation(edge.operation):
-            advice = f"{edge.path!r} regularizes its softmax; make the softmax a layer by itself"
+            advice = f"{edge.path!r} regularizes its softmax. Make the softmax a layer by itself"
             raise self.missing_tap("logits", advice)
         return edge.sources[0]
 
     def embedding(self) -> Tensor:
-        """What the classifier reads, `(B, D)`, before dropout and averaged over space.
+        """What the classifier reads, `(B, D)`, before dropout and averaged over height and width.
 
         Raises:
             ValueError: if no single layer computes the logits.
         """
         tensor = self.classifier().sources[0]
-        while (edge := self.maker(tensor)) and isinstance(edge.operation, DROPOUTS):
+        while (edge := self.producer(tensor)) and isinstance(edge.operation, DROPOUTS):
             tensor = edge.sources[0]
         if len(tensor.shape) != 4:
             return tensor
@@ -70,29 +70,29 @@ class StagedGraph(Graph):
         """The last map `(B, H, W, C)` of each resolution that every path to the logits passes, largest first.
 
         Raises:
-            ValueError: if there is none, or if its size is not known.
+            ValueError: if there is none, or the size of one is unknown.
         """
         stages: dict[tuple, Tensor] = {}
         learned = self.learned()
         classifier = self.find_classifier()
         for tensor in self._dominators():
-            edge = self.maker(tensor)
-            if id(tensor) not in learned or isinstance(edge.operation, PADDINGS):
+            edge = self.producer(tensor)
+            if edge is None or id(tensor) not in learned or isinstance(edge.operation, PADDINGS):
                 continue
-            if _is_rearranged(edge) and tuple(tensor.shape[1:3]) not in stages:  # such as inside a channel shuffle
+            if _is_rearranged(edge) and tuple(tensor.shape[1:3]) not in stages:  # for example inside a channel shuffle
                 continue
             if edge is classifier or _is_pooling(edge.operation):
                 break
             if len(tensor.shape) == 4:
                 stages[tuple(tensor.shape[1:3])] = tensor
         if not stages:
-            raise self.missing_tap("stages", "no map lies on every path from input to logits; name the layers")
+            raise self.missing_tap("stages", "no map is on every path from input to logits. Pass the paths of layers")
         if any(None in size for size in stages):
-            raise self.missing_tap("stages", "its maps have no known size; build it with a fixed input_shape")
+            raise self.missing_tap("stages", "the size of its maps is unknown. Build it with a fixed input_shape")
         return list(stages.values())
 
     def learned(self) -> set[int]:
-        """The ids of the tensors that a layer with a kernel leads to; the others are the preprocessed image."""
+        """The ids of the tensors that depend on a layer with a kernel; all others are forms of the input image."""
         learned: set[int] = set()
         for edge in self.calls:
             if _has_kernel(edge.operation) or any(id(source) in learned for source in edge.sources):
@@ -100,27 +100,27 @@ class StagedGraph(Graph):
         return learned
 
     def before_activation(self, tensor: Tensor) -> Tensor:
-        """What an activation reads, if the tensor is an activation's output; else the tensor itself."""
-        edge = self.maker(tensor)
+        """The input of an activation if the tensor is its output; else the tensor itself."""
+        edge = self.producer(tensor)
         return edge.sources[0] if edge and _is_activation(edge.operation) else tensor
 
     def find_classifier(self) -> Edge | None:
         """The last layer with a kernel on the way to the logits, or `None` if several ways lead there."""
         sinks = self._sinks()
-        edge = self.maker(sinks[0]) if len(sinks) == 1 else None
+        edge = self.producer(sinks[0]) if len(sinks) == 1 else None
         while edge is not None and not _has_kernel(edge.operation):
-            edge = self.maker(edge.sources[0]) if len(edge.sources) == 1 else None
+            edge = self.producer(edge.sources[0]) if len(edge.sources) == 1 else None
         return edge
 
     def classifier(self) -> Edge:
-        """As `find_classifier`.
+        """The last layer with a kernel on the way to the logits.
 
         Raises:
             ValueError: if there is none.
         """
         edge = self.find_classifier()
         if edge is None:
-            raise self.missing_tap("embedding", "no single layer computes its logits; name the layer that you mean")
+            raise self.missing_tap("embedding", "no single layer computes its logits. Pass the path of a layer instead")
         return edge
 
     def classifier_weights(self) -> tuple[np.ndarray, np.ndarray]:
@@ -139,19 +139,19 @@ class StagedGraph(Graph):
         return kernel.reshape(kernel.shape[-2:]), np.array(bias, "float32")
 
     def batch_norm(self, tensor: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """The scale and the offset `(C,)` of the BatchNorm that makes a map, or ends the longest branch of its sum.
+        """The scale and the offset `(C,)` of the BatchNorm that returns a map or ends the longest branch of a sum.
 
         Raises:
             ValueError: if the map does not come from a BatchNorm.
         """
-        edge = self.maker(tensor)
+        edge = self.producer(tensor)
         if edge and isinstance(edge.operation, layers.Add):
             depths = self._depths()
-            branches = [source for source in edge.sources if _is_batch_norm(self.maker(source))]
-            edge = self.maker(max(branches, key=lambda source: depths[id(source)])) if branches else edge
-        if not _is_batch_norm(edge):
+            branches = [source for source in edge.sources if _is_batch_norm(self.producer(source))]
+            edge = self.producer(max(branches, key=lambda source: depths[id(source)])) if branches else edge
+        if edge is None or not _is_batch_norm(edge):
             received = f"{self.spec(tensor).layer!r} of {self.model.name!r}"
-            advice = 'tap "stages:pre" of a network that normalizes by batch before each activation'
+            advice = 'use the tap "stages:pre" of a network with a BatchNormalization before each activation'
             raise ValueError(explain_mismatch("a map that comes from a BatchNormalization", received, advice))
         layer, width = edge.original, tensor.shape[-1]
         scale = np.ones(width) if layer.gamma is None else layer.gamma
@@ -164,7 +164,7 @@ class StagedGraph(Graph):
         return ValueError(f"Network {self.model.name!r} has no tap {name!r}: {advice}{end}")
 
     def _depths(self) -> dict[int, int]:
-        """How many operations lead to each tensor, on the longest way."""
+        """The number of operations on the longest path to each tensor, by the tensor's id."""
         depths: dict[int, int] = {}
         for edge in self.calls:
             depth = 1 + max((depths.get(id(source), 0) for source in edge.sources), default=0)
@@ -172,14 +172,14 @@ class StagedGraph(Graph):
         return depths
 
     def _sinks(self) -> list[Tensor]:
-        """Where all paths lead: the logits, or all outputs of a model that has several and no logits among them."""
-        named = isinstance(self.output, Mapping) and "logits" in self.output
-        return tree.flatten(self.output) if tree.is_nested(self.output) and not named else [self.logits()]
+        """The ends of all paths: the logits, or all outputs of a model that has several and none called "logits"."""
+        has_logits = isinstance(self.output, Mapping) and "logits" in self.output
+        return tree.flatten(self.output) if tree.is_nested(self.output) and not has_logits else [self.logits()]
 
     def _dominators(self) -> list[Tensor]:
         """The tensors on every path from the inputs to the logits, in order.
 
-        A tensor is one of them if the paths that lead to it times those that lead on from it are all the paths.
+        A tensor is on every path if the number of paths to it times the number of paths from it is that of all paths.
         """
         sinks = {id(tensor): 1 for tensor in self._sinks()}
         arriving = {id(tensor): 1 for tensor in tree.flatten(self.inputs)}
@@ -214,7 +214,7 @@ def _is_pooling(operation: Operation) -> bool:
 
 
 def _is_rearranged(edge: Edge) -> bool:
-    """Whether the call only moves the values of a map to other places."""
+    """Whether the call only reshapes or transposes a map."""
     return type(edge.operation).__name__ in ("Reshape", "Permute", "Transpose") and len(edge.sources[0].shape) == 4
 
 

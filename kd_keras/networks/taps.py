@@ -1,16 +1,16 @@
-"""Taps: one model with several outputs from any Keras model, in one forward pass, sharing its layers.
+"""Taps: outputs of any layers of a Keras model, computed in one forward pass that shares the model's layers.
 
 A tap is named by what it reads:
 
 * `"logits"` is what comes before a final softmax;
-* `"embedding"` is what the layer that computes the logits reads, before dropout, averaged over space;
+* `"embedding"` is what the layer that computes the logits reads, before dropout, averaged over height and width;
 * `"stages"` are the last maps of each resolution that every path from input to logits passes;
 * `"stages:pre"` are the maps before their activation if they end in one, else the same maps;
-* `"stages[1]"` is one of either;
+* `"stages[1]"` and `"stages:pre[1]"` are one of these, counted from 0, or from the end if negative;
 * any other name is a layer's path, `"backbone/conv4_block6_out"`; with `*` or `?` in it, a list of all that match.
 
-A subclassed model has no graph that can be replayed: the tensor that it returns is its logits, or it returns a
-dictionary of taps, of which "logits" is then its output.
+A subclassed model has no graph that can be replayed. The tensor that it returns is its logits; if it returns a
+dictionary, the entries are its taps and "logits" is its output.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from kd_keras.errors import explain_mismatch, suggest
 from kd_keras.networks.graph import is_walkable
 from kd_keras.networks.stages import StagedGraph
 
-MANY_LAYERS = 40  # too many paths for an error message
+MANY_LAYERS = 40  # from this number on, an error message does not list all paths
 
 
 class Specs(dict[str, Any]):
     """What a network's taps will deliver, by name: a `TapSpec`, or for stages a list of them.
 
-    If the network itself is available, it also gives the constants that some methods read. After loading from a file
-    there is no network, and what a method made of them is in the file.
+    If the network is available, it also gives the constants that some methods read. After loading from a file there is
+    no network; the file then contains what the methods computed from the constants.
 
     Args:
         specs: by the tap's name.
         graph: the replayed network, if it is available and can be replayed.
-        class_order: for each class its position among the network's classes.
+        class_order: for each class its position among the network's classes; `None` for the same order.
     """
 
     def __init__(
@@ -50,6 +50,48 @@ class Specs(dict[str, Any]):
         super().__init__(specs)
         self._graph = graph
         self._class_order = class_order
+
+    @property
+    def shapes(self) -> dict[str, Any]:
+        """The shape of each tap without the batch dimension, or a list of shapes for stages."""
+        return {
+            tap: [part.shape[1:] for part in spec] if isinstance(spec, list) else spec.shape[1:]
+            for tap, spec in self.items()
+        }
+
+    def get_config(self) -> dict[str, list]:
+        """The specifications in plain values: `[layer, shape]` by tap, or a list of these for stages.
+
+        >>> Specs({"logits": TapSpec("head", (None, 10))}).get_config()
+        {'logits': ['head', [None, 10]]}
+        """
+
+        def as_entry(spec: TapSpec) -> list:
+            return [spec.layer, list(spec.shape)]
+
+        return {
+            tap: [as_entry(part) for part in spec] if isinstance(spec, list) else as_entry(spec)
+            for tap, spec in self.items()
+        }
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, list], graph: Any = None) -> Specs:
+        """The specifications from their form in plain values.
+
+        Args:
+            config: as `get_config` returns it, also after a round trip through JSON.
+            graph: gives the constants of the network; `None` if there are none.
+
+        >>> Specs.from_config({"stages": [["conv1", [None, 8, 8, 4]]]})
+        {'stages': [TapSpec(layer='conv1', shape=(None, 8, 8, 4))]}
+        """
+
+        def as_spec(entry: list) -> TapSpec | list[TapSpec]:
+            if isinstance(entry[0], str):
+                return TapSpec(entry[0], tuple(entry[1]))
+            return [TapSpec(layer, tuple(shape)) for layer, shape in entry]
+
+        return cls({tap: as_spec(entry) for tap, entry in config.items()}, graph)
 
     def reordered(self, class_order: list[int] | None) -> Specs:
         """The same specifications with another order of the classes."""
@@ -68,8 +110,9 @@ class Specs(dict[str, Any]):
         return kernel[:, order], bias[order]
 
     def batch_norms(self, tap: str) -> list[tuple[np.ndarray, np.ndarray]] | None:
-        """For each map of a tap before activation, the scale and the offset `(C,)` of the BatchNorm that makes it, or
-        that ends the longest of the branches that are added up to it; `None` without a network.
+        """The scale and the offset `(C,)` of the BatchNorm that returns each map of a tap; `None` without a network.
+
+        For a map that is a sum, they are those of the BatchNorm that ends the longest branch.
 
         Raises:
             ValueError: if a map does not come from a BatchNorm.
@@ -80,21 +123,21 @@ class Specs(dict[str, Any]):
 
 
 class Tapped:
-    """A model that returns its output and the taps that were asked for, in one pass.
+    """A model that returns its output and the wanted taps in one pass.
 
     Keras does not track it: the model's variables stay the model's own.
 
     Args:
         model: any built Keras model.
         wanted: names of taps.
-        output: whether the model's output is wanted too; without it a graph of layers runs only as far as its taps
-            need, and the output is `None`.
+        output: whether to return the model's output too. If not, the output is `None`, and a graph of layers runs only
+            the layers that the taps need.
 
     Attributes:
         specs: for each tap its `TapSpec`, or a list of them for stages; as `Specs`.
 
     Raises:
-        ValueError: if the model is not built, or has no such tap (with those that it has).
+        ValueError: if the model is not built, or has no such tap; the message names similar ones.
 
     >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, activation="softmax", name="classify")])
     >>> tapped = Tapped(model, ["logits", "embedding"])
@@ -119,7 +162,12 @@ class Tapped:
             self.specs = Specs({name: _declared_spec(model, name) for name in self._wanted})
 
     def __call__(self, inputs: Any, training: bool) -> tuple[Any, Outputs]:
-        """The model's output and its taps."""
+        """The model's output and its taps.
+
+        Args:
+            inputs: what the model reads.
+            training: whether layers run in training, such as dropout and BatchNorm.
+        """
         if self._replayed is not None:
             outputs = self._replayed(inputs, training=training)
             return outputs.get("output"), Outputs(outputs["taps"])
@@ -129,7 +177,7 @@ class Tapped:
 
 
 def find_tap(graph: StagedGraph, name: str) -> Tensor | list[Tensor]:
-    """The tensor of a tap, or the list of tensors for stages and patterns of names.
+    """The tensor of a tap, or a list of tensors for stages and patterns.
 
     Raises:
         ValueError: if the network has no tap of that name.
@@ -163,19 +211,18 @@ def find_tap(graph: StagedGraph, name: str) -> Tensor | list[Tensor]:
 
 
 def _layer_output(graph: StagedGraph, path: str) -> Tensor:
-    """What the layer of a path returns."""
+    """The output of the layer at a path."""
     edges = [edge for edge in graph.edges if edge.path == path]
     if not edges:
         choices = ["logits", "embedding", "stages", "stages:pre", *(edge.path for edge in graph.edges)]
         raise graph.missing_tap(path, _suggest_layer(path, choices))
     if len(edges) > 1 or len(edges[0].results) > 1:
-        raise graph.missing_tap(path, "it is called more than once or has several outputs; tap a layer after it")
+        raise graph.missing_tap(path, "it is called more than once or has several outputs. Tap a layer after it")
     return edges[0].results[0]
 
 
 def _suggest_layer(path: str, choices: list[str]) -> str:
-    """The advice for an unknown path; of many layers the nearest by the end of their paths, since a nested layer is
-    often asked for by its name."""
+    """Advice for an unknown path. Among many layers it compares only names, because users often omit the path."""
     if len(choices) < MANY_LAYERS:
         return suggest(path, choices)
     ends = {choice.rsplit("/", 1)[-1] for choice in choices}
@@ -191,12 +238,13 @@ def _declared_spec(model: keras.Model, name: str) -> TapSpec | list[TapSpec]:
     shape = next(iter(model.get_build_config().values()))
     if not isinstance(shape, (tuple, list)) or not all(size is None or isinstance(size, int) for size in shape):
         received = f"{model.name!r}, built on {shape}"
-        raise ValueError(explain_mismatch("a subclassed model with one input tensor", received))
+        advice = "use a Functional model, or one whose call takes a single tensor"
+        raise ValueError(explain_mismatch("a subclassed model with one input tensor", received, advice))
     outputs = model.compute_output_spec(keras.KerasTensor((None, *shape[1:]), dtype=model.compute_dtype))
     taps = outputs if isinstance(outputs, Mapping) else {"logits": outputs}
     if name not in taps:
         raise ValueError(
-            f"Network {model.name!r}, a subclassed model, has no tap {name!r}: it gives {', '.join(sorted(taps))}. "
+            f"Network {model.name!r}, a subclassed model, has no tap {name!r}: it returns {', '.join(sorted(taps))}. "
             'Return a dictionary of taps from its call, "logits" among them.'
         )
     return tree.map_structure(lambda tensor: TapSpec(f"{model.name}[{name!r}]", tuple(tensor.shape)), taps[name])

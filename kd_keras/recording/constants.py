@@ -15,36 +15,39 @@ from kd_keras.networks.taps import Specs
 
 
 def write_constants(directory: Path, specs: Specs) -> None:
-    """Writes constants.npz with the constants that the teacher has.
+    """Writes constants.npz with those of the constants that the teacher has.
 
     Raises:
         OSError: if the disk is full or not writable.
     """
     arrays: dict[str, Any] = {}
-    with contextlib.suppress(ValueError):  # its logits are not one linear layer of an embedding
+    with contextlib.suppress(ValueError):  # the logits are not one linear layer of an embedding
         classifier = specs.classifier()
         if classifier is not None:
             arrays |= dict(zip(("classifier/kernel", "classifier/bias"), classifier, strict=True))
     for tap in specs:
-        with contextlib.suppress(ValueError):  # its maps do not come from a BatchNorm
+        with contextlib.suppress(ValueError):  # the maps of this tap do not come from a BatchNorm
             for number, (scale, offset) in enumerate(specs.batch_norms(tap) or []):
                 arrays |= {f"{tap}/{number:03d}/scale": scale, f"{tap}/{number:03d}/offset": offset}
     write_atomically(directory / "constants.npz", lambda name: np.savez(name, **arrays))
 
 
 class RecordedConstants:
-    """Takes the place of a teacher's walked network behind the specifications of its taps."""
+    """The constants of a recorded teacher, with the methods by which `Specs` reads those of a live network."""
 
     def __init__(self, directory: Path):
         self.path = directory / "constants.npz"
 
     def classifier_weights(self) -> tuple[np.ndarray, ...]:
+        """The kernel `(D, K)` and the bias `(K,)` of the classifier, float32."""
         return self._select("classifier/kernel", "classifier/bias")
 
     def tap(self, name: str) -> list[str]:
+        """The columns of a tap that have constants."""
         return sorted({key.rsplit("/", 1)[0] for key in self._arrays if key.startswith(f"{name}/")})
 
     def batch_norm(self, column: str) -> tuple[np.ndarray, ...]:
+        """The scale and the offset `(C,)` of the BatchNorm behind one map, float32."""
         return self._select(f"{column}/scale", f"{column}/offset")
 
     @cached_property

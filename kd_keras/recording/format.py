@@ -1,9 +1,9 @@
-"""The form of a teacher's outputs on disk: one record for each example, all of one length.
+"""The format of a teacher's outputs on disk: one record for each example, all of one length.
 
-A record has the example's number and the columns of its taps, one after the other, as plain little-endian values. For
-logits stored as `"top-<k>"` it has the k largest as float16, their classes, and the logarithm of the sum of the
+A record contains the example's number and the columns of its taps, one after the other, as little-endian values. For
+logits stored as `"top-<k>"` it contains the k largest as float16, their classes, and the logarithm of the sum of the
 exponentials of the rest. At temperature 1 the k classes then have the teacher's probabilities, and the other classes
-share what remains evenly.
+share the remaining probability equally.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from kd_keras.errors import explain_mismatch
 
 FORMS = ("float32", "float16", "top-<k>")
 LARGEST = float(np.finfo("float16").max)
-TEMPERATURES = (1, 4)  # at which the storage error is measured
+TEMPERATURES = (1, 4)  # of the softmax when the storage error is measured
 
 
 def columns(specs: Mapping[str, Any]) -> Iterator[tuple[str, str, TapSpec]]:
-    """Yields the tensors of some taps: the tap, the column's name and its specification. Each stage has a column.
+    """Yields tap, column name and specification for each tensor of some taps; every stage is a separate column.
 
     >>> list(columns({"logits": TapSpec("head", (None, 10))}))
     [('logits', 'logits/0', TapSpec(layer='head', shape=(None, 10)))]
@@ -46,7 +46,7 @@ def record_type(specs: Mapping[str, Any], logits: str) -> np.dtype:
     """The layout of one record.
 
     Args:
-        specs: what the taps deliver, `(None, ...)` each; sizes must be known.
+        specs: what the taps deliver, with shapes `(None, ...)` of known sizes.
         logits: the storage form of logits, one of `FORMS`; every other tap is stored as float16.
 
     Raises:
@@ -60,7 +60,8 @@ def record_type(specs: Mapping[str, Any], logits: str) -> np.dtype:
         shape = tuple(spec.shape[1:])
         if None in shape:
             received = f"{tap!r} at layer {spec.layer!r} with shape {spec.shape}"
-            raise ValueError(explain_mismatch("taps of a known size, to record them", received))
+            advice = "use a network with a fixed input_shape"
+            raise ValueError(explain_mismatch("taps of a known size, to record them", received, advice))
         k = stored_classes(logits) if tap == "logits" else None
         if k is None:
             fields.append((column, f"<f{2 if tap != 'logits' or logits == 'float16' else 4}", shape))
@@ -93,7 +94,7 @@ def stored_classes(logits: str) -> int | None:
 def decode(records: np.ndarray, specs: Mapping[str, Any]) -> list[np.ndarray]:
     """The taps of some records in the order of `columns`, `(B, ...)` float32 each.
 
-    If only the k largest logits were stored, the others share the remaining mass evenly.
+    If only the k largest logits were stored, the other classes share the remaining probability equally.
     """
     return [_decode_column(records, column, spec) for _, column, spec in columns(specs)]
 
@@ -112,7 +113,7 @@ def encode(outputs: Mapping[str, Any], index: np.ndarray, specs: Mapping[str, An
     """The records of a batch of outputs, `(B,)` of `record_type`.
 
     Args:
-        outputs: the taps, tensors `(B, ...)` or for stages lists of them.
+        outputs: the taps: tensors `(B, ...)`, or lists of them for stages.
         index: `(B,)` example numbers.
         specs: what the taps deliver.
         logits: the storage form of logits.
@@ -160,7 +161,14 @@ def _select_largest(values: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray,
 
 
 def divergence(logits: np.ndarray, stored: np.ndarray) -> np.ndarray:
-    """KL(teacher || its stored form), in nats: `(T, ...)` at each of `TEMPERATURES`, from logits `(..., K)`.
+    """KL(teacher || its stored form) at each of the T `TEMPERATURES`, in nats, at least 0.
+
+    Args:
+        logits: the teacher's logits `(..., K)`.
+        stored: the logits `(..., K)` as they are read from the recording.
+
+    Returns:
+        `(T, ...)` float64.
 
     >>> divergence(np.zeros((1, 4)), np.zeros((1, 4))).tolist()
     [[0.0], [0.0]]

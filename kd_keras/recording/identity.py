@@ -1,4 +1,4 @@
-"""What identifies a teacher, a file and the software, and what differs between two descriptions in plain values."""
+"""What identifies a teacher, a file and the software, and the differences between two descriptions."""
 
 from __future__ import annotations
 
@@ -21,21 +21,30 @@ PACKAGES = ("tensorflow", "keras", "kd_keras")
 class LiveTeacher(Protocol):
     """What this room needs of a live `Teacher`."""
 
-    networks: Sequence[keras.Model]
-    weights: Sequence[float]
     combine: str
-    class_order: Sequence[int] | None
     specs: Specs
 
-    def tapped(self, wanted: Iterable[str]) -> LiveTeacher:
-        """The same teacher, ready to give the wanted taps."""
+    @property
+    def networks(self) -> Sequence[keras.Model]:
+        """The networks, one or several."""
 
-    def __call__(self, images: Any) -> Outputs:
+    @property
+    def weights(self) -> Sequence[float]:
+        """The weight of each network."""
+
+    @property
+    def class_order(self) -> Sequence[int] | None:
+        """For each class of the student its position among the teacher's classes; `None` if they are the same."""
+
+    def tapped(self, wanted: Iterable[str]) -> LiveTeacher:
+        """The same teacher, which then returns the wanted taps."""
+
+    def __call__(self, inputs: Any, /) -> Outputs:
         """The taps for images `(B, H, W, C)` float32, 0..255."""
 
 
 def software_versions() -> dict[str, str]:
-    """The versions that a recording notes.
+    """The versions of the software, which a recording stores.
 
     >>> sorted(software_versions())
     ['kd_keras', 'keras', 'tensorflow']
@@ -46,7 +55,7 @@ def software_versions() -> dict[str, str]:
 def teacher_identity(teacher: LiveTeacher) -> dict[str, Any]:
     """What identifies a `Teacher`: the weights of its networks and how they are combined.
 
-    A `preprocess` function has no such identity; `Recording.compare` detects another one on a sample of images.
+    A `preprocess` function has no identity; `Recording.compare` detects a different one on a sample of images.
     """
     has_several = len(teacher.networks) > 1
     return {
@@ -57,7 +66,7 @@ def teacher_identity(teacher: LiveTeacher) -> dict[str, Any]:
 
 
 def weights_digest(network: keras.Model) -> str:
-    """SHA-256 of a network's weights, their shapes and types, in order.
+    """SHA-256 of a network's weights, with their shapes and dtypes, in order.
 
     >>> network = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, kernel_initializer="zeros")])
     >>> len(weights_digest(network))
@@ -84,7 +93,7 @@ def file_digest(path: Path) -> str:
 
 
 def describe_changes(recorded: Mapping[str, Any], current: Mapping[str, Any]) -> str:
-    """The differences between two sets of plain values, or an empty text.
+    """The differences between two dictionaries of plain values as a text, which is empty if there are none.
 
     >>> describe_changes({"seed": 0, "augmentation": "none"}, {"seed": 1, "augmentation": "none"})
     'seed: recorded 0, now 1'

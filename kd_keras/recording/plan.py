@@ -1,12 +1,12 @@
-"""The plan of a recording: what is recorded, of which images, and in which shards.
+"""The plan of a recording: which taps of which teacher, for which images, and in which shards.
 
 A recording is a directory:
 
-    plan.json                  what is recorded, of which images and by which teacher
-    view-0000-00.tfrecord      examples of one view, one record each, all of one length
-    view-0000-00.json          the checksum and the errors of that shard, written after it
+    plan.json                  the taps, the teacher and the images
+    view-0000-00.tfrecord      a shard: examples of one view, one record each, all of one length
+    view-0000-00.json          the checksum and the storage errors of that shard, written after it
     constants.npz              constants of the teacher that some methods read
-    manifest.json              the plan with all shards; a recording without it is not complete
+    manifest.json              the plan with the list of all shards; without it, a recording is incomplete
 """
 
 from __future__ import annotations
@@ -29,14 +29,20 @@ from kd_keras.recording.format import record_type
 from kd_keras.recording.identity import LiveTeacher, describe_changes, software_versions, teacher_identity
 
 FORMAT = 2  # since 2, the teacher receives pixel values from 0 to 255
-MAX_SHARDS = 16  # of each view; a shard is lost if a worker is stopped, and is the unit that workers divide
+MAX_SHARDS = 16  # of each view; workers divide shards, and lose an unfinished one if they are interrupted
 FRAME = 16  # bytes that TFRecord adds to a record
 
 
 class Shard(NamedTuple):
-    """One file of a recording: the batches `begin` to `end` of one view, `rows` examples.
+    """One file of a recording.
 
-    `number` counts the shards of all views.
+    Attributes:
+        number: its number among the shards of all views, from 0.
+        file: its name.
+        view: the view of its examples.
+        begin: the first batch of the view that it contains.
+        end: the batch after the last one.
+        rows: the number of examples.
     """
 
     number: int
@@ -49,7 +55,7 @@ class Shard(NamedTuple):
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be recorded.
+    """The settings of a recording, except the teacher.
 
     Attributes:
         source: the examples.
@@ -72,18 +78,18 @@ class Request:
         check_whole(1, views=self.views)
 
     def shards(self) -> list[Shard]:
-        """All shards, in the order in which one worker would write them."""
+        """All shards, in the order in which a single worker writes them."""
         steps, size = self.batching.count_steps(self.source), self.batching.batch_size
-        marks = np.unique(np.linspace(0, steps, min(MAX_SHARDS, steps) + 1).astype(int)).tolist()
-        ends = [min(mark * size, self.source.size) for mark in marks]
-        count = len(marks) - 1
+        bounds = np.unique(np.linspace(0, steps, min(MAX_SHARDS, steps) + 1).astype(int)).tolist()
+        ends = [min(bound * size, self.source.size) for bound in bounds]
+        count = len(bounds) - 1
         return [
             Shard(
                 number=view * count + part,
                 file=f"view-{view:04d}-{part:02d}.tfrecord",
                 view=view,
-                begin=marks[part],
-                end=marks[part + 1],
+                begin=bounds[part],
+                end=bounds[part + 1],
                 rows=ends[part + 1] - ends[part],
             )
             for view in range(self.views)
@@ -95,7 +101,7 @@ class Request:
         shards = self.shards()
         plan = {
             "format": FORMAT,
-            "taps": {tap: list(map(list, spec) if isinstance(spec, list) else spec) for tap, spec in specs.items()},
+            "taps": specs.get_config(),
             "logits": self.logits,
             "views": self.views,
             "examples": self.source.size,
@@ -109,15 +115,15 @@ class Request:
         return json.loads(json.dumps(plan))
 
     def row_bytes(self, specs: Specs) -> int:
-        """The bytes that one example takes on the disk."""
+        """The number of bytes of one example on the disk."""
         return record_type(specs, self.logits).itemsize + FRAME
 
 
 def begin(directory: Path, plan: dict[str, Any]) -> None:
-    """Writes the plan into a new directory, or compares it with the plan that is there.
+    """Writes the plan into a new directory, or checks that the directory has the same plan.
 
     Raises:
-        ValueError: if the directory contains something else, or a recording of something else (with what differs).
+        ValueError: if the directory contains other files, or a recording with other settings (with the differences).
     """
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / "plan.json"
@@ -129,7 +135,8 @@ def begin(directory: Path, plan: dict[str, Any]) -> None:
             advice = "pass the same settings, or choose another directory"
             raise ValueError(explain_mismatch(f"the settings with which {directory} was started", changes, advice))
     elif any(not file.name.startswith(".") for file in directory.iterdir()):
-        raise ValueError(explain_mismatch("a new directory or a recording", f"{directory}, which has other files"))
+        received = f"{directory}, which has other files"
+        raise ValueError(explain_mismatch("a new directory or a recording", received, "choose another directory"))
     else:
         write_json(path, plan)
 
@@ -138,7 +145,7 @@ def check_format(directory: Path, plan: Mapping[str, Any]) -> None:
     """Checks that a recording has the format of this version of kd_keras.
 
     Raises:
-        ValueError: if not.
+        ValueError: if the recording has another format.
     """
     if plan.get("format") != FORMAT:
         raise ValueError(
@@ -149,7 +156,7 @@ def check_format(directory: Path, plan: Mapping[str, Any]) -> None:
 
 
 def _flatten(plan: dict[str, Any]) -> dict[str, Any]:
-    """A plan whose sections have become entries such as "images seed"."""
+    """A plan without nested dictionaries: a section becomes entries such as "images seed"."""
     sections = {key: value for key, value in plan.items() if isinstance(value, dict)}
     entries = {key: value for key, value in plan.items() if key not in sections}
     return entries | {f"{key} {name}": value for key, section in sections.items() for name, value in section.items()}

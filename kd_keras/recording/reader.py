@@ -1,12 +1,13 @@
-"""Reading a recording: a teacher's outputs on disk, looked up by view and example, never by order.
+"""Reads a recording: a teacher's outputs on disk, looked up by view and example number.
 
-`plan.py` describes the directory. All records have one length (`format.record_type`), so a shard is also an array on
-disk, and any of its rows can be read without the rows before it.
+`plan.py` describes the directory. All records have one length (`format.record_type`), so a shard can be mapped into
+memory as an array, and any row can be read without the rows before it.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import threading
 import warnings
 from collections.abc import Mapping
@@ -16,7 +17,6 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from kd_keras.contracts import TapSpec
 from kd_keras.errors import explain_mismatch
 from kd_keras.networks.taps import Specs
 from kd_keras.recording.constants import RecordedConstants
@@ -24,8 +24,8 @@ from kd_keras.recording.format import columns, decode, record_type, select_colum
 from kd_keras.recording.identity import describe_changes, file_digest, software_versions
 from kd_keras.recording.plan import check_format
 
-OPEN_VIEWS = 4  # the number of views whose tables of examples are kept
-RECORD_AGAIN = "record again with the same settings: only what is missing or damaged is written"
+OPEN_VIEWS = 4  # the number of views whose tables of examples stay in memory
+RECORD_AGAIN = "record again with the same settings, which writes only missing and damaged shards"
 
 
 class Recording:
@@ -39,20 +39,20 @@ class Recording:
     Attributes:
         views: the number of views of each example.
         examples: the number of examples.
-        specs: what the taps deliver, as those of a live teacher.
+        specs: what the taps deliver, as `Teacher.specs`.
         plan: the content of manifest.json.
 
     Raises:
         ValueError: if the recording is incomplete, damaged or of another format.
     """
 
-    def __init__(self, directory: str | Path):
+    def __init__(self, directory: str | os.PathLike):
         self.directory = Path(directory)
         try:
             self.plan = json.loads((self.directory / "manifest.json").read_text())
         except FileNotFoundError as error:
             received = f"{self.directory} without manifest.json"
-            advice = "record again with the same settings: recording resumes if interrupted"
+            advice = "record again with the same settings, which resumes if interrupted"
             raise ValueError(explain_mismatch("a complete recording", received, advice)) from error
         check_format(self.directory, self.plan)
         changes = describe_changes(self.plan["software"], software_versions())
@@ -60,7 +60,7 @@ class Recording:
             warnings.warn(f"{self.directory} was recorded with other software: {changes}.", stacklevel=3)
         self.views, self.examples = self.plan["views"], self.plan["examples"]
         constants: Any = RecordedConstants(self.directory)
-        self.specs = Specs(read_specs(self.plan["taps"]), constants)
+        self.specs = Specs.from_config(self.plan["taps"], constants)
         self.type = record_type(self.specs, self.plan["logits"])
         self._checked: set[str] = set()
         self._open_views: dict[int, tuple[list[np.ndarray], np.ndarray]] = {}
@@ -69,10 +69,14 @@ class Recording:
             self._map_shard(shard)
 
     def check(self, section: str, current: Mapping[str, Any]) -> None:
-        """Compares a section of the plan (`"images"` or `"teacher"`) with current values.
+        """Compares a section of the plan with current values.
+
+        Args:
+            section: "images" or "teacher".
+            current: the values that the section must have.
 
         Raises:
-            ValueError: if they differ, with what differs.
+            ValueError: if they differ; the message lists the differences.
         """
         changes = describe_changes(self.plan[section], current)
         if changes:
@@ -97,22 +101,27 @@ class Recording:
     def read(self, view: int, index: np.ndarray) -> list[np.ndarray]:
         """The taps of some examples in the order of `columns`, `(B, ...)` float32 each.
 
+        Args:
+            view: the number of the view, below `views`.
+            index: `(B,)` integer example numbers.
+
         Raises:
             ValueError: if an example was not recorded, or a shard is damaged.
         """
-        shards, places = self._open_view(int(view))
+        shards, row_of_example = self._open_view(int(view))
         in_range = (index >= 0) & (index < self.examples)
-        place = np.where(in_range, places[np.where(in_range, index, 0)], -1)
-        if (place < 0).any():
-            missing = index[place < 0][:5].tolist()
+        row = np.where(in_range, row_of_example[np.where(in_range, index, 0)], -1)
+        if (row < 0).any():
+            missing = index[row < 0][:5].tolist()
             received = f"{missing}, which view {view} of {self.directory} does not have"
-            raise ValueError(explain_mismatch("examples that were recorded", received))
+            advice = "train on the examples that were recorded, or record these too"
+            raise ValueError(explain_mismatch("examples that were recorded", received, advice))
         records = np.empty(len(index), self.type)
         starts = np.cumsum([0, *map(len, shards)])
-        shard_of_row = np.searchsorted(starts, place, side="right") - 1
+        shard_of_row = np.searchsorted(starts, row, side="right") - 1
         for number in np.unique(shard_of_row):
-            rows = shard_of_row == number
-            records[rows] = shards[number][place[rows] - starts[number]]
+            is_in_shard = shard_of_row == number
+            records[is_in_shard] = shards[number][row[is_in_shard] - starts[number]]
         return decode(records, self.specs)
 
     def verify(self) -> None:
@@ -122,8 +131,8 @@ class Recording:
             ValueError: if a check fails, with the shard or view.
         """
         for view in range(self.views):
-            shards, places = self._open_view(view)
-            count, distinct = sum(map(len, shards)), int((places >= 0).sum())
+            shards, row_of_example = self._open_view(view)
+            count, distinct = sum(map(len, shards)), int((row_of_example >= 0).sum())
             if distinct != count or count != self.plan["rows"]:
                 expected = f"{self.plan['rows']:,} examples in view {view} of {self.directory}, once each"
                 raise ValueError(explain_mismatch(expected, f"{distinct:,} different ones in {count:,} rows"))
@@ -138,8 +147,8 @@ class Recording:
         Args:
             outputs: of the live teacher, by tap.
             recorded: the recorded outputs that travel with the batch, by tap.
-            tolerance: the largest relative difference. The default allows for storage as float16, which has eleven bits
-                of precision, and for other threads and devices.
+            tolerance: the largest accepted relative difference. The default allows for storage as float16, which has
+                eleven bits of precision, and for other threads and devices.
 
         Returns:
             The largest difference, relative to the largest value of its tap. For logits stored as top-k, only the k
@@ -159,22 +168,22 @@ class Recording:
             if not difference <= tolerance:
                 expected = f"a live teacher whose outputs are those in {self.directory}"
                 received = f"a relative difference of {difference:.2g} in {column}"
-                advice = "check that network, preprocess= and images are the same, or record the teacher again"
+                advice = "use the same network, preprocess= and images, or record the teacher again"
                 raise ValueError(explain_mismatch(expected, received, advice))
             worst = max(worst, float(difference))
         return worst
 
     def _open_view(self, view: int) -> tuple[list[np.ndarray], np.ndarray]:
-        """The shards of a view and, for each example, its place in them or -1."""
+        """The shards of a view and, for each example, its row in their concatenation, or -1 if it has none."""
         with self._lock:
             if view not in self._open_views:
                 shards = [self._check_shard(shard) for shard in self.plan["shards"] if shard["view"] == view]
                 index = np.concatenate([rows["index"] for rows in shards])
-                places = np.full(self.examples, -1, "int64")
-                places[index] = np.arange(len(index))
-                self._open_views[view] = shards, places
-                for old in list(self._open_views)[:-OPEN_VIEWS]:
-                    del self._open_views[old]
+                row_of_example = np.full(self.examples, -1, "int64")
+                row_of_example[index] = np.arange(len(index))
+                self._open_views[view] = shards, row_of_example
+                for oldest in list(self._open_views)[:-OPEN_VIEWS]:
+                    del self._open_views[oldest]
             return self._open_views[view]
 
     def _check_shard(self, shard: Mapping[str, Any]) -> np.ndarray:
@@ -196,18 +205,3 @@ class Recording:
             expected_file = f"a complete shard {path} of {expected:,} bytes"
             raise ValueError(explain_mismatch(expected_file, f"{received:,} bytes", RECORD_AGAIN))
         return np.memmap(path, framed, "r")["row"]
-
-
-def read_specs(taps: Mapping[str, Any]) -> dict[str, Any]:
-    """Specifications from their form in JSON: `[layer, shape]`, or a list of these for stages.
-
-    >>> read_specs({"logits": ["head", [None, 10]]})
-    {'logits': TapSpec(layer='head', shape=(None, 10))}
-    """
-
-    def read_entry(entry: list) -> Any:
-        return (
-            TapSpec(entry[0], tuple(entry[1])) if isinstance(entry[0], str) else [read_entry(inner) for inner in entry]
-        )
-
-    return {tap: read_entry(entry) for tap, entry in taps.items()}

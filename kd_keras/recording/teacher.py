@@ -14,7 +14,7 @@ class RecordedTeacher:
     """A teacher whose outputs travel with the batches; `Teacher.recorded` opens one.
 
     Attributes:
-        recording: what the pipeline joins to the batches, `data.training(..., recorded=teacher.recording)`.
+        recording: what the pipeline joins to the batches: `data.training(..., recorded=teacher.recording)`.
         specs: what the taps deliver.
     """
 
@@ -26,7 +26,7 @@ class RecordedTeacher:
         """The same teacher, if the wanted taps were recorded.
 
         Raises:
-            ValueError: if one was not recorded, with those that were.
+            ValueError: if one of them was not recorded; the message lists those that were.
         """
         missing = [tap for tap in wanted if tap not in self.specs]
         if missing:
@@ -43,7 +43,7 @@ class RecordedTeacher:
         """The recorded outputs in a batch: a tensor `(B, ...)` float32 for each tap, a list of them for stages.
 
         Raises:
-            ValueError: if the batch has none.
+            ValueError: if the batch has no recorded outputs.
         """
         if batch.recorded is None:
             advice = "pass data.training(..., recorded=teacher.recording)"

@@ -1,4 +1,4 @@
-"""Writing a teacher's outputs to disk, once: views of every example, in shards that several workers divide."""
+"""Writes a teacher's outputs for views of every example to disk, in shards that several workers can divide."""
 
 from __future__ import annotations
 
@@ -48,19 +48,19 @@ def record(
 ) -> Recording | None:
     """Runs a teacher over views of every example and writes its outputs; resumes if interrupted.
 
-    Of the images only the seed and the augmentation are kept: `data.training` makes the same views again from them,
-    including the partners if batches are mixed.
+    Images are not stored: `data.training` repeats the same views from the seed and the augmentation, with the same
+    partners if batches are mixed.
 
     Args:
-        directory: of the recording; created if needed.
+        directory: the directory of the recording; created if necessary.
         teacher: a `Teacher`, which receives float32 images 0..255.
         source: the examples.
-        taps: what to record.
-        views: V, at least 1, of every example; epoch e of a training shows view e mod V.
-        logits: the storage form of logits: `"float32"`, `"float16"` or `"top-<k>"`, the k largest and the mass of the
-            rest. All other taps are stored as float16.
+        taps: the names of the taps to record.
+        views: V, the number of views of every example, at least 1; epoch e of a training shows view e mod V.
+        logits: the storage form of logits: `"float32"`, `"float16"` or `"top-<k>"`, the k largest and the probability
+            of the rest. All other taps are stored as float16.
         shard: (i, n): this worker records the i-th of n parts, i from 0.
-        batch_size: the number of images in one pass; if batches are mixed, the batch size of the training.
+        batch_size: the number of images in one pass; if batches are mixed, it must be that of the training.
         image_size: as in `data.training`.
         augmentation: as in `data.training`.
         seed: as in `data.training`.
@@ -71,8 +71,8 @@ def record(
         The recording, or `None` if the shards of other workers are still missing.
 
     Raises:
-        ValueError: if the directory contains another recording (with what differs), the disk has too little room, or
-            the teacher's outputs are not finite or do not fit into float16.
+        ValueError: if the directory contains another recording (with the differences), the disk has too little space,
+            or the teacher's outputs are not finite or too large for float16.
         OSError: if the disk is full. Finished shards are kept, and the same call resumes with the others.
 
     >>> import tempfile, keras
@@ -90,26 +90,26 @@ def record(
     batching = BatchSettings(batch_size, drop_remainder, settings.mixes_batches, cache)
     request = Request(source, settings, batching, views, logits)
     directory, shards = Path(directory), request.shards()
-    row_bytes = request.row_bytes(tapped.specs)  # checks the storage form, before anything is written
+    row_bytes = request.row_bytes(tapped.specs)  # before anything is written, because it checks the storage form
     plan = request.plan(teacher, tapped.specs)
     begin(directory, plan)
-    mine = shards[shard[0] * len(shards) // shard[1] : (shard[0] + 1) * len(shards) // shard[1]]
-    missing = [file for file in mine if not _is_complete(directory, file)]
-    _check_room(directory, row_bytes, plan, missing)
+    assigned = shards[shard[0] * len(shards) // shard[1] : (shard[0] + 1) * len(shards) // shard[1]]
+    missing = [file for file in assigned if not _is_complete(directory, file)]
+    _check_disk_space(directory, row_bytes, plan, missing)
     if missing:
-        (directory / "manifest.json").unlink(missing_ok=True)  # complete again after what is written now
+        (directory / "manifest.json").unlink(missing_ok=True)  # incomplete until the missing shards exist
         write_constants(directory, tapped.specs)
     run = tf.function(map_over_replicas(lambda images: dict(tapped(images))), reduce_retracing=True)
-    for shards_in_a_row in _group_consecutive(missing):
-        batches = iter(_make_batches(request, shards_in_a_row))
-        for file in shards_in_a_row:
+    for group in _group_consecutive(missing):
+        batches = iter(_make_batches(request, group))
+        for file in group:
             _write_shard(directory, file, *_run_teacher(file, batches, run, tapped.specs, logits))
             LOG.info(f"{directory / file.file}: {file.rows:,} examples of view {file.view}.")
     return _finish(directory, plan, shards)
 
 
-def _check_room(directory: Path, row_bytes: int, plan: dict[str, Any], missing: list[Shard]) -> None:
-    """Logs the size of the recording, and raises if the disk has less room than the missing shards need."""
+def _check_disk_space(directory: Path, row_bytes: int, plan: dict[str, Any], missing: list[Shard]) -> None:
+    """Logs the size of the recording, and raises ValueError if the missing shards need more space than is free."""
     free = shutil.disk_usage(directory).free
     needed, whole = row_bytes * sum(shard.rows for shard in missing), row_bytes * plan["rows"] * plan["views"]
     LOG.info(
@@ -127,13 +127,13 @@ def _is_complete(directory: Path, shard: Shard) -> bool:
 
 
 def _group_consecutive(shards: list[Shard]) -> list[list[Shard]]:
-    """Groups of shards that one pass over the images makes."""
+    """Groups of consecutive shards, which one pass over the images produces."""
     groups = itertools.groupby(enumerate(shards), key=lambda pair: pair[1].number - pair[0])
     return [[shard for _, shard in group] for _, group in groups]
 
 
 def _make_batches(request: Request, shards: list[Shard]) -> tf.data.Dataset:
-    """The batches of consecutive shards; in reading order, unless a view depends on its batch."""
+    """The batches of consecutive shards: in reading order, unless batches are mixed."""
     first, last = shards[0], shards[-1]
     views, batching = request.view_settings, request.batching
     return training(
@@ -168,8 +168,9 @@ def _run_teacher(
             errors.append(error.reshape(len(TEMPERATURES), -1))
     rows = np.concatenate(records)
     if len(rows) != shard.rows:
-        received = f"{len(rows)}: the source gave another number of images"
-        raise ValueError(explain_mismatch(f"{shard.rows} examples in {shard.file}", received))
+        received = f"{len(rows)}, because the source produced another number of images"
+        advice = "record into a new directory"
+        raise ValueError(explain_mismatch(f"{shard.rows} examples in {shard.file}", received, advice))
     if not errors:
         return rows, {}
     by_temperature = zip(TEMPERATURES, np.concatenate(errors, axis=1), strict=True)
@@ -188,13 +189,14 @@ def _write_shard(directory: Path, shard: Shard, records: np.ndarray, error: dict
     except (OSError, tf.errors.OpError) as failure:
         reason = str(failure).splitlines()[0]
         raise OSError(
-            f"{path} cannot be written: {reason}. Make room and run the same command again: finished shards are kept."
+            f"{path} cannot be written: {reason}. Free some space and run the same command again; finished shards "
+            "are kept."
         ) from failure
     write_json(path.with_suffix(".json"), {"rows": shard.rows, "sha256": file_digest(path), "error": error})
 
 
 def _finish(directory: Path, plan: dict[str, Any], shards: list[Shard]) -> Recording | None:
-    """Writes the manifest if the shards of all workers are there."""
+    """Writes the manifest and opens the recording if the shards of all workers exist, else returns `None`."""
     manifest = directory / "manifest.json"
     if not manifest.exists():
         notes = [(directory / shard.file).with_suffix(".json") for shard in shards]

@@ -6,7 +6,7 @@ No information is in the color alone: every line has its own mark and dash, and 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -18,6 +18,7 @@ GLYPHS = ("■", "●", "▲", "◆", "▼", "✚", "✖")  # the same in HTML
 DASHES = ("-", "-", "--", "-.", ":", (0, (6, 2, 1, 2)), (0, (1, 1)))
 THIRD = 250  # the width of figures that are shown three side by side
 MIN_BIN = 5  # a bin with fewer images is not drawn
+Numbers: TypeAlias = "Sequence[float] | np.ndarray"
 MAX_NUMBERED = 20  # a heat map with more rows shows no numbers, because they would be illegible
 
 
@@ -29,10 +30,10 @@ class Series(NamedTuple):
 
     name: str
     style: int
-    x: Sequence[float]
-    y: Sequence[float]
-    low: Sequence[float] | None = None
-    high: Sequence[float] | None = None
+    x: Numbers
+    y: Numbers
+    low: Numbers | None = None
+    high: Numbers | None = None
 
 
 def draw_lines(name: str, alt: str, series: Sequence[Series], x_label: str, y_label: str, percent: bool = True) -> str:
@@ -215,9 +216,9 @@ def _draw_cells(ax: Any, shares: np.ndarray, font_size: float) -> None:
             ax.text(column, row, f"{100 * share:.0f}", ha="center", va="center_baseline", fontsize=font_size)
 
 
-def _finite(x: Sequence[float], y: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-    x, y = np.asarray(x, "float64"), np.asarray(y, "float64")
-    return x[np.isfinite(y)], y[np.isfinite(y)]
+def _finite(x: Numbers, y: Numbers) -> tuple[np.ndarray, np.ndarray]:
+    places, values = np.asarray(x, "float64"), np.asarray(y, "float64")
+    return places[np.isfinite(values)], values[np.isfinite(values)]
 
 
 def _ticker() -> Any:

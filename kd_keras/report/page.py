@@ -175,7 +175,9 @@ def _labels(subjects: Sequence[Subject]) -> list[str]:
     """The role of each subject if it is unique, else the name without the prefix that all such names share."""
     roles = [subject.role for subject in subjects]
     names = [subject.name for subject in subjects if subject.role == "other" or roles.count(subject.role) > 1]
-    prefix = re.match(r".*[/_-]|", os.path.commonprefix(names) if len(names) > 1 else f"{PurePath(*names).parent}/")[0]
+    common = os.path.commonprefix(names) if len(names) > 1 else f"{PurePath(*names).parent}/"
+    match = re.match(r".*[/_-]", common)
+    prefix = match[0] if match else ""
     labels: list[str] = []
     for place, subject in enumerate(subjects, 1):
         label = subject.role

@@ -92,7 +92,7 @@ def to_svg(figure: Any, name: str, alt: str) -> str:
     linked |= {element.get("clip-path", "url(#)")[5:-1] for element in root.iter()}
     for element in root.iter():
         _adapt_to_html(element, name, linked)
-    box = root.get("viewBox")
+    box = root.attrib["viewBox"]
     root.attrib.clear()
     root.attrib |= {"class": "plot", "viewBox": box, "role": "img", "aria-label": alt}
     root.set("style", f"--width: {float(box.split()[2]):.0f}px")  # as drawn; the style sheet limits the enlargement

@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 
@@ -14,9 +14,9 @@ from kd_keras.data import Source
 from kd_keras.evaluation.evaluator import Candidate
 from kd_keras.runs.images import open_source
 from kd_keras.runs.recipe import Data, Recipe
-from kd_keras.runs.run import Run, find_run, load_network, recorded_data
+from kd_keras.runs.run import Run, Trained, find_run, load_network, recorded_data
 
-Network = Run | str | os.PathLike | keras.Model
+Network: TypeAlias = Trained
 
 
 def load_candidate(source: Network, name: str, data_dir: str | None = None) -> Candidate:

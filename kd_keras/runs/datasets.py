@@ -94,7 +94,7 @@ def _reader(spec: Any, name: str) -> tuple[Callable[..., dict], bool, int | None
         value = tf.argmax(pair[1], -1) if one_hot else pair[1][..., 0] if squeezed else pair[1]
         return {"image": pair[0], "label": tf.cast(value, tf.int64)}
 
-    return split, rank == 4, label.shape[-1] if one_hot else None
+    return split, rank == 4, label.shape[-1] if label is not None and one_hot else None
 
 
 def _measure(examples: tf.data.Dataset) -> tuple[int, float, float, int]:

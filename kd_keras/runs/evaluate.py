@@ -175,8 +175,8 @@ def _compare_training_sizes(
     networks: Mapping[str, Network], findings: Mapping[str, Any], data_dir: str | None
 ) -> tuple[str, ...]:
     """Tables of the runs that differ only in their number of training images."""
-    runs = {name: find_run(source) for name, source in networks.items() if "accuracy" in findings[name]}
-    runs = {name: run for name, run in runs.items() if run is not None and "train_split" in run.settings}
+    origins = {name: find_run(source) for name, source in networks.items() if "accuracy" in findings[name]}
+    runs = {name: run for name, run in origins.items() if run is not None and "train_split" in run.settings}
     if len({run.settings["train_split"] for run in runs.values()}) < 2:
         return ()
     sized = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -16,11 +15,10 @@ from kd_keras.contracts import as_batch
 from kd_keras.evaluation import accuracy, cost, latency, predict
 from kd_keras.runs.images import open_source
 from kd_keras.runs.recipe import Data
-from kd_keras.runs.run import Run, load_network, recorded_data
+from kd_keras.runs.run import Trained, load_network, recorded_data
 from kd_keras.teacher import Teacher
 
 THRESHOLDS = (0.6, 0.8, 0.9, 0.95, 0.99)
-Trained = str | os.PathLike | Run | keras.Model
 
 
 def compare_exits(
@@ -54,7 +52,9 @@ def compare_exits(
     strategy, record = tf.distribute.get_strategy(), recorded_data(model)
     with distribute.chief_first(strategy):
         source = open_source(record.get("dataset", "digits") if test_data is None else test_data, test_split, data_dir)
-    size = image_size or tuple(record.get("image_shape", source.image_shape)[:2])
+    size = image_size or tuple(record.get("image_shape", source.image_shape) or ())[:2]
+    if not size:
+        raise ValueError(f"The images of {source.name} differ in size. Pass image_size=(height, width).")
     images = data.evaluation(source, batch_size=batch_size, image_size=size)
     network = load_network(model)
     exits = {

@@ -113,7 +113,13 @@ class Images:
         )
 
     def test_batches(self, **options: Any) -> tf.data.Dataset:
-        """The test batches; `options` are `batch_slice` and `one_hot` of `data.evaluation`."""
+        """The test batches; `options` are `batch_slice` and `one_hot` of `data.evaluation`.
+
+        Raises:
+            ValueError: if there are no test images.
+        """
+        if self.test is None:
+            raise ValueError(f"The recipe for {self.train.name!r} names no labeled test images. Pass test_data=.")
         return data.evaluation(
             self.test, batch_size=self.recipe.batch_size, image_size=self.recipe.image_size, **options
         )

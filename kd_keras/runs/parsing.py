@@ -40,10 +40,12 @@ def parse_call(text: str, nested: Callable[[str], Any] | None = None) -> tuple[s
 
     try:
         call = ast.parse(f"f({rest}" if bracket else "f()", mode="eval").body
-        plain = isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and not call.args
-        if not (plain and all(keyword.arg for keyword in call.keywords) and re.fullmatch(r"[\w./:-]+", name.strip())):
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.args:
             raise SyntaxError("only name=value")
-        return name.strip(), {keyword.arg: value(keyword.value) for keyword in call.keywords}
+        arguments = {keyword.arg: keyword.value for keyword in call.keywords if keyword.arg}
+        if len(arguments) < len(call.keywords) or not re.fullmatch(r"[\w./:-]+", name.strip()):
+            raise SyntaxError("only name=value")
+        return name.strip(), {argument: value(node) for argument, node in arguments.items()}
     except SyntaxError as error:
         raise ValueError(
             f"Expected name(argument=value, ...) with literal values, but received {text!r}. "

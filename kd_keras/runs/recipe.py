@@ -6,7 +6,7 @@ import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import tensorflow as tf
 
@@ -16,7 +16,7 @@ from kd_keras.errors import check_choice, check_number, check_whole_number, sugg
 from kd_keras.runs.parsing import parse_normalization
 from kd_keras.runs.settings import GivenObject
 
-Data = str | os.PathLike | Source | tf.data.Dataset
+Data: TypeAlias = str | os.PathLike | Source | tf.data.Dataset
 OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("cosine", "steps", "constant")
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
@@ -127,7 +127,7 @@ class Recipe:
     keep: int = 2
     on_nonfinite: str = "stop"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, least in WHOLE_NUMBERS.items():
             if self._value(name) is not None or name not in OPTIONAL:
                 check_whole_number("Recipe", name, self._value(name), least=least)

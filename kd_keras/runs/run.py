@@ -20,7 +20,7 @@ import platform
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 
@@ -197,7 +197,10 @@ class Run:
         shutil.rmtree(self.path / "checkpoint", ignore_errors=True)
 
 
-def find_run(source: Any) -> Run | None:
+Trained: TypeAlias = Run | str | os.PathLike | keras.Model  # a run, its path, the path of a `.keras` file, or a model
+
+
+def find_run(source: Trained) -> Run | None:
     """Finds the run that a network belongs to, if any.
 
     Args:
@@ -211,13 +214,13 @@ def find_run(source: Any) -> Run | None:
     return Run(path) if (path / "flags.txt").exists() else None
 
 
-def recorded_data(source: Any) -> dict[str, Any]:
+def recorded_data(source: Trained) -> dict[str, Any]:
     """The data that the run of a network recorded (`data` in its result); empty if it belongs to no complete run."""
     run = find_run(source)
     return run.result.get("data", {}) if run is not None and run.is_complete else {}
 
 
-def load_network(source: Run | str | os.PathLike | keras.Model) -> keras.Model:
+def load_network(source: Trained) -> keras.Model:
     """Loads a trained network.
 
     Args:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 import keras
 import tensorflow as tf
@@ -14,11 +14,11 @@ from kd_keras import models
 from kd_keras.networks.loading import load_weights, pixel_statistics
 from kd_keras.runs.images import Images
 from kd_keras.runs.parsing import parse_call
-from kd_keras.runs.run import Run, load_network
+from kd_keras.runs.run import Run, Trained, load_network
 from kd_keras.runs.settings import GivenObject
 
 logger = logging.getLogger("kd_keras")
-Network = str | os.PathLike | Run | keras.Model
+Network: TypeAlias = Trained  # or a text that names a model of the zoo
 
 
 def build_network(
@@ -51,6 +51,8 @@ def build_network(
         if models.takes_normalization(name):
             trained = None if weights is None else pixel_statistics(weights)
             options["normalization"] = trained or images.normalization
+            if weights is not None and trained is None:
+                logger.info("%s has no normalization: %s normalizes as %s.", weights, name, images.normalization)
         model = models.build(name, images.shape, classes, **options)
     else:
         raise TypeError(f"Expected a name, a path, a Run or a Keras model to train, but received {source!r}.")
@@ -59,7 +61,7 @@ def build_network(
     return model
 
 
-def is_saved(source: Any) -> bool:
+def is_saved(source: Network) -> bool:
     """Whether a source is a run or a file, and not the name of a model of the zoo."""
     if isinstance(source, (Run, Path)):
         return True
@@ -73,7 +75,7 @@ def describe(source: Network) -> str:
     return f"{type(source).__name__} {getattr(source, 'name', '')!r}"
 
 
-def as_setting(source: Any) -> str | GivenObject:
+def as_setting(source: Network) -> str | GivenObject:
     """A network as flags.txt records it."""
     if isinstance(source, (str, os.PathLike)):
         return os.fspath(source)

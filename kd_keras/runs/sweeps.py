@@ -10,17 +10,18 @@ import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 
 from kd_keras.evaluation.seeds import BASELINE
 from kd_keras.runs.distill import distill
 from kd_keras.runs.run import Run
+from kd_keras.runs.teachers import TeacherSource
 from kd_keras.runs.train import train
 
 LOGGER = logging.getLogger("kd_keras")
-Pair = tuple[Any, str]  # a teacher as `distill` takes it, and a student
+Pair: TypeAlias = tuple[TeacherSource, str]  # a teacher as `distill` takes it, and a student
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class PlannedRun:
     path: Path
     student: str
     options: Mapping[str, Any]
-    teacher: Any = None
+    teacher: TeacherSource | None = None
 
     @property
     def log(self) -> Path:
@@ -88,7 +89,7 @@ def plan(
     return runs
 
 
-def _name_of(teacher: Any) -> str:
+def _name_of(teacher: TeacherSource) -> str:
     """The name of a teacher in the names of directories."""
     if isinstance(teacher, (str, os.PathLike)):
         return Path(os.fspath(teacher).replace("/seed{seed}", "")).stem

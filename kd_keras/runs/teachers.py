@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 import tensorflow as tf
@@ -19,14 +19,14 @@ from kd_keras.private_api import sub_layers
 from kd_keras.recording.teacher import RecordedTeacher
 from kd_keras.runs import students
 from kd_keras.runs.images import Images
-from kd_keras.runs.run import Run, load_network, recorded_data
+from kd_keras.runs.run import Run, Trained, load_network, recorded_data
 from kd_keras.runs.settings import GivenObject
 from kd_keras.teacher import COMBINATIONS, Teacher
 from kd_keras.training import Position
 
 logger = logging.getLogger("kd_keras")
 TEACHER_OPTIONS = ("teacher_weights", "teacher_precision", "teacher_range", "combine")
-TeacherSource = str | os.PathLike | Run | keras.Model | Teacher | Sequence[str | os.PathLike | Run | keras.Model]
+TeacherSource: TypeAlias = Trained | Teacher | Sequence[Trained]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class TeacherOptions:
     teacher_range: tuple[float, float] | None = None
     combine: str = COMBINATIONS[0]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.teacher_precision not in (None, *PRECISIONS):
             raise ValueError(f"teacher_precision must be one of {PRECISIONS}, but received {self.teacher_precision!r}.")
         if self.combine not in COMBINATIONS:
@@ -124,7 +124,7 @@ def measure_accuracy(teacher: Teacher, images: Images) -> dict[str, float]:
     """The teacher's accuracy on the test images, as a result records it; empty if there are no test images."""
     if images.test is None:
         return {}
-    value = dict(accuracy(predict(teacher, images.test_batches())))["accuracy"]
+    value = float(dict(accuracy(predict(teacher, images.test_batches())))["accuracy"])
     logger.info("The teacher's accuracy on %s test images is %.4f.", f"{images.test.size:,}", value)
     return {"teacher_accuracy": value}
 
@@ -138,7 +138,7 @@ def to_range(lowest: float, highest: float) -> Callable[[Tensor], Tensor]:
     return lambda images: images * ((highest - lowest) / 255) + lowest
 
 
-def as_list(source: Any) -> list:
+def as_list(source: TeacherSource) -> list[Trained]:
     """The networks of a teacher as a list, also if there is only one.
 
     Raises:

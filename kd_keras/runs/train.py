@@ -69,6 +69,10 @@ def _train(session: Session, model: Network, weights: str | os.PathLike | None) 
             f"Training needs labeled images, but {images.train.name!r} has no labels. Distill from a teacher with"
             " hard_weight=0 instead."
         )
+    if images.train.classes is None:
+        raise ValueError(
+            f"Training needs the number of classes, but {images.train.name!r} has none. Make the Source with classes=."
+        )
     with session.building():
         network = students.build_network(model, images, images.train.classes, weights)
         distiller = Distiller(student=network, hard_weight=1.0)

@@ -1,4 +1,4 @@
-"""What a long training needs: the non-finite guard, checkpoints within epochs, and a `fit` that resumes.
+"""What a long training needs: the guard against non-finite steps, checkpoints within epochs, and a `fit` that resumes.
 
 Users find it as `kd_keras.callbacks`.
 """

@@ -1,4 +1,4 @@
-"""The callback that saves and restores a whole training state, and exits in good order on SIGTERM."""
+"""The callback that saves and restores the whole training state, and that saves and exits on SIGTERM."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from kd_keras.private_api import global_random_state
 from kd_keras.training.checkpoint_files import Position, State, read, write
 from kd_keras.training.guard import NonFiniteGuard
 
-PREEMPTED = 143  # the exit code of a process that left on SIGTERM
+PREEMPTED = 143  # the exit code of a process that exits on SIGTERM: 128 + 15
 
 
 class CheckpointedModel(Protocol):
-    """What a checkpointed model offers: a compiled Keras model with a guard, as a `Distiller` is."""
+    """What a checkpoint needs of a model: a compiled Keras model with a guard, such as a `Distiller`."""
 
     name: str
     guard: NonFiniteGuard
@@ -44,19 +44,21 @@ class CheckpointedModel(Protocol):
 
 
 class Checkpoint(keras.callbacks.Callback):
-    """Saves a Distiller's whole training state as it trains, restores the newest, and saves and exits on SIGTERM.
+    """Saves the whole training state while a Distiller trains, restores the newest, and saves and exits on SIGTERM.
 
-    The state is the student, adapters, optimizer, metrics, the states of random generators and the position in the
-    data; no teacher. With several workers, each of them needs this callback, since all add up the metrics together.
-    Only the chief writes, to a directory that all can read. A SIGTERM to any of them makes all exit after one step.
+    The state consists of the student, adapters, optimizer, metrics, random generators and the position in the data; the
+    teacher is not part of it. With several workers, each of them needs this callback, because reading the metrics sums
+    them over all workers. Only the chief writes, to a directory that all can read. If any of them receives a SIGTERM,
+    all exit after one more step.
 
     Args:
         directory: the folder of the checkpoints; created if necessary.
         every_epochs: epochs from one checkpoint to the next.
         every_steps: steps within an epoch from one checkpoint to the next; 0 for none.
-        keep: how many of the newest to keep, at least 2, since the newest may turn out to be damaged.
-        best: the metric whose highest value at the end of an epoch has its checkpoint kept too, or `None`.
-        writes: whether this process writes; with several workers `distribute.is_chief(strategy)`.
+        keep: how many of the newest checkpoints to keep, at least 2, because the newest may be damaged.
+        best: the metric whose highest value at the end of an epoch decides which checkpoint is kept as the best one;
+            `None` keeps none.
+        writes: whether this process writes files; with several workers `distribute.is_chief(strategy)`.
 
     Raises:
         ValueError: if `keep` is below 2, `every_epochs` below 1 or `every_steps` below 0.
@@ -85,18 +87,25 @@ class Checkpoint(keras.callbacks.Callback):
         self.keep, self.best, self.writes = keep, best, writes
         self.highest = float("-inf")
         self.position = Position()
-        self._epoch_metrics: list[np.ndarray] = []  # the metrics of the epoch that was interrupted
-        self._first_step = 0  # the step of the epoch at which this `fit` begins it
+        self._epoch_metrics: list[np.ndarray] = []  # the metrics of the interrupted epoch
+        self._first_step = 0  # the number of steps of the epoch that an earlier `fit` did
         self._is_terminated = False
         self._previous_handler: Any = None
 
     def restore(self, model: CheckpointedModel, best: bool = False) -> Position:
         """Loads the newest undamaged checkpoint, or the best, into a compiled model, and returns its position.
 
-        From here to the end of `fit` a SIGTERM takes effect after the current step.
+        From this call to the end of `fit`, a SIGTERM takes effect after the current step.
+
+        Args:
+            model: the compiled model.
+            best: whether to load the best checkpoint instead of the newest.
+
+        Returns:
+            The position after the checkpoint, or (0, 0) if there is no checkpoint.
 
         Raises:
-            ValueError: if all checkpoints are damaged, or the one that is read belongs to another model.
+            ValueError: if all checkpoints are damaged, or the checkpoint belongs to another model.
         """
         if not best:
             self._handle_sigterm()
@@ -120,7 +129,11 @@ class Checkpoint(keras.callbacks.Callback):
         return state.position
 
     def save(self, best: bool = False) -> None:
-        """Writes a checkpoint of the current state."""
+        """Writes a checkpoint of the current state.
+
+        Args:
+            best: whether it is the best one so far.
+        """
         variables = _variables(self.model)
         metrics = self.model.metrics_variables if self.position.step else []
         arrays = [_array(variable) for variable in [*variables, *metrics]]
@@ -154,7 +167,7 @@ class Checkpoint(keras.callbacks.Callback):
         previous, step = self.position.step, self._first_step + batch + 1
         self.position = Position(self.position.epoch, step)
         if batch + 1 == self.params.get("steps"):
-            return  # the end of the epoch, with its evaluation and its line in the log, comes first
+            return  # the epoch ends with its evaluation and logs before a checkpoint is due
         if self._must_exit():
             self.save()
             raise SystemExit(PREEMPTED)
@@ -173,11 +186,12 @@ class Checkpoint(keras.callbacks.Callback):
             raise SystemExit(PREEMPTED)
 
     def _must_exit(self) -> bool:
-        several = isinstance(self.model.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy)
-        return self.model.guard.is_exit_requested() if several else self._is_terminated
+        has_workers = isinstance(self.model.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy)
+        return self.model.guard.is_exit_requested() if has_workers else self._is_terminated
 
     def _handle_sigterm(self) -> None:
-        if self._previous_handler is None and threading.current_thread() is threading.main_thread():  # Python's rule
+        # Python allows only the main thread to set a signal handler.
+        if self._previous_handler is None and threading.current_thread() is threading.main_thread():
             self._previous_handler = signal.signal(signal.SIGTERM, self._on_sigterm) or signal.SIG_DFL
 
     def _on_sigterm(self, *_: Any) -> None:
@@ -185,7 +199,7 @@ class Checkpoint(keras.callbacks.Callback):
 
 
 def _variables(model: CheckpointedModel) -> list[keras.Variable]:
-    """Everything that training changes, except the metrics."""
+    """All variables that training changes, except the metrics."""
     return [*model.variables, *model.optimizer.variables, global_random_state()]
 
 

@@ -1,11 +1,10 @@
-"""The files of checkpoints: written atomically, named by position and checksum, the newest undamaged one read first."""
+"""The files of checkpoints, named by position and checksum: atomic writes, and reading the newest undamaged one."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import json
-import os
 import re
 import warnings
 import zipfile
@@ -14,20 +13,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kd_keras.files import write_atomically
+from kd_keras.files import TEMPORARY, write_atomically
 
 NAME = re.compile(r"(?P<epoch>\d{5})_(?P<step>\d{8})_(?P<checksum>[0-9a-f]{16})(?P<best>_best)?\.npz")
 
 
 class Position(NamedTuple):
-    """How much of the data is done: whole epochs, and steps of the current one."""
+    """A position in the training data: the number of complete epochs, and of complete steps of the current epoch."""
 
     epoch: int = 0
     step: int = 0
 
 
 class State(NamedTuple):
-    """What a checkpoint contains: its position, arrays in a fixed order, and a few numbers by name."""
+    """The content of a checkpoint: its position, arrays in a fixed order, and numbers by name in `about`."""
 
     position: Position
     arrays: list[np.ndarray]
@@ -35,7 +34,7 @@ class State(NamedTuple):
 
 
 class FileName(NamedTuple):
-    """What the name of a checkpoint's file says."""
+    """The parts of a checkpoint's file name."""
 
     position: Position
     checksum: str
@@ -43,7 +42,7 @@ class FileName(NamedTuple):
 
     @classmethod
     def parse(cls, path: Path) -> FileName | None:
-        """`None` if the file is no checkpoint.
+        """The parts of a path's name, or `None` if it is not that of a checkpoint.
 
         >>> FileName.parse(Path("00002_00000007_0123456789abcdef_best.npz")).position
         Position(epoch=2, step=7)
@@ -67,8 +66,11 @@ def write(directory: Path, state: State, *, keep: int = 2, best: bool = False) -
         keep: how many of the newest to keep.
         best: whether this one is the best so far.
 
+    Returns:
+        The path of the new file.
+
     Raises:
-        OSError: if the disk is full or not writable; the checkpoints before it stay.
+        OSError: if the disk is full or not writable. The earlier checkpoints are kept.
     """
     directory.mkdir(parents=True, exist_ok=True)
     memory = io.BytesIO()
@@ -76,13 +78,13 @@ def write(directory: Path, state: State, *, keep: int = 2, best: bool = False) -
     np.savez(memory, about=json.dumps(state.about), **numbered)
     content = memory.getvalue()
     path = directory / str(FileName(state.position, _checksum(content), best))
-    write_atomically(path, lambda name: _write_to_disk(name, content))
+    write_atomically(path, lambda name: Path(name).write_bytes(content))
     paths = checkpoints(directory)
     best_paths = [path for path in paths if _parse(path).is_best]
     for old in paths:
         if old not in paths[-keep:] and old not in best_paths[-1:]:
             old.unlink(missing_ok=True)
-    for partial in directory.glob(".writing-*"):  # of a process that was killed while it wrote
+    for partial in directory.glob(f"{TEMPORARY}*"):  # of a process that was killed while it wrote
         partial.unlink(missing_ok=True)
     return path
 
@@ -90,17 +92,17 @@ def write(directory: Path, state: State, *, keep: int = 2, best: bool = False) -
 def read(directory: Path, best: bool = False) -> State | None:
     """Reads the newest undamaged checkpoint, or the best one; `None` if there is none yet.
 
-    A damaged one is skipped with a warning.
+    A damaged checkpoint is skipped with a warning.
 
     Raises:
-        ValueError: if there are checkpoints and all are damaged.
+        ValueError: if there are checkpoints, but all are damaged.
     """
     paths = [path for path in checkpoints(directory) if not best or _parse(path).is_best]
     for path in reversed(paths):
         try:
             return _read(path)
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            warnings.warn(f"The checkpoint {path} is damaged ({error}); the one before it is used.", stacklevel=2)
+            warnings.warn(f"The checkpoint {path} is damaged ({error}). The one before it is used.", stacklevel=2)
     if paths:
         raise ValueError(
             f"All {len(paths)} checkpoints in {directory} are damaged. Delete them to start the run again."
@@ -109,7 +111,7 @@ def read(directory: Path, best: bool = False) -> State | None:
 
 
 def checkpoints(directory: Path) -> list[Path]:
-    """The checkpoints of a directory by their position, the newest last."""
+    """The paths of the checkpoints in a directory, in the order of their positions: the newest is the last."""
     paths = [path for path in directory.glob("*.npz") if FileName.parse(path)]
     return sorted(paths, key=lambda path: (_parse(path).position, path.stat().st_mtime))
 
@@ -135,10 +137,3 @@ def _read(path: Path) -> State:
 
 def _checksum(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
-
-
-def _write_to_disk(name: str, content: bytes) -> None:
-    with open(name, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())  # a machine that loses its power must not have renamed an empty file

@@ -1,7 +1,7 @@
 """Skips updates whose loss or gradients are not finite, consistently on all replicas.
 
-The verdict and the requests to exit are summed over the replicas together, in one small tensor. No Python runs inside
-the step: the guard's variables hold what the callbacks read between two steps.
+Whether a step fails and whether a worker wants to exit are summed over the replicas in one small tensor. No Python runs
+inside the step: the callbacks read the guard's variables between two steps.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class NonFiniteStep(NamedTuple):
     """A step whose loss or gradients were not finite.
 
     Attributes:
-        step: its number since `NonFiniteGuard.reset`.
+        step: its number, counted from the argument of `NonFiniteGuard.reset`.
         terms: the values of the loss and its terms by name.
     """
 
@@ -36,13 +36,12 @@ class NonFiniteStep(NamedTuple):
 class NonFiniteGuard:
     """Applies gradients only if they and the loss are finite on all replicas.
 
-    A plain object, created in the strategy's scope; its variables are in no checkpoint. A skipped step changes nothing:
-    weights, optimizer and the moving statistics of BatchNorm stay as they were. With a loss-scaling optimizer an
-    overflowing gradient is expected, and is reported only if the scale is down to 1; every replica then sees the
-    overflow, so that all of them skip the step together.
+    A plain object, created in the strategy's scope; its variables are in no checkpoint. A skipped step does not change
+    weights, optimizer or the moving statistics of BatchNorm. With a loss-scaling optimizer, overflowing gradients are
+    expected: they are reported only if the scale has fallen to 1, and if a replica has one, all replicas skip the step.
 
     Args:
-        model: the model whose steps are guarded, built.
+        model: the built model whose steps are guarded.
         terms: the names of the terms of its loss.
     """
 
@@ -52,20 +51,20 @@ class NonFiniteGuard:
         self._step, self._first_step = (keras.Variable(0, dtype="int32", **options) for _ in range(2))
         self._state = keras.Variable(np.zeros(2, "float32"), **options)  # non-finite steps, requests to exit
         self._first_terms = keras.Variable(np.zeros(len(self.names), "float32"), **options)
-        self._request = keras.Variable(0.0, trainable=False, aggregation="none")  # each worker has its own
+        self._request = keras.Variable(0.0, trainable=False, aggregation="none")  # differs between workers
         layers = [layer for layer in sub_layers(model) if isinstance(layer, keras.layers.BatchNormalization)]
         self._statistics = [variable for layer in layers for variable in (layer.moving_mean, layer.moving_variance)]
         # At least one number: over several workers TensorFlow crashes when it broadcasts an empty variable.
         size = max(1, sum(variable.shape[0] for variable in self._statistics))
-        # One flat variable, as tf.cond has a cost for each captured tensor; each replica has its own values.
+        # One flat variable, because tf.cond has a cost per captured tensor. Its values differ between replicas.
         self._snapshot = keras.Variable(np.zeros(size, "float32"), synchronization="on_read", **options)
 
     # ---- within a step
 
     def take_snapshot(self) -> None:
-        """Remembers the moving statistics of BatchNorm, which the student's pass is about to change."""
+        """Copies the moving statistics of BatchNorm before the student's pass changes them."""
         if self._statistics:
-            self._snapshot.assign(ops.concatenate([ops.cast(each, "float32") for each in self._statistics]))
+            self._snapshot.assign(ops.concatenate([ops.cast(variable, "float32") for variable in self._statistics]))
 
     def apply(
         self, optimizer: keras.optimizers.Optimizer, gradients: list, variables: list[keras.Variable], loss: GlobalMean
@@ -73,8 +72,8 @@ class NonFiniteGuard:
         """Applies the gradients if the step is finite on all replicas, else restores the snapshot.
 
         Args:
-            optimizer: the one that applies the gradients.
-            gradients: this replica's, one for each variable or `None`.
+            optimizer: applies the gradients.
+            gradients: this replica's gradients, one tensor or `None` for each variable.
             variables: the variables to update.
             loss: this replica's loss.
 
@@ -82,14 +81,14 @@ class NonFiniteGuard:
             Whether the step is finite, `()` bool.
         """
         gradients = [tf.convert_to_tensor(g) if isinstance(g, tf.IndexedSlices) else g for g in gradients]
-        # One pass over each gradient: its sum is not finite if one of its values is not, or if the sum exceeds 3e38.
+        # One pass over each gradient: its sum is non-finite if one of its values is, or if the sum exceeds 3e38.
         sums = [ops.sum(ops.cast(gradient, "float32")) for gradient in gradients if gradient is not None]
         overflows = ops.logical_not(ops.all(ops.isfinite(ops.stack(sums))))
         is_scaling = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
         fails = ops.logical_and(overflows, _loss_scale(optimizer) <= 1.0) if is_scaling else overflows
         fails = ops.logical_or(fails, ops.logical_not(ops.isfinite(loss.means["loss"])))
         is_finite, skips = self._agree(fails, overflows, loss)
-        if is_scaling:  # such an optimizer skips non-finite gradients, and lowers its scale, by itself
+        if is_scaling:  # it skips non-finite gradients and lowers its scale itself
             optimizer.apply_gradients(zip(_poisoned(gradients, skips), variables, strict=True))
             branch_together(is_finite, lambda: None, self._restore_snapshot)
             return is_finite
@@ -103,7 +102,11 @@ class NonFiniteGuard:
         return is_finite
 
     def _agree(self, fails: Tensor, overflows: Tensor, loss: GlobalMean) -> tuple[Tensor, Tensor]:
-        """Whether the step is finite on all replicas and whether any gradient overflows; notes the first failure."""
+        """Agrees with all replicas whether the step is finite and whether to skip it; stores the first failure.
+
+        Returns:
+            Two `()` bools, the same on all replicas: the step is finite; the step is not, or a gradient overflows.
+        """
         terms = ops.stack([ops.cast(loss.means.get(name, 0.0), "float32") for name in self.names])
         flags = ops.cast(ops.stack([fails, overflows, self._request.value > 0]), "float32")
         reduced = sum_over_replicas(ops.concatenate([flags, loss.fraction * terms], axis=0))
@@ -124,20 +127,20 @@ class NonFiniteGuard:
     # ---- between steps
 
     def reset(self, step: int = 0) -> None:
-        """Counts steps from this one on."""
+        """Counts steps from `step` on, and forgets earlier failures and requests to exit."""
         self._step.assign(step)
         self._state.assign(np.zeros(2, "float32"))
 
     def request_exit(self) -> None:
-        """Tells every worker, with the next step, that this one was asked to exit."""
+        """Makes all workers know, after the next step, that this worker must exit."""
         self._request.assign(1.0)
 
     def is_exit_requested(self) -> bool:
-        """Whether any worker was asked to exit; the same on all workers after the same step."""
+        """Whether any worker must exit; the same on all workers after the same step."""
         return bool(ops.convert_to_numpy(self._state)[1] > 0)
 
     def pop_nonfinite_step(self) -> NonFiniteStep | None:
-        """The first step that was not finite since the last call, or `None`."""
+        """The first non-finite step since the last call, or `None`."""
         failures, requests = ops.convert_to_numpy(self._state)
         if not failures:
             return None
@@ -151,7 +154,7 @@ def _loss_scale(optimizer: keras.optimizers.LossScaleOptimizer) -> Tensor | floa
 
 
 def _poisoned(gradients: list, skips: Tensor) -> list:
-    """The same gradients, or NaN on all replicas if the step is skipped; a branch, since a selection would copy."""
+    """Replaces the gradients by NaN if the step is skipped; with a branch, because a selection would copy them."""
     present = [gradient for gradient in gradients if gradient is not None]
     fill = functools.partial(ops.full_like, fill_value=float("nan"))
     chosen = iter(tf.cond(skips, lambda: [fill(gradient) for gradient in present], lambda: present))

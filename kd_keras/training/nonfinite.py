@@ -1,4 +1,4 @@
-"""What a run does about a step that is not finite: stop with a report, or skip the batch."""
+"""The callback that stops a run at a non-finite step with a report, or skips the batch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from kd_keras.contracts import as_batch
-from kd_keras.errors import suggest
+from kd_keras.errors import check_choice
 from kd_keras.training.guard import NonFiniteStep
 
 CHOICES = ("stop", "skip")
@@ -20,17 +20,18 @@ CHOICES = ("stop", "skip")
 class NonFinite(keras.callbacks.Callback):
     """Stops a run, or skips the batch, if the loss or a gradient is not finite.
 
-    `Distiller.fit` adds one that stops, unless it receives one. Weights and statistics are those before the batch.
+    `Distiller.fit` adds one that stops, unless it receives one. In both cases the batch changes no weight or statistic.
 
     Args:
-        on_nonfinite: "stop" raises; "skip" warns and trains as if the batch did not exist: no step of the optimizer.
-        directory: the folder for `nonfinite_<epoch>_<step>.npz` with epoch, step, the names and values of the loss's
-            terms and, with `replay`, the batch: `index` `(B,)`, `label` and `images`. `None` writes nothing.
-        replay: from an epoch and a step in it to that batch as the data gave it, with its index.
-        start: the epoch and the step in it with which this `fit` begins.
+        on_nonfinite: "stop" raises; "skip" warns and continues as if the batch did not exist.
+        directory: the folder for `nonfinite_<epoch>_<step>.npz`, which contains the epoch, the step, the names and
+            values of the terms of the loss and, with `replay`, the batch: `index` `(B,)`, `label` and `images`. `None`
+            writes nothing.
+        replay: a function of an epoch and a step in it that returns this batch again, with the example numbers.
+        start: the epoch, and the step in it, at which this `fit` begins.
 
     Raises:
-        ValueError: if `on_nonfinite` is none of these.
+        ValueError: if `on_nonfinite` is neither of these.
         FloatingPointError: from `fit`, with the step and the terms.
 
     >>> NonFinite("skip").on_nonfinite
@@ -45,10 +46,8 @@ class NonFinite(keras.callbacks.Callback):
         start: tuple[int, int] = (0, 0),
     ):
         super().__init__()
-        if on_nonfinite not in CHOICES:
-            advice = suggest(on_nonfinite, CHOICES)
-            raise ValueError(f"on_nonfinite must be one of {CHOICES}, but received {on_nonfinite!r}: {advice}")
-        self.on_nonfinite, self.replay = on_nonfinite, replay
+        self.on_nonfinite = check_choice("NonFinite", "on_nonfinite", on_nonfinite, CHOICES)
+        self.replay = replay
         self.directory = None if directory is None else Path(directory)
         self.epoch, self.start = 0, tuple(start)
 
@@ -62,17 +61,17 @@ class NonFinite(keras.callbacks.Callback):
             return
         terms = ", ".join(f"{name} {value:g}" for name, value in failure.terms.items())
         path = self._save(failure)
-        place = f"{terms} in epoch {self.epoch}, step {failure.step}" + (f", saved in {path}" if path else "")
+        report = f"{terms} in epoch {self.epoch}, step {failure.step}" + (f", saved in {path}" if path else "")
         if self.on_nonfinite == "skip":
-            warnings.warn(f"Skipped a batch: {place}.", stacklevel=2)
+            warnings.warn(f"Skipped a batch: {report}.", stacklevel=2)
             return
         raise FloatingPointError(
-            f"Expected a finite loss and finite gradients, but received {place}. Try a lower learning rate, look at "
-            "the batch, or use on_nonfinite='skip'."
+            f"Expected a finite loss and finite gradients, but received {report}. Lower the learning rate, check the "
+            "batch, or pass on_nonfinite='skip'."
         )
 
     def _save(self, failure: NonFiniteStep) -> Path | None:
-        """Writes the step, and the batch if it can be replayed."""
+        """Writes the step, and the batch if there is a `replay`; returns the path, or `None` without a directory."""
         if self.directory is None:
             return None
         values = np.array(list(failure.terms.values()), "float32")

@@ -1,4 +1,4 @@
-"""Keras's `fit` that resumes from a checkpoint, also within an epoch."""
+"""A `fit` that resumes from a checkpoint, also within an epoch."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def fit(
     """Trains from the position that `checkpoint.restore` returned, or from the beginning.
 
     Args:
-        model: compiled and restored.
-        checkpoint: the callback that restored the model, and saves it.
-        data: from a position to the batches that follow it, as `kd_keras.data.training` makes them with `start_epoch`
+        model: the compiled model, restored by `checkpoint`.
+        checkpoint: the callback that restored the model and saves it.
+        data: a function from a position to the batches after it, such as `kd_keras.data.training` with `start_epoch`
             and `start_step`.
-        epochs: epochs of the whole run.
-        steps_per_epoch: steps of a whole epoch, a multiple of the model's `steps_per_execution`.
-        callbacks: makes the other callbacks for a Keras `fit` that begins at a position; the rest of an interrupted
-            epoch is a Keras `fit` of its own.
+        epochs: the number of epochs of the whole run.
+        steps_per_epoch: the number of steps of a whole epoch, a multiple of the model's `steps_per_execution`.
+        callbacks: a function from a position to the other callbacks of a Keras `fit` that begins there. The rest of an
+            interrupted epoch is a separate Keras `fit`.
         options: other arguments of Keras's `fit`.
 
     Raises:
@@ -40,8 +40,9 @@ def fit(
     """
     if steps_per_epoch % model.steps_per_execution:
         raise ValueError(
-            f"Expected a number of steps that steps_per_execution divides, but received {steps_per_epoch} steps, "
-            f"{model.steps_per_execution} at a time: Keras would run over the end of the epoch. Choose a divisor."
+            "Expected a number of steps that steps_per_execution divides, but received "
+            f"steps_per_epoch={steps_per_epoch} and steps_per_execution={model.steps_per_execution}. Choose a divisor: "
+            "otherwise Keras continues after the end of the epoch."
         )
     spans = _spans(checkpoint.position, epochs, steps_per_epoch)
     for number, (begin, end, steps) in enumerate(spans):
@@ -58,12 +59,12 @@ def fit(
                 callbacks=span_callbacks,
                 **options,
             )
-    if not spans:  # interrupted after its last checkpoint
+    if not spans:  # the run was interrupted after its last checkpoint
         model.optimizer.finalize_variable_values(model.trainable_variables)
 
 
 def _spans(position: Position, epochs: int, steps_per_epoch: int) -> list[tuple[Position, int, int]]:
-    """The calls of Keras's `fit`: where each begins, its last epoch and its steps in an epoch.
+    """The calls of Keras's `fit`: the position at which each begins, its last epoch and its steps per epoch.
 
     >>> _spans(Position(1, 20), epochs=5, steps_per_epoch=50)
     [(Position(epoch=1, step=20), 2, 30), (Position(epoch=2, step=0), 5, 50)]
@@ -79,7 +80,7 @@ def _spans(position: Position, epochs: int, steps_per_epoch: int) -> list[tuple[
 
 @contextlib.contextmanager
 def _without_finalization(optimizer: keras.optimizers.Optimizer) -> Iterator[None]:
-    """Within, the end of a Keras `fit` is not the end of training, when some optimizers replace weights by averages."""
+    """Keeps a Keras `fit` that is not the last one from replacing the weights by their averages at its end."""
     optimizer.finalize_variable_values = lambda variables: None
     try:
         yield

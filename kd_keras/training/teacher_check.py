@@ -18,9 +18,9 @@ from kd_keras.methods.labels import class_indices
 class TeacherCheck(keras.callbacks.Callback):
     """Runs the teacher on a few batches before the first step of a `fit`, outside the training step.
 
-    It stops with an error if the teacher's outputs are not finite, and warns with the teacher's accuracy if that is at
-    chance level: without a warning, an untrained teacher trains a student in silence. `Distiller.fit` adds one that
-    reads the first 8 batches of its data, unless it receives one. Each worker checks its own slices.
+    It raises an error if the teacher's outputs are not finite, and warns if the teacher's accuracy is at chance level,
+    because nothing else would reveal an untrained teacher. `Distiller.fit` adds one that reads the first 8 batches of
+    its data, unless it receives one. Each worker checks its own slices.
 
     Args:
         batches: batches in any form that `fit` takes: `x`, `(x,)`, `(x, y)`, or `(x, y, sample_weight)`.
@@ -36,7 +36,7 @@ class TeacherCheck(keras.callbacks.Callback):
     def on_train_begin(self, logs: dict | None = None) -> None:
         correct = examples = classes = 0
         for number, data in enumerate(self.batches):
-            batch = as_batch(_local(self.model.distribute_strategy, data))
+            batch = as_batch(_gather_local_rows(self.model.distribute_strategy, data))
             outputs = self.model.teacher.outputs(batch)
             _check_finite(outputs, number)
             labels = class_indices(batch.label)
@@ -50,11 +50,11 @@ class TeacherCheck(keras.callbacks.Callback):
 
 
 def first_batches(data: Mapping[str, Any], count: int = 8) -> Iterator[Any]:
-    """The first batches of what `fit` is given, without a change to it; nothing for a generator, which runs only once.
+    """The first batches of the data that `fit` receives; none of a generator, which can be read only once.
 
     Args:
         data: the arguments of `fit` by name: "x", "y", "sample_weight", "batch_size" and "steps_per_epoch".
-        count: how many batches at most.
+        count: the largest number of batches.
     """
     x, steps = data["x"], data.get("steps_per_epoch") or count
     if isinstance(x, keras.utils.PyDataset):
@@ -67,16 +67,16 @@ def first_batches(data: Mapping[str, Any], count: int = 8) -> Iterator[Any]:
     arrays = (x, data.get("y"), data.get("sample_weight"))
     rows = len(tree.flatten(x)[0])
 
-    def part(begin: int) -> Any:
+    def cut_batch(begin: int) -> Any:
         return tree.map_structure(
             lambda a: None if a is None else tf.convert_to_tensor(a[begin : begin + size]), arrays
         )
 
-    return (part(begin) for begin in range(0, min(rows, count * size), size))
+    return (cut_batch(begin) for begin in range(0, min(rows, count * size), size))
 
 
-def _local(strategy: tf.distribute.Strategy, data: Any) -> Any:
-    """The rows that this worker's replicas see of a batch of a distributed dataset; of another batch all rows."""
+def _gather_local_rows(strategy: tf.distribute.Strategy, data: Any) -> Any:
+    """All rows of a batch; of a batch of a distributed dataset, those of this worker's replicas."""
 
     def join(value: Any) -> Any:
         parts = strategy.experimental_local_results(value)
@@ -90,15 +90,16 @@ def _check_finite(outputs: Outputs, number: int) -> None:
         if not all(bool(ops.all(ops.isfinite(tensor))) for tensor in tree.flatten(outputs[tap])):
             raise FloatingPointError(
                 f"Expected a teacher with finite outputs, but received NaN or infinity in its {tap!r} for batch "
-                f"{number}. Train the teacher again, or load another file of it."
+                f"{number}. Train the teacher again, or load another file."
             )
 
 
 def _compare_with_chance(accuracy: float, chance: float, examples: int) -> None:
-    # Two standard deviations above chance: of the teachers that guess, about one in forty exceeds this.
+    # Two standard deviations above chance: about one guessing teacher in forty exceeds this.
     if accuracy < chance + 2 * (chance * (1 - chance) / examples) ** 0.5:
         warnings.warn(
-            f"The teacher is right on {accuracy:.1%} of the first {examples:.0f} examples; chance is {chance:.1%}. Is "
-            "it trained, on these classes in this order (class_order=), and for images of this range (preprocess=)?",
+            f"The teacher is right on {accuracy:.1%} of the first {examples:.0f} examples; chance is {chance:.1%}. "
+            "Check that it is trained, on the same classes in the same order (class_order=), and for pixel values from "
+            "0 to 255 (preprocess=).",
             stacklevel=2,
         )

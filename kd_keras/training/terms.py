@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from kd_keras.contracts import Batch, Outputs, Step, Tensor
 from kd_keras.distribute.reductions import gather_rows, replica_count
 from kd_keras.methods.base import Method
 from kd_keras.methods.schedules import Weight
 
-HardLoss = Callable[[Any, Batch], Tensor]  # from the student's output and the batch to `()` or `(B,)`
+# A function of the student's output and the batch; it returns `()` or `(B,)`.
+HardLoss: TypeAlias = Callable[[Any, Batch], Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,9 +21,9 @@ class Term:
 
     Attributes:
         name: its name in the logs.
-        weight: what it is multiplied by, a number or a schedule.
-        compute: from the student's output, the taps of student and teacher, the batch and the step to the loss before
-            its weight, `(B,)` or `()`.
+        weight: its factor, a number or a schedule.
+        compute: a function of the student's output, the taps of student and teacher, the batch and the step; returns
+            the loss without its weight, `(B,)` or `()`.
     """
 
     name: str
@@ -31,12 +32,12 @@ class Term:
 
 
 def make_terms(hard_weight: Weight, hard_loss: HardLoss, methods: Sequence[Method]) -> tuple[Term, ...]:
-    """Makes the terms of a Distiller's loss; a hard loss of constant weight 0 is none of them.
+    """Makes the terms of a Distiller's loss; there is none for a hard loss with the constant weight 0.
 
     Args:
         hard_weight: the weight of the hard loss.
-        hard_loss: from the student's output and the batch to the loss of the labels.
-        methods: one term each, named by `term_names`.
+        hard_loss: the loss of the labels, a function of the student's output and the batch.
+        methods: the methods; each has one term, named by `term_names`.
     """
     terms = [_method_term(name, method) for name, method in zip(term_names(methods), methods, strict=True)]
     if not callable(hard_weight) and hard_weight == 0:
@@ -45,7 +46,12 @@ def make_terms(hard_weight: Weight, hard_loss: HardLoss, methods: Sequence[Metho
 
 
 def term_names(methods: Sequence[Method]) -> list[str]:
-    """The name of each method's term: the method's own; a second method of one name is called `<name>_2`."""
+    """The name of each method's term: the method's name, or `<name>_2` for a second method of that name.
+
+    >>> from kd_keras.methods import KD
+    >>> term_names([KD(), KD()])
+    ['kd', 'kd_2']
+    """
     names: list[str] = []
     for method in methods:
         name, number = method.name, 1

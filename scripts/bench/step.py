@@ -1,4 +1,4 @@
-"""Seconds per training step: the baseline, a hand-written step, Keras's Distiller, and ours, live and recorded.
+"""Seconds per training step: the baseline, a hand-written step, Keras's Distiller, and kd_keras live and recorded.
 
     python -m scripts.bench.step --pair=resnet32x4:resnet8x4:32:32 --rounds=9 --xla --memory
 
@@ -33,7 +33,7 @@ FLAGS = flags.FLAGS
 flags.DEFINE_multi_string("pair", list(PAIRS), "teacher:student:pixels:batch; repeat it for several.")
 flags.DEFINE_integer("rounds", 9, "Rounds of every contestant.", lower_bound=1)
 flags.DEFINE_integer("steps", 3, "Timed steps of a round.", lower_bound=1)
-flags.DEFINE_boolean("xla", False, "Measure the hand-written step, Keras's and ours with XLA too.")
+flags.DEFINE_boolean("xla", False, "Measure the hand-written step, Keras's Distiller and kd_keras with XLA too.")
 flags.DEFINE_boolean("memory", False, "Measure the peaks of memory too.")
 
 
@@ -63,7 +63,7 @@ def cross_entropy() -> keras.losses.Loss:
     return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
-def alone(pair: Pair, xla: bool) -> Run:
+def baseline(pair: Pair, xla: bool) -> Run:
     """The student without a teacher, by Keras's own `fit`."""
     pair.student.compile(optimizer=optimizer(), loss=cross_entropy(), jit_compile=xla)
     return fitting(pair.student, (pair.images, pair.labels))
@@ -107,8 +107,8 @@ def keras_distiller(pair: Pair, xla: bool, stage: bool = False) -> Run:
 
 
 def live(pair: Pair, xla: bool, stage: bool = False) -> Run:
-    """Ours; the teacher runs in every step."""
-    return fitting(our_distiller(pair, pair.teacher, xla, stage), (pair.images, pair.labels))
+    """kd_keras; the teacher runs in every step."""
+    return fitting(build_distiller(pair, pair.teacher, xla, stage), (pair.images, pair.labels))
 
 
 def with_frozen(make: Callable, precision: str) -> Callable:
@@ -117,13 +117,13 @@ def with_frozen(make: Callable, precision: str) -> Callable:
 
 
 def recorded(pair: Pair, xla: bool) -> Run:
-    """Ours; the teacher's logits come with the batch."""
+    """kd_keras; the teacher's logits come with the batch."""
     tapped = Teacher(pair.teacher).tapped(["logits"])
     inputs = {INPUTS: pair.images, RECORDED: dict(tapped(pair.images))}
-    return fitting(our_distiller(pair, AbsentTeacher(tapped.specs), xla), (inputs, pair.labels))
+    return fitting(build_distiller(pair, AbsentTeacher(tapped.specs), xla), (inputs, pair.labels))
 
 
-def our_distiller(pair: Pair, teacher: Any, xla: bool, stage: bool = False) -> Distiller:
+def build_distiller(pair: Pair, teacher: Any, xla: bool, stage: bool = False) -> Distiller:
     losses = [methods.KD(temperature=TEMPERATURE, weight=0.5)]
     if stage:
         losses.append(methods.FitNet(student_tap="stages[-1]", teacher_tap="stages[-1]", weight=0.5))
@@ -132,14 +132,17 @@ def our_distiller(pair: Pair, teacher: Any, xla: bool, stage: bool = False) -> D
     return distiller
 
 
-FROZEN = {"ours, live, folded": with_frozen(live, "float32"), "ours, live, bfloat16": with_frozen(live, "bfloat16")}
+FROZEN = {
+    "kd_keras, live, folded": with_frozen(live, "float32"),
+    "kd_keras, live, bfloat16": with_frozen(live, "bfloat16"),
+}
 FROZEN |= {"Keras's Distiller, bfloat16": with_frozen(keras_distiller, "bfloat16")}
-CONTESTANTS = {"by hand": by_hand, "Keras's Distiller": keras_distiller, "ours, live": live}
+CONTESTANTS = {"by hand": by_hand, "Keras's Distiller": keras_distiller, "kd_keras, live": live}
 
 
 def make_contestants(pair: Pair) -> dict[str, Any]:
     """The contestants by name, as functions without arguments that prepare them."""
-    makers = {"baseline": alone, **CONTESTANTS, "ours, recorded": recorded, **FROZEN}
+    makers = {"baseline": baseline, **CONTESTANTS, "kd_keras, recorded": recorded, **FROZEN}
     prepared = {name: lambda make=make: make(pair, False) for name, make in makers.items()}
     shapes = [Tapped(network, ["stages[-1]"]).specs["stages[-1]"].shape for network in pair[:2]]
     if shapes[0] == shapes[1]:
@@ -150,14 +153,14 @@ def make_contestants(pair: Pair) -> dict[str, Any]:
     return prepared
 
 
-TARGETS = [("ours, live", "Keras's Distiller", 0.85), ("ours, live, stage", "Keras's Distiller, stage", 0.60)]
-TARGETS += [("ours, live, stage", "by hand, stage", 1.02), ("ours, recorded", "baseline", 1.05)]
+TARGETS = [("kd_keras, live", "Keras's Distiller", 0.85), ("kd_keras, live, stage", "Keras's Distiller, stage", 0.60)]
+TARGETS += [("kd_keras, live, stage", "by hand, stage", 1.02), ("kd_keras, recorded", "baseline", 1.05)]
 for kind in ("folded", "bfloat16"):
-    TARGETS += [(f"ours, live, {kind}", "by hand", 1.02), (f"ours, live, {kind}", "Keras's Distiller", 0.85)]
-    TARGETS += [(f"ours, live, {kind}, stage", "by hand, stage", 1.02)]
-    TARGETS += [(f"ours, live, {kind}, stage", "Keras's Distiller, stage", 0.60)]
-TARGETS += [("ours, live, bfloat16", "Keras's Distiller, bfloat16", 0.85)]
-TARGETS += [("ours, live, bfloat16, stage", "Keras's Distiller, bfloat16, stage", 0.60)]
+    TARGETS += [(f"kd_keras, live, {kind}", "by hand", 1.02), (f"kd_keras, live, {kind}", "Keras's Distiller", 0.85)]
+    TARGETS += [(f"kd_keras, live, {kind}, stage", "by hand, stage", 1.02)]
+    TARGETS += [(f"kd_keras, live, {kind}, stage", "Keras's Distiller, stage", 0.60)]
+TARGETS += [("kd_keras, live, bfloat16", "Keras's Distiller, bfloat16", 0.85)]
+TARGETS += [("kd_keras, live, bfloat16, stage", "Keras's Distiller, bfloat16, stage", 0.60)]
 
 
 def report(text: str) -> None:
@@ -180,12 +183,12 @@ def report(text: str) -> None:
     )
     print("\n| ratio | of the rounds' medians | quartiles | of the fastest | of processor time | target | |")
     print("|---|---:|---:|---:|---:|---:|---|")
-    for one, other, target in (("ours, live", faster, 1.02), *TARGETS):
-        if one in times_by_name and other in times_by_name:
-            first, second = times_by_name[one], times_by_name[other]
+    for numerator, denominator, target in (("kd_keras, live", faster, 1.02), *TARGETS):
+        if numerator in times_by_name and denominator in times_by_name:
+            first, second = times_by_name[numerator], times_by_name[denominator]
             middle, low, high = ratio(first.rounds, second.rounds)
             verdict = "met" if middle <= target else "missed"
-            print(f"| {one} / {other} | {middle:.3f} | {low:.3f} to {high:.3f} |", end=" ")
+            print(f"| {numerator} / {denominator} | {middle:.3f} | {low:.3f} to {high:.3f} |", end=" ")
             of_processor = ratio(first.processor, second.processor)[0]
             print(f"{first.fastest / second.fastest:.3f} | {of_processor:.3f} |", end=" ")
             print(f"{target} | {verdict} |", flush=True)

@@ -1,4 +1,4 @@
-"""Views and mixed batches against plain NumPy, and each of them a second time from the same seed."""
+"""Views and mixed batches against NumPy, and repeated from the same seed."""
 
 import numpy as np
 import pytest
@@ -88,7 +88,7 @@ def test_resized_crop_stays_within_its_area_and_ratio():
         assert 0.08 < height * width / 64**2 < 0.55 and 0.7 < width / height < 1.4
 
 
-def test_rand_augment_at_magnitude_0_only_ever_touches_contrast_and_histogram():
+def test_rand_augment_at_magnitude_0_changes_only_contrast_and_histogram():
     image = tf.constant(IMAGE)
     plain = [IMAGE.tobytes(), rand_augment.equalize(image / 255, 0.0), rand_augment.auto_contrast(image / 255, 0.0)]
     same = sum(

@@ -31,7 +31,7 @@ def arrays(digits):
 
 
 def make_source(images, labels=None, classes=None, counted=None):
-    """A source of the given images, which notes in `counted` what is read."""
+    """A source of the given images, which appends to `counted` the number of every example that is read."""
     columns = {"image": np.asarray(images, np.uint8), "index": np.arange(len(images))}
     if labels is not None:
         columns["label"] = np.asarray(labels, np.int64)
@@ -109,8 +109,8 @@ def test_each_epoch_is_a_new_order_of_all_examples(digits, arrays, cache):
         np.testing.assert_array_equal(np.sort(order), np.arange(797))
         assert abs(np.corrcoef(order, np.arange(797))[0, 1]) < 0.15
     assert (first == second).mean() < 0.02
-    other = epoch(data.training(digits, batch_size=100, cache=cache, with_index=True, seed=5), 8)[2]
-    assert (first == other).mean() < 0.02
+    of_other_seed = epoch(data.training(digits, batch_size=100, cache=cache, with_index=True, seed=5), 8)[2]
+    assert (first == of_other_seed).mean() < 0.02
 
 
 @pytest.mark.parametrize("cache", [True, False], ids=["kept", "streamed"])
@@ -130,7 +130,7 @@ def by_index(read):
     return x[np.argsort(index)]
 
 
-def test_a_view_depends_on_seed_epoch_and_index_alone(digits):
+def test_a_view_depends_on_seed_epoch_and_index_only(digits):
     def views(batch_size, **options):
         batches = data.steps_per_epoch(digits, batch_size)
         options = {"augmentation": CROP, "start_epoch": 2, **options}
@@ -181,28 +181,28 @@ def test_mixing_makes_soft_labels_that_match_the_images(digits, arrays):
     dataset = data.training(digits, batch_size=100, augmentation=Augmentation(mixup=1.0), with_index=True)
     x, y = next(iter(dataset))
     index, y = x[INDEX].numpy(), y.numpy()
-    own, partner = np.eye(10)[labels[index]], np.eye(10)[labels[index]][::-1]
-    differ = (own != partner).any(1)
-    ratio = (y * own).sum(1)[differ]
+    target, partner = np.eye(10)[labels[index]], np.eye(10)[labels[index]][::-1]
+    differ = (target != partner).any(1)
+    ratio = (y * target).sum(1)[differ]
     assert differ.sum() > 50 and 0.4 < ratio.mean() < 0.6
-    expected = ratio[:, None] * own[differ] + (1 - ratio)[:, None] * partner[differ]
+    expected = ratio[:, None] * target[differ] + (1 - ratio)[:, None] * partner[differ]
     np.testing.assert_allclose(y[differ], expected, atol=1e-5)
-    weight = ratio[:, None, None, None]  # the label has it in float32: 255 times its error, in pixel values
+    weight = ratio[:, None, None, None]  # read from a float32 label, so the tolerance of pixels is 255 times larger
     expected = weight * images[index][differ] + (1 - weight) * images[index][::-1][differ]
     np.testing.assert_allclose(x[INPUTS].numpy()[differ], expected, atol=255e-5)
 
 
-def test_every_batch_is_mixed_anew():
+def test_every_batch_is_mixed_with_other_ratios():
     source = make_source(np.zeros((16, 4, 4, 1)), np.arange(16), 16)
     dataset = data.training(source, batch_size=8, epochs=2, shuffle=False, augmentation=Augmentation(mixup=1.0))
     ratios = [
         y[np.arange(8), np.arange(8) + 8 * (number % 2)] for number, (_, y) in enumerate(dataset.as_numpy_iterator())
     ]
-    for one, other in itertools.combinations(ratios, 2):
-        assert np.abs(one - other).max() > 0.05
+    for first, second in itertools.combinations(ratios, 2):
+        assert np.abs(first - second).max() > 0.05
 
 
-def test_images_without_labels_come_alone():
+def test_batches_of_images_without_labels():
     source = make_source(np.full((6, 4, 4, 3), 51))
     (batch,) = data.training(source, batch_size=6, epochs=1, augmentation=Augmentation(mixup=1.0))
     np.testing.assert_allclose(batch, np.full((6, 4, 4, 3), 51), atol=255e-6)
@@ -243,7 +243,7 @@ def test_a_remainder_can_be_dropped(digits):
 
 
 @pytest.mark.parametrize("label", [-1, 3])
-def test_a_label_that_is_no_class_is_named(label):
+def test_a_label_outside_the_classes_is_reported(label):
     labels = np.zeros(9)
     labels[7] = label
     source = make_source(np.zeros((9, 4, 4, 1)), labels, classes=3)
@@ -284,7 +284,7 @@ def test_images_of_different_sizes_need_a_size():
         np.testing.assert_array_equal(batch, np.full((2, 6, 6, 3), 51))
 
 
-def test_keras_learns_from_it(digits):
+def test_keras_trains_on_the_batches(digits):
     model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)])
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(0.01), loss, metrics=["accuracy"])

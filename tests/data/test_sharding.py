@@ -1,4 +1,4 @@
-"""A dataset of several files that is not kept in memory: who reads which shards, and equal batches."""
+"""A dataset of several files that is not kept in memory: each worker reads its shards, and batches are the same."""
 
 import json
 import sys
@@ -128,7 +128,7 @@ def test_sharding_by_file_is_rejected_if_it_is_not_possible(directory):
 
 
 def main(directory, output):
-    """Run by a worker: writes down the examples of two epochs that its replica receives."""
+    """Run by a worker: writes the numbers of the examples that its replica receives in two epochs."""
     strategy = distribute.strategy()
     make = {**OPTIONS, "epochs": 2, "sharding": "file"}
     batches = distribute.batches(strategy, lambda rows: data.training(source(directory), batch_slice=rows, **make))

@@ -24,38 +24,38 @@ from tests.support.programs import program
 from tests.support.replicas import CASES
 
 ROOT = workers.ROOT
-WEIGHTS = {"synchronised": 1e-4, "half": 3e-2}  # float16 itself moves the weights by 2.5e-2 from float32's
-METRICS = {"synchronised": 1e-4, "half": 3e-3}
+WEIGHTS = {"synchronized": 1e-4, "half": 3e-2}  # float16 itself moves the weights by 2.5e-2 from float32's
+METRICS = {"synchronized": 1e-4, "half": 3e-3}
 pytestmark = pytest.mark.filterwarnings("ignore:The teacher is right", "ignore:.shuffle")
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    """The results of every case on one device, on two logical ones, and on two workers, for each of them."""
-    place = tmp_path_factory.mktemp("replicas")
-    both = workers.start(2, "-m", "tests.support.replicas", "multiworker", place / "worker{index}.npz")
+    """The results of every case on one device, on two logical devices, and on each of two workers."""
+    directory = tmp_path_factory.mktemp("replicas")
+    both = workers.start(2, "-m", "tests.support.replicas", "multiworker", directory / "worker{index}.npz")
     for name in ("one", "mirrored"):
-        command = [sys.executable, "-m", "tests.support.replicas", name, str(place / f"{name}.npz")]
-        ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-        assert ran.returncode == 0, ran.stderr[-3000:]
-    codes, said, errors = workers.finish(both)
+        command = [sys.executable, "-m", "tests.support.replicas", name, str(directory / f"{name}.npz")]
+        process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert process.returncode == 0, process.stderr[-3000:]
+    codes, outputs, errors = workers.finish(both)
     assert codes == [0, 0], errors[0][-3000:]
-    assert [text.strip() for text in said] == ["2 replicas, chief True", "2 replicas, chief False"]
-    return {path.stem: np.load(path) for path in place.glob("*.npz")}
+    assert [text.strip() for text in outputs] == ["2 replicas, chief True", "2 replicas, chief False"]
+    return {path.stem: np.load(path) for path in directory.glob("*.npz")}
 
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("name", ["mirrored", "worker0", "worker1"])
 def test_the_same_numbers_however_many_devices(results, name, case):
     """After 21 updates, the last of each epoch on 2 and 3 examples; with augmentation, tests and predictions."""
-    one, other = results["one"], results[name]
-    for key in (key for key in one if key.startswith(f"{case}/") and not key.endswith("history")):
-        np.testing.assert_allclose(other[key], one[key], rtol=0, atol=WEIGHTS.get(case, 1e-5), err_msg=key)
-    histories = [json.loads(str(each[f"{case}/history"])) for each in (one, other)]
-    expected, came = (dict(history.pop("evaluated")) | history for history in histories)
-    assert came.keys() == expected.keys() and {"loss", "val_loss", "val_accuracy"} <= expected.keys()
+    on_one, on_several = results["one"], results[name]
+    for key in (key for key in on_one if key.startswith(f"{case}/") and not key.endswith("history")):
+        np.testing.assert_allclose(on_several[key], on_one[key], rtol=0, atol=WEIGHTS.get(case, 1e-5), err_msg=key)
+    histories = [json.loads(str(arrays[f"{case}/history"])) for arrays in (on_one, on_several)]
+    expected, actual = (dict(history.pop("evaluated")) | history for history in histories)
+    assert actual.keys() == expected.keys() and {"loss", "val_loss", "val_accuracy"} <= expected.keys()
     for key, value in expected.items():
-        np.testing.assert_allclose(came[key], value, rtol=0, atol=METRICS.get(case, 1e-5), err_msg=key)
+        np.testing.assert_allclose(actual[key], value, rtol=0, atol=METRICS.get(case, 1e-5), err_msg=key)
 
 
 PLAIN = """
@@ -70,9 +70,9 @@ print("fits")
 
 
 def test_plain_keras_does_not_fit_on_workers_yet():
-    """keras-team/keras 20585. When this fails, Keras has mended it: kd_keras/distribute/keras_fit.py can go."""
-    _, said, _ = workers.finish(workers.start(2, "-c", PLAIN))
-    assert "fits" not in said[0] + said[1], "Keras has mended issue 20585: delete kd_keras/distribute/keras_fit.py"
+    """keras-team/keras 20585. When this fails, Keras has fixed it: delete kd_keras/distribute/keras_fit.py."""
+    _, outputs, _ = workers.finish(workers.start(2, "-c", PLAIN))
+    assert "fits" not in outputs[0] + outputs[1], "Keras has fixed issue 20585: delete kd_keras/distribute/keras_fit.py"
 
 
 def test_slices_are_parts_of_the_whole_batch():
@@ -80,61 +80,61 @@ def test_slices_are_parts_of_the_whole_batch():
     options = {"batch_size": 16, "epochs": 2, "with_index": True}
     for views in (Augmentation(shift=1), Augmentation(flip=True, mixup=0.5)):
         whole = list(data.training(images, augmentation=views, **options))
-        shares = [BatchSlice(0, 2, 3), BatchSlice(2, 1, 3)]
-        of_two, of_one = (list(data.training(images, augmentation=views, batch_slice=s, **options)) for s in shares)
+        slices = [BatchSlice(0, 2, 3), BatchSlice(2, 1, 3)]
+        of_two, of_one = (list(data.training(images, augmentation=views, batch_slice=s, **options)) for s in slices)
         assert len(of_two) == 2 * len(whole) and len(of_one) == len(whole)
         for number, batch in enumerate(whole):
             parts = [*of_two[2 * number : 2 * number + 2], of_one[number]]
-            joined = [np.concatenate(each) for each in zip(*map(tf.nest.flatten, parts), strict=True)]
-            for ours, expected in zip(joined, tf.nest.flatten(batch), strict=True):
-                np.testing.assert_array_equal(ours, expected)
+            joined = [np.concatenate(columns) for columns in zip(*map(tf.nest.flatten, parts), strict=True)]
+            for actual, expected in zip(joined, tf.nest.flatten(batch), strict=True):
+                np.testing.assert_array_equal(actual, expected)
 
 
 def test_evaluation_neither_loses_nor_repeats_a_row():
     images = source(37)
-    shares = [
+    slices = [
         list(data.evaluation(images, batch_size=16, with_index=True, batch_slice=BatchSlice(p, 1, 4))) for p in range(4)
     ]
-    assert [len(each) for each in shares] == [3] * 4
-    seen = [
-        i
-        for each in shares
-        for x, _, w in each
-        for i, weight in zip(x[INDEX].numpy(), w.numpy(), strict=True)
+    assert [len(batches) for batches in slices] == [3] * 4
+    counted = [
+        index
+        for batches in slices
+        for x, _, weights in batches
+        for index, weight in zip(x[INDEX].numpy(), weights.numpy(), strict=True)
         if weight
     ]
-    assert sorted(seen) == list(range(37))
-    assert {len(y) for each in shares for _, y, _ in each} == {4}  # static: filled up with rows that weigh nothing
+    assert sorted(counted) == list(range(37))
+    assert {len(y) for batches in slices for _, y, _ in batches} == {4}  # static: padded with rows of weight 0
 
 
 def test_training_can_start_within_an_epoch():
     images = source(37)
     for options in ({}, {"cache": False}, {"drop_remainder": True}):
-        given = {"batch_size": 16, "with_index": True, "augmentation": Augmentation(flip=True, mixup=1.0), **options}
-        whole = list(data.training(images, epochs=3, **given))
-        late = list(data.training(images, start_epoch=1, start_step=1, epochs=2, **given))
+        options = {"batch_size": 16, "with_index": True, "augmentation": Augmentation(flip=True, mixup=1.0), **options}
+        whole = list(data.training(images, epochs=3, **options))
+        late = list(data.training(images, start_epoch=1, start_step=1, epochs=2, **options))
         steps = data.steps_per_epoch(images, 16, options.get("drop_remainder", False))
         assert len(late) == 2 * steps - 1
-        for ours, expected in zip(late, whole[steps + 1 :], strict=True):
-            np.testing.assert_array_equal(ours[0][INPUTS], expected[0][INPUTS])
-    with pytest.raises(ValueError, match="start_step below"):
+        for (x, _), (expected, _) in zip(late, whole[steps + 1 :], strict=True):
+            np.testing.assert_array_equal(x[INPUTS], expected[INPUTS])
+    with pytest.raises(ValueError, match="start_step must be below 3"):
         data.training(images, batch_size=16, start_step=3)
-    with pytest.raises(ValueError, match="(?s)an example for each of 6 replicas.*batches of 5"):
+    with pytest.raises(ValueError, match="Each of 6 replicas needs at least one example.* has 5"):
         data.training(images, batch_size=16, batch_slice=BatchSlice(0, 1, 6))
 
 
 @pytest.mark.parametrize("count", [33, 34])
 def test_evaluation_and_prediction_with_a_replica_without_rows(count):
-    """Keras divides a user's own data itself: of the last batch of one example, a replica sees none."""
+    """Keras itself divides data that is not from the pipeline: a replica receives no row of a batch of one example."""
     x, y = examples(count)
     with mirrored(2).scope():
         distiller = compiled(Distiller(student=convolutional()), jit_compile=False)
-    alone = compiled(Distiller(student=keras.models.clone_model(distiller.student)))
-    alone.student.set_weights(distiller.student.get_weights())
+    on_one = compiled(Distiller(student=keras.models.clone_model(distiller.student)))
+    on_one.student.set_weights(distiller.student.get_weights())
     rows = tf.data.Dataset.from_tensor_slices((x, y)).batch(16)
-    found, expected = (each.evaluate(rows, verbose=0, return_dict=True) for each in (distiller, alone))
-    assert found == pytest.approx(expected, rel=1e-5)
-    np.testing.assert_allclose(distiller.predict(rows, verbose=0), alone.predict(rows, verbose=0), atol=1e-6)
+    results, expected = (model.evaluate(rows, verbose=0, return_dict=True) for model in (distiller, on_one))
+    assert results == pytest.approx(expected, rel=1e-5)
+    np.testing.assert_allclose(distiller.predict(rows, verbose=0), on_one.predict(rows, verbose=0), atol=1e-6)
 
 
 def test_training_with_a_replica_without_rows_is_an_error():
@@ -146,14 +146,14 @@ def test_training_with_a_replica_without_rows_is_an_error():
         distiller.fit(rows, verbose=0)
 
 
-def test_an_uneven_first_batch():
+def test_training_with_an_uneven_first_batch():
     x, y = examples(7)
     with mirrored(2).scope():
         distiller = compiled(Distiller(student=convolutional()), jit_compile=False)
     assert np.isfinite(distiller.fit(x, y, batch_size=7, verbose=0).history["loss"]).all()
 
 
-def test_central_storage():
+def test_training_with_central_storage():
     strategy = distribute.strategy("central", devices=2)
     with strategy.scope():
         distiller = compiled(Distiller(student=convolutional()), jit_compile=False)
@@ -172,21 +172,21 @@ def test_random_numbers_differ_over_replicas():
         model = convolutional(dropout=0.5)
         distribute.seed_replicas(strategy, model)
     state = model.get_layer("dropout").seed_generator.state.value
-    first, second = (each.numpy() for each in strategy.experimental_local_results(state))
+    first, second = (value.numpy() for value in strategy.experimental_local_results(state))
     assert second[0] - first[0] == SEED_DISTANCE and first[1] == second[1]
 
 
-def test_names_and_numbers(monkeypatch):
+def test_strategies_by_name_and_learning_rates(monkeypatch):
     assert distribute.strategy().num_replicas_in_sync == 1 and distribute.is_chief(distribute.strategy("one"))
-    for given, message in (
-        ({"name": "miror"}, "did you mean mirrored"),
+    for arguments, message in (
+        ({"name": "miror"}, "Did you mean mirrored"),
         ({"name": "multiworker"}, "(?s)TF_CONFIG.*launch_local"),
         ({"name": "tpu"}, "a TPU"),
         ({"name": "mirrored", "devices": 0}, "at least 1"),
-        ({"name": "mirrored", "devices": 64}, "(?s)64 logical CPUs.*make the strategy first"),
+        ({"name": "mirrored", "devices": 64}, "64 logical CPUs.*Make the strategy before"),
     ):
         with pytest.raises(ValueError, match=message):
-            distribute.strategy(**given)
+            distribute.strategy(**arguments)
     monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": {"worker": ["a:1", "b:2"]}, "task": {}}))
     assert distribute.detect_strategy() == "multiworker"
     monkeypatch.delenv("TF_CONFIG")
@@ -194,11 +194,11 @@ def test_names_and_numbers(monkeypatch):
     assert distribute.detect_strategy() == "multiworker"
     assert distribute.scale_learning_rate(0.1, "sqrt", 400, 100) == pytest.approx(0.2)
     assert distribute.scale_learning_rate(0.1, "none", 400, 100) == 0.1
-    with pytest.raises(ValueError, match="did you mean linear"):
+    with pytest.raises(ValueError, match="Did you mean linear"):
         distribute.scale_learning_rate(0.1, "linaer", 4, 4)
 
 
-def test_xla_where_it_works():
+def test_xla_is_rejected_if_it_fails():
     one, two = distribute.strategy("one"), mirrored(2)
     assert distribute.choose_xla(one, "on")[0] is True and distribute.choose_xla(two, "auto")[0] is False
     assert distribute.choose_xla(one, deterministic=True)[0] is False
@@ -208,10 +208,10 @@ def test_xla_where_it_works():
 
 
 def test_the_step_compiles_for_an_accelerator_at_static_shapes():
-    """What a TPU asks for and can be shown without one: the whole step is one XLA program of known shapes, in
-    bfloat16, without a call of Python in it."""
+    """What a TPU requires and can be tested without one: the whole step is one XLA program of static shapes, in
+    bfloat16, without a call of Python."""
     keras.config.set_dtype_policy("mixed_bfloat16")
-    student = convolutional(4, normalised=True)
+    student = convolutional(4, normalized=True)
     keras.config.set_dtype_policy("float32")
     distiller = compiled(Distiller(student=student, teacher=convolutional(6, name="teacher"), methods=[KD()]))
     batches = data.training(source(37), batch_size=16, drop_remainder=True, shuffle=False)
@@ -227,57 +227,57 @@ def test_the_step_compiles_for_an_accelerator_at_static_shapes():
     assert np.isfinite([float(value) for value in step(x, y).values()]).all()
 
 
-RUN = ["--dataset=digits", "--model=mlp(hidden=(16,))", "--batch_size=50", "--checkpoint_every=4", "--epochs=400"]
+RUN = ["--data=digits", "--model=mlp(hidden=(16,))", "--batch_size=50", "--checkpoint_every=4", "--epochs=400"]
 
 
-def begun(process, text):
-    """Waits until a process says something."""
+def wait_for_output(process, text):
+    """Waits until a process prints a text."""
     for line in process.stdout:
         if text in line:
             return
     raise AssertionError(process.stderr.read()[-3000:])
 
 
-@pytest.mark.parametrize("one", [pytest.param(0, marks=pytest.mark.slow), 1], ids=["chief", "other"])
-def test_a_worker_that_dies_is_noticed_and_the_run_resumes(tmp_path, one):
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1], ids=["chief", "worker 1"])
+def test_a_worker_that_dies_is_detected_and_the_run_resumes(tmp_path, rank):
     data.load("digits", "train", tmp_path)
     program = ["-m", "experiments.train", *RUN, f"--data_dir={tmp_path}", f"--run={tmp_path / 'run'}"]
     both = workers.start(2, *program)
-    begun(both[0], "Epoch 3")
-    both[one].kill()
-    fell = time.monotonic()
-    survivor = both[1 - one]
-    said, error = survivor.communicate(timeout=60)
-    assert survivor.returncode == distribute.LOST and time.monotonic() - fell < 30
+    wait_for_output(both[0], "Epoch 3")
+    both[rank].kill()
+    killed = time.monotonic()
+    survivor = both[1 - rank]
+    _, error = survivor.communicate(timeout=60)
+    assert survivor.returncode == distribute.LOST and time.monotonic() - killed < 30
     assert "resumes from its last checkpoint" in error
-    both[one].communicate()
+    both[rank].communicate()
     again = workers.start(2, *program)
-    begun(again[0], "Going on after epoch")
-    again[one].send_signal(signal.SIGTERM)  # to one of them, after which all leave together, with a checkpoint
+    wait_for_output(again[0], "Resuming after epoch")
+    again[rank].send_signal(signal.SIGTERM)  # one worker receives it, and all exit together after a checkpoint
     codes, *_ = workers.finish(again, timeout=60)
     assert codes == [143, 143]
 
 
 @pytest.mark.slow
 def test_programs_that_do_not_train_run_on_workers_too(tmp_path):
-    """The chief alone speaks, and says what one device does; where one device does the work, it is the chief's."""
-    given, run = [*RUN[:3], f"--data_dir={tmp_path}"], tmp_path / "run"
-    trained = program("train", *given, "--epochs=1", f"--run={run}").stdout.split("accuracy ")[-1][:6]
+    """Only the chief prints, and its results are those of one device."""
+    arguments, run = [*RUN[:3], f"--data_dir={tmp_path}"], tmp_path / "run"
+    trained = program("train", *arguments, "--epochs=1", f"--run={run}").stdout.split("accuracy ")[-1][:6]
     for name, options, expected in (
         ("evaluate", [f"--data_dir={tmp_path}", f"--teacher={run}"], trained),
         ("models", ["--model=mlp"], "| mlp |"),
     ):
-        codes, said, errors = workers.finish(workers.start(2, "-m", f"experiments.{name}", *options))
+        codes, outputs, errors = workers.finish(workers.start(2, "-m", f"experiments.{name}", *options))
         assert codes == [0, 0], errors[0][-3000:]
-        assert expected in said[0] and not said[1].strip()
+        assert expected in outputs[0] and not outputs[1].strip()
 
 
 def test_launch_local_ends_all_when_one_fails():
     fails = 'import os, sys, time as t; print("up"); "x\\": 1" in os.environ["TF_CONFIG"] and sys.exit(7); t.sleep(60)'
     command = ["bash", str(ROOT / "scripts" / "launch_local.sh"), "2", "--", sys.executable, "-uc", fails]
-    begun = time.monotonic()
-    ran = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "GRACE": "5"})
-    assert ran.returncode == 7 and time.monotonic() - begun < 30
-    assert "[worker 0] up" in ran.stdout and "exit code 7" in ran.stderr
+    started = time.monotonic()
+    process = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "GRACE": "5"})
+    assert process.returncode == 7 and time.monotonic() - started < 30
+    assert "[worker 0] up" in process.stdout and "exit code 7" in process.stderr
     usage = subprocess.run(["bash", str(ROOT / "scripts" / "launch_local.sh"), "2"], capture_output=True, text=True)
     assert usage.returncode == 2 and "usage" in usage.stderr

@@ -28,7 +28,7 @@ def test_terms_weights_sample_weights_and_regularization():
 def test_the_objectives_of_unequal_slices_add_up_to_the_mean_of_the_global_batch():
     strategy = mirrored(2)
     slices = [slice(0, 3), slice(3, 5)]
-    given = strategy.experimental_distribute_values_from_function(
+    losses = strategy.experimental_distribute_values_from_function(
         lambda context: tf.constant(LOSS[slices[context.replica_id_in_sync_group]])
     )
 
@@ -38,10 +38,10 @@ def test_the_objectives_of_unequal_slices_add_up_to_the_mean_of_the_global_batch
             lambda loss: weighted_global_mean({"kd": (2.0, loss)}, [tf.constant(0.5)], Batch(loss), unscaled), (loss,)
         )
 
-    mean = run(given)
-    objectives = [float(each) for each in strategy.experimental_local_results(mean.objective)]
+    mean = run(losses)
+    objectives = [float(value) for value in strategy.experimental_local_results(mean.objective)]
     assert sum(objectives) == pytest.approx(2 * LOSS.mean() + 0.5)
-    fractions = [float(each) for each in strategy.experimental_local_results(mean.fraction)]
+    fractions = [float(value) for value in strategy.experimental_local_results(mean.fraction)]
     assert fractions == pytest.approx([0.6, 0.4])
 
 
@@ -52,7 +52,7 @@ def test_a_structure_of_sample_weights_is_for_the_hard_loss_only():
         weighted_global_mean({"kd": (1.0, tf.constant(LOSS))}, [], batch, unscaled)
 
 
-def test_rows_that_fill_up_a_batch_do_not_count():
+def test_padding_rows_do_not_count():
     batch = Batch(tf.zeros((5, 2)), weight=tf.constant(WEIGHT))
     mean, count = mean_of_counted_rows(tf.constant(4.0), batch)
     assert (float(mean), float(count)) == (5.0, 4.0)

@@ -19,7 +19,7 @@ def test_the_quickstart_end_to_end(tmp_path):
     assert first.returncode == 0, first.stderr[-3000:]
     assert "797 of 797 images classified identically, kd_keras not loaded" in first.stdout
     table = [line for line in first.stdout.partition("== 5.")[2].splitlines() if line.startswith("| ")]
-    assert [line.split(" | ")[0].rsplit("/", 1)[-1] for line in table[1:]] == ["teacher", "alone", "distilled"]
+    assert [line.split(" | ")[0].rsplit("/", 1)[-1] for line in table[1:]] == ["teacher", "baseline", "distilled"]
     column = table[0].split(" | ").index("accuracy")
     accuracy = [float(line.split(" | ")[column]) for line in table[1:]]
     assert accuracy[0] > 0.97 and min(accuracy) > 0.9

@@ -62,7 +62,7 @@ def expected(model, raw=RAW):
 def wide(seed=0):
     """A network whose predictions differ from image to image, with BatchNorm that is not the identity."""
     keras.utils.set_random_seed(seed)
-    model = with_normalization(convolutional(8, normalised=True, dropout=0.2))
+    model = with_normalization(convolutional(8, normalized=True, dropout=0.2))
     for variable in model.variables:
         if variable.path.endswith(("gamma", "beta", "moving_mean", "moving_variance")):
             variable.assign(keras.random.uniform(variable.shape, 0.5, 1.5))
@@ -80,7 +80,7 @@ def write(format, model, directory, shape=SHAPE, sample=RAW, **options):
 
 @pytest.fixture(scope="module")
 def teacher():
-    return convolutional(40, normalised=True, name="teacher")
+    return convolutional(40, normalized=True, name="teacher")
 
 
 @pytest.fixture(scope="module")
@@ -272,7 +272,7 @@ def test_a_missing_extra_is_named(monkeypatch, tmp_path):
 def early():
     """A network that stops at its first exit on half of the images."""
     keras.utils.set_random_seed(0)
-    summed = models.multi_exit(with_normalization(convolutional(8, normalised=True)))
+    summed = models.multi_exit(with_normalization(convolutional(8, normalized=True)))
     first = expected(models.single_exit(summed, 1)).max(-1)
     return models.EarlyExit(summed, float(np.median(first)))
 

@@ -37,7 +37,7 @@ CASES = [
 ]
 
 
-def student(width=4, normalised=False):
+def student(width=4, normalized=False):
     """Two exits and their mean, without BatchNorm."""
     inputs = keras.Input(SHAPE)
     x = layers.Conv2D(width, 3, activation="relu")(inputs)

@@ -9,9 +9,9 @@ from tests.support import networks
 from tests.support.reference import Case, pooled, random
 
 
-def student(width, normalised=False):
+def student(width, normalized=False):
     """A student of the teacher's width in the harness."""
-    return networks.convolutional(6, normalised=normalised)
+    return networks.convolutional(6, normalized=normalized)
 
 
 def flow(a, b):

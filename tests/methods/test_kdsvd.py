@@ -13,9 +13,9 @@ from tests.support import networks
 from tests.support.reference import Case, random
 
 
-def student(width, normalised=False):
+def student(width, normalized=False):
     """A student of the teacher's width in the harness."""
-    return networks.convolutional(6, normalised=normalised)
+    return networks.convolutional(6, normalized=normalized)
 
 
 def vectors(student_map, teacher_map, k):

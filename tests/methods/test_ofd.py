@@ -64,7 +64,7 @@ def test_margins_if_few_or_no_values_are_negative():
 
 
 def test_the_margins_are_those_of_the_teachers_batch_norms():
-    teacher = convolutional(6, normalised=True)
+    teacher = convolutional(6, normalized=True)
     for stage in (1, 2):
         norm = teacher.get_layer(f"bn{stage}")
         norm.gamma.assign(random(6 * stage, seed=stage))
@@ -83,7 +83,7 @@ def test_the_margins_are_those_of_the_teachers_batch_norms():
 def test_margins_are_loaded_from_the_file(tmp_path):
     import keras
 
-    teacher = convolutional(6, normalised=True, name="teacher")
+    teacher = convolutional(6, normalized=True, name="teacher")
     teacher.get_layer("bn1").beta.assign(random(6, seed=3))
     distiller = compiled(Distiller(student=convolutional(4), teacher=teacher, methods=[OFD()]))
     distiller.save(tmp_path / "distiller.keras")

@@ -28,8 +28,8 @@ CASES = [
 
 def pair(strides=2, **options):
     """A student with maps of 4x4x8 and a teacher with maps of 12 channels, with BatchNorm and random biases."""
-    teacher = convolutional(6, normalised=True, bias_initializer="random_normal", name="teacher")
-    return convolutional(4, normalised=True, **options), teacher
+    teacher = convolutional(6, normalized=True, bias_initializer="random_normal", name="teacher")
+    return convolutional(4, normalized=True, **options), teacher
 
 
 def test_the_parameters_by_hand():

@@ -83,7 +83,7 @@ def test_saved_exported_and_loaded_again(summed, tmp_path):
 
 
 def test_it_teaches_itself_and_its_exits_are_dropped(tmp_path):
-    model = multi_exit(convolutional(4, normalised=True))
+    model = multi_exit(convolutional(4, normalized=True))
     distiller = compiled(Distiller(student=model, methods=[BYOT()], hard_weight=0))
     random = np.random.default_rng(0)
     before = values(model.trainable_variables)

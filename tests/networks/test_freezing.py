@@ -1,4 +1,4 @@
-"""A frozen copy predicts what the network predicts in inference, in any precision, under the same taps."""
+"""A frozen copy has the predictions and the taps of its network in inference, in any precision."""
 
 import keras
 import numpy as np
@@ -34,7 +34,7 @@ def norms(network):
     return [layer for layer in sub_layers(network) if isinstance(layer, layers.BatchNormalization)]
 
 
-def exact(network):
+def in_float64(network):
     """The same network in float64."""
 
     def copied(layer):
@@ -47,7 +47,7 @@ def exact(network):
 
 
 def error(network, copy, taps=("logits",), x=X):
-    """The greatest difference of every tap, of the tap's standard deviation."""
+    """The largest difference of all taps, each relative to the tap's standard deviation."""
     before, after = (Tapped(model, taps)(x, training=False)[1] for model in (network, copy))
     pairs = zip(*(keras.tree.flatten([side[tap] for tap in taps]) for side in (before, after)), strict=True)
     return max(np.abs(np.array(b, "float64") - np.array(a, "float64")).max() / np.array(a).std() for a, b in pairs)
@@ -58,12 +58,12 @@ def pixels(count=16, shape=SHAPE):
 
 
 @pytest.mark.parametrize("name", ZOO)
-def test_frozen_zoo_networks_predict_alike_under_the_same_taps(name):
+def test_frozen_zoo_networks_have_the_same_predictions_and_taps(name):
     network, taps = trained(models.build(name, (32, 32, 3), CLASSES)), TAPS.get(name, TAPS["resnet8"])
     images = pixels(4, shape=(32, 32, 3))
     before = values(network.variables)
-    copy, truth = frozen(network), exact(network)
-    # Folding rounds elsewhere, but hardly more than the network itself does.
+    copy, truth = frozen(network), in_float64(network)
+    # Folding rounds at other places, but hardly more than the network itself does.
     assert error(truth, copy, taps, images) < 3 * error(truth, network, taps, images) < 3e-4
     assert Tapped(copy, taps).specs == Tapped(network, taps).specs
     assert len(norms(copy)) < len(norms(network)) and not copy.trainable_variables
@@ -71,7 +71,7 @@ def test_frozen_zoo_networks_predict_alike_under_the_same_taps(name):
     assert error(network, frozen(network, "bfloat16"), ("logits",), images) < 0.2
 
 
-def test_every_layer_that_folds_against_its_formula():
+def test_folded_weights_against_the_formula():
     inputs = keras.Input((5, 5, 4))
     x = layers.DepthwiseConv2D(3, depth_multiplier=2, name="depthwise")(inputs)
     x = layers.BatchNormalization(name="bn1", epsilon=0.02)(x)
@@ -135,7 +135,7 @@ BODIES = [activated, activated_and_regularized, read_twice, shared_convolution, 
 
 
 @pytest.mark.parametrize("body", BODIES)
-def test_what_cannot_be_folded_stays(body):
+def test_batch_norms_that_cannot_be_folded_stay(body):
     inputs = keras.Input(SHAPE)
     network = trained(keras.Model(inputs, body(inputs)))
     copy = frozen(network)
@@ -143,7 +143,7 @@ def test_what_cannot_be_folded_stays(body):
     np.testing.assert_allclose(copy(X), network(X, training=False), rtol=1e-5, atol=1e-5)
 
 
-def test_an_output_before_its_norm_stays_what_it_was():
+def test_an_output_before_its_batch_norm_is_unchanged():
     inputs = keras.Input(SHAPE)
     raw = layers.Conv2D(4, 3)(inputs)
     network = trained(keras.Model(inputs, {"raw": raw, "normed": layers.BatchNormalization()(raw)}))
@@ -153,7 +153,7 @@ def test_an_output_before_its_norm_stays_what_it_was():
 
 
 def nested():
-    backbone, inputs = convolutional(normalised=True, name="body"), keras.Input(SHAPE)
+    backbone, inputs = convolutional(normalized=True, name="body"), keras.Input(SHAPE)
     return trained(keras.Model(inputs, layers.Dense(CLASSES, activation="softmax", name="classify")(backbone(inputs))))
 
 
@@ -172,14 +172,14 @@ def test_nested_models_keep_their_paths():
 def test_half_precision_between_preprocessing_and_classifier(precision, bound):
     inputs = keras.Input(SHAPE)
     scaled = layers.Rescaling(1 / 127.5, offset=-1, name="prepare")(inputs)
-    whole = layers.Softmax(name="probabilities")(convolutional(width=32, normalised=True)(scaled))
+    whole = layers.Softmax(name="probabilities")(convolutional(width=32, normalized=True)(scaled))
     network = trained(keras.Model(inputs, whole))
     copy = frozen(network, precision)
     images = pixels()
     assert 0 < error(network, copy, ("logits",), images) < bound
     inner = copy.get_layer("net")
-    exact = [copy.get_layer("prepare"), inner.get_layer("logits"), copy.get_layer("probabilities")]
-    assert {layer.compute_dtype for layer in exact} == {"float32"} == {str(v.dtype) for v in exact[1].weights}
+    in_float32 = [copy.get_layer("prepare"), inner.get_layer("logits"), copy.get_layer("probabilities")]
+    assert {layer.compute_dtype for layer in in_float32} == {"float32"} == {str(v.dtype) for v in in_float32[1].weights}
     half = [inner.get_layer(name) for name in ("conv1_folded", "bn1", "relu1", "conv2_folded", "pool")]
     assert {layer.compute_dtype for layer in half} == {precision}
     assert {variable.dtype for layer in half for variable in layer.weights} == {precision}
@@ -202,14 +202,14 @@ def test_statistics_out_of_the_range_of_float16():
     assert error(network, frozen(network, "float16")) < 0.01
 
 
-def test_it_does_not_follow_a_network_that_continues_to_train():
-    network = trained(convolutional(normalised=True))
+def test_a_frozen_network_does_not_follow_a_network_that_continues_to_train():
+    network = trained(convolutional(normalized=True))
     before, copy = np.array(network(X, training=False)), frozen(network)
     network.get_layer("conv1").kernel.assign_add(np.ones((3, 3, 3, 4)))
     np.testing.assert_allclose(copy(X), before, rtol=1e-5, atol=1e-5)
 
 
-def test_compiled_networks_give_a_bare_copy():
+def test_the_copy_of_a_compiled_network_is_not_compiled():
     network, inner = trained(nested()), nested().get_layer("body")
     for model in (network, network.get_layer("body"), inner):
         model.compile("adam", lambda y_true, y_pred: 0.0)
@@ -217,7 +217,7 @@ def test_compiled_networks_give_a_bare_copy():
     assert not copy.compiled and not copy.get_layer("body").compiled
 
 
-def test_a_sequential_model_alone_and_within():
+def test_nested_sequential_models():
     body = keras.Sequential([layers.Conv2D(4, 3, name="conv"), layers.BatchNormalization(name="bn")], name="body")
     network = keras.Sequential([keras.Input(SHAPE), body, layers.Flatten(), layers.Dense(CLASSES, name="classify")])
     copy = frozen(trained(network))
@@ -226,17 +226,17 @@ def test_a_sequential_model_alone_and_within():
     assert Tapped(copy, ["body/bn"]).specs == Tapped(network, ["body/bn"]).specs
 
 
-def test_constants_that_a_layer_makes_of_its_weights():
+def test_an_adapted_normalization_is_copied():
     adapted = layers.Normalization()
     adapted.adapt(5 * X + 3)
     inputs = keras.Input(SHAPE)
-    network = trained(keras.Model(inputs, convolutional(normalised=True)(adapted(inputs))))
+    network = trained(keras.Model(inputs, convolutional(normalized=True)(adapted(inputs))))
     np.testing.assert_allclose(frozen(network)(X), network(X, training=False), rtol=1e-4, atol=1e-5)
 
 
 @keras.saving.register_keras_serializable("tests")
 class Halved(keras.Model):
-    """A graph of layers with a call of its own."""
+    """A graph of layers that overrides `call`."""
 
     def call(self, inputs, training=None):
         return 0.5 * super().call(inputs, training=training)
@@ -244,7 +244,7 @@ class Halved(keras.Model):
 
 @keras.saving.register_keras_serializable("tests")
 class Block(layers.Layer):
-    """A layer made of layers that have a precision of their own."""
+    """A layer that contains a layer with its own dtype policy."""
 
     def build(self, shape):
         self.convolution = layers.Conv2D(shape[-1], 3, padding="same")
@@ -269,7 +269,7 @@ def wrapped(inputs):
 
 @pytest.mark.parametrize("body", [within, block, wrapped])
 @pytest.mark.parametrize("precision, bound", [("float32", 1e-5), ("bfloat16", 0.05)])
-def test_layers_made_of_layers(body, precision, bound):
+def test_layers_that_contain_layers(body, precision, bound):
     inputs = keras.Input(SHAPE)
     x = layers.ReLU()(layers.Conv2D(4, 3)(body(inputs)))
     network = trained(keras.Model(inputs, layers.Dense(CLASSES)(layers.Flatten()(x))))
@@ -322,7 +322,7 @@ def normalizations(network):
 @pytest.mark.parametrize("body, statistics", FOLDING)
 def test_the_normalization_of_the_image_is_folded_if_that_is_exact(body, statistics):
     network, images = normalized_network(body, statistics), pixels()
-    copy, truth = frozen(network), exact(network)
+    copy, truth = frozen(network), in_float64(network)
     assert not normalizations(copy) and copy.get_layer("normalization_folded").output.shape == (None, *SHAPE)
     assert error(truth, copy, x=images) < 3e-6 > error(truth, network, x=images)
     std = np.array(statistics.for_channels(3).std)
@@ -355,7 +355,7 @@ def test_half_precision_normalizes_pixels_in_float32(precision, bound):
 @pytest.mark.parametrize("name", ["mlp", "shufflenet_v2"])
 def test_zoo_networks_whose_normalization_is_folded(name):
     network, images = trained(models.build(name, (32, 32, 3), CLASSES)), pixels(4, shape=(32, 32, 3))
-    copy, truth = frozen(network), exact(network)
+    copy, truth = frozen(network), in_float64(network)
     assert not normalizations(copy)
     assert error(truth, copy, x=images) < max(3 * error(truth, network, x=images), 3e-6)
 
@@ -372,7 +372,7 @@ def test_every_output_is_float32():
         np.testing.assert_allclose(predictions[name], value, atol=0.05 * np.std(value))
 
 
-def test_it_is_saved_and_loaded(tmp_path):
+def test_a_frozen_network_is_saved_and_loaded(tmp_path):
     copy = frozen(nested(), "bfloat16")
     copy.save(tmp_path / "frozen.keras")
     np.testing.assert_array_equal(keras.saving.load_model(tmp_path / "frozen.keras")(X), copy(X))
@@ -386,8 +386,8 @@ def weights_after(teacher, method):
 
 
 @pytest.mark.parametrize("method", [KD, FitNet])
-def test_a_student_of_the_copy_is_the_student_of_the_teacher(method):
-    teacher = trained(convolutional(width=16, normalised=True))
+def test_a_frozen_teacher_trains_the_same_student(method):
+    teacher = trained(convolutional(width=16, normalized=True))
     expected = weights_after(teacher, method(weight=0.5))
     np.testing.assert_allclose(weights_after(frozen(teacher), method(weight=0.5)), expected, atol=1e-5)
     rounded = weights_after(frozen(teacher, "bfloat16"), method(weight=0.5))
@@ -413,6 +413,6 @@ def test_invalid_models_and_arguments():
         frozen(quantized)
     with pytest.raises(ValueError, match="'double': "):
         frozen(keras.Sequential([keras.Input((8,)), layers.Lambda(lambda x: 2 * x, name="double")]))
-    teacher = Teacher(frozen(trained(convolutional(normalised=True))))
+    teacher = Teacher(frozen(trained(convolutional(normalized=True))))
     with pytest.raises(ValueError, match="a map that comes from a BatchNormalization"):
-        Distiller(student=convolutional(normalised=True), teacher=teacher, methods=[OFD()])
+        Distiller(student=convolutional(normalized=True), teacher=teacher, methods=[OFD()])

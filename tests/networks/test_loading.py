@@ -15,7 +15,7 @@ OWN = ["conv1", "conv2", "logits"]
 @pytest.fixture(params=["model.keras", "model.weights.h5"])
 def saved(request, tmp_path):
     """A network and a file with its weights."""
-    model, path = convolutional(normalised=True), tmp_path / request.param
+    model, path = convolutional(normalized=True), tmp_path / request.param
     model.compile(optimizer="adam")  # whose state is no layer's
     model.save(path) if path.suffix == ".keras" else model.save_weights(path)
     return model, path
@@ -23,7 +23,7 @@ def saved(request, tmp_path):
 
 def test_a_whole_network(saved):
     model, path = saved
-    other = convolutional(normalised=True)
+    other = convolutional(normalized=True)
     report = load_weights(other, path)
     assert same(values(model.variables), values(other.variables))
     assert sorted(report.loaded) == ["bn1", "bn2", *OWN]
@@ -32,7 +32,7 @@ def test_a_whole_network(saved):
 
 def test_another_classifier_stays_as_it_is(saved):
     model, path = saved
-    other = convolutional(normalised=True, classes=CLASSES + 2)
+    other = convolutional(normalized=True, classes=CLASSES + 2)
     before = values(other.get_layer("logits").weights)
     report = load_weights(other, path)
     assert list(report.mismatched) == ["logits"] and "(8, 5)" in str(report) and "(8, 7)" in str(report)
@@ -83,6 +83,36 @@ def test_a_name_that_two_layers_share_is_not_guessed(tmp_path):
     twice().save_weights(tmp_path / "twice.weights.h5")
     with pytest.raises(ValueError, match="a/conv, b/conv"):
         load_weights(alone, tmp_path / "twice.weights.h5")
+
+
+@pytest.mark.parametrize("file", ["model.keras", "model.weights.h5"])
+@pytest.mark.parametrize("earlier", [1, 20])
+def test_names_that_keras_gave_are_matched_by_their_order(earlier, file, tmp_path):
+    def unnamed():
+        inner = keras.Sequential([layers.Conv2D(3, 1), layers.Conv2D(3, 1), layers.BatchNormalization()])
+        return keras.Sequential([keras.Input(SHAPE), layers.Conv2D(3, 1), layers.Conv2D(3, 1), inner])
+
+    keras.utils.clear_session()
+    saved = unnamed()
+    saved.save(tmp_path / file) if file.endswith(".keras") else saved.save_weights(tmp_path / file)
+    keras.utils.clear_session()
+    for _ in range(earlier):  # the numbers of the next network overlap with those in the file, or they do not
+        layers.Conv2D(3, 1)
+    other = unnamed()
+    assert other.layers[0].name != saved.layers[0].name
+    report = load_weights(other, tmp_path / file)
+    assert same(values(saved.variables), values(other.variables))
+    assert len(report.loaded) == 5 and not (report.mismatched or report.missing or report.skipped)
+
+
+def test_names_of_the_user_that_look_like_those_of_keras_stay(tmp_path):
+    inputs = keras.Input((4,))
+    hidden = layers.Dense(4, name="dense_1")(inputs)
+    keras.Model(inputs, layers.Dense(4, name="dense_2")(hidden)).save_weights(tmp_path / "model.weights.h5")
+    part = keras.Sequential([keras.Input((4,)), layers.Dense(4, name="dense_2")])
+    assert str(load_weights(part, tmp_path / "model.weights.h5")) == (
+        "1 layers loaded\nin the file, not in the model: dense_1"
+    )
 
 
 def test_a_rejected_file_changes_nothing(tmp_path):

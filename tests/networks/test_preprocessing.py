@@ -29,7 +29,7 @@ def test_the_normalization_against_its_formula():
         ((float("nan"),), (1.0,), "finite"),
     ],
 )
-def test_invalid_statistics(mean, std, message):
+def test_invalid_statistics_are_rejected(mean, std, message):
     with pytest.raises(ValueError, match=message):
         PixelStatistics(mean, std).for_channels(3)
 
@@ -41,14 +41,14 @@ def test_probing_finds_order_scale_and_offset():
 
 
 @pytest.mark.parametrize("function", [np.square, lambda x: x.mean(-1, keepdims=True) + 0 * x])
-def test_probing_rejects_what_is_not_affine_in_each_channel(function):
+def test_probing_rejects_a_function_that_is_not_affine_in_each_channel(function):
     with pytest.raises(ValueError, match="reorders, scales and shifts"):
         probe(function)
 
 
 @pytest.mark.parametrize("nested", [False, True])
 def test_a_network_with_preprocessing_in_front(nested, tmp_path):
-    body = convolutional(normalised=True, dropout=0.5)
+    body = convolutional(normalized=True, dropout=0.5)
     shared = layers.Dense(5, name="shared")
     if nested:
         inputs = keras.Input(SHAPE)
@@ -61,7 +61,7 @@ def test_a_network_with_preprocessing_in_front(nested, tmp_path):
     assert [layer.name for layer in network.layers if layer.name in names] == names
     assert [variable.path for variable in network.variables] == paths
     last = network.get_layer(names[-1]).output
-    assert keras.Model(network.input, last)(PIXELS).shape == (4, 5), "layers give tensors of the new graph"
+    assert keras.Model(network.input, last)(PIXELS).shape == (4, 5), "layers return tensors of the new graph"
     np.testing.assert_allclose(Tapped(network, ["logits"])(PIXELS, False)[0], expected, rtol=1e-5, atol=1e-5)
     network.save(tmp_path / "model.keras")
     np.testing.assert_array_equal(keras.saving.load_model(tmp_path / "model.keras")(PIXELS), network(PIXELS))

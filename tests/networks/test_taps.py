@@ -12,7 +12,7 @@ X, _ = examples(4)
 
 
 def softmaxed(nested=True):
-    backbone = keras.Model(*_ends(convolutional(normalised=True), "pool"), name="backbone")
+    backbone = keras.Model(*_ends(convolutional(normalized=True), "pool"), name="backbone")
     inputs = keras.Input(SHAPE)
     outputs = layers.Dense(CLASSES, activation="softmax", name="classify")(layers.Dropout(0.5)(backbone(inputs)))
     return keras.Model(inputs, outputs, name="whole")
@@ -49,7 +49,7 @@ def test_logits_come_before_a_fused_softmax():
 
 
 @pytest.mark.parametrize("ending", [layers.Softmax(), layers.Activation("softmax"), keras.ops.softmax])
-def test_logits_come_before_a_softmax_of_its_own(ending):
+def test_logits_come_before_a_separate_softmax(ending):
     body = convolutional()
     model = keras.Model(body.input, ending(body.output))
     _, output, taps = tapped(model, "logits")
@@ -61,12 +61,12 @@ def test_embedding_is_what_the_classifier_reads_before_dropout():
     model = convolutional(dropout=0.5)
     model_taps = Tapped(model, ["embedding"])
     _, training = model_taps(X, training=True)
-    reads = keras.Model(*_ends(model, "pool"))(X)
-    np.testing.assert_allclose(training["embedding"], reads, rtol=1e-6)
+    pooled = keras.Model(*_ends(model, "pool"))(X)
+    np.testing.assert_allclose(training["embedding"], pooled, rtol=1e-6)
     assert model_taps.specs["embedding"].layer == "pool"
 
 
-def test_embedding_before_a_convolution_that_is_the_classifier():
+def test_embedding_of_a_convolutional_classifier():
     inputs = keras.Input(SHAPE)
     maps = layers.Conv2D(6, 3, padding="same", activation="relu", name="maps")(inputs)
     logits = layers.GlobalAveragePooling2D()(layers.Conv2D(CLASSES, 1, name="classify")(maps))
@@ -103,7 +103,7 @@ def test_a_stage_is_on_every_path():
     assert [spec.layer for spec in Tapped(model, ["stages"]).specs["stages"]] == ["sum", "last"]
 
 
-def test_nested_layers_go_by_path():
+def test_nested_layers_are_tapped_by_path():
     model = softmaxed()
     model_taps, _, taps = tapped(model, "backbone/relu2", "backbone", "stages")
     inner = model.get_layer("backbone")
@@ -112,8 +112,8 @@ def test_nested_layers_go_by_path():
     assert [spec.layer for spec in model_taps.specs["stages"]] == ["backbone/relu1", "backbone/relu2"]
 
 
-def test_a_pattern_of_names():
-    model = convolutional(normalised=True)
+def test_a_pattern_taps_a_list_of_layers():
+    model = convolutional(normalized=True)
     _, _, taps = tapped(model, "relu?", "conv*", "relu1")
     assert [value.shape[-1] for value in taps["relu?"]] == [value.shape[-1] for value in taps["conv*"]] == [4, 8]
     np.testing.assert_array_equal(taps["relu?"][0], taps["relu1"])
@@ -121,7 +121,7 @@ def test_a_pattern_of_names():
         Tapped(model, ["relv?"])
 
 
-def test_a_sequential_model_and_one_inside_another():
+def test_nested_sequential_models():
     inner = keras.Sequential([keras.Input(SHAPE), layers.Conv2D(3, 3, name="conv"), layers.Flatten()], name="inner")
     model = keras.Sequential([keras.Input(SHAPE), inner, layers.Dense(CLASSES, activation="softmax")])
     _, output, taps = tapped(model, "logits", "inner/conv")
@@ -129,7 +129,7 @@ def test_a_sequential_model_and_one_inside_another():
     np.testing.assert_array_equal(output, model(X))
 
 
-def test_the_model_is_left_as_it_was(tmp_path):
+def test_tapping_does_not_change_the_model(tmp_path):
     model = softmaxed()
     before = model.get_layer("backbone").get_layer("relu1").output
     config, names = model.get_config(), [variable.path for variable in model.variables]
@@ -146,8 +146,8 @@ def test_training_updates_batchnorm_as_the_model_itself_would():
     twin.set_weights(model.get_weights())
     Tapped(model, ["logits", "stages"])(X, training=True)
     twin(X, training=True)
-    for one, other in zip(model.get_weights(), twin.get_weights(), strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-6)
+    for actual, expected in zip(model.get_weights(), twin.get_weights(), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-6)
 
 
 def test_a_fused_activation_with_an_activity_regularizer_stays_whole():
@@ -169,11 +169,11 @@ def test_a_subclassed_model_returns_its_taps():
     model(X)
     model_taps, output, taps = tapped(model, "logits")
     np.testing.assert_array_equal(output, taps["logits"])
-    with pytest.raises(ValueError, match="(?s)'embedding'.*it gives logits"):
+    with pytest.raises(ValueError, match="(?s)'embedding'.*it returns logits"):
         Tapped(model, ["embedding"])
 
 
-def test_outputs_by_name():
+def test_named_outputs_are_taps():
     body = convolutional()
     model = keras.Model(body.input, {"logits": body.output, "boxes": body.get_layer("pool").output})
     _, _, taps = [*tapped_dictionary(model, "logits", "boxes")]
@@ -194,12 +194,12 @@ def tapped_dictionary(model, *names):
         ("nothing at all", "choose one of: conv1"),
     ],
 )
-def test_a_missing_tap(name, message):
+def test_a_missing_tap_is_rejected_with_similar_names(name, message):
     with pytest.raises(ValueError, match=f"(?s)net.*{message}"):
         Tapped(convolutional(), [name])
 
 
-def test_models_that_have_no_such_tap():
+def test_models_without_a_tap_are_rejected():
     flat = keras.Sequential([keras.Input((4,)), layers.Dense(3)])
     with pytest.raises(ValueError, match="stages"):
         Tapped(flat, ["stages"])
@@ -217,7 +217,7 @@ def test_models_that_have_no_such_tap():
         Tapped(Subclassed(taps=False), ["logits"])
 
 
-# The last map of each size, read off the published architectures.
+# The last map of each size, from the published architectures.
 APPLICATIONS = {
     "ResNet50": ["conv1_relu", "conv2_block3_out", "conv3_block4_out", "conv4_block6_out", "conv5_block3_out"],
     "VGG16": ["block1_conv2", "block2_conv2", "block3_conv3", "block4_conv3", "block5_conv3", "block5_pool"],
@@ -226,7 +226,7 @@ APPLICATIONS = {
 
 
 @pytest.mark.parametrize("name", APPLICATIONS)
-def test_classifiers_of_keras_applications_with_their_softmax(name):
+def test_taps_of_keras_applications(name):
     model = getattr(keras.applications, name)(weights=None, input_shape=(96, 96, 3), classes=CLASSES)
     model_taps = Tapped(model, ["logits", "embedding", "stages"])
     assert [spec.layer for spec in model_taps.specs["stages"]] == APPLICATIONS[name]
@@ -248,15 +248,15 @@ def test_a_shared_layer_with_a_fused_activation():
 
 
 def test_nested_models_whose_layers_have_the_same_names():
-    one, other = convolutional(name="one"), convolutional(name="other", normalised=True, dropout=0.5)
+    first, second = convolutional(name="first"), convolutional(name="second", normalized=True, dropout=0.5)
     inputs = keras.Input(SHAPE)
     x = layers.Conv2D(3, 1, activation="relu", name="conv1")(inputs)
-    model = keras.Model(inputs, layers.Average()([one(x), other(inputs=x)]))
-    model_taps, output, taps = tapped(model, "logits", "one/relu1", "other/relu1", "other/conv1")
+    model = keras.Model(inputs, layers.Average()([first(x), second(inputs=x)]))
+    model_taps, output, taps = tapped(model, "logits", "first/relu1", "second/relu1", "second/conv1")
     np.testing.assert_allclose(output, model(X), rtol=1e-6)
-    inner = keras.Model(other.input, other.get_layer("relu1").output)(model.get_layer("conv1")(X))
-    np.testing.assert_allclose(taps["other/relu1"], inner, rtol=1e-6)
-    assert np.abs(taps["one/relu1"] - taps["other/relu1"]).max() > 0
+    inner = keras.Model(second.input, second.get_layer("relu1").output)(model.get_layer("conv1")(X))
+    np.testing.assert_allclose(taps["second/relu1"], inner, rtol=1e-6)
+    assert np.abs(taps["first/relu1"] - taps["second/relu1"]).max() > 0
     twin = keras.models.clone_model(model)
     twin.set_weights(model.get_weights())
     keras.utils.set_random_seed(0)
@@ -267,7 +267,7 @@ def test_nested_models_whose_layers_have_the_same_names():
 
 
 @pytest.mark.parametrize("softmax", ["named", "tensorflow", "regularized"])
-def test_other_forms_of_a_softmax(softmax):
+def test_logits_before_other_forms_of_softmax(softmax):
     import tensorflow as tf
 
     inputs = keras.Input((4,))
@@ -285,17 +285,17 @@ def test_other_forms_of_a_softmax(softmax):
     np.testing.assert_allclose(taps["logits"], x @ weights + bias, rtol=1e-5)
 
 
-def test_a_model_of_one_output_in_a_list_and_one_of_several():
+def test_models_with_a_list_of_one_or_several_outputs():
     body = convolutional()
     _, output, taps = tapped(keras.Model(body.inputs, body.outputs), "logits")
     np.testing.assert_array_equal(output, taps["logits"])
     several = keras.Model(body.input, [body.output, layers.Dense(4)(body.get_layer("pool").output)], name="several")
     assert [spec.layer for spec in Tapped(several, ["stages"]).specs["stages"]] == ["relu1", "relu2"]
-    with pytest.raises(ValueError, match='several outputs; name the one by the key "logits"'):
+    with pytest.raises(ValueError, match='several outputs. Return a dictionary with the key "logits"'):
         Tapped(several, ["logits"])
 
 
-def test_the_classifier_and_the_batch_norms_of_a_network_at_hand():
+def test_the_constants_of_classifier_and_batch_norms():
     model = softmaxed()
     specs = Tapped(model, ["logits"]).specs
     kernel, bias = model.get_layer("classify").get_weights()

@@ -1,4 +1,4 @@
-"""Recorded teachers: the same student as with the live teacher, and recordings that are damaged or of another run."""
+"""Recorded teachers: they train the same student as the live teacher, and unsuitable recordings are rejected."""
 
 import json
 import resource
@@ -34,7 +34,7 @@ def images(count=COUNT, seed=0, name="random"):
 
 
 def on_pixels(network):
-    """The network behind a layer that scales pixel values to 0..1, as every network of this project starts with one."""
+    """The network after a layer that scales pixel values to 0..1."""
     inputs = keras.Input(network.input_shape[1:])
     x = keras.layers.Rescaling(1 / 255)(inputs)
     for layer in network.layers[1:]:
@@ -44,7 +44,7 @@ def on_pixels(network):
 
 def wide(seed=3, **options):
     keras.utils.set_random_seed(seed)
-    return on_pixels(convolutional(6, normalised=True, name="teacher", **options))
+    return on_pixels(convolutional(6, normalized=True, name="teacher", **options))
 
 
 def recorded(directory, network=None, source=None, **options):
@@ -64,7 +64,7 @@ def trained(teacher, methods=(KD,), epochs=4, hard=True, **view):
 
 
 @pytest.mark.parametrize("augmentation", [None, Augmentation(crop=2, flip=True), MIXED], ids=["none", "crop", "mixed"])
-def test_the_student_of_a_recording_is_that_of_the_live_run(augmentation, tmp_path):
+def test_a_recording_trains_the_same_student_as_the_live_teacher(augmentation, tmp_path):
     teacher, passes = counted(wide())
     recording = recorded(tmp_path, teacher, views=2, augmentation=augmentation)
     recording.verify()
@@ -74,18 +74,18 @@ def test_the_student_of_a_recording_is_that_of_the_live_run(augmentation, tmp_pa
     again = trained(Teacher.recorded(tmp_path), recorded=recording, augmentation=augmentation)
     assert passes.read() == (0, 20) and same(live, again, atol=1e-5)
     if augmentation:
-        other = trained(teacher, augmentation=augmentation)  # a new view in each epoch
-        assert not same(live, other, atol=1e-3)
+        without_views = trained(teacher, augmentation=augmentation)  # a new view in each epoch
+        assert not same(live, without_views, atol=1e-3)
 
 
-def test_replicas_share_the_teachers_pass(tmp_path):
-    one = recorded(tmp_path / "one", views=1)
+def test_recording_over_replicas_gives_the_same_outputs(tmp_path):
+    on_one = recorded(tmp_path / "one", views=1)
     with mirrored(2).scope():  # 37 images in batches of 8: the last one has 5
-        two = recorded(tmp_path / "two", views=1)
-    assert same(one.read(0, np.arange(COUNT)), two.read(0, np.arange(COUNT)), atol=1e-5)
+        on_two = recorded(tmp_path / "two", views=1)
+    assert same(on_one.read(0, np.arange(COUNT)), on_two.read(0, np.arange(COUNT)), atol=1e-5)
 
 
-def test_every_view_is_joined_by_example_whatever_the_order_and_the_batch(tmp_path):
+def test_views_are_joined_by_example_in_any_order_and_batch(tmp_path):
     crop = Augmentation(crop=2)
     teacher = wide()
     recording = recorded(tmp_path, teacher, views=2, augmentation=crop)
@@ -147,7 +147,7 @@ def test_several_workers_write_shards_of_one_recording(tmp_path):
     whole = recorded(tmp_path / "whole", views=2)
     parts.verify()
     files = (sorted(recording.directory.glob("*.tfrecord")) for recording in (whole, parts))
-    for one, other in zip(*files, strict=True):
+    for paths in zip(*files, strict=True):
         rows = [
             np.stack(
                 list(
@@ -156,14 +156,14 @@ def test_several_workers_write_shards_of_one_recording(tmp_path):
                     .as_numpy_iterator()
                 )
             )
-            for path in (one, other)
+            for path in paths
         ]
         of_one, of_three = (records.view(whole.type)[:, 0] for records in rows)
         np.testing.assert_array_equal(of_one["index"], of_three["index"])
         np.testing.assert_allclose(of_one["logits/0"], of_three["logits/0"], atol=1e-5)
 
 
-def test_complete_shards_are_not_written_again(tmp_path):
+def test_only_missing_and_damaged_shards_are_written_again(tmp_path):
     recorded(tmp_path)
     times = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.tfrecord")}
     lost, cut = list(times)[:2]
@@ -198,7 +198,7 @@ def test_incomplete_and_damaged_shards_are_rejected(tmp_path):
         ({"image_size": (4, 4)}, "image_size"),
     ],
 )
-def test_a_recording_of_other_images_is_rejected_with_what_differs(change, message, tmp_path):
+def test_a_recording_of_other_images_is_rejected_with_the_differences(change, message, tmp_path):
     recording = recorded(tmp_path, augmentation=Augmentation(crop=2))
     options = {"batch_size": 8, "seed": 5, "augmentation": Augmentation(crop=2), "source": images()} | change
     with pytest.raises(ValueError, match=f"the images with which.*{message}"):
@@ -208,7 +208,7 @@ def test_a_recording_of_other_images_is_rejected_with_what_differs(change, messa
         recorded(tmp_path, **options)
 
 
-def test_a_mixed_recording_needs_its_batches(tmp_path):
+def test_a_recording_of_mixed_batches_needs_the_same_batches(tmp_path):
     recording = recorded(tmp_path, augmentation=MIXED)
     for change in ({"batch_size": 9}, {"cache": False}, {"shuffle": False}, {"drop_remainder": True}):
         with pytest.raises(ValueError, match="batch_size|order|drop_remainder"):
@@ -307,8 +307,7 @@ def test_a_batch_without_the_recorded_outputs_is_rejected(tmp_path):
 def test_the_slices_of_two_replicas_are_parts_of_the_recorded_batch(tmp_path):
     for augmentation in (None, MIXED):
         recording = recorded(tmp_path / str(augmentation is None), augmentation=augmentation)
-        options = {"batch_size": 12, "seed": 5, "epochs": 1, "recorded": recording, "augmentation": augmentation}
-        options["batch_size"] = 8
+        options = {"batch_size": 8, "seed": 5, "epochs": 1, "recorded": recording, "augmentation": augmentation}
         whole = [x for x, _ in data.training(images(), **options)]
         parts = [x for x, _ in data.training(images(), batch_slice=BatchSlice(0, 2, 2), **options)]
         for key in (INDEX, RECORDED):
@@ -319,21 +318,21 @@ def test_the_slices_of_two_replicas_are_parts_of_the_recorded_batch(tmp_path):
 FULL = """
 import resource, sys
 from tests.recording.test_recording import recorded
-resource.setrlimit(resource.RLIMIT_FSIZE, (900, 900))  # as a full disk: a shard is written until there is no more room
+resource.setrlimit(resource.RLIMIT_FSIZE, (900, 900))  # as on a full disk: writing a shard fails at this size
 recorded(sys.argv[1], batch_size=37, views=2)
 """
 
 
 def test_a_full_disk_keeps_finished_shards_and_leaves_no_temporary_file(tmp_path):
     directory, root = tmp_path / "recording", Path(__file__).parent.parent.parent
-    ran = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", FULL, directory],
         capture_output=True,
         text=True,
         cwd=root,
         preexec_fn=lambda: signal.signal(signal.SIGXFSZ, signal.SIG_IGN),
     )
-    assert ran.returncode == 1 and "finished shards are kept" in ran.stderr, ran.stderr[-2000:]
+    assert process.returncode == 1 and "finished shards are kept" in process.stderr, process.stderr[-2000:]
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
     assert not list(directory.glob("*.tfrecord")) and not list(directory.glob(".writing*"))
     assert json.loads((directory / "plan.json").read_text())["views"] == 2

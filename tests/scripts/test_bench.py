@@ -66,7 +66,7 @@ def test_a_peak_counts_what_is_there_at_one_time():
     [
         (
             ["bench.step", "--pair=resnet8:resnet8:16:4", "--rounds=1", "--steps=1", "--memory"],
-            "ours, recorded / baseline",
+            "kd_keras, recorded / baseline",
         ),
         (["bench.methods", "--method=KD", "--rounds=1", "--steps=1"], "| KD |"),
         (["bench.methods", "--method=KD", "--growth=classes"], "| KD |"),

@@ -73,9 +73,9 @@ def test_the_reading_of_measurements_from_a_test_report(tmp_path):
         <property name="value_error" value="1e-7"/></properties></testcase>
         <testcase name="test_value_and_gradient[kd-two]"><properties>
         <property name="value_error" value="3e-7"/></properties></testcase>
-        <testcase name="test_replicas_make_the_same_update[2-KD]"><properties>
+        <testcase name="test_several_replicas_compute_the_same_update_as_one[2-KD]"><properties>
         <property name="weight_difference" value="4e-8"/></properties></testcase>
-        <testcase name="test_finite_at_the_edges[at-one]"><failure>no</failure></testcase>
+        <testcase name="test_the_loss_is_finite_in_edge_cases[at-one]"><failure>no</failure></testcase>
         </testsuite></testsuites>"""
     )
     program = (

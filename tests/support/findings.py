@@ -12,26 +12,26 @@ COST = {"teacher": 1.0, "baseline": 0.11, "distilled": 0.11}
 
 
 def logits(role, labels, noise):
-    """Logits `(N, K)`: the true class stands out by the role's skill, and similar classes come near it."""
+    """Logits `(N, K)`: the true class has the role's skill as its logit, and similar classes a fraction of it."""
     classes = np.eye(len(CLASSES))
     similar = classes.copy()
-    for one, other, much in ((3, 5, 0.72), (0, 8, 0.45), (1, 9, 0.5), (4, 7, 0.4), (2, 4, 0.4), (3, 6, 0.35)):
-        similar[one, other] = similar[other, one] = much
+    for first, second, similarity in ((3, 5, 0.72), (0, 8, 0.45), (1, 9, 0.5), (4, 7, 0.4), (2, 4, 0.4), (3, 6, 0.35)):
+        similar[first, second] = similar[second, first] = similarity
     return SKILL[role] * similar[labels] + noise
 
 
 def findings(role, predictions, teacher):
-    """The findings for predictions; those that do not follow from predictions are made from the role's skill."""
+    """The findings for predictions; those that need a network are derived from the role's skill."""
     fitting, measured = halves(predictions)
     size = COST[role]
-    found = (
+    values = (
         dict(accuracy(predictions))
         | dict(calibration(measured, held_out=fitting))
         | dict(intervals(predictions, teacher))
     )
-    found |= dict(agreement(predictions, teacher))
-    found |= {
-        "accuracy_train": found["accuracy"] + 0.03,
+    values |= dict(agreement(predictions, teacher))
+    values |= {
+        "accuracy_train": values["accuracy"] + 0.03,
         "gap": 0.03,
         "auroc_probability": 0.84 + 0.01 * SKILL[role],
         "auroc_energy": 0.86 + 0.01 * SKILL[role],
@@ -40,17 +40,17 @@ def findings(role, predictions, teacher):
         "kilobytes": 1130.0 * size,
     }
     for name, value in (("milliseconds", 4.1), ("milliseconds_32", 61.0), ("megabytes", 48.0)):
-        found |= {name: value * size**0.5, f"{name}_p95": 1.15 * value * size**0.5}
-    del found["megabytes_p95"]
+        values |= {name: value * size**0.5, f"{name}_p95": 1.15 * value * size**0.5}
+    del values["megabytes_p95"]
     for place, name in enumerate(CORRUPTIONS):
         more = np.arange(1, 6) * (0.02 + 0.012 * place) * (2 - SKILL[role] / 5)
-        found[f"error_{name}"] = np.minimum(0.9, 1 - found["accuracy"] + more)
-    found["corruption_error"] = float(np.mean([found[f"error_{name}"] for name in CORRUPTIONS]))
-    found["mce"] = found["corruption_error"] / 0.216
+        values[f"error_{name}"] = np.minimum(0.9, 1 - values["accuracy"] + more)
+    values["corruption_error"] = float(np.mean([values[f"error_{name}"] for name in CORRUPTIONS]))
+    values["mce"] = values["corruption_error"] / 0.216
     if role != "teacher":
-        found |= {"attention_correlation": 0.61, "attention_overlap": 0.47}
-        found["cka"] = np.array([[0.97, 0.71, 0.33], [0.62, 0.93, 0.52], [0.21, 0.49, 0.88]])
-    return found
+        values |= {"attention_correlation": 0.61, "attention_overlap": 0.47}
+        values["cka"] = np.array([[0.97, 0.71, 0.33], [0.62, 0.93, 0.52], [0.21, 0.49, 0.88]])
+    return values
 
 
 def history(role, accuracy, epochs=30):
@@ -65,26 +65,26 @@ def history(role, accuracy, epochs=30):
 
 
 def subjects(count=3000):
-    """A teacher, a baseline and a distilled student, with all findings that there are."""
+    """A teacher, a baseline and a distilled student, with findings of every kind."""
     random = np.random.default_rng(7)
     labels = random.integers(0, len(CLASSES), count)
     noise = {name: random.normal(size=(count, len(CLASSES))) for name in ("images", *SKILL)}
-    made, teacher = [], None
+    networks, teacher = [], None
     for role in SKILL:
-        own = 0.55 if role == "baseline" else 0.35
+        scatter = 0.55 if role == "baseline" else 0.35
         predictions = Predictions(
-            2 * logits(role, labels, 1.2 * ((1 - own) * noise["images"] + own * noise[role])), labels
+            2 * logits(role, labels, 1.2 * ((1 - scatter) * noise["images"] + scatter * noise[role])), labels
         )
         predictions = predictions._replace(logits=(1.5 * predictions.logits).astype("float32"))
         teacher = teacher or predictions
-        found = findings(role, predictions, teacher)
+        values = findings(role, predictions, teacher)
         lines = ["--data=cifar10", "--epochs=30"] + (["--method=kd(temperature=4)"] if role == "distilled" else [])
-        made.append(Subject(f"runs/{role}", role, found, history(role, found["accuracy"]), lines))
-    return made
+        networks.append(Subject(f"runs/{role}", role, values, history(role, values["accuracy"]), lines))
+    return networks
 
 
 def images(count, size=32):
-    """Images `(size, size, 3)` uint8 of a bright spot, and where it is: `(size, size)` from 0 to 1."""
+    """Images `(size, size, 3)` uint8 of a bright spot, and its brightness `(size, size)` from 0 to 1."""
     random = np.random.default_rng(3)
     y, x = np.mgrid[:size, :size] / size
     for _ in range(count):

@@ -1,4 +1,4 @@
-"""What every method must do. Methods enroll themselves by being in their folder."""
+"""Helpers for the tests that every method must pass. Methods enroll themselves by being in their folder."""
 
 import importlib
 import inspect
@@ -14,7 +14,7 @@ from kd_keras.methods import Method
 from tests.support.networks import compiled, convolutional, examples, mirrored, values
 
 FOLDER = Path(__file__).parent.parent.parent / "kd_keras"
-SHARED = ("__init__", "adapters", "base", "labels", "listing", "schedules")  # the files of methods/ that are no entries
+SHARED = ("__init__", "adapters", "base", "labels", "listing", "schedules")  # files of methods/ without a method
 
 
 def method_files():
@@ -45,14 +45,14 @@ def cases():
 
 def classes(name):
     """The methods that a file defines."""
-    members, own = vars(module(name)).values(), module(name).__name__
-    return [kind for kind in members if inspect.isclass(kind) and issubclass(kind, Method) and kind.__module__ == own]
+    members, path = vars(module(name)).values(), module(name).__name__
+    return [kind for kind in members if inspect.isclass(kind) and issubclass(kind, Method) and kind.__module__ == path]
 
 
 def losses(name):
     """The pure functions that a file defines."""
-    functions, own = inspect.getmembers(module(name), inspect.isfunction), module(name).__name__
-    return [loss for loss_name, loss in functions if loss_name.endswith("_loss") and loss.__module__ == own]
+    functions, path = inspect.getmembers(module(name), inspect.isfunction), module(name).__name__
+    return [loss for loss_name, loss in functions if loss_name.endswith("_loss") and loss.__module__ == path]
 
 
 def method(kind, **arguments):
@@ -67,8 +67,8 @@ def distiller(kind, seed=0, normalized=True, width=6, arguments=None, **options)
     options = {"jit_compile": False} | options
     chosen = method(kind, **(arguments or {}))
     build_student = getattr(tests_of(kind.__module__.rsplit(".", 1)[-1]), "student", convolutional)
-    teacher = convolutional(width, normalised=True, name="teacher", bias_initializer="random_normal")
-    student = chosen.student_from(build_student(4, normalised=normalized), teacher)
+    teacher = convolutional(width, normalized=True, name="teacher", bias_initializer="random_normal")
+    student = chosen.student_from(build_student(4, normalized=normalized), teacher)
     if not chosen.taps.teacher:
         teacher = None
     return compiled(Distiller(student=student, teacher=teacher, methods=[chosen], hard_weight=1.0), **options)
@@ -81,12 +81,14 @@ def batch(kind, count=32):
 
 
 def replicas_difference(kind, replicas, count=37):
-    """The difference between training on one replica and on several, for two epochs at one global batch size: the
-    largest difference of a trained variable, and the largest relative difference of a metric.
+    """Compares two epochs of training on one replica and on several, at one global batch size.
 
-    The student has no BatchNorm, which would see the slice of the batch on one replica; adapters normalize over all.
-    Methods that couple examples get the global batch. Batches have 16 examples; the last one is smaller and uneven over
-    the replicas.
+    The student has no BatchNorm, whose statistics would be those of a slice; adapters normalize over all replicas.
+    Methods that couple examples receive the global batch. Batches have 16 examples; the last one is smaller and uneven
+    over the replicas.
+
+    Returns:
+        The largest difference of a trained variable, and the largest relative difference of a metric.
     """
     arguments = {"across_replicas": True} if "across_replicas" in inspect.signature(kind).parameters else {}
     results = []

@@ -1,4 +1,4 @@
-"""Small networks, without BatchNorm unless asked for, that the tests distill."""
+"""Small networks that the tests distill, their data, and helpers that compare variables."""
 
 import keras
 import numpy as np
@@ -8,12 +8,12 @@ SHAPE = (8, 8, 3)
 CLASSES = 5
 
 
-def convolutional(width=4, classes=CLASSES, shape=SHAPE, normalised=False, dropout=0.0, name="net", **options):
+def convolutional(width=4, classes=CLASSES, shape=SHAPE, normalized=False, dropout=0.0, name="net", **options):
     inputs = keras.Input(shape, name="image")
     x = inputs
     for stage in (1, 2):
         x = layers.Conv2D(width * stage, 3, strides=stage, padding="same", name=f"conv{stage}", **options)(x)
-        if normalised:
+        if normalized:
             x = layers.BatchNormalization(name=f"bn{stage}")(x)
         x = layers.ReLU(name=f"relu{stage}")(x)
     x = layers.GlobalAveragePooling2D(name="pool")(x)
@@ -36,7 +36,7 @@ def source(count=37):
     random = np.random.default_rng(0)
     images, labels = random.integers(0, 256, (count, *SHAPE)).astype("uint8"), random.integers(0, CLASSES, count)
     columns = {"image": images, "index": np.arange(count), "label": labels}
-    return Source(tf.data.Dataset.from_tensor_slices(columns), "made", count, CLASSES, None, SHAPE)
+    return Source(tf.data.Dataset.from_tensor_slices(columns), "random", count, CLASSES, None, SHAPE)
 
 
 def compiled(distiller, **options):
@@ -56,7 +56,7 @@ def same(before, after, atol=0.0):
 
 
 def mirrored(devices):
-    """A strategy over logical CPUs; without collectives, whose keys several strategies in one process would share."""
+    """A strategy over logical CPUs without collectives, because strategies of one process would share their keys."""
     import tensorflow as tf
 
     reduction = tf.distribute.ReductionToOneDevice()
@@ -64,11 +64,11 @@ def mirrored(devices):
 
 
 class Passes(layers.Layer):
-    """Passes its input on and counts, in the graph, how often it runs in training and in inference form."""
+    """Returns its input, and counts in the graph how often it runs in training and in inference."""
 
     def build(self, shape):
         names = {True: "training", False: "inference"}
-        self.counts = {form: self.add_weight((), "zeros", trainable=False, name=name) for form, name in names.items()}
+        self.counts = {mode: self.add_weight((), "zeros", trainable=False, name=name) for mode, name in names.items()}
 
     def call(self, inputs, training=False):
         self.counts[bool(training)].assign_add(1.0)
@@ -79,6 +79,6 @@ class Passes(layers.Layer):
 
 
 def counted(model):
-    """The model behind a layer that counts its passes, and that layer."""
+    """The model after a layer that counts its passes, and that layer."""
     layer, inputs = Passes(), keras.Input(model.input_shape[1:])
     return keras.Model(inputs, model(layer(inputs)), name=f"counted_{model.name}"), layer

@@ -1,4 +1,4 @@
-"""The programs of experiments/: called in this process, or as a shell runs them."""
+"""Runs the programs of experiments/ in this process, or in a separate one."""
 
 import contextlib
 import importlib
@@ -20,7 +20,7 @@ SMALL = ["--data=digits", "--train_split=train[:64]", "--test_split=test[:64]", 
 
 
 class Ran(NamedTuple):
-    """What a program left: its exit code, and what it wrote."""
+    """The result of a program: its exit code and its output."""
 
     returncode: int
     stdout: str
@@ -31,10 +31,10 @@ def program(name, *arguments, check=True, environment=()):
     """Calls a program in this process, with flags of its own.
 
     Args:
-        name: of the module in experiments/.
+        name: the name of the module in experiments/.
         arguments: the command line.
-        check: whether a failure of the program is one of the test.
-        environment: variables to set meanwhile.
+        check: whether the test fails if the program fails.
+        environment: environment variables to set during the call.
     """
     _forget_flags()
     module = importlib.import_module(f"experiments.{name}")
@@ -60,7 +60,7 @@ def program(name, *arguments, check=True, environment=()):
 
 
 def process(name, *arguments, check=True, environment=()):
-    """Runs a program as a shell does, in a process of its own."""
+    """Runs a program in a separate process, as a shell does."""
     command = [sys.executable, "-m", f"experiments.{name}", *map(str, arguments)]
     ran = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, **dict(environment)})
     if check:
@@ -81,7 +81,7 @@ def _exit_code(module, command):
 
 
 def _forget_flags():
-    """Removes the flags of all programs, and their modules, so that the next import defines them anew."""
+    """Removes the flags of all programs, and their modules, so that the next import defines them again."""
     for names in [names for names in flags.FLAGS.flags_by_module_dict() if names.startswith("experiments")]:
         for flag in list(flags.FLAGS.flags_by_module_dict()[names]):
             if flag.name in flags.FLAGS:

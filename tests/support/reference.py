@@ -23,7 +23,7 @@ class Case(NamedTuple):
     reference: Callable
     student: Any
     others: tuple = ()
-    step: float = 1e-4  # of the numerical differences; smaller for a loss with kinks
+    step: float = 1e-4  # of the numerical differences; smaller for a loss that is not differentiable everywhere
 
     def value_error(self) -> float:
         """The largest difference of the loss, relative to its largest value."""
@@ -33,8 +33,10 @@ class Case(NamedTuple):
         return float(np.abs(actual - expected).max() / max(np.abs(expected).max(), 1e-6))
 
     def gradient_error(self, coordinates: int = 60) -> float:
-        """The largest difference between the gradient of the mean and central differences of the reference in float64,
-        at some coordinates of each of the student's arrays, relative to the largest of them."""
+        """The largest difference between the gradient of the mean and central differences of the reference in float64.
+
+        It is taken over some coordinates of each of the student's arrays, relative to the largest central difference.
+        """
         random = np.random.default_rng(0)
         worst = 0.0
         arrays = zip(self.gradients(), keras.tree.flatten(self.student), strict=True)

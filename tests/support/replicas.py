@@ -1,4 +1,4 @@
-"""A program that fits small Distillers under one strategy and writes its results, which test_distribute.py compares.
+"""A program that trains small Distillers under one strategy and writes the results, which test_distribute.py compares.
 
 python -m tests.support.replicas mirrored out.npz [case ...]
 """
@@ -12,26 +12,26 @@ import tensorflow as tf
 
 from kd_keras import Distiller, data, distribute
 from kd_keras.methods import KD, FitNet
+from tests.support.methods import Similarities
 from tests.support.networks import CLASSES, compiled, convolutional, source, values
-from tests.test_distiller import Similarities
 
 STEPS, EPOCHS, BATCH = 3, 7, 16  # 37 examples, 21 updates; the last batch of an epoch has 5 examples, 2 and 3
 CASES = {
     "kd": {"methods": lambda: [KD()]},
     "fitnet": {"methods": lambda: [KD(), FitNet(weight=0.5)]},
     "relational": {"methods": lambda: [Similarities()]},
-    "synchronised": {"methods": lambda: [KD(), FitNet(weight=0.5)], "normalised": True},
+    "synchronized": {"methods": lambda: [KD(), FitNet(weight=0.5)], "normalized": True},
     "together": {"methods": lambda: [KD()], "steps_per_execution": STEPS},
     "half": {"methods": lambda: [KD(), FitNet(weight=0.5)], "policy": "mixed_float16"},
 }
 
 
-def trained(strategy, methods, normalised=False, policy="float32", steps_per_execution=1):
+def trained(strategy, methods, normalized=False, policy="float32", steps_per_execution=1):
     keras.utils.set_random_seed(0)
     with strategy.scope():
         teacher = convolutional(6, name="teacher", classes=CLASSES)
         keras.config.set_dtype_policy(policy)
-        student = convolutional(4, normalised=normalised)
+        student = convolutional(4, normalized=normalized)
         distribute.synchronize_batch_norm(student)
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         optimizer = keras.optimizers.SGD(0.05, momentum=0.9)
@@ -53,19 +53,19 @@ def trained(strategy, methods, normalised=False, policy="float32", steps_per_exe
 
 def main(name, output, *cases):
     strategy = distribute.strategy(name, devices=2 if name in ("mirrored", "central") else None)
-    found = {}
+    results = {}
     for case in cases or CASES:
-        distiller, history = trained(strategy, **fitting(strategy, CASES[case]))
-        found |= {f"{case}/{i}": value for i, value in enumerate(values(distiller.student.variables))}
-        found[f"{case}/predicted"] = distiller.predict(*plain(distiller), verbose=0)
-        found[f"{case}/shared"] = shared(strategy, distiller)
-        found[f"{case}/history"] = json.dumps(history)
-    np.savez(output, **found)
+        distiller, history = trained(strategy, **possible_options(strategy, CASES[case]))
+        results |= {f"{case}/{i}": value for i, value in enumerate(values(distiller.student.variables))}
+        results[f"{case}/predicted"] = distiller.predict(unsliced_images(), verbose=0)
+        results[f"{case}/mapped"] = predict_over_replicas(strategy, distiller)
+        results[f"{case}/history"] = json.dumps(history)
+    np.savez(output, **results)
     print(f"{strategy.num_replicas_in_sync} replicas, chief {distribute.is_chief(strategy)}")
 
 
-def fitting(strategy, options):
-    """The options of a case; several workers reject several steps in one call, and then run one at a time."""
+def possible_options(strategy, options):
+    """The options of a case; several workers must reject several steps per call, and run one step instead."""
     if "steps_per_execution" not in options or not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return options
     try:
@@ -73,22 +73,22 @@ def fitting(strategy, options):
     except ValueError as error:
         assert "steps_per_execution=1 on several workers" in str(error)
         return {**options, "steps_per_execution": 1}
-    raise AssertionError("several workers ran several steps in one call: nothing need refuse it any more")
+    raise AssertionError("several workers ran several steps in one call: remove the check in keras_fit.py")
 
 
-def shared(strategy, distiller):
-    """Predictions of which each replica computes a slice; the last batch has one row."""
+def predict_over_replicas(strategy, distiller):
+    """Predictions by `map_over_replicas`; the last batch has one row."""
     with strategy.scope():
         run = tf.function(
             distribute.map_over_replicas(lambda rows: {"logits": distiller.student(rows, training=False)})
         )
-    return np.concatenate([run(rows)["logits"] for rows in plain(distiller)[0]])
+    return np.concatenate([run(rows)["logits"] for rows in unsliced_images()])
 
 
-def plain(distiller):
-    """A user's own dataset, which Keras divides; not a multiple of the replicas."""
+def unsliced_images():
+    """A dataset that Keras itself divides over the replicas; its size is not a multiple of their number."""
     images = np.random.default_rng(1).normal(size=(9, 8, 8, 3)).astype("float32")
-    return (tf.data.Dataset.from_tensor_slices(images).batch(4),)
+    return tf.data.Dataset.from_tensor_slices(images).batch(4)
 
 
 if __name__ == "__main__":

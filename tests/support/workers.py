@@ -11,26 +11,26 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 def start(count, *command, **environment):
-    """Starts so many workers of `python command`, each `{index}` in it replaced."""
+    """Starts `count` workers of `python command`, with the worker's index in place of `{index}`."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    addresses = [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
-    for each in sockets:
-        each.close()
+    addresses = [f"127.0.0.1:{one.getsockname()[1]}" for one in sockets]
+    for one in sockets:
+        one.close()
     processes = []
     for index in range(count):
         config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
-        own = {**os.environ, "PYTHONUNBUFFERED": "1", "TF_CONFIG": json.dumps(config), **environment}
+        variables = {**os.environ, "PYTHONUNBUFFERED": "1", "TF_CONFIG": json.dumps(config), **environment}
         arguments = [sys.executable, *(str(part).replace("{index}", str(index)) for part in command)]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        processes.append(subprocess.Popen(arguments, cwd=ROOT, env=own, **pipes))
+        processes.append(subprocess.Popen(arguments, cwd=ROOT, env=variables, **pipes))
     return processes
 
 
 def finish(processes, timeout=240):
-    """Waits for all; their exit codes, standard outputs and standard errors."""
+    """Waits for all processes; returns their exit codes, standard outputs and standard errors."""
     try:
-        said = [each.communicate(timeout=timeout) for each in processes]
+        outputs = [process.communicate(timeout=timeout) for process in processes]
     finally:
-        for each in processes:
-            each.kill()
-    return [each.returncode for each in processes], *zip(*said, strict=True)
+        for process in processes:
+            process.kill()
+    return [process.returncode for process in processes], *zip(*outputs, strict=True)

@@ -1,4 +1,4 @@
-"""Checkpoints: an interrupted run resumes as if it had not been, and a failed write leaves the old file unchanged."""
+"""Checkpoints: a resumed run has the results of an uninterrupted one, and a failed write keeps the old file."""
 
 import multiprocessing
 import resource
@@ -22,17 +22,17 @@ pytestmark = pytest.mark.filterwarnings("ignore:The teacher is right")
 def distiller(**options):
     keras.utils.set_random_seed(0)
     teacher = convolutional(6, name="teacher")
-    student = convolutional(4, normalised=True, dropout=0.2)
+    student = convolutional(4, normalized=True, dropout=0.2)
     optimizer = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(0.01, 16), **options)
-    made = Distiller(student=student, teacher=teacher, methods=[KD(), FitNet(weight=0.1)])
-    return compiled(made, optimizer=optimizer, jit_compile=False)
+    model = Distiller(student=student, teacher=teacher, methods=[KD(), FitNet(weight=0.1)])
+    return compiled(model, optimizer=optimizer, jit_compile=False)
 
 
 SOURCE, STEPS, EPOCHS = source(), 3, 3
 
 
 class Interrupt(keras.callbacks.Callback):
-    """Raises after so many steps of an epoch, as a kill between two steps would."""
+    """Raises after a step of an epoch, as a kill between two steps would."""
 
     def __init__(self, epoch, step):
         super().__init__()
@@ -46,31 +46,31 @@ class Interrupt(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
-def run(place, *others, **options):
+def run(directory, *callbacks, **options):
     """Trains from the newest checkpoint, as a program does; returns the Distiller and the logs of the epochs."""
-    made, checkpoint, history = distiller(**options), Checkpoint(place, every_steps=1), []
+    model, checkpoint, history = distiller(**options), Checkpoint(directory, every_steps=1), []
     log = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: history.append((epoch, dict(logs))))
     views = {"augmentation": data.Augmentation(shift=1), "batch_size": 16}
-    checkpoint.restore(made)
+    checkpoint.restore(model)
     fit(
-        made,
+        model,
         checkpoint,
         lambda at: data.training(SOURCE, start_epoch=at.epoch, start_step=at.step, **views),
         epochs=EPOCHS,
         steps_per_epoch=STEPS,
-        callbacks=lambda at: [log, *others],
+        callbacks=lambda at: [log, *callbacks],
         validation_data=data.evaluation(SOURCE, batch_size=16),
         verbose=0,
     )
-    return made, history
+    return model, history
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """An uninterrupted run: its directory, variables and logs."""
-    place = tmp_path_factory.mktemp("whole")
-    made, history = run(place)
-    return place, values(made.variables), values(made.optimizer.variables), history
+    directory = tmp_path_factory.mktemp("whole")
+    model, history = run(directory)
+    return directory, values(model.variables), values(model.optimizer.variables), history
 
 
 @pytest.mark.parametrize("at", [(0, 0), (1, 1)])
@@ -87,69 +87,70 @@ def test_an_interrupted_run_resumes_within_its_epoch(tmp_path, at, whole):
 
 
 def test_averaged_weights_resume_within_an_epoch(tmp_path):
-    """An optimizer that keeps a moving average of the weights, and puts it in their place at the end."""
+    """An optimizer that averages the weights during training, and replaces them by the averages at the end."""
     averaging = {"use_ema": True, "ema_momentum": 0.5}
     expected, _ = run(tmp_path / "whole", **averaging)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "stopped", Interrupt(1, 1), **averaging)
-    for _ in range(2):  # the second has nothing left to do, and ends with the averages too
-        made, _ = run(tmp_path / "stopped", **averaging)
-        for ours, theirs in ((made, expected), (made.optimizer, expected.optimizer)):
-            assert same(values(ours.variables), values(theirs.variables), atol=1e-6)
+    for _ in range(2):  # the second call has nothing left to train, and ends with the averages too
+        model, _ = run(tmp_path / "stopped", **averaging)
+        for resumed, whole in ((model, expected), (model.optimizer, expected.optimizer)):
+            assert same(values(resumed.variables), values(whole.variables), atol=1e-6)
 
 
 def test_two_checkpoints_are_kept_and_the_best(whole):
-    place, _, _, history = whole
-    found = checkpoints(place)
-    best = max(history, key=lambda each: each[1]["val_accuracy"])[0] + 1
-    assert [path.name[:14] for path in found][-2:] == ["00002_00000002", "00003_00000000"]
-    assert len(found) <= 3 and [path.name[:5] for path in found if "best" in path.name] == [f"{best:05d}"]
-    other = distiller()
-    assert Checkpoint(place).restore(other, best=True) == (best, 0)
+    directory, _, _, history = whole
+    paths = checkpoints(directory)
+    best = max(history, key=lambda epoch: epoch[1]["val_accuracy"])[0] + 1
+    assert [path.name[:14] for path in paths][-2:] == ["00002_00000002", "00003_00000000"]
+    assert len(paths) <= 3 and [path.name[:5] for path in paths if "best" in path.name] == [f"{best:05d}"]
+    model = distiller()
+    assert Checkpoint(directory).restore(model, best=True) == (best, 0)
     with pytest.raises(ValueError, match="at least 2"):
-        Checkpoint(place, keep=1)
+        Checkpoint(directory, keep=1)
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    """The bytes of a checkpoint of a student of a published size, trained without a teacher."""
-    return saved(tmp_path_factory.mktemp("alone"))[0]
+def baseline_bytes(tmp_path_factory):
+    """The bytes of a checkpoint of a student of a published size, without a teacher."""
+    return saved(tmp_path_factory.mktemp("baseline"))[0]
 
 
-def saved(place, *methods):
-    """The bytes of a checkpoint of resnet8x4 with Adam, and those of the variables that it is to hold."""
+def saved(directory, *methods):
+    """The bytes of a checkpoint of resnet8x4 with Adam, and the bytes of the variables in it."""
     student, teacher = models.build("resnet8x4", (32, 32, 3), 100), models.build("wrn_40_2", (32, 32, 3), 100)
-    made = Distiller(student=student, teacher=teacher if methods else None, methods=list(methods))
-    compiled(made, optimizer=keras.optimizers.Adam(), jit_compile=False)
-    made.optimizer.build(made.trainable_variables)
-    checkpoint = Checkpoint(place)
-    checkpoint.set_model(made)
+    model = Distiller(student=student, teacher=teacher if methods else None, methods=list(methods))
+    compiled(model, optimizer=keras.optimizers.Adam(), jit_compile=False)
+    model.optimizer.build(model.trainable_variables)
+    checkpoint = Checkpoint(directory)
+    checkpoint.set_model(model)
     checkpoint.save()
-    held = sum(v.shape.num_elements() for v in [*made.variables, *made.optimizer.variables])
-    return checkpoints(place)[-1].stat().st_size, 4 * held
+    variable_bytes = 4 * sum(v.shape.num_elements() for v in [*model.variables, *model.optimizer.variables])
+    return checkpoints(directory)[-1].stat().st_size, variable_bytes
 
 
-def test_a_checkpoint_is_at_most_a_fifth_larger_than_that_of_the_baseline(tmp_path, alone):
+def test_a_checkpoint_is_at_most_a_fifth_larger_than_that_of_the_baseline(tmp_path, baseline_bytes):
     plain, _ = saved(tmp_path / "kd", KD())
-    assert plain <= 1.01 * alone
-    fitnet, held = saved(tmp_path / "fitnet", KD(), FitNet())
-    assert fitnet <= 1.2 * alone and fitnet - plain >= 3 * 4 * 128 * 64  # an adapter of 1x1 and Adam's two of it
-    assert held <= fitnet <= held + 60_000
+    assert plain <= 1.01 * baseline_bytes
+    fitnet, variable_bytes = saved(tmp_path / "fitnet", KD(), FitNet())
+    adapter_bytes = 3 * 4 * 128 * 64  # a 1x1 kernel and Adam's two moments of it
+    assert fitnet <= 1.2 * baseline_bytes and fitnet - plain >= adapter_bytes
+    assert variable_bytes <= fitnet <= variable_bytes + 60_000
 
 
-def test_a_checkpoint_holds_no_more_than_its_variables(tmp_path, alone):
-    """Adapters that are larger than the student are saved too, for a run could not resume without them."""
-    review, held = saved(tmp_path, KD(), ReviewKD())
-    assert review > 1.2 * alone and held <= review <= held + 60_000
+def test_a_checkpoint_contains_no_more_than_its_variables(tmp_path, baseline_bytes):
+    """Adapters that are larger than the student are saved too, because a run could not resume without them."""
+    review, variable_bytes = saved(tmp_path, KD(), ReviewKD())
+    assert review > 1.2 * baseline_bytes and variable_bytes <= review <= variable_bytes + 60_000
 
 
-@pytest.mark.parametrize("harm", ["torn", "changed", "empty"])
-def test_a_damaged_checkpoint_is_noticed_and_the_one_before_used(tmp_path, harm, whole):
+@pytest.mark.parametrize("damage", ["torn", "changed", "empty"])
+def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_used(tmp_path, damage, whole):
     shutil.copytree(whole[0], tmp_path, dirs_exist_ok=True)
     count, newest = len(checkpoints(tmp_path)), checkpoints(tmp_path)[-1]
     content = bytearray(newest.read_bytes())
     content[len(content) // 2] ^= 1
-    newest.write_bytes({"torn": content[:100], "changed": content, "empty": b""}[harm])
+    newest.write_bytes({"torn": content[:100], "changed": content, "empty": b""}[damage])
     with pytest.warns(UserWarning, match=f"{newest.name} is damaged"):
         assert Checkpoint(tmp_path).restore(distiller()) == (2, 2)
     for path in checkpoints(tmp_path):
@@ -158,11 +159,11 @@ def test_a_damaged_checkpoint_is_noticed_and_the_one_before_used(tmp_path, harm,
         Checkpoint(tmp_path).restore(distiller())
 
 
-def test_a_checkpoint_that_does_not_fit(tmp_path):
+def test_a_checkpoint_of_another_model_is_rejected(tmp_path):
     distiller().fit(X, Y, verbose=0, callbacks=[Checkpoint(tmp_path)])
-    other = compiled(Distiller(student=convolutional(5)))
+    wider = compiled(Distiller(student=convolutional(5)))
     with pytest.raises(ValueError, match="of another model"):
-        Checkpoint(tmp_path).restore(other)
+        Checkpoint(tmp_path).restore(wider)
     odd = compiled(Distiller(student=convolutional()), steps_per_execution=2)
     with pytest.raises(ValueError, match="divides"):
         fit(odd, Checkpoint(tmp_path), lambda at: None, epochs=1, steps_per_epoch=3)
@@ -171,30 +172,17 @@ def test_a_checkpoint_that_does_not_fit(tmp_path):
 def test_a_built_optimizer_is_not_built_again(tmp_path):
     """A loss-scaling optimizer would double its variables."""
     keras.config.set_dtype_policy("mixed_float16")
-    made = compiled(Distiller(student=convolutional()))
-    made.fit(X, Y, verbose=0, callbacks=[Checkpoint(tmp_path)])
-    assert Checkpoint(tmp_path).restore(made) == (1, 0)
+    model = compiled(Distiller(student=convolutional()))
+    model.fit(X, Y, verbose=0, callbacks=[Checkpoint(tmp_path)])
+    assert Checkpoint(tmp_path).restore(model) == (1, 0)
 
 
-def test_nothing_to_resume_from(tmp_path):
+def test_without_a_checkpoint_a_run_begins_at_the_start(tmp_path):
     assert Checkpoint(tmp_path / "none").restore(distiller()) == (0, 0)
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path):
-    path = tmp_path / "file.txt"
-    write_atomically(path, lambda name: open(name, "w").write("old") and None)
-
-    def fails(name):
-        open(name, "w").write("new and hal")
-        raise OSError(28, "No space left on device")
-
-    with pytest.raises(OSError, match="No space"):
-        write_atomically(path, fails)
-    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
-
-
 def _save_with_little_room(path, outcome):
-    """In a process of its own that may write no file above 20 kB: the kernel refuses the rest, as a full disk does."""
+    """Runs in a separate process that may write at most 20 kB per file: the kernel then fails as a full disk does."""
     import signal
 
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -204,7 +192,7 @@ def _save_with_little_room(path, outcome):
         write_atomically(path, model.save)
         outcome.put("saved")
     except OSError:
-        outcome.put("refused")
+        outcome.put("rejected")
 
 
 def test_a_model_file_survives_a_full_disk(tmp_path):
@@ -217,6 +205,6 @@ def test_a_model_file_survives_a_full_disk(tmp_path):
     process = spawn.Process(target=_save_with_little_room, args=(path, outcome))
     process.start()
     process.join(120)
-    assert outcome.get(timeout=5) == "refused"
+    assert outcome.get(timeout=5) == "rejected"
     assert path.read_bytes() == before
     np.testing.assert_array_equal(keras.saving.load_model(path)(X), model(X))

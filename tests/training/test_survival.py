@@ -1,4 +1,4 @@
-"""Programs that are killed, asked to exit, or diverge, as a shell sees them."""
+"""Programs that are killed, receive SIGTERM, or diverge: their exit codes, messages and files."""
 
 import csv
 import json
@@ -12,18 +12,18 @@ import pytest
 from kd_keras.training.checkpoint_files import checkpoints
 from tests.support.programs import ROOT, program
 
-TRAIN = ["--dataset=digits", "--model=mlp(hidden=(16,))", "--batch_size=50", "--deterministic"]
+TRAIN = ["--data=digits", "--model=mlp(hidden=(16,))", "--batch_size=50", "--deterministic"]
 
 
 def test_kills_at_random_moments_leave_no_trace():
     """The short form of `python -m scripts.bench.kill_test --kills 20`."""
     command = [sys.executable, str(ROOT / "scripts" / "bench" / "kill_test.py"), "--kills=2", "--seed=2"]
-    ran = subprocess.run(command, capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stdout + ran.stderr[-2000:]
-    assert "After 2 kills: the same weights and logs, bit for bit." in ran.stdout
+    process = subprocess.run(command, capture_output=True, text=True)
+    assert process.returncode == 0, process.stdout + process.stderr[-2000:]
+    assert "After 2 kills: the same weights and logs, bit for bit." in process.stdout
 
 
-def test_sigterm_saves_first_and_the_same_command_goes_on(tmp_path):
+def test_sigterm_saves_a_checkpoint_from_which_the_same_command_resumes(tmp_path):
     run = tmp_path / "run"
     given = [*TRAIN, f"--data_dir={tmp_path}", "--checkpoint_every=0", "--epochs=300", f"--run={run}"]
     command = [sys.executable, "-m", "experiments.train", *given]
@@ -34,24 +34,24 @@ def test_sigterm_saves_first_and_the_same_command_goes_on(tmp_path):
     process.communicate(timeout=60)
     assert process.returncode == 143
     saved = checkpoints(run / "checkpoint")[-1]
-    gone_on = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    said = next(line for line in gone_on.stdout if "Going on" in line)
-    gone_on.kill()
-    gone_on.communicate()
-    assert f"after epoch {int(saved.name[:5])} of 300" in said
+    resumed = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    message = next(line for line in resumed.stdout if "Resuming" in line)
+    resumed.kill()
+    resumed.communicate()
+    assert f"after epoch {int(saved.name[:5])} of 300" in message
 
 
-def test_a_run_that_is_not_finite_says_where(tmp_path):
+def test_a_run_that_diverges_reports_the_step(tmp_path):
     given = [*TRAIN, f"--data_dir={tmp_path}", "--schedule=constant", "--epochs=3", f"--run={tmp_path / 'run'}"]
     ran = program("train", *given, "--learning_rate=1e38", check=False)
     assert ran.returncode != 0 and "a finite loss and finite gradients" in ran.stderr
-    (found,) = (tmp_path / "run").glob("nonfinite_*.npz")
-    batch = np.load(found)
+    (path,) = (tmp_path / "run").glob("nonfinite_*.npz")
+    batch = np.load(path)
     assert batch["index"].shape == (50,) and batch["images"].shape == (50, 8, 8, 1)
     assert f"epoch {batch['epoch']}, step {batch['step']}" in ran.stderr and not np.isfinite(batch["values"][0])
 
 
-def test_what_the_flags_of_the_devices_do(tmp_path):
+def test_flags_for_devices_do_not_change_the_results(tmp_path):
     given = [*TRAIN[:3], f"--data_dir={tmp_path}", "--epochs=2", "--checkpoint_every=3"]
     one = program("train", *given, "--nodeterministic", f"--run={tmp_path / 'one'}")
     assert "XLA off: slower on a CPU" in one.stdout and "replicas" not in one.stdout
@@ -59,14 +59,14 @@ def test_what_the_flags_of_the_devices_do(tmp_path):
     two = program("train", *given, *both, "--sync_batch_norm", "--steps_per_execution=4", f"--run={tmp_path / 'two'}")
     assert "over 2 replicas" in two.stdout and "Learning rate 0.05: 0.05 scaled (linear" in two.stdout
     rows = [list(csv.DictReader(open(tmp_path / run / "metrics.csv"))) for run in ("one", "two")]
-    for ours, theirs in zip(*rows, strict=True):
-        for name in ours:
-            assert float(ours[name]) == pytest.approx(float(theirs[name]), rel=1e-4)
+    for on_one, on_two in zip(*rows, strict=True):
+        for name in on_one:
+            assert float(on_one[name]) == pytest.approx(float(on_two[name]), rel=1e-4)
     assert json.loads((tmp_path / "two" / "result.json").read_text())["last"]["val_accuracy"] > 0
 
 
 @pytest.mark.slow
-def test_half_precision_and_flags_that_do_not_go_together(tmp_path):
+def test_half_precision_and_flags_that_contradict_each_other(tmp_path):
     given = [*TRAIN[:3], f"--data_dir={tmp_path}", "--epochs=2", "--checkpoint_every=3"]
     half = program("train", *given, "--precision=mixed_float16", f"--run={tmp_path / 'half'}")
     assert "accuracy" in half.stdout and (tmp_path / "half" / "best.keras").exists()

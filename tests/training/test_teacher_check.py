@@ -1,4 +1,4 @@
-"""The check of the teacher before training: outside the step, on any form of data, without a change to it."""
+"""The check of the teacher before training: outside the step, and on any form of data without consuming it."""
 
 import warnings
 
@@ -32,8 +32,8 @@ def wrong_teacher():
 
 
 def distiller(teacher):
-    made = Distiller(student=convolutional(), teacher=teacher, methods=[KD()])
-    return compiled(made, jit_compile=False)
+    model = Distiller(student=convolutional(), teacher=teacher, methods=[KD()])
+    return compiled(model, jit_compile=False)
 
 
 class Batches(keras.utils.PyDataset):
@@ -58,30 +58,30 @@ FORMS = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_teacher_below_chance_is_named_once_for_any_form_of_data(form):
-    made = distiller(wrong_teacher())
+def test_a_teacher_below_chance_is_reported_once_for_any_form_of_data(form):
+    model = distiller(wrong_teacher())
     with pytest.warns(UserWarning, match="right on 0.0% of the first 40 examples; chance is 20.0%") as caught:
-        made.fit(**FORMS[form](), epochs=2, verbose=0)
-    assert len([each for each in caught if "The teacher is right" in str(each.message)]) == 1
+        model.fit(**FORMS[form](), epochs=2, verbose=0)
+    assert len([warning for warning in caught if "The teacher is right" in str(warning.message)]) == 1
 
 
 def test_slices_of_replicas_are_joined():
     with mirrored(2).scope():
-        made = distiller(wrong_teacher())
-    halves = distribute.batches(made.distribute_strategy, lambda s: rows().batch(BATCH // s.total).repeat())
+        model = distiller(wrong_teacher())
+    halves = distribute.batches(model.distribute_strategy, lambda s: rows().batch(BATCH // s.total).repeat())
     with pytest.warns(UserWarning, match="right on 0.0% of the first 40 examples"):
-        made.fit(halves, steps_per_epoch=5, verbose=0)
+        model.fit(halves, steps_per_epoch=5, verbose=0)
 
 
 def test_recorded_outputs_are_checked():
     logits = np.array(wrong_teacher()(X))
     logits[3] = np.inf
-    made = distiller(wrong_teacher())
+    model = distiller(wrong_teacher())
     data = tf.data.Dataset.from_tensor_slices(({INPUTS: X, RECORDED: {"logits": logits}}, Y)).batch(BATCH)
-    before = values(made.variables)
+    before = values(model.variables)
     with pytest.raises(FloatingPointError, match="'logits' for batch 0"):
-        made.fit(data, verbose=0)
-    assert same(before, values(made.variables))
+        model.fit(data, verbose=0)
+    assert same(before, values(model.variables))
 
 
 def test_a_generator_is_not_consumed():
@@ -91,14 +91,14 @@ def test_a_generator_is_not_consumed():
 
 def test_the_check_runs_the_teacher_once_for_each_of_its_batches():
     teacher, passes = counted(convolutional(6, name="teacher"))
-    made = distiller(teacher)
+    model = distiller(teacher)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        made.fit(X, Y, batch_size=2, epochs=2, verbose=0)
+        model.fit(X, Y, batch_size=2, epochs=2, verbose=0)
     assert passes.read() == (0, 8 + 2 * COUNT // 2)
 
 
-def test_a_check_that_is_given_replaces_the_automatic_one():
+def test_a_given_check_replaces_the_automatic_one():
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="The teacher is right")
         distiller(wrong_teacher()).fit(X, Y, callbacks=[TeacherCheck([])], verbose=0)

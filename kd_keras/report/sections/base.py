@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
 
 
 class Network(NamedTuple):
@@ -93,6 +96,6 @@ def decimal(value: float | None, digits: int = 3) -> str:
     return "–" if is_missing(value) else f"{value:.{digits}f}"
 
 
-def is_missing(value: Any) -> bool:
+def is_missing(value: Any) -> TypeIs[None]:  # NaN is treated as None here, so that a type checker knows the rest
     """Whether a finding does not exist or is not a number."""
     return value is None or bool(np.all(np.isnan(np.asarray(value, "float64"))))

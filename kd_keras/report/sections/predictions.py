@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from kd_keras.report.figures import MAX_NUMBERED, Series, draw_dots, draw_heat_map, draw_lines
+from kd_keras.report.figures import MAX_NUMBERED, Numbers, Series, draw_dots, draw_heat_map, draw_lines
 from kd_keras.report.sections.base import Network, Plot, Section, Table, is_missing, percent
 
 MAX_CLASSES = 20  # of more classes, those with the largest losses of the judged network are shown
@@ -52,7 +52,7 @@ def _curve(network: Network, column: str) -> Series:
     return Series(network.label, network.style, network.history.get("epoch", range(len(values))), values)
 
 
-def _last(values: Sequence[float]) -> float:
+def _last(values: Numbers) -> float:
     array = np.asarray(values, "float64")
     return float(array[np.isfinite(array)][-1])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from kd_keras.evaluation.verdict import Requirement
@@ -34,9 +34,10 @@ def describe_requirement(requirement: Requirement, findings: Mapping[str, Any]) 
     ('Accuracy drop', 'at most 1.000\xa0points', '1.004\xa0points')
     """
     bound, _, name = requirement.name.partition("_")
+    text: Callable[..., str]
     text = _points if name.endswith("drop") else percent if name in ("accuracy", "agreement") else decimal
     text = _times if name.endswith("ratio") else text
-    fewest = {percent: 1, decimal: 3}.get(text, 2)
+    fewest = 1 if text is percent else 3 if text is decimal else 2
     distinct = (count for count in range(fewest, 7) if text(requirement.limit, count) != text(requirement.value, count))
     digits = next(distinct, fewest)
     note = ""
@@ -163,7 +164,7 @@ def _ratio(network: Network, teacher: Network, name: str) -> str:
 
 def _accuracy(network: Network) -> Cell:
     low, high = (network.findings.get(f"accuracy_{end}") for end in ("low", "high"))
-    notes = [] if is_missing(low) else [f"{100 * low:.1f}–{100 * high:.1f}"]
+    notes = [] if is_missing(low) or is_missing(high) else [f"{100 * low:.1f}–{100 * high:.1f}"]
     return Cell(percent(network.findings.get("accuracy")), notes)
 
 
@@ -172,7 +173,9 @@ def _difference(network: Network) -> Cell:
     value, low, high, p = (network.findings.get(name) for name in names)
     if is_missing(value):
         return Cell("–")
-    notes = [] if is_missing(low) else [f"{100 * low:.2f} to {100 * high:.2f}".replace("-", "−")]
+    notes = []
+    if not is_missing(low) and not is_missing(high):
+        notes.append(f"{100 * low:.2f} to {100 * high:.2f}".replace("-", "−"))
     if not is_missing(p):
         notes.append("p\u00a0<\u00a00.001" if p < 0.001 else f"p\u00a0=\u00a0{p:.3f}")
     return Cell(f"{100 * value:.2f}".replace("-", "−"), notes)

@@ -33,7 +33,7 @@ def show_calibration(networks: Sequence[Network], classes: Sequence[str]) -> Sec
 
 
 def _calibration_table(known: Sequence[Network]) -> Table:
-    names = {}
+    names: dict[str, str] = {}
     for name, text in (("ece", "ECE"), ("nll", "NLL, nats"), ("brier", "Brier score")):
         names |= {name: text, f"{name}_scaled": f"{text}, scaled"}
     names["temperature"] = "temperature T"
