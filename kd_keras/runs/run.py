@@ -155,7 +155,11 @@ class Run:
             )
 
     def begin(self) -> None:
-        """Creates the directory and records the settings; called after everything that they name has been loaded."""
+        """Creates the directory and records the settings; called after everything that they name has been loaded.
+
+        Raises:
+            ValueError: if the run is opened for reading only.
+        """
         if self._settings is None:
             raise ValueError(f"Run {self.path} is opened for reading only. Use Run.prepare to start or resume it.")
         self.path.mkdir(parents=True, exist_ok=True)
