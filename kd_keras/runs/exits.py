@@ -68,7 +68,7 @@ def compare_exits(
         return
     sample = np.asarray(as_batch(next(iter(images))).inputs)
     yield f"{source.size:,} test images of {source.name}."
-    yield "Milliseconds of one image: the median in the first table; the mean in the second, as images stop at any exit.\n"
+    yield "Milliseconds of one image: the median in the first table, the mean in the second with its early stops.\n"
     yield from _cost_table(networks, predictions, sample)
     yield ""
     yield from _threshold_table(network, [predictions[name] for name in exits], thresholds, sample)
