@@ -229,7 +229,7 @@ def _whole_numbers(name: str, value: Any, count: int | None) -> tuple[int, ...] 
     items = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
     texts = [str(item).strip() for item in items]
     if len(texts) != (count or len(texts)) or not all(text.isdigit() for text in texts):
-        raise ValueError(f"{name} must be {count or 'a list of'} whole numbers, but received {value!r}.")
+        raise ValueError(f"{name} must be {count or 'a list of'} whole numbers, but received {','.join(texts)}.")
     return tuple(int(text) for text in texts)
 
 
