@@ -244,8 +244,9 @@ class Distiller(FitsOnWorkers):
         """Keras's `fit`; it also counts epochs for the methods, checks the teacher, and stops at a non-finite loss."""
         bound = inspect.signature(super().fit).bind(*args, **kwargs)
         callbacks = bound.arguments.get("callbacks") or []
-        is_list = isinstance(callbacks, keras.callbacks.CallbackList)
-        callbacks = callbacks.callbacks if is_list else tree.flatten(callbacks)
+        if isinstance(callbacks, keras.callbacks.CallbackList):
+            callbacks = callbacks.callbacks
+        callbacks = tree.flatten(callbacks)
         added: list[keras.callbacks.Callback] = [
             keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: self._epoch.assign(epoch))
         ]

@@ -155,7 +155,17 @@ def test_the_first_convolution_of_an_export(case, format, tmp_path):
     np.testing.assert_allclose(values, case.values, rtol=0, atol=tolerance)
 
 
-@pytest.mark.parametrize("format", FORMATS)
+def exports():
+    """Every network in every format; slow for the larger networks, unless as a SavedModel."""
+    for name in KINDS:
+        for format in FORMATS:
+            marks = [*marked(name).marks, *getattr(format, "marks", ())]
+            if name not in ("resnet8", "applications/MobileNet") and format != "saved_model":
+                marks = [*marks, pytest.mark.slow]
+            yield pytest.param(name, *getattr(format, "values", [format]), marks=marks)
+
+
+@pytest.mark.parametrize("case, format", exports(), indirect=["case"])
 def test_the_probabilities_of_an_export(case, format, tmp_path):
     probabilities = load(exported(case.network, format, tmp_path))(photographs())
     expected, misled = (np.array(keras.ops.softmax(logits)) for logits in (case.logits, case.misled))

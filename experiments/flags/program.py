@@ -83,7 +83,7 @@ def recipe_options() -> dict[str, Any]:
 
 
 def numbers(name: str, count: int | None = None) -> tuple[int, ...]:
-    """The value of a list flag as whole numbers.
+    """The value of a list flag that is set, as whole numbers.
 
     Args:
         name: the name of the flag.

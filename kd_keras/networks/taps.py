@@ -18,7 +18,7 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import keras
 import numpy as np
@@ -32,6 +32,31 @@ from kd_keras.networks.stages import StagedGraph
 MANY_LAYERS = 40  # from this number on, an error message does not list all paths
 
 
+class Constants(Protocol):
+    """The constants of a network that some methods read, from the network itself or from a recording."""
+
+    def classifier_weights(self) -> tuple[np.ndarray, ...]:
+        """The kernel `(D, K)` and the bias `(K,)` from embedding to logits, float32."""
+
+    def batch_norms(self, tap: str) -> list[tuple[np.ndarray, ...]]:
+        """The scale and the offset `(C,)` of the BatchNorm behind each map of a tap, float32."""
+
+
+class GraphConstants:
+    """The constants of a network whose graph is available."""
+
+    def __init__(self, graph: StagedGraph):
+        self.graph = graph
+
+    def classifier_weights(self) -> tuple[np.ndarray, ...]:
+        """The kernel `(D, K)` and the bias `(K,)` of the classifier, float32."""
+        return self.graph.classifier_weights()
+
+    def batch_norms(self, tap: str) -> list[tuple[np.ndarray, ...]]:
+        """The scale and the offset `(C,)` of the BatchNorm behind each map of a tap, float32."""
+        return [self.graph.batch_norm(tensor) for tensor in tree.flatten(find_tap(self.graph, tap))]
+
+
 class Specs(dict[str, Any]):
     """What a network's taps will deliver, by name: a `TapSpec`, or for stages a list of them.
 
@@ -40,15 +65,15 @@ class Specs(dict[str, Any]):
 
     Args:
         specs: by the tap's name.
-        graph: the replayed network, if it is available and can be replayed.
+        constants: those of the network; `None` if it is not available or has no graph that can be replayed.
         class_order: for each class its position among the network's classes; `None` for the same order.
     """
 
     def __init__(
-        self, specs: Mapping[str, Any], graph: StagedGraph | None = None, class_order: list[int] | None = None
+        self, specs: Mapping[str, Any], constants: Constants | None = None, class_order: list[int] | None = None
     ):
         super().__init__(specs)
-        self._graph = graph
+        self._constants = constants
         self._class_order = class_order
 
     @property
@@ -75,12 +100,12 @@ class Specs(dict[str, Any]):
         }
 
     @classmethod
-    def from_config(cls, config: Mapping[str, list], graph: Any = None) -> Specs:
+    def from_config(cls, config: Mapping[str, list], constants: Constants | None = None) -> Specs:
         """The specifications from their form in plain values.
 
         Args:
             config: as `get_config` returns it, also after a round trip through JSON.
-            graph: gives the constants of the network; `None` if there are none.
+            constants: those of the network; `None` if there are none.
 
         >>> Specs.from_config({"stages": [["conv1", [None, 8, 8, 4]]]})
         {'stages': [TapSpec(layer='conv1', shape=(None, 8, 8, 4))]}
@@ -91,11 +116,11 @@ class Specs(dict[str, Any]):
                 return TapSpec(entry[0], tuple(entry[1]))
             return [TapSpec(layer, tuple(shape)) for layer, shape in entry]
 
-        return cls({tap: as_spec(entry) for tap, entry in config.items()}, graph)
+        return cls({tap: as_spec(entry) for tap, entry in config.items()}, constants)
 
     def reordered(self, class_order: list[int] | None) -> Specs:
         """The same specifications with another order of the classes."""
-        return Specs(self, self._graph, class_order)
+        return Specs(self, self._constants, class_order)
 
     def classifier(self) -> tuple[np.ndarray, np.ndarray] | None:
         """The kernel `(D, K)` and the bias `(K,)` from embedding to logits, float32; `None` without a network.
@@ -103,13 +128,13 @@ class Specs(dict[str, Any]):
         Raises:
             ValueError: if the logits are not one linear layer of the embedding.
         """
-        if self._graph is None:
+        if self._constants is None:
             return None
-        kernel, bias = self._graph.classifier_weights()
+        kernel, bias = self._constants.classifier_weights()
         order = slice(None) if self._class_order is None else self._class_order
         return kernel[:, order], bias[order]
 
-    def batch_norms(self, tap: str) -> list[tuple[np.ndarray, np.ndarray]] | None:
+    def batch_norms(self, tap: str) -> list[tuple[np.ndarray, ...]] | None:
         """The scale and the offset `(C,)` of the BatchNorm that returns each map of a tap; `None` without a network.
 
         For a map that is a sum, they are those of the BatchNorm that ends the longest branch.
@@ -117,9 +142,9 @@ class Specs(dict[str, Any]):
         Raises:
             ValueError: if a map does not come from a BatchNorm.
         """
-        if self._graph is None:
+        if self._constants is None:
             return None
-        return [self._graph.batch_norm(tensor) for tensor in tree.flatten(find_tap(self._graph, tap))]
+        return self._constants.batch_norms(tap)
 
 
 class Tapped:
@@ -157,7 +182,8 @@ class Tapped:
             taps = {name: find_tap(graph, name) for name in self._wanted}
             own_output = {"output": graph.output} if output or not taps else {}
             self._replayed = keras.Model(graph.inputs, {**own_output, "taps": taps})
-            self.specs = Specs({name: tree.map_structure(graph.spec, tap) for name, tap in taps.items()}, graph)
+            specs = {name: tree.map_structure(graph.spec, tap) for name, tap in taps.items()}
+            self.specs = Specs(specs, GraphConstants(graph))
         else:
             self.specs = Specs({name: _declared_spec(model, name) for name in self._wanted})
 

@@ -42,13 +42,10 @@ class RecordedConstants:
         """The kernel `(D, K)` and the bias `(K,)` of the classifier, float32."""
         return self._select("classifier/kernel", "classifier/bias")
 
-    def tap(self, name: str) -> list[str]:
-        """The columns of a tap that have constants."""
-        return sorted({key.rsplit("/", 1)[0] for key in self._arrays if key.startswith(f"{name}/")})
-
-    def batch_norm(self, column: str) -> tuple[np.ndarray, ...]:
-        """The scale and the offset `(C,)` of the BatchNorm behind one map, float32."""
-        return self._select(f"{column}/scale", f"{column}/offset")
+    def batch_norms(self, tap: str) -> list[tuple[np.ndarray, ...]]:
+        """The scale and the offset `(C,)` of the BatchNorm behind each map of a tap, float32."""
+        columns = sorted({key.rsplit("/", 1)[0] for key in self._arrays if key.startswith(f"{tap}/")})
+        return [self._select(f"{column}/scale", f"{column}/offset") for column in columns]
 
     @cached_property
     def _arrays(self) -> dict[str, np.ndarray]:

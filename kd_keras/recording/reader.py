@@ -59,8 +59,7 @@ class Recording:
         if changes:
             warnings.warn(f"{self.directory} was recorded with other software: {changes}.", stacklevel=3)
         self.views, self.examples = self.plan["views"], self.plan["examples"]
-        constants: Any = RecordedConstants(self.directory)
-        self.specs = Specs.from_config(self.plan["taps"], constants)
+        self.specs = Specs.from_config(self.plan["taps"], RecordedConstants(self.directory))
         self.type = record_type(self.specs, self.plan["logits"])
         self._checked: set[str] = set()
         self._open_views: dict[int, tuple[list[np.ndarray], np.ndarray]] = {}

@@ -136,9 +136,13 @@ def render_page(
 def _load_template() -> Any:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    whitespace = {"trim_blocks": True, "lstrip_blocks": True}
-    loader = FileSystemLoader(TEMPLATES)
-    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, **whitespace)
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     return environment.get_template("page.html.jinja")
 
 

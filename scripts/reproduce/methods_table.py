@@ -41,8 +41,8 @@ Measurements = dict[str, dict[str, float]]  # by method or by method file: the l
 
 def run_tests(kinds: list[type[Method]]) -> Measurements:
     """Runs the tests that measure these methods. Returns what they recorded; a failed test is an infinite `failed`."""
-    words = sorted({word for kind in kinds for word in (kind.__name__, file_name(kind))})
-    selection = f"({' or '.join(MEASURING)}) and ({' or '.join(words)})"
+    parameters = {text for kind in kinds for text in (f"[{file_name(kind)}-", f"-{kind.__name__}]")}  # of a test's name
+    selection = f"({' or '.join(MEASURING)}) and ({' or '.join(sorted(parameters))})"
     with tempfile.TemporaryDirectory() as directory:
         report = Path(directory) / "report.xml"
         command = [sys.executable, "-m", "pytest", "-q", TESTS, "-k", selection, f"--junitxml={report}"]
