@@ -6,10 +6,10 @@
         --recipe="kd: --method='kd(temperature=4, weight=0.9)' --hard_weight=0.1" --recipe="at: --method=at"
 
 Runs that differ only in their seed are one row: mean and spread over the seeds, after the last epoch and after the best
-one, the gain over the baseline with its 95 % interval, and the closed share of the gap to the teacher. The same command
-resumes an interrupted sweep; a failed run does not end it and is listed at the end. Several workers divide a sweep with
---shard=0/4 to --shard=3/4. --output=DIR writes compare.md, compare.csv and compare.png. The flags of a sweep can be
-read from a file: --flagfile=experiments/configs/cifar10_compare.sweep.
+one, the gain over the baseline with its 95 % interval, and the closed fraction of the gap to the teacher. The same
+command resumes an interrupted sweep; a failed run does not end it and is listed at the end. Several workers divide a
+sweep with --shard=0/4 to --shard=3/4. --output=DIR writes compare.md, compare.csv and compare.png. The flags of a sweep
+can be read from a file: --flagfile=experiments/configs/cifar10_compare.sweep.
 """
 
 import sys
@@ -23,8 +23,8 @@ from experiments.flags.recipes import flag_options, parse_pair, parse_recipes, p
 FLAGS = flags.FLAGS
 flags.DEFINE_list("runs", [], "Complete runs to compare, or patterns of them.")
 flags.DEFINE_string("sweep", None, "Train the runs of a sweep in this directory first, instead of --runs.")
-flags.DEFINE_multi_string("pair", [], "Sweep: TEACHER:STUDENT, a run and a model of the zoo; repeat for several.")
-flags.DEFINE_multi_string("recipe", [], "Sweep: 'NAME: FLAGS' with flags of experiments.distill; repeat for several.")
+flags.DEFINE_multi_string("pair", [], "Sweep: TEACHER:STUDENT, a run and a model of the zoo")
+flags.DEFINE_multi_string("recipe", [], "Sweep: 'NAME: FLAGS' with flags of experiments.distill")
 flags.DEFINE_list("seeds", ["0", "1", "2"], "Sweep: the seeds of every recipe, separated by commas.")
 flags.DEFINE_string("budget", None, "Sweep: a flagfile with the flags that all runs share.")
 flags.DEFINE_string("data_dir", None, "Sweep: where TFDS keeps prepared datasets; its usual place by default.")

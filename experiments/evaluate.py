@@ -25,7 +25,7 @@ requirements.define_requirements()
 for group in (data, devices, requirements):
     flags.adopt_module_key_flags(group)
 flags.DEFINE_string("teacher", None, "The teacher: a run or a .keras file.", required=True)
-flags.DEFINE_multi_string("model", [], "A network to compare with it; repeat for several.")
+flags.DEFINE_multi_string("model", [], "A network to compare with it")
 flags.DEFINE_string("output", None, "Write all findings to this JSON file.")
 flags.DEFINE_string("report", None, "Ask all questions, and write a page about them to this HTML file.")
 flags.DEFINE_list("questions", [], f"Questions that take more time: {', '.join(QUESTIONS)}, or all.")

@@ -22,7 +22,7 @@ for group in (data, devices):
     flags.adopt_module_key_flags(group)
 flags.DEFINE_string("model", None, "A complete run whose network has exits.", required=True)
 flags.DEFINE_string("baseline", None, "A complete run of the same network without exits.")
-text = "Thresholds: inference stops at the first exit whose largest probability is at least the threshold."
+text = "Inference stops at the first exit whose largest probability is at least the threshold; several to compare."
 flags.DEFINE_list("thresholds", [str(value) for value in THRESHOLDS], text)
 
 

@@ -29,7 +29,7 @@ text = "The largest number of training images from which int8 takes the ranges o
 flags.DEFINE_integer("calibration", 200, text, lower_bound=1)
 text = "The largest accepted difference of a probability; by default 1e-4, for float16 1e-2, for int8 any."
 flags.DEFINE_float("max_difference", None, text)
-text = "The lowest accepted share of images with the same predicted class; by default 0.9 for int8, else any."
+text = "The lowest accepted fraction of images with the same predicted class; by default 0.9 for int8, else any."
 flags.DEFINE_float("min_agreement", None, text)
 text = "The largest accepted loss of accuracy (0.01 is one percentage point); by default 0.02 for int8, else any."
 flags.DEFINE_float("max_accuracy_drop", None, text)

@@ -1,8 +1,10 @@
-"""Prints a table of the costs of all models of the zoo, or the costs and the taps of some models.
+"""Prints a table of the costs of all models of the zoo, or with --model the costs and the taps of some models.
 
-python -m experiments.models --image_size=32,32 --classes=100
-python -m experiments.models --model="shufflenet_v2(width=0.5)" --model=applications/ResNet50 --image_size=224,224
-python -m experiments.models --model=runs/teacher
+    python -m experiments.models --image_size=32,32 --classes=100
+    python -m experiments.models --model="shufflenet_v2(width=0.5)" --model=applications/ResNet50 --image_size=224,224
+    python -m experiments.models --model=runs/teacher
+
+A run or a file has its own image size and classes.
 """
 
 from absl import flags
@@ -15,9 +17,9 @@ from kd_keras.runs.tables import model_tables, zoo_table
 FLAGS = flags.FLAGS
 devices.define_place()
 flags.adopt_module_key_flags(devices)
-text = "A model of the zoo, such as 'mlp(hidden=(32,))', a run or a .keras file; repeat for several."
+text = "A model of the zoo, such as 'mlp(hidden=(32,))', a run or a .keras file"
 flags.DEFINE_multi_string("model", [], text)
-flags.DEFINE_list("image_size", ["32", "32"], "Height,width of the images, in pixels; unused for a run or a file.")
+flags.DEFINE_list("image_size", ["32", "32"], "Height,width of the images, in pixels.")
 flags.DEFINE_integer("channels", 3, "Channels of the images.", lower_bound=1)
 flags.DEFINE_integer("classes", 100, "Number of classes.", lower_bound=2)
 

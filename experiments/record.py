@@ -26,7 +26,7 @@ devices.define_local()
 for group in (data, teacher, devices):
     flags.adopt_module_key_flags(group)
 flags.DEFINE_string("output", None, "Directory of the recording.", required=True)
-flags.DEFINE_multi_string("method", ["kd"], "A method whose teacher taps are recorded; repeat to combine.")
+flags.DEFINE_multi_string("method", ["kd"], "A method whose teacher taps are recorded")
 flags.DEFINE_string("logits", "float32", "How logits are stored: float32, float16 or top-<k>.")
 flags.DEFINE_string("shard", None, "Write part i of n, as i/n with i from 0; by default as the cluster, or everything.")
 flags.DEFINE_boolean(

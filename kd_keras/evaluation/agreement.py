@@ -13,10 +13,10 @@ from kd_keras.primitives import softened_kl
 def agreement(student: Predictions, teacher: Predictions) -> Iterator[tuple[str, float | np.ndarray]]:
     """Yields how similar the predictions of a student and a teacher are.
 
-    * `agreement`, the share of examples in [0, 1] for which both predict the same class, and `agreement_by_class`
+    * `agreement`, the fraction of examples in [0, 1] for which both predict the same class, and `agreement_by_class`
       `(K,)`;
     * `kl`, the mean KL(teacher || student) in nats at temperature 1, at least 0, and `kl_by_class` `(K,)`;
-    * if there are labels, `only_teacher_correct` and `only_student_correct`, shares of all examples.
+    * if there are labels, `only_teacher_correct` and `only_student_correct`, fractions of all examples.
 
     The values by class are means over the examples of each label, or of each class that the teacher predicts if there
     are no labels; NaN for a class without examples.

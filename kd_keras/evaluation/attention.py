@@ -13,7 +13,7 @@ from kd_keras.evaluation.base import single_network
 from kd_keras.networks.taps import Tapped
 from kd_keras.teacher import Teacher
 
-TOP_AREA = 0.2  # the share of an image's pixels whose overlap is measured
+TOP_AREA = 0.2  # the fraction of an image's pixels whose overlap is measured
 
 
 def attention_maps(

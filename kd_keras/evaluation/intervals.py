@@ -63,7 +63,7 @@ def _percentiles(values: np.ndarray, resamples: int, seed: int) -> tuple[float, 
     avoids N times `resamples` random numbers.
     """
     kinds = np.array([-1, 0, 1])
-    shares = np.array([(values == kind).mean() for kind in kinds])
-    means = np.random.default_rng(seed).multinomial(len(values), shares, resamples) @ kinds / len(values)
+    fractions = np.array([(values == kind).mean() for kind in kinds])
+    means = np.random.default_rng(seed).multinomial(len(values), fractions, resamples) @ kinds / len(values)
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)

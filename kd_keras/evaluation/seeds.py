@@ -74,8 +74,8 @@ def summarize(groups: Sequence[SeedGroup]) -> list[dict[str, Any]]:
     """A row of `COLUMNS` for each group, accuracies in percent; values that cannot be computed are NaN.
 
     `gain` is the difference from the baseline, with its 95 % interval `low` to `high` (Welch's, for at least two seeds
-    each), and `gap_closed` is the gain as a share of the difference between teacher and baseline. If there are several
-    baselines, the one that shares the most flags is used.
+    each), and `gap_closed` is the gain as a fraction of the difference between teacher and baseline. If there are
+    several baselines, the one that shares the most flags is used.
 
     >>> results = [{"last": {"val_accuracy": 0.5}, "best_val_accuracy": 0.6, "seconds": 9.0}]
     >>> summarize([SeedGroup("", "resnet8", ("--epochs=3",), ["runs/a"], results)])[0]["best"]

@@ -57,7 +57,7 @@ def check_requirements(
     """Compares a student's findings with requirements.
 
     Args:
-        limits: by a name of `REQUIREMENTS`. A drop is the teacher's accuracy minus the student's as a share (0.01 is
+        limits: by a name of `REQUIREMENTS`. A drop is the teacher's accuracy minus the student's as a fraction (0.01 is
             one percentage point); the accuracies themselves decide, and the text adds the interval. A ratio is the
             student's value divided by the teacher's.
         student: the student's findings by name.

@@ -26,8 +26,8 @@ class Tolerance(NamedTuple):
 
     Attributes:
         difference: the largest difference of a probability.
-        agreement: the lowest share of images for which both predict the same class.
-        accuracy_drop: the largest loss of accuracy, a share; it is checked only if there are labels.
+        agreement: the lowest fraction of images for which both predict the same class.
+        accuracy_drop: the largest loss of accuracy, a fraction; it is checked only if there are labels.
     """
 
     difference: float = 1.0
@@ -51,7 +51,7 @@ class Export(NamedTuple):
         bytes: its size.
         parameters: the number of weights in it, as `kd_keras.export.runtimes.weight_shapes` counts them.
         difference: the largest difference of a probability from the Keras model.
-        agreement: the share of images for which both predict the same class.
+        agreement: the fraction of images for which both predict the same class.
         accuracy: on the sample, or `None` without labels.
         source_accuracy: that of the Keras model.
         milliseconds: the median time for a single image.

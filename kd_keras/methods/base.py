@@ -114,12 +114,7 @@ class Method(keras.layers.Layer):
         cls.__signature__ = _signature(cls)
 
     def student_from(self, student: keras.Model, teacher: keras.Model | None) -> keras.Model:
-        """The model that this method trains; for most methods the student itself.
-
-        Args:
-            student: the student that the user passed.
-            teacher: the network of the teacher, or `None` if there is none.
-        """
+        """The model that this method trains, for most methods the student itself; `teacher` may be `None`."""
         return student
 
     def bind(self, student: Specs, teacher: Specs) -> None:

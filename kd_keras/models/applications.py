@@ -50,7 +50,8 @@ def application(
     if not options.get("include_preprocessing", True):
         raise ValueError(
             f"Model 'applications/{spelled}' must contain its preprocessing, because it reads pixels from 0 to 255, "
-            "but received include_preprocessing=False. Leave out that option."
+            "but received include_preprocessing=False. Leave out that option. For another preprocessing, build the "
+            "network with keras.applications behind the layers that do it, and pass that model."
         )
     constructor = getattr(keras.applications, spelled)
     if weights == "imagenet" and classes != 1000:

@@ -138,7 +138,7 @@ def draw_reliability(name: str, alt: str, before: np.ndarray, after: np.ndarray 
         ax.set_title("accuracy", color=SOFT)
         for axis in (ax.xaxis, ax.yaxis):
             axis.set_major_locator(_ticker().MultipleLocator(0.25))
-            axis.set_major_formatter(lambda share, _: percent_tick(share, _) if share in (0.5, 1) else "")
+            axis.set_major_formatter(lambda fraction, _: percent_tick(fraction, _) if fraction in (0.5, 1) else "")
     return to_svg(ax.figure, name, alt)
 
 
@@ -168,30 +168,30 @@ def draw_dots(name: str, alt: str, names: Sequence[str], series: Sequence[Series
 
 
 def draw_heat_map(
-    name: str, alt: str, shares: np.ndarray, rows: Sequence[str], columns: Sequence[str], labels: tuple[str, str]
+    name: str, alt: str, fractions: np.ndarray, rows: Sequence[str], columns: Sequence[str], labels: tuple[str, str]
 ) -> str:
-    """A table of shares from 0 to 1 in a color of increasing strength, with numbers in percent if they are legible.
+    """A table of fractions from 0 to 1 in a color of increasing strength, with numbers in percent if they are legible.
 
     One color with increasing opacity is even in lightness and works on light and dark pages. Without numbers the
-    opacity follows the square root of the share, so that rare errors are visible.
+    opacity follows the square root of the fraction, so that rare errors are visible.
 
     Args:
-        shares: `(rows, columns)`.
+        fractions: `(rows, columns)`.
         labels: of the rows and of the columns.
 
     >>> draw_heat_map("a", "One cell", np.array([[0.5]]), ["cat"], ["dog"], ("true", "predicted")).count(">50<")
     1
     """
-    height, width = shares.shape
+    height, width = fractions.shape
     cell = min(44, 236 / width)
     with axes(84 + cell * height, 84 + cell * width) as ax:
-        if max(shares.shape) > MAX_NUMBERED:
-            strength = (255 * np.sqrt(np.clip(np.nan_to_num(shares), 0, 1))).astype("uint8")
+        if max(fractions.shape) > MAX_NUMBERED:
+            strength = (255 * np.sqrt(np.clip(np.nan_to_num(fractions), 0, 1))).astype("uint8")
             blue = np.broadcast_to(np.array([0, 114, 178], "uint8"), (height, width, 3))
             ax.imshow(np.concatenate([blue, strength[..., None]], -1), interpolation="none")
             ax.xaxis.set_major_locator(_ticker().MaxNLocator(6, integer=True))
         else:
-            _draw_cells(ax, shares, min(10.5, cell * 0.4))
+            _draw_cells(ax, fractions, min(10.5, cell * 0.4))
             vertical = max(map(len, columns)) > 2
             ax.set_xticks(
                 range(width), [shorten(label) for label in columns], rotation=90 if vertical else 0, color=INK
@@ -199,21 +199,21 @@ def draw_heat_map(
             ax.set_yticks(range(height), [shorten(label) for label in rows], color=INK)
         ax.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5), aspect="equal", ylabel=labels[0], xlabel=labels[1])
         ax.grid(False)
-        ax.spines[:].set(visible=max(shares.shape) > MAX_NUMBERED, color=RULE)
+        ax.spines[:].set(visible=max(fractions.shape) > MAX_NUMBERED, color=RULE)
     return to_svg(ax.figure, name, alt)
 
 
-def _draw_cells(ax: Any, shares: np.ndarray, font_size: float) -> None:
+def _draw_cells(ax: Any, fractions: np.ndarray, font_size: float) -> None:
     from matplotlib.patches import Rectangle
 
-    for (row, column), share in np.ndenumerate(shares):
+    for (row, column), fraction in np.ndenumerate(fractions):
         corner = (column - 0.47, row - 0.47)
         ax.add_patch(Rectangle(corner, 0.94, 0.94, facecolor=RULE, alpha=0.35, linewidth=0))
-        if np.isfinite(share) and share > 0:
-            strength = HEAT_STRENGTH * min(1.0, float(share))
+        if np.isfinite(fraction) and fraction > 0:
+            strength = HEAT_STRENGTH * min(1.0, float(fraction))
             ax.add_patch(Rectangle(corner, 0.94, 0.94, facecolor=HEAT, alpha=strength, linewidth=0))
-        if np.isfinite(share) and share >= 0.005:
-            ax.text(column, row, f"{100 * share:.0f}", ha="center", va="center_baseline", fontsize=font_size)
+        if np.isfinite(fraction) and fraction >= 0.005:
+            ax.text(column, row, f"{100 * fraction:.0f}", ha="center", va="center_baseline", fontsize=font_size)
 
 
 def _finite(x: Numbers, y: Numbers) -> tuple[np.ndarray, np.ndarray]:

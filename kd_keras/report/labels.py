@@ -36,10 +36,10 @@ def shorten(name: str, length: int = 14) -> str:
     return name if len(name) <= length else f"{name[: length - 1 - half]}…{name[-half:]}"
 
 
-def percent_tick(share: float, _: int) -> str:
-    r"""A share as a tick of an axis, for matplotlib's formatters.
+def percent_tick(fraction: float, _: int) -> str:
+    r"""A fraction as a tick of an axis, for matplotlib's formatters.
 
     >>> percent_tick(0.25, 0)
     '25\xa0%'
     """
-    return f"{100 * share:.4g}\u00a0%"
+    return f"{100 * fraction:.4g}\u00a0%"

@@ -67,8 +67,10 @@ def resolve_data(data: Data | None, source: Network, options: Mapping[str, Any])
     """The options of `Recipe` that name test images: those that are passed, else those of a network's run.
 
     Raises:
-        ValueError: if neither names the images.
+        ValueError: if the network does not exist, or if neither names the images.
     """
+    if isinstance(source, (str, os.PathLike)) and not Path(source).exists():
+        raise ValueError(f"Expected a run or a .keras file, but {os.fspath(source)} does not exist. Train it first.")
     recorded = evaluation_settings(source)
     if data is not None:  # the split belongs to the recorded data; the directory and the image size are kept
         recorded = {**recorded, "data": data, "test_split": Recipe.test_split}

@@ -69,7 +69,7 @@ def compare(
     shard: tuple[int, int] = (0, 1),
     **options: Any,
 ) -> Comparison:
-    """Compares complete runs: mean and spread over seeds, the gain over the baseline, and the closed share of the gap.
+    """Compares complete runs: mean and spread over seeds, gain over the baseline, closed fraction of the gap.
 
     With `sweep` it first trains the runs of a plan, every recipe for every pair and seed, in this process. The same
     call resumes an interrupted sweep and retries failed runs; a failed run does not end the sweep.

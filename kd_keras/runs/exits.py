@@ -67,8 +67,8 @@ def compare_exits(
     if not distribute.is_chief(strategy):
         return
     sample = np.asarray(as_batch(next(iter(images))).inputs)
-    yield f"{source.size:,} test images of {source.name}. The first table has the median milliseconds of one image, the"
-    yield "second one the mean, because images stop at different exits.\n"
+    yield f"{source.size:,} test images of {source.name}."
+    yield "Milliseconds of one image: the median in the first table, the mean in the second with its early stops.\n"
     yield from _cost_table(networks, predictions, sample)
     yield ""
     yield from _threshold_table(network, [predictions[name] for name in exits], thresholds, sample)

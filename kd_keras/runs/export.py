@@ -42,7 +42,7 @@ HEADER = (
 
 @dataclass(frozen=True)
 class _Exporter:
-    """A network and what all its exports share.
+    """A network and the settings of all its exports.
 
     Args:
         model: the network.

@@ -138,12 +138,10 @@ class Recipe:
             if not isinstance(self._value(name), bool):
                 raise TypeError(f"Recipe({name}=...) must be True or False, but received {self._value(name)!r}.")
         for name in ("data", "test_data"):
-            value = self._value(name)
-            if not isinstance(value, Data) and (value is not None or name == "data"):
-                raise TypeError(
-                    f"Recipe({name}=...) must be a name, a folder, a Source or a tf.data.Dataset, but received a"
-                    f" {type(value).__name__}."
-                )
+            if not isinstance(self._value(name), Data) and (name, self._value(name)) != ("test_data", None):
+                kind = type(self._value(name)).__name__
+                message = "must be a name, a folder, a Source or a tf.data.Dataset, but received an object of type"
+                raise TypeError(f"Recipe({name}=...) {message} {kind}.")
         for name, choices in CHOICES.items():
             value = self._value(name)
             if not (name == "strategy" and isinstance(value, tf.distribute.Strategy)):
@@ -231,7 +229,7 @@ def _whole_numbers(name: str, value: Any, count: int | None) -> tuple[int, ...] 
     items = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
     texts = [str(item).strip() for item in items]
     if len(texts) != (count or len(texts)) or not all(text.isdigit() for text in texts):
-        raise ValueError(f"{name} must be {count or 'a list of'} whole numbers, but received {value!r}.")
+        raise ValueError(f"{name} must be {count or 'a list of'} whole numbers, but received {','.join(texts)}.")
     return tuple(int(text) for text in texts)
 
 

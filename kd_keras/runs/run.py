@@ -155,7 +155,11 @@ class Run:
             )
 
     def begin(self) -> None:
-        """Creates the directory and records the settings; called after everything that they name has been loaded."""
+        """Creates the directory and records the settings; called after everything that they name has been loaded.
+
+        Raises:
+            ValueError: if the run is opened for reading only.
+        """
         if self._settings is None:
             raise ValueError(f"Run {self.path} is opened for reading only. Use Run.prepare to start or resume it.")
         self.path.mkdir(parents=True, exist_ok=True)
@@ -214,7 +218,7 @@ def find_run(source: Trained) -> Run | None:
     return Run(path) if (path / "flags.txt").exists() else None
 
 
-def recorded_data(source: Any) -> dict[str, Any]:
+def recorded_data(source: Trained) -> dict[str, Any]:
     """The data that the run of a network recorded (`data` in its result); empty if it belongs to no complete run."""
     run = find_run(source)
     return run.result.get("data", {}) if run is not None and run.is_complete else {}

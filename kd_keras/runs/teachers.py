@@ -138,7 +138,7 @@ def to_range(lowest: float, highest: float) -> Callable[[Tensor], Tensor]:
     return lambda images: images * ((highest - lowest) / 255) + lowest
 
 
-def as_list(source: Any) -> list:
+def as_list(source: TeacherSource) -> list[Trained]:
     """The networks of a teacher as a list, also if there is only one.
 
     Raises:

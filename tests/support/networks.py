@@ -1,4 +1,4 @@
-"""Small networks, without BatchNorm unless asked for, that the tests distill."""
+"""Small networks that the tests distill, their data, and helpers that compare variables."""
 
 import keras
 import numpy as np

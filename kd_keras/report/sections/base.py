@@ -78,13 +78,13 @@ class Section(NamedTuple):
     thirds: bool = False
 
 
-def percent(share: float | None, digits: int = 1) -> str:
-    r"""A share as text; a dash if it is missing.
+def percent(fraction: float | None, digits: int = 1) -> str:
+    r"""A fraction as text; a dash if it is missing.
 
     >>> percent(0.9131), percent(None), percent(float("nan"))
     ('91.3\xa0%', '–', '–')
     """
-    return "–" if is_missing(share) else f"{100 * share:.{digits}f}\u00a0%"
+    return "–" if is_missing(fraction) else f"{100 * fraction:.{digits}f}\u00a0%"
 
 
 def decimal(value: float | None, digits: int = 3) -> str:

@@ -79,7 +79,7 @@ def show_disagreements(
     only_teacher, only_student = (judged.findings.get(f"only_{name}_correct") for name in ("teacher", "student"))
     if not (is_missing(only_teacher) or is_missing(only_student)):
         intro += f" Only the teacher is correct for {percent(only_teacher)} of all test images, and only"
-        intro += f" {judged.phrase} for {percent(only_student)}. Check whether the first share is much larger."
+        intro += f" {judged.phrase} for {percent(only_student)}. Check whether the first fraction is much larger."
     return Section(cards=cards, intro=intro)
 
 

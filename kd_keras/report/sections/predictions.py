@@ -65,32 +65,32 @@ def show_confusion(networks: Sequence[Network], classes: Sequence[str]) -> Secti
     plots = []
     for place, network in enumerate([networks[0], judged][-len(networks) :]):
         if not is_missing(network.findings.get("confusion")):
-            shares = _normalize_rows(network.findings["confusion"])
+            fractions = _normalize_rows(network.findings["confusion"])
             correct = percent(network.findings.get("accuracy"))
             alt = f"Confusion matrix of {network.phrase}: rows are true classes, columns are predictions; {correct} are"
             alt += " correct"
             axes = ("true", f"predicted by {network.label}")
-            svg = draw_heat_map(f"confusion-{place}", alt, shares, classes, classes, axes)
+            svg = draw_heat_map(f"confusion-{place}", alt, fractions, classes, classes, axes)
             caption = f"For each true class (row), the percentage of images that {network.phrase} assigns to each class"
             caption += f" (column). Entries off the diagonal are errors; {correct} are on the diagonal."
-            if len(shares) > MAX_NUMBERED:
-                caption += " The strength of the color follows the square root of the share."
+            if len(fractions) > MAX_NUMBERED:
+                caption += " The strength of the color follows the square root of the fraction."
             plots.append(Plot(svg, caption))
     return Section(plots, [_frequent_errors(networks, classes)])
 
 
 def _frequent_errors(networks: Sequence[Network], classes: Sequence[str]) -> Table:
-    shares = _normalize_rows(networks[-1].findings["confusion"])
-    errors = np.where(np.eye(len(shares), dtype=bool), 0, np.nan_to_num(shares))
+    fractions = _normalize_rows(networks[-1].findings["confusion"])
+    errors = np.where(np.eye(len(fractions), dtype=bool), 0, np.nan_to_num(fractions))
     order = np.argsort(errors, axis=None)[::-1][:8]
     known = [network for network in networks if not is_missing(network.findings.get("confusion"))]
     matrices = [_normalize_rows(network.findings["confusion"]) for network in known]
     rows = []
-    for true, predicted in zip(*np.unravel_index(order, shares.shape), strict=True):
+    for true, predicted in zip(*np.unravel_index(order, fractions.shape), strict=True):
         if errors[true, predicted] > 0:
             cells = [percent(matrix[true, predicted]) for matrix in matrices]
             rows.append([f"{classes[true]} → {classes[predicted]}", *cells])
-    caption = f"The most frequent errors of {networks[-1].phrase}, as a share of the true class."
+    caption = f"The most frequent errors of {networks[-1].phrase}, as a fraction of the true class."
     return Table(caption, ["true → predicted", *(network.label for network in known)], rows)
 
 

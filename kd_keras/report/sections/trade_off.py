@@ -139,8 +139,8 @@ def _milliseconds(value: float | None) -> str:
     return "–" if is_missing(value) else f"{_digits(value)}\u00a0ms"
 
 
-def _points(share: float, digits: int = 2) -> str:
-    return f"{100 * share:.{digits}f}\u00a0points"
+def _points(fraction: float, digits: int = 2) -> str:
+    return f"{100 * fraction:.{digits}f}\u00a0points"
 
 
 def _times(ratio: float, digits: int = 2) -> str:
