@@ -88,7 +88,7 @@ def test_a_question_that_does_not_apply_is_left_out_with_its_reason(caplog):
     assert [line.split(" of ")[0] for line in lines] == ["gap", "attention"]
     assert all("mlp is left out" in line for line in lines)
     assert "training images" in lines[0] and "stages" in lines[1] and evaluator.findings["mlp"]["ece"] >= 0
-    with pytest.raises(ValueError, match="three must have the 5 classes of the images of made, but it has 3"):
+    with pytest.raises(ValueError, match="three must have the 5 classes of the images of random, but it has 3"):
         evaluator.evaluate(Candidate("three", models.build("mlp", SHAPE, 3)))
 
 
