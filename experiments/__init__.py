@@ -1,1 +1,6 @@
 """The programs: `python -m experiments.<name>` with the name of a module here; `--help` describes each."""
+
+import os
+
+# Silences TensorFlow's notes about its start, which it prints before any setting in Python can.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")

@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 from kd_keras.data.base import Source
 from kd_keras.errors import explain_mismatch, suggest
 
-EXPECTED = "a TFDS dataset or an existing folder of images"
+EXPECTED = '"digits", a TFDS dataset or an existing folder of images'
 
 
 def read(name: str, split: str, data_dir: str | os.PathLike | None = None) -> Source:

@@ -14,7 +14,7 @@ from kd_keras.data import Source
 from kd_keras.evaluation.evaluator import Candidate
 from kd_keras.runs.images import open_source
 from kd_keras.runs.recipe import Data, Recipe
-from kd_keras.runs.run import Run, Trained, find_run, load_network, recorded_data
+from kd_keras.runs.run import Run, Trained, advise_on_path, find_run, load_network, recorded_data
 
 Network: TypeAlias = Trained
 
@@ -70,7 +70,8 @@ def resolve_data(data: Data | None, source: Network, options: Mapping[str, Any])
         ValueError: if the network does not exist, or if neither names the images.
     """
     if isinstance(source, (str, os.PathLike)) and not Path(source).exists():
-        raise ValueError(f"Expected a run or a .keras file, but {os.fspath(source)} does not exist. Train it first.")
+        path = Path(source)
+        raise ValueError(f"Expected a run or a .keras file, but {path} does not exist. {advise_on_path(path)}")
     recorded = evaluation_settings(source)
     if data is not None:  # the split belongs to the recorded data; the directory and the image size are kept
         recorded = {**recorded, "data": data, "test_split": Recipe.test_split}

@@ -13,6 +13,7 @@ result.json      the outcome, the data, the seed and the software; a run without
 from __future__ import annotations
 
 import csv
+import difflib
 import importlib.metadata
 import json
 import os
@@ -224,6 +225,18 @@ def recorded_data(source: Trained) -> dict[str, Any]:
     return run.result.get("data", {}) if run is not None and run.is_complete else {}
 
 
+def advise_on_path(path: Path) -> str:
+    """What to do about a path that does not exist: the closest names in its directory, if there are any.
+
+    >>> advise_on_path(Path("no_such_directory/run"))
+    'Train it first.'
+    """
+    path = path.parent if path.name == "model.keras" else path
+    names = [neighbor.name for neighbor in path.parent.iterdir()] if path.parent.is_dir() else []
+    close = [str(path.parent / name) for name in difflib.get_close_matches(path.name, names, n=3) if name != path.name]
+    return f"Did you mean {' or '.join(close)}? Otherwise train it first." if close else "Train it first."
+
+
 def load_network(source: Trained) -> keras.Model:
     """Loads a trained network.
 
@@ -238,7 +251,7 @@ def load_network(source: Trained) -> keras.Model:
     path = source.path if isinstance(source, Run) else Path(source)
     path = path / "model.keras" if path.is_dir() else path
     if not path.exists():
-        raise ValueError(f"Expected a complete run or a .keras file, but {path} does not exist. Train it first.")
+        raise ValueError(f"Expected a complete run or a .keras file, but {path} does not exist. {advise_on_path(path)}")
     try:
         return keras.saving.load_model(path, compile=False)
     except Exception as error:  # of many types, by what is damaged
