@@ -87,7 +87,7 @@ def test_a_hint_before_its_activation_keeps_its_sign():
     spec = {"stages:pre[1]": TapSpec("s", (None, 4, 4, 3))}, {"stages:pre[1]": TapSpec("t", (None, 4, 4, 6))}
     method.bind(*spec)
     assert np.min(method.regressors[0](np.random.default_rng(0).normal(size=(2, 4, 4, 3)))) < 0
-    with pytest.raises(ValueError, match="bound before"):
+    with pytest.raises(ValueError, match="already belongs to another Distiller"):
         Distiller(student=convolutional(), teacher=convolutional(), methods=[method])
 
 
