@@ -90,7 +90,7 @@ def compare(
 
     >>> import tempfile
     >>> from kd_keras.runs.train import train
-    >>> directory, options = tempfile.mkdtemp(), {"model": "mlp(hidden=(4,))", "epochs": 1}
+    >>> directory, options = tempfile.mkdtemp(), {"model": "mlp(hidden=(4,))", "epochs": 2, "test_every": 2}
     >>> runs = [train(run=f"{directory}/seed{seed}", seed=seed, **options) for seed in (0, 1)]
     >>> [(row["recipe"], row["seeds"]) for row in compare(runs).rows]
     [('baseline', 2)]

@@ -50,7 +50,7 @@ def train(
 
     >>> import tempfile
     >>> place = tempfile.mkdtemp()
-    >>> run = train(model="mlp(hidden=(8,))", data="digits", data_dir=place, epochs=1, run=f"{place}/run")
+    >>> run = train(model="mlp(hidden=(8,))", data="digits", data_dir=place, epochs=2, test_every=2, run=f"{place}/run")
     >>> run.is_complete, run.model().output_shape
     (True, (None, 10))
     """
