@@ -8,7 +8,9 @@ SHAPE = (8, 8, 3)
 CLASSES = 5
 
 
-def convolutional(width=4, classes=CLASSES, shape=SHAPE, normalized=False, dropout=0.0, name="net", pixels=False, **options):
+def convolutional(
+    width=4, classes=CLASSES, shape=SHAPE, normalized=False, dropout=0.0, name="net", pixels=False, **options
+):
     """`pixels`: the images have values from 0 to 255, else about normally distributed ones."""
     inputs = keras.Input(shape, name="image")
     x = layers.Rescaling(1 / 64, offset=-2, name="scaled")(inputs) if pixels else inputs
