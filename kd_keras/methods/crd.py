@@ -154,6 +154,7 @@ class CRD(TapPairMethod):
     (True, False)
     """
 
+    weighs_examples = True
     family = "relations"
     paper = "Tian, Krishnan, Isola 2020, 1910.10699"
     taps = Taps(("embedding",), ("embedding",))

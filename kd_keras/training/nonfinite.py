@@ -59,9 +59,9 @@ class NonFinite(keras.callbacks.Callback):
         failure = self.model.guard.pop_nonfinite_step()
         if failure is None:
             return
-        terms = ", ".join(f"{name} {value:g}" for name, value in failure.terms.items())
         path = self._save(failure)
-        report = f"{terms} in epoch {self.epoch}, step {failure.step}" + (f", saved in {path}" if path else "")
+        report = f"{_describe(failure)} in epoch {self.epoch}, step {failure.step}"
+        report += f", saved in {path}" if path else ""
         if self.on_nonfinite == "skip":
             warnings.warn(f"Skipped a batch: {report}.", stacklevel=2)
             return
@@ -85,3 +85,20 @@ class NonFinite(keras.callbacks.Callback):
         path = self.directory / f"nonfinite_{self.epoch}_{failure.step}.npz"
         np.savez(path, **arrays)
         return path
+
+
+def raise_if_nonfinite(failure: NonFiniteStep | None) -> None:
+    """Reports a step outside `fit`.
+
+    Raises:
+        FloatingPointError: if there is a failure.
+    """
+    if failure is not None:
+        raise FloatingPointError(
+            f"Expected a finite loss and finite gradients, but received {_describe(failure)}. The batch changed no "
+            "variable. Lower the learning rate, or check the batch."
+        )
+
+
+def _describe(failure: NonFiniteStep) -> str:
+    return ", ".join(f"{name} {value:g}" for name, value in failure.terms.items())
