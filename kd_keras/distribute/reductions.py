@@ -93,6 +93,11 @@ def weight_like(loss: Tensor, weight: Any) -> Tensor:
             "Use such a structure only with the hard loss, without methods."
         )
     weight, rank = ops.cast(weights[0], "float32"), len(loss.shape)
+    if weight.shape.rank is None:
+        raise ValueError(
+            "Expected sample weights of one rank in all calls of fit or evaluate, but received weights of several "
+            "ranks, for examples and for positions. Call compile() between them."
+        )
     if len(weight.shape) == rank + 1 and weight.shape[-1] == 1:
         weight = ops.squeeze(weight, -1)
     if any(

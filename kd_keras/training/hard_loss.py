@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import keras
@@ -56,8 +55,9 @@ class MeanLoss(keras.losses.Loss):
     def resolved(self, y_true: Any, y_pred: Any) -> keras.losses.Loss:
         """The loss itself, with a mean for the reduction "none"; Keras chooses "crossentropy" by the shapes."""
         if self._loss is None:
-            self._loss = copy.copy(loss_of(self._given, y_true, y_pred))
+            self._loss = loss_of(self._given, y_true, y_pred)
             if self._loss.reduction in (None, "none"):
+                self._loss = _copy(self._loss)
                 self._loss.reduction = "sum_over_batch_size"
         return self._loss
 
@@ -71,7 +71,8 @@ class MeanLoss(keras.losses.Loss):
 
     def _aligned(self, y_true: Any, y_pred: Any, weight: Any) -> Any:
         """The weights in the rank of the values that the loss computes before it reduces them."""
-        if not tree.is_nested(weight) and len(weight.shape) < 2 and len(getattr(y_pred, "shape", ())) < 3:
+        rank = None if tree.is_nested(weight) else tf.TensorShape(weight.shape).rank
+        if rank is not None and rank < 2 and len(getattr(y_pred, "shape", ())) < 3:
             return weight
         values = _values(self._loss, y_true, y_pred)
         if len(values.shape) == 0:
@@ -80,6 +81,13 @@ class MeanLoss(keras.losses.Loss):
         if self.reduction != "mean_with_sample_weight":
             return weight
         return weight * ops.ones(ops.shape(y_pred)[: len(values.shape)])  # it divides by the sum of the weights
+
+
+def _copy(loss: keras.losses.Loss) -> keras.losses.Loss:
+    """A copy that shares all attributes; `copy.copy` would save and load the loss, which functions do not allow."""
+    other = object.__new__(type(loss))
+    other.__dict__.update(loss.__dict__)
+    return other
 
 
 def _values(loss: keras.losses.Loss, y_true: Any, y_pred: Any) -> tf.TensorSpec:

@@ -89,6 +89,9 @@ def test_evaluation_counts_the_examples_with_a_weight():
     values = hard_values(logits(model)[0], Y)
     found = model.evaluate(X, Y, sample_weight=PIXELS, batch_size=3, verbose=0, return_dict=True)["loss"]
     assert found == pytest.approx((values * PIXELS).mean(), rel=1e-5)
+    with pytest.raises(ValueError, match="one rank in all calls"):
+        model.evaluate(X, Y, sample_weight=WEIGHT, verbose=0)
+    model = distiller(KD())
     found = model.evaluate(X, Y, sample_weight=WEIGHT, batch_size=COUNT, verbose=0, return_dict=True)["loss"]
     assert found == pytest.approx((values.mean((1, 2)) * WEIGHT).sum() / (COUNT - 1), rel=1e-5)  # one weight is 0
 
@@ -140,7 +143,7 @@ def test_both_networks_must_have_the_same_positions(method):
         Distiller(student=network(4), teacher=vectors, methods=[method()])
 
 
-@pytest.mark.parametrize("weight", [np.ones((COUNT, 3, 3)), np.ones((COUNT, SIDE, 1, 2))], ids=lambda w: str(w.shape))
+@pytest.mark.parametrize("weight", [np.ones((COUNT, 3, 3)), np.ones((COUNT, SIDE, 3))], ids=lambda w: str(w.shape))
 def test_weights_of_other_positions_are_refused(weight):
     with pytest.raises(ValueError, match="Expected sample weights for the examples"):
         distiller(KD()).fit(X, Y, sample_weight=weight.astype("float32"), verbose=0)
