@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -85,10 +86,8 @@ def check_labels_and_weights(model: keras.Model, label: Any, weight: Any, place:
         ValueError: if a value is invalid.
     """
     for values in tree.flatten(weight):
-        array = None if values is None else ops.convert_to_numpy(values).astype("float64")
-        if array is not None and not (array >= 0).all():  # NaN is not at least 0 either
-            received = f"{_first(array, ~(array >= 0))} in {place}"
-            raise ValueError(explain_mismatch("sample weights of at least 0", received, "remove or correct them"))
+        if values is not None:  # NaN is not at least 0 either
+            _require(values, lambda w: w >= 0, "sample weights of at least 0", "remove or correct them", place)
     shape = getattr(model.student, "output_shape", None)
     if label is None or tree.is_nested(label) or not isinstance(shape, tuple) or isinstance(shape[0], tuple):
         return
@@ -96,30 +95,37 @@ def check_labels_and_weights(model: keras.Model, label: Any, weight: Any, place:
     if len(losses) == 1 and hasattr(label, "shape"):
         loss = losses[0].resolved(label, keras.KerasTensor(shape))
         if is_cross_entropy(loss) and shape[-1] > 1:
-            _check_values(loss, ops.convert_to_numpy(label), shape, place)
+            _check_values(loss, label, shape, place)
 
 
-def _check_values(loss: keras.losses.Loss, label: np.ndarray, shape: tuple, place: str) -> None:
+def _check_values(loss: keras.losses.Loss, label: Any, shape: tuple, place: str) -> None:
     """Checks the labels of a cross-entropy: whole numbers below the number of classes, or probabilities."""
-    classes, values = shape[-1], label.astype("float64")
     if not is_sparse_loss(loss):
-        is_valid = values >= 0
-        expected, advice = f"probabilities of at least 0 as labels for {loss.name!r}", "correct them"
-    elif values.ndim == len(shape) and label.shape[-1] != 1:
+        expected = f"probabilities of at least 0 as labels for {loss.name!r}"
+        _require(label, lambda values: values >= 0, expected, "correct them", place)
+        return
+    if len(label.shape) == len(shape) and label.shape[-1] != 1:
         return  # one-hot: the loss says so in its own words
-    else:
-        is_valid = (values >= 0) & (values < classes) & (values == np.floor(values))
-        ignored = getattr(loss, "ignore_class", None)
-        is_valid |= values == ignored if ignored is not None else False
-        expected = f"labels that are whole numbers from 0 to {classes - 1} for {loss.name!r}"
-        advice = "correct them, or pass ignore_class=... to the loss for labels that do not count"
-    if not is_valid.all():
-        raise ValueError(explain_mismatch(expected, f"{_first(values, ~is_valid)} in {place}", advice))
+    classes, ignored = shape[-1], getattr(loss, "ignore_class", None)
+
+    def is_class(values: np.ndarray) -> np.ndarray:
+        return ((values >= 0) & (values < classes) & (values == np.floor(values))) | (values == ignored)
+
+    expected = f"labels that are whole numbers from 0 to {classes - 1} for {loss.name!r}"
+    advice = "correct them, or pass ignore_class=... to the loss for labels that do not count"
+    _require(label, is_class, expected, advice, place)
 
 
-def _first(values: np.ndarray, is_invalid: np.ndarray) -> str:
-    row = int(np.argwhere(is_invalid)[0][0])
-    return f"{values[is_invalid][0]:g} in row {row}, and {int(is_invalid.sum())} such values,"
+def _require(array: Any, is_valid: Callable[[np.ndarray], np.ndarray], expected: str, advice: str, place: str) -> None:
+    """Checks all values of an array, some rows at a time, because labels of positions may be large."""
+    rows = max(1, 2**22 // max(1, math.prod(array.shape[1:])))
+    for start in range(0, len(array), rows):
+        values = ops.convert_to_numpy(array[start : start + rows])
+        is_invalid = ~is_valid(values)
+        if is_invalid.any():
+            row = start + int(np.argwhere(is_invalid)[0][0])
+            received = f"{values[is_invalid][0]:g} in row {row} of {place}"
+            raise ValueError(explain_mismatch(expected, received, advice))
 
 
 def _check_batch_size(model: keras.Model, rows: int, rows_of_replica: int) -> None:
