@@ -116,10 +116,23 @@ def _agree(shape: tuple, expected: tuple) -> bool:
 def weighted_batch_mean(loss: Tensor, batch: Batch) -> Tensor:
     """The mean `()` of a loss `(B,)` times the example weights, for a method that gets the global batch.
 
-    The sum is divided by the number of examples, not by the sum of their weights.
+    The sum is divided by the number of examples, not by the sum of their weights. Weights of positions `(B, ...)` are
+    averaged over the positions of each example.
+
+    Raises:
+        ValueError: if there are several weights.
 
     >>> import numpy as np
     >>> float(weighted_batch_mean(np.array([1.0, 2.0], "float32"), Batch(None, weight=np.array([0.0, 3.0]))))
     3.0
     """
-    return ops.mean(loss if batch.weight is None else loss * ops.reshape(ops.cast(batch.weight, "float32"), (-1,)))
+    weights = [weight for weight in tree.flatten(batch.weight) if weight is not None]
+    if not weights:
+        return ops.mean(loss)
+    if len(weights) > 1:
+        advice = "use a structure of weights only with the hard loss, without methods"
+        raise ValueError(
+            explain_mismatch("one sample weight for each example, (B,)", f"{len(weights)} weights", advice)
+        )
+    weight = ops.cast(weights[0], "float32")
+    return ops.mean(loss * ops.mean(weight, axis=tuple(range(1, len(weight.shape)))))

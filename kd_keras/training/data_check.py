@@ -15,6 +15,7 @@ from kd_keras.contracts import as_batch
 from kd_keras.errors import explain_mismatch
 from kd_keras.private_api import compiled_loss, sub_layers, wrap_compiled_losses
 from kd_keras.training.hard_loss import MeanLoss, is_cross_entropy, is_sparse_loss
+from kd_keras.training.pixel_range import warn_of_pixel_range
 from kd_keras.training.teacher_check import gather_local_rows
 from kd_keras.training.terms import check_examples
 
@@ -42,6 +43,11 @@ def checked_batches(
         if not skips_nonfinite:
             check_images(batch.inputs, place)
         check_labels_and_weights(model, batch.label, batch.weight, place)
+        if number == 0:
+            preprocess = getattr(model.teacher, "preprocess", ())
+            pairs = zip(getattr(model.teacher, "networks", ()), preprocess, strict=False)
+            networks = [model.student, *(network for network, function in pairs if function is None)]
+            warn_of_pixel_range(networks, batch.inputs)
         largest = max(largest, len(tree.flatten(batch.inputs)[0]))
         yield data
     if largest:

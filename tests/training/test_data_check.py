@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from kd_keras import Distiller
-from kd_keras.methods import CC, DKD, KD, PKT, RKD, SP
+from kd_keras.methods import CC, CRD, DKD, KD, PKT, RKD, SP
 from kd_keras.training import NonFinite
 from tests.support.networks import CLASSES, compiled, convolutional, examples, same, values
 
@@ -92,7 +92,7 @@ def test_a_bad_image_is_not_blamed_on_the_teacher():
         distiller().fit(bad, Y, batch_size=4, shuffle=False, callbacks=[NonFinite("skip")], verbose=0)
 
 
-@pytest.mark.parametrize("method", [RKD, SP, CC, PKT])
+@pytest.mark.parametrize("method", [RKD, SP, CC, PKT, CRD])
 def test_a_batch_of_one_for_a_relational_method(method):
     options = {"batch_size": 1}
     refuses(distiller(method()), "batches of at least 2 examples for method", **options)
@@ -104,6 +104,22 @@ def test_a_batch_of_one_for_a_relational_method(method):
 def test_a_batch_of_one_with_batch_norm():
     with pytest.warns(UserWarning, match="Every batch has one example for each replica"):
         distiller().fit(X, Y, batch_size=1, verbose=0)
+
+
+@pytest.mark.parametrize("side", ["student", "teacher"])
+def test_pixels_of_another_range_than_the_first_layers_expect(side):
+    body = convolutional(6)
+    scaled = keras.Sequential(
+        [keras.Input(body.input_shape[1:]), keras.layers.Rescaling(1 / 127.5, -1), body], name="scaled"
+    )
+    networks = {"student": convolutional(), "teacher": convolutional(5)} | {side: scaled}
+    model = compiled(Distiller(**networks, methods=[KD()]), jit_compile=False)
+    pixels = np.random.default_rng(0).uniform(0, 255, X.shape).astype("float32")
+    with pytest.warns(UserWarning, match="pixel values from 0.* to 1, of which the first layers of 'scaled' make"):
+        model.fit(pixels / pixels.max(), Y, verbose=0)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="The images have")
+        model.fit(pixels, Y, verbose=0)
 
 
 def test_data_without_an_end():
