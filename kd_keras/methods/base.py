@@ -10,7 +10,7 @@ import keras
 
 from kd_keras.contracts import Batch, Outputs, Step, TapSpec, Tensor
 from kd_keras.errors import explain_mismatch
-from kd_keras.methods.labels import check_same_classes
+from kd_keras.methods.labels import check_same_classes, check_same_positions
 from kd_keras.methods.schedules import Weight, as_weight, deserialize_weight, serialize_weight
 from kd_keras.networks.specs import Specs
 from kd_keras.private_api import allow_structured_inputs
@@ -59,7 +59,8 @@ class Method(keras.layers.Layer):
     """Base class of all methods.
 
     A method sets the class attributes below, may create adapters in `bind`, and returns its loss in `call`: shape
-    `(B,)`, or `()` if it couples examples, in float32 under every dtype policy, before the weight. The Distiller takes
+    `(B,)`, `(B, ...)` if it has a value for each position, or `()` if it couples examples, in float32 under every dtype
+    policy, before the weight. The Distiller takes
     care of averaging, replicas and loss scaling. A method that couples examples sees the slice of the batch on its
     replica, or, with `across_replicas`, the global batch, for which it returns `()`.
 
@@ -90,6 +91,9 @@ class Method(keras.layers.Layer):
         default_weight: the published weight of the loss, or 1 if none was published.
         published_hard_weight: the weight of the hard loss in the setting that `default_weight` was published for.
         across_replicas: whether the method gets the global batch, the taps and labels of all replicas concatenated.
+        allows_positions: whether logits may be `(B, ..., K)`, a prediction for each position, and not only `(B, K)`.
+        least_examples: the smallest batch for which the loss of a method that compares examples is not constant.
+        weighs_examples: whether a loss `()` already contains the sample weights of the batch.
         needs_index: whether the method reads `batch.index`.
         trains_student: whether the loss has a gradient for the student, not only for adapters of a first stage.
     """
@@ -100,6 +104,9 @@ class Method(keras.layers.Layer):
     default_weight = 1.0
     published_hard_weight = 1.0
     across_replicas = False
+    allows_positions = True
+    least_examples = 1
+    weighs_examples = False
     needs_index = False
     trains_student = True
 
@@ -125,10 +132,11 @@ class Method(keras.layers.Layer):
         """
         if "logits" in self.taps.student and "logits" in self.taps.teacher:
             check_same_classes(student["logits"], teacher["logits"])
+            check_same_positions(self.name, student["logits"], teacher["logits"])
         self.built = True
 
     def call(self, student: Outputs, teacher: Outputs, batch: Batch, step: Step) -> Tensor:
-        """The loss `(B,)` or `()` of one batch, float32, before the weight."""
+        """The loss `(B,)`, `(B, ...)` or `()` of one batch, float32, before the weight."""
         raise NotImplementedError(f"{type(self).__name__} does not define call(student, teacher, batch, step).")
 
     def get_config(self) -> dict[str, Any]:

@@ -18,12 +18,12 @@ def kd_loss(student: Tensor, teacher: Tensor, *, temperature: float = 4.0) -> Te
     published loss ("batchmean").
 
     Args:
-        student: `(B, K)` logits z_s.
-        teacher: `(B, K)` logits z_t.
+        student: `(B, ..., K)` logits z_s: `(B, K)`, or one prediction for each position.
+        teacher: logits z_t of the same shape.
         temperature: T > 0; 4 in the published CIFAR-100 tables, 1 on ImageNet.
 
     Returns:
-        `(B,)` float32, in nats times T^2, at least 0.
+        `(B, ...)` float32, in nats times T^2, at least 0.
 
     >>> import numpy as np
     >>> round(float(kd_loss(np.array([[0.0, 4.0]]), np.array([[4.0, 0.0]]))[0]), 4)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 from keras import ops, tree
 
@@ -34,19 +36,21 @@ class TeacherCheck(keras.callbacks.Callback):
         self.batches = batches
 
     def on_train_begin(self, logs: dict | None = None) -> None:
-        correct = examples = classes = 0
+        labels, predictions, classes = [], [], 0
         for number, data in enumerate(self.batches):
-            batch = as_batch(_gather_local_rows(self.model.distribute_strategy, data))
+            batch = as_batch(gather_local_rows(self.model.distribute_strategy, data))
+            if not _is_finite(batch.inputs):
+                continue  # not a fault of the teacher: the guard skips such a batch or stops
             outputs = self.model.teacher.outputs(batch)
             _check_finite(outputs, number)
-            labels = class_indices(batch.label)
-            if "logits" in outputs and labels is not None:
-                predictions = ops.cast(ops.argmax(outputs["logits"], axis=-1), "int32")
-                correct += int(ops.sum(ops.cast(ops.equal(predictions, labels), "int32")))
-                examples, classes = examples + len(labels), outputs["logits"].shape[-1]
+            label = class_indices(batch.label, outputs["logits"]) if "logits" in outputs else None
+            if label is not None:
+                classes = outputs["logits"].shape[-1]
+                labels.append(ops.convert_to_numpy(label).ravel())
+                predictions.append(ops.convert_to_numpy(ops.argmax(outputs["logits"], axis=-1)).ravel())
         self.batches = ()
-        if examples:
-            _compare_with_chance(correct / examples, 1 / classes, examples)
+        if classes > 1:
+            _compare_with_chance(np.concatenate(labels), np.concatenate(predictions), classes)
 
 
 def first_batches(data: Mapping[str, Any], count: int = 8) -> Iterator[Any]:
@@ -75,7 +79,7 @@ def first_batches(data: Mapping[str, Any], count: int = 8) -> Iterator[Any]:
     return (cut_batch(begin) for begin in range(0, min(rows, count * size), size))
 
 
-def _gather_local_rows(strategy: tf.distribute.Strategy, data: Any) -> Any:
+def gather_local_rows(strategy: tf.distribute.Strategy, data: Any) -> Any:
     """All rows of a batch; of a batch of a distributed dataset, those of this worker's replicas."""
 
     def join(value: Any) -> Any:
@@ -85,21 +89,65 @@ def _gather_local_rows(strategy: tf.distribute.Strategy, data: Any) -> Any:
     return tree.map_structure(lambda value: None if value is None else join(value), data)
 
 
+def _is_finite(structure: Any) -> bool:
+    tensors = (tensor for tensor in tree.flatten(structure) if "float" in keras.backend.standardize_dtype(tensor.dtype))
+    return all(bool(ops.all(ops.isfinite(tensor))) for tensor in tensors)
+
+
 def _check_finite(outputs: Outputs, number: int) -> None:
     for tap in ["logits"] if "logits" in outputs else outputs:
-        if not all(bool(ops.all(ops.isfinite(tensor))) for tensor in tree.flatten(outputs[tap])):
+        if not _is_finite(outputs[tap]):
             raise FloatingPointError(
                 f"Expected a teacher with finite outputs, but received NaN or infinity in its {tap!r} for batch "
                 f"{number}. Train the teacher again, or load another file."
             )
 
 
-def _compare_with_chance(accuracy: float, chance: float, examples: int) -> None:
-    # Two standard deviations above chance: about one guessing teacher in forty exceeds this.
-    if accuracy < chance + 2 * (chance * (1 - chance) / examples) ** 0.5:
+def _compare_with_chance(labels: np.ndarray, predictions: np.ndarray, classes: int) -> None:
+    is_class = (labels >= 0) & (labels < classes)  # others are ignored, such as -1
+    labels, predictions = labels[is_class], predictions[is_class]
+    if not len(labels):
+        return
+    accuracy, chance = float((labels == predictions).mean()), 1 / classes
+    is_guessing = accuracy < chance + 2 * (chance * (1 - chance) / len(labels)) ** 0.5
+    if is_guessing or not _exceeds_random_names(labels, predictions, classes):
         warnings.warn(
-            f"The teacher is right on {accuracy:.1%} of the first {examples:.0f} examples; chance is {chance:.1%}. "
+            f"The teacher is right on {accuracy:.1%} of the first {len(labels)} examples; chance is {chance:.1%}. "
             "Check that it is trained, on the same classes in the same order (class_order=), and for pixel values from "
             "0 to 255 (preprocess=).",
             stacklevel=2,
         )
+
+
+def _exceeds_random_names(labels: np.ndarray, predictions: np.ndarray, classes: int, level: float = 0.025) -> bool:
+    """Whether predictions agree with the labels better than if the classes had been named at random.
+
+    An untrained network predicts the same class for most images of a class, so that its accuracy varies much more than
+    that of independent guesses: it is right on a fifth of ten classes in every fourth case. But the names of its
+    classes are arbitrary. A permutation test compares the number of right predictions with that under other names; one
+    untrained network in forty passes it, or more if there are less than five classes.
+
+    Args:
+        labels: `(N,)` classes.
+        predictions: `(N,)` classes.
+        classes: the number of classes.
+        level: the largest fraction of other names that may do as well.
+    """
+    present, rows = np.unique(labels, return_inverse=True)
+    counts = np.zeros((len(present), classes), "int64")
+    np.add.at(counts, (rows, predictions), 1)
+    right = counts[np.arange(len(present)), present].sum()
+    total = math.perm(classes, len(present))
+    if total <= 5040:
+        names = np.array(list(itertools.permutations(range(classes), len(present))))
+        fraction = _as_good(counts, names, right)
+    else:
+        random = np.random.default_rng(0)
+        names = np.stack([random.permutation(classes)[: len(present)] for _ in range(1000)])
+        fraction = (1 + 1000 * _as_good(counts, names, right)) / 1001
+    return fraction <= max(level, 1 / total)
+
+
+def _as_good(counts: np.ndarray, names: np.ndarray, right: int) -> float:
+    """The fraction of the rows of `names` under which at least `right` predictions are right."""
+    return float((counts[np.arange(len(counts)), names].sum(-1) >= right).mean())

@@ -1,0 +1,42 @@
+"""What a Distiller is made of: the kinds of its parts, and what of the student it does not use."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from kd_keras.methods.base import Method
+
+UNUSED = ("train_step", "test_step", "compute_metrics")
+
+
+def check_parts(student: Any, methods: Sequence[Any]) -> None:
+    """Checks the kinds of student and methods, and warns of what the Distiller replaces.
+
+    Raises:
+        TypeError: if the student is no Keras model, or a method is no `Method`.
+        ValueError: if a method already belongs to another Distiller.
+    """
+    if not isinstance(student, keras.Model):
+        raise TypeError(f"Distiller(student=...) must be a Keras model, but received a {type(student).__name__}.")
+    for method in methods:
+        if not isinstance(method, Method):
+            raise TypeError(
+                f"Distiller(methods=...) must be methods such as kd_keras.methods.KD(), but received {method!r}."
+            )
+        if method.built:
+            raise ValueError(
+                f"Method {method.name!r} must be new, but it already belongs to another Distiller. Make another "
+                f"{type(method).__name__}()."
+            )
+    own = [name for name in UNUSED if getattr(type(student), name) is not getattr(keras.Model, name)]
+    if own:
+        warnings.warn(
+            f"The student {student.name!r} has its own {' and '.join(own)}, but a Distiller has a training step, an "
+            "evaluation and metrics of its own and does not run them. It uses the student's call, compute_loss and "
+            "predict_step: move what must be kept into these, into a Method or into the metrics of compile().",
+            stacklevel=3,
+        )
