@@ -137,8 +137,8 @@ def distill(
     recipe = make_recipe(data=data, **options)
     request.check()
     with devices.chosen_strategy(recipe) as strategy:
-        session = open_session(run, request.settings(recipe), recipe, strategy, overwrite)
-        return session if isinstance(session, Run) else _distill(session, request)
+        with open_session(run, request.settings(recipe), recipe, strategy, overwrite) as session:
+            return session if isinstance(session, Run) else _distill(session, request)
 
 
 def _distill(session: Session, request: Request) -> Run:

@@ -29,7 +29,8 @@ def train(
     """Trains a network on labeled images, without distillation.
 
     The same call resumes an interrupted run and returns a complete one unchanged. Progress goes to the logger
-    "kd_keras". On SIGTERM the process saves a checkpoint after the current step and exits.
+    "kd_keras". On SIGTERM or SIGINT the process saves a checkpoint after the current step and exits. While it trains it
+    holds a lock of the directory, so that a second process cannot train the same run.
 
     Args:
         model: a model of the zoo, such as "resnet20" or "mlp(hidden=(32,))", a run or a `.keras` file, or a Keras model
@@ -45,7 +46,7 @@ def train(
 
     Raises:
         TypeError: if an option is unknown, or a value is of the wrong type; no run is created.
-        ValueError: if the request is invalid; no run is created.
+        ValueError: if the request is invalid, or another process trains the run; no run is created.
         FloatingPointError: if the loss or gradients are not finite.
 
     >>> import tempfile
@@ -58,8 +59,8 @@ def train(
     network = {"model": students.as_setting(model), "weights": None if weights is None else os.fspath(weights)}
     settings = Settings({**recipe.settings(), **network}, {**DEFAULTS, "model": "resnet20"})
     with devices.chosen_strategy(recipe) as strategy:
-        session = open_session(run, settings, recipe, strategy, overwrite)
-        return session if isinstance(session, Run) else _train(session, model, weights)
+        with open_session(run, settings, recipe, strategy, overwrite) as session:
+            return session if isinstance(session, Run) else _train(session, model, weights)
 
 
 def _train(session: Session, model: Network, weights: str | os.PathLike | None) -> Run:
