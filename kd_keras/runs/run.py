@@ -28,8 +28,9 @@ from typing import Any, TypeAlias
 import keras
 
 from kd_keras.files import write_atomically, write_text
+from kd_keras.networks.weight_files import check_model_file
 from kd_keras.runs.lock import LOCK, is_unused
-from kd_keras.runs.settings import Settings, from_lines
+from kd_keras.runs.settings import Settings, from_lines, given_objects
 from kd_keras.version import __version__
 
 REPAIR = "Restore it, or train the run again with overwrite=True (in the shell --overwrite)."
@@ -122,6 +123,11 @@ class Run:
     def settings(self) -> dict[str, str | list[str]]:
         """The lines of flags.txt by flag name: texts, "true" or "false" for a boolean, a list for a repeated flag."""
         return from_lines(self._recorded_lines())
+
+    @property
+    def given_objects(self) -> set[str]:
+        """The names of the settings that were Python objects, which flags.txt cannot repeat."""
+        return given_objects(self._recorded_lines())
 
     def _recorded_lines(self) -> list[str]:
         """The lines of flags.txt.
@@ -316,6 +322,8 @@ def load_network(source: Trained) -> keras.Model:
     path = path / "model.keras" if path.is_dir() else path
     if not path.exists():
         raise ValueError(f"Expected a complete run or a .keras file, but {path} does not exist. {advise_on_path(path)}")
+    if path.is_file():
+        check_model_file(path)
     try:
         return keras.saving.load_model(path, compile=False)
     except Exception as error:  # of many types, by what is damaged
