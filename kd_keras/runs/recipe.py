@@ -64,7 +64,7 @@ class Recipe:
         cutmix: alpha of CutMix; 0 is off.
         strategy: how to use the devices: a name of `distribute.NAMES`, or a `tf.distribute.Strategy`.
         devices: number of devices of this machine: GPUs, or logical CPUs if it has no GPU.
-        worker_timeout: seconds after which a worker that does not respond counts as lost.
+        worker_timeout: seconds after which a worker that does not start or does not respond counts as lost.
         deterministic: make a repeated call give the same numbers bit for bit.
         sharding: "auto", "data" (each worker reads all data) or "file" (each worker reads its own files).
         sync_batch_norm: compute the student's batch normalization over the global batch.
@@ -114,7 +114,7 @@ class Recipe:
     cutmix: float = 0.0
     strategy: str | tf.distribute.Strategy = "auto"
     devices: int | None = None
-    worker_timeout: float = 20.0
+    worker_timeout: float = 60.0
     deterministic: bool = False
     sharding: str = "auto"
     sync_batch_norm: bool = False
