@@ -244,6 +244,8 @@ class Distiller(FitsOnWorkers):
     def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         """Keras's `fit`; it also counts epochs for the methods, checks the teacher, and stops at a non-finite loss."""
         bound = inspect.signature(super().fit).bind(*args, **kwargs)
+        if isinstance(bound.arguments.get("x"), (tf.data.Dataset, tf.distribute.DistributedDataset)):
+            bound.arguments.setdefault("shuffle", False)  # Keras cannot shuffle one, and warns of its own default
         callbacks = bound.arguments.get("callbacks") or []
         if isinstance(callbacks, keras.callbacks.CallbackList):
             callbacks = callbacks.callbacks

@@ -24,6 +24,15 @@ def check_suffix(file: str | Path, suffix: str) -> Path:
     return Path(file)
 
 
+def replace(staging: Path, path: Path) -> None:
+    """Moves a finished export to its path; a directory that is there is deleted only afterwards."""
+    earlier = temporary_path(path)
+    if path.is_dir():
+        path.rename(earlier)
+    staging.replace(path)
+    shutil.rmtree(earlier, ignore_errors=True)
+
+
 @contextlib.contextmanager
 def staging_path(path: Path) -> Iterator[Path]:
     """An unused path in the same directory, to write to before the export replaces `path`; deleted if it remains.

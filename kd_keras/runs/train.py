@@ -55,7 +55,7 @@ def train(
     >>> run.is_complete, run.model().output_shape
     (True, (None, 10))
     """
-    recipe = make_recipe(data=data, **options)
+    recipe = make_recipe(students.is_pretrained(model, weights), data=data, **options)
     network = {"model": students.as_setting(model), "weights": None if weights is None else os.fspath(weights)}
     settings = Settings({**recipe.settings(), **network}, {**DEFAULTS, "model": "resnet20"})
     with devices.chosen_strategy(recipe) as strategy:
@@ -76,6 +76,7 @@ def _train(session: Session, model: Network, weights: str | os.PathLike | None) 
         )
     with session.building():
         network = students.build_network(model, images, images.train.classes, weights)
+        students.prepare_training(network, model, weights, session.recipe)
         distiller = Distiller(student=network, hard_weight=1.0)
     size = f"{network.count_params():,} parameters"
     logger.info("Training %s (%s) on %s images.", students.describe(model), size, f"{images.train.size:,}")
