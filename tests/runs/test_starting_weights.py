@@ -28,7 +28,7 @@ def test_trained_weights_start_with_a_lower_rate(trained, place):
     weights = {"weights": trained.path / "model.keras", "data_dir": str(place)}
     again = kd.train(model="resnet8", run=place / "again", **weights, **SMALL)
     assert again.settings["learning_rate"] == "0.005"
-    adam = kd.train(model=str(trained), run=place / "adam", optimizer="adam", data_dir=str(place), **SMALL)
+    adam = kd.train(model=str(trained.path), run=place / "adam", optimizer="adam", data_dir=str(place), **SMALL)
     assert adam.settings["learning_rate"] == "0.0001"
     chosen = kd.train(model="resnet8", run=place / "chosen", learning_rate=0.02, **weights, **SMALL)
     assert chosen.settings["learning_rate"] == "0.02"
