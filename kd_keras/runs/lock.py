@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from kd_keras.files import TEMPORARY, explain_full_disk, remove_abandoned
+from kd_keras.files import explain_full_disk, remove_abandoned
 
 try:
     import fcntl
@@ -58,11 +58,6 @@ def lock_directory(directory: Path) -> Iterator[None]:
         for path in missing:
             with contextlib.suppress(OSError):  # it has content
                 path.rmdir()
-
-
-def is_unused(directory: Path) -> bool:
-    """Whether a directory is empty, apart from a lock and from unfinished files."""
-    return all(path.name == LOCK or path.name.startswith(TEMPORARY) for path in directory.iterdir())
 
 
 def _acquire(directory: Path) -> IO[str]:

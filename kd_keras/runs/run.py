@@ -13,8 +13,6 @@ result.json      the outcome, the data, the seed and the software; a run without
 
 from __future__ import annotations
 
-import contextlib
-import csv
 import difflib
 import importlib.metadata
 import json
@@ -29,11 +27,11 @@ import keras
 
 from kd_keras.files import write_atomically, write_text
 from kd_keras.networks.weight_files import check_model_file
-from kd_keras.runs.lock import LOCK, is_unused
+from kd_keras.runs.directory import check_place, empty_run
+from kd_keras.runs.records import read_lines, read_metrics, read_result
 from kd_keras.runs.settings import Settings, from_lines, given_objects
 from kd_keras.version import __version__
 
-REPAIR = "Restore it, or train the run again with overwrite=True (in the shell --overwrite)."
 PACKAGES = ("tensorflow", "keras", "tensorflow-datasets", "numpy")
 
 
@@ -102,18 +100,11 @@ class Run:
         Raises:
             ValueError: if the run is not complete, or its result.json is damaged.
         """
-        file = self.path / "result.json"
-        if not file.exists():
+        if not (self.path / "result.json").exists():
             raise ValueError(
                 f"Run {self.path} is not complete: it has no result.json. Resume it with the same command."
             )
-        try:
-            result = json.loads(file.read_text())
-            if not isinstance(result, dict) or not isinstance(result.get("last", {}), dict):
-                raise ValueError("it does not contain a result")
-        except ValueError as error:
-            raise ValueError(f"{file} is damaged: {error}. {REPAIR}") from error
-        return result
+        return read_result(self.path / "result.json")
 
     def check_result(self) -> None:
         """Raises a ValueError if the run is not complete or its result.json is damaged."""
@@ -122,26 +113,12 @@ class Run:
     @property
     def settings(self) -> dict[str, str | list[str]]:
         """The lines of flags.txt by flag name: texts, "true" or "false" for a boolean, a list for a repeated flag."""
-        return from_lines(self._recorded_lines())
+        return from_lines(read_lines(self._flagfile))
 
     @property
     def given_objects(self) -> set[str]:
         """The names of the settings that were Python objects, which flags.txt cannot repeat."""
-        return given_objects(self._recorded_lines())
-
-    def _recorded_lines(self) -> list[str]:
-        """The lines of flags.txt.
-
-        Raises:
-            ValueError: if the file is damaged.
-        """
-        try:
-            text = self._flagfile.read_text()
-        except ValueError as error:
-            raise ValueError(f"{self._flagfile} is damaged: {error}. {REPAIR}") from error
-        if not text.strip():
-            raise ValueError(f"{self._flagfile} is damaged: it is empty. {REPAIR}")
-        return text.splitlines()
+        return given_objects(read_lines(self._flagfile))
 
     @property
     def history(self) -> dict[str, list[float]]:
@@ -151,15 +128,7 @@ class Run:
             ValueError: if metrics.csv is damaged.
         """
         file = self.path / "metrics.csv"
-        if not file.exists():
-            return {}
-        try:
-            with open(file, newline="") as lines:
-                rows = list(csv.DictReader(lines))
-            names = list(rows[0]) if rows else []
-            return {name: [float("nan" if row[name] == "NA" else row[name]) for row in rows] for name in names}
-        except (ValueError, TypeError, csv.Error) as error:
-            raise ValueError(f"{file} is damaged: {error}. {REPAIR}") from error
+        return read_metrics(file) if file.exists() else {}
 
     def model(self) -> keras.Model:
         """The trained network.
@@ -180,7 +149,7 @@ class Run:
     # ---- writing
 
     def _check_settings(self, settings: Settings) -> None:
-        changed = settings.differences(self._recorded_lines())
+        changed = settings.differences(read_lines(self._flagfile))
         if changed:
             raise ValueError(
                 f"Run {self.path} has other settings: {', '.join(changed)}. Choose another directory, or delete"
@@ -190,7 +159,7 @@ class Run:
     def delete_earlier(self) -> None:
         """Deletes the run that is to be overwritten; called after everything that the new one needs has been built."""
         if self._overwrites and self._flagfile.exists():
-            _empty(self.path)
+            empty_run(self.path)
         self._overwrites = False
 
     def begin(self) -> None:
@@ -208,7 +177,7 @@ class Run:
     def withdraw(self) -> None:
         """Removes what `begin` and `loggers` wrote, if this object began the run: its first step was refused."""
         if self._is_new:
-            _empty(self.path)
+            empty_run(self.path)
 
     def loggers(self, start_epoch: int) -> list[keras.callbacks.Callback]:
         """The callbacks that write the metrics of a run that starts or resumes after `start_epoch` epochs."""
@@ -244,32 +213,6 @@ class Run:
         versions |= {"python": platform.python_version(), "kd_keras": __version__}
         write_text(self.path / "result.json", json.dumps({**result, "versions": versions}, indent=1))
         shutil.rmtree(self.path / "checkpoint", ignore_errors=True)
-
-
-def check_place(path: Path) -> None:
-    """Checks that a path is a run, or a new or empty directory.
-
-    Raises:
-        ValueError: if it is anything else.
-    """
-    if path.exists() and not (path / "flags.txt").exists() and not (path.is_dir() and is_unused(path)):
-        raise ValueError(
-            f"{path} is not a run and not empty. Name a new or empty directory, or the directory of a run."
-        )
-
-
-def _empty(directory: Path) -> None:
-    """Deletes the content of a run, except the lock that this process holds."""
-    # If this is interrupted, the rest must still be a run, which is not complete.
-    (directory / "result.json").unlink(missing_ok=True)
-    for path in directory.iterdir():
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        elif path.name not in (LOCK, "flags.txt"):
-            path.unlink()
-    (directory / "flags.txt").unlink()
-    with contextlib.suppress(OSError):  # it contains the lock
-        directory.rmdir()
 
 
 Trained: TypeAlias = Run | str | os.PathLike | keras.Model  # a run, its path, the path of a `.keras` file, or a model

@@ -19,11 +19,12 @@ from kd_keras import distribute
 from kd_keras.distiller import Distiller
 from kd_keras.recording.reader import Recording
 from kd_keras.runs import devices
+from kd_keras.runs.directory import check_place
 from kd_keras.runs.images import Images, load_images
 from kd_keras.runs.lock import lock_directory
 from kd_keras.runs.optimization import compile_distiller
 from kd_keras.runs.recipe import Recipe
-from kd_keras.runs.run import Run, check_place
+from kd_keras.runs.run import Run
 from kd_keras.runs.settings import Settings
 from kd_keras.training import Checkpoint, NonFinite, Position, fit
 
