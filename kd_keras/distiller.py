@@ -234,6 +234,8 @@ class Distiller(LogsTerms):
         """
         bound = inspect.signature(super().fit).bind(*args, **kwargs)
         arguments = bound.arguments
+        if isinstance(arguments.get("x"), (tf.data.Dataset, tf.distribute.DistributedDataset)):
+            arguments.setdefault("shuffle", False)  # Keras cannot shuffle one, and warns of its own default
         check_fit_arguments(arguments, self.methods, self._has_hard_loss() or has_compiled_metrics(self))
         check_arrays(self, arguments)
         arguments["callbacks"] = complete_callbacks(self, arguments, self._epoch.assign)

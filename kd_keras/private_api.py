@@ -34,6 +34,13 @@ def automatic_name(layer: keras.layers.Layer) -> str:
     return to_snake_case(type(layer).__name__)
 
 
+def automatic_names() -> set[str]:
+    """The names, without numbers, that Keras gives to the first layer of each of its classes."""
+    from keras.src.utils.naming import to_snake_case
+
+    return {to_snake_case(name) for name, kind in vars(keras.layers).items() if isinstance(kind, type)}
+
+
 def seed_generators(layer: keras.layers.Layer) -> list[keras.random.SeedGenerator]:
     """The random generators of a layer, without those of the layers inside it."""
     return list(getattr(layer, "_seed_generators", ()))

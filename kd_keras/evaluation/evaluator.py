@@ -169,6 +169,7 @@ class Evaluator:
         if candidate.kilobytes is not None:
             findings["kilobytes"] = candidate.kilobytes
         for question in self.questions:
+            LOGGER.info("  %s of %s", question, name)
             self._add(question, candidate, self._ask[question], candidate, reader)
 
     def measure_latency(self) -> None:

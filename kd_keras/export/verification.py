@@ -7,7 +7,6 @@ if it contains no more weights than the student has, so that an adapter or a tea
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from kd_keras.contracts import Tensor
+from kd_keras.export.paths import replace
 from kd_keras.export.runtimes import Predict, latency, load, size_in_bytes, weight_shapes
 from kd_keras.networks.taps import Tapped
 
@@ -160,9 +160,9 @@ class Reference:
         times = latency(predict, self.sample)
         size = size_in_bytes(staging)
         export = Export(path, name, size, parameters, *measured[:2], accuracy, source_accuracy, *times)
-        if path.is_dir():
-            shutil.rmtree(path)
-        staging.replace(path)
+        if name == "saved_model":  # before it is in place, so that no SavedModel is without its check
+            np.savez(staging / "check.npz", images=self.sample, classes=original_classes)
+        replace(staging, path)
         return export
 
     def _count_parameters(self, name: str, staging: Path) -> int:
