@@ -87,7 +87,8 @@ class Candidate:
             ValueError: if its classes are not those of the images.
         """
         order = order_classes(self.class_names, source.class_names)
-        count = len(order) if order else self.network.output_shape[-1]
+        units = self.network.output_shape[-1]
+        count = len(order) if order else max(2, units)  # a single unit has two classes
         if count != (source.classes or count):
             raise ValueError(
                 f"{self.name} must have the {source.classes} classes of the images of {source.name}, but it has {count}"

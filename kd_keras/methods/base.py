@@ -10,7 +10,7 @@ import keras
 
 from kd_keras.contracts import Batch, Outputs, Step, TapSpec, Tensor
 from kd_keras.errors import explain_mismatch
-from kd_keras.methods.labels import check_same_classes
+from kd_keras.methods.labels import check_same_classes, refuse_binary
 from kd_keras.methods.schedules import Weight, as_weight, deserialize_weight, serialize_weight
 from kd_keras.networks.specs import Specs
 from kd_keras.private_api import allow_structured_inputs
@@ -91,6 +91,8 @@ class Method(keras.layers.Layer):
         published_hard_weight: the weight of the hard loss in the setting that `default_weight` was published for.
         across_replicas: whether the method gets the global batch, the taps and labels of all replicas concatenated.
         needs_index: whether the method reads `batch.index`.
+        supports_binary: whether the method also has a loss for units with a sigmoid each. After `bind`, `is_binary`
+            says whether the logits are such units.
         trains_student: whether the loss has a gradient for the student, not only for adapters of a first stage.
     """
 
@@ -101,6 +103,8 @@ class Method(keras.layers.Layer):
     published_hard_weight = 1.0
     across_replicas = False
     needs_index = False
+    supports_binary = False
+    is_binary = False
     trains_student = True
 
     def __init__(self, *, weight: Weight | None = None, name: str | None = None):
@@ -124,7 +128,9 @@ class Method(keras.layers.Layer):
             ValueError: if the taps do not fit the method; the message names both layers and both shapes.
         """
         if "logits" in self.taps.student and "logits" in self.taps.teacher:
-            check_same_classes(student["logits"], teacher["logits"])
+            self.is_binary = check_same_classes(student["logits"], teacher["logits"])
+            if self.is_binary and not self.supports_binary:
+                raise ValueError(refuse_binary(self.name, student["logits"], teacher["logits"]))
         self.built = True
 
     def call(self, student: Outputs, teacher: Outputs, batch: Batch, step: Step) -> Tensor:

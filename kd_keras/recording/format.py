@@ -25,7 +25,7 @@ def columns(specs: Mapping[str, Any]) -> Iterator[tuple[str, str, TapSpec]]:
     """Yields tap, column name and specification for each tensor of some taps; every stage is a separate column.
 
     >>> list(columns({"logits": TapSpec("head", (None, 10))}))
-    [('logits', 'logits/0', TapSpec(layer='head', shape=(None, 10)))]
+    [('logits', 'logits/0', TapSpec(layer='head', shape=(None, 10), activation=''))]
     """
     for tap, spec in specs.items():
         for number, part in enumerate(spec if isinstance(spec, list) else [spec]):

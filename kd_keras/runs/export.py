@@ -17,7 +17,7 @@ from kd_keras.data import Source
 from kd_keras.data import evaluation as evaluation_batches
 from kd_keras.errors import suggest
 from kd_keras.evaluation.images import order_classes, take_evenly
-from kd_keras.export import TOLERANCES, Export, litert, onnx, saved_model
+from kd_keras.export import TOLERANCES, Export, classes_of, litert, onnx, saved_model
 from kd_keras.files import write_atomically, write_json
 from kd_keras.runs.candidates import Network, name_networks, resolve_data
 from kd_keras.runs.images import open_source
@@ -221,7 +221,7 @@ def _record(
 ) -> float | None:
     """Writes `export.json` and `check.npz`; returns the accuracy of the network."""
     directory, images, labels = exporter.directory, exporter.images, exporter.labels
-    classes = exporter.model.predict(images.astype("float32"), verbose=0).argmax(-1)
+    classes = classes_of(exporter.model.predict(images.astype("float32"), verbose=0))
     if "saved_model" in exports:
         write_atomically(
             directory / "saved_model/check.npz", lambda name: np.savez(name, images=images, classes=classes)

@@ -13,13 +13,17 @@ from keras import ops, tree
 
 from kd_keras.contracts import Outputs, as_batch
 from kd_keras.methods.labels import class_indices
+from kd_keras.networks.taps import Tapped
+from kd_keras.primitives import as_two_classes
+from kd_keras.training.output_check import OutputCheck
 
 
 class TeacherCheck(keras.callbacks.Callback):
     """Runs the teacher on a few batches before the first step of a `fit`, outside the training step.
 
-    It raises an error if the teacher's outputs are not finite, and warns if the teacher's accuracy is at chance level,
-    because nothing else would reveal an untrained teacher. `Distiller.fit` adds one that reads the first 8 batches of
+    It raises an error if the teacher's outputs are not finite. It warns if the teacher's accuracy is at chance level,
+    because nothing else would reveal an untrained teacher, and if the logits of teacher or student look like
+    probabilities. `Distiller.fit` adds one that reads the first 8 batches of
     its data, unless it receives one. Each worker checks its own slices.
 
     Args:
@@ -35,18 +39,41 @@ class TeacherCheck(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         correct = examples = classes = 0
+        spec = self.model.teacher.specs.get("logits")
+        check = OutputCheck("teacher", spec)
         for number, data in enumerate(self.batches):
             batch = as_batch(_gather_local_rows(self.model.distribute_strategy, data))
             outputs = self.model.teacher.outputs(batch)
             _check_finite(outputs, number)
+            check.add(outputs)
+            if number == 0:
+                self._check_student(batch.inputs)
             labels = class_indices(batch.label)
-            if "logits" in outputs and labels is not None:
-                predictions = ops.cast(ops.argmax(outputs["logits"], axis=-1), "int32")
+            if "logits" in outputs and labels is not None and self._are_classes(batch.label, outputs["logits"]):
+                is_unit = outputs["logits"].shape[-1] == 1
+                logits = as_two_classes(outputs["logits"]) if is_unit else outputs["logits"]
+                predictions = ops.cast(ops.argmax(logits, axis=-1), "int32")
                 correct += int(ops.sum(ops.cast(ops.equal(predictions, labels), "int32")))
-                examples, classes = examples + len(labels), outputs["logits"].shape[-1]
+                examples, classes = examples + len(labels), logits.shape[-1]
         self.batches = ()
+        check.warn()
         if examples:
             _compare_with_chance(correct / examples, 1 / classes, examples)
+
+    def _are_classes(self, label: Any, logits: Any) -> bool:
+        """Whether labels are classes: not those of several sigmoid units, nor numbers that a single unit follows."""
+        if logits.shape[-1] == 1:
+            return bool(ops.all(ops.logical_or(ops.equal(label, 0), ops.equal(label, 1))))
+        return not any(method.is_binary for method in self.model.methods)
+
+    def _check_student(self, inputs: Any) -> None:
+        """Warns if a method reads logits of the student that look like probabilities."""
+        if any("logits" in method.taps.student for method in self.model.methods):
+            tapped = Tapped(self.model.student, ["logits"], output=False)
+            check = OutputCheck("student", tapped.specs["logits"])
+            if check.is_needed:
+                check.add(tapped(inputs, training=False)[1])
+                check.warn()
 
 
 def first_batches(data: Mapping[str, Any], count: int = 8) -> Iterator[Any]:

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 from kd_keras.contracts import Batch, Outputs, Step, Tensor
 from kd_keras.distribute.reductions import gather_rows, replica_count
 from kd_keras.methods.base import Method
+from kd_keras.methods.labels import match_units
 from kd_keras.methods.schedules import Weight
 
 # A function of the student's output and the batch; returns `()` or `(B,)`.
@@ -69,6 +70,9 @@ def _method_term(name: str, method: Method) -> Term:
             teacher = Outputs(gather_rows({tap: teacher[tap] for tap in method.taps.teacher}))
             gathered = gather_rows({field: getattr(batch, field) for field in ("label", "weight", "index")})
             batch = batch._replace(**gathered)
+        if "logits" in method.taps.student and "logits" in method.taps.teacher:
+            matched = match_units(teacher["logits"], student["logits"])
+            teacher = Outputs({**teacher, "logits": matched}, members=teacher.members)
         return method(student, teacher, batch, step)
 
     return Term(name, method.weight, compute)
