@@ -27,7 +27,7 @@ from kd_keras.teacher import AbsentTeacher, Teacher
 from kd_keras.training.guard import NonFiniteGuard
 from kd_keras.training.nonfinite import NonFinite
 from kd_keras.training.teacher_check import TeacherCheck, first_batches
-from kd_keras.training.terms import make_terms, term_names
+from kd_keras.training.terms import compute_compiled_loss, make_terms, term_names
 
 AnyTeacher: TypeAlias = Teacher | RecordedTeacher | AbsentTeacher
 
@@ -159,7 +159,7 @@ class Distiller(FitsOnWorkers):
         if self._has_own_loss:
             loss = self.student.compute_loss(batch.inputs, batch.label, output, batch.weight, training=training)
         elif compiled is not None:
-            loss = compiled(batch.label, output, batch.weight)
+            loss = compute_compiled_loss(compiled, output, batch)
         else:
             raise ValueError(
                 "Expected a loss for the labels, but compile() received none. Call compile(loss=...), or use "

@@ -42,7 +42,8 @@ class ServedOutputs:
             output = student.predict(sample.astype("float32"), batch_size=100, verbose=0)
         spec = self._tapped.specs["logits"]
         self.units = spec.shape[-1]
-        output = np.asarray(_logits_output(output), "float32").reshape(len(sample), self.units)
+        output = np.asarray(_logits_output(output), "float32")
+        output = output if output.ndim > 1 else output[:, None]
         hidden = "" if spec.activation else recognize_probabilities(output)
         self._activation, self._is_hidden = hidden or spec.activation, bool(hidden)
         is_rescaled = hidden == "softmax" and np.abs(output.sum(-1) - 1).max() > 1e-2
@@ -77,7 +78,7 @@ def classes_of(probabilities: Any) -> np.ndarray:
     """
     values = np.asarray(_logits_output(probabilities))
     if values.ndim == 1 or values.shape[-1] == 1:
-        return (values.reshape(-1) > 0.5).astype("int64")
+        return ((values if values.ndim == 1 else values[..., 0]) > 0.5).astype("int64")
     return values.argmax(-1)
 
 

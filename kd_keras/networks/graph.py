@@ -69,7 +69,7 @@ class Edge(NamedTuple):
     """
 
     path: str
-    operation: Operation | None
+    operation: Operation  # or None
     sources: list[Tensor]
     results: list[Tensor]
 

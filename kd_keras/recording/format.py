@@ -66,6 +66,9 @@ def record_type(specs: Mapping[str, Any], logits: str) -> np.dtype:
         if k is None:
             fields.append((column, f"<f{2 if tap != 'logits' or logits == 'float16' else 4}", shape))
             continue
+        if spec.activation == "sigmoid":
+            expected, advice = "classes with one softmax, to store logits as top-<k>", "store logits as float16"
+            raise ValueError(explain_mismatch(expected, f"units with a sigmoid each, {spec.layer!r}", advice))
         if not 1 <= k < shape[-1]:
             expected = f"logits='top-<k>' with k from 1 to {shape[-1] - 1}, fewer than the {shape[-1]} classes"
             raise ValueError(explain_mismatch(expected, repr(logits)))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
+
+from keras import tree
 
 from kd_keras.contracts import Batch, Outputs, Step, Tensor
 from kd_keras.distribute.reductions import gather_rows, replica_count
+from kd_keras.errors import explain_mismatch
 from kd_keras.methods.base import Method
 from kd_keras.methods.labels import match_units
 from kd_keras.methods.schedules import Weight
@@ -61,6 +64,22 @@ def term_names(methods: Sequence[Method]) -> list[str]:
             name = f"{method.name}_{number}"
         names.append(name)
     return names
+
+
+def compute_compiled_loss(compiled: Callable[..., Tensor], output: Any, batch: Batch) -> Tensor:
+    """The loss `()` that `compile` was given, of the student's output and the labels of a batch.
+
+    Raises:
+        ValueError: if the student has several outputs, and there is one loss or labels of one output only.
+    """
+    try:
+        return compiled(batch.label, output, batch.weight)
+    except KeyError as error:
+        names = list(output) if isinstance(output, Mapping) else [*range(len(tree.flatten(output)))]
+        expected = f"a loss for each output of the student that has labels; its outputs are {names}"
+        advice = f"name the output of the labels, such as compile(loss={{{names[0]!r}: ...}}), or give labels by name"
+        received = f"a loss that does not fit them ({' '.join(str(error).split())[:200]})"
+        raise ValueError(explain_mismatch(expected, received, advice)) from error
 
 
 def _method_term(name: str, method: Method) -> Term:

@@ -36,7 +36,7 @@ def term(student, teacher, method, **options):
     distiller = Distiller(student=student, teacher=teacher, methods=[method], hard_weight=0)
     distiller.compile(keras.optimizers.SGD(0.0))
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         return distiller.fit(X, batch_size=32, verbose=0, **options).history[method.name][0]
 
 
