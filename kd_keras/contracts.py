@@ -64,10 +64,13 @@ class TapSpec(NamedTuple):
     Attributes:
         layer: the path of the layer whose output it reads, such as `"backbone/conv4_out"`.
         shape: `(None, ...)`, with `None` for every dimension of unknown size.
+        activation: of the tap "logits", what the network makes of them: "softmax", "sigmoid", "linear" if it returns
+            them, or "" if that is unknown.
     """
 
     layer: str
     shape: tuple
+    activation: str = ""
 
 
 def as_batch(data: Any) -> Batch:

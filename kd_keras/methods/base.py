@@ -10,7 +10,7 @@ import keras
 
 from kd_keras.contracts import Batch, Outputs, Step, TapSpec, Tensor
 from kd_keras.errors import explain_mismatch
-from kd_keras.methods.labels import check_same_classes, check_same_positions
+from kd_keras.methods.labels import check_same_classes, check_same_positions, refuse_binary
 from kd_keras.methods.schedules import Weight, as_weight, deserialize_weight, serialize_weight
 from kd_keras.networks.specs import Specs
 from kd_keras.private_api import allow_structured_inputs
@@ -95,6 +95,8 @@ class Method(keras.layers.Layer):
         least_examples: the smallest batch for which the loss of a method that compares examples is not constant.
         weighs_examples: whether a loss `()` already contains the sample weights of the batch.
         needs_index: whether the method reads `batch.index`.
+        supports_binary: whether the method also has a loss for units with a sigmoid each. After `bind`, `is_binary`
+            says whether the logits are such units.
         trains_student: whether the loss has a gradient for the student, not only for adapters of a first stage.
     """
 
@@ -108,6 +110,8 @@ class Method(keras.layers.Layer):
     least_examples = 1
     weighs_examples = False
     needs_index = False
+    supports_binary = False
+    is_binary = False
     trains_student = True
 
     def __init__(self, *, weight: Weight | None = None, name: str | None = None):
@@ -131,8 +135,10 @@ class Method(keras.layers.Layer):
             ValueError: if the taps do not fit the method; the message names both layers and both shapes.
         """
         if "logits" in self.taps.student and "logits" in self.taps.teacher:
-            check_same_classes(student["logits"], teacher["logits"])
+            self.is_binary = check_same_classes(student["logits"], teacher["logits"])
             check_same_positions(self.name, student["logits"], teacher["logits"])
+            if self.is_binary and not self.supports_binary:
+                raise ValueError(refuse_binary(self.name, student["logits"], teacher["logits"]))
         self.built = True
 
     def call(self, student: Outputs, teacher: Outputs, batch: Batch, step: Step) -> Tensor:

@@ -9,20 +9,63 @@ from keras import ops, tree
 from kd_keras.contracts import Batch, TapSpec, Tensor
 from kd_keras.errors import explain_mismatch
 from kd_keras.methods.adapters import describe_pair
+from kd_keras.primitives import as_two_classes
 
 
-def check_same_classes(student: TapSpec, teacher: TapSpec) -> None:
-    """Checks that the logits of both sides have the same number of classes, two or more.
+def check_same_classes(student: TapSpec, teacher: TapSpec) -> bool:
+    """Checks that the logits of both sides are those of the same classes.
+
+    A single unit z stands for the logits (0, z) of two classes; `match_units` converts the teacher's logits.
+
+    Returns:
+        Whether they are units with a sigmoid each, instead of classes with one softmax.
 
     Raises:
-        ValueError: if the numbers differ, or if the student has a single logit.
+        ValueError: if the numbers differ, or if one side has a softmax and the other a sigmoid.
+
+    >>> check_same_classes(TapSpec("a", (None, 2)), TapSpec("b", (None, 1), "sigmoid"))
+    False
     """
+    sizes, heads = (student.shape[-1], teacher.shape[-1]), {student.activation, teacher.activation}
     received = describe_pair(student, teacher)
-    if student.shape[-1] == 1:
-        raise ValueError(explain_mismatch("logits of two or more classes", received, "give a binary model two logits"))
-    if student.shape[-1] != teacher.shape[-1]:
+    if sizes not in ((2, 1), (1, 2)) and sizes[0] != sizes[1]:
         advice = "pass Teacher(class_order=...) to choose and order the teacher's classes, or change the student"
         raise ValueError(explain_mismatch("logits of the same classes", received, advice))
+    wider = student if sizes == (2, 1) else teacher if sizes == (1, 2) else None
+    is_mixed = {"softmax", "sigmoid"} <= heads if wider is None else wider.activation == "sigmoid"
+    if is_mixed or any(spec.shape[-1] == 1 and spec.activation == "softmax" for spec in (student, teacher)):
+        expected = "a softmax over the same classes, or a sigmoid for each, at the end of both networks"
+        received = f"{received}, which end in {student.activation or 'no'} and {teacher.activation or 'no'} activation"
+        raise ValueError(explain_mismatch(expected, received, "change the last layer of the student"))
+    return sizes[0] == 1 or (wider is None and "sigmoid" in heads)
+
+
+def refuse_binary(method: str, student: TapSpec, teacher: TapSpec) -> str:
+    """The error message of a method that has no loss for units with a sigmoid each."""
+    expected = f"classes with one softmax for method {method!r}"
+    advice = "use KD(binary=True) or Logits(form='mse'), or end both networks in a softmax over two or more classes"
+    return explain_mismatch(expected, f"units with a sigmoid each: {describe_pair(student, teacher)}", advice)
+
+
+def match_units(teacher: Tensor, student: Tensor) -> Tensor:
+    """The teacher's logits in the form of the student's, if only one of them has two classes as a single unit.
+
+    Args:
+        teacher: `(..., K)` logits.
+        student: `(..., K')` logits; only K' is used.
+
+    Returns:
+        (0, z) for the teacher's z if the student has two classes; z_1 - z_0 for the teacher's (z_0, z_1) if the student
+        has one unit; else the teacher's logits.
+
+    >>> import numpy as np
+    >>> match_units(np.array([[1.0, 3.0]]), np.zeros((1, 1))).tolist()
+    [[2.0]]
+    """
+    sizes = student.shape[-1], teacher.shape[-1]
+    if sizes == (2, 1):
+        return as_two_classes(teacher)
+    return teacher[..., 1:] - teacher[..., :1] if sizes == (1, 2) else teacher
 
 
 def check_same_positions(method: str, student: TapSpec, teacher: TapSpec) -> None:

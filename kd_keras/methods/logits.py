@@ -163,6 +163,11 @@ class Logits(Method):
     family = "logits"
     paper = "Ba, Caruana 2014, 1312.6184"
 
+    @property
+    def supports_binary(self) -> bool:  # type: ignore[override]
+        """Whether the form compares each logit by itself."""
+        return self.form == "mse"
+
     def __init__(self, *, form: str = "mse", temperature: float = 1.0, **options: Unpack[MethodOptions]):
         super().__init__(**options)
         self.form = check_choice("Logits", "form", form, FORMS)

@@ -1,6 +1,6 @@
 """The parts of a network that methods read: its logits, its classifier, its embedding and its stages.
 
-* The logits are what comes before a final softmax.
+* The logits are what comes before a final softmax or sigmoid.
 * The classifier is the last layer with a kernel on the way to the logits.
 * The embedding is what the classifier reads, before dropout, averaged over height and width.
 * The stages are the last maps of each resolution that every path from input to logits passes.
@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import keras
 import numpy as np
@@ -18,6 +17,7 @@ from keras import layers, tree
 from kd_keras.contracts import Tensor
 from kd_keras.errors import explain_mismatch
 from kd_keras.networks.graph import Edge, Graph, Operation
+from kd_keras.networks.heads import Head, find_head
 
 ACTIVATIONS = (layers.Activation, layers.ReLU, layers.LeakyReLU, layers.PReLU, layers.ELU, layers.Softmax)
 ACTIVATION_NAMES = {name.replace("_", "") for name in dir(keras.activations) if name.islower()}
@@ -37,7 +37,23 @@ class StagedGraph(Graph):
     """
 
     def logits(self) -> Tensor:
-        """What comes before a final softmax, `(B, K)`.
+        """What comes before a final softmax or sigmoid, in the shape of the output, `(B, K)`.
+
+        Raises:
+            ValueError: if the model has several outputs and none is called "logits", or if the softmax or sigmoid
+                cannot be taken off.
+        """
+        head = self.head()
+        if head.problem:
+            raise self.missing_tap("logits", head.problem)
+        logits = head.logits
+        for edge in head.rearranging:
+            rearranged = self.derive(logits, edge.operation, edge.path)
+            logits = rearranged if len(rearranged.shape) > 1 else logits  # a single unit keeps its axis
+        return logits
+
+    def head(self) -> Head:
+        """The logits and the activation behind the output.
 
         Raises:
             ValueError: if the model has several outputs and none is called "logits".
@@ -45,13 +61,7 @@ class StagedGraph(Graph):
         output = self.output.get("logits") if isinstance(self.output, Mapping) else self.output
         if output is None or tree.is_nested(output):
             raise self.missing_tap("logits", 'it has several outputs. Return a dictionary with the key "logits"')
-        edge = self.producer(output)
-        if edge is None or not _is_softmax(edge.operation):
-            return output
-        if not _is_activation(edge.operation):
-            advice = f"{edge.path!r} regularizes its softmax. Make the softmax a layer by itself"
-            raise self.missing_tap("logits", advice)
-        return edge.sources[0]
+        return find_head(self, output)
 
     def embedding(self) -> Tensor:
         """What the classifier reads, `(B, D)`, before dropout and averaged over height and width.
@@ -131,6 +141,10 @@ class StagedGraph(Graph):
         """
         edge = self.classifier()
         layer = edge.original
+        if getattr(layer, "quantization_mode", None) is not None:
+            received = f"the layer {edge.path!r}, quantized to {layer.quantization_mode}"
+            advice = "use the network as it was before quantize()"
+            raise ValueError(explain_mismatch(f"a classifier of {self.model.name!r} in floats", received, advice))
         kernel = np.array(getattr(layer, "kernel", ()), "float32")
         if kernel.ndim < 2 or kernel.size != kernel.shape[-2] * kernel.shape[-1]:
             expected = f"a linear classifier of {self.model.name!r}"
@@ -174,7 +188,7 @@ class StagedGraph(Graph):
     def _sinks(self) -> list[Tensor]:
         """The ends of all paths: the logits, or all outputs of a model that has several and none called "logits"."""
         has_logits = isinstance(self.output, Mapping) and "logits" in self.output
-        return tree.flatten(self.output) if tree.is_nested(self.output) and not has_logits else [self.logits()]
+        return tree.flatten(self.output) if tree.is_nested(self.output) and not has_logits else [self.head().logits]
 
     def _dominators(self) -> list[Tensor]:
         """The tensors on every path from the inputs to the logits, in order.
@@ -198,11 +212,6 @@ class StagedGraph(Graph):
 
 def _is_batch_norm(edge: Edge | None) -> bool:
     return edge is not None and isinstance(edge.original, layers.BatchNormalization)
-
-
-def _is_softmax(operation: Operation) -> bool:
-    activation: Any = getattr(operation, "activation", None)  # Keras's or TensorFlow's
-    return type(operation).__name__ == "Softmax" or getattr(activation, "__name__", "") in ("softmax", "softmax_v2")
 
 
 def _is_activation(operation: Operation) -> bool:

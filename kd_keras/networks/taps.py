@@ -2,7 +2,7 @@
 
 A tap is named by what it reads:
 
-* `"logits"` is what comes before a final softmax;
+* `"logits"` is what comes before a final softmax or sigmoid;
 * `"embedding"` is what the layer that computes the logits reads, before dropout, averaged over height and width;
 * `"stages"` are the last maps of each resolution that every path from input to logits passes;
 * `"stages:pre"` are the maps before their activation if they end in one, else the same maps;
@@ -84,6 +84,8 @@ class Tapped:
             own_output = {"output": graph.output} if output or not taps else {}
             self._replayed = keras.Model(graph.inputs, {**own_output, "taps": taps})
             specs = {name: tree.map_structure(graph.spec, tap) for name, tap in taps.items()}
+            if "logits" in specs:
+                specs["logits"] = specs["logits"]._replace(activation=graph.head().activation)
             self.specs = Specs(specs, GraphConstants(graph))
         else:
             self.specs = Specs({name: _declared_spec(model, name) for name in self._wanted})

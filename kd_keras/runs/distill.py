@@ -175,7 +175,7 @@ def _teacher_classes(images: Images, teacher: Teacher | RecordedTeacher | None) 
             f"{images.train.name!r} has no labels, so that the number of classes must come from teacher= or recording=,"
             " but received neither."
         )
-    return teacher.tapped(["logits"]).specs["logits"].shape[-1]
+    return max(2, teacher.tapped(["logits"]).specs["logits"].shape[-1])  # a single unit has two classes
 
 
 def _adapt_to_methods(student: keras.Model, methods: Sequence[Method], live: Teacher | None) -> keras.Model:

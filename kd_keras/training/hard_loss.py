@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -24,11 +25,18 @@ def compiled_mean(model: keras.Model, label: Any, output: Any, weight: Any) -> T
         weight: sample weights `(B,)`, `(B, ...)` for positions, a structure of them for several outputs, or `None`.
 
     Raises:
-        ValueError: if labels or weights have another shape than the loss needs, or if a reduction has no meaning on
-            several replicas.
+        ValueError: if labels or weights have another shape than the loss needs, if a reduction has no meaning on
+            several replicas, or if the model has several outputs, and there is one loss or labels of one output only.
     """
     wrap_compiled_losses(model, MeanLoss)
-    return compiled_loss(model)(label, output, weight)
+    try:
+        return compiled_loss(model)(label, output, weight)
+    except KeyError as error:
+        names = list(output) if isinstance(output, Mapping) else [*range(len(tree.flatten(output)))]
+        expected = f"a loss for each output of the student that has labels; its outputs are {names}"
+        advice = f"name the output of the labels, such as compile(loss={{{names[0]!r}: ...}}), or give labels by name"
+        received = f"a loss that does not fit them ({' '.join(str(error).split())[:200]})"
+        raise ValueError(explain_mismatch(expected, received, advice)) from error
 
 
 def is_mean_over_rows(model: keras.Model) -> bool:

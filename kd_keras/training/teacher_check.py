@@ -15,13 +15,17 @@ from keras import ops, tree
 
 from kd_keras.contracts import Outputs, as_batch
 from kd_keras.methods.labels import class_indices
+from kd_keras.networks.taps import Tapped
+from kd_keras.primitives import as_two_classes
+from kd_keras.training.output_check import OutputCheck
 
 
 class TeacherCheck(keras.callbacks.Callback):
     """Runs the teacher on a few batches before the first step of a `fit`, outside the training step.
 
-    It raises an error if the teacher's outputs are not finite, and warns if the teacher's accuracy is at chance level,
-    because nothing else would reveal an untrained teacher. `Distiller.fit` adds one that reads the first 8 batches of
+    It raises an error if the teacher's outputs are not finite. It warns if the teacher's accuracy is at chance level,
+    because nothing else would reveal an untrained teacher, and if the logits of teacher or student look like
+    probabilities. `Distiller.fit` adds one that reads the first 8 batches of
     its data, unless it receives one. Each worker checks its own slices.
 
     Args:
@@ -37,20 +41,43 @@ class TeacherCheck(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         labels, predictions, classes = [], [], 0
+        spec = self.model.teacher.specs.get("logits")
+        check = OutputCheck("teacher", spec)
         for number, data in enumerate(self.batches):
             batch = as_batch(gather_local_rows(self.model.distribute_strategy, data))
             if not _is_finite(batch.inputs):
                 continue  # not a fault of the teacher: the guard skips such a batch or stops
             outputs = self.model.teacher.outputs(batch)
             _check_finite(outputs, number)
+            check.add(outputs)
+            if number == 0:
+                self._check_student(batch.inputs)
             label = class_indices(batch.label, outputs["logits"]) if "logits" in outputs else None
-            if label is not None:
-                classes = outputs["logits"].shape[-1]
+            if label is not None and self._are_classes(batch.label, outputs["logits"]):
+                is_unit = outputs["logits"].shape[-1] == 1
+                logits = as_two_classes(outputs["logits"]) if is_unit else outputs["logits"]
+                classes = logits.shape[-1]
                 labels.append(ops.convert_to_numpy(label).ravel())
-                predictions.append(ops.convert_to_numpy(ops.argmax(outputs["logits"], axis=-1)).ravel())
+                predictions.append(ops.convert_to_numpy(ops.argmax(logits, axis=-1)).ravel())
         self.batches = ()
+        check.warn()
         if classes > 1:
             _compare_with_chance(np.concatenate(labels), np.concatenate(predictions), classes)
+
+    def _are_classes(self, label: Any, logits: Any) -> bool:
+        """Whether labels are classes: not those of several sigmoid units, nor numbers that a single unit follows."""
+        if logits.shape[-1] == 1:
+            return bool(ops.all(ops.logical_or(ops.equal(label, 0), ops.equal(label, 1))))
+        return not any(method.is_binary for method in self.model.methods)
+
+    def _check_student(self, inputs: Any) -> None:
+        """Warns if a method reads logits of the student that look like probabilities."""
+        if any("logits" in method.taps.student for method in self.model.methods):
+            tapped = Tapped(self.model.student, ["logits"], output=False)
+            check = OutputCheck("student", tapped.specs["logits"])
+            if check.is_needed:
+                check.add(tapped(inputs, training=False)[1])
+                check.warn()
 
 
 def first_batches(data: Mapping[str, Any], count: int = 8) -> Iterator[Any]:

@@ -13,7 +13,7 @@ from kd_keras.contracts import Batch, Outputs, Step, Tensor
 from kd_keras.distribute.reductions import gather_rows, replica_count
 from kd_keras.errors import explain_mismatch
 from kd_keras.methods.base import Method
-from kd_keras.methods.labels import check_one_prediction
+from kd_keras.methods.labels import check_one_prediction, match_units
 from kd_keras.methods.schedules import Weight, weight_at
 
 # A function of the student's output and the batch; returns `()` or `(B,)`.
@@ -120,6 +120,9 @@ def _method_term(name: str, method: Method) -> Term:
             teacher = Outputs(gather_rows({tap: teacher[tap] for tap in method.taps.teacher}))
             gathered = gather_rows({field: getattr(batch, field) for field in ("label", "weight", "index")})
             batch = batch._replace(**gathered)
+        if "logits" in method.taps.student and "logits" in method.taps.teacher:
+            matched = match_units(teacher["logits"], student["logits"])
+            teacher = Outputs({**teacher, "logits": matched}, members=teacher.members)
         loss = method(student, teacher, batch, step)
         if batch.weight is not None and len(loss.shape) == 0 and not method.weighs_examples:
             warnings.warn(
