@@ -2,7 +2,8 @@
 
 * The logits are what comes before a final softmax.
 * The classifier is the last layer with a kernel on the way to the logits.
-* The embedding is what the classifier reads, before dropout, averaged over height and width.
+* The embedding is what the classifier reads, before dropout, averaged over height and width; of a network without a
+  classifier, its output.
 * The stages are the last maps of each resolution that every path from input to logits passes.
 """
 
@@ -18,11 +19,15 @@ from keras import layers, tree
 from kd_keras.contracts import Tensor
 from kd_keras.errors import explain_mismatch
 from kd_keras.networks.graph import Edge, Graph, Operation
+from kd_keras.networks.layouts import find_channels_first
+from kd_keras.private_api import sub_layers
 
 ACTIVATIONS = (layers.Activation, layers.ReLU, layers.LeakyReLU, layers.PReLU, layers.ELU, layers.Softmax)
 ACTIVATION_NAMES = {name.replace("_", "") for name in dir(keras.activations) if name.islower()}
 POOLINGS = (layers.GlobalAveragePooling2D, layers.GlobalMaxPooling2D, layers.Flatten)
 PADDINGS = (layers.ZeroPadding2D, layers.Cropping2D)
+NORMALIZATIONS = (layers.BatchNormalization, layers.LayerNormalization, layers.GroupNormalization)
+NORMALIZATIONS += (layers.RMSNormalization, layers.UnitNormalization)
 DROPOUTS = (layers.Dropout, layers.SpatialDropout2D, layers.GaussianDropout, layers.GaussianNoise)
 
 
@@ -36,13 +41,17 @@ class StagedGraph(Graph):
     (['one', 'two'], 'pool')
     """
 
+    _channels_first: set[int] | None = None  # the ids of tensors, found when they are first needed
+
     def logits(self) -> Tensor:
         """What comes before a final softmax, `(B, K)`.
 
         Raises:
             ValueError: if the model has several outputs and none is called "logits".
         """
-        output = self.output.get("logits") if isinstance(self.output, Mapping) else self.output
+        output = self.output
+        if isinstance(output, Mapping):
+            output = next(iter(output.values())) if len(output) == 1 else output.get("logits")
         if output is None or tree.is_nested(output):
             raise self.missing_tap("logits", 'it has several outputs. Return a dictionary with the key "logits"')
         edge = self.producer(output)
@@ -56,15 +65,24 @@ class StagedGraph(Graph):
     def embedding(self) -> Tensor:
         """What the classifier reads, `(B, D)`, before dropout and averaged over height and width.
 
+        Of a network without a classifier, such as a backbone, it is the network's output.
+
         Raises:
-            ValueError: if no single layer computes the logits.
+            ValueError: if no single layer computes the logits, or if a network without a classifier returns tokens.
         """
-        tensor = self.classifier().sources[0]
+        if self._ends_in_features():
+            tensor = self.logits()
+            if len(tensor.shape) == 3:
+                advice = "it returns tokens, without a classifier that reads a vector. Add GlobalAveragePooling1D() "
+                raise self.missing_tap("embedding", f"{advice}or [:, 0] of a class token, or pass the path of a layer")
+        else:
+            tensor = self.classifier().sources[0]
         while (edge := self.producer(tensor)) and isinstance(edge.operation, DROPOUTS):
             tensor = edge.sources[0]
         if len(tensor.shape) != 4:
             return tensor
-        return self.derive(tensor, lambda maps: keras.ops.mean(maps, axis=(1, 2)), "mean")
+        axes = (2, 3) if self.is_channels_first(tensor) else (1, 2)
+        return self.derive(tensor, lambda maps: keras.ops.mean(maps, axis=axes), "mean")
 
     def stages(self) -> list[Tensor]:
         """The last map `(B, H, W, C)` of each resolution that every path to the logits passes, largest first.
@@ -79,12 +97,13 @@ class StagedGraph(Graph):
             edge = self.producer(tensor)
             if edge is None or id(tensor) not in learned or isinstance(edge.operation, PADDINGS):
                 continue
-            if _is_rearranged(edge) and tuple(tensor.shape[1:3]) not in stages:  # for example inside a channel shuffle
+            size = tuple(tensor.shape[2:4] if self.is_channels_first(tensor) else tensor.shape[1:3])
+            if _is_rearranged(edge) and size not in stages:  # for example inside a channel shuffle
                 continue
             if edge is classifier or _is_pooling(edge.operation):
                 break
             if len(tensor.shape) == 4:
-                stages[tuple(tensor.shape[1:3])] = tensor
+                stages[size] = tensor
         if not stages:
             raise self.missing_tap("stages", "no map is on every path from input to logits. Pass the paths of layers")
         if any(None in size for size in stages):
@@ -99,18 +118,50 @@ class StagedGraph(Graph):
                 learned.update(map(id, edge.results))
         return learned
 
+    def is_channels_first(self, tensor: Tensor) -> bool:
+        """Whether axis 1 of a tensor is its channels, as in maps `(B, C, H, W)`."""
+        if self._channels_first is None:
+            self._channels_first = find_channels_first(self.calls)
+        return id(tensor) in self._channels_first
+
+    def channels_last(self, tensor: Tensor) -> Tensor:
+        """A tensor of the graph with its channels at the end."""
+        if not self.is_channels_first(tensor):
+            return tensor
+        return self.derive(tensor, lambda maps: keras.ops.moveaxis(maps, 1, -1), "channels_last")
+
     def before_activation(self, tensor: Tensor) -> Tensor:
         """The input of an activation if the tensor is its output; else the tensor itself."""
         edge = self.producer(tensor)
         return edge.sources[0] if edge and _is_activation(edge.operation) else tensor
 
     def find_classifier(self) -> Edge | None:
-        """The last layer with a kernel on the way to the logits, or `None` if several ways lead there."""
+        """The last layer with a kernel on the way to the logits, or `None` if there is none or several."""
         sinks = self._sinks()
-        edge = self.producer(sinks[0]) if len(sinks) == 1 else None
+        if len(sinks) > 1 or self._ends_in_features():
+            return None
+        edge = self.producer(sinks[0])
         while edge is not None and not _has_kernel(edge.operation):
             edge = self.producer(edge.sources[0]) if len(edge.sources) == 1 else None
         return edge
+
+    def _ends_in_features(self) -> bool:
+        """Whether the output is one of features: normalized, of a block that contains layers, or pooled from a sum."""
+        sinks = self._sinks()
+        edge = self.producer(sinks[0]) if len(sinks) == 1 else None
+        if edge is None or any(sinks[0] is source for call in self.calls for source in call.sources):
+            return False  # an input, or logits that a softmax reads
+        is_activated = False
+        while edge is not None and not _has_kernel(edge.operation):
+            if isinstance(edge.operation, NORMALIZATIONS):
+                return True
+            is_activated = is_activated or _is_pooling(edge.operation) or _is_activation(edge.operation)
+            if len(edge.sources) != 1:
+                return is_activated and isinstance(edge.operation, (layers.Add, layers.Concatenate))
+            edge = self.producer(edge.sources[0])
+        if edge is None:
+            return False
+        return isinstance(edge.operation, NORMALIZATIONS) or _is_block(edge)
 
     def classifier(self) -> Edge:
         """The last layer with a kernel on the way to the logits.
@@ -153,7 +204,7 @@ class StagedGraph(Graph):
             received = f"{self.spec(tensor).layer!r} of {self.model.name!r}"
             advice = 'use the tap "stages:pre" of a network with a BatchNormalization before each activation'
             raise ValueError(explain_mismatch("a map that comes from a BatchNormalization", received, advice))
-        layer, width = edge.original, tensor.shape[-1]
+        layer, width = edge.original, edge.original.moving_mean.shape
         scale = np.ones(width) if layer.gamma is None else layer.gamma
         offset = np.zeros(width) if layer.beta is None else layer.beta
         return np.array(scale, "float32"), np.array(offset, "float32")
@@ -173,7 +224,7 @@ class StagedGraph(Graph):
 
     def _sinks(self) -> list[Tensor]:
         """The ends of all paths: the logits, or all outputs of a model that has several and none called "logits"."""
-        has_logits = isinstance(self.output, Mapping) and "logits" in self.output
+        has_logits = isinstance(self.output, Mapping) and ("logits" in self.output or len(self.output) == 1)
         return tree.flatten(self.output) if tree.is_nested(self.output) and not has_logits else [self.logits()]
 
     def _dominators(self) -> list[Tensor]:
@@ -211,6 +262,12 @@ def _is_activation(operation: Operation) -> bool:
 
 def _is_pooling(operation: Operation) -> bool:
     return isinstance(operation, POOLINGS) or type(operation).__name__ in ("Mean", "Max")
+
+
+def _is_block(edge: Edge) -> bool:
+    """Whether the call is one of a layer that contains layers, such as an encoder, and returns tokens or maps."""
+    is_one_layer = isinstance(edge.original, layers.Wrapper) or len(sub_layers(edge.original)) == 1
+    return len(edge.results[0].shape) > 2 and not is_one_layer
 
 
 def _is_rearranged(edge: Edge) -> bool:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import keras
 import tensorflow as tf
 from keras import ops, tree
 
-from kd_keras.contracts import Outputs, as_batch
+from kd_keras.contracts import Batch, Outputs, as_batch
 from kd_keras.methods.labels import class_indices
+from kd_keras.networks.layouts import contains_channels_first
 
 
 class TeacherCheck(keras.callbacks.Callback):
@@ -34,10 +35,11 @@ class TeacherCheck(keras.callbacks.Callback):
         self.batches = batches
 
     def on_train_begin(self, logs: dict | None = None) -> None:
+        outputs_of = _runnable(self.model)
         correct = examples = classes = 0
         for number, data in enumerate(self.batches):
             batch = as_batch(_gather_local_rows(self.model.distribute_strategy, data))
-            outputs = self.model.teacher.outputs(batch)
+            outputs = outputs_of(batch)
             _check_finite(outputs, number)
             labels = class_indices(batch.label)
             if "logits" in outputs and labels is not None:
@@ -83,6 +85,13 @@ def _gather_local_rows(strategy: tf.distribute.Strategy, data: Any) -> Any:
         return parts[0] if len(parts) == 1 else tf.concat(parts, axis=0)
 
     return tree.map_structure(lambda value: None if value is None else join(value), data)
+
+
+def _runnable(distiller: keras.Model) -> Callable[[Batch], Outputs]:
+    """The teacher's outputs; through XLA for layers in channels_first, which TensorFlow's own kernels for CPUs lack."""
+    is_first = any(contains_channels_first(network) for network in getattr(distiller.teacher, "networks", ()))
+    outputs = distiller.teacher.outputs
+    return tf.function(outputs, jit_compile=True) if is_first and distiller.jit_compile else outputs
 
 
 def _check_finite(outputs: Outputs, number: int) -> None:
