@@ -24,6 +24,7 @@ from kd_keras.networks.taps import Tapped
 from kd_keras.private_api import compiled_loss, has_compiled_metrics, loss_tracker
 from kd_keras.recording.teacher import RecordedTeacher
 from kd_keras.teacher import AbsentTeacher, Teacher
+from kd_keras.training.arguments import check_kinds
 from kd_keras.training.guard import NonFiniteGuard
 from kd_keras.training.nonfinite import NonFinite
 from kd_keras.training.teacher_check import TeacherCheck, first_batches
@@ -72,7 +73,7 @@ class Distiller(FitsOnWorkers):
         hard_weight: Weight | None = None,
         name: str = "distiller",
     ):
-        _check_kinds(student, methods)
+        check_kinds(student, methods)
         super().__init__(name=name, dtype=student.dtype_policy, autocast=False)
         self.student = student
         self._has_own_loss = type(student).compute_loss is not keras.Model.compute_loss
@@ -280,18 +281,3 @@ class Distiller(FitsOnWorkers):
             hard_weight=deserialize_weight(config["hard_weight"]),
             teacher=AbsentTeacher(Specs.from_config(config["teacher"])),
         )
-
-
-def _check_kinds(student: Any, methods: Sequence[Any]) -> None:
-    if not isinstance(student, keras.Model):
-        raise TypeError(f"Distiller(student=...) must be a Keras model, but received a {type(student).__name__}.")
-    for method in methods:
-        if not isinstance(method, Method):
-            raise TypeError(
-                f"Distiller(methods=...) must be methods such as kd_keras.methods.KD(), but received {method!r}."
-            )
-        if method.built:
-            raise ValueError(
-                f"Method {method.name!r} must be new, but it already belongs to another Distiller. Make another "
-                f"{type(method).__name__}()."
-            )

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypedDict
 import keras
 
 from kd_keras.contracts import Batch, Outputs, Step, TapSpec, Tensor
-from kd_keras.errors import explain_mismatch
+from kd_keras.errors import explain_mismatch, shorten
 from kd_keras.methods.labels import check_same_classes
 from kd_keras.methods.schedules import Weight, as_weight, deserialize_weight, serialize_weight
 from kd_keras.networks.specs import Specs
@@ -186,7 +186,10 @@ class TapPairMethod(Method):
             raise ValueError(explain_mismatch(expected, received, advice))
         if rank and any(len(spec.shape) != rank for spec in (*specs[0], *specs[1])):
             kind = {4: "maps (B, H, W, C)", 2: "vectors (B, D)"}[rank]
-            advice = {4: 'tap stages, for example "stages[1]"', 2: 'tap "embedding" or "logits"'}[rank]
+            advice = {
+                4: 'tap stages, for example "stages[1]", or use FitNet for vectors and tokens',
+                2: 'tap "embedding" or "logits"',
+            }[rank]
             raise ValueError(explain_mismatch(f"{kind} for method {self.name!r}", received, advice))
         if rank == 4 and sized and any(None in spec.shape[1:] for spec in (*specs[0], *specs[1])):
             advice = "build both networks with a fixed input_shape"
@@ -236,7 +239,12 @@ def agreed_hard_weight(methods: Sequence[Method]) -> tuple[float, str]:
 
 
 def _as_names(taps: str | Sequence[str] | None) -> tuple[str, ...]:
-    return (taps,) if isinstance(taps, str) else tuple(taps or ())
+    names = (taps,) if isinstance(taps, str) else () if taps is None else taps
+    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+        raise TypeError(
+            explain_mismatch("the name of a tap, or a list of names, as student_tap or teacher_tap", shorten(taps))
+        )
+    return tuple(names)
 
 
 def _flatten_taps(side: Mapping[str, Any], taps: tuple[str, ...]) -> list:

@@ -7,7 +7,8 @@ from typing_extensions import Unpack
 
 from kd_keras.contracts import Batch, Outputs, Step, Tensor
 from kd_keras.errors import check_number
-from kd_keras.methods.base import Method, MethodOptions
+from kd_keras.methods.base import Specs, TapPairMethod, TapPairOptions
+from kd_keras.methods.labels import check_same_classes, name_heads
 from kd_keras.primitives import softened_kl
 
 
@@ -33,7 +34,7 @@ def kd_loss(student: Tensor, teacher: Tensor, *, temperature: float = 4.0) -> Te
 
 
 @keras.saving.register_keras_serializable("kd_keras")
-class KD(Method):
+class KD(TapPairMethod):
     """The student's softened logits follow the teacher's.
 
     The default weight of 0.9 is that of the published CIFAR-100 tables, with a hard loss of 0.1. ImageNet recipes use
@@ -41,7 +42,8 @@ class KD(Method):
 
     Args:
         temperature: T > 0.
-        **options: `weight` and `name`, as for every `Method`.
+        **options: `student_tap` and `teacher_tap`, by default "logits"; another output of the network or a layer's path
+            names the logits of another head, summed over several. `weight` and `name`, as for every `Method`.
 
     >>> KD(temperature=2.0).temperature
     2.0
@@ -52,9 +54,15 @@ class KD(Method):
     default_weight = 0.9
     published_hard_weight = 0.1
 
-    def __init__(self, *, temperature: float = 4.0, **options: Unpack[MethodOptions]):
-        super().__init__(**options)
+    def __init__(self, *, temperature: float = 4.0, **options: Unpack[TapPairOptions]):
+        super().__init__(**name_heads(options))
         self.temperature = check_number("KD", "temperature", temperature, above=0)
 
+    def bind(self, student: Specs, teacher: Specs) -> None:
+        for pair in self.pairs(student, teacher):
+            check_same_classes(*pair)
+        super().bind(student, teacher)
+
     def call(self, student: Outputs, teacher: Outputs, batch: Batch, step: Step) -> Tensor:
-        return kd_loss(student["logits"], teacher["logits"], temperature=self.temperature)
+        pairs = zip(*self.tensors(student, teacher), strict=True)
+        return sum(kd_loss(*pair, temperature=self.temperature) for pair in pairs)

@@ -29,37 +29,43 @@ def select_inputs(network: keras.Model, inputs: Any) -> Any:
 
     Args:
         network: the network that reads them.
-        inputs: a dictionary of tensors by the names of the inputs; anything else is returned unchanged.
+        inputs: a dictionary of tensors by the names of the inputs; as many tensors as the network reads in any other
+            structure are returned unchanged.
 
     Returns:
         The tensors in the structure in which the network takes its inputs. A subclassed model, whose inputs have no
-        names, gets the whole dictionary.
+        names, gets everything.
 
     Raises:
-        ValueError: if an input of the network is not in the dictionary.
+        ValueError: if an input of the network is not in the dictionary, or if the number of tensors is another one.
 
     >>> network = keras.Sequential([keras.Input((4,), name="rgb"), keras.layers.Dense(3)])
     >>> select_inputs(network, {"depth": "depth", "rgb": "colors"})
     'colors'
     """
-    if not isinstance(inputs, Mapping) or not is_walkable(network):
+    if not is_walkable(network):
         return inputs
     graph = functional(network)
     structure = graph.input if graph is network else graph.inputs  # a Sequential takes its only input without a list
     if isinstance(structure, (list, tuple)) and len(structure) == 1:
         structure = structure[0]
     if isinstance(structure, Mapping):
-        names = {key: key for key in structure}
+        names: Any = {key: key for key in structure}
     else:
         names = tree.map_structure(lambda t: t.name, structure)
-    missing = [name for name in tree.flatten(names) if name not in inputs]
-    if not missing:
+    expected = f"the inputs {', '.join(map(repr, tree.flatten(names)))} of network {network.name!r}"
+    if not isinstance(inputs, Mapping):
+        count = len(tree.flatten(inputs))
+        if count != len(tree.flatten(names)):
+            advice = "pass a dictionary of tensors by the names of the inputs, or as many tensors as the network reads"
+            raise ValueError(explain_mismatch(expected, f"{count} tensor{'s' * (count != 1)}", advice))
+        return inputs
+    if all(name in inputs for name in tree.flatten(names)):
         return tree.map_structure(lambda name: inputs[name], names)
     if len(inputs) == 1 and not tree.is_nested(names):
         return next(iter(inputs.values()))
-    expected = f"the inputs {', '.join(map(repr, tree.flatten(names)))} of network {network.name!r}"
     received = f"a dictionary with the keys {shorten(sorted(inputs))}"
-    advice = "name the inputs with keras.Input(shape, name=...) as in the data, or map the data to (x, y)"
+    advice = "name the inputs with keras.Input(shape, name=...) as in the data, or map the data to (images, labels)"
     raise ValueError(explain_mismatch(expected, received, advice))
 
 

@@ -18,16 +18,13 @@ from keras import layers, tree
 
 from kd_keras.contracts import Tensor
 from kd_keras.errors import explain_mismatch
+from kd_keras.networks.features import has_kernel, is_pooling, returns_features
 from kd_keras.networks.graph import Edge, Graph, Operation
 from kd_keras.networks.layouts import find_channels_first
-from kd_keras.private_api import sub_layers
 
 ACTIVATIONS = (layers.Activation, layers.ReLU, layers.LeakyReLU, layers.PReLU, layers.ELU, layers.Softmax)
 ACTIVATION_NAMES = {name.replace("_", "") for name in dir(keras.activations) if name.islower()}
-POOLINGS = (layers.GlobalAveragePooling2D, layers.GlobalMaxPooling2D, layers.Flatten)
 PADDINGS = (layers.ZeroPadding2D, layers.Cropping2D)
-NORMALIZATIONS = (layers.BatchNormalization, layers.LayerNormalization, layers.GroupNormalization)
-NORMALIZATIONS += (layers.RMSNormalization, layers.UnitNormalization)
 DROPOUTS = (layers.Dropout, layers.SpatialDropout2D, layers.GaussianDropout, layers.GaussianNoise)
 
 
@@ -54,6 +51,10 @@ class StagedGraph(Graph):
             output = next(iter(output.values())) if len(output) == 1 else output.get("logits")
         if output is None or tree.is_nested(output):
             raise self.missing_tap("logits", 'it has several outputs. Return a dictionary with the key "logits"')
+        return self.logits_of(output)
+
+    def logits_of(self, output: Tensor) -> Tensor:
+        """What comes before a final softmax of one output, `(B, K)`."""
         edge = self.producer(output)
         if edge is None or not _is_softmax(edge.operation):
             return output
@@ -70,7 +71,7 @@ class StagedGraph(Graph):
         Raises:
             ValueError: if no single layer computes the logits, or if a network without a classifier returns tokens.
         """
-        if self._ends_in_features():
+        if self._returns_features():
             tensor = self.logits()
             if len(tensor.shape) == 3:
                 advice = "it returns tokens, without a classifier that reads a vector. Add GlobalAveragePooling1D() "
@@ -100,7 +101,7 @@ class StagedGraph(Graph):
             size = tuple(tensor.shape[2:4] if self.is_channels_first(tensor) else tensor.shape[1:3])
             if _is_rearranged(edge) and size not in stages:  # for example inside a channel shuffle
                 continue
-            if edge is classifier or _is_pooling(edge.operation):
+            if edge is classifier or is_pooling(edge.operation):
                 break
             if len(tensor.shape) == 4:
                 stages[size] = tensor
@@ -114,7 +115,7 @@ class StagedGraph(Graph):
         """The ids of the tensors that depend on a layer with a kernel; all others are forms of the input image."""
         learned: set[int] = set()
         for edge in self.calls:
-            if _has_kernel(edge.operation) or any(id(source) in learned for source in edge.sources):
+            if has_kernel(edge.operation) or any(id(source) in learned for source in edge.sources):
                 learned.update(map(id, edge.results))
         return learned
 
@@ -138,30 +139,18 @@ class StagedGraph(Graph):
     def find_classifier(self) -> Edge | None:
         """The last layer with a kernel on the way to the logits, or `None` if there is none or several."""
         sinks = self._sinks()
-        if len(sinks) > 1 or self._ends_in_features():
+        if len(sinks) > 1 or self._returns_features():
             return None
         edge = self.producer(sinks[0])
-        while edge is not None and not _has_kernel(edge.operation):
+        while edge is not None and not has_kernel(edge.operation):
             edge = self.producer(edge.sources[0]) if len(edge.sources) == 1 else None
         return edge
 
-    def _ends_in_features(self) -> bool:
-        """Whether the output is one of features: normalized, of a block that contains layers, or pooled from a sum."""
-        sinks = self._sinks()
-        edge = self.producer(sinks[0]) if len(sinks) == 1 else None
-        if edge is None or any(sinks[0] is source for call in self.calls for source in call.sources):
-            return False  # an input, or logits that a softmax reads
-        is_activated = False
-        while edge is not None and not _has_kernel(edge.operation):
-            if isinstance(edge.operation, NORMALIZATIONS):
-                return True
-            is_activated = is_activated or _is_pooling(edge.operation) or _is_activation(edge.operation)
-            if len(edge.sources) != 1:
-                return is_activated and isinstance(edge.operation, (layers.Add, layers.Concatenate))
-            edge = self.producer(edge.sources[0])
-        if edge is None:
+    def _returns_features(self) -> bool:
+        if isinstance(self.output, Mapping) and "logits" in self.output:
             return False
-        return isinstance(edge.operation, NORMALIZATIONS) or _is_block(edge)
+        sinks = self._sinks()
+        return len(sinks) == 1 and returns_features(self, sinks[0])
 
     def classifier(self) -> Edge:
         """The last layer with a kernel on the way to the logits.
@@ -260,20 +249,6 @@ def _is_activation(operation: Operation) -> bool:
     return isinstance(operation, ACTIVATIONS) or type(operation).__name__.lower() in ACTIVATION_NAMES
 
 
-def _is_pooling(operation: Operation) -> bool:
-    return isinstance(operation, POOLINGS) or type(operation).__name__ in ("Mean", "Max")
-
-
-def _is_block(edge: Edge) -> bool:
-    """Whether the call is one of a layer that contains layers, such as an encoder, and returns tokens or maps."""
-    is_one_layer = isinstance(edge.original, layers.Wrapper) or len(sub_layers(edge.original)) == 1
-    return len(edge.results[0].shape) > 2 and not is_one_layer
-
-
 def _is_rearranged(edge: Edge) -> bool:
     """Whether the call only reshapes or transposes a map."""
     return type(edge.operation).__name__ in ("Reshape", "Permute", "Transpose") and len(edge.sources[0].shape) == 4
-
-
-def _has_kernel(operation: Operation) -> bool:
-    return any(len(variable.shape) > 1 for variable in getattr(operation, "weights", ()))

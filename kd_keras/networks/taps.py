@@ -3,6 +3,7 @@
 A tap is named by what it reads:
 
 * `"logits"` is what comes before a final softmax;
+* `"logits:other"` is the same for the output or the layer called "other";
 * `"embedding"` is what the layer that computes the logits reads, before dropout, averaged over height and width;
 * `"stages"` are the last maps of each resolution that every path from input to logits passes;
 * `"stages:pre"` are the maps before their activation if they end in one, else the same maps;
@@ -130,6 +131,8 @@ def find_tap(graph: StagedGraph, name: str) -> Tensor | list[Tensor]:
     named_outputs = graph.output if isinstance(graph.output, Mapping) else {}
     if name == "logits":
         return graph.logits()
+    if name.startswith("logits:"):
+        return _logits_of(graph, name)
     if name in named_outputs:
         return named_outputs[name]
     if name == "embedding":
@@ -143,6 +146,14 @@ def find_tap(graph: StagedGraph, name: str) -> Tensor | list[Tensor]:
         if paths:
             return [_layer_output(graph, path) for path in paths]
     return _layer_output(graph, name)
+
+
+def _logits_of(graph: StagedGraph, name: str) -> Tensor:
+    """The logits of a head by the name of its output or of its last layer."""
+    head = find_tap(graph, name.removeprefix("logits:"))
+    if isinstance(head, list):
+        raise graph.missing_tap(name, "it names several tensors. Name one output or layer")
+    return graph.logits_of(head)
 
 
 def _layer_output(graph: StagedGraph, path: str) -> Tensor:
