@@ -14,14 +14,14 @@ def explain_mismatch(expected: str, received: str, advice: str = "") -> str:
     """Says what was expected, what was received, and what to do about it.
 
     Args:
-        expected: completes the sentence "Expected ...".
+        expected: completes the sentence "Expected ..."; of a long text the middle is left out.
         received: completes "... but received ...".
         advice: what to do, a sentence that may start in lower case and need not end in a full stop; may be empty.
 
     >>> explain_mismatch("a Keras model as student", "a str", "pass the model itself")
     'Expected a Keras model as student, but received a str. Pass the model itself.'
     """
-    sentence = f"Expected {expected}, but received {received}."
+    sentence = f"Expected {_cut(expected)}, but received {_cut(received)}."
     if not advice:
         return sentence
     return f"{sentence} {advice[0].upper()}{advice[1:]}{'' if advice[-1] in '.?!' else '.'}"
@@ -42,6 +42,12 @@ def shorten(value: Any) -> str:
         return f"a value of type {type(value).__name__} that cannot be written"
     text = text if type(value) is str else " ".join(text.split())
     return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 4 :]}"
+
+
+def _cut(text: str) -> str:
+    """A text without its middle if it is several times as long as any value of `shorten`."""
+    most = 5 * LONGEST
+    return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 4 :]}"
 
 
 class _Shortener(reprlib.Repr):
@@ -151,6 +157,22 @@ def check_integer(owner: str, argument: str, value: Any, least: int | None = Non
     if least is not None and value < least:
         raise ValueError(f"{owner}({argument}=...) must be at least {least}, but received {shorten(value)}.")
     return value
+
+
+def check_integers(owner: str, argument: str, value: Any) -> list[int]:
+    """Checks that an argument is a list, a tuple or an array of integers.
+
+    Raises:
+        TypeError: if it is something else.
+
+    >>> check_integers("Teacher", "class_order", (2, 0))
+    [2, 0]
+    """
+    is_list = hasattr(value, "__len__") and not isinstance(value, (str, bytes))
+    if not is_list or not all(isinstance(number, numbers.Integral) for number in value):
+        received = f"{shorten(value)} ({type(value).__name__})"
+        raise TypeError(f"{owner}({argument}=...) must be a list of integers, but received {received}.")
+    return [int(number) for number in value]
 
 
 def check_choice(owner: str, argument: str, value: Any, choices: Iterable[str]) -> str:

@@ -12,7 +12,7 @@ import keras
 from keras import ops
 
 from kd_keras.contracts import Batch, Outputs, TapSpec, Tensor
-from kd_keras.errors import check_choice, shorten
+from kd_keras.errors import check_choice, check_integers, shorten
 from kd_keras.networks.foreign import as_networks
 from kd_keras.networks.inputs import (
     check_same_images,
@@ -50,7 +50,7 @@ class Teacher:
             teacher and student have the same classes in the same order.
 
     Raises:
-        TypeError: if a network is not a Keras model.
+        TypeError: if a network, or another argument, is of the wrong kind.
         ValueError: if there is no network, the weights do not fit, `combine` is unknown or a position is negative.
 
     >>> network = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
@@ -73,7 +73,7 @@ class Teacher:
         self.networks = as_networks(networks)
         if not self.networks:
             raise ValueError("A Teacher needs at least one network, but received none.")
-        if class_order is not None and min(class_order, default=-1) < 0:
+        if class_order is not None and min(check_integers("Teacher", "class_order", class_order), default=-1) < 0:
             raise ValueError(
                 "Teacher(class_order=...) must be positions of classes, counted from 0, but received "
                 f"{shorten(class_order)}."
@@ -201,10 +201,13 @@ def prepare_images(network: keras.Model, preprocess: Callable[[Tensor], Tensor] 
 
 
 def _normalize_weights(weights: Sequence[float] | None, count: int) -> list[float]:
+    if isinstance(weights, numbers.Real):
+        raise TypeError(f"Teacher(weights=...) must be {count} weights in a list, but received {shorten(weights)}.")
     weights = [1.0] * count if weights is None else list(weights)
     if len(weights) != count or not all(isinstance(w, numbers.Real) and w >= 0 for w in weights) or sum(weights) <= 0:
         raise ValueError(
-            f"Teacher(weights=...) must be {count} weights, none below zero and not all zero, but received {weights!r}."
+            f"Teacher(weights=...) must be {count} weights, none below zero and not all zero, but received "
+            f"{shorten(weights)}."
         )
     return [float(weight) / sum(weights) for weight in weights]
 
@@ -212,6 +215,9 @@ def _normalize_weights(weights: Sequence[float] | None, count: int) -> list[floa
 def _for_each_network(preprocess: Any, count: int) -> list[Callable | None]:
     if preprocess is None or callable(preprocess):
         return [preprocess] * count
+    if not isinstance(preprocess, (list, tuple)) or not all(one is None or callable(one) for one in preprocess):
+        received = f"{shorten(preprocess)} ({type(preprocess).__name__})"
+        raise TypeError(f"Teacher(preprocess=...) must be a function, or a list of functions, but received {received}.")
     if len(preprocess) != count:
         raise ValueError(f"Teacher(preprocess=...) must be one function or {count}, but received {len(preprocess)}.")
     return list(preprocess)

@@ -91,6 +91,7 @@ class Method(keras.layers.Layer):
         published_hard_weight: the weight of the hard loss in the setting that `default_weight` was published for.
         across_replicas: whether the method gets the global batch, the taps and labels of all replicas concatenated.
         needs_index: whether the method reads `batch.index`.
+        nonfinite_advice: what to check if the loss is not finite, besides the learning rate; for the error message.
         trains_student: whether the loss has a gradient for the student, not only for adapters of a first stage.
     """
 
@@ -101,6 +102,7 @@ class Method(keras.layers.Layer):
     published_hard_weight = 1.0
     across_replicas = False
     needs_index = False
+    nonfinite_advice = ""
     trains_student = True
 
     def __init__(self, *, weight: Weight | None = None, name: str | None = None):
@@ -125,7 +127,17 @@ class Method(keras.layers.Layer):
         """
         if "logits" in self.taps.student and "logits" in self.taps.teacher:
             check_same_classes(student["logits"], teacher["logits"])
+        if not isinstance(self.across_replicas, bool):
+            received = f"{shorten(self.across_replicas)} for method {self.name!r}"
+            raise TypeError(explain_mismatch("across_replicas=True or False", received))
         self.built = True
+
+    def check_batch(self, batch: Batch) -> None:
+        """Checks the values of one of the first batches, before training.
+
+        Raises:
+            ValueError: if the method cannot use them.
+        """
 
     def call(self, student: Outputs, teacher: Outputs, batch: Batch, step: Step) -> Tensor:
         """The loss `(B,)` or `()` of one batch, float32, before the weight."""

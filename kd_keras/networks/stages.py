@@ -17,7 +17,7 @@ import numpy as np
 from keras import layers, tree
 
 from kd_keras.contracts import Tensor
-from kd_keras.errors import explain_mismatch
+from kd_keras.errors import explain_mismatch, shorten
 from kd_keras.networks.features import has_kernel, is_pooling, returns_features
 from kd_keras.networks.graph import Edge, Graph, Operation
 from kd_keras.networks.layouts import find_channels_first
@@ -201,7 +201,7 @@ class StagedGraph(Graph):
     def missing_tap(self, name: str, advice: str) -> ValueError:
         """The error for a tap that the network does not have."""
         end = "" if advice[-1] in ".?!" else "."
-        return ValueError(f"Network {self.model.name!r} has no tap {name!r}: {advice}{end}")
+        return ValueError(f"Network {self.model.name!r} has no tap {shorten(name)}: {advice}{end}")
 
     def _depths(self) -> dict[int, int]:
         """The number of operations on the longest path to each tensor, by the tensor's id."""

@@ -29,7 +29,7 @@ import numpy as np
 from keras import tree
 
 from kd_keras.contracts import Outputs, TapSpec, Tensor
-from kd_keras.errors import explain_mismatch, suggest
+from kd_keras.errors import explain_mismatch, shorten, suggest
 from kd_keras.networks.graph import is_walkable
 from kd_keras.networks.inputs import select_inputs
 from kd_keras.networks.layouts import contains_channels_first
@@ -220,7 +220,8 @@ def _declared_spec(model: keras.Model, taps: Mapping[str, Any], name: str) -> Ta
     """The specification of a tap that a subclassed model returns."""
     if name not in taps:
         raise ValueError(
-            f"Network {model.name!r}, a subclassed model, has no tap {name!r}: it returns {', '.join(sorted(taps))}. "
+            f"Network {model.name!r}, a subclassed model, has no tap {shorten(name)}: it returns "
+            f"{', '.join(sorted(taps))}. "
             'Return a dictionary of taps from its call, "logits" among them.'
         )
     if any(len(tensor.shape) == 4 for tensor in tree.flatten(taps[name])) and contains_channels_first(model):

@@ -19,9 +19,9 @@ from kd_keras.networks.layouts import contains_channels_first
 class TeacherCheck(keras.callbacks.Callback):
     """Runs the teacher on a few batches before the first step of a `fit`, outside the training step.
 
-    It raises an error if the teacher's outputs are not finite, and warns if the teacher's accuracy is at chance level,
-    because nothing else would reveal an untrained teacher. `Distiller.fit` adds one that reads the first 8 batches of
-    its data, unless it receives one. Each worker checks its own slices.
+    It raises an error if the teacher's outputs are not finite or a method rejects a batch, and warns if the teacher's
+    accuracy is at chance level, because nothing else would reveal an untrained teacher. `Distiller.fit` adds one that
+    reads the first 8 batches of its data, unless it receives one. Each worker checks its own slices.
 
     Args:
         batches: batches in any form that `fit` takes: `x`, `(x,)`, `(x, y)`, or `(x, y, sample_weight)`.
@@ -39,6 +39,8 @@ class TeacherCheck(keras.callbacks.Callback):
         correct = examples = classes = 0
         for number, data in enumerate(self.batches):
             batch = as_batch(_gather_local_rows(self.model.distribute_strategy, data))
+            for method in self.model.methods:
+                method.check_batch(batch)
             outputs = outputs_of(batch)
             _check_finite(outputs, number)
             labels = class_indices(batch.label)
