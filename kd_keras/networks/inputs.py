@@ -45,8 +45,7 @@ def select_inputs(network: keras.Model, inputs: Any) -> Any:
     """
     if not is_walkable(network):
         return inputs
-    graph = functional(network)
-    structure = graph.input if graph is network else graph.inputs  # a Sequential takes its only input without a list
+    structure = functional(network).input
     if isinstance(structure, (list, tuple)) and len(structure) == 1:
         structure = structure[0]
     if isinstance(structure, Mapping):
