@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-from kd_keras.errors import explain_mismatch, shorten
+from kd_keras.errors import shorten
 from kd_keras.methods.base import Method
 
 
@@ -24,22 +24,22 @@ def check_kinds(student: Any, methods: Sequence[Any]) -> None:
     """
     if not isinstance(student, keras.Model):
         is_path = isinstance(student, (str, os.PathLike))
-        advice = "load the file with keras.saving.load_model(path)" if is_path else "pass one built model"
+        advice = "Load the file with keras.saving.load_model(path)." if is_path else "Pass one built model."
         received = f"{shorten(student)} ({type(student).__name__})"
-        raise TypeError(explain_mismatch("a Keras model as Distiller(student=...)", received, advice))
-    expected = "a list of methods as Distiller(methods=...), such as [kd_keras.methods.KD()]"
+        raise TypeError(f"Distiller(student=...) must be a Keras model, but received {received}. {advice}")
+    expected = "Distiller(methods=...) must be a list of methods such as kd_keras.methods.KD(), but received"
     if not isinstance(methods, (list, tuple)):
-        advice = "write methods=[...] with brackets, also for a single method"
-        raise TypeError(explain_mismatch(expected, f"{shorten(methods)} ({type(methods).__name__})", advice))
-    for method in methods:
+        received = f"{shorten(methods)} ({type(methods).__name__})"
+        raise TypeError(f"{expected} {received}. Write methods=[...] with brackets, also for a single method.")
+    for number, method in enumerate(methods):
         if not isinstance(method, Method):
             is_class = inspect.isclass(method) and issubclass(method, Method)
-            advice = f"make one, {method.__name__}()" if is_class else "make methods by the classes of kd_keras.methods"
-            raise TypeError(explain_mismatch(expected, f"{shorten(method)} in the list", advice))
+            advice = f"{method.__name__}(), an object" if is_class else "an object of a class in kd_keras.methods"
+            raise TypeError(f"{expected} {shorten(method)} in the list. Pass {advice}.")
+        if any(method is earlier for earlier in methods[:number]):
+            raise ValueError(f"{expected} the method {method.name!r} twice. Make two of them.")
         if method.built:
             raise ValueError(
                 f"Method {method.name!r} must be new, but it already belongs to another Distiller. Make another "
                 f"{type(method).__name__}()."
             )
-    if any(method is other for number, method in enumerate(methods) for other in methods[:number]):
-        raise ValueError(explain_mismatch(expected, "the same method twice", "make two methods with different names"))
