@@ -80,6 +80,9 @@ def as_batch(data: Any) -> Batch:
         data: `x`, `(x,)`, `(x, y)` or `(x, y, sample_weight)`; x is what the student reads, or a dictionary with the
             keys `INPUTS`, `INDEX` and `RECORDED`.
 
+    Raises:
+        ValueError: if a dictionary with `INDEX` or `RECORDED` has no inputs.
+
     >>> as_batch(({"kd_inputs": [[1.0]], "kd_index": [7]}, [0])).index
     [7]
     """
@@ -87,6 +90,11 @@ def as_batch(data: Any) -> Batch:
     if not isinstance(x, Mapping) or not {INPUTS, INDEX, RECORDED} & set(x):
         return Batch(x, label, weight)
     inputs = {key: value for key, value in x.items() if key not in (INPUTS, INDEX, RECORDED)}
+    if INPUTS not in x and not inputs:
+        raise ValueError(
+            f"Expected a batch with the student's inputs under the key {INPUTS!r}, but received a dictionary with the "
+            f"keys {sorted(x)}. Add the images to it."
+        )
     recorded = x.get(RECORDED)
     if recorded is not None:  # tf.data has no lists: a tap's several maps come as a tuple
         recorded = {tap: list(maps) if isinstance(maps, tuple) else maps for tap, maps in recorded.items()}

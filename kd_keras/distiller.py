@@ -103,10 +103,9 @@ class Distiller(LogsTerms):
             raise ValueError(f"The methods {names} need a teacher, but received none. Pass Distiller(teacher=...).")
         teacher = AbsentTeacher({}) if teacher is None else teacher
         teacher = teacher if isinstance(teacher, AnyTeacher) else Teacher(teacher)
-        shape = find_input_shape(self.student)
-        if shape and isinstance(teacher, Teacher):
-            teacher.check_inputs(shape)
-        self.supports_jit = teacher.supports_jit(shape)
+        if isinstance(teacher, Teacher):
+            teacher.check_student(self.student)
+        self.supports_jit = teacher.supports_jit(find_input_shape(self.student))
         teacher = teacher.tapped(wanted)
         previous = getattr(self, "teacher", None)
         if previous is not None and previous.specs.shapes != teacher.specs.shapes:

@@ -12,8 +12,15 @@ import keras
 from keras import ops
 
 from kd_keras.contracts import Batch, Outputs, TapSpec, Tensor
-from kd_keras.errors import check_choice
-from kd_keras.networks.inputs import find_input_shape, reads_smaller_images, resize_to_input
+from kd_keras.errors import check_choice, check_integers, shorten
+from kd_keras.networks.foreign import as_networks
+from kd_keras.networks.inputs import (
+    check_same_images,
+    reads_smaller_images,
+    resize_to_input,
+    select_inputs,
+)
+from kd_keras.networks.sharing import check_separate
 from kd_keras.networks.specs import Specs
 from kd_keras.networks.taps import Tapped
 from kd_keras.primitives import as_two_classes
@@ -33,7 +40,8 @@ class Teacher:
     `preprocess` to them, and resizes them if a network has a fixed input size of its own.
 
     Args:
-        networks: a built Keras model, or several.
+        networks: a built Keras model, or several. A built layer, a `keras.layers.TFSMLayer`, what
+            `tf.saved_model.load` returns and a model of tf_keras are accepted too; they have only logits.
         weights: the weight of each of several networks, 0 or more, normalized to sum to 1; equal by default.
         combine: "probabilities", the logarithm of the weighted mean of the softmax at temperature 1 (of sigmoids: the
             logit of their weighted mean), or "logits", their weighted mean.
@@ -44,7 +52,7 @@ class Teacher:
             classes with the logits (0, z).
 
     Raises:
-        TypeError: if a network is not a Keras model.
+        TypeError: if a network, or another argument, is of the wrong kind.
         ValueError: if there is no network, the weights do not fit, `combine` is unknown, or a position is negative or
             repeated.
 
@@ -65,20 +73,18 @@ class Teacher:
         preprocess: Callable[[Tensor], Tensor] | Sequence[Callable[[Tensor], Tensor]] | None = None,
         class_order: Sequence[int] | None = None,
     ):
-        self.networks = [networks] if isinstance(networks, keras.Model) else list(networks)
+        self.networks = as_networks(networks)
         if not self.networks:
             raise ValueError("A Teacher needs at least one network, but received none.")
-        for network in self.networks:
-            if not isinstance(network, keras.Model):
-                raise TypeError(f"A teacher must be a Keras model, but received a {type(network).__name__}.")
-        if class_order is not None and min(class_order, default=-1) < 0:
+        if class_order is not None and min(check_integers("Teacher", "class_order", class_order), default=-1) < 0:
             raise ValueError(
-                f"Teacher(class_order=...) must be positions of classes, counted from 0, but received {class_order!r}."
+                "Teacher(class_order=...) must be positions of classes, counted from 0, but received "
+                f"{shorten(class_order)}."
             )
         if class_order is not None and len(set(class_order)) < len(class_order):
             raise ValueError(
                 f"Expected a class_order of different positions, one for each class of the student, but received "
-                f"{class_order!r}. Name each of the teacher's classes at most once."
+                f"{shorten(class_order)}. Name each of the teacher's classes at most once."
             )
         self.combine = check_choice("Teacher", "combine", combine, COMBINATIONS)
         self.weights = _normalize_weights(weights, len(self.networks))
@@ -146,25 +152,17 @@ class Teacher:
             )
         return TapSpec(first.layer, (*first.shape[:-1], len(self.class_order)), activation)
 
-    def check_inputs(self, student_shape: tuple) -> None:
-        """Checks that every network without `preprocess` reads the same kind of images as the student.
-
-        Args:
-            student_shape: the student's input shape with the batch dimension, such as `(None, H, W, C)`.
+    def check_student(self, student: keras.Model) -> None:
+        """Checks that training a student leaves the teacher unchanged, and that both read the same kind of images.
 
         Raises:
-            ValueError: if the ranks or the channels differ.
+            ValueError: if the student shares trainable variables with a network, or if the rank or the channels of the
+                images differ for a network without `preprocess`.
         """
+        check_separate(student, self.networks)
         for network, preprocess in zip(self.networks, self.preprocess, strict=True):
-            shape = find_input_shape(network)
-            if preprocess or shape is None:
-                continue
-            if len(shape) != len(student_shape) or shape[-1] != student_shape[-1]:
-                raise ValueError(
-                    f"Teacher and student must read the same kind of image, but teacher {network.name!r} reads {shape} "
-                    f"and the student reads {student_shape}. Pass Teacher(preprocess=...) with a function from the "
-                    "student's images to the teacher's."
-                )
+            if not preprocess:
+                check_same_images(student, network)
 
     def supports_jit(self, student_shape: tuple | None) -> bool:
         """Whether XLA can compile the teacher: all its layers, and no antialiased resize, which XLA lacks.
@@ -216,14 +214,17 @@ def prepare_images(network: keras.Model, preprocess: Callable[[Tensor], Tensor] 
     >>> prepare_images(network, lambda images: images / 255.0, ops.zeros((2, 4, 4, 3))).shape
     TensorShape([2, 8, 8, 3])
     """
-    return resize_to_input(network, preprocess(images) if preprocess else images)
+    return resize_to_input(network, select_inputs(network, preprocess(images) if preprocess else images))
 
 
 def _normalize_weights(weights: Sequence[float] | None, count: int) -> list[float]:
+    if isinstance(weights, numbers.Real):
+        raise TypeError(f"Teacher(weights=...) must be {count} weights in a list, but received {shorten(weights)}.")
     weights = [1.0] * count if weights is None else list(weights)
     if len(weights) != count or not all(isinstance(w, numbers.Real) and w >= 0 for w in weights) or sum(weights) <= 0:
         raise ValueError(
-            f"Teacher(weights=...) must be {count} weights, none below zero and not all zero, but received {weights!r}."
+            f"Teacher(weights=...) must be {count} weights, none below zero and not all zero, but received "
+            f"{shorten(weights)}."
         )
     return [float(weight) / sum(weights) for weight in weights]
 
@@ -231,6 +232,9 @@ def _normalize_weights(weights: Sequence[float] | None, count: int) -> list[floa
 def _for_each_network(preprocess: Any, count: int) -> list[Callable | None]:
     if preprocess is None or callable(preprocess):
         return [preprocess] * count
+    if not isinstance(preprocess, (list, tuple)) or not all(one is None or callable(one) for one in preprocess):
+        received = f"{shorten(preprocess)} ({type(preprocess).__name__})"
+        raise TypeError(f"Teacher(preprocess=...) must be a function, or a list of functions, but received {received}.")
     if len(preprocess) != count:
         raise ValueError(f"Teacher(preprocess=...) must be one function or {count}, but received {len(preprocess)}.")
     return list(preprocess)

@@ -291,7 +291,13 @@ def test_dropout_is_active_in_the_one_pass():
     [
         ({"student": "resnet"}, TypeError, r"Distiller\(student=...\) must be a Keras model.*str"),
         ({"teacher": None}, ValueError, r"\['kd'\] need a teacher.*none"),
+        ({"student": "net.keras"}, TypeError, r"received 'net.keras' \(str\). Load the file"),
+        ({"teacher": "net.keras"}, TypeError, r"received 'net.keras' \(str\). Load a file"),
         ({"methods": ["kd"]}, TypeError, "kd_keras.methods.KD"),
+        ({"methods": "kd"}, TypeError, r"list of methods.*received 'kd' \(str\).*brackets"),
+        ({"methods": KD()}, TypeError, r"list of methods.*\(KD\).*brackets"),
+        ({"methods": [KD]}, TypeError, r"Pass KD\(\), an object"),
+        ({"methods": [KD()] * 2}, ValueError, "'kd' twice"),
         ({"hard_weight": "all"}, TypeError, "hard_weight"),
     ],
 )
@@ -299,6 +305,19 @@ def test_invalid_arguments_are_rejected(arguments, error, message):
     arguments = {"student": convolutional(), "teacher": convolutional(6), "methods": [KD()]} | arguments
     with pytest.raises(error, match=message):
         Distiller(**arguments)
+
+
+@pytest.mark.parametrize(
+    "x, message",
+    [
+        ({"pixels": X, "label": Y}, r"the inputs .* of network '.*', but received a dictionary with the keys"),
+        ((X, X), "but received 2 tensors"),
+        ({INDEX: Y}, f"under the key '{INPUTS}'"),
+    ],
+)
+def test_batches_without_the_networks_inputs_are_rejected(x, message):
+    with pytest.raises(ValueError, match=message):
+        pair([KD]).fit(x, Y, verbose=0)
 
 
 class Unpublished(KD):

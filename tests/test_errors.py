@@ -1,6 +1,16 @@
+import numpy as np
 import pytest
 
-from kd_keras.errors import check_choice, check_integer, check_number, check_whole_number, explain_mismatch, suggest
+from kd_keras.errors import (
+    check_choice,
+    check_integer,
+    check_integers,
+    check_number,
+    check_whole_number,
+    explain_mismatch,
+    shorten,
+    suggest,
+)
 
 
 def test_a_message_has_expectation_received_value_and_advice():
@@ -67,3 +77,39 @@ def test_a_choice_names_all_choices_and_the_closest():
         check_choice("FT", "form", "papper", ("paper", "attention"))
     with pytest.raises(ValueError, match="'paper' or 'attention', but received None"):
         check_choice("FT", "form", None, ("paper", "attention"))
+
+
+HUGE = [
+    "x" * 10**6,
+    10**5000,
+    -(10**5000),
+    list(range(10**6)),
+    {"a": ["b" * 10**5] * 10**3},
+    np.zeros(10**6),
+    b"x" * 10**6,
+]
+
+
+@pytest.mark.parametrize("value", HUGE, ids=lambda value: type(value).__name__)
+def test_a_huge_value_is_not_printed_back_whole(value):
+    checks = [
+        lambda: check_number("KD", "temperature", value, above=0),
+        lambda: check_whole_number("CRD", "width", value, least=10**6000),
+        lambda: check_integer("SimKD", "reduction", value, least=10**6000),
+        lambda: check_integers("Teacher", "class_order", [value]),
+        lambda: check_choice(
+            "FT", "form", value if isinstance(value, str) else repr(type(value)), ("paper", "attention")
+        ),
+    ]
+    for check in checks[: 3 if isinstance(value, int) else None]:
+        with pytest.raises((TypeError, ValueError)) as caught:
+            check()
+        assert len(str(caught.value)) < 500, str(caught.value)[:600]
+    assert len(shorten(value)) <= 200
+    if not isinstance(value, int):
+        assert len(explain_mismatch("a", repr(value))) < 1000
+
+
+@pytest.mark.parametrize("value", ["kd", [1, 2.5], {"a": None}, np.arange(3), -7, ("x", [["y"]])])
+def test_a_short_value_is_printed_as_it_is(value):
+    assert shorten(value) == " ".join(repr(value).split())

@@ -84,6 +84,10 @@ def test_a_float32_teacher_of_a_float16_student():
         (lambda: Teacher([convolutional()], weights=[-1]), ValueError, "below zero"),
         (lambda: Teacher(convolutional(), combine="logit"), ValueError, "Did you mean logits"),
         (lambda: Teacher(convolutional(), class_order=[-1]), ValueError, "class_order"),
+        (lambda: Teacher(convolutional(), class_order=[0.5, 1]), TypeError, "list of integers"),
+        (lambda: Teacher(convolutional(), class_order=5), TypeError, r"integers, but received 5 \(int\)"),
+        (lambda: Teacher(convolutional(), weights=0.5), TypeError, "1 weights in a list"),
+        (lambda: Teacher(convolutional(), preprocess="symmetric"), TypeError, "a function, or a list of functions"),
         (lambda: Teacher([convolutional(), convolutional(classes=9)]).tapped(["logits"]), ValueError, "class count"),
         (
             lambda: Teacher([convolutional()] * 2).tapped(["embedding"]),

@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 import tensorflow as tf
 
 from kd_keras.data.rand_augment import rand_augment
+from kd_keras.errors import shorten
 
 Mixed: TypeAlias = tuple[tf.Tensor, "tf.Tensor | None"]
 
@@ -179,11 +180,13 @@ class Augmentation:
         for field in ("crop", "shift"):
             value = getattr(self, field)
             if not isinstance(value, int) or value < 0:
-                raise ValueError(f"{field} must be a whole number of pixels, 0 for none, but received {value!r}.")
+                raise ValueError(
+                    f"{field} must be a whole number of pixels, 0 for none, but received {shorten(value)}."
+                )
         for field in ("mixup", "cutmix"):
             value = getattr(self, field)
             if not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-                raise ValueError(f"{field} must be a finite alpha, 0 for none, but received {value!r}.")
+                raise ValueError(f"{field} must be a finite alpha, 0 for none, but received {shorten(value)}.")
         crops = [field for field in ("crop", "shift", "resized_crop") if getattr(self, field)]
         if len(crops) > 1:
             raise ValueError(
@@ -241,5 +244,5 @@ def _check_rand_augment(pair: Any) -> None:
     if not is_pair or pair[0] != int(pair[0]) or pair[0] < 1 or not 0 <= pair[1] <= 10:
         raise ValueError(
             "rand_augment must be (layers, magnitude), layers from 1 and magnitude from 0 to 10, such as (2, 9), "
-            f"but received {pair!r}."
+            f"but received {shorten(pair)}."
         )

@@ -17,7 +17,7 @@ import tensorflow as tf
 from PIL import Image
 from scipy import ndimage
 
-from kd_keras.errors import explain_mismatch, suggest
+from kd_keras.errors import explain_mismatch, shorten, suggest
 
 SEVERITIES = (1, 2, 3, 4, 5)
 
@@ -45,7 +45,7 @@ def corrupt(images: np.ndarray, name: str, severity: int, seed: int = 0) -> np.n
     if name not in CORRUPTIONS:
         raise ValueError(explain_mismatch("the name of a corruption", repr(name), suggest(name, CORRUPTIONS)))
     if severity not in SEVERITIES:
-        raise ValueError(f"severity must be 1 to 5, but received {severity!r}.")
+        raise ValueError(f"severity must be 1 to 5, but received {shorten(severity)}.")
     function, strengths = CORRUPTIONS[name]
     random = np.random.default_rng([seed, zlib.crc32(name.encode())])
     corrupted = function(images.astype("float32") / 255, strengths[severity - 1], random)

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from kd_keras.data.base import ImageAugmentation, Source
-from kd_keras.errors import explain_mismatch
+from kd_keras.errors import explain_mismatch, shorten
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,9 @@ class ViewSettings:
         if size is not None and not (
             isinstance(size, (tuple, list)) and len(size) == 2 and all(isinstance(n, int) and n > 0 for n in size)
         ):
-            raise ValueError(f"image_size must be (height, width), both whole and at least 1, but received {size!r}.")
+            raise ValueError(
+                f"image_size must be (height, width), both whole and at least 1, but received {shorten(size)}."
+            )
 
     @property
     def changes_images(self) -> bool:
@@ -95,4 +97,4 @@ def check_whole(least: int, **numbers: int) -> None:
     """
     for name, number in numbers.items():
         if isinstance(number, bool) or not isinstance(number, int) or number < least:
-            raise ValueError(f"{name} must be a whole number of at least {least}, but received {number!r}.")
+            raise ValueError(f"{name} must be a whole number of at least {least}, but received {shorten(number)}.")

@@ -13,31 +13,39 @@ from kd_keras.errors import explain_mismatch
 
 
 def hint_regressor(student: TapSpec, teacher: TapSpec, *, relu: bool = True) -> keras.layers.Layer:
-    """A convolution, BatchNorm and, by default, ReLU from the student's map to the shape of the teacher's.
+    """A trainable layer from the student's tap to the shape of the teacher's.
+
+    For maps it is a convolution, BatchNorm and, by default, ReLU; for vectors and tokens a linear layer.
 
     The convolution is 3x3 with stride 2 if the student's map is twice as large, a transposed 4x4 with stride 2 if it is
     half as large, and otherwise unpadded with a kernel of 1 + Hs - Ht by 1 + Ws - Wt. If the shapes are equal, the
     layer is the identity and has no variables.
 
     Args:
-        student: the specification of the student's tap, shape `(None, Hs, Ws, Cs)`.
-        teacher: the specification of the teacher's tap, shape `(None, Ht, Wt, Ct)`.
+        student: the specification of the student's tap: a map `(None, Hs, Ws, Cs)`, a vector `(None, Ds)` or tokens
+            `(None, N, Ds)`.
+        teacher: the specification of the teacher's tap, of the same rank; tokens of the same number.
         relu: whether a ReLU follows; pass False for maps before their activation.
 
     Returns:
-        A built layer from `(B, Hs, Ws, Cs)` to `(B, Ht, Wt, Ct)`, which computes in float32.
+        A built layer from `(B, Hs, Ws, Cs)` to `(B, Ht, Wt, Ct)`, or from `(B, Ds)` to `(B, Dt)`, in float32.
 
     Raises:
-        ValueError: if one of the two is not a map, or if no such convolution leads from one size to the other.
+        ValueError: if the ranks or the numbers of tokens differ, or if no such convolution leads from one size to the
+            other.
 
     >>> hint_regressor(TapSpec("a", (None, 16, 16, 8)), TapSpec("b", (None, 8, 8, 32))).output_shape
     (None, 8, 8, 32)
     """
-    if len(student.shape) != 4 or len(teacher.shape) != 4:
-        advice = 'tap a stage, for example "stages[1]"'
-        raise ValueError(explain_mismatch("two maps (B, H, W, C)", describe_pair(student, teacher), advice))
+    rank = len(student.shape)
+    if rank != len(teacher.shape) or rank not in (2, 3, 4) or (rank == 3 and student.shape[1] != teacher.shape[1]):
+        expected = "two maps (B, H, W, C), two vectors (B, D), or tokens (B, N, D) of the same number"
+        advice = 'tap layers of the same kind, for example "stages[1]" of networks with maps'
+        raise ValueError(explain_mismatch(expected, describe_pair(student, teacher), advice))
     if student.shape[1:] == teacher.shape[1:]:
         return layers.Identity(dtype="float32")
+    if rank < 4:
+        return dense_adapter(student, teacher.shape[-1])
     activation = [layers.ReLU(dtype="float32")] if relu else []
     return chain(student, _resizing_conv(student, teacher), batch_norm(), *activation, name="hint_regressor")
 

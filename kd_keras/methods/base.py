@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypedDict
 import keras
 
 from kd_keras.contracts import Batch, Outputs, Step, TapSpec, Tensor
-from kd_keras.errors import explain_mismatch
+from kd_keras.errors import explain_mismatch, shorten
 from kd_keras.methods.labels import check_same_classes, check_same_positions, refuse_binary
 from kd_keras.methods.schedules import Weight, as_weight, deserialize_weight, serialize_weight
 from kd_keras.networks.specs import Specs
@@ -95,6 +95,7 @@ class Method(keras.layers.Layer):
         least_examples: the smallest batch for which the loss of a method that compares examples is not constant.
         weighs_examples: whether a loss `()` already contains the sample weights of the batch.
         needs_index: whether the method reads `batch.index`.
+        nonfinite_advice: what to check if the loss is not finite, besides the learning rate; for the error message.
         supports_binary: whether the method also has a loss for units with a sigmoid each. After `bind`, `is_binary`
             says whether the logits are such units.
         trains_student: whether the loss has a gradient for the student, not only for adapters of a first stage.
@@ -110,6 +111,7 @@ class Method(keras.layers.Layer):
     least_examples = 1
     weighs_examples = False
     needs_index = False
+    nonfinite_advice = ""
     supports_binary = False
     is_binary = False
     trains_student = True
@@ -139,7 +141,17 @@ class Method(keras.layers.Layer):
             check_same_positions(self.name, student["logits"], teacher["logits"])
             if self.is_binary and not self.supports_binary:
                 raise ValueError(refuse_binary(self.name, student["logits"], teacher["logits"]))
+        if not isinstance(self.across_replicas, bool):
+            received = f"{shorten(self.across_replicas)} for method {self.name!r}"
+            raise TypeError(explain_mismatch("across_replicas=True or False", received))
         self.built = True
+
+    def check_batch(self, batch: Batch) -> None:
+        """Checks the values of one of the first batches, before training.
+
+        Raises:
+            ValueError: if the method cannot use them.
+        """
 
     def call(self, student: Outputs, teacher: Outputs, batch: Batch, step: Step) -> Tensor:
         """The loss `(B,)`, `(B, ...)` or `()` of one batch, float32, before the weight."""
@@ -200,7 +212,10 @@ class TapPairMethod(Method):
             raise ValueError(explain_mismatch(expected, received, advice))
         if rank and any(len(spec.shape) != rank for spec in (*specs[0], *specs[1])):
             kind = {4: "maps (B, H, W, C)", 2: "vectors (B, D)"}[rank]
-            advice = {4: 'tap stages, for example "stages[1]"', 2: 'tap "embedding" or "logits"'}[rank]
+            advice = {
+                4: 'tap stages, for example "stages[1]", or use FitNet for vectors and tokens',
+                2: 'tap "embedding" or "logits"',
+            }[rank]
             raise ValueError(explain_mismatch(f"{kind} for method {self.name!r}", received, advice))
         if rank == 4 and sized and any(None in spec.shape[1:] for spec in (*specs[0], *specs[1])):
             advice = "build both networks with a fixed input_shape"
@@ -263,7 +278,12 @@ def _states_hard_weight(method: Method) -> bool:
 
 
 def _as_names(taps: str | Sequence[str] | None) -> tuple[str, ...]:
-    return (taps,) if isinstance(taps, str) else tuple(taps or ())
+    names = (taps,) if isinstance(taps, str) else () if taps is None else taps
+    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+        raise TypeError(
+            explain_mismatch("the name of a tap, or a list of names, as student_tap or teacher_tap", shorten(taps))
+        )
+    return tuple(names)
 
 
 def _flatten_taps(side: Mapping[str, Any], taps: tuple[str, ...]) -> list:

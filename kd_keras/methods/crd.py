@@ -140,8 +140,8 @@ class CRD(TapPairMethod):
 
     Args:
         examples: N, the size of the training set, in which `batch.index` numbers the examples from 0; `None` for the
-            loss without a memory. Compiled steps cannot raise: if the device does not reject a number outside 0 to
-            N - 1, the loss becomes NaN, and `fit` stops.
+            loss without a memory. `fit` rejects a number outside 0 to N - 1 in its first batches; later, as compiled
+            steps cannot raise, the loss becomes NaN, and `fit` stops.
         negatives: K, if there is a memory.
         width: D, the width of the embeddings.
         temperature: T > 0.
@@ -161,6 +161,7 @@ class CRD(TapPairMethod):
     default_weight = 0.8
     needs_index = True
     across_replicas = True  # the memories must be equal on all replicas
+    nonfinite_advice = "Check that all example numbers are below CRD(examples=...)."
 
     def __init__(
         self,
@@ -221,7 +222,8 @@ class CRD(TapPairMethod):
             expected = f"example numbers (batch.index) for method {self.name!r}"
             advice = "use data.training(..., with_index=True), or CRD(examples=None), which has no memory"
             raise ValueError(explain_mismatch(expected, "none", advice))
-        index, classes = ops.cast(ops.reshape(batch.index, (-1,)), "int32"), class_indices(batch.label)
+        number, classes = ops.cast(ops.reshape(batch.index, (-1,)), "int32"), class_indices(batch.label)
+        index = ops.clip(number, 0, examples - 1)
         memories = (self.student_memory, self.teacher_memory)
         drawn, counts = self._draw_negatives(index, index if classes is None else classes)
         remembered = [(ops.take(memory, index, axis=0), ops.take(memory, drawn, axis=0)) for memory in memories]
@@ -239,7 +241,16 @@ class CRD(TapPairMethod):
         for memory, (old, _), new in zip(memories, remembered, embeddings, strict=True):
             rows = l2_normalize(self.momentum * old + (1 - self.momentum) * ops.stop_gradient(new))
             memory.assign(ops.scatter_update(memory, index[:, None], rows))
-        return ops.where(ops.logical_and(index >= 0, index < examples), loss, float("nan"))
+        return ops.where(ops.equal(index, number), loss, float("nan"))
+
+    def check_batch(self, batch: Batch) -> None:
+        if self.examples is None or batch.index is None:
+            return
+        numbers = ops.convert_to_numpy(batch.index)
+        if numbers.size and not 0 <= numbers.min() <= numbers.max() < self.examples:
+            received = f"numbers from {numbers.min()} to {numbers.max()}"
+            expected = f"example numbers from 0 to {self.examples - 1} for CRD(examples={self.examples})"
+            raise ValueError(explain_mismatch(expected, received, "pass the size of the training set as examples=..."))
 
     def _draw_negatives(self, index: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The numbers `(K,)` of the drawn examples, and how often each counts for each example, `(B, K)`."""

@@ -14,8 +14,9 @@ def fitnet_loss(student: list[Tensor], teacher: list[Tensor]) -> Tensor:
     """The mean squared difference between the student's (adapted) maps and the teacher's, summed over pairs of maps.
 
     Args:
-        student: maps `(B, H, W, C)`, adapted to the teacher's shapes; a single map needs no list.
-        teacher: as many maps `(B, H, W, C)`.
+        student: maps `(B, H, W, C)`, vectors `(B, D)` or tokens `(B, N, D)`, adapted to the teacher's shapes; a single
+            one needs no list.
+        teacher: as many of the same shapes.
 
     Returns:
         `(B,)` float32, at least 0; its mean over the batch is the mean over all elements.
@@ -32,7 +33,8 @@ class FitNet(TapPairMethod):
     """One of the student's maps (guided layer), through a trainable regressor, follows one of the teacher's (hint).
 
     The regressor is a convolution to the teacher's size and width, BatchNorm and ReLU (no ReLU for "stages:pre"). If
-    the shapes are equal it is the identity; some published tables have a regressor there too.
+    the shapes are equal it is the identity; some published tables have a regressor there too. Vectors `(B, D)`, such as
+    embeddings of faces, and tokens `(B, N, D)` of transformers pass a linear layer instead.
 
     The regressor and the student train together in one stage, as in the published tables. The paper trains the
     regressor first, alone (a first `fit` with `hard_weight=0`). If the two architectures are of different families, the

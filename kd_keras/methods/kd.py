@@ -5,10 +5,11 @@ from __future__ import annotations
 import keras
 from typing_extensions import Unpack
 
-from kd_keras.contracts import Batch, Outputs, Step, Tensor
+from kd_keras.contracts import Batch, Outputs, Step, TapSpec, Tensor
 from kd_keras.errors import check_number, explain_mismatch
 from kd_keras.methods.adapters import describe_pair
-from kd_keras.methods.base import Method, MethodOptions, Specs
+from kd_keras.methods.base import Specs, TapPairMethod, TapPairOptions
+from kd_keras.methods.labels import check_same_classes, check_same_positions, match_units, name_heads
 from kd_keras.primitives import softened_binary_kl, softened_kl
 
 
@@ -52,7 +53,7 @@ def kd_binary_loss(student: Tensor, teacher: Tensor, *, temperature: float = 4.0
 
 
 @keras.saving.register_keras_serializable("kd_keras")
-class KD(Method):
+class KD(TapPairMethod):
     """The student's softened logits follow the teacher's.
 
     The default weight of 0.9 is that of the published CIFAR-100 tables, with a hard loss of 0.1. ImageNet recipes use
@@ -62,7 +63,8 @@ class KD(Method):
         temperature: T > 0.
         binary: whether each logit belongs to a sigmoid of its own, as in networks for several labels per image; the
             loss is then `kd_binary_loss`. It is also taken for a student of a single unit.
-        **options: `weight` and `name`, as for every `Method`.
+        **options: `student_tap` and `teacher_tap`, by default "logits"; another output of the network or a layer's path
+            names the logits of another head, summed over several. `weight` and `name`, as for every `Method`.
 
     >>> KD(temperature=2.0).temperature
     2.0
@@ -74,23 +76,33 @@ class KD(Method):
     published_hard_weight = 0.1
     supports_binary = True
 
-    def __init__(self, *, temperature: float = 4.0, binary: bool = False, **options: Unpack[MethodOptions]):
-        super().__init__(**options)
+    def __init__(self, *, temperature: float = 4.0, binary: bool = False, **options: Unpack[TapPairOptions]):
+        super().__init__(**name_heads(options))
         self.temperature = check_number("KD", "temperature", temperature, above=0)
         self.binary = bool(binary)
 
     def bind(self, student: Specs, teacher: Specs) -> None:
         super().bind(student, teacher)
-        pair, name = (student["logits"], teacher["logits"]), f"KD(binary={self.binary})"
-        width = pair[0].shape[-1]
-        if self.is_binary and width != 1 and not self.binary:
+        kinds = {self._is_binary(*pair) for pair in self.pairs(student, teacher)}
+        if len(kinds) > 1:
+            received = "units with a sigmoid each in one head and classes with one softmax in another"
+            raise ValueError(explain_mismatch(f"heads of one kind for method {self.name!r}", received, "use two KD()"))
+        self.is_binary = kinds.pop()
+
+    def _is_binary(self, student: TapSpec, teacher: TapSpec) -> bool:
+        """Whether the logits of a head belong to a sigmoid each; checks that both sides and `binary` agree."""
+        is_binary = check_same_classes(student, teacher)
+        check_same_positions(self.name, student, teacher)
+        received, name, width = describe_pair(student, teacher), f"KD(binary={self.binary})", student.shape[-1]
+        if is_binary and width != 1 and not self.binary:
             expected, advice = f"classes with one softmax for {name}", "pass KD(binary=True)"
-            raise ValueError(explain_mismatch(expected, f"units with a sigmoid each: {describe_pair(*pair)}", advice))
-        if self.binary and (pair[1].shape[-1] != width or "softmax" in (pair[0].activation, pair[1].activation)):
+            raise ValueError(explain_mismatch(expected, f"units with a sigmoid each: {received}", advice))
+        if self.binary and (teacher.shape[-1] != width or "softmax" in (student.activation, teacher.activation)):
             expected, advice = f"the same units with a sigmoid each for {name}", "pass KD()"
-            raise ValueError(explain_mismatch(expected, f"classes with one softmax: {describe_pair(*pair)}", advice))
-        self.is_binary = self.is_binary or self.binary
+            raise ValueError(explain_mismatch(expected, f"classes with one softmax: {received}", advice))
+        return is_binary or self.binary
 
     def call(self, student: Outputs, teacher: Outputs, batch: Batch, step: Step) -> Tensor:
         loss = kd_binary_loss if self.is_binary else kd_loss
-        return loss(student["logits"], teacher["logits"], temperature=self.temperature)
+        pairs = zip(*self.tensors(student, teacher), strict=True)
+        return sum(loss(z, match_units(z_t, z), temperature=self.temperature) for z, z_t in pairs)

@@ -92,6 +92,26 @@ def check_one_prediction(method: str, shape: tuple) -> None:
         raise ValueError(explain_mismatch(f"logits (B, K) for method {method!r}", f"the shape {tuple(shape)}", advice))
 
 
+def name_heads(options: Any) -> Any:
+    """The arguments of a method of logits, with the taps that name another head as `"logits:<name>"`.
+
+    >>> name_heads({"student_tap": "logits", "teacher_tap": ("other",), "weight": 2.0})
+    {'student_tap': ('logits',), 'teacher_tap': ('logits:other',), 'weight': 2.0}
+    """
+
+    def as_head(tap: Any) -> Any:
+        is_named = not isinstance(tap, str) or tap == "logits" or tap.startswith("logits:")
+        return tap if is_named else f"logits:{tap}"
+
+    chosen = {
+        name: options[name]
+        for name in ("student_tap", "teacher_tap")
+        if isinstance(options.get(name), (str, list, tuple))
+    }
+    taps = {name: tuple(map(as_head, [tap] if isinstance(tap, str) else tap)) for name, tap in chosen.items()}
+    return {**options, **taps}
+
+
 def target_mask(method: str, labels: Tensor, logits: Tensor) -> Tensor:
     """The target class of each example, or of each position, as booleans `(B, ..., K)`.
 

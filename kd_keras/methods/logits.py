@@ -15,7 +15,14 @@ from typing_extensions import Unpack
 
 from kd_keras.contracts import Batch, Outputs, Step, Tensor
 from kd_keras.errors import check_choice, check_number
-from kd_keras.methods.base import Method, MethodOptions
+from kd_keras.methods.base import Specs, TapPairMethod, TapPairOptions
+from kd_keras.methods.labels import (
+    check_same_classes,
+    check_same_positions,
+    match_units,
+    name_heads,
+    refuse_binary,
+)
 from kd_keras.primitives import softened_kl
 
 
@@ -145,7 +152,7 @@ def logits_loss(student: Tensor, teacher: Tensor, *, form: str = "mse", temperat
 
 
 @keras.saving.register_keras_serializable("kd_keras")
-class Logits(Method):
+class Logits(TapPairMethod):
     """The student's logits follow the teacher's, by one of the plain losses.
 
     Ba and Caruana train with the mean square alone (`hard_weight=0`). The default weight of 1 is not published for any
@@ -154,7 +161,8 @@ class Logits(Method):
     Args:
         form: "mse", "soft_cross_entropy", "reverse_kl" or "jensen_shannon".
         temperature: T > 0; without effect on "mse".
-        **options: `weight` and `name`, as for every `Method`.
+        **options: `student_tap` and `teacher_tap`, by default "logits"; another output of the network or a layer's path
+            names the logits of another head, summed over several. `weight` and `name`, as for every `Method`.
 
     >>> Logits(form="reverse_kl").form
     'reverse_kl'
@@ -168,10 +176,19 @@ class Logits(Method):
         """Whether the form compares each logit by itself."""
         return self.form == "mse"
 
-    def __init__(self, *, form: str = "mse", temperature: float = 1.0, **options: Unpack[MethodOptions]):
-        super().__init__(**options)
+    def __init__(self, *, form: str = "mse", temperature: float = 1.0, **options: Unpack[TapPairOptions]):
+        super().__init__(**name_heads(options))
         self.form = check_choice("Logits", "form", form, FORMS)
         self.temperature = check_number("Logits", "temperature", temperature, above=0)
 
+    def bind(self, student: Specs, teacher: Specs) -> None:
+        super().bind(student, teacher)
+        for pair in self.pairs(student, teacher):
+            check_same_positions(self.name, *pair)
+            if check_same_classes(*pair) and not self.supports_binary:
+                raise ValueError(refuse_binary(self.name, *pair))
+
     def call(self, student: Outputs, teacher: Outputs, batch: Batch, step: Step) -> Tensor:
-        return logits_loss(student["logits"], teacher["logits"], form=self.form, temperature=self.temperature)
+        pairs = zip(*self.tensors(student, teacher), strict=True)
+        options = {"form": self.form, "temperature": self.temperature}
+        return sum(logits_loss(z, match_units(z_t, z), **options) for z, z_t in pairs)

@@ -7,7 +7,7 @@ from keras import ops
 from typing_extensions import Unpack
 
 from kd_keras.contracts import Batch, Outputs, Step, Tensor
-from kd_keras.errors import check_number, explain_mismatch
+from kd_keras.errors import check_number, explain_mismatch, shorten
 from kd_keras.methods.base import Method, MethodOptions, Specs, Taps
 from kd_keras.methods.schedules import weight_at
 from kd_keras.primitives import softened_kl
@@ -131,7 +131,7 @@ class LSKD(Method):
 
 def _check_host(host: Method) -> None:
     if not isinstance(host, Method):
-        raise TypeError(explain_mismatch("LSKD(host=...) to be a method such as kd_keras.methods.DKD()", repr(host)))
+        raise TypeError(explain_mismatch("LSKD(host=...) to be a method such as kd_keras.methods.DKD()", shorten(host)))
     if host.taps != Taps():
         received = f"{host.name!r}, which taps {host.taps.student} and {host.taps.teacher}"
         raise ValueError(explain_mismatch("LSKD(host=...) to tap logits alone", received, "pass DKD(), for example"))

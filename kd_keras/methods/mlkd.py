@@ -9,7 +9,7 @@ from keras import ops
 from typing_extensions import Unpack
 
 from kd_keras.contracts import Batch, Outputs, Step, Tensor
-from kd_keras.errors import check_number
+from kd_keras.errors import check_number, shorten
 from kd_keras.methods.base import Method, MethodOptions
 from kd_keras.primitives import softened_kl
 
@@ -110,7 +110,7 @@ class MLKD(Method):
     ):
         super().__init__(**options)
         if not isinstance(temperatures, Sequence) or isinstance(temperatures, str) or not temperatures:
-            received = repr(temperatures)
+            received = shorten(temperatures)
             raise ValueError(
                 f"MLKD(temperatures=...) must be one or more numbers, as in (4.0,), but received {received}."
             )

@@ -10,7 +10,7 @@ import keras
 from keras import ops
 
 from kd_keras.contracts import Step, Tensor
-from kd_keras.errors import check_number, check_whole_number, explain_mismatch
+from kd_keras.errors import check_number, check_whole_number, explain_mismatch, shorten
 
 Weight: TypeAlias = (
     float | Mapping[int, float] | keras.optimizers.schedules.LearningRateSchedule | Callable[[Step], Tensor]
@@ -37,7 +37,7 @@ class ByEpoch:
         self.values = sorted((check_whole_number("weight", "epoch", epoch, 0), float(value)) for epoch, value in pairs)
         if not self.values or self.values[0][0] != 0:
             raise ValueError(
-                explain_mismatch("weights by epoch that start at epoch 0", repr(values), "write {0: 1.0, ...}")
+                explain_mismatch("weights by epoch that start at epoch 0", shorten(values), "write {0: 1.0, ...}")
             )
 
     def __call__(self, step: Step) -> Tensor:

@@ -16,6 +16,7 @@ from kd_keras.errors import check_integer, explain_mismatch
 from kd_keras.methods.adapters import describe_pair
 from kd_keras.methods.base import Method, MethodOptions, Specs, Taps
 from kd_keras.networks.graph import Graph, Renamed, is_walkable
+from kd_keras.networks.layouts import contains_channels_first
 from kd_keras.networks.stages import StagedGraph
 from kd_keras.primitives import average_pool_to, mean_square, pooled_to_common_size
 
@@ -155,6 +156,10 @@ def _walk(model: keras.Model, role: str) -> StagedGraph:
         expected = f"a {role} that is a graph of layers, for SimKD"
         received = f"{model.name!r}, a {type(model).__name__}"
         raise ValueError(explain_mismatch(expected, received, "write it with the Functional interface of Keras"))
+    if contains_channels_first(model):
+        expected = f"a {role} in channels_last, for SimKD"
+        advice = "convert it, or use another method on maps, which transposes them"
+        raise ValueError(explain_mismatch(expected, f"{model.name!r}, in channels_first", advice))
     return StagedGraph(model)
 
 

@@ -106,8 +106,7 @@ class Graph:
         self.edges: list[Edge] = []
         graph = functional(model)
         fresh = {id(t): keras.Input(batch_shape=t.shape, dtype=t.dtype, name=t.name) for t in graph.inputs}
-        structure = graph.input if graph is model else graph.inputs  # a Sequential takes its only input without a list
-        self.inputs = tree.map_structure(lambda t: fresh[id(t)], structure)
+        self.inputs = tree.map_structure(lambda t: fresh[id(t)], graph.input)
         self._named: dict[str, Operation] = {}
         self._split: dict[int, tuple[layers.Layer, layers.Layer]] = {}
         output = self._replay(graph, [fresh[id(t)] for t in graph.inputs], "")

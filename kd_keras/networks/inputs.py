@@ -1,11 +1,17 @@
-"""The images that a network reads: the shape of its input, and how images are resized to it."""
+"""The images that a network reads: its inputs by name, the shape of its input, and how images are resized to it."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
 from typing import Any
 
 import keras
-from keras import ops
+from keras import ops, tree
+
+from kd_keras.errors import explain_mismatch, shorten
+from kd_keras.networks.graph import functional, is_walkable
+from kd_keras.networks.layouts import reads_channels_first
 
 
 def find_input_shape(network: keras.Model) -> tuple | None:
@@ -18,12 +24,91 @@ def find_input_shape(network: keras.Model) -> tuple | None:
     return shape if isinstance(shape, tuple) and not isinstance(shape[0], tuple) else None
 
 
+def select_inputs(network: keras.Model, inputs: Any) -> Any:
+    """The inputs of a network out of a dictionary that may have further ones.
+
+    Args:
+        network: the network that reads them.
+        inputs: a dictionary of tensors by the names of the inputs; as many tensors as the network reads in any other
+            structure are returned unchanged.
+
+    Returns:
+        The tensors in the structure in which the network takes its inputs. A subclassed model, whose inputs have no
+        names, gets everything.
+
+    Raises:
+        ValueError: if an input of the network is not in the dictionary, or if the number of tensors is another one.
+
+    >>> network = keras.Sequential([keras.Input((4,), name="rgb"), keras.layers.Dense(3)])
+    >>> select_inputs(network, {"depth": "depth", "rgb": "colors"})
+    'colors'
+    """
+    if not is_walkable(network):
+        return inputs
+    structure = functional(network).input
+    if isinstance(structure, (list, tuple)) and len(structure) == 1:
+        structure = structure[0]
+    if isinstance(structure, Mapping):
+        names: Any = {key: key for key in structure}
+    else:
+        names = tree.map_structure(lambda t: t.name, structure)
+    expected = f"the inputs {', '.join(map(repr, tree.flatten(names)))} of network {network.name!r}"
+    if not isinstance(inputs, Mapping):
+        count = len(tree.flatten(inputs))
+        if count != len(tree.flatten(names)):
+            advice = "pass a dictionary of tensors by the names of the inputs, or as many tensors as the network reads"
+            raise ValueError(explain_mismatch(expected, f"{count} tensor{'s' * (count != 1)}", advice))
+        return inputs
+    if all(name in inputs for name in tree.flatten(names)):
+        return tree.map_structure(lambda name: inputs[name], names)
+    if len(inputs) == 1 and not tree.is_nested(names):
+        return next(iter(inputs.values()))
+    received = f"a dictionary with the keys {shorten(sorted(inputs))}"
+    advice = "name the inputs with keras.Input(shape, name=...) as in the data, or map the data to (images, labels)"
+    raise ValueError(explain_mismatch(expected, received, advice))
+
+
+def check_same_images(student: keras.Model, teacher: keras.Model) -> None:
+    """Checks that a teacher can read the student's images; logs if it would see them enlarged.
+
+    Raises:
+        ValueError: if the ranks or the channels of the images differ.
+    """
+    shape, teacher_shape = find_input_shape(student), find_input_shape(teacher)
+    if shape is None or teacher_shape is None:
+        return
+    channels, sizes = _split_shape(student, shape)
+    teacher_channels, teacher_sizes = _split_shape(teacher, teacher_shape)
+    if len(shape) != len(teacher_shape) or channels != teacher_channels:
+        raise ValueError(
+            f"Teacher and student must read the same kind of image, but teacher {teacher.name!r} reads {teacher_shape} "
+            f"and the student reads {shape}. Pass Teacher(preprocess=...) with a function from the student's images to "
+            "the teacher's."
+        )
+    if len(shape) == 4 and None not in sizes + teacher_sizes and max(sizes) < max(teacher_sizes):
+        logging.getLogger("kd_keras").warning(
+            "Teacher %r reads images of %s and the student of %s: the teacher sees the student's images enlarged, and "
+            "is less accurate on them. To give both their own size, train on images of the teacher's size, with "
+            "keras.layers.Resizing as the student's first layer.",
+            teacher.name,
+            "x".join(map(str, teacher_sizes)),
+            "x".join(map(str, sizes)),
+        )
+
+
+def _split_shape(network: keras.Model, shape: tuple) -> tuple[tuple, tuple]:
+    """The number of channels with whether they are the first axis, and the other sizes of an image."""
+    is_first = len(shape) == 4 and reads_channels_first(network)
+    return (shape[1 if is_first else -1], is_first), shape[2:] if is_first else shape[1:-1]
+
+
 def resize_to_input(network: keras.Model, images: Any) -> Any:
     """Resizes images to the fixed input size of a network, bilinearly, with antialiasing if they shrink.
 
     Args:
         network: the network that reads the images.
-        images: `(B, H, W, C)`; any other input is returned unchanged.
+        images: `(B, H, W, C)`, or `(B, C, H, W)` for a network in channels_first; any other input is returned
+            unchanged.
 
     Returns:
         `(B, H', W', C)`, or `images` if they have the right size or the network reads any size.
@@ -33,14 +118,19 @@ def resize_to_input(network: keras.Model, images: Any) -> Any:
     TensorShape([2, 8, 8, 3])
     """
     shape = find_input_shape(network)
-    if shape is None or len(shape) != 4 or None in shape[1:3] or tuple(images.shape[1:3]) == shape[1:3]:
+    if shape is None or not hasattr(images, "shape") or not len(shape) == len(images.shape) == 4:
         return images
-    shrinks = any(size > target for size, target in zip(images.shape[1:3], shape[1:3], strict=True))
-    return ops.image.resize(images, shape[1:3], interpolation="bilinear", antialias=shrinks)
+    data_format = "channels_first" if reads_channels_first(network) else "channels_last"
+    (_, sizes), (_, targets) = (_split_shape(network, tuple(part)) for part in (images.shape, shape))
+    if None in targets or sizes == targets:
+        return images
+    # Images of unknown size may shrink; antialiasing has no effect on those that grow.
+    shrinks = any(size is None or size > target for size, target in zip(sizes, targets, strict=True))
+    return ops.image.resize(images, targets, interpolation="bilinear", antialias=shrinks, data_format=data_format)
 
 
 def reads_smaller_images(network: keras.Model, image_shape: tuple | None) -> bool:
-    """Whether images `(B, H, W, C)` of a shape must shrink before a network can read them.
+    """Whether images `(B, H, W, C)` of a shape must or may have to shrink before a network can read them.
 
     >>> network = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten()])
     >>> reads_smaller_images(network, (None, 16, 16, 3)), reads_smaller_images(network, (None, 4, 4, 3))
@@ -49,4 +139,5 @@ def reads_smaller_images(network: keras.Model, image_shape: tuple | None) -> boo
     shape = find_input_shape(network)
     if shape is None or image_shape is None or not len(shape) == len(image_shape) == 4:
         return False
-    return any(target and target < (size or 0) for target, size in zip(shape[1:3], image_shape[1:3], strict=True))
+    pairs = zip(_split_shape(network, image_shape)[1], _split_shape(network, shape)[1], strict=True)
+    return any(target and (size is None or target < size) for size, target in pairs)

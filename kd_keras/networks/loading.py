@@ -72,7 +72,7 @@ def load_weights(model: keras.Model, path: str | os.PathLike) -> Loaded:
     for name, number, layer in _walk_layers(model, "", ""):
         layers[name], numbered[name] = layer, number
     with open_layers(Path(path)) as stored:
-        sources = _match_all(numbered, stored)
+        sources = _match_all(numbered, stored, layers)
         report = Loaded([], {}, [name for name in layers if sources[name] is None], [])
         report.skipped.extend(name for name in stored if name not in sources.values())
         for name, source in sources.items():
@@ -183,19 +183,35 @@ def _walk_layers(layer: keras.layers.Layer, path: str, numbered: str) -> Iterato
         yield from _walk_layers(inner, below, numbered_below)
 
 
-def _match_all(numbered: Mapping[str, str], stored: Mapping[str, StoredLayer]) -> dict[str, str | None]:
+def _match_all(
+    numbered: Mapping[str, str], stored: Mapping[str, StoredLayer], layers: Mapping[str, keras.layers.Layer]
+) -> dict[str, str | None]:
     """The path of the source in the file, or `None`, by the path of each layer of the model.
+
+    Names by Keras may agree by chance. Of the match by names and the match by names numbered from 0, the right one is
+    that by which the shapes of more layers agree.
 
     Args:
         numbered: the path with names numbered from 0, by the path of each layer of the model.
         stored: the layers of the file.
+        layers: the layers of the model.
     """
-    if stored.keys() <= numbered.keys() or numbered.keys() <= stored.keys():
-        return {name: _match(name, stored, numbered) for name in numbered}
+    by_name = {name: _match(name, stored, numbered) for name in numbered}
     in_the_file = {layer.numbered: name for name, layer in stored.items()}
     in_the_model = {number: name for name, number in numbered.items()}
     matches = {name: _match(number, in_the_file, in_the_model) for number, name in in_the_model.items()}
-    return {name: None if source is None else in_the_file[source] for name, source in matches.items()}
+    by_number = {name: None if source is None else in_the_file[source] for name, source in matches.items()}
+    is_by_name = stored.keys() <= numbered.keys() or numbered.keys() <= stored.keys()
+    choices = [by_name, by_number] if is_by_name else [by_number, by_name]
+    return max(choices, key=lambda choice: _count_fitting(layers, stored, choice))
+
+
+def _count_fitting(
+    layers: Mapping[str, keras.layers.Layer], stored: Mapping[str, StoredLayer], matching: Mapping[str, str | None]
+) -> int:
+    """How many layers have the shapes of their sources."""
+    pairs = [(layers[name], stored[source]) for name, source in matching.items() if source is not None]
+    return sum(not _difference(layer, source.variables) for layer, source in pairs)
 
 
 def _match(name: str, stored: Mapping[str, Any], layers: Mapping[str, Any]) -> str | None:

@@ -2,7 +2,8 @@
 
 * The logits are what comes before a final softmax or sigmoid.
 * The classifier is the last layer with a kernel on the way to the logits.
-* The embedding is what the classifier reads, before dropout, averaged over height and width.
+* The embedding is what the classifier reads, before dropout, averaged over height and width; of a network without a
+  classifier, its output.
 * The stages are the last maps of each resolution that every path from input to logits passes.
 """
 
@@ -15,13 +16,14 @@ import numpy as np
 from keras import layers, tree
 
 from kd_keras.contracts import Tensor
-from kd_keras.errors import explain_mismatch
+from kd_keras.errors import explain_mismatch, shorten
+from kd_keras.networks.features import has_kernel, is_pooling, returns_features
 from kd_keras.networks.graph import Edge, Graph, Operation
 from kd_keras.networks.heads import Head, find_head
+from kd_keras.networks.layouts import find_channels_first
 
 ACTIVATIONS = (layers.Activation, layers.ReLU, layers.LeakyReLU, layers.PReLU, layers.ELU, layers.Softmax)
 ACTIVATION_NAMES = {name.replace("_", "") for name in dir(keras.activations) if name.islower()}
-POOLINGS = (layers.GlobalAveragePooling2D, layers.GlobalMaxPooling2D, layers.Flatten)
 PADDINGS = (layers.ZeroPadding2D, layers.Cropping2D)
 DROPOUTS = (layers.Dropout, layers.SpatialDropout2D, layers.GaussianDropout, layers.GaussianNoise)
 
@@ -36,6 +38,8 @@ class StagedGraph(Graph):
     (['one', 'two'], 'pool')
     """
 
+    _channels_first: set[int] | None = None  # the ids of tensors, found when they are first needed
+
     def logits(self) -> Tensor:
         """What comes before a final softmax or sigmoid, in the shape of the output, `(B, K)`.
 
@@ -43,7 +47,11 @@ class StagedGraph(Graph):
             ValueError: if the model has several outputs and none is called "logits", or if the softmax or sigmoid
                 cannot be taken off.
         """
-        head = self.head()
+        return self.logits_of(self.output_of_logits())
+
+    def logits_of(self, output: Tensor) -> Tensor:
+        """What comes before a final softmax or sigmoid of one output, in the shape of that output."""
+        head = find_head(self, output)
         if head.problem:
             raise self.missing_tap("logits", head.problem)
         logits = head.logits
@@ -53,28 +61,43 @@ class StagedGraph(Graph):
         return logits
 
     def head(self) -> Head:
-        """The logits and the activation behind the output.
+        """The logits and the activation behind the output."""
+        return find_head(self, self.output_of_logits())
+
+    def output_of_logits(self) -> Tensor:
+        """The output whose logits are the network's: its only one, or the one called "logits".
 
         Raises:
             ValueError: if the model has several outputs and none is called "logits".
         """
-        output = self.output.get("logits") if isinstance(self.output, Mapping) else self.output
+        output = self.output
+        if isinstance(output, Mapping):
+            output = next(iter(output.values())) if len(output) == 1 else output.get("logits")
         if output is None or tree.is_nested(output):
             raise self.missing_tap("logits", 'it has several outputs. Return a dictionary with the key "logits"')
-        return find_head(self, output)
+        return output
 
     def embedding(self) -> Tensor:
         """What the classifier reads, `(B, D)`, before dropout and averaged over height and width.
 
+        Of a network without a classifier, such as a backbone, it is the network's output.
+
         Raises:
-            ValueError: if no single layer computes the logits.
+            ValueError: if no single layer computes the logits, or if a network without a classifier returns tokens.
         """
-        tensor = self.classifier().sources[0]
+        if self._returns_features():
+            tensor = self.logits()
+            if len(tensor.shape) == 3:
+                advice = "it returns tokens, without a classifier that reads a vector. Add GlobalAveragePooling1D() "
+                raise self.missing_tap("embedding", f"{advice}or [:, 0] of a class token, or pass the path of a layer")
+        else:
+            tensor = self.classifier().sources[0]
         while (edge := self.producer(tensor)) and isinstance(edge.operation, DROPOUTS):
             tensor = edge.sources[0]
         if len(tensor.shape) != 4:
             return tensor
-        return self.derive(tensor, lambda maps: keras.ops.mean(maps, axis=(1, 2)), "mean")
+        axes = (2, 3) if self.is_channels_first(tensor) else (1, 2)
+        return self.derive(tensor, lambda maps: keras.ops.mean(maps, axis=axes), "mean")
 
     def stages(self) -> list[Tensor]:
         """The last map `(B, H, W, C)` of each resolution that every path to the logits passes, largest first.
@@ -89,12 +112,13 @@ class StagedGraph(Graph):
             edge = self.producer(tensor)
             if edge is None or id(tensor) not in learned or isinstance(edge.operation, PADDINGS):
                 continue
-            if _is_rearranged(edge) and tuple(tensor.shape[1:3]) not in stages:  # for example inside a channel shuffle
+            size = tuple(tensor.shape[2:4] if self.is_channels_first(tensor) else tensor.shape[1:3])
+            if _is_rearranged(edge) and size not in stages:  # for example inside a channel shuffle
                 continue
-            if edge is classifier or _is_pooling(edge.operation):
+            if edge is classifier or is_pooling(edge.operation):
                 break
             if len(tensor.shape) == 4:
-                stages[tuple(tensor.shape[1:3])] = tensor
+                stages[size] = tensor
         if not stages:
             raise self.missing_tap("stages", "no map is on every path from input to logits. Pass the paths of layers")
         if any(None in size for size in stages):
@@ -105,9 +129,21 @@ class StagedGraph(Graph):
         """The ids of the tensors that depend on a layer with a kernel; all others are forms of the input image."""
         learned: set[int] = set()
         for edge in self.calls:
-            if _has_kernel(edge.operation) or any(id(source) in learned for source in edge.sources):
+            if has_kernel(edge.operation) or any(id(source) in learned for source in edge.sources):
                 learned.update(map(id, edge.results))
         return learned
+
+    def is_channels_first(self, tensor: Tensor) -> bool:
+        """Whether axis 1 of a tensor is its channels, as in maps `(B, C, H, W)`."""
+        if self._channels_first is None:
+            self._channels_first = find_channels_first(self.calls)
+        return id(tensor) in self._channels_first
+
+    def channels_last(self, tensor: Tensor) -> Tensor:
+        """A tensor of the graph with its channels at the end."""
+        if not self.is_channels_first(tensor):
+            return tensor
+        return self.derive(tensor, lambda maps: keras.ops.moveaxis(maps, 1, -1), "channels_last")
 
     def before_activation(self, tensor: Tensor) -> Tensor:
         """The input of an activation if the tensor is its output; else the tensor itself."""
@@ -115,12 +151,20 @@ class StagedGraph(Graph):
         return edge.sources[0] if edge and _is_activation(edge.operation) else tensor
 
     def find_classifier(self) -> Edge | None:
-        """The last layer with a kernel on the way to the logits, or `None` if several ways lead there."""
+        """The last layer with a kernel on the way to the logits, or `None` if there is none or several."""
         sinks = self._sinks()
-        edge = self.producer(sinks[0]) if len(sinks) == 1 else None
-        while edge is not None and not _has_kernel(edge.operation):
+        if len(sinks) > 1 or self._returns_features():
+            return None
+        edge = self.producer(sinks[0])
+        while edge is not None and not has_kernel(edge.operation):
             edge = self.producer(edge.sources[0]) if len(edge.sources) == 1 else None
         return edge
+
+    def _returns_features(self) -> bool:
+        if isinstance(self.output, Mapping) and "logits" in self.output:
+            return False
+        sinks = self._sinks()
+        return len(sinks) == 1 and returns_features(self, sinks[0])
 
     def classifier(self) -> Edge:
         """The last layer with a kernel on the way to the logits.
@@ -167,7 +211,7 @@ class StagedGraph(Graph):
             received = f"{self.spec(tensor).layer!r} of {self.model.name!r}"
             advice = 'use the tap "stages:pre" of a network with a BatchNormalization before each activation'
             raise ValueError(explain_mismatch("a map that comes from a BatchNormalization", received, advice))
-        layer, width = edge.original, tensor.shape[-1]
+        layer, width = edge.original, edge.original.moving_mean.shape
         scale = np.ones(width) if layer.gamma is None else layer.gamma
         offset = np.zeros(width) if layer.beta is None else layer.beta
         return np.array(scale, "float32"), np.array(offset, "float32")
@@ -175,7 +219,7 @@ class StagedGraph(Graph):
     def missing_tap(self, name: str, advice: str) -> ValueError:
         """The error for a tap that the network does not have."""
         end = "" if advice[-1] in ".?!" else "."
-        return ValueError(f"Network {self.model.name!r} has no tap {name!r}: {advice}{end}")
+        return ValueError(f"Network {self.model.name!r} has no tap {shorten(name)}: {advice}{end}")
 
     def _depths(self) -> dict[int, int]:
         """The number of operations on the longest path to each tensor, by the tensor's id."""
@@ -187,7 +231,7 @@ class StagedGraph(Graph):
 
     def _sinks(self) -> list[Tensor]:
         """The ends of all paths: the logits, or all outputs of a model that has several and none called "logits"."""
-        has_logits = isinstance(self.output, Mapping) and "logits" in self.output
+        has_logits = isinstance(self.output, Mapping) and ("logits" in self.output or len(self.output) == 1)
         return tree.flatten(self.output) if tree.is_nested(self.output) and not has_logits else [self.head().logits]
 
     def _dominators(self) -> list[Tensor]:
@@ -218,14 +262,6 @@ def _is_activation(operation: Operation) -> bool:
     return isinstance(operation, ACTIVATIONS) or type(operation).__name__.lower() in ACTIVATION_NAMES
 
 
-def _is_pooling(operation: Operation) -> bool:
-    return isinstance(operation, POOLINGS) or type(operation).__name__ in ("Mean", "Max")
-
-
 def _is_rearranged(edge: Edge) -> bool:
     """Whether the call only reshapes or transposes a map."""
     return type(edge.operation).__name__ in ("Reshape", "Permute", "Transpose") and len(edge.sources[0].shape) == 4
-
-
-def _has_kernel(operation: Operation) -> bool:
-    return any(len(variable.shape) > 1 for variable in getattr(operation, "weights", ()))

@@ -3,19 +3,23 @@
 A tap is named by what it reads:
 
 * `"logits"` is what comes before a final softmax or sigmoid;
+* `"logits:other"` is the same for the output or the layer called "other";
 * `"embedding"` is what the layer that computes the logits reads, before dropout, averaged over height and width;
 * `"stages"` are the last maps of each resolution that every path from input to logits passes;
 * `"stages:pre"` are the maps before their activation if they end in one, else the same maps;
 * `"stages[1]"` and `"stages:pre[1]"` are one of these, counted from 0, or from the end if negative;
 * any other name is a layer's path, `"backbone/conv4_block6_out"`; with `*` or `?` in it, a list of all that match.
 
+Maps of a network in channels_first are transposed to `(B, H, W, C)`.
+
 A subclassed model has no graph that can be replayed. The tensor that it returns is its logits; if it returns a
-dictionary, the entries are its taps and "logits" is its output.
+dictionary, the entries are its taps and "logits" is its output. A single output of any name is the logits.
 """
 
 from __future__ import annotations
 
 import fnmatch
+import inspect
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -25,8 +29,11 @@ import numpy as np
 from keras import tree
 
 from kd_keras.contracts import Outputs, TapSpec, Tensor
-from kd_keras.errors import explain_mismatch, suggest
+from kd_keras.errors import explain_mismatch, shorten, suggest
 from kd_keras.networks.graph import is_walkable
+from kd_keras.networks.heads import find_head
+from kd_keras.networks.inputs import select_inputs
+from kd_keras.networks.layouts import contains_channels_first
 from kd_keras.networks.specs import Specs
 from kd_keras.networks.stages import StagedGraph
 
@@ -80,28 +87,33 @@ class Tapped:
         self._replayed: keras.Model | None = None
         if is_walkable(model):
             graph = StagedGraph(model)
-            taps = {name: find_tap(graph, name) for name in self._wanted}
+            found = {name: find_tap(graph, name) for name in self._wanted}
+            taps = {name: tree.map_structure(graph.channels_last, tap) for name, tap in found.items()}
             own_output = {"output": graph.output} if output or not taps else {}
             self._replayed = keras.Model(graph.inputs, {**own_output, "taps": taps})
             specs = {name: tree.map_structure(graph.spec, tap) for name, tap in taps.items()}
-            if "logits" in specs:
-                specs["logits"] = specs["logits"]._replace(activation=graph.head().activation)
+            for name in specs:
+                if name.partition(":")[0] == "logits":
+                    head = find_head(graph, _output_of_head(graph, name))
+                    specs[name] = specs[name]._replace(activation=head.activation)
             self.specs = Specs(specs, GraphConstants(graph))
         else:
-            self.specs = Specs({name: _declared_spec(model, name) for name in self._wanted})
+            declared = _declared_taps(model, self._wanted, trains=output)
+            self.specs = Specs({name: _declared_spec(model, declared, name) for name in self._wanted})
 
     def __call__(self, inputs: Any, training: bool) -> tuple[Any, Outputs]:
         """The model's output and its taps.
 
         Args:
-            inputs: what the model reads.
+            inputs: what the model reads; of a dictionary, the model gets the entries with the names of its inputs.
             training: whether layers run in training, such as dropout and BatchNorm.
         """
+        inputs = select_inputs(self.model, inputs)
         if self._replayed is not None:
             outputs = self._replayed(inputs, training=training)
             return outputs.get("output"), Outputs(outputs["taps"])
         output = self.model(inputs, training=training)
-        taps = output if isinstance(output, Mapping) else {"logits": output}
+        taps = _as_taps(output)
         return taps.get("logits", output), Outputs({name: taps[name] for name in self._wanted})
 
 
@@ -122,8 +134,8 @@ def find_tap(graph: StagedGraph, name: str) -> Tensor | list[Tensor]:
             raise graph.missing_tap(name, f"it has {len(stages)} stages, numbered from 0")
         return stages[number]
     named_outputs = graph.output if isinstance(graph.output, Mapping) else {}
-    if name == "logits":
-        return graph.logits()
+    if name.partition(":")[0] == "logits":
+        return graph.logits_of(_output_of_head(graph, name))
     if name in named_outputs:
         return named_outputs[name]
     if name == "embedding":
@@ -137,6 +149,16 @@ def find_tap(graph: StagedGraph, name: str) -> Tensor | list[Tensor]:
         if paths:
             return [_layer_output(graph, path) for path in paths]
     return _layer_output(graph, name)
+
+
+def _output_of_head(graph: StagedGraph, name: str) -> Tensor:
+    """The output of a head: of "logits", or of "logits:other" by the name of its output or of its last layer."""
+    if name == "logits":
+        return graph.output_of_logits()
+    output = find_tap(graph, name.removeprefix("logits:"))
+    if isinstance(output, list):
+        raise graph.missing_tap(name, "it names several tensors. Name one output or layer")
+    return output
 
 
 def _layer_output(graph: StagedGraph, path: str) -> Tensor:
@@ -159,8 +181,23 @@ def _suggest_layer(path: str, choices: list[str]) -> str:
     return advice if advice.startswith("did you") else "list its layers with model.summary(expand_nested=True)"
 
 
-def _declared_spec(model: keras.Model, name: str) -> TapSpec | list[TapSpec]:
-    """The specification of a tap that a subclassed model returns."""
+def _as_taps(output: Any) -> Mapping[str, Any]:
+    """What a subclassed model returns, as taps by name."""
+    if isinstance(output, (list, tuple)) and len(output) == 1:
+        output = output[0]
+    if not isinstance(output, Mapping):
+        return {"logits": output}
+    return {"logits": next(iter(output.values())), **output} if len(output) == 1 else output
+
+
+def _declared_taps(model: keras.Model, wanted: list[str], trains: bool) -> Mapping[str, Any]:
+    """What a subclassed model returns, as symbolic tensors by the name of the tap.
+
+    Args:
+        model: the model.
+        wanted: the names of the taps, for the error message.
+        trains: whether the model must return the same taps in training.
+    """
     if not model.built:
         received = f"{model.name!r}, which is unbuilt"
         raise ValueError(explain_mismatch("a built model", received, "call it on one batch first"))
@@ -169,11 +206,32 @@ def _declared_spec(model: keras.Model, name: str) -> TapSpec | list[TapSpec]:
         received = f"{model.name!r}, built on {shape}"
         advice = "use a Functional model, or one whose call takes a single tensor"
         raise ValueError(explain_mismatch("a subclassed model with one input tensor", received, advice))
-    outputs = model.compute_output_spec(keras.KerasTensor((None, *shape[1:]), dtype=model.compute_dtype))
-    taps = outputs if isinstance(outputs, Mapping) else {"logits": outputs}
+    image = keras.KerasTensor((None, *shape[1:]), dtype=model.compute_dtype)
+    takes_mode = trains and "training" in inspect.signature(model.call).parameters
+    for mode in ({"training": False}, {"training": True}) if takes_mode else ({},):
+        outputs = model.compute_output_spec(image, **mode)
+        taps = _as_taps(outputs)
+        if isinstance(taps.get("logits"), (list, tuple)):
+            expected = f"a tensor or a dictionary from the subclassed model {model.name!r}"
+            received = f"a {type(outputs).__name__} of {len(outputs)}" + " in training" * bool(mode.get("training"))
+            advice = (
+                f"return a dictionary of taps in training and in inference. Needed: {', '.join(wanted or ['logits'])}"
+            )
+            raise ValueError(explain_mismatch(expected, received, advice))
+    return taps
+
+
+def _declared_spec(model: keras.Model, taps: Mapping[str, Any], name: str) -> TapSpec | list[TapSpec]:
+    """The specification of a tap that a subclassed model returns."""
     if name not in taps:
         raise ValueError(
-            f"Network {model.name!r}, a subclassed model, has no tap {name!r}: it returns {', '.join(sorted(taps))}. "
+            f"Network {model.name!r}, a subclassed model, has no tap {shorten(name)}: it returns "
+            f"{', '.join(sorted(taps))}. "
             'Return a dictionary of taps from its call, "logits" among them.'
+        )
+    if any(len(tensor.shape) == 4 for tensor in tree.flatten(taps[name])) and contains_channels_first(model):
+        raise ValueError(
+            f"Expected maps (B, H, W, C) in the tap {name!r}, but network {model.name!r}, a subclassed model, has "
+            "layers in channels_first. Use a Functional model, whose maps are transposed, or layers in channels_last."
         )
     return tree.map_structure(lambda tensor: TapSpec(f"{model.name}[{name!r}]", tuple(tensor.shape)), taps[name])

@@ -6,6 +6,7 @@ import ast
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from kd_keras.errors import shorten
 from kd_keras.methods import Method
 from kd_keras.methods.schedules import Weight
 from kd_keras.runs.parsing import method_classes, parse_method
@@ -21,11 +22,13 @@ def make_methods(texts_or_methods: Sequence[str | Method], **known: Any) -> list
     """
     if isinstance(texts_or_methods, (str, Method)):
         example = repr(texts_or_methods) if isinstance(texts_or_methods, str) else "method"
-        raise TypeError(f"methods must be a list, but received {texts_or_methods!r}. Write methods=[{example}].")
+        raise TypeError(f"methods must be a list, but received {shorten(texts_or_methods)}. Write methods=[{example}].")
     methods = []
     for method in texts_or_methods:
         if not isinstance(method, (str, Method)):
-            raise TypeError(f"A method must be a Method such as methods.KD(), or its text, but received {method!r}.")
+            raise TypeError(
+                f"A method must be a Method such as methods.KD(), or its text, but received {shorten(method)}."
+            )
         methods.append(parse_method(method, **known) if isinstance(method, str) else method)
     return methods
 

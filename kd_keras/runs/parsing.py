@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from kd_keras import methods
-from kd_keras.errors import suggest
+from kd_keras.errors import shorten, suggest
 from kd_keras.methods import Method
 
 NORMALIZATIONS = ("fit", "unit", "symmetric")
@@ -55,7 +55,7 @@ def parse_call(text: str, nested: Callable[[str], Any] | None = None) -> tuple[s
         return name.strip(), {argument: value(node) for argument, node in arguments.items()}
     except SyntaxError as error:
         raise ValueError(
-            f"Expected name(argument=value, ...) with literal values, but received {text!r}. "
+            f"Expected name(argument=value, ...) with literal values, but received {shorten(text)}. "
             "Write for example kd(temperature=4, weight=0.9); put text in quotes: logits(form='mse')."
         ) from error
 
@@ -87,7 +87,7 @@ def parse_method(text: str, **known: Any) -> Method:
     for argument in arguments:
         if argument not in accepted:
             advice = suggest(argument, accepted)
-            raise ValueError(f"Method {name!r} takes {', '.join(accepted)}, but received {argument!r}: {advice}")
+            raise ValueError(f"Method {name!r} takes {', '.join(accepted)}, but received {shorten(argument)}: {advice}")
     return kind(**{key: value for key, value in known.items() if key in accepted} | arguments)
 
 
@@ -144,7 +144,7 @@ def parse_weight(text: str, name: str) -> float | dict[int, float]:
         return weight
     except (ValueError, SyntaxError) as error:
         raise ValueError(
-            f"{name} must be a number of at least 0, or {{epoch: number, ...}}, but received {text!r}."
+            f"{name} must be a number of at least 0, or {{epoch: number, ...}}, but received {shorten(text)}."
         ) from error
 
 
@@ -165,8 +165,10 @@ def parse_normalization(value: Any) -> str | tuple[tuple[float, ...], tuple[floa
     except (ValueError, TypeError, SyntaxError) as error:
         raise ValueError(
             f"normalization must be one of {', '.join(NORMALIZATIONS)}, or ((mean, ...), (standard deviation, ...)) in "
-            f"pixel units, but received {value!r}."
+            f"pixel units, but received {shorten(value)}."
         ) from error
     if len(pair[0]) != len(pair[1]) or not pair[0] or min(pair[1]) <= 0:
-        raise ValueError(f"normalization needs as many standard deviations above 0 as means, but received {value!r}.")
+        raise ValueError(
+            f"normalization needs as many standard deviations above 0 as means, but received {shorten(value)}."
+        )
     return pair

@@ -11,6 +11,7 @@ import keras
 import tensorflow as tf
 
 from kd_keras import models
+from kd_keras.errors import shorten
 from kd_keras.networks.backbone import freeze_backbone
 from kd_keras.networks.loading import load_weights, pixel_statistics
 from kd_keras.runs.images import Images
@@ -57,7 +58,7 @@ def build_network(
                 logger.info("%s has no normalization: %s normalizes as %s.", weights, name, images.normalization)
         model = models.build(name, images.shape, classes, **options)
     else:
-        raise TypeError(f"Expected a name, a path, a Run or a Keras model to train, but received {source!r}.")
+        raise TypeError(f"Expected a name, a path, a Run or a Keras model to train, but received {shorten(source)}.")
     if weights is not None:
         logger.info("%s: %s", os.fspath(weights), load_weights(model, weights))
     return model

@@ -12,6 +12,7 @@ import keras
 import tensorflow as tf
 
 from kd_keras.contracts import Tensor, as_batch
+from kd_keras.errors import shorten
 from kd_keras.evaluation import accuracy, predict
 from kd_keras.evaluation.images import order_classes
 from kd_keras.networks.freezing import PRECISIONS, frozen
@@ -59,7 +60,9 @@ class TeacherOptions:
             raise ValueError(f"combine must be one of {COMBINATIONS}, but received {self.combine!r}.")
         limits = self.teacher_range
         if limits is not None and not (len(limits) == 2 and limits[0] < limits[1]):
-            raise ValueError(f"teacher_range must be (lowest, highest) with lowest < highest, but received {limits!r}.")
+            raise ValueError(
+                f"teacher_range must be (lowest, highest) with lowest < highest, but received {shorten(limits)}."
+            )
 
     def settings(self) -> dict[str, Any]:
         """The values as a flagfile records them, by name of the flag."""
@@ -178,7 +181,7 @@ def as_list(source: TeacherSource) -> list[Trained]:
         if not isinstance(network, (str, os.PathLike, Run, keras.Model)):
             raise TypeError(
                 "A teacher must be a Run, a path, a Keras model, a Teacher, or a list of runs, paths and models, but "
-                f"received {network!r}."
+                f"received {shorten(network)}."
             )
     return networks
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+import os
 import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import keras
 
+from kd_keras.errors import shorten
 from kd_keras.methods.base import Method
 
 UNUSED = ("train_step", "test_step", "compute_metrics")
@@ -21,12 +24,21 @@ def check_parts(student: Any, methods: Sequence[Any]) -> None:
         ValueError: if a method already belongs to another Distiller.
     """
     if not isinstance(student, keras.Model):
-        raise TypeError(f"Distiller(student=...) must be a Keras model, but received a {type(student).__name__}.")
-    for method in methods:
+        is_path = isinstance(student, (str, os.PathLike))
+        advice = "Load the file with keras.saving.load_model(path)." if is_path else "Pass one built model."
+        received = f"{shorten(student)} ({type(student).__name__})"
+        raise TypeError(f"Distiller(student=...) must be a Keras model, but received {received}. {advice}")
+    expected = "Distiller(methods=...) must be a list of methods such as kd_keras.methods.KD(), but received"
+    if not isinstance(methods, (list, tuple)):
+        received = f"{shorten(methods)} ({type(methods).__name__})"
+        raise TypeError(f"{expected} {received}. Write methods=[...] with brackets, also for a single method.")
+    for number, method in enumerate(methods):
         if not isinstance(method, Method):
-            raise TypeError(
-                f"Distiller(methods=...) must be methods such as kd_keras.methods.KD(), but received {method!r}."
-            )
+            is_class = inspect.isclass(method) and issubclass(method, Method)
+            advice = f"{method.__name__}(), an object" if is_class else "an object of a class in kd_keras.methods"
+            raise TypeError(f"{expected} {shorten(method)} in the list. Pass {advice}.")
+        if any(method is earlier for earlier in methods[:number]):
+            raise ValueError(f"{expected} the method {method.name!r} twice. Make two of them.")
         if method.built:
             raise ValueError(
                 f"Method {method.name!r} must be new, but it already belongs to another Distiller. Make another "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -13,8 +13,9 @@ import numpy as np
 import tensorflow as tf
 from keras import ops, tree
 
-from kd_keras.contracts import Outputs, as_batch
+from kd_keras.contracts import Batch, Outputs, as_batch
 from kd_keras.methods.labels import class_indices
+from kd_keras.networks.layouts import contains_channels_first
 from kd_keras.networks.taps import Tapped
 from kd_keras.primitives import as_two_classes
 from kd_keras.training.output_check import OutputCheck
@@ -23,10 +24,10 @@ from kd_keras.training.output_check import OutputCheck
 class TeacherCheck(keras.callbacks.Callback):
     """Runs the teacher on a few batches before the first step of a `fit`, outside the training step.
 
-    It raises an error if the teacher's outputs are not finite. It warns if the teacher's accuracy is at chance level,
-    because nothing else would reveal an untrained teacher, and if the logits of teacher or student look like
-    probabilities. `Distiller.fit` adds one that reads the first 8 batches of
-    its data, unless it receives one. Each worker checks its own slices.
+    It raises an error if the teacher's outputs are not finite or a method rejects a batch. It warns if the teacher's
+    accuracy is at chance level, because nothing else would reveal an untrained teacher, and if the logits of teacher or
+    student look like probabilities. `Distiller.fit` adds one that reads the first 8 batches of its data, unless it
+    receives one. Each worker checks its own slices.
 
     Args:
         batches: batches in any form that `fit` takes: `x`, `(x,)`, `(x, y)`, or `(x, y, sample_weight)`.
@@ -40,6 +41,7 @@ class TeacherCheck(keras.callbacks.Callback):
         self.batches = batches
 
     def on_train_begin(self, logs: dict | None = None) -> None:
+        outputs_of = _runnable(self.model)
         labels, predictions, classes = [], [], 0
         spec = self.model.teacher.specs.get("logits")
         check = OutputCheck("teacher", spec)
@@ -47,7 +49,9 @@ class TeacherCheck(keras.callbacks.Callback):
             batch = as_batch(gather_local_rows(self.model.distribute_strategy, data))
             if not _is_finite(batch.inputs):
                 continue  # not a fault of the teacher: the guard skips such a batch or stops
-            outputs = self.model.teacher.outputs(batch)
+            for method in self.model.methods:
+                method.check_batch(batch)
+            outputs = outputs_of(batch)
             _check_finite(outputs, number)
             check.add(outputs)
             if number == 0:
@@ -119,6 +123,13 @@ def gather_local_rows(strategy: tf.distribute.Strategy, data: Any) -> Any:
 def _is_finite(structure: Any) -> bool:
     tensors = (tensor for tensor in tree.flatten(structure) if "float" in keras.backend.standardize_dtype(tensor.dtype))
     return all(bool(ops.all(ops.isfinite(tensor))) for tensor in tensors)
+
+
+def _runnable(distiller: keras.Model) -> Callable[[Batch], Outputs]:
+    """The teacher's outputs; through XLA for layers in channels_first, which TensorFlow's own kernels for CPUs lack."""
+    is_first = any(contains_channels_first(network) for network in getattr(distiller.teacher, "networks", ()))
+    outputs = distiller.teacher.outputs
+    return tf.function(outputs, jit_compile=True) if is_first and distiller.jit_compile else outputs
 
 
 def _check_finite(outputs: Outputs, number: int) -> None:

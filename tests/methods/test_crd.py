@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from kd_keras.contracts import Batch, Outputs, Step, TapSpec
 from kd_keras.methods import CRD, crd_in_batch_loss, crd_loss
+from kd_keras.training import TeacherCheck
 from tests.support import harness
 from tests.support.networks import examples, mirrored, same, values
 from tests.support.reference import Case, random, unit
@@ -213,10 +214,14 @@ def test_a_missing_index_or_one_beyond_the_memory_raises():
     distiller = harness.distiller(CRD, jit_compile=True)
     x, y = harness.batch(CRD)
     x = {**x, "kd_index": x["kd_index"] + 9}  # 40 is one too many
-    with pytest.raises(FloatingPointError, match="crd"):
+    with pytest.raises(ValueError, match=r"numbers from 0 to 39 for CRD\(examples=40\).*numbers from 9 to 40"):
         distiller.fit(x, y, verbose=0)
-    with pytest.raises(tf.errors.InvalidArgumentError, match=r"is not in \[0, 12\)|out of bounds|indices"):
-        bound()(*taps(), Batch(None, index=np.array([0, 1, 2, 12])), STEP)
+    before = [np.array(variable) for variable in distiller.methods[0].variables]
+    with pytest.raises(FloatingPointError, match=r"crd nan.*below CRD\(examples=\.\.\.\)"):  # in a later batch
+        distiller.fit(x, y, verbose=0, callbacks=[TeacherCheck([])])
+    assert all(np.array_equal(a, b) for a, b in zip(before, distiller.methods[0].variables, strict=True))
+    for number in (-1, 12):
+        assert np.isnan(bound()(*taps(), Batch(None, index=np.array([0, 1, 2, number])), STEP))
 
 
 @pytest.mark.parametrize(

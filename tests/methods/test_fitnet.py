@@ -60,7 +60,9 @@ def test_maps_without_a_common_shape_raise():
     with pytest.raises(ValueError, match=r"(?s)'s' \(None, 4, 4, 2\).*'t' \(None, 9, 9, 2\).*Tap stages"):
         bound((4, 4, 2), (9, 9, 2))
     with pytest.raises(ValueError, match="stage"):
-        bound((10,), (10,))
+        bound((10,), (4, 4, 2))
+    with pytest.raises(ValueError, match=r"tokens \(B, N, D\) of the same number"):
+        bound((16, 10), (17, 10))
 
 
 def test_the_adapter_trains_and_is_not_saved_with_the_student(tmp_path):

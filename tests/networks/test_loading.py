@@ -108,6 +108,21 @@ def test_names_that_keras_gave_are_matched_by_their_order(earlier, file, tmp_pat
     assert len(report.loaded) == 5 and not (report.mismatched or report.missing or report.skipped)
 
 
+def test_names_by_keras_that_agree_by_chance_are_not_followed(tmp_path):
+    def network(*widths):
+        return keras.Sequential([keras.Input((4,)), *(layers.Dense(width) for width in widths)])
+
+    keras.utils.clear_session()
+    layers.Dense(1)
+    saved = network(5, 6)  # dense_1, dense_2
+    saved.save_weights(tmp_path / "model.weights.h5")
+    keras.utils.clear_session()
+    longer = network(5, 6, 3)  # dense, dense_1, dense_2
+    report = load_weights(longer, tmp_path / "model.weights.h5")
+    assert (report.loaded, report.missing, report.mismatched) == (["dense", "dense_1"], ["dense_2"], {})
+    assert same(values(saved.variables), values(longer.variables)[:4])
+
+
 def test_names_of_the_user_that_look_like_those_of_keras_stay(tmp_path):
     inputs = keras.Input((4,))
     hidden = layers.Dense(4, name="dense_1")(inputs)

@@ -173,6 +173,28 @@ def test_a_subclassed_model_returns_its_taps():
         Tapped(model, ["embedding"])
 
 
+class Pair(keras.Model):
+    """Returns two heads, always or in training alone."""
+
+    def __init__(self, always):
+        super().__init__()
+        self.always, self.one, self.other = always, layers.Dense(CLASSES), layers.Dense(CLASSES)
+
+    def call(self, inputs, training=False):
+        heads = self.one(inputs), self.other(inputs)
+        return heads if training or self.always else heads[0]
+
+
+@pytest.mark.parametrize("always, received", [(True, "a tuple of 2"), (False, "a tuple of 2 in training")])
+def test_a_subclassed_model_that_returns_a_tuple_is_rejected(always, received):
+    model = Pair(always)
+    model(np.ones((2, 4), "float32"))
+    with pytest.raises(ValueError, match=f"received {received}. Return a dictionary of taps in training"):
+        Tapped(model, ["logits"])
+    if not always:  # as a teacher it runs in inference alone
+        assert Tapped(model, ["logits"], output=False).specs["logits"].shape == (None, CLASSES)
+
+
 def test_named_outputs_are_taps():
     body = convolutional()
     model = keras.Model(body.input, {"logits": body.output, "boxes": body.get_layer("pool").output})

@@ -1,0 +1,103 @@
+"""Networks that are not Keras models, as Keras models: single layers, loaded SavedModels, models of tf_keras."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from kd_keras.errors import explain_mismatch, shorten
+
+EXPECTED = "a built Keras model, or several, as teacher"
+
+
+def as_networks(networks: Any) -> list[keras.Model]:
+    """The networks of a teacher as a list of Keras models.
+
+    Args:
+        networks: a Keras model, a built layer, a `keras.layers.TFSMLayer`, what `tf.saved_model.load` returns, a model
+            of tf_keras, or a list of these.
+
+    Raises:
+        TypeError: if one is of another kind.
+        ValueError: if the shape of a layer's input is unknown.
+
+    >>> layer = keras.layers.Dense(3, name="classify")
+    >>> layer.build((None, 4))
+    >>> [network.input_shape for network in as_networks([layer])]
+    [(None, 4)]
+    """
+    return [_as_model(network) for network in (networks if isinstance(networks, (list, tuple)) else [networks])]
+
+
+class ForeignFunction(keras.layers.Layer):
+    """A function as a layer; Keras tracks none of its variables."""
+
+    def __init__(self, function: Callable[[Any], Any], name: str):
+        super().__init__(name=name, trainable=False)
+        self._functions = (lambda inputs: function(inputs),)
+
+    def call(self, inputs: Any) -> Any:
+        return self._functions[0](inputs)
+
+
+def _as_model(network: Any) -> keras.Model:
+    if isinstance(network, keras.Model):
+        return network
+    if isinstance(network, keras.layers.Layer):
+        return _model_of_layer(network, _shape_of_layer(network))
+    signatures = getattr(network, "signatures", None)
+    if signatures is not None and "serving_default" in signatures:
+        return _model_of_signature(signatures["serving_default"])
+    shape = getattr(network, "input_shape", None)
+    if callable(network) and isinstance(shape, tuple):  # a model of tf_keras, which is no class of Keras 3
+        layer = ForeignFunction(lambda inputs: network(inputs, training=False), getattr(network, "name", "teacher"))
+        return _model_of_layer(layer, shape)
+    raise TypeError(explain_mismatch(EXPECTED, f"{shorten(network)} ({type(network).__name__})", _advice(network)))
+
+
+def _advice(network: Any) -> str:
+    if isinstance(network, (str, os.PathLike)):
+        return "load a file with keras.saving.load_model(path), or a SavedModel with tf.saved_model.load(path)"
+    if callable(network):
+        return "wrap a function in keras.Sequential([keras.Input(shape), keras.layers.Lambda(function)])"
+    return "pass the model itself"
+
+
+def _model_of_layer(layer: keras.layers.Layer, shape: tuple) -> keras.Model:
+    model = keras.Sequential([keras.Input(batch_shape=shape), layer], name=f"{layer.name}_model")
+    if not model.built:
+        received = f"the layer {layer.name!r}, whose output shape Keras cannot infer"
+        raise ValueError(explain_mismatch(EXPECTED, received, "wrap it in a Functional model"))
+    return model
+
+
+def _model_of_signature(signature: Any) -> keras.Model:
+    """The model of a signature of a SavedModel that takes one tensor by name."""
+    inputs = signature.structured_input_signature[1]
+    if len(inputs) != 1:
+        received = f"a SavedModel with the inputs {shorten(sorted(inputs))}"
+        raise ValueError(explain_mismatch("a SavedModel with one input as teacher", received, "export one with one"))
+    ((name, spec),) = inputs.items()
+    return _model_of_layer(
+        ForeignFunction(lambda images: signature(**{name: images}), "saved_model"), tuple(spec.shape)
+    )
+
+
+def _shape_of_layer(layer: keras.layers.Layer) -> tuple:
+    """The shape of a layer's input with the batch dimension."""
+    endpoint = getattr(layer, "call_endpoint_fn", None)  # of a TFSMLayer
+    if endpoint is not None:
+        function = getattr(endpoint, "concrete_functions", [endpoint])[0]
+        specs = keras.tree.flatten(function.structured_input_signature)
+        shapes = [tuple(spec.shape) for spec in specs if getattr(spec, "shape", None) is not None]
+        if len(shapes) == 1:
+            return shapes[0]
+    shape = (layer.get_build_config() or {}).get("input_shape") if layer.built else None
+    if not isinstance(shape, (tuple, list)) or not all(size is None or isinstance(size, int) for size in shape):
+        received = f"the layer {layer.name!r}, whose input shape is unknown"
+        advice = "wrap it in keras.Sequential([keras.Input(shape), layer])"
+        raise ValueError(explain_mismatch(EXPECTED, received, advice))
+    return (None, *shape[1:])
