@@ -190,5 +190,6 @@ class Logits(TapPairMethod):
 
     def call(self, student: Outputs, teacher: Outputs, batch: Batch, step: Step) -> Tensor:
         pairs = zip(*self.tensors(student, teacher), strict=True)
-        options = {"form": self.form, "temperature": self.temperature}
-        return sum(logits_loss(z, match_units(z_t, z), **options) for z, z_t in pairs)
+        return sum(
+            logits_loss(z, match_units(z_t, z), form=self.form, temperature=self.temperature) for z, z_t in pairs
+        )

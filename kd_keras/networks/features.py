@@ -8,8 +8,13 @@ from kd_keras.contracts import Tensor
 from kd_keras.networks.graph import Graph, Operation
 from kd_keras.private_api import sub_layers
 
-NORMALIZATIONS = (layers.BatchNormalization, layers.LayerNormalization, layers.GroupNormalization)
-NORMALIZATIONS += (layers.RMSNormalization, layers.UnitNormalization)
+NORMALIZATIONS = (
+    layers.BatchNormalization,
+    layers.LayerNormalization,
+    layers.GroupNormalization,
+    layers.RMSNormalization,
+    layers.UnitNormalization,
+)
 POOLINGS = (layers.GlobalAveragePooling2D, layers.GlobalMaxPooling2D, layers.Flatten)
 RECTIFIERS = ("relu", "relu6", "leakyrelu", "prelu", "elu", "selu", "celu", "gelu", "silu", "hardsilu", "swish", "mish")
 
