@@ -180,7 +180,9 @@ class Distiller(LogsTerms):
             return [loss for method in self.methods for loss in method.losses]
         return self.losses
 
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True) -> Tensor:
+    def compute_loss(
+        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
+    ) -> Tensor:
         """The compiled loss `()`, with which Keras creates the variables of the loss before the first step."""
         return ops.zeros(()) if y is None else compiled_mean(self, y, y_pred, sample_weight)
 

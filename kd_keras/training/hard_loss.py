@@ -50,15 +50,17 @@ class MeanLoss(keras.losses.Loss):
     def __init__(self, loss: Any):
         super().__init__(name=getattr(loss, "name", None) or getattr(loss, "__name__", None) or str(loss))
         self.reduction = getattr(loss, "reduction", None) or "sum_over_batch_size"
-        self._given, self._loss = loss, None
+        self._given = loss
+        self._loss: keras.losses.Loss | None = None
 
     def resolved(self, y_true: Any, y_pred: Any) -> keras.losses.Loss:
         """The loss itself, with a mean for the reduction "none"; Keras chooses "crossentropy" by the shapes."""
         if self._loss is None:
-            self._loss = loss_of(self._given, y_true, y_pred)
-            if self._loss.reduction in (None, "none"):
-                self._loss = _copy(self._loss)
-                self._loss.reduction = "sum_over_batch_size"
+            loss = loss_of(self._given, y_true, y_pred)
+            if loss.reduction in (None, "none"):
+                loss = _copy(loss)
+                loss.reduction = "sum_over_batch_size"
+            self._loss = loss
         return self._loss
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Tensor:
