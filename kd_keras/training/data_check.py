@@ -77,8 +77,7 @@ def warn_of_nonfinite_images(inputs: Any, place: str) -> None:
         if is_bad.any():
             warnings.warn(
                 f"Expected finite images, but received NaN or infinity in {is_bad.sum()} of {len(images)} in {place}, "
-                f"first in row {is_bad.argmax()}. Remove them, or pass callbacks=[kd_keras.callbacks.NonFinite('skip')] "
-                "to skip such batches.",
+                f"first in row {is_bad.argmax()}. Remove them, or skip such batches by NonFinite('skip').",
                 stacklevel=2,
             )
 

@@ -36,7 +36,7 @@ class TeacherCheck(keras.callbacks.Callback):
         self.batches = batches
 
     def on_train_begin(self, logs: dict | None = None) -> None:
-        labels, predictions, classes = [], [], 0
+        labels, predictions, classes, unit = [], [], 0, "examples"
         for number, data in enumerate(self.batches):
             batch = as_batch(gather_local_rows(self.model.distribute_strategy, data))
             if not _is_finite(batch.inputs):
@@ -46,11 +46,12 @@ class TeacherCheck(keras.callbacks.Callback):
             label = class_indices(batch.label, outputs["logits"]) if "logits" in outputs else None
             if label is not None:
                 classes = outputs["logits"].shape[-1]
+                unit = "examples" if len(label.shape) == 1 else "positions"
                 labels.append(ops.convert_to_numpy(label).ravel())
                 predictions.append(ops.convert_to_numpy(ops.argmax(outputs["logits"], axis=-1)).ravel())
         self.batches = ()
         if classes > 1:
-            _compare_with_chance(np.concatenate(labels), np.concatenate(predictions), classes)
+            _compare_with_chance(np.concatenate(labels), np.concatenate(predictions), classes, unit)
 
 
 def first_batches(data: Mapping[str, Any], count: int = 8) -> Iterator[Any]:
@@ -103,7 +104,7 @@ def _check_finite(outputs: Outputs, number: int) -> None:
             )
 
 
-def _compare_with_chance(labels: np.ndarray, predictions: np.ndarray, classes: int) -> None:
+def _compare_with_chance(labels: np.ndarray, predictions: np.ndarray, classes: int, unit: str) -> None:
     is_class = (labels >= 0) & (labels < classes)  # others are ignored, such as -1
     labels, predictions = labels[is_class], predictions[is_class]
     if not len(labels):
@@ -112,7 +113,7 @@ def _compare_with_chance(labels: np.ndarray, predictions: np.ndarray, classes: i
     is_guessing = accuracy < chance + 2 * (chance * (1 - chance) / len(labels)) ** 0.5
     if is_guessing or not _exceeds_random_names(labels, predictions, classes):
         warnings.warn(
-            f"The teacher is right on {accuracy:.1%} of the first {len(labels)} examples; chance is {chance:.1%}. "
+            f"The teacher is right on {accuracy:.1%} of the first {len(labels)} {unit}; chance is {chance:.1%}. "
             "Check that it is trained, on the same classes in the same order (class_order=), and for pixel values from "
             "0 to 255 (preprocess=).",
             stacklevel=2,
