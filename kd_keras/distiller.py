@@ -231,7 +231,7 @@ class Distiller(LogsTerms):
 
         Raises:
             ValueError: if data has no end, a label or a sample weight is invalid, or validation is impossible.
-            FloatingPointError: if images, the teacher's outputs, the loss or a gradient are not finite.
+            FloatingPointError: if the teacher's outputs, the loss or a gradient are not finite.
         """
         bound = inspect.signature(super().fit).bind(*args, **kwargs)
         arguments = bound.arguments

@@ -28,11 +28,10 @@ def checked_batches(
     Args:
         model: the compiled Distiller.
         batches: batches in any form that `fit` takes, for all replicas of this worker.
-        skips_nonfinite: whether the training skips non-finite batches, so that they are no error.
+        skips_nonfinite: whether the training skips non-finite batches, so that no warning is needed.
         is_distributed: whether a batch is that of this worker's replicas, and not that of all replicas.
 
     Raises:
-        FloatingPointError: if an image is not finite.
         ValueError: if a label or a sample weight is invalid, or if the batches are too small for a method.
     """
     largest = 0
@@ -41,7 +40,7 @@ def checked_batches(
         batch = as_batch(data)
         place = f"batch {number}"
         if not skips_nonfinite:
-            check_images(batch.inputs, place)
+            warn_of_nonfinite_images(batch.inputs, place)
         check_labels_and_weights(model, batch.label, batch.weight, place)
         if number == 0:
             preprocess = getattr(model.teacher, "preprocess", ())
@@ -69,20 +68,18 @@ def check_arrays(model: keras.Model, arguments: Mapping[str, Any]) -> None:
         check_labels_and_weights(model, label, weight, "the validation data")
 
 
-def check_images(inputs: Any, place: str) -> None:
-    """Checks that images are finite.
-
-    Raises:
-        FloatingPointError: if a value is NaN or infinite.
-    """
+def warn_of_nonfinite_images(inputs: Any, place: str) -> None:
+    """Warns if images contain NaN or infinity; the step that receives them fails, and only names its losses."""
     for images in tree.flatten(inputs):
         if "float" not in keras.backend.standardize_dtype(images.dtype):
             continue
         is_bad = ~np.isfinite(ops.convert_to_numpy(images).astype("float32")).reshape(len(images), -1).all(-1)
         if is_bad.any():
-            received = f"NaN or infinity in {is_bad.sum()} of {len(images)} in {place}, first in row {is_bad.argmax()}"
-            advice = "remove them, or pass callbacks=[kd_keras.callbacks.NonFinite('skip')] to skip such batches"
-            raise FloatingPointError(explain_mismatch("finite images", received, advice))
+            warnings.warn(
+                f"Expected finite images, but received NaN or infinity in {is_bad.sum()} of {len(images)} in {place}, "
+                f"first in row {is_bad.argmax()}. Remove them, or skip such batches by NonFinite('skip').",
+                stacklevel=2,
+            )
 
 
 def check_labels_and_weights(model: keras.Model, label: Any, weight: Any, place: str) -> None:

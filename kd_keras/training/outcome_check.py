@@ -25,19 +25,23 @@ class OutcomeCheck(keras.callbacks.Callback):
         self._last: dict[str, float] = {}
         self._rows = 0.0
 
+    def on_test_begin(self, logs: dict | None = None) -> None:
+        self._rows = self._count_rows()  # of training, if the evaluation has no loss that counts its rows
+
     def on_test_end(self, logs: dict | None = None) -> None:
-        self._rows = self._count_rows()
+        self._rows = self._count_rows() or self._rows
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         self._last = dict(logs or {})
         if not any(name.startswith("val_") for name in self._last):
             self._rows = self._count_rows()
         if self._first_loss is None:
-            self._first_loss = self._last.get("loss")
+            self._first_loss = self._hard_or_total()
 
     def on_train_end(self, logs: dict | None = None) -> None:
-        loss = self._last.get("loss")
-        if loss is not None and self._first_loss is not None and loss > 10 * max(self._first_loss, 1.0):
+        loss = self._hard_or_total()
+        factor = 10 if "hard" in self._last else 1000  # a total may rise with the weights of its terms
+        if loss is not None and self._first_loss is not None and loss > factor * max(self._first_loss, 1.0):
             warnings.warn(
                 f"The loss rose from {self._first_loss:g} in the first epoch to {loss:g} in the last. Lower the "
                 "learning rate, or pass clipnorm=1.0 to the optimizer.",
@@ -56,6 +60,9 @@ class OutcomeCheck(keras.callbacks.Callback):
                 "pixel values.",
                 stacklevel=2,
             )
+
+    def _hard_or_total(self) -> float | None:
+        return self._last.get("hard", self._last.get("loss"))
 
     def _count_rows(self) -> float:
         return float(ops.convert_to_numpy(loss_tracker(self.model).count))

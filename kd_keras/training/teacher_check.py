@@ -42,7 +42,7 @@ class TeacherCheck(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         outputs_of = _runnable(self.model)
-        labels, predictions, classes = [], [], 0
+        labels, predictions, classes, unit = [], [], 0, "examples"
         spec = self.model.teacher.specs.get("logits")
         check = OutputCheck("teacher", spec)
         for number, data in enumerate(self.batches):
@@ -61,12 +61,13 @@ class TeacherCheck(keras.callbacks.Callback):
                 is_unit = outputs["logits"].shape[-1] == 1
                 logits = as_two_classes(outputs["logits"]) if is_unit else outputs["logits"]
                 classes = logits.shape[-1]
+                unit = "examples" if len(label.shape) == 1 else "positions"
                 labels.append(ops.convert_to_numpy(label).ravel())
                 predictions.append(ops.convert_to_numpy(ops.argmax(logits, axis=-1)).ravel())
         self.batches = ()
         check.warn()
         if classes > 1:
-            _compare_with_chance(np.concatenate(labels), np.concatenate(predictions), classes)
+            _compare_with_chance(np.concatenate(labels), np.concatenate(predictions), classes, unit)
 
     def _are_classes(self, label: Any, logits: Any) -> bool:
         """Whether labels are classes: not those of several sigmoid units, nor numbers that a single unit follows."""
@@ -141,7 +142,7 @@ def _check_finite(outputs: Outputs, number: int) -> None:
             )
 
 
-def _compare_with_chance(labels: np.ndarray, predictions: np.ndarray, classes: int) -> None:
+def _compare_with_chance(labels: np.ndarray, predictions: np.ndarray, classes: int, unit: str) -> None:
     is_class = (labels >= 0) & (labels < classes)  # others are ignored, such as -1
     labels, predictions = labels[is_class], predictions[is_class]
     if not len(labels):
@@ -150,7 +151,7 @@ def _compare_with_chance(labels: np.ndarray, predictions: np.ndarray, classes: i
     is_guessing = accuracy < chance + 2 * (chance * (1 - chance) / len(labels)) ** 0.5
     if is_guessing or not _exceeds_random_names(labels, predictions, classes):
         warnings.warn(
-            f"The teacher is right on {accuracy:.1%} of the first {len(labels)} examples; chance is {chance:.1%}. "
+            f"The teacher is right on {accuracy:.1%} of the first {len(labels)} {unit}; chance is {chance:.1%}. "
             "Check that it is trained, on the same classes in the same order (class_order=), and for pixel values from "
             "0 to 255 (preprocess=).",
             stacklevel=2,
