@@ -111,6 +111,8 @@ class Distiller(FitsOnWorkers):
                 f"The methods were built for a teacher with taps of shapes {previous.specs.shapes}, but this one has "
                 f"{teacher.specs.shapes}. Attach a teacher with the same shapes, or make a new Distiller."
             )
+        for method in self.methods if previous is not None else ():
+            method.check_heads(self._student.specs, teacher.specs)
         self.teacher = teacher
         self.train_function = None  # Keras would reuse the function that it traced with the previous teacher
 

@@ -127,11 +127,19 @@ class Method(keras.layers.Layer):
         Raises:
             ValueError: if the taps do not fit the method; the message names both layers and both shapes.
         """
+        self.check_heads(student, teacher)
+        self.built = True
+
+    def check_heads(self, student: Specs, teacher: Specs) -> None:
+        """Checks that the logits of both sides fit the method, and notes in `is_binary` of which kind they are.
+
+        Raises:
+            ValueError: if the classes differ, or the method has no loss for sigmoid units.
+        """
         if "logits" in self.taps.student and "logits" in self.taps.teacher:
             self.is_binary = check_same_classes(student["logits"], teacher["logits"])
             if self.is_binary and not self.supports_binary:
                 raise ValueError(refuse_binary(self.name, student["logits"], teacher["logits"]))
-        self.built = True
 
     def call(self, student: Outputs, teacher: Outputs, batch: Batch, step: Step) -> Tensor:
         """The loss `(B,)` or `()` of one batch, float32, before the weight."""

@@ -79,8 +79,8 @@ class KD(Method):
         self.temperature = check_number("KD", "temperature", temperature, above=0)
         self.binary = bool(binary)
 
-    def bind(self, student: Specs, teacher: Specs) -> None:
-        super().bind(student, teacher)
+    def check_heads(self, student: Specs, teacher: Specs) -> None:
+        super().check_heads(student, teacher)
         pair, name = (student["logits"], teacher["logits"]), f"KD(binary={self.binary})"
         width = pair[0].shape[-1]
         if self.is_binary and width != 1 and not self.binary:
