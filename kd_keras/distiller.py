@@ -113,6 +113,8 @@ class Distiller(LogsTerms):
                 f"The methods were built for a teacher with taps of shapes {previous.specs.shapes}, but this one has "
                 f"{teacher.specs.shapes}. Attach a teacher with the same shapes, or make a new Distiller."
             )
+        for method in self.methods if previous is not None else ():
+            method.check_heads(self._student.specs, teacher.specs)
         self.teacher = teacher
         self._retrace()
 

@@ -136,6 +136,15 @@ class Method(keras.layers.Layer):
         Raises:
             ValueError: if the taps do not fit the method; the message names both layers and both shapes.
         """
+        self.check_heads(student, teacher)
+        self.built = True
+
+    def check_heads(self, student: Specs, teacher: Specs) -> None:
+        """Checks that the logits of both sides fit the method, and notes in `is_binary` of which kind they are.
+
+        Raises:
+            ValueError: if the classes differ, or the method has no loss for sigmoid units.
+        """
         if "logits" in self.taps.student and "logits" in self.taps.teacher:
             self.is_binary = check_same_classes(student["logits"], teacher["logits"])
             check_same_positions(self.name, student["logits"], teacher["logits"])
@@ -144,7 +153,6 @@ class Method(keras.layers.Layer):
         if not isinstance(self.across_replicas, bool):
             received = f"{shorten(self.across_replicas)} for method {self.name!r}"
             raise TypeError(explain_mismatch("across_replicas=True or False", received))
-        self.built = True
 
     def check_batch(self, batch: Batch) -> None:
         """Checks the values of one of the first batches, before training.

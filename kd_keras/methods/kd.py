@@ -81,8 +81,8 @@ class KD(TapPairMethod):
         self.temperature = check_number("KD", "temperature", temperature, above=0)
         self.binary = bool(binary)
 
-    def bind(self, student: Specs, teacher: Specs) -> None:
-        super().bind(student, teacher)
+    def check_heads(self, student: Specs, teacher: Specs) -> None:
+        super().check_heads(student, teacher)
         kinds = {self._is_binary(*pair) for pair in self.pairs(student, teacher)}
         if len(kinds) > 1:
             received = "units with a sigmoid each in one head and classes with one softmax in another"

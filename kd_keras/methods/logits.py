@@ -181,8 +181,8 @@ class Logits(TapPairMethod):
         self.form = check_choice("Logits", "form", form, FORMS)
         self.temperature = check_number("Logits", "temperature", temperature, above=0)
 
-    def bind(self, student: Specs, teacher: Specs) -> None:
-        super().bind(student, teacher)
+    def check_heads(self, student: Specs, teacher: Specs) -> None:
+        super().check_heads(student, teacher)
         for pair in self.pairs(student, teacher):
             check_same_positions(self.name, *pair)
             if check_same_classes(*pair) and not self.supports_binary:

@@ -137,3 +137,10 @@ def test_a_softmax_gives_the_same_value_as_its_logits():
     student, teacher = net(4, "softmax"), net(4, "softmax", width=16, seed=1)
     expected = float(np.mean(kd_loss(logits(student), logits(teacher))))
     assert term(student, teacher, KD()) == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_teacher_of_another_head_cannot_be_attached():
+    distiller = Distiller(student=net(4), teacher=net(4, "softmax"), methods=[KD()], hard_weight=0)
+    with pytest.raises(ValueError, match=r"Pass KD\(binary=True\)"):
+        distiller.attach(net(4, "sigmoid"))
+    distiller.attach(net(4))
