@@ -29,7 +29,9 @@ devices.define_survival()
 for group in (data, training, teacher, devices):
     flags.adopt_module_key_flags(group)
 flags.DEFINE_string("recording", None, "Directory of a teacher's recorded outputs, recorded with the same data flags.")
-flags.DEFINE_multi_string("method", ["kd"], "A method, such as 'kd(temperature=4, weight=0.9)'")
+flags.DEFINE_multi_string(
+    "method", ["kd"], "A method, such as 'kd(temperature=4, weight=0.9)' or 'my_methods.py:Cosine(weight=1)'"
+)
 text = (
     "Weight of the loss on the labels, or {epoch: weight, ...}; with 0 no labels are needed; by default as published."
 )

@@ -32,9 +32,9 @@ def main() -> None:
             FLAGS.model,
             baseline=FLAGS.baseline,
             thresholds=[float(text) for text in FLAGS.thresholds],
-            test_data=FLAGS.test_data or given("data"),
-            test_split=FLAGS.test_split,
-            data_dir=FLAGS.data_dir,
+            test_data=given("test_data") or given("data"),
+            test_split=given("test_split"),
+            data_dir=given("data_dir"),
             batch_size=FLAGS.batch_size,
             image_size=None if FLAGS.image_size is None else pair("image_size"),
         )

@@ -25,8 +25,9 @@ class Batch(NamedTuple):
 
     Attributes:
         inputs: what the student reads: a tensor `(B, ...)` or a structure of them; images are float32 from 0 to 255.
-        label: `(B,)` integer classes or `(B, K)` probabilities, any structure that the compiled loss takes, or `None`.
-        weight: `(B,)` float sample weights, or `None` for all ones.
+        label: `(B,)` integer classes or `(B, K)` probabilities, `(B, ...)` or `(B, ..., K)` for logits with positions,
+            any structure that the compiled loss takes, or `None`.
+        weight: float sample weights `(B,)`, `(B, ...)` for positions, or `None` for all ones.
         index: `(B,)` integer example numbers, or `None`.
         recorded: a recorded teacher's outputs by tap name, or `None`.
     """
@@ -63,10 +64,13 @@ class TapSpec(NamedTuple):
     Attributes:
         layer: the path of the layer whose output it reads, such as `"backbone/conv4_out"`.
         shape: `(None, ...)`, with `None` for every dimension of unknown size.
+        activation: of the tap "logits", what the network makes of them: "softmax", "sigmoid", "linear" if it returns
+            them, or "" if that is unknown.
     """
 
     layer: str
     shape: tuple
+    activation: str = ""
 
 
 def as_batch(data: Any) -> Batch:

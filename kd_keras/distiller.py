@@ -2,39 +2,41 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import keras
 import tensorflow as tf
-from keras import ops, tree
+from keras import ops
 
 from kd_keras.contracts import Batch, Step, Tensor, as_batch
-from kd_keras.distribute.keras_fit import FitsOnWorkers
 from kd_keras.distribute.reductions import count_rows, mean_of_counted_rows, replica_count, weighted_global_mean
 from kd_keras.distribute.replicas import require_rows, run_without_rows
 from kd_keras.methods.base import Method, agreed_hard_weight
-from kd_keras.methods.schedules import Weight, as_weight, deserialize_weight, serialize_weight, weight_at
+from kd_keras.methods.schedules import Weight, as_weight, deserialize_weight, serialize_weight
 from kd_keras.networks.inputs import find_input_shape
 from kd_keras.networks.specs import Specs
 from kd_keras.networks.taps import Tapped
 from kd_keras.private_api import compiled_loss, has_compiled_metrics, loss_tracker
 from kd_keras.recording.teacher import RecordedTeacher
 from kd_keras.teacher import AbsentTeacher, Teacher
-from kd_keras.training.arguments import check_kinds
+from kd_keras.training.construction import check_parts
+from kd_keras.training.data_check import check_arrays
+from kd_keras.training.fit_arguments import check_fit_arguments, check_has_measure
+from kd_keras.training.fit_callbacks import complete_callbacks
 from kd_keras.training.guard import NonFiniteGuard
-from kd_keras.training.nonfinite import NonFinite
-from kd_keras.training.teacher_check import TeacherCheck, first_batches
-from kd_keras.training.terms import make_terms, term_names
+from kd_keras.training.hard_loss import compiled_mean, is_mean_over_rows
+from kd_keras.training.logs import LogsTerms
+from kd_keras.training.nonfinite import raise_if_nonfinite
+from kd_keras.training.terms import check_label_free_evaluation, compute_terms, make_terms, term_names
 
 AnyTeacher: TypeAlias = Teacher | RecordedTeacher | AbsentTeacher
 
 
 @keras.saving.register_keras_serializable("kd_keras")
-class Distiller(FitsOnWorkers):
+class Distiller(LogsTerms):
     """Trains a student on its labels (the hard loss) and on what the methods make of a teacher's outputs.
 
     `fit`, `evaluate`, `predict`, callbacks and sample weights work as on every Keras model. `evaluate`, `predict` and
@@ -73,7 +75,7 @@ class Distiller(FitsOnWorkers):
         hard_weight: Weight | None = None,
         name: str = "distiller",
     ):
-        check_kinds(student, methods)
+        check_parts(student, methods)
         super().__init__(name=name, dtype=student.dtype_policy, autocast=False)
         self.student = student
         self._has_own_loss = type(student).compute_loss is not keras.Model.compute_loss
@@ -85,7 +87,7 @@ class Distiller(FitsOnWorkers):
             method.bind(self._student.specs, self.teacher.specs)
         self._epoch = self.add_weight(name="epoch", shape=(), dtype="int32", initializer="zeros", trainable=False)
         names = ["hard", *term_names(self.methods)]
-        self._trackers = {term: keras.metrics.Mean(name=term) for term in [*names, "regularization"]}
+        self._prepare_logs([*names, "regularization"])
         self.guard = NonFiniteGuard(self, names)
         self.built = True
 
@@ -112,7 +114,15 @@ class Distiller(FitsOnWorkers):
                 f"{teacher.specs.shapes}. Attach a teacher with the same shapes, or make a new Distiller."
             )
         self.teacher = teacher
-        self.train_function = None  # Keras would reuse the function that it traced with the previous teacher
+        self._retrace()
+
+    _is_fitting = False
+
+    def _retrace(self) -> None:
+        """Makes Keras trace the step again, also within `fit`, with another teacher or other terms."""
+        self.train_function = self.test_function = None
+        if self._is_fitting:
+            self.make_train_function()
 
     @property
     def hard_weight(self) -> Weight:
@@ -126,8 +136,7 @@ class Distiller(FitsOnWorkers):
         if weight is None and self.methods:
             logging.getLogger("kd_keras").info("hard_weight %g: %s.", value, self.hard_weight_reason)
         self._terms = make_terms(self._hard_weight, self._hard_loss, self.methods)
-        self._logged: set[str] = set()  # the names of the losses of the last traced step
-        self.train_function = None  # Keras would reuse the function that it traced with the previous terms
+        self._retrace()
 
     # ---- the step
 
@@ -139,15 +148,13 @@ class Distiller(FitsOnWorkers):
         self.guard.take_snapshot()
         with tf.GradientTape() as tape:
             output, student = self._student(batch.inputs, training=True)
-            terms = {
-                term.name: (weight_at(term.weight, step), term.compute(output, student, teacher, batch, step))
-                for term in self._terms
-            }
+            terms = compute_terms(self._terms, output, student, teacher, batch, step)
             loss = weighted_global_mean(terms, self._penalties(), batch, self.optimizer.scale_loss)
         variables = self.trainable_variables  # of the student and of the methods
         is_finite = self.guard.apply(self.optimizer, tape.gradient(loss.objective, variables), variables, loss)
-        self._update_trackers(loss.means, batch, is_finite)
-        return self._results(output, batch)
+        self._update_trackers(loss.means, count_rows(batch), is_finite)
+        self._log({*loss.means}, batch.label is not None)
+        return self.compute_metrics(batch.inputs, batch.label, output, batch.weight)
 
     def _hard_loss(self, output: Any, batch: Batch, training: bool = True) -> Tensor:
         """The loss `()` of the labels: the student's own `compute_loss` if it has one, else the compiled loss."""
@@ -155,11 +162,10 @@ class Distiller(FitsOnWorkers):
             raise ValueError(
                 "The hard loss needs labels, but the batch has none. Use Distiller(hard_weight=0) to train without."
             )
-        compiled = compiled_loss(self)
         if self._has_own_loss:
             loss = self.student.compute_loss(batch.inputs, batch.label, output, batch.weight, training=training)
-        elif compiled is not None:
-            loss = compiled(batch.label, output, batch.weight)
+        elif compiled_loss(self) is not None:
+            loss = compiled_mean(self, batch.label, output, batch.weight)
         else:
             raise ValueError(
                 "Expected a loss for the labels, but compile() received none. Call compile(loss=...), or use "
@@ -173,29 +179,38 @@ class Distiller(FitsOnWorkers):
             return [loss for method in self.methods for loss in method.losses]
         return self.losses
 
-    def _update_trackers(self, means: dict[str, Tensor], batch: Batch, is_finite: Tensor) -> None:
-        rows = ops.where(is_finite, count_rows(batch), 0)  # a skipped batch does not count
-        for name, mean in means.items():
-            tracker = loss_tracker(self) if name == "loss" else self._trackers[name]
-            tracker.update_state(ops.where(is_finite, mean, 0.0), sample_weight=rows)
-        self._logged.update(means)
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True) -> Tensor:
+        """The compiled loss `()`, with which Keras creates the variables of the loss before the first step."""
+        return ops.zeros(()) if y is None else compiled_mean(self, y, y_pred, sample_weight)
 
     # ---- evaluation
 
     def test_step(self, data: Any) -> dict[str, Tensor]:
-        """Evaluates the student on one batch; its "loss" is the hard loss."""
+        """Evaluates the student on one batch; its "loss" is the hard loss, or without labels that of the methods."""
         batch = as_batch(data)
         if batch.label is None:
-            raise ValueError("Evaluation needs labels, but the batch has none. Pass batches (x, y).")
-        if not self._has_hard_loss() and not has_compiled_metrics(self):
-            raise ValueError(
-                "Evaluation needs a loss or metrics, but compile() received neither. Call compile(metrics=...)."
-            )
+            return self._test_terms(batch)
+        check_has_measure(self._has_hard_loss() or has_compiled_metrics(self))
         output = self(batch.inputs, training=False)
         if self._has_hard_loss():
-            mean, rows = mean_of_counted_rows(self._hard_loss(output, batch, training=False), batch)
-            loss_tracker(self).update_state(mean, sample_weight=rows)
-        return self._results(output, batch)
+            mean = self._hard_loss(output, batch, training=False)
+            counted, rows = mean_of_counted_rows(mean, batch)
+            is_diluted = self._has_own_loss or is_mean_over_rows(self)  # by rows of weight 0
+            loss_tracker(self).update_state(counted if is_diluted else mean, sample_weight=rows)
+        self._log({"loss"} if self._has_hard_loss() else set(), True)
+        return self.compute_metrics(batch.inputs, batch.label, output, batch.weight)
+
+    def _test_terms(self, batch: Batch) -> dict[str, Tensor]:
+        """Evaluates the terms of the methods on one batch without labels."""
+        check_label_free_evaluation(self.methods)
+        step = Step(ops.convert_to_tensor(self.optimizer.iterations), self._epoch.value)
+        output, student = self._student(batch.inputs, training=False)
+        terms = [term for term in self._terms if term.name != "hard"]
+        values = compute_terms(terms, output, student, self.teacher.outputs(batch), batch, step)
+        means = weighted_global_mean(values, [], batch, lambda loss: loss).means
+        self._update_trackers(means, count_rows(batch), True)
+        self._log({*means}, False)
+        return self.get_metrics_result()
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """The student's output."""
@@ -204,59 +219,47 @@ class Distiller(FitsOnWorkers):
             return self._student(inputs, training=True)[0]
         return run_without_rows(lambda rows: self._student(rows, training=False)[0], inputs)
 
-    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
-        """Keras's `evaluate`, of the student: its "loss" is the hard loss, and no variable changes."""
-        with self._evaluation():
-            return super().evaluate(*args, **kwargs)
-
-    def test_on_batch(self, *args: Any, **kwargs: Any) -> Any:
-        """Keras's `test_on_batch`, of the student."""
-        with self._evaluation():
-            return super().test_on_batch(*args, **kwargs)
-
-    _is_evaluating = False
-
-    @contextlib.contextmanager
-    def _evaluation(self) -> Iterator[None]:
-        self._is_evaluating = True
-        try:
-            yield
-        finally:
-            self._is_evaluating = False
-
-    def _results(self, output: Any, batch: Batch) -> dict[str, Tensor]:
-        if batch.label is None:
-            return self.get_metrics_result()
-        return self.compute_metrics(batch.inputs, batch.label, output, sample_weight=batch.weight)
-
-    def get_metrics_result(self) -> dict[str, Tensor]:
-        """The logs: in training the total, every term and the compiled metrics; in evaluation no terms."""
-        hidden = self._trackers.keys() - self._logged
-        if self._is_evaluating:
-            hidden = {*self._trackers, *(() if self._has_hard_loss() else ("loss",))}
-        return {name: value for name, value in super().get_metrics_result().items() if name not in hidden}
-
     def _has_hard_loss(self) -> bool:
         return compiled_loss(self) is not None or self._has_own_loss
 
     # ---- other methods of a Keras model
 
     def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
-        """Keras's `fit`; it also counts epochs for the methods, checks the teacher, and stops at a non-finite loss."""
+        """Keras's `fit`; it also counts epochs for the methods, checks data and teacher, and stops at a loss of NaN.
+
+        Raises:
+            ValueError: if data has no end, a label or a sample weight is invalid, or validation is impossible.
+            FloatingPointError: if images, the teacher's outputs, the loss or a gradient are not finite.
+        """
         bound = inspect.signature(super().fit).bind(*args, **kwargs)
-        callbacks = bound.arguments.get("callbacks") or []
-        if isinstance(callbacks, keras.callbacks.CallbackList):
-            callbacks = callbacks.callbacks
-        callbacks = tree.flatten(callbacks)
-        added: list[keras.callbacks.Callback] = [
-            keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: self._epoch.assign(epoch))
-        ]
-        if self.teacher.specs and not any(isinstance(callback, TeacherCheck) for callback in callbacks):
-            added.append(TeacherCheck(first_batches(bound.arguments)))
-        if not any(isinstance(callback, NonFinite) for callback in callbacks):
-            added.append(NonFinite())
-        bound.arguments["callbacks"] = [*added, *callbacks]
-        return super().fit(*bound.args, **bound.kwargs)
+        arguments = bound.arguments
+        if isinstance(arguments.get("x"), (tf.data.Dataset, tf.distribute.DistributedDataset)):
+            arguments.setdefault("shuffle", False)  # Keras cannot shuffle one, and warns of its own default
+        check_fit_arguments(arguments, self.methods, self._has_hard_loss() or has_compiled_metrics(self))
+        check_arrays(self, arguments)
+        arguments["callbacks"] = complete_callbacks(self, arguments, self._epoch.assign)
+        self._is_fitting = True
+        try:
+            return super().fit(*bound.args, **bound.kwargs)
+        finally:
+            self._is_fitting = False
+
+    def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
+        """Keras's `train_on_batch`.
+
+        Raises:
+            FloatingPointError: if the loss or a gradient is not finite; the batch has changed no variable.
+        """
+        logs = super().train_on_batch(*args, **kwargs)
+        raise_if_nonfinite(self.guard.pop_nonfinite_step())
+        return logs
+
+    def predict_step(self, data: Any) -> Any:
+        """The student's own `predict_step` if it has one, else its output."""
+        batch = as_batch(data)
+        if type(self.student).predict_step is not keras.Model.predict_step:
+            return self.student.predict_step((batch.inputs,))
+        return self(batch.inputs, training=False)
 
     def export(self, *args: Any, **kwargs: Any) -> Any:
         """Exports the student, as `student.export` does."""

@@ -3,15 +3,80 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
+import re
 import secrets
 import shutil
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 TEMPORARY = ".writing-"  # the prefix of the names of unfinished files
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+ALMOST_FULL = 1 << 20  # bytes; writers of which the error has no number fail when less is free
+
+
+def temporary_path(path: Path) -> Path:
+    """An unused path in the same directory, whose name contains the process, the host and the name of `path`.
+
+    >>> temporary_path(Path("runs/model.keras")).name.endswith("-model.keras")
+    True
+    """
+    # The process id alone is not unique if several machines write to one shared disk.
+    return path.with_name(f"{TEMPORARY}{os.getpid()}-{socket.gethostname()}-{secrets.token_hex(4)}-{path.name}")
+
+
+def remove_abandoned(directory: Path) -> None:
+    """Removes the unfinished files in a directory of processes of this machine that no longer exist.
+
+    >>> import tempfile
+    >>> directory = Path(tempfile.mkdtemp())
+    >>> mine = temporary_path(directory / "a.txt")
+    >>> mine.touch()
+    >>> remove_abandoned(directory)
+    >>> mine.exists()  # its process still runs
+    True
+    """
+    name = re.compile(rf"{re.escape(TEMPORARY)}(\d+)-{re.escape(socket.gethostname())}-[0-9a-f]{{8}}-.*", re.DOTALL)
+    for path in directory.glob(f"{TEMPORARY}*"):
+        match = name.fullmatch(path.name)
+        if match and not _is_running(int(match[1])):
+            _remove(path)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it belongs to another user
+        return True
+    return True
+
+
+@contextlib.contextmanager
+def explain_full_disk(path: Path) -> Iterator[None]:
+    """Turns the errors of writers on a full disk, which are of many types, into one sentence that names the path.
+
+    Raises:
+        OSError: if the disk of `path` is full, a quota is used up, or the file is too large for the disk.
+    """
+    try:
+        yield
+    except Exception as error:
+        number = error.errno if isinstance(error, OSError) else None
+        directory = next(parent for parent in path.absolute().parents if parent.exists())
+        is_request = isinstance(error, (ValueError, TypeError))  # a rejected value has nothing to do with the disk
+        if number not in FULL and (is_request or shutil.disk_usage(directory).free >= ALMOST_FULL):
+            raise
+        reason = os.strerror(number) if number in FULL else os.strerror(errno.ENOSPC)
+        raise OSError(
+            f"{path} cannot be written ({reason}), and what was there before is kept. Free space on the disk, and "
+            "repeat the command."
+        ) from error
 
 
 def write_atomically(path: str | os.PathLike, write: Callable[[str], object]) -> None:
@@ -35,12 +100,12 @@ def write_atomically(path: str | os.PathLike, write: Callable[[str], object]) ->
     'complete'
     """
     path = Path(path)
-    # The process id alone is not unique if several machines write to one shared disk.
-    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
+    temporary = temporary_path(path)
     try:
-        write(str(temporary))
-        _flush_to_disk(temporary)
-        temporary.replace(path)
+        with explain_full_disk(path):
+            write(str(temporary))
+            _flush_to_disk(temporary)
+            temporary.replace(path)
     except BaseException:
         _remove(temporary)
         raise

@@ -42,6 +42,33 @@ def softened_kl(student: Tensor, teacher: Tensor, temperature: float | Tensor = 
     return ops.sum(ops.where(is_near, term, p_student - p_teacher + p_teacher * d), axis=-1)
 
 
+def softened_binary_kl(student: Tensor, teacher: Tensor, temperature: float | Tensor = 1.0) -> Tensor:
+    """The sum over K units of KL(p_t || p_s), where p = (1 - sigmoid(z / T), sigmoid(z / T)) for a unit's logit z.
+
+    Args:
+        student: `(..., K)` logits z_s of any float dtype; the computation is in float32.
+        teacher: logits z_t of the same shape; gradients are not stopped here.
+        temperature: T > 0.
+
+    Returns:
+        `(...)` float32, in nats, at least 0.
+
+    >>> round(float(softened_binary_kl(np.array([[0.0]]), np.array([[np.log(3.0)]]))[0]), 4)
+    0.1308
+    """
+    student, teacher = (ops.cast(logits, "float32")[..., None] for logits in (student, teacher))
+    return ops.sum(softened_kl(as_two_classes(student), as_two_classes(teacher), temperature), axis=-1)
+
+
+def as_two_classes(logits: Tensor) -> Tensor:
+    """The logits `(..., 2)` of two classes with a softmax that equal one unit's logit z `(..., 1)`: (0, z).
+
+    >>> as_two_classes(np.array([[3.0]])).numpy().tolist()
+    [[0.0, 3.0]]
+    """
+    return ops.concatenate([ops.zeros_like(logits), logits], axis=-1)
+
+
 def as_list(maps: Tensor | list[Tensor]) -> list[Tensor]:
     """A list of maps; a single map becomes a list of one.
 

@@ -6,7 +6,7 @@ The only other place is kd_keras/distribute/keras_fit.py, which must override pr
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -32,6 +32,13 @@ def automatic_name(layer: keras.layers.Layer) -> str:
     from keras.src.utils.naming import to_snake_case
 
     return to_snake_case(type(layer).__name__)
+
+
+def automatic_names() -> set[str]:
+    """The names, without numbers, that Keras gives to the first layer of each of its classes."""
+    from keras.src.utils.naming import to_snake_case
+
+    return {to_snake_case(name) for name, kind in vars(keras.layers).items() if isinstance(kind, type)}
 
 
 def seed_generators(layer: keras.layers.Layer) -> list[keras.random.SeedGenerator]:
@@ -91,6 +98,28 @@ def loss_tracker(model: keras.Model) -> keras.metrics.Metric:
 def compiled_loss(model: keras.Model) -> Any:
     """The loss that `compile` was given, or `None`."""
     return model._compile_loss
+
+
+def wrap_compiled_losses(model: keras.Model, wrap: Callable[[Any], keras.losses.Loss]) -> list[keras.losses.Loss]:
+    """Replaces every loss that `compile` was given by `wrap(loss)`, before Keras uses it for the first time.
+
+    Returns:
+        The wrapped losses, also of an earlier call.
+    """
+    compiled = model._compile_loss
+    if not hasattr(compiled, "wrapped"):
+        compiled._user_loss = keras.tree.map_structure(
+            lambda loss: None if loss is None else wrap(loss), compiled._user_loss
+        )
+        compiled.wrapped = [loss for loss in keras.tree.flatten(compiled._user_loss) if loss is not None]
+    return compiled.wrapped
+
+
+def loss_of(identifier: Any, label: Any, prediction: Any) -> keras.losses.Loss:
+    """The loss object of a name, a function or a loss, as `compile` understands them."""
+    from keras.src.trainers.compile_utils import get_loss
+
+    return get_loss(identifier, label, prediction)
 
 
 def has_compiled_metrics(model: keras.Model) -> bool:

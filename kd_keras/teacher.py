@@ -23,6 +23,7 @@ from kd_keras.networks.inputs import (
 from kd_keras.networks.sharing import check_separate
 from kd_keras.networks.specs import Specs
 from kd_keras.networks.taps import Tapped
+from kd_keras.primitives import as_two_classes
 from kd_keras.private_api import sub_layers
 from kd_keras.recording.identity import teacher_identity
 from kd_keras.recording.reader import Recording
@@ -42,16 +43,18 @@ class Teacher:
         networks: a built Keras model, or several. A built layer, a `keras.layers.TFSMLayer`, what
             `tf.saved_model.load` returns and a model of tf_keras are accepted too; they have only logits.
         weights: the weight of each of several networks, 0 or more, normalized to sum to 1; equal by default.
-        combine: "probabilities", the logarithm of the weighted mean of the softmax at temperature 1, or "logits",
-            their weighted mean.
+        combine: "probabilities", the logarithm of the weighted mean of the softmax at temperature 1 (of sigmoids: the
+            logit of their weighted mean), or "logits", their weighted mean.
         preprocess: a function from the student's images `(B, H, W, C)` to the teacher's `(B, H', W', C')`, for example
             one that changes the range of pixel values; one function, or one for each network.
-        class_order: K integers, for each class of the student its position among the teacher's classes; by default
-            teacher and student have the same classes in the same order.
+        class_order: K different integers, for each class of the student its position among the teacher's classes; by
+            default teacher and student have the same classes in the same order. A teacher of one unit z has the two
+            classes with the logits (0, z).
 
     Raises:
         TypeError: if a network, or another argument, is of the wrong kind.
-        ValueError: if there is no network, the weights do not fit, `combine` is unknown or a position is negative.
+        ValueError: if there is no network, the weights do not fit, `combine` is unknown, or a position is negative or
+            repeated.
 
     >>> network = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
     >>> teacher = Teacher([network, network], combine="logits").tapped(["logits"])
@@ -77,6 +80,11 @@ class Teacher:
             raise ValueError(
                 "Teacher(class_order=...) must be positions of classes, counted from 0, but received "
                 f"{shorten(class_order)}."
+            )
+        if class_order is not None and len(set(class_order)) < len(class_order):
+            raise ValueError(
+                f"Expected a class_order of different positions, one for each class of the student, but received "
+                f"{shorten(class_order)}. Name each of the teacher's classes at most once."
             )
         self.combine = check_choice("Teacher", "combine", combine, COMBINATIONS)
         self.weights = _normalize_weights(weights, len(self.networks))
@@ -130,15 +138,19 @@ class Teacher:
         first, shapes = specs[0], [spec.shape for spec in specs]
         if len({shape[-1] for shape in shapes}) > 1:
             raise ValueError(f"Several teachers must have one class count, but their logits have the shapes {shapes}.")
+        if {"softmax", "sigmoid"} <= {spec.activation for spec in specs}:
+            heads = [spec.activation for spec in specs]
+            raise ValueError(f"Several teachers must all end in a softmax or all in a sigmoid, but received {heads}.")
         if self.class_order is None:
             return first
-        classes = first.shape[-1]
+        is_unit = first.shape[-1] == 1
+        classes, activation = (2, "softmax" if first.activation else "") if is_unit else (first.shape[-1], first[2])
         if max(self.class_order) >= classes:
             raise ValueError(
                 f"Teacher(class_order=...) must be positions below {classes}, the teacher's class count, but received "
                 f"{max(self.class_order)}."
             )
-        return TapSpec(first.layer, (*first.shape[:-1], len(self.class_order)))
+        return TapSpec(first.layer, (*first.shape[:-1], len(self.class_order)), activation)
 
     def check_student(self, student: keras.Model) -> None:
         """Checks that training a student leaves the teacher unchanged, and that both read the same kind of images.
@@ -179,7 +191,9 @@ class Teacher:
     def _run(self, tapped: Tapped, preprocess: Callable | None, inputs: Any) -> Outputs:
         _, outputs = tapped(prepare_images(tapped.model, preprocess, inputs), training=False)
         if self.class_order is not None and "logits" in outputs:
-            outputs["logits"] = ops.take(outputs["logits"], self.class_order, axis=-1)
+            is_unit = outputs["logits"].shape[-1] == 1
+            logits = as_two_classes(outputs["logits"]) if is_unit else outputs["logits"]
+            outputs["logits"] = ops.take(logits, self.class_order, axis=-1)
         return Outputs(keras.tree.map_structure(ops.stop_gradient, dict(outputs)))
 
     def _combined(self, logits: list[Tensor]) -> Tensor:
@@ -187,6 +201,9 @@ class Teacher:
         weights = ops.reshape(ops.convert_to_tensor(self.weights, "float32"), (-1, *[1] * len(logits[0].shape)))
         if self.combine == "logits":
             return ops.sum(weights * stacked, axis=0)
+        if self.specs["logits"].activation == "sigmoid" or stacked.shape[-1] == 1:
+            odds = [ops.logsumexp(ops.log_sigmoid(sign * stacked) + ops.log(weights), axis=0) for sign in (1, -1)]
+            return odds[0] - odds[1]
         return ops.logsumexp(ops.log_softmax(stacked, axis=-1) + ops.log(weights), axis=0)
 
 

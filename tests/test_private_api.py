@@ -168,3 +168,9 @@ def test_op_determinism_can_be_left():
     assert private_api.op_determinism_is_enabled()
     private_api.disable_op_determinism()
     assert not private_api.op_determinism_is_enabled()
+
+
+def test_automatic_names_are_those_of_the_classes_of_keras():
+    names = private_api.automatic_names()
+    assert {"conv2d", "batch_normalization", "dense", "multi_head_attention"} < names and "conv1" not in names
+    assert private_api.automatic_name(keras.layers.DepthwiseConv2D(3)) in names

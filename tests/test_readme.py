@@ -1,6 +1,7 @@
 """README and CONTRIBUTING: their Python runs as it stands, and what they link to exists."""
 
 import re
+import shlex
 import subprocess
 import sys
 import textwrap
@@ -8,6 +9,7 @@ from pathlib import Path
 
 from kd_keras import Distiller
 from tests.support.networks import compiled, convolutional, examples
+from tests.support.programs import parse, program
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text()
@@ -36,6 +38,37 @@ def test_the_method_of_contributing_trains_a_student():
     distiller = compiled(Distiller(student=student, teacher=teacher, methods=[definitions["Hint"]()]))
     history = distiller.fit(*examples(), epochs=3, verbose=0).history
     assert history["hint"][-1] < history["hint"][0]
+
+
+COMMAND = re.compile(r"^ *(?:\$ )?python -m experiments\.(\w+) (.*)$", re.MULTILINE)
+
+
+def commands(text):
+    """The programs in the blocks of a text, with their arguments, as a shell splits them."""
+    blocks = "\n".join(re.findall(r"```(?:sh|console)\n(.*?)```", text, re.DOTALL)).replace("\\\n", " ")
+    return [(name, shlex.split(arguments, comments=True)) for name, arguments in COMMAND.findall(blocks)]
+
+
+def test_every_command_has_flags_that_exist_and_files_that_exist():
+    found = [*commands(TEXT), *commands((ROOT / "CONTRIBUTING.md").read_text())]
+    assert len(found) > 9
+    for name, arguments in found:
+        parse(name, *arguments)  # an unknown flag or a missing flagfile is an error
+    for script in re.findall(r"bash (scripts/\S+\.sh)", TEXT):
+        assert (ROOT / script).exists(), script
+
+
+def test_the_commands_run_in_their_order(tmp_path):
+    """The blocks as they are pasted, with few images and epochs."""
+    few = ["--train_split=train[:64]", "--test_split=test[:64]", "--epochs=2", "--test_every=1", "--batch_size=32"]
+    for name, arguments in commands(TEXT):
+        if any(part.startswith("--flagfile=RUN") for part in arguments):
+            continue
+        short = [*few, f"--data_dir={tmp_path / 'data'}"] if name in ("train", "distill") else []
+        program(name, *(part.replace("runs/", f"{tmp_path}/runs/") for part in arguments), *short)
+    runs = tmp_path / "runs"
+    assert (runs / "quickstart/export/saved_model").is_dir() and (runs / "comparison/compare.tex").exists()
+    assert (runs / "mine/result.json").exists() and (runs / "tuned/result.json").exists()
 
 
 def test_it_opens_with_a_short_example():

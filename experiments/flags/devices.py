@@ -23,7 +23,7 @@ def define_local() -> None:
 def define_strategy() -> None:
     """Defines the flags of the devices of a program that does not train."""
     define_local()
-    text = "Seconds after which a worker that does not respond counts as lost."
+    text = "Seconds after which a worker that does not start or respond counts as lost."
     flags.DEFINE_float("worker_timeout", Recipe.worker_timeout, text, lower_bound=1.0)
     text = "Make a repeated command give the same numbers bit for bit."
     flags.DEFINE_boolean("deterministic", Recipe.deterministic, text)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import logging
 import shlex
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,12 +19,13 @@ from absl import logging as absl_logging
 from kd_keras.runs.recipe import Recipe
 
 FLAGS = flags.FLAGS
-WRONG_REQUEST, FAILURE = 2, 1
+WRONG_REQUEST, FAILURE, INTERRUPTED = 2, 1, 130
+LONGEST = 2000  # characters of a message
 flags.DEFINE_boolean("debug", False, "Show the traceback of an error.")
 
 
 def run_program(main: Callable[[], int | None], argv: Sequence[str] | None = None) -> None:
-    """Runs a program and exits with the code that `main` returns, with 2 for a wrong request, or with 1 for a failure.
+    """Runs a program and exits with the code of `main`, or 2 for a wrong request, 1 for a failure, 130 after Ctrl-C.
 
     A request is wrong if a flag is unknown, if a word is no flag, if a file does not exist, or if the program raises a
     ValueError or a TypeError. Only the message of an error is printed; with `--debug` also its traceback.
@@ -35,24 +38,38 @@ def run_program(main: Callable[[], int | None], argv: Sequence[str] | None = Non
         SystemExit: always.
     """
     argv = list(sys.argv if argv is None else argv)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # experiments/startup.py has changed it
     if {"--help", "-help", "-h", "--helpfull"} & set(argv[1:]):
         print(help_text(main))
         sys.exit(0)
     try:
         _parse(argv)
     except (flags.Error, ValueError, OSError) as error:
-        print(f"Error: {error}\nUse --help to see all flags.", file=sys.stderr)
+        print(f"Error: {_message(error)}\nUse --help to see all flags.", file=sys.stderr)
         sys.exit(WRONG_REQUEST)
     with _progress():
         try:
             code = main()
+        except KeyboardInterrupt:
+            print("Interrupted. The same command starts again.", file=sys.stderr, flush=True)
+            code = INTERRUPTED
         except Exception as error:
             if FLAGS.debug:
                 traceback.print_exc()
-            print(f"Error: {error or type(error).__name__}", file=sys.stderr, flush=True)
+            print(f"Error: {_message(error)}", file=sys.stderr, flush=True)
             wrong = isinstance(error, (ValueError, TypeError, FileNotFoundError))
             code = WRONG_REQUEST if wrong else FAILURE
     sys.exit(code or 0)
+
+
+def _message(error: Exception) -> str:
+    """The text of an error; of a very long one, which may contain a value of megabytes, the beginning and the end."""
+    text = str(error).strip() or type(error).__name__
+    if len(text) <= LONGEST:
+        return text
+    half = LONGEST // 2
+    return f"{text[:half]} [... {len(text) - LONGEST:,} characters ...] {text[-half:]}"
 
 
 def help_text(main: Callable[..., Any]) -> str:
@@ -112,7 +129,7 @@ def pair(name: str) -> tuple[int, int]:
 def _parse(argv: list[str]) -> None:
     words = FLAGS(argv)[1:]
     if words:
-        before = argv[argv.index(words[0]) - 1].lstrip("-")
+        before = argv[argv.index(words[0]) - 1].lstrip("-") if words[0] in argv else ""  # else from a flagfile
         if before in FLAGS and isinstance(FLAGS[before], flags.BooleanFlag):
             raise ValueError(
                 f"--{before} takes no separate value, but received {words[0]!r}. Write --{before} or --no{before}."

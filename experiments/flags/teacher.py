@@ -15,7 +15,7 @@ FLAGS = flags.FLAGS
 
 def define_teacher() -> None:
     """Defines the flags of the teacher or teachers."""
-    text = "A run or a .keras file that reads pixels in 0..255 (else see --teacher_range)"
+    text = "A run, a .keras file, or a model with trained weights: applications/ResNet50(weights='imagenet')"
     flags.DEFINE_multi_string("teacher", None, text)
     flags.DEFINE_list("teacher_weights", None, "Weights of several teachers in their average; equal by default.")
     text = "Use a frozen copy in this precision with folded BatchNorm; by default the network is used as it is."

@@ -2,7 +2,7 @@
 
 from absl import flags
 
-from kd_keras.runs.recipe import OPTIMIZERS, SCHEDULES, Recipe
+from kd_keras.runs.recipe import FINE_TUNING_RATES, OPTIMIZERS, SCHEDULES, Recipe
 
 
 def define_model(name: str, default: str) -> None:
@@ -25,7 +25,10 @@ def define_training() -> None:
     text = "Number of epochs between tests, each with a checkpoint."
     flags.DEFINE_integer("test_every", Recipe.test_every, text, lower_bound=1)
     flags.DEFINE_enum("optimizer", Recipe.optimizer, OPTIMIZERS, "Optimizer; sgd has momentum 0.9.")
-    flags.DEFINE_float("learning_rate", Recipe.learning_rate, "Highest learning rate.", lower_bound=0.0)
+    trained = ", ".join(f"{rate:g} for {optimizer}" for optimizer, rate in FINE_TUNING_RATES.items())
+    text = f"Highest learning rate; by default {Recipe.learning_rate:g}, or from trained weights {trained}."
+    flags.DEFINE_float("learning_rate", None, text, lower_bound=0.0)
+    flags.DEFINE_boolean("freeze_backbone", False, "Train only the classifier of a network with trained weights.")
     text = "Schedule of the learning rate; steps: divided by 10 at 5/8, 6/8 and 7/8 of the training."
     flags.DEFINE_enum("schedule", Recipe.schedule, SCHEDULES, text)
     flags.DEFINE_float("warmup_epochs", Recipe.warmup_epochs, "Epochs of linear warm-up.", lower_bound=0.0)

@@ -6,9 +6,11 @@ import os
 
 from kd_keras.data.augment import Augmentation
 from kd_keras.data.base import ImageAugmentation, Source
+from kd_keras.data.image_files import read_image
 from kd_keras.data.pipeline import evaluation, steps_per_epoch, training
 from kd_keras.data.shards import SHARDING
 from kd_keras.data.statistics import measure
+from kd_keras.errors import check_number, explain_mismatch
 
 __all__ = (
     "SHARDING",
@@ -18,24 +20,39 @@ __all__ = (
     "evaluation",
     "load",
     "measure",
+    "read_image",
     "steps_per_epoch",
     "training",
 )
 
 
-def load(name: str, split: str, data_dir: str | os.PathLike | None = None) -> Source:
+def load(
+    name: str | os.PathLike,
+    split: str,
+    data_dir: str | os.PathLike | None = None,
+    *,
+    image_channels: int | None = None,
+    image_bits: int | None = None,
+    download_timeout: float = 60.0,
+) -> Source:
     """Opens one split of a dataset, in an order that is the same in each epoch and each run.
 
     Args:
         name: `"digits"` (embedded, nothing to download), any TFDS image-classification dataset such as `"cifar10"`, or
             an existing folder of images: `FOLDER/<class>/*.jpg`, `FOLDER/<split>/<class>/*.jpg`, or `FOLDER/*.jpg`
-            for images without labels.
+            for images without labels, in the formats that `read_image` reads.
         split: for example `"train"`; for TFDS datasets also a slice such as `"train[:1000]"`.
         data_dir: the directory of TFDS datasets, or `None` for the default one. Not used for a folder.
+        image_channels: 1 for gray images, 3 for colors; by default what the dataset has. A folder is gray if all its
+            images are.
+        image_bits: of images in a folder with 16 bits per channel, the number of low bits that their values use, 8 to
+            16: 12 for values from 0 to 4095. Required if they use fewer than 16.
+        download_timeout: of a dataset that is not prepared, the seconds without any progress after which its download
+            is given up.
 
     Raises:
-        ValueError: if the dataset or split is unknown (with similar names), or its examples are not images with one
-            class each.
+        ValueError: if the dataset or split is unknown (with similar names), its examples are not images with one class
+            each, or a class folder has no images.
         FileNotFoundError: if a dataset is neither prepared nor can be downloaded, or a folder has no images.
         OSError: if the digits can be neither read nor written.
 
@@ -45,13 +62,20 @@ def load(name: str, split: str, data_dir: str | os.PathLike | None = None) -> So
     >>> digits.size, digits.classes, digits.image_shape
     (797, 10, (8, 8, 1))
     """
+    if image_channels not in (None, 1, 3):
+        raise ValueError(explain_mismatch("image_channels=1 for gray images or 3 for colors", repr(image_channels)))
+    if image_bits not in (None, *range(8, 17)):
+        raise ValueError(explain_mismatch("image_bits= from 8 to 16", repr(image_bits)))
+    check_number("load", "download_timeout", download_timeout, above=0)
     # Imported here because TFDS takes seconds to import, and a folder of images does not need it.
     if os.path.isdir(name):
         from kd_keras.data import folders
 
-        return folders.read(name, split)
+        return folders.read(name, split, image_channels, image_bits)
     from kd_keras.data import digits, sources
 
+    name = os.fspath(name)
     if name == "digits":
         digits.prepare(data_dir)
-    return sources.read(name, split, data_dir)
+    source = sources.read(name, split, data_dir, download_timeout)
+    return source if image_channels is None else source.with_channels(image_channels)

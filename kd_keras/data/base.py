@@ -33,7 +33,8 @@ class Source:
             and with the same indices, and opens only the files that contain them; `None` if there is none.
 
     Raises:
-        ValueError: if `examples` is not a dataset of such dictionaries.
+        ValueError: if `examples` is not a dataset of such dictionaries, if it has no examples, or if the class names do
+            not fit the number of classes or are not different.
 
     >>> examples = tf.data.Dataset.from_tensor_slices({"image": tf.zeros((2, 4, 4, 1), tf.uint8), "index": [0, 1]})
     >>> examples = examples.map(lambda example: {**example, "index": tf.cast(example["index"], tf.int64)})
@@ -58,6 +59,27 @@ class Source:
         if not isinstance(types, dict) or not required.items() <= types.items() <= TYPES.items():
             expected = f"examples of the form {TYPES} in source {self.name!r}, with or without the label"
             raise ValueError(explain_mismatch(expected, str(types)))
+        shape, declared = spec["image"].shape, self.image_shape
+        if shape.rank != 3 or shape[-1] is None:
+            received = f"images of shape {shape}"
+            advice = "give one image per example, with a known number of channels, by tf.ensure_shape"
+            raise ValueError(explain_mismatch(f"images (H, W, C) in source {self.name!r}", received, advice))
+        if declared is not None and not shape.is_compatible_with(declared):
+            raise ValueError(explain_mismatch(f"images of image_shape={declared}", f"a dataset of images {shape}"))
+        self._check_classes()
+
+    def _check_classes(self) -> None:
+        if not isinstance(self.size, int) or self.size < 1:
+            raise ValueError(explain_mismatch(f"at least one example in source {self.name!r}", f"size={self.size!r}"))
+        names = self.class_names
+        if self.classes is not None and self.classes < 1:
+            raise ValueError(explain_mismatch(f"at least one class in {self.name!r}", f"classes={self.classes}"))
+        if names is not None and len(names) != self.classes:
+            received = f"{len(names)} names for classes={self.classes}"
+            raise ValueError(explain_mismatch(f"one name for each class of {self.name!r}", received))
+        repeated = sorted({name for name in names or () if (names or ()).count(name) > 1})
+        if repeated:
+            raise ValueError(explain_mismatch(f"different class names in {self.name!r}", f"{repeated} several times"))
 
     @property
     def has_labels(self) -> bool:
@@ -82,6 +104,45 @@ class Source:
             replace(self, examples=self.read_range(end - size, end), size=size, read_range=None)
             for size, end in zip(sizes, ends, strict=True)
         ]
+
+    def with_channels(self, channels: int) -> Source:
+        """Converts all images to gray or to colors; gray is the luminance (ITU-R 601) of the colors.
+
+        Args:
+            channels: 1 or 3.
+
+        Raises:
+            ValueError: if the images have neither 1 nor 3 channels.
+
+        >>> examples = tf.data.Dataset.range(6).map(lambda i: {"image": tf.zeros((4, 4, 1), tf.uint8), "index": i})
+        >>> Source(examples, name="black", size=6, image_shape=(4, 4, 1)).with_channels(3).image_shape
+        (4, 4, 3)
+        """
+        current = self.examples.element_spec["image"].shape[-1]
+        if current == channels:
+            return self
+        if {current, channels} != {1, 3}:
+            expected = f"images of 1 or 3 channels in {self.name!r}, to convert them to {channels}"
+            raise ValueError(explain_mismatch(expected, f"images of {current} channels"))
+
+        def convert(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+            image = example["image"]
+            if channels == 3:
+                return {**example, "image": tf.image.grayscale_to_rgb(image)}
+            gray = tf.tensordot(tf.cast(image, tf.float32), tf.constant([[0.299], [0.587], [0.114]]), 1)
+            return {**example, "image": tf.cast(tf.round(gray), tf.uint8)}
+
+        def map_all(examples: tf.data.Dataset) -> tf.data.Dataset:
+            return examples.map(convert, tf.data.AUTOTUNE, deterministic=True)
+
+        read_range = self.read_range
+        return replace(
+            self,
+            examples=map_all(self.examples),
+            image_shape=None if self.image_shape is None else (*self.image_shape[:2], channels),
+            version=f"{self.version} with {channels} channels",
+            read_range=None if read_range is None else lambda begin, end: map_all(read_range(begin, end)),
+        )
 
     def without(self, classes: Collection[int]) -> Source:
         """Leaves out all examples of some classes and renumbers the others from 0; K and the class names do not change.

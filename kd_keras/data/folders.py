@@ -4,112 +4,115 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import tensorflow as tf
 
 from kd_keras.data.base import Source
-from kd_keras.errors import explain_mismatch, suggest
+from kd_keras.data.folder_layout import find_images
+from kd_keras.data.image_files import DEEP_SUFFIXES, Header, highest_value, read_header, read_image
+from kd_keras.data.python_calls import call_python
 
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png")
+READER = 2  # changes when the same files give other pixels
 
 
-def read(folder: str | os.PathLike, split: str = "train") -> Source:
-    """Opens a folder of images as a source. Images are decoded to three channels, animations to their first frame.
+def read(
+    folder: str | os.PathLike, split: str = "train", channels: int | None = None, bits: int | None = None
+) -> Source:
+    """Opens a folder of images as a source.
 
-    There are three layouts, which the content of the folder determines. Hidden files and files with other suffixes are
-    ignored.
+    There are three layouts, which the content of the folder determines. Hidden files are ignored. A warning names other
+    files that are left out: those with another suffix than `image_files.SUFFIXES`, and those in deeper folders.
 
     * `FOLDER/<class>/*.jpg`: one split, called `"train"` or `"all"`;
     * `FOLDER/<split>/<class>/*.jpg`: `split` is one of these folders, or `"all"`. Classes are numbered over all splits
       together, so that a class that is missing in one split does not change the numbers of the others;
     * `FOLDER/*.jpg`: images without labels, `"train"` or `"all"`.
 
-    Examples are in the order of their paths, classes in the order of their names.
+    Examples are in the order of their paths, classes in the order of their names. Images are read as `read_image`
+    describes.
+
+    Args:
+        folder: the folder.
+        split: one of its splits.
+        channels: 1 for gray images, 3 for colors; by default 1 if all images of the folder are gray, else 3.
+        bits: of images with 16 bits per channel, the number of low bits that their values use, 8 to 16.
 
     Raises:
         FileNotFoundError: if there is no image.
-        ValueError: if the split is unknown, the layouts are mixed, or a file is not an image (with its name). A file
-            may also be decoded later, when its example is read; then this is a `tf.errors.InvalidArgumentError`.
+        ValueError: if the split is unknown, the layouts are mixed, a class folder has no images, images of 16 bits use
+            fewer bits and `bits` is not given, or a file is not an image (with its name). A file may also be decoded
+            later, when its example is read; then this is a `tf.errors.InvalidArgumentError`.
     """
     folder = Path(folder)
-    files = _find_images(folder, split)
-    if not files:
-        raise FileNotFoundError(f"Split {split!r} of {folder} has no images ({' '.join(SUFFIXES)}).")
+    layout = find_images(folder)
+    files = layout.select(split)
+    layout.warn(split)
     paths = [str(path) for path, _ in files]
+    everything = [str(path) for path, _ in layout.select("all")]
+    if bits is None:
+        _check_bits(folder, everything)
+    depth = channels or _channels(map(read_header, everything))
+    size = _common_size(map(read_header, paths))
+    layout.log(split, "gray" if depth == 1 else "in colors")
     columns = {"path": paths, "index": tf.range(len(paths), dtype=tf.int64)}
-    names = None
-    if files[0][1] is not None:
-        names = tuple(sorted({str(name) for _, name in _find_images(folder, "all")}))
-        columns["label"] = tf.constant([names.index(name) for _, name in files], tf.int64)
-    shape = _common_shape(paths)
+    names = layout.class_names
+    if names is not None:
+        numbers = {name: number for number, name in enumerate(names)}
+        columns["label"] = tf.constant([numbers[str(name)] for _, name in files], tf.int64)
 
     def decode(example: dict) -> dict:
-        image = tf.py_function(_decode, [example["path"]], tf.uint8)
+        image = call_python(lambda path: read_image(path.decode(), depth, bits or 16), [example["path"]], tf.uint8)
         others = {key: value for key, value in example.items() if key != "path"}
-        return {"image": tf.ensure_shape(image, shape or (None, None, 3)), **others}
+        return {"image": tf.ensure_shape(image, (*(size or (None, None)), depth)), **others}
 
     def read_range(begin: int, end: int) -> tf.data.Dataset:
         rows = tf.data.Dataset.from_tensor_slices({key: column[begin:end] for key, column in columns.items()})
         return rows.map(decode, tf.data.AUTOTUNE, deterministic=True)
 
     listing = [(str(path.relative_to(folder)), path.stat().st_size) for path, _ in files]
+    digest = hashlib.sha256(repr([READER, depth, bits, listing]).encode()).hexdigest()
     return Source(
         examples=read_range(0, len(paths)),
         name=str(folder),
         size=len(paths),
         classes=len(names) if names else None,
         class_names=names,
-        image_shape=shape,
-        version=f"{folder.name} {split} {hashlib.sha256(repr(listing).encode()).hexdigest()}",
+        image_shape=(*size, depth) if size else None,
+        version=f"{folder.name} {split} {digest}",
         files=len(paths),
         read_range=read_range,
     )
 
 
-def _find_images(folder: Path, split: str) -> list[tuple[Path, str | None]]:
-    """Every image of a split with the name of its class, or with `None` if there are no class folders."""
-    loose = _list_files(folder)
-    splits = {inner.name: _list_classes(inner) for inner in _list_folders(folder)}
-    splits = {name: images for name, images in splits.items() if images}
-    classes = _list_classes(folder)
-    if sum(map(bool, (loose, splits, classes))) > 1:
-        names = sorted({str(name) for _, name in classes})
+def _channels(headers: Iterable[Header]) -> int:
+    """1 if all images are gray, else 3; reads no further than the first image with colors."""
+    return 1 if all(header.is_gray for header in headers) else 3
+
+
+def _common_size(headers: Iterable[Header]) -> tuple[int, int] | None:
+    """The size of all images, or `None` if they differ; reads no further than the first that differs."""
+    headers = iter(headers)
+    first = next(headers).size
+    return first if all(header.size == first for header in headers) else None
+
+
+def _check_bits(folder: Path, paths: list[str]) -> None:
+    """Checks that 16-bit images use their range; reads no further than the first that does.
+
+    Cameras and scanners store 10 or 12 bits in such files. Nearly all of these would become black.
+    """
+    highest, example = 0, None
+    for path in paths:
+        if os.path.splitext(path)[1].lower() in DEEP_SUFFIXES and read_header(path).is_deep:
+            example, highest = path, max(highest, highest_value(path))
+            if highest >= 2**15:
+                return
+    if example is not None:
+        bits = max(8, highest.bit_length())
         raise ValueError(
-            f"{folder} must have either images, class folders, or split folders of class folders, but it has a "
-            f"mixture: {len(loose)} images, class folders {names}, split folders {sorted(splits)}. Keep only one kind."
+            f"Images of 16 bits per channel in {folder} must have values up to 65535, but the highest value is "
+            f"{highest}, for example in {example}. Pass image_bits=, the number of bits that the camera or scanner "
+            f"used: with image_bits={bits}, {2**bits - 1} becomes 255."
         )
-    if split not in (*splits, "all") and not (split == "train" and not splits):
-        choices = [*splits, "all"] if splits else ["train", "all"]
-        raise ValueError(explain_mismatch(f"a split of {folder}", repr(split), suggest(split, choices)))
-    if splits:
-        return [image for name in sorted(splits) if split in (name, "all") for image in splits[name]]
-    return list(classes) or [(path, None) for path in loose]
-
-
-def _list_classes(folder: Path) -> list[tuple[Path, str | None]]:
-    return [(path, inner.name) for inner in _list_folders(folder) for path in _list_files(inner)]
-
-
-def _list_folders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-
-
-def _list_files(folder: Path) -> list[Path]:
-    named = (path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
-    return sorted(path for path in named if path.is_file())
-
-
-def _common_shape(paths: list[str]) -> tuple[int, int, int] | None:
-    """The shape of all images, or `None` if they differ; reads no further than the first that differs."""
-    first = tuple(_decode(paths[0]).shape)
-    return first if all(tuple(_decode(path).shape) == first for path in paths[1:]) else None
-
-
-def _decode(path: tf.Tensor | str) -> tf.Tensor:
-    # The pipeline calls this eagerly too, so that an error names the file, which the decoder does not know.
-    try:
-        return tf.io.decode_image(tf.io.read_file(path), channels=3, expand_animations=False)
-    except tf.errors.InvalidArgumentError as error:
-        name = path if isinstance(path, str) else path.numpy().decode()
-        raise ValueError(f"{name} is not an image that can be decoded: {str(error)[:200]}") from error

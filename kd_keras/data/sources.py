@@ -5,31 +5,30 @@ from __future__ import annotations
 import functools
 import operator
 import os
-from pathlib import Path
 
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from kd_keras.data.base import Source
+from kd_keras.data.downloads import prepare
 from kd_keras.errors import explain_mismatch, suggest
 
-EXPECTED = '"digits", a TFDS dataset or an existing folder of images'
 
-
-def read(name: str, split: str, data_dir: str | os.PathLike | None = None) -> Source:
+def read(name: str, split: str, data_dir: str | os.PathLike | None = None, download_timeout: float = 60.0) -> Source:
     """Opens one split of a TFDS dataset; a prepared dataset is read without access to the network.
 
     Args:
         name: a name that TFDS understands, such as `"cifar10"`, `"cifar10:3.0.2"` or `"svhn_cropped"`.
         split: a split or a slice of one, such as `"train"`, `"train[:1000]"`, `"train[90%:]"`, `"train+test"`.
         data_dir: the directory of TFDS datasets, or `None` for the default one.
+        download_timeout: the seconds without progress after which a download is given up.
 
     Raises:
         ValueError: if the dataset or split is unknown (with similar names), the split is empty, or the dataset has no
             8-bit image and class label.
         FileNotFoundError: if the dataset is neither prepared nor can be downloaded.
     """
-    builder = _prepare(name, data_dir)
+    builder = prepare(name, data_dir, download_timeout)
     image, label = _find_keys(builder)
     size = _count_examples(builder, split)
     # The index is the same in every run only if files are read one after the other, without shuffling.
@@ -70,43 +69,6 @@ def _select_range(builder: tfds.core.DatasetBuilder, split: str, begin: int, end
             pieces.append(tfds.core.ReadInstruction(piece.splitname, start + first, start + last, unit="abs"))
         offset += length
     return functools.reduce(operator.add, pieces)
-
-
-def _prepare(name: str, data_dir: str | os.PathLike | None) -> tfds.core.DatasetBuilder:
-    prepared = _list_prepared(data_dir)
-    try:
-        builder = tfds.builder(name, data_dir=data_dir)
-    except tfds.core.DatasetNotFoundError as error:
-        advice = suggest(name, {*prepared, *tfds.list_builders(with_community_datasets=False)})
-        if not advice.startswith("did you mean"):  # TFDS has hundreds of datasets, too many to list
-            advice = f"prepared under {_directory(data_dir)}: {', '.join(prepared) or 'none'}"
-        raise ValueError(explain_mismatch(EXPECTED, repr(name), advice)) from error
-    except Exception as error:  # TFDS raises several types for an unknown version or configuration
-        raise ValueError(explain_mismatch(EXPECTED, f"{name!r}: {str(error).splitlines()[0]}")) from error
-    if builder.is_prepared():
-        return builder
-    try:
-        builder.download_and_prepare()
-    except Exception as error:  # of any type: the host, the proxy, the disk or TFDS itself may fail
-        reason = str(error).splitlines()[0][:200] if str(error) else ""
-        raise FileNotFoundError(
-            f"The dataset {name!r} is neither prepared under {_directory(data_dir)} nor downloadable: "
-            f"{type(error).__name__}: {reason}. Prepared there: {', '.join(prepared) or 'none'}."
-        ) from error
-    return builder
-
-
-def _list_prepared(data_dir: str | os.PathLike | None) -> list[str]:
-    """The names of datasets prepared in a directory: `<name>/<version>/` or `<name>/<config>/<version>/`."""
-    directory = _directory(data_dir)
-    patterns = [f"{directory}/{depth}/dataset_info.json" for depth in ("*/*", "*/*/*")]
-    paths = [path for pattern in patterns for path in tf.io.gfile.glob(pattern)]
-    return sorted({path[len(directory) :].strip("/").split("/")[0] for path in paths})
-
-
-def _directory(data_dir: str | os.PathLike | None) -> str:
-    directory = str(data_dir or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets"))
-    return str(Path(directory).expanduser()) if "://" not in directory else directory
 
 
 def _find_keys(builder: tfds.core.DatasetBuilder) -> tuple[str, str]:

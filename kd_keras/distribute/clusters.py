@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 import tensorflow as tf
 
+from kd_keras.distribute.rendezvous import meet_peers
 from kd_keras.private_api import start_coordination_service
 
 SLURM_PORT = 8888
@@ -77,8 +78,16 @@ def _tasks(resolver: tf.distribute.cluster_resolver.ClusterResolver) -> list[tup
 
 
 def watch_peers(resolver: tf.distribute.cluster_resolver.ClusterResolver, timeout: float) -> None:
-    """Makes TensorFlow report a worker after `timeout` seconds of silence; call it before the strategy exists."""
-    cluster = resolver.cluster_spec().as_dict()
+    """Waits for all workers, and makes TensorFlow report a worker after `timeout` seconds of silence.
+
+    Call it before the strategy exists.
+
+    Raises:
+        TimeoutError: if a worker has not started after `timeout` seconds.
+    """
+    cluster, tasks = resolver.cluster_spec().as_dict(), _tasks(resolver)
+    own_rank = tasks.index((resolver.task_type, resolver.task_id or 0))
+    meet_peers([cluster[job][index] for job, index in tasks], own_rank, timeout)
     jobs = {job: len(cluster[job]) for job in JOBS if job in cluster}
     start_coordination_service(f"/job:{next(iter(jobs))}/task:0", jobs, timeout)
 

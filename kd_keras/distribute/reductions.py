@@ -6,6 +6,7 @@ slices may differ in size, and Keras sums the gradients of all replicas.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -38,13 +39,13 @@ def weighted_global_mean(
     """Averages the terms of the loss over the global batch.
 
     Args:
-        terms: the weight `()` and the loss, `(B,)` or `()`, of each term by name.
+        terms: the weight `()` and the loss, `(B,)`, `(B, ...)` or `()`, of each term by name.
         penalties: the regularization losses, `()` each; they do not depend on the batch.
         batch: this replica's slice, with the sample weights.
         scale_loss: the method of the optimizer that scales the loss if gradients are computed in float16.
 
     Raises:
-        ValueError: if a loss `(B,)` comes with a structure of sample weights.
+        ValueError: if a loss `(B, ...)` comes with several sample weights, or with weights of other positions.
 
     >>> batch = Batch(inputs=tf.zeros((2, 3)), weight=tf.constant([1.0, 3.0]))
     >>> mean = weighted_global_mean({"kd": (0.5, tf.constant([2.0, 4.0]))}, [], batch, lambda loss: loss)
@@ -62,23 +63,57 @@ def weighted_global_mean(
 
 
 def _weighted_mean(loss: Tensor, weight: Any) -> Tensor:
-    """The mean over the slice as Keras's losses compute it: the sum of weighted rows, divided by their number."""
+    """The mean over the slice as Keras's losses compute it: the sum of weighted values, divided by their number."""
     loss = ops.cast(loss, "float32")
     if len(loss.shape) == 0:
         return loss
-    if tree.is_nested(weight):
+    count = ops.cast(ops.maximum(ops.size(loss), 1), "float32")
+    return ops.sum(loss if weight is None else loss * weight_like(loss, weight)) / count
+
+
+def weight_like(loss: Tensor, weight: Any) -> Tensor:
+    """Sample weights in the rank of a loss, float32: the weight of an example holds for all its positions.
+
+    Args:
+        loss: `(B, ...)`.
+        weight: `(B,)`, `(B, ...)` or one of these with a last axis of size 1. Weights of positions, for a loss without
+            them, are averaged over the positions of each example.
+
+    Raises:
+        ValueError: if there are several weights, or if they have other positions than the loss.
+
+    >>> weight_like(tf.zeros((2, 3, 3)), tf.ones((2,))).shape, weight_like(tf.zeros((2,)), tf.ones((2, 3, 3))).shape
+    (TensorShape([2, 1, 1]), TensorShape([2]))
+    """
+    weights = [component for component in tree.flatten(weight) if component is not None]
+    if len(weights) != 1:
         shapes = tree.map_structure(lambda component: tuple(component.shape), weight)
         raise ValueError(
             f"A method needs one sample weight for each example, (B,), but received a structure of shapes {shapes}. "
             "Use such a structure only with the hard loss, without methods."
         )
-    if weight is not None:
-        loss = loss * ops.reshape(ops.cast(weight, "float32"), (-1,))
-    return ops.sum(loss) / ops.cast(ops.maximum(ops.shape(loss)[0], 1), "float32")
+    weight, rank = ops.cast(weights[0], "float32"), len(loss.shape)
+    if weight.shape.rank is None:
+        raise ValueError(
+            "Expected sample weights of one rank in all calls of fit or evaluate, but received weights of several "
+            "ranks, for examples and for positions. Call compile() between them."
+        )
+    if len(weight.shape) == rank + 1 and weight.shape[-1] == 1:
+        weight = ops.squeeze(weight, -1)
+    if any(
+        None not in pair and pair[0] != pair[1] and pair[0] != 1 for pair in zip(weight.shape, loss.shape, strict=False)
+    ):
+        raise ValueError(
+            f"Expected sample weights for the examples (B,) or for the positions of a loss of shape {loss.shape}, but "
+            f"received weights of shape {weight.shape}. Pass one weight for each example."
+        )
+    if len(weight.shape) > rank:
+        return ops.mean(weight, axis=tuple(range(rank, len(weight.shape))))
+    return ops.reshape(weight, (*ops.shape(weight), *[1] * (rank - len(weight.shape))))
 
 
 def mean_of_counted_rows(mean: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Turns a mean over all rows into the mean over the rows of nonzero weight, and returns it with their number.
+    """Turns a mean over all rows into the mean over the rows with a nonzero weight, and returns it with their number.
 
     With several replicas, the last batch of an evaluation is padded with rows of weight 0, or a replica has no row at
     all. If no row counts, both values are 0.
@@ -92,8 +127,9 @@ def mean_of_counted_rows(mean: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
     [3.0, 2.0]
     """
     rows = ops.cast(count_rows(batch), "float32")
-    all_count = batch.weight is None or tree.is_nested(batch.weight)
-    counted = rows if all_count else ops.cast(ops.count_nonzero(batch.weight), "float32")
+    weights = [weight for weight in tree.flatten(batch.weight) if weight is not None]
+    counts = [ops.any(weight != 0, axis=tuple(range(1, len(weight.shape)))) for weight in weights]
+    counted = ops.cast(ops.count_nonzero(functools.reduce(ops.logical_or, counts)), "float32") if counts else rows
     return ops.where(counted > 0, mean * rows / ops.maximum(counted, 1), 0.0), counted
 
 
@@ -124,4 +160,11 @@ def gather_rows(structure: Any) -> Any:
         return structure
     context = tf.distribute.get_replica_context()
     # The copy is on this replica's device: over several workers TensorFlow cannot gather a tensor without a device.
-    return tree.map_structure(lambda x: None if x is None else context.all_gather(tf.identity(x), axis=0), structure)
+
+    def gather(x: Tensor | None) -> Tensor | None:
+        if x is None:
+            return None
+        rows = context.all_gather(tf.identity(x), axis=0)
+        return tf.ensure_shape(rows, [None, *x.shape[1:]])  # over several workers the gathered shape is unknown
+
+    return tree.map_structure(gather, structure)

@@ -25,7 +25,7 @@ RULES = {
 }  # the power of the ratio of batch sizes
 
 
-def strategy(name: str = "auto", *, devices: int | None = None, timeout: float = 20.0) -> tf.distribute.Strategy:
+def strategy(name: str = "auto", *, devices: int | None = None, timeout: float = 60.0) -> tf.distribute.Strategy:
     """Makes a strategy by name; call it before anything else of TensorFlow runs, and build everything in its `scope()`.
 
     Args:
@@ -33,12 +33,13 @@ def strategy(name: str = "auto", *, devices: int | None = None, timeout: float =
             over logical CPUs, "multiworker" over a cluster, "tpu", "central" (variables on the CPU, work on the GPUs),
             or "auto": the first that the environment offers of TPU, cluster, several GPUs, one device.
         devices: the number of GPUs, or of logical CPUs, of this machine; by default all GPUs, or one CPU.
-        timeout: seconds without a sign of life after which a worker counts as lost.
+        timeout: seconds without a sign of life, also at the start, after which a worker counts as lost.
 
     Raises:
         TypeError: if `devices` is not a number.
         ValueError: if the name is unknown, the environment describes no cluster or TPU, there are fewer devices, or
             TensorFlow has already run.
+        TimeoutError: if a worker of the cluster has not started after `timeout` seconds.
 
     >>> strategy("one").num_replicas_in_sync
     1

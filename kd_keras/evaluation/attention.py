@@ -59,7 +59,9 @@ def attention_maps(
             inputs = prepare(batch)
             tape.watch(inputs)
             taps = tapped(inputs, training=False)[1]
-            score = tf.reduce_sum(tf.gather(taps["logits"], output, batch_dims=1))
+            logits = taps["logits"]
+            logits = tf.concat([-logits, logits], -1) if logits.shape[-1] == 1 else logits  # a unit's two classes
+            score = tf.reduce_sum(tf.gather(logits, output, batch_dims=1))
         stage = taps["stages"][last]
         weights = tf.reduce_mean(tape.gradient(score, stage), (1, 2), keepdims=True)
         maps = tf.nn.relu(tf.reduce_sum(tf.cast(weights * stage, tf.float32), -1, keepdims=True))

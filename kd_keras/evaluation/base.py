@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -9,13 +10,19 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kd_keras.contracts import Tensor, as_batch
+from kd_keras.contracts import TapSpec, Tensor, as_batch
 from kd_keras.distribute.slices import map_over_replicas
+from kd_keras.networks.heads import logits_of, recognize_probabilities
 from kd_keras.teacher import Teacher, prepare_images
+
+LOGGER = logging.getLogger("kd_keras")
 
 
 class Predictions(NamedTuple):
-    """A model's logits `(N, K)` float32 for N examples, and their labels `(N,)` int64 or `None`."""
+    """A model's logits `(N, K)` float32 for N examples, and their labels `(N,)` int64 or `None`.
+
+    The softmax of the logits are the model's probabilities, whatever its last layer is (`class_logits`).
+    """
 
     logits: np.ndarray
     labels: np.ndarray | None
@@ -73,7 +80,32 @@ def predict(
         if batch.label is not None:
             label = np.asarray(batch.label)
             labels.append(label.argmax(-1) if label.ndim == 2 and label.shape[-1] > 1 else label.reshape(-1))
-    return Predictions(np.concatenate(logits), np.concatenate(labels).astype("int64") if labels else None)
+    predicted = class_logits(np.concatenate(logits), tapped.specs["logits"])
+    return Predictions(predicted, np.concatenate(labels).astype("int64") if labels else None)
+
+
+def class_logits(logits: np.ndarray, spec: TapSpec) -> np.ndarray:
+    """The logits `(N, K)` of one distribution over the classes, whose softmax are the model's probabilities.
+
+    Args:
+        logits: `(N, K)` as the model's tap "logits" gives them, or `(N, 1)` of a single unit z, which become (0, z).
+            Probabilities that a hidden softmax or sigmoid returns are recognized by their values. Probabilities of
+            several sigmoids are divided by their sum, with a warning.
+        spec: of that tap.
+
+    >>> class_logits(np.array([[3.0]]), TapSpec("dense", (None, 1), "sigmoid")).tolist()
+    [[0.0, 3.0]]
+    """
+    hidden = "" if spec.activation else recognize_probabilities(logits)
+    if hidden:
+        LOGGER.warning("%r returns the probabilities of a %s; its logits are computed from them.", spec.layer, hidden)
+        logits = logits_of(logits, hidden)
+    if logits.shape[-1] == 1:
+        return np.concatenate([np.zeros_like(logits), logits], axis=-1)
+    if "sigmoid" in (spec.activation, hidden):
+        LOGGER.warning("%r has a sigmoid for each class; its probabilities are divided by their sum.", spec.layer)
+        return -np.logaddexp(0, -logits)  # log sigmoid(z)
+    return logits
 
 
 def single_network(model: keras.Model | Teacher) -> tuple[Callable[[Tensor], Tensor], keras.Model]:

@@ -27,6 +27,8 @@ from kd_keras.evaluation.intervals import intervals
 from kd_keras.evaluation.memory import memory
 from kd_keras.evaluation.robustness import robustness
 from kd_keras.evaluation.similarity import grams, similarity
+from kd_keras.networks.inputs import resize_to_input
+from kd_keras.networks.taps import Tapped
 from kd_keras.teacher import Teacher
 
 QUESTIONS = ("robustness", "generalization", "attention", "similarity", "memory")
@@ -87,7 +89,8 @@ class Candidate:
             ValueError: if its classes are not those of the images.
         """
         order = order_classes(self.class_names, source.class_names)
-        count = len(order) if order else self.network.output_shape[-1]
+        units = Tapped(self.network, ["logits"], output=False).specs["logits"].shape[-1]
+        count = len(order) if order else max(2, units)  # a single unit has two classes
         if count != (source.classes or count):
             raise ValueError(
                 f"{self.name} must have the {source.classes} classes of the images of {source.name}, but it has {count}"
@@ -163,12 +166,13 @@ class Evaluator:
             held_out, measured = halves(predictions)
             findings |= calibration(measured, held_out=held_out)
         batch = as_batch(next(iter(self.images))).inputs
-        batch = tf.image.resize(batch, candidate.network.input_shape[1:3]).numpy()
+        batch = np.asarray(resize_to_input(candidate.network, batch))
         self._timed[name] = candidate.network, batch
         findings |= cost(candidate.network, batch.shape[1:])
         if candidate.kilobytes is not None:
             findings["kilobytes"] = candidate.kilobytes
         for question in self.questions:
+            LOGGER.info("  %s of %s", question, name)
             self._add(question, candidate, self._ask[question], candidate, reader)
 
     def measure_latency(self) -> None:

@@ -27,6 +27,8 @@ class SeedGroup(NamedTuple):
         runs: the paths of the runs.
         results: the results of the runs, with `last["val_accuracy"]`, `best_val_accuracy`, `seconds` and, if there is
             a teacher, `teacher_accuracy`.
+        seeds: the seed of every run; by default all differ. Runs with the same seed count once, with their mean.
+        name: the name of the recipe, if it has one.
     """
 
     teacher: str
@@ -34,6 +36,21 @@ class SeedGroup(NamedTuple):
     settings: tuple[str, ...]
     runs: list[str]
     results: list[dict[str, Any]]
+    seeds: list[str] | tuple = ()
+    name: str = ""
+
+    @property
+    def repeated_seeds(self) -> list[str]:
+        """The seeds of which there are several runs."""
+        return [seed for seed in dict.fromkeys(self.seeds) if self.seeds.count(seed) > 1]
+
+    def _by_seed(self, values: Sequence[float]) -> list[float]:
+        """The mean of each seed: several runs of one seed say nothing about the spread over seeds."""
+        seeds = self.seeds or range(len(values))
+        by_seed: dict[Any, list[float]] = {}
+        for seed, value in zip(seeds, values, strict=True):
+            by_seed.setdefault(seed, []).append(value)
+        return [statistics.mean(same) for same in by_seed.values()]
 
     @property
     def methods(self) -> list[str]:
@@ -48,12 +65,12 @@ class SeedGroup(NamedTuple):
     @property
     def last_accuracies(self) -> list[float]:
         """The accuracy of every seed after the last epoch, in percent."""
-        return [100 * result["last"]["val_accuracy"] for result in self.results]
+        return self._by_seed([100 * result["last"]["val_accuracy"] for result in self.results])
 
     @property
     def best_accuracies(self) -> list[float]:
         """The accuracy of every seed after its best epoch, in percent."""
-        return [100 * result["best_val_accuracy"] for result in self.results]
+        return self._by_seed([100 * result["best_val_accuracy"] for result in self.results])
 
     @property
     def teacher_accuracies(self) -> list[float]:
@@ -62,7 +79,9 @@ class SeedGroup(NamedTuple):
 
 
 def name_recipe(group: SeedGroup, groups: Sequence[SeedGroup]) -> str:
-    """The methods of a group, with the flags by which it differs from groups with the same networks and methods."""
+    """The name of a group's recipe, or its methods with the flags by which it differs from similar groups."""
+    if group.name:
+        return group.name
     name = BASELINE if group.is_baseline else " + ".join(group.methods)
     key = (group.teacher, group.student, group.methods)
     similar = [peer for peer in groups if peer is not group and (peer.teacher, peer.student, peer.methods) == key]
@@ -84,7 +103,7 @@ def summarize(groups: Sequence[SeedGroup]) -> list[dict[str, Any]]:
     rows = []
     for group in groups:
         row: dict[str, Any] = {"teacher": group.teacher or "-", "student": group.student}
-        row |= {"recipe": name_recipe(group, groups), "seeds": len(group.results)}
+        row |= {"recipe": name_recipe(group, groups), "seeds": len(group.last_accuracies)}
         row |= dict(zip(("last", "spread"), _mean_and_spread(group.last_accuracies), strict=True))
         row |= dict(zip(("best", "best_spread"), _mean_and_spread(group.best_accuracies), strict=True))
         row |= {"seconds": statistics.mean(result["seconds"] for result in group.results), "first_run": group.runs[0]}

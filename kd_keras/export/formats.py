@@ -40,6 +40,9 @@ def saved_model(
 ) -> Export:
     """Writes a SavedModel from `(B, H, W, C)` uint8 images to `{"logits", "probabilities"}` `(B, K)` float32.
 
+    The probabilities are what `model.predict` returns if the model ends in a softmax or in sigmoids, else the softmax
+    of its output. A model in mixed precision is exported in float32.
+
     Its `serve` function and its default signature take any batch size. With `class_names` they also return `"class"`
     `(B,)`, the name of each image's most probable class; every output has the batch as its first axis, as TensorFlow
     Serving's row format requires. A second signature, `"class_names"`, takes nothing and returns all names `(K,)` in
@@ -52,7 +55,7 @@ def saved_model(
         image_shape: `(H, W, C)` of an image.
         sample: `(N, H, W, C)` uint8 images to compare on.
         labels: `(N,)` their classes.
-        class_names: K names in the order of the outputs.
+        class_names: K names in the order of the outputs; two for a single sigmoid unit.
         tolerance: the largest accepted difference from the model; a number is the largest difference of a probability.
 
     Raises:
@@ -185,7 +188,7 @@ def onnx(
     reference = Reference(_student_of(model), image_shape, sample, labels, class_names)
     with staging_path(path) as staging:
         images = tf.TensorSpec((None, *image_shape), tf.uint8, name="images")
-        serve = tf.function(reference.serve)
+        serve = tf.function(reference.serve.__call__)
         try:
             with _silenced(logging.getLogger("tf2onnx")):
                 written, _ = tf2onnx.convert.from_function(serve, [images], opset=17)

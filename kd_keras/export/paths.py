@@ -7,6 +7,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from kd_keras.files import explain_full_disk, remove_abandoned, temporary_path
+
 
 def check_suffix(file: str | Path, suffix: str) -> Path:
     """Checks the suffix of a path.
@@ -22,14 +24,28 @@ def check_suffix(file: str | Path, suffix: str) -> Path:
     return Path(file)
 
 
+def replace(staging: Path, path: Path) -> None:
+    """Moves a finished export to its path; a directory that is there is deleted only afterwards."""
+    earlier = temporary_path(path)
+    if path.is_dir():
+        path.rename(earlier)
+    staging.replace(path)
+    shutil.rmtree(earlier, ignore_errors=True)
+
+
 @contextlib.contextmanager
 def staging_path(path: Path) -> Iterator[Path]:
-    """An unused path in the same directory, to write to before the export replaces `path`; deleted if it remains."""
+    """An unused path in the same directory, to write to before the export replaces `path`; deleted if it remains.
+
+    Raises:
+        OSError: if the disk is full; what is at `path` is kept.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    staging = path.with_name(f".writing-{path.name}")
-    shutil.rmtree(staging, ignore_errors=True)
+    remove_abandoned(path.parent)
+    staging = temporary_path(path)
     try:
-        yield staging
+        with explain_full_disk(path):
+            yield staging
     finally:
         if staging.is_dir():
             shutil.rmtree(staging)

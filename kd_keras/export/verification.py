@@ -7,7 +7,6 @@ if it contains no more weights than the student has, so that an adapter or a tea
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -17,8 +16,9 @@ import numpy as np
 import tensorflow as tf
 
 from kd_keras.contracts import Tensor
+from kd_keras.export.outputs import ServedOutputs, classes_of
+from kd_keras.export.paths import replace
 from kd_keras.export.runtimes import Predict, latency, load, size_in_bytes, weight_shapes
-from kd_keras.networks.taps import Tapped
 
 
 class Tolerance(NamedTuple):
@@ -71,7 +71,7 @@ class Export(NamedTuple):
 
 
 class Reference:
-    """The student, and the images on which its exports are compared with it.
+    """The student, what its exports deliver, and the images on which they are compared with `student.predict`.
 
     Args:
         student: any built Keras model of one image input that reads pixel values from 0 to 255.
@@ -93,30 +93,28 @@ class Reference:
         self.image_shape = tuple(image_shape)
         self.sample, self.labels = np.asarray(sample), None if labels is None else np.asarray(labels)
         self.class_names = None if class_names is None else list(class_names)
-        self._tapped = Tapped(self.student, ["logits"], output=False)
         check_images("sample", self.sample, self.image_shape)
+        self.serve = ServedOutputs(student, self.sample)
         if self.labels is not None and self.labels.shape != (len(self.sample),):
             raise ValueError(
                 f"labels= must have the shape ({len(self.sample)},), one label per sample image, but received"
                 f" {self.labels.shape}."
             )
-        classes = self._tapped.specs["logits"].shape[-1]
+        classes = max(2, self.serve.units)
         if self.class_names is not None and len(self.class_names) != classes:
             names = ", ".join(self.class_names)[:200]
             raise ValueError(
-                f"class_names= must have {classes} class names, one per output of {student.name!r}, but received"
+                f"class_names= must have {classes} class names, one per class of {student.name!r}, but received"
                 f" {len(self.class_names)}: {names}."
             )
 
-    def serve(self, images: Tensor) -> dict[str, Tensor]:
-        """The outputs that every format has, for images `(B, H, W, C)` with pixel values from 0 to 255."""
-        _, taps = self._tapped(tf.cast(images, tf.float32), training=False)
-        logits = tf.cast(taps["logits"], tf.float32)
-        return {"logits": logits, "probabilities": tf.nn.softmax(logits)}
-
     def _serve_with_names(self, images: Tensor) -> dict[str, Tensor]:
         outputs = self.serve(images)
-        return {**outputs, "class": tf.gather(tf.constant(self.class_names), tf.argmax(outputs["logits"], -1))}
+        probabilities = outputs["probabilities"]
+        classes = (
+            tf.cast(probabilities[:, 0] > 0.5, tf.int64) if self.serve.units == 1 else tf.argmax(probabilities, -1)
+        )
+        return {**outputs, "class": tf.gather(tf.constant(self.class_names), classes)}
 
     def write_saved_model(self, directory: Path, dtype: tf.DType, with_names: bool = False) -> None:
         """Writes a SavedModel that takes images of a dtype, with `with_names` also the names of the classes."""
@@ -124,7 +122,8 @@ class Reference:
         images = tf.TensorSpec((None, *self.image_shape), dtype, name="images")
         module = tf.Module()
         module.weights = [variable.value for variable in self.student.variables]
-        module.serve = tf.function(self._serve_with_names if with_names else self.serve, input_signature=[images])
+        outputs = self._serve_with_names if with_names else self.serve.__call__
+        module.serve = tf.function(outputs, input_signature=[images])
         signatures = {"serving_default": module.serve}
         if with_names and self.class_names is not None:
             names = self.class_names
@@ -148,8 +147,8 @@ class Reference:
                 f"The runtime of {name} cannot run the export of {self.student.name!r}. It reports"
                 f" {type(error).__name__}: {str(error)[:500]}"
             ) from error
-        original = _in_batches(lambda images: self.serve(images)["probabilities"].numpy(), self.sample)
-        classes, original_classes = exported.argmax(-1), original.argmax(-1)
+        original = self.serve.predicted
+        classes, original_classes = classes_of(exported), classes_of(original)
         measured = Tolerance(float(np.abs(exported - original).max()), float((classes == original_classes).mean()), 0.0)
         accuracy = source_accuracy = None
         if self.labels is not None:
@@ -160,9 +159,9 @@ class Reference:
         times = latency(predict, self.sample)
         size = size_in_bytes(staging)
         export = Export(path, name, size, parameters, *measured[:2], accuracy, source_accuracy, *times)
-        if path.is_dir():
-            shutil.rmtree(path)
-        staging.replace(path)
+        if name == "saved_model":  # before it is in place, so that no SavedModel is without its check
+            np.savez(staging / "check.npz", images=self.sample, classes=original_classes)
+        replace(staging, path)
         return export
 
     def _count_parameters(self, name: str, staging: Path) -> int:

@@ -10,7 +10,7 @@ import keras
 
 from kd_keras.contracts import Batch, Outputs, Step, TapSpec, Tensor
 from kd_keras.errors import explain_mismatch, shorten
-from kd_keras.methods.labels import check_same_classes
+from kd_keras.methods.labels import check_same_classes, check_same_positions, refuse_binary
 from kd_keras.methods.schedules import Weight, as_weight, deserialize_weight, serialize_weight
 from kd_keras.networks.specs import Specs
 from kd_keras.private_api import allow_structured_inputs
@@ -59,7 +59,8 @@ class Method(keras.layers.Layer):
     """Base class of all methods.
 
     A method sets the class attributes below, may create adapters in `bind`, and returns its loss in `call`: shape
-    `(B,)`, or `()` if it couples examples, in float32 under every dtype policy, before the weight. The Distiller takes
+    `(B,)`, `(B, ...)` if it has a value for each position, or `()` if it couples examples, in float32 under every dtype
+    policy, before the weight. The Distiller takes
     care of averaging, replicas and loss scaling. A method that couples examples sees the slice of the batch on its
     replica, or, with `across_replicas`, the global batch, for which it returns `()`.
 
@@ -90,7 +91,12 @@ class Method(keras.layers.Layer):
         default_weight: the published weight of the loss, or 1 if none was published.
         published_hard_weight: the weight of the hard loss in the setting that `default_weight` was published for.
         across_replicas: whether the method gets the global batch, the taps and labels of all replicas concatenated.
+        allows_positions: whether logits may be `(B, ..., K)`, a prediction for each position, and not only `(B, K)`.
+        least_examples: the smallest batch for which the loss of a method that compares examples is not constant.
+        weighs_examples: whether a loss `()` already contains the sample weights of the batch.
         needs_index: whether the method reads `batch.index`.
+        supports_binary: whether the method also has a loss for units with a sigmoid each. After `bind`, `is_binary`
+            says whether the logits are such units.
         nonfinite_advice: what to check if the loss is not finite, besides the learning rate; for the error message.
         trains_student: whether the loss has a gradient for the student, not only for adapters of a first stage.
     """
@@ -101,7 +107,12 @@ class Method(keras.layers.Layer):
     default_weight = 1.0
     published_hard_weight = 1.0
     across_replicas = False
+    allows_positions = True
+    least_examples = 1
+    weighs_examples = False
     needs_index = False
+    supports_binary = False
+    is_binary = False
     nonfinite_advice = ""
     trains_student = True
 
@@ -126,7 +137,10 @@ class Method(keras.layers.Layer):
             ValueError: if the taps do not fit the method; the message names both layers and both shapes.
         """
         if "logits" in self.taps.student and "logits" in self.taps.teacher:
-            check_same_classes(student["logits"], teacher["logits"])
+            self.is_binary = check_same_classes(student["logits"], teacher["logits"])
+            check_same_positions(self.name, student["logits"], teacher["logits"])
+            if self.is_binary and not self.supports_binary:
+                raise ValueError(refuse_binary(self.name, student["logits"], teacher["logits"]))
         if not isinstance(self.across_replicas, bool):
             received = f"{shorten(self.across_replicas)} for method {self.name!r}"
             raise TypeError(explain_mismatch("across_replicas=True or False", received))
@@ -140,7 +154,7 @@ class Method(keras.layers.Layer):
         """
 
     def call(self, student: Outputs, teacher: Outputs, batch: Batch, step: Step) -> Tensor:
-        """The loss `(B,)` or `()` of one batch, float32, before the weight."""
+        """The loss `(B,)`, `(B, ...)` or `()` of one batch, float32, before the weight."""
         raise NotImplementedError(f"{type(self).__name__} does not define call(student, teacher, batch, step).")
 
     def get_config(self) -> dict[str, Any]:
@@ -239,15 +253,28 @@ def agreed_hard_weight(methods: Sequence[Method]) -> tuple[float, str]:
     >>> agreed_hard_weight([Guided()])
     (0.1, 'published with guided')
     >>> agreed_hard_weight([Guided(), Method()])
-    (1.0, 'the default, as the published weights differ: 0.1 with guided, 1 with method')
+    (1.0, 'the default, as the published weights differ: 0.1 with guided, none with method')
     """
     if not methods:
         return 1.0, "the default, as there is no method"
     weights = {float(method.published_hard_weight) for method in methods}
+    stated = [method.name for method in methods if _states_hard_weight(method)]
     if len(weights) == 1:
-        return weights.pop(), f"published with {', '.join(method.name for method in methods)}"
-    published = ", ".join(f"{method.published_hard_weight:g} with {method.name}" for method in methods)
+        unstated = ", ".join(method.name for method in methods if method.name not in stated)
+        reason = f"published with {', '.join(stated)}"
+        return weights.pop(), f"the default, as none was published with {unstated}" if unstated else reason
+    published = ", ".join(
+        f"{method.published_hard_weight:g} with {method.name}" if method.name in stated else f"none with {method.name}"
+        for method in methods
+    )
     return 1.0, f"the default, as the published weights differ: {published}"
+
+
+def _states_hard_weight(method: Method) -> bool:
+    """Whether a method or its class states a published setting of its own, instead of the defaults of `Method`."""
+    kinds = type(method).__mro__
+    stated = {name for owner in (method, *kinds[: kinds.index(Method)]) for name in vars(owner)}
+    return not stated.isdisjoint(("default_weight", "published_hard_weight"))
 
 
 def _as_names(taps: str | Sequence[str] | None) -> tuple[str, ...]:

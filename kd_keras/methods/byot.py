@@ -10,7 +10,13 @@ from kd_keras.contracts import Batch, Outputs, Step, Tensor
 from kd_keras.errors import check_number, explain_mismatch
 from kd_keras.methods.adapters import dense_adapter
 from kd_keras.methods.base import Method, MethodOptions, Specs, Taps
-from kd_keras.methods.labels import check_same_classes
+from kd_keras.methods.labels import (
+    check_one_prediction,
+    check_same_classes,
+    check_same_positions,
+    match_units,
+    refuse_binary,
+)
 from kd_keras.primitives import softened_kl
 
 
@@ -118,8 +124,11 @@ class BYOT(Method):
             received = f"exits {[spec.layer for spec in logits]} and features {[spec.layer for spec in features]}"
             expected = f"two or more exits with features for method {self.name!r}"
             raise ValueError(explain_mismatch(expected, received, "build the student with models.multi_exit"))
+        check_one_prediction(self.name, logits[-1].shape)
         if self.from_teacher:
-            check_same_classes(logits[-1], teacher["logits"])
+            check_same_positions(self.name, logits[-1], teacher["logits"])
+            if check_same_classes(logits[-1], teacher["logits"]):
+                raise ValueError(refuse_binary(self.name, logits[-1], teacher["logits"]))
         # The taps of a pattern come in the order of the graph; the names number the exits by depth.
         self._order = [sorted(range(len(specs)), key=lambda i: specs[i].layer) for specs in (logits, features)]
         features = [features[place] for place in self._order[1]]
@@ -134,7 +143,7 @@ class BYOT(Method):
         *shallow, deepest = [student["exit?_features"][place] for place in self._order[1]]
         options = {"alpha": self.alpha, "temperature": self.temperature}
         if self.from_teacher:
-            loss = byot_loss(logits, teacher["logits"], batch.label, **options)
+            loss = byot_loss(logits, match_units(teacher["logits"], logits[-1]), batch.label, **options)
         else:
             loss = byot_loss(logits[:-1], ops.stop_gradient(logits[-1]), batch.label, **options)
             loss = loss + _cross_entropy(logits[-1], batch.label)

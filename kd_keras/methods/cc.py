@@ -113,6 +113,7 @@ class CC(TapPairMethod):
     64
     """
 
+    least_examples = 2
     family = "relations"
     paper = "Peng et al. 2019, 1904.01802"
     taps = Taps(("embedding",), ("embedding",))

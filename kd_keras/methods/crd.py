@@ -154,6 +154,7 @@ class CRD(TapPairMethod):
     (True, False)
     """
 
+    weighs_examples = True
     family = "relations"
     paper = "Tian, Krishnan, Isola 2020, 1910.10699"
     taps = Taps(("embedding",), ("embedding",))
@@ -181,6 +182,7 @@ class CRD(TapPairMethod):
         self.momentum = check_number("CRD", "momentum", momentum, least=0, below=1)
         self.seed = None if seed is None else check_whole_number("CRD", "seed", seed, least=0)
         self.needs_index = self.examples is not None
+        self.least_examples = 2 if self.examples is None else 1  # without a memory, the others are the negatives
 
     def bind(self, student: Specs, teacher: Specs) -> None:
         self.embedders = [dense_adapter(spec, self.width) for spec in self.pair(student, teacher, rank=2)]

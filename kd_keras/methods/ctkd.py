@@ -22,14 +22,14 @@ def ctkd_loss(
     with respect to theta, too.
 
     Args:
-        student: `(B, K)` logits z_s.
-        teacher: `(B, K)` logits z_t.
+        student: `(B, ..., K)` logits z_s: `(B, K)`, or one prediction for each position.
+        teacher: logits z_t of the same shape.
         theta: `()`, any number; 1 gives T = 15.6.
         start: the lowest temperature, greater than 0.
         end: the range of temperatures; the highest is `start + end`.
 
     Returns:
-        `(B,)` float32, in nats times T^2, at least 0; its mean over the batch is the published loss.
+        `(B, ...)` float32, in nats times T^2, at least 0; its mean over the batch is the published loss.
 
     >>> import numpy as np
     >>> student, teacher = np.array([[0.0, 4.0]]), np.array([[4.0, 0.0]])

@@ -78,6 +78,7 @@ class DIST(Method):
     1.0
     """
 
+    allows_positions = False
     family = "logits"
     paper = "Huang, You, Wang, Qian, Xu 2022, 2205.10536"
 

@@ -27,16 +27,17 @@ def dkd_loss(
     while that code subtracts 1000 from its z / T. Whenever that code is finite, both give the same number.
 
     Args:
-        student: `(B, K)` logits z_s.
-        teacher: `(B, K)` logits z_t.
-        labels: the target classes: integers `(B,)` or `(B, 1)`, or probabilities `(B, K)`, whose largest entry is the
-            target. The paper does not define the loss for mixed labels, such as those of mixup.
+        student: `(B, ..., K)` logits z_s: `(B, K)`, or one prediction for each position.
+        teacher: logits z_t of the same shape.
+        labels: the target classes: integers `(B, ...)` or `(B, ..., 1)`, or probabilities `(B, ..., K)`, whose largest
+            entry is the target. A label that is no class, such as -1, gives a loss of 0. The paper does not
+            define the loss for mixed labels, such as those of mixup.
         alpha: the weight of TCKD.
         beta: the weight of NCKD.
         temperature: T > 0; 4 in the published CIFAR-100 tables, 1 on ImageNet.
 
     Returns:
-        `(B,)` float32, in nats times T^2, at least 0; its mean over the batch is the published loss.
+        `(B, ...)` float32, in nats times T^2, at least 0; its mean over the batch is the published loss.
 
     Raises:
         ValueError: if labels are missing or have another shape.
@@ -49,7 +50,8 @@ def dkd_loss(
     is_target = target_mask("DKD", labels, student)
     student, teacher = (ops.cast(z, "float32") / temperature for z in (student, teacher))
     (pair_s, others_s), (pair_t, others_t) = (_decouple(z, is_target) for z in (student, teacher))
-    return temperature**2 * (alpha * softened_kl(pair_s, pair_t) + beta * softened_kl(others_s, others_t))
+    loss = temperature**2 * (alpha * softened_kl(pair_s, pair_t) + beta * softened_kl(others_s, others_t))
+    return ops.where(ops.any(is_target, axis=-1), loss, 0.0)
 
 
 def _decouple(z: Tensor, is_target: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import keras
 from typing_extensions import Unpack
 
-from kd_keras.contracts import Batch, Outputs, Step, Tensor
-from kd_keras.errors import check_number
+from kd_keras.contracts import Batch, Outputs, Step, TapSpec, Tensor
+from kd_keras.errors import check_number, explain_mismatch
+from kd_keras.methods.adapters import describe_pair
 from kd_keras.methods.base import Specs, TapPairMethod, TapPairOptions
-from kd_keras.methods.labels import check_same_classes, name_heads
-from kd_keras.primitives import softened_kl
+from kd_keras.methods.labels import check_same_classes, check_same_positions, match_units, name_heads
+from kd_keras.primitives import softened_binary_kl, softened_kl
 
 
 def kd_loss(student: Tensor, teacher: Tensor, *, temperature: float = 4.0) -> Tensor:
@@ -19,18 +20,36 @@ def kd_loss(student: Tensor, teacher: Tensor, *, temperature: float = 4.0) -> Te
     published loss ("batchmean").
 
     Args:
-        student: `(B, K)` logits z_s.
-        teacher: `(B, K)` logits z_t.
+        student: `(B, ..., K)` logits z_s: `(B, K)`, or one prediction for each position.
+        teacher: logits z_t of the same shape.
         temperature: T > 0; 4 in the published CIFAR-100 tables, 1 on ImageNet.
 
     Returns:
-        `(B,)` float32, in nats times T^2, at least 0.
+        `(B, ...)` float32, in nats times T^2, at least 0.
 
     >>> import numpy as np
     >>> round(float(kd_loss(np.array([[0.0, 4.0]]), np.array([[4.0, 0.0]]))[0]), 4)
     7.3939
     """
     return temperature**2 * softened_kl(student, teacher, temperature)
+
+
+def kd_binary_loss(student: Tensor, teacher: Tensor, *, temperature: float = 4.0) -> Tensor:
+    """`kd_loss` for units with a sigmoid each: T^2 sum_k KL(p_t,k || p_s,k), p = sigmoid(z / T) against 1 - p.
+
+    Args:
+        student: `(B, K)` logits z_s, before the sigmoid.
+        teacher: `(B, K)` logits z_t.
+        temperature: T > 0.
+
+    Returns:
+        `(B,)` float32, in nats times T^2, at least 0.
+
+    >>> import numpy as np
+    >>> round(float(kd_binary_loss(np.array([[4.0]]), np.array([[0.0]]))[0]), 4)  # as kd_loss of (0, 4) and (0, 0)
+    1.9218
+    """
+    return temperature**2 * softened_binary_kl(student, teacher, temperature)
 
 
 @keras.saving.register_keras_serializable("kd_keras")
@@ -42,6 +61,8 @@ class KD(TapPairMethod):
 
     Args:
         temperature: T > 0.
+        binary: whether each logit belongs to a sigmoid of its own, as in networks for several labels per image; the
+            loss is then `kd_binary_loss`. It is also taken for a student of a single unit.
         **options: `student_tap` and `teacher_tap`, by default "logits"; another output of the network or a layer's path
             names the logits of another head, summed over several. `weight` and `name`, as for every `Method`.
 
@@ -53,16 +74,33 @@ class KD(TapPairMethod):
     paper = "Hinton, Vinyals, Dean 2015, 1503.02531"
     default_weight = 0.9
     published_hard_weight = 0.1
+    supports_binary = True
 
-    def __init__(self, *, temperature: float = 4.0, **options: Unpack[TapPairOptions]):
+    def __init__(self, *, temperature: float = 4.0, binary: bool = False, **options: Unpack[TapPairOptions]):
         super().__init__(**name_heads(options))
         self.temperature = check_number("KD", "temperature", temperature, above=0)
+        self.binary = bool(binary)
 
     def bind(self, student: Specs, teacher: Specs) -> None:
-        for pair in self.pairs(student, teacher):
-            check_same_classes(*pair)
-        super().bind(student, teacher)
+        self.heads_are_binary = [self._is_binary_pair(*pair) for pair in self.pairs(student, teacher)]
+        self.is_binary = any(self.heads_are_binary)
+        self.built = True
+
+    def _is_binary_pair(self, student: TapSpec, teacher: TapSpec) -> bool:
+        """Whether a pair of heads has the loss of units with a sigmoid each."""
+        is_binary = check_same_classes(student, teacher)
+        check_same_positions(self.name, student, teacher)
+        received, name = describe_pair(student, teacher), f"KD(binary={self.binary})"
+        width = student.shape[-1]
+        if is_binary and width != 1 and not self.binary:
+            expected, advice = f"classes with one softmax for {name}", "pass KD(binary=True)"
+            raise ValueError(explain_mismatch(expected, f"units with a sigmoid each: {received}", advice))
+        if self.binary and (teacher.shape[-1] != width or "softmax" in (student.activation, teacher.activation)):
+            expected, advice = f"the same units with a sigmoid each for {name}", "pass KD()"
+            raise ValueError(explain_mismatch(expected, f"classes with one softmax: {received}", advice))
+        return is_binary or self.binary
 
     def call(self, student: Outputs, teacher: Outputs, batch: Batch, step: Step) -> Tensor:
-        pairs = zip(*self.tensors(student, teacher), strict=True)
-        return sum(kd_loss(*pair, temperature=self.temperature) for pair in pairs)
+        pairs = zip(*self.tensors(student, teacher), self.heads_are_binary, strict=True)
+        losses = ((s, match_units(t, s), kd_binary_loss if is_binary else kd_loss) for s, t, is_binary in pairs)
+        return sum(loss(*pair, temperature=self.temperature) for *pair, loss in losses)

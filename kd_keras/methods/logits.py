@@ -16,26 +16,32 @@ from typing_extensions import Unpack
 from kd_keras.contracts import Batch, Outputs, Step, Tensor
 from kd_keras.errors import check_choice, check_number
 from kd_keras.methods.base import Specs, TapPairMethod, TapPairOptions
-from kd_keras.methods.labels import check_same_classes, name_heads
-from kd_keras.primitives import mean_square, softened_kl
+from kd_keras.methods.labels import (
+    check_same_classes,
+    check_same_positions,
+    match_units,
+    name_heads,
+    refuse_binary,
+)
+from kd_keras.primitives import softened_kl
 
 
 def logits_mse_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """The mean over classes of (z_s - z_t)^2 of raw logits. There is no temperature and no T^2: they would cancel.
 
     Args:
-        student: `(B, K)` logits z_s.
-        teacher: `(B, K)` logits z_t.
+        student: `(B, ..., K)` logits z_s: `(B, K)`, or one prediction for each position.
+        teacher: logits z_t of the same shape.
 
     Returns:
-        `(B,)` float32, at least 0; its mean over the batch is the mean over all elements. The paper's sum over classes
-        is K times as large.
+        `(B, ...)` float32, at least 0; its mean is the mean over all elements. The paper's sum over classes is K times
+        as large.
 
     >>> import numpy as np
     >>> float(logits_mse_loss(np.array([[0.0, 4.0]]), np.array([[0.0, 0.0]]))[0])
     8.0
     """
-    return mean_square(student, teacher)
+    return ops.mean(ops.square(ops.cast(student, "float32") - ops.cast(teacher, "float32")), axis=-1)
 
 
 def soft_cross_entropy_loss(student: Tensor, teacher: Tensor, *, temperature: float = 1.0) -> Tensor:
@@ -44,12 +50,12 @@ def soft_cross_entropy_loss(student: Tensor, teacher: Tensor, *, temperature: fl
     Differs from MMRazor's code, which stops the student's gradient, and from FKD's, which has no T^2.
 
     Args:
-        student: `(B, K)` logits z_s.
-        teacher: `(B, K)` logits z_t.
+        student: `(B, ..., K)` logits z_s: `(B, K)`, or one prediction for each position.
+        teacher: logits z_t of the same shape.
         temperature: T > 0.
 
     Returns:
-        `(B,)` float32, in nats times T^2, at least T^2 times the teacher's entropy.
+        `(B, ...)` float32, in nats times T^2, at least T^2 times the teacher's entropy.
 
     >>> import numpy as np
     >>> round(float(soft_cross_entropy_loss(np.array([[0.0, 4.0]]), np.array([[4.0, 0.0]]))[0]), 4)
@@ -64,12 +70,12 @@ def reverse_kl_loss(student: Tensor, teacher: Tensor, *, temperature: float = 1.
     """T^2 KL(p_s || p_t) with p = softmax(z / T): the student avoids what is unlikely according to the teacher.
 
     Args:
-        student: `(B, K)` logits z_s.
-        teacher: `(B, K)` logits z_t.
+        student: `(B, ..., K)` logits z_s: `(B, K)`, or one prediction for each position.
+        teacher: logits z_t of the same shape.
         temperature: T > 0.
 
     Returns:
-        `(B,)` float32, in nats times T^2, at least 0.
+        `(B, ...)` float32, in nats times T^2, at least 0.
 
     >>> import numpy as np
     >>> round(float(reverse_kl_loss(np.array([[0.0, 0.0]]), np.array([[np.log(3.0), 0.0]]))[0]), 4)
@@ -82,12 +88,12 @@ def jensen_shannon_loss(student: Tensor, teacher: Tensor, *, temperature: float 
     """T^2 (KL(p_s || m) + KL(p_t || m)) / 2 with m = (p_s + p_t) / 2 and p = softmax(z / T).
 
     Args:
-        student: `(B, K)` logits z_s.
-        teacher: `(B, K)` logits z_t.
+        student: `(B, ..., K)` logits z_s: `(B, K)`, or one prediction for each position.
+        teacher: logits z_t of the same shape.
         temperature: T > 0.
 
     Returns:
-        `(B,)` float32, in nats times T^2, from 0 to T^2 log 2.
+        `(B, ...)` float32, in nats times T^2, from 0 to T^2 log 2.
 
     >>> import numpy as np
     >>> round(float(jensen_shannon_loss(np.array([[0.0, 99.0]]), np.array([[99.0, 0.0]]))[0]), 4)
@@ -126,13 +132,13 @@ def logits_loss(student: Tensor, teacher: Tensor, *, form: str = "mse", temperat
     """One of the plain losses by its name: "mse", "soft_cross_entropy", "reverse_kl" or "jensen_shannon".
 
     Args:
-        student: `(B, K)` logits z_s.
-        teacher: `(B, K)` logits z_t.
+        student: `(B, ..., K)` logits z_s: `(B, K)`, or one prediction for each position.
+        teacher: logits z_t of the same shape.
         form: the name. All but "mse", from which the temperature cancels, have the factor T^2.
         temperature: T > 0.
 
     Returns:
-        `(B,)` float32.
+        `(B, ...)` float32.
 
     Raises:
         ValueError: if the form is unknown.
@@ -165,6 +171,11 @@ class Logits(TapPairMethod):
     family = "logits"
     paper = "Ba, Caruana 2014, 1312.6184"
 
+    @property
+    def supports_binary(self) -> bool:  # type: ignore[override]
+        """Whether the form compares each logit by itself."""
+        return self.form == "mse"
+
     def __init__(self, *, form: str = "mse", temperature: float = 1.0, **options: Unpack[TapPairOptions]):
         super().__init__(**name_heads(options))
         self.form = check_choice("Logits", "form", form, FORMS)
@@ -172,9 +183,14 @@ class Logits(TapPairMethod):
 
     def bind(self, student: Specs, teacher: Specs) -> None:
         for pair in self.pairs(student, teacher):
-            check_same_classes(*pair)
-        super().bind(student, teacher)
+            is_binary = check_same_classes(*pair)
+            check_same_positions(self.name, *pair)
+            if is_binary and not self.supports_binary:
+                raise ValueError(refuse_binary(self.name, *pair))
+            self.is_binary = self.is_binary or is_binary
+        self.built = True
 
     def call(self, student: Outputs, teacher: Outputs, batch: Batch, step: Step) -> Tensor:
         pairs = zip(*self.tensors(student, teacher), strict=True)
-        return sum(logits_loss(*pair, form=self.form, temperature=self.temperature) for pair in pairs)
+        options = {"form": self.form, "temperature": self.temperature}
+        return sum(logits_loss(one, match_units(other, one), **options) for one, other in pairs)

@@ -84,6 +84,7 @@ class LSKD(Method):
     9.0
     """
 
+    allows_positions = False
     family = "logits"
     paper = "Sun, Ren, Li, Wang, Cao 2024, 2403.01427"
     default_weight = 9.0

@@ -95,6 +95,7 @@ class MLKD(Method):
     (4.0, 2.0)
     """
 
+    allows_positions = False
     family = "logits"
     paper = "Jin, Wang, Lin 2023, CVPR"
     default_weight = 0.9

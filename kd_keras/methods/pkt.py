@@ -69,6 +69,7 @@ class PKT(TapPairMethod):
     30000.0
     """
 
+    least_examples = 2
     family = "relations"
     paper = "Passalis, Tefas 2018, 1803.10837"
     taps = Taps(("embedding",), ("embedding",))

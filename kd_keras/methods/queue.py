@@ -70,6 +70,7 @@ class Queue(TapPairMethod):
     1024
     """
 
+    weighs_examples = True
     family = "label-free"
     paper = "Fang et al. 2021, 2101.04731"
     taps = Taps(("embedding",), ("embedding",))

@@ -176,6 +176,7 @@ class RKD(TapPairMethod):
     ('embedding',)
     """
 
+    least_examples = 2
     family = "relations"
     paper = "Park, Kim, Lu, Cho 2019, 1904.05068"
     taps = Taps(("embedding",), ("embedding",))

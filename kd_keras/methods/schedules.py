@@ -63,12 +63,14 @@ def as_weight(owner: str, argument: str, weight: Weight) -> Weight:
 
     Raises:
         TypeError: if it is none of these.
-        ValueError: if a number is not finite, or if the epochs do not start at 0.
+        ValueError: if a number is negative or not finite, or if the epochs do not start at 0.
     """
     if isinstance(weight, Mapping):
-        return ByEpoch({epoch: check_number(owner, f"{argument}[{epoch}]", value) for epoch, value in weight.items()})
+        return ByEpoch(
+            {epoch: check_number(owner, f"{argument}[{epoch}]", value, least=0) for epoch, value in weight.items()}
+        )
     if not callable(weight):
-        check_number(owner, argument, weight)
+        check_number(owner, argument, weight, least=0)
     return weight
 
 

@@ -69,6 +69,7 @@ class SemCKD(Method):
     32
     """
 
+    weighs_examples = True
     family = "features"
     paper = "Chen et al. 2021, 2012.03236"
     taps = Taps(("stages",), ("stages",))

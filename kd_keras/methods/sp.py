@@ -52,6 +52,7 @@ class SP(TapPairMethod):
     ('stages[-1]',)
     """
 
+    least_examples = 2
     family = "relations"
     paper = "Tung, Mori 2019, 1907.09682"
     taps = Taps(("stages[-1]",), ("stages[-1]",))

@@ -21,14 +21,14 @@ def wsld_loss(student: Tensor, teacher: Tensor, labels: Tensor, *, temperature: 
     temperature 1; w gets no gradient.
 
     Args:
-        student: `(B, K)` logits z_s.
-        teacher: `(B, K)` logits z_t.
-        labels: the target classes: integers `(B,)` or `(B, 1)`, or probabilities `(B, K)`, whose largest entry is the
-            target.
+        student: `(B, ..., K)` logits z_s: `(B, K)`, or one prediction for each position.
+        teacher: logits z_t of the same shape.
+        labels: the target classes: integers `(B, ...)` or `(B, ..., 1)`, or probabilities `(B, ..., K)`, whose largest
+            entry is the target. A label that is no class, such as -1, gives a loss of 0.
         temperature: T > 0.
 
     Returns:
-        `(B,)` float32, in nats times T^2, at least 0; its mean over the batch is the published loss.
+        `(B, ...)` float32, in nats times T^2, at least 0; its mean over the batch is the published loss.
 
     Raises:
         ValueError: if labels are missing or have another shape.
@@ -44,7 +44,8 @@ def wsld_loss(student: Tensor, teacher: Tensor, labels: Tensor, *, temperature: 
     weight = ops.stop_gradient(-ops.expm1(-ratio))
     p_teacher = ops.softmax(teacher / temperature, axis=-1)
     log_student = ops.log_softmax(student / temperature, axis=-1)
-    return temperature**2 * weight * ops.sum(-p_teacher * log_student, axis=-1)
+    loss = temperature**2 * weight * ops.sum(-p_teacher * log_student, axis=-1)
+    return ops.where(ops.any(is_target, axis=-1), loss, 0.0)
 
 
 def _cross_entropy(z: Tensor, is_target: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ class Linear(layers.Layer):
     """
 
     def __init__(self, layer: layers.Layer):
-        super().__init__(name=f"{layer.name}_linear", dtype=layer.dtype_policy)
+        super().__init__(name=f"{layer.name}_linear", dtype=policy_of(layer), autocast=False)
         self.layer = layer
         self.built = True
 
@@ -50,7 +50,7 @@ class Renamed(layers.Layer):
     """Calls an operation under another name."""
 
     def __init__(self, operation: Operation, name: str):
-        super().__init__(name=name, dtype=getattr(operation, "dtype_policy", None), autocast=False)
+        super().__init__(name=name, dtype=policy_of(operation), autocast=False)
         self.operation = operation
         self.built = True
 
@@ -69,7 +69,7 @@ class Edge(NamedTuple):
     """
 
     path: str
-    operation: Operation | None
+    operation: Operation  # or None
     sources: list[Tensor]
     results: list[Tensor]
 
@@ -188,9 +188,25 @@ def functional(model: keras.Model) -> keras.Model:
     return model
 
 
+def policy_of(operation: Operation) -> Any:
+    """The dtype policy for a layer that wraps an operation or continues it.
+
+    That of a quantized layer is the one it computes in, since Keras calls a quantized method of each layer with a
+    quantized policy, which only the layer itself has.
+
+    >>> policy_of(layers.Dense(2, dtype="int8_from_mixed_bfloat16"))
+    'bfloat16'
+    """
+    policy = getattr(operation, "dtype_policy", None)
+    is_quantized = getattr(operation, "quantization_mode", None) is not None
+    return (
+        operation.compute_dtype if is_quantized or isinstance(policy, keras.dtype_policies.DTypePolicyMap) else policy
+    )
+
+
 def _is_fused(layer: layers.Layer) -> bool:
     return layer.activation is not keras.activations.linear and layer.activity_regularizer is None
 
 
 def _split(layer: layers.Layer) -> tuple[layers.Layer, layers.Layer]:
-    return Linear(layer), layers.Activation(layer.activation, name=layer.name, dtype=layer.dtype_policy)
+    return Linear(layer), layers.Activation(layer.activation, name=layer.name, dtype=policy_of(layer))

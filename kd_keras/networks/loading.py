@@ -14,8 +14,9 @@ import keras
 import numpy as np
 
 from kd_keras.errors import explain_mismatch
+from kd_keras.networks.file_checks import check_archive
 from kd_keras.networks.preprocessing import PixelStatistics
-from kd_keras.networks.weight_files import StoredLayer, explain_read_errors, number_from_zero, read_layers
+from kd_keras.networks.weight_files import StoredLayer, explain_read_errors, number_from_zero, open_layers
 from kd_keras.private_api import automatic_name, inner_layers, own_variables
 
 
@@ -43,7 +44,7 @@ class Loaded(NamedTuple):
 
 
 def load_weights(model: keras.Model, path: str | os.PathLike) -> Loaded:
-    """Loads the weights that a `.keras` or `.weights.h5` file has for the layers of a model.
+    """Loads the weights that a `.keras`, `.weights.h5` or legacy `.h5` file has for the layers of a model.
 
     Layers are matched by their paths, such as `"backbone/conv1"`, or else by the last name in the path if exactly one
     layer of the model and one of the file have it. So a backbone may be nested in a model and alone in the file, or the
@@ -55,7 +56,8 @@ def load_weights(model: keras.Model, path: str | os.PathLike) -> Loaded:
         path: the file.
 
     Raises:
-        ValueError: if the file does not exist, is not a Keras file, or has no layer that fits.
+        ValueError: if the file does not exist, is not a Keras file, has no layer that fits, refers to other files, or
+            is far smaller than what it unpacks to.
 
     >>> import tempfile
     >>> whole = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="a"), keras.layers.Dense(2, name="b")])
@@ -65,23 +67,23 @@ def load_weights(model: keras.Model, path: str | os.PathLike) -> Loaded:
     >>> load_weights(other, file).loaded
     ['a']
     """
-    stored = read_layers(Path(path))
     layers: dict[str, keras.layers.Layer] = {}
     numbered: dict[str, str] = {}
     for name, number, layer in _walk_layers(model, "", ""):
         layers[name], numbered[name] = layer, number
-    sources = _match_all(numbered, stored, layers)
-    report = Loaded([], {}, [name for name in layers if sources[name] is None], [])
-    report.skipped.extend(name for name in stored if name not in sources.values())
-    for name, source in sources.items():
-        if source is None:
-            continue
-        difference = _difference(layers[name], stored[source].variables)
-        if difference:
-            report.mismatched[name] = difference
-        else:
-            layers[name].load_own_variables(stored[source].variables)
-            report.loaded.append(name)
+    with open_layers(Path(path)) as stored:
+        sources = _match_all(numbered, stored, layers)
+        report = Loaded([], {}, [name for name in layers if sources[name] is None], [])
+        report.skipped.extend(name for name in stored if name not in sources.values())
+        for name, source in sources.items():
+            if source is None:
+                continue
+            difference = _difference(layers[name], stored[source].variables)
+            if difference:  # compared before anything is read, because a file may declare any shape
+                report.mismatched[name] = difference
+            else:
+                layers[name].load_own_variables(stored[source].values())
+                report.loaded.append(name)
     if not report.loaded:
         received = f"{len(stored)} layers of other names or shapes: {_list_some(stored)}"
         advice = "choose the file of a network with the same layer names and shapes"
@@ -116,6 +118,7 @@ def pixel_statistics(network: str | os.PathLike | keras.Model) -> PixelStatistic
     if path.suffix != ".keras":
         return None
     with explain_read_errors(path), zipfile.ZipFile(path) as archive:
+        check_archive(path, archive)
         return _normalization_in(json.loads(archive.read("config.json"))["config"])
 
 
@@ -221,7 +224,7 @@ def _match(name: str, stored: Mapping[str, Any], layers: Mapping[str, Any]) -> s
     return in_the_file[0] if len(in_the_file) == len(in_the_model) == 1 else None
 
 
-def _difference(layer: keras.layers.Layer, stored: Mapping[str, np.ndarray]) -> str:
+def _difference(layer: keras.layers.Layer, stored: Mapping[str, Any]) -> str:
     """How the shapes in the file differ from a layer's, or an empty text."""
     in_the_model = [tuple(variable.shape) for variable in own_variables(layer)]
     in_the_file = [stored[key].shape for key in sorted(stored, key=lambda key: (len(key), key))]

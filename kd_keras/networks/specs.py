@@ -48,14 +48,15 @@ class Specs(dict[str, Any]):
         }
 
     def get_config(self) -> dict[str, list]:
-        """The specifications in plain values: `[layer, shape]` by tap, or a list of these for stages.
+        """The specifications in plain values: `[layer, shape]` by tap, or a list of these for stages. The logits also
+        have their activation if it is known.
 
         >>> Specs({"logits": TapSpec("head", (None, 10))}).get_config()
         {'logits': ['head', [None, 10]]}
         """
 
         def as_entry(spec: TapSpec) -> list:
-            return [spec.layer, list(spec.shape)]
+            return [spec.layer, list(spec.shape), *([spec.activation] if spec.activation else [])]
 
         return {
             tap: [as_entry(part) for part in spec] if isinstance(spec, list) else as_entry(spec)
@@ -71,13 +72,13 @@ class Specs(dict[str, Any]):
             constants: those of the network; `None` if there are none.
 
         >>> Specs.from_config({"stages": [["conv1", [None, 8, 8, 4]]]})
-        {'stages': [TapSpec(layer='conv1', shape=(None, 8, 8, 4))]}
+        {'stages': [TapSpec(layer='conv1', shape=(None, 8, 8, 4), activation='')]}
         """
 
-        def as_spec(entry: list) -> TapSpec | list[TapSpec]:
+        def as_spec(entry: list) -> Any:
             if isinstance(entry[0], str):
-                return TapSpec(entry[0], tuple(entry[1]))
-            return [TapSpec(layer, tuple(shape)) for layer, shape in entry]
+                return TapSpec(entry[0], tuple(entry[1]), *entry[2:])
+            return [as_spec(part) for part in entry]
 
         return cls({tap: as_spec(entry) for tap, entry in config.items()}, constants)
 
@@ -94,6 +95,8 @@ class Specs(dict[str, Any]):
         if self._constants is None:
             return None
         kernel, bias = self._constants.classifier_weights()
+        if self._class_order is not None and kernel.shape[-1] == 1:  # one unit z is (0, z)
+            kernel, bias = np.pad(kernel, ((0, 0), (1, 0))), np.pad(bias, (1, 0))
         order = slice(None) if self._class_order is None else self._class_order
         return kernel[:, order], bias[order]
 

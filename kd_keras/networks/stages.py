@@ -1,6 +1,6 @@
 """The parts of a network that methods read: its logits, its classifier, its embedding and its stages.
 
-* The logits are what comes before a final softmax.
+* The logits are what comes before a final softmax or sigmoid.
 * The classifier is the last layer with a kernel on the way to the logits.
 * The embedding is what the classifier reads, before dropout, averaged over height and width; of a network without a
   classifier, its output.
@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import keras
 import numpy as np
@@ -20,6 +19,7 @@ from kd_keras.contracts import Tensor
 from kd_keras.errors import explain_mismatch, shorten
 from kd_keras.networks.features import has_kernel, is_pooling, returns_features
 from kd_keras.networks.graph import Edge, Graph, Operation
+from kd_keras.networks.heads import Head, find_head
 from kd_keras.networks.layouts import find_channels_first
 
 ACTIVATIONS = (layers.Activation, layers.ReLU, layers.LeakyReLU, layers.PReLU, layers.ELU, layers.Softmax)
@@ -40,28 +40,39 @@ class StagedGraph(Graph):
 
     _channels_first: set[int] | None = None  # the ids of tensors, found when they are first needed
 
-    def logits(self) -> Tensor:
-        """What comes before a final softmax, `(B, K)`.
+    def logits(self, output: Tensor | None = None) -> Tensor:
+        """What comes before a final softmax or sigmoid, in the shape of the output, `(B, K)`.
+
+        Args:
+            output: one of several outputs; by default the output of the model, or that called "logits".
+
+        Raises:
+            ValueError: if the model has several outputs and none is called "logits", or if the softmax or sigmoid
+                cannot be taken off.
+        """
+        head = self.head(output)
+        if head.problem:
+            raise self.missing_tap("logits", head.problem)
+        logits = head.logits
+        for edge in head.rearranging:
+            rearranged = self.derive(logits, edge.operation, edge.path)
+            logits = rearranged if len(rearranged.shape) > 1 else logits  # a single unit keeps its axis
+        return logits
+
+    def head(self, output: Tensor | None = None) -> Head:
+        """The logits and the activation behind an output, as `logits`.
 
         Raises:
             ValueError: if the model has several outputs and none is called "logits".
         """
+        if output is not None:
+            return find_head(self, output)
         output = self.output
         if isinstance(output, Mapping):
             output = next(iter(output.values())) if len(output) == 1 else output.get("logits")
         if output is None or tree.is_nested(output):
             raise self.missing_tap("logits", 'it has several outputs. Return a dictionary with the key "logits"')
-        return self.logits_of(output)
-
-    def logits_of(self, output: Tensor) -> Tensor:
-        """What comes before a final softmax of one output, `(B, K)`."""
-        edge = self.producer(output)
-        if edge is None or not _is_softmax(edge.operation):
-            return output
-        if not _is_activation(edge.operation):
-            advice = f"{edge.path!r} regularizes its softmax. Make the softmax a layer by itself"
-            raise self.missing_tap("logits", advice)
-        return edge.sources[0]
+        return find_head(self, output)
 
     def embedding(self) -> Tensor:
         """What the classifier reads, `(B, D)`, before dropout and averaged over height and width.
@@ -171,6 +182,10 @@ class StagedGraph(Graph):
         """
         edge = self.classifier()
         layer = edge.original
+        if getattr(layer, "quantization_mode", None) is not None:
+            received = f"the layer {edge.path!r}, quantized to {layer.quantization_mode}"
+            advice = "use the network as it was before quantize()"
+            raise ValueError(explain_mismatch(f"a classifier of {self.model.name!r} in floats", received, advice))
         kernel = np.array(getattr(layer, "kernel", ()), "float32")
         if kernel.ndim < 2 or kernel.size != kernel.shape[-2] * kernel.shape[-1]:
             expected = f"a linear classifier of {self.model.name!r}"
@@ -214,7 +229,7 @@ class StagedGraph(Graph):
     def _sinks(self) -> list[Tensor]:
         """The ends of all paths: the logits, or all outputs of a model that has several and none called "logits"."""
         has_logits = isinstance(self.output, Mapping) and ("logits" in self.output or len(self.output) == 1)
-        return tree.flatten(self.output) if tree.is_nested(self.output) and not has_logits else [self.logits()]
+        return tree.flatten(self.output) if tree.is_nested(self.output) and not has_logits else [self.head().logits]
 
     def _dominators(self) -> list[Tensor]:
         """The tensors on every path from the inputs to the logits, in order.
@@ -238,11 +253,6 @@ class StagedGraph(Graph):
 
 def _is_batch_norm(edge: Edge | None) -> bool:
     return edge is not None and isinstance(edge.original, layers.BatchNormalization)
-
-
-def _is_softmax(operation: Operation) -> bool:
-    activation: Any = getattr(operation, "activation", None)  # Keras's or TensorFlow's
-    return type(operation).__name__ == "Softmax" or getattr(activation, "__name__", "") in ("softmax", "softmax_v2")
 
 
 def _is_activation(operation: Operation) -> bool:

@@ -2,7 +2,7 @@
 
 A tap is named by what it reads:
 
-* `"logits"` is what comes before a final softmax;
+* `"logits"` is what comes before a final softmax or sigmoid;
 * `"logits:other"` is the same for the output or the layer called "other";
 * `"embedding"` is what the layer that computes the logits reads, before dropout, averaged over height and width;
 * `"stages"` are the last maps of each resolution that every path from input to logits passes;
@@ -91,6 +91,9 @@ class Tapped:
             own_output = {"output": graph.output} if output or not taps else {}
             self._replayed = keras.Model(graph.inputs, {**own_output, "taps": taps})
             specs = {name: tree.map_structure(graph.spec, tap) for name, tap in taps.items()}
+            for name in specs:
+                if name == "logits" or name.startswith("logits:"):
+                    specs[name] = specs[name]._replace(activation=graph.head(_find_head(graph, name)).activation)
             self.specs = Specs(specs, GraphConstants(graph))
         else:
             declared = _declared_taps(model, self._wanted, trains=output)
@@ -129,10 +132,8 @@ def find_tap(graph: StagedGraph, name: str) -> Tensor | list[Tensor]:
             raise graph.missing_tap(name, f"it has {len(stages)} stages, numbered from 0")
         return stages[number]
     named_outputs = graph.output if isinstance(graph.output, Mapping) else {}
-    if name == "logits":
-        return graph.logits()
-    if name.startswith("logits:"):
-        return _logits_of(graph, name)
+    if name == "logits" or name.startswith("logits:"):
+        return graph.logits(_find_head(graph, name))
     if name in named_outputs:
         return named_outputs[name]
     if name == "embedding":
@@ -148,12 +149,14 @@ def find_tap(graph: StagedGraph, name: str) -> Tensor | list[Tensor]:
     return _layer_output(graph, name)
 
 
-def _logits_of(graph: StagedGraph, name: str) -> Tensor:
-    """The logits of a head by the name of its output or of its last layer."""
+def _find_head(graph: StagedGraph, name: str) -> Tensor | None:
+    """The output of the head that "logits:<name>" names by its output or its last layer; `None` for "logits"."""
+    if name == "logits":
+        return None
     head = find_tap(graph, name.removeprefix("logits:"))
     if isinstance(head, list):
         raise graph.missing_tap(name, "it names several tensors. Name one output or layer")
-    return graph.logits_of(head)
+    return head
 
 
 def _layer_output(graph: StagedGraph, path: str) -> Tensor:

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 
 from kd_keras.errors import explain_mismatch
-from kd_keras.files import write_atomically
 from kd_keras.networks.specs import Specs
+from kd_keras.recording.files import RECORD_AGAIN, check_digest, save_file
+
+FILE = "constants.npz"
 
 
 def write_constants(directory: Path, specs: Specs) -> None:
@@ -29,14 +31,27 @@ def write_constants(directory: Path, specs: Specs) -> None:
         with contextlib.suppress(ValueError):  # the maps of this tap do not come from a BatchNorm
             for number, (scale, offset) in enumerate(specs.batch_norms(tap) or []):
                 arrays |= {f"{tap}/{number:03d}/scale": scale, f"{tap}/{number:03d}/offset": offset}
-    write_atomically(directory / "constants.npz", lambda name: np.savez(name, **arrays))
+    save_file(directory / FILE, lambda name: np.savez(name, **arrays))
 
 
 class RecordedConstants:
-    """The constants of a recorded teacher, with the methods by which `Specs` reads those of a live network."""
+    """The constants of a recorded teacher, with the methods by which `Specs` reads those of a live network.
 
-    def __init__(self, directory: Path):
-        self.path = directory / "constants.npz"
+    Args:
+        directory: the directory of the recording.
+        digest: the checksum of the file, or `None` for a recording that has no checksum of it.
+    """
+
+    def __init__(self, directory: Path, digest: str | None = None):
+        self.path, self.digest = directory / FILE, digest
+
+    def check(self) -> None:
+        """Compares the file with its checksum, and reads it.
+
+        Raises:
+            ValueError: if it is damaged.
+        """
+        _ = self._arrays
 
     def classifier_weights(self) -> tuple[np.ndarray, ...]:
         """The kernel `(D, K)` and the bias `(K,)` of the classifier, float32."""
@@ -49,8 +64,14 @@ class RecordedConstants:
 
     @cached_property
     def _arrays(self) -> dict[str, np.ndarray]:
-        with np.load(self.path) as file:
-            return {name: file[name] for name in file.files}
+        if self.digest is not None:
+            check_digest(self.path, self.digest)
+        try:
+            with np.load(self.path) as file:
+                return {name: file[name] for name in file.files}
+        except Exception as error:  # NumPy and zipfile raise several types for a damaged file
+            reason = f"a damaged one ({str(error).splitlines()[0][:100] if str(error) else type(error).__name__})"
+            raise ValueError(explain_mismatch(f"a complete file {self.path}", reason, RECORD_AGAIN)) from error
 
     def _select(self, *names: str) -> tuple[np.ndarray, ...]:
         if not set(names) <= set(self._arrays):

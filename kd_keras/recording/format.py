@@ -25,7 +25,7 @@ def columns(specs: Mapping[str, Any]) -> Iterator[tuple[str, str, TapSpec]]:
     """Yields tap, column name and specification for each tensor of some taps; every stage is a separate column.
 
     >>> list(columns({"logits": TapSpec("head", (None, 10))}))
-    [('logits', 'logits/0', TapSpec(layer='head', shape=(None, 10)))]
+    [('logits', 'logits/0', TapSpec(layer='head', shape=(None, 10), activation=''))]
     """
     for tap, spec in specs.items():
         for number, part in enumerate(spec if isinstance(spec, list) else [spec]):
@@ -66,6 +66,9 @@ def record_type(specs: Mapping[str, Any], logits: str) -> np.dtype:
         if k is None:
             fields.append((column, f"<f{2 if tap != 'logits' or logits == 'float16' else 4}", shape))
             continue
+        if spec.activation == "sigmoid":
+            expected, advice = "classes with one softmax, to store logits as top-<k>", "store logits as float16"
+            raise ValueError(explain_mismatch(expected, f"units with a sigmoid each, {spec.layer!r}", advice))
         if not 1 <= k < shape[-1]:
             expected = f"logits='top-<k>' with k from 1 to {shape[-1] - 1}, fewer than the {shape[-1]} classes"
             raise ValueError(explain_mismatch(expected, repr(logits)))

@@ -81,7 +81,7 @@ def weights_digest(network: keras.Model) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file that is not empty.
+    """SHA-256 of a file.
 
     >>> import tempfile
     >>> with tempfile.NamedTemporaryFile() as file:
@@ -89,7 +89,11 @@ def file_digest(path: Path) -> str:
     ...     print(file_digest(Path(file.name))[:8])
     5d5766cf
     """
-    return hashlib.sha256(np.memmap(path, "uint8", "r").data).hexdigest()
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(2**20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def describe_changes(recorded: Mapping[str, Any], current: Mapping[str, Any]) -> str:

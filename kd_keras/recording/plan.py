@@ -6,12 +6,15 @@ A recording is a directory:
     view-0000-00.tfrecord      a shard: examples of one view, one record each, all of one length
     view-0000-00.json          the checksum and the storage errors of that shard, written after it
     constants.npz              constants of the teacher that some methods read
-    manifest.json              the plan with the list of all shards; without it, a recording is incomplete
+    manifest.json              the plan with the list of all shards and the checksum of the constants; without it, a
+                               recording is incomplete
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,14 +26,20 @@ from kd_keras.data.base import Source
 from kd_keras.data.descriptions import describe_views
 from kd_keras.data.settings import BatchSettings, ViewSettings, check_whole
 from kd_keras.errors import explain_mismatch
-from kd_keras.files import write_json
 from kd_keras.networks.specs import Specs
+from kd_keras.recording.files import explain_failed_write, read_json, save_json
 from kd_keras.recording.format import record_type
 from kd_keras.recording.identity import LiveTeacher, describe_changes, software_versions, teacher_identity
 
 FORMAT = 2  # since 2, the teacher receives pixel values from 0 to 255
 MAX_SHARDS = 16  # of each view; workers divide shards, and lose an unfinished one if they are interrupted
 FRAME = 16  # bytes that TFRecord adds to a record
+PLAN_KEYS = (
+    "format", "taps", "logits", "views", "examples", "rows", "teacher", "images", "software", "files", "batch_size",
+)  # fmt: skip
+MANIFEST_KEYS = (*PLAN_KEYS, "shards")
+
+logger = logging.getLogger("kd_keras")
 
 
 class Shard(NamedTuple):
@@ -51,6 +60,9 @@ class Shard(NamedTuple):
     begin: int
     end: int
     rows: int
+
+
+SHARD_KEYS = Shard._fields
 
 
 @dataclass(frozen=True)
@@ -124,21 +136,57 @@ def begin(directory: Path, plan: dict[str, Any]) -> None:
 
     Raises:
         ValueError: if the directory contains other files, or a recording with other settings (with the differences).
+        OSError: if the directory is not writable.
     """
-    directory.mkdir(parents=True, exist_ok=True)
+    with explain_failed_write(directory):
+        directory.mkdir(parents=True, exist_ok=True)
     path = directory / "plan.json"
-    if path.exists():
-        recorded = json.loads(path.read_text())
+    recorded = _read_plan(directory)
+    if recorded is not None:
         check_format(directory, recorded)
         changes = describe_changes(_flatten(recorded), _flatten(plan))
         if changes:
             advice = "pass the same settings, or choose another directory"
             raise ValueError(explain_mismatch(f"the settings with which {directory} was started", changes, advice))
+    elif path.exists():
+        _forget_shards(directory, plan)
     elif any(not file.name.startswith(".") for file in directory.iterdir()):
         received = f"{directory}, which has other files"
         raise ValueError(explain_mismatch("a new directory or a recording", received, "choose another directory"))
-    else:
-        write_json(path, plan)
+    if _read_whole(path) is None:
+        save_json(path, plan)
+
+
+def plan_digest(plan: Mapping[str, Any]) -> str:
+    """Identifies a plan in the note of a shard, in case that plan.json is damaged."""
+    return hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()
+
+
+def plan_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The plan within a manifest."""
+    return {key: manifest[key] for key in PLAN_KEYS}
+
+
+def _read_whole(path: Path, keys: tuple[str, ...] = ("format",)) -> dict[str, Any] | None:
+    try:
+        return read_json(path, keys)
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _read_plan(directory: Path) -> dict[str, Any] | None:
+    """The plan of a recording; if plan.json is damaged, the one in the manifest; `None` if there is none."""
+    manifest = _read_whole(directory / "manifest.json", MANIFEST_KEYS)
+    return _read_whole(directory / "plan.json") or (manifest and plan_of(manifest))
+
+
+def _forget_shards(directory: Path, plan: dict[str, Any]) -> None:
+    """Deletes the notes of shards that were not made by this plan, so that these shards are written again."""
+    logger.warning("%s is damaged and is written again, with all shards of other settings.", directory / "plan.json")
+    for note in directory.glob("view-*.json"):
+        content = _read_whole(note, ("plan",))
+        if content is None or content["plan"] != plan_digest(plan):
+            note.unlink()
 
 
 def check_format(directory: Path, plan: Mapping[str, Any]) -> None:

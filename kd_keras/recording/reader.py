@@ -1,12 +1,11 @@
 """Reads a recording: a teacher's outputs on disk, looked up by view and example number.
 
-`plan.py` describes the directory. All records have one length (`format.record_type`), so a shard can be mapped into
-memory as an array, and any row can be read without the rows before it.
+`plan.py` describes the directory. All records have one length (`format.record_type`), so any row of a shard can be read
+without the rows before it.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 import warnings
@@ -17,15 +16,16 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from kd_keras.data.python_calls import call_python
 from kd_keras.errors import explain_mismatch
 from kd_keras.networks.specs import Specs
 from kd_keras.recording.constants import RecordedConstants
+from kd_keras.recording.files import RECORD_AGAIN, ShardFile, read_json
 from kd_keras.recording.format import columns, decode, record_type, select_column, stored_classes
-from kd_keras.recording.identity import describe_changes, file_digest, software_versions
-from kd_keras.recording.plan import check_format
+from kd_keras.recording.identity import describe_changes, software_versions
+from kd_keras.recording.plan import MANIFEST_KEYS, SHARD_KEYS, check_format, plan_of
 
 OPEN_VIEWS = 4  # the number of views whose tables of examples stay in memory
-RECORD_AGAIN = "record again with the same settings, which writes only missing and damaged shards"
 
 
 class Recording:
@@ -48,24 +48,21 @@ class Recording:
 
     def __init__(self, directory: str | os.PathLike):
         self.directory = Path(directory)
-        try:
-            self.plan = json.loads((self.directory / "manifest.json").read_text())
-        except FileNotFoundError as error:
-            received = f"{self.directory} without manifest.json"
-            advice = "record again with the same settings, which resumes if interrupted"
-            raise ValueError(explain_mismatch("a complete recording", received, advice)) from error
-        check_format(self.directory, self.plan)
+        self.plan = _read_manifest(self.directory)
         changes = describe_changes(self.plan["software"], software_versions())
         if changes:
             warnings.warn(f"{self.directory} was recorded with other software: {changes}.", stacklevel=3)
         self.views, self.examples = self.plan["views"], self.plan["examples"]
-        self.specs = Specs.from_config(self.plan["taps"], RecordedConstants(self.directory))
+        self._constants = RecordedConstants(self.directory, self.plan.get("constants"))
+        self.specs = Specs.from_config(self.plan["taps"], self._constants)
         self.type = record_type(self.specs, self.plan["logits"])
         self._checked: set[str] = set()
-        self._open_views: dict[int, tuple[list[np.ndarray], np.ndarray]] = {}
+        self._open_views: dict[int, tuple[list[ShardFile], np.ndarray]] = {}
         self._lock = threading.Lock()
-        for shard in self.plan["shards"]:
-            self._map_shard(shard)
+        self._shards = {
+            shard["file"]: ShardFile(self.directory / shard["file"], shard["rows"], self.type)
+            for shard in self.plan["shards"]
+        }
 
     def check(self, section: str, current: Mapping[str, Any]) -> None:
         """Compares a section of the plan with current values.
@@ -91,7 +88,7 @@ class Recording:
             index: `(B,)` int64 example numbers.
         """
         types = [tf.float32 for _ in columns(self.specs)]
-        tensors = tf.numpy_function(self.read, [view, index], types, stateful=False)
+        tensors = call_python(self.read, [view, index], types)
         taps: dict[str, list] = {}
         for (tap, _, spec), tensor in zip(columns(self.specs), tensors, strict=True):
             taps.setdefault(tap, []).append(tf.ensure_shape(tensor, (*index.shape, *spec.shape[1:])))
@@ -120,24 +117,26 @@ class Recording:
         shard_of_row = np.searchsorted(starts, row, side="right") - 1
         for number in np.unique(shard_of_row):
             is_in_shard = shard_of_row == number
-            records[is_in_shard] = shards[number][row[is_in_shard] - starts[number]]
+            records[is_in_shard] = shards[number].read(row[is_in_shard] - starts[number])
         return decode(records, self.specs)
 
     def verify(self) -> None:
         """Compares every checksum, and checks that each view has each example once and only finite values.
 
         Raises:
-            ValueError: if a check fails, with the shard or view.
+            ValueError: if a check fails, with the file or view.
         """
+        self._constants.check()
+        self._check_notes()
         for view in range(self.views):
             shards, row_of_example = self._open_view(view)
             count, distinct = sum(map(len, shards)), int((row_of_example >= 0).sum())
             if distinct != count or count != self.plan["rows"]:
                 expected = f"{self.plan['rows']:,} examples in view {view} of {self.directory}, once each"
                 raise ValueError(explain_mismatch(expected, f"{distinct:,} different ones in {count:,} rows"))
-            for rows in shards:
+            for shard in shards:
                 for name in (self.type.names or ())[1:]:
-                    if not np.isfinite(rows[name]).all():
+                    if not np.isfinite(shard.column(name)).all():
                         raise ValueError(f"View {view} of {self.directory} has non-finite values in {name}.")
 
     def compare(self, outputs: Mapping[str, Any], recorded: Mapping[str, Any], tolerance: float = 2e-3) -> float:
@@ -172,12 +171,12 @@ class Recording:
             worst = max(worst, float(difference))
         return worst
 
-    def _open_view(self, view: int) -> tuple[list[np.ndarray], np.ndarray]:
+    def _open_view(self, view: int) -> tuple[list[ShardFile], np.ndarray]:
         """The shards of a view and, for each example, its row in their concatenation, or -1 if it has none."""
         with self._lock:
             if view not in self._open_views:
                 shards = [self._check_shard(shard) for shard in self.plan["shards"] if shard["view"] == view]
-                index = np.concatenate([rows["index"] for rows in shards])
+                index = np.concatenate([shard.column("index") for shard in shards])
                 row_of_example = np.full(self.examples, -1, "int64")
                 row_of_example[index] = np.arange(len(index))
                 self._open_views[view] = shards, row_of_example
@@ -185,22 +184,41 @@ class Recording:
                     del self._open_views[oldest]
             return self._open_views[view]
 
-    def _check_shard(self, shard: Mapping[str, Any]) -> np.ndarray:
+    def _check_shard(self, shard: Mapping[str, Any]) -> ShardFile:
         """The records of a shard, after a comparison with its checksum."""
-        rows, path = self._map_shard(shard), self.directory / shard["file"]
+        file = self._shards[shard["file"]]
         if shard["file"] not in self._checked:
-            if file_digest(path) != shard["sha256"]:
-                expected = f"{path} with the checksum {shard['sha256'][:12]}"
-                raise ValueError(explain_mismatch(expected, "a file with another checksum", RECORD_AGAIN))
+            file.check(shard["sha256"])
             self._checked.add(shard["file"])
-        return rows
+        return file
 
-    def _map_shard(self, shard: Mapping[str, Any]) -> np.ndarray:
-        """The records of a shard as an array on disk, after a check of its length."""
-        framed = np.dtype([("length", "<u8"), ("length_checksum", "<u4"), ("row", self.type), ("checksum", "<u4")])
-        path = self.directory / shard["file"]
-        expected, received = shard["rows"] * framed.itemsize, path.stat().st_size if path.exists() else 0
-        if received != expected:
-            expected_file = f"a complete shard {path} of {expected:,} bytes"
-            raise ValueError(explain_mismatch(expected_file, f"{received:,} bytes", RECORD_AGAIN))
-        return np.memmap(path, framed, "r")["row"]
+    def _check_notes(self) -> None:
+        """Compares plan.json and the notes of the shards, by which a recording is continued, with the manifest."""
+        notes = [(self.directory / "plan.json", plan_of(self.plan))]
+        for shard in self.plan["shards"]:
+            note = {key: value for key, value in shard.items() if key == "rows" or key not in SHARD_KEYS}
+            notes.append(((self.directory / shard["file"]).with_suffix(".json"), note))
+        for path, expected in notes:
+            try:
+                changes = describe_changes(expected, read_json(path))
+            except FileNotFoundError:
+                changes = "no file"
+            if changes:
+                raise ValueError(explain_mismatch(f"{path} as in manifest.json", changes, RECORD_AGAIN))
+
+
+def _read_manifest(directory: Path) -> dict[str, Any]:
+    """The content of manifest.json.
+
+    Raises:
+        ValueError: if the recording is incomplete, damaged or of another format.
+    """
+    path = directory / "manifest.json"
+    try:
+        plan = read_json(path, ("format",))
+        check_format(directory, plan)
+        return read_json(path, MANIFEST_KEYS)
+    except FileNotFoundError as error:
+        received = f"{directory} without manifest.json"
+        advice = "record again with the same settings, which resumes if interrupted"
+        raise ValueError(explain_mismatch("a complete recording", received, advice)) from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import logging
 import os
 import shutil
@@ -19,15 +18,16 @@ from kd_keras.data import ImageAugmentation, Source, training
 from kd_keras.data.settings import BatchSettings, ViewSettings
 from kd_keras.distribute.slices import map_over_replicas
 from kd_keras.errors import explain_mismatch
-from kd_keras.files import write_atomically, write_json
 from kd_keras.networks.specs import Specs
-from kd_keras.recording.constants import write_constants
+from kd_keras.recording import constants
+from kd_keras.recording.files import read_json, save_file, save_json
 from kd_keras.recording.format import TEMPERATURES, decode, divergence, encode
 from kd_keras.recording.identity import LiveTeacher, file_digest
-from kd_keras.recording.plan import Request, Shard, begin
+from kd_keras.recording.plan import Request, Shard, begin, plan_digest
 from kd_keras.recording.reader import Recording
 
 LOG = logging.getLogger("kd_keras")
+NOTE_KEYS = ("rows", "sha256", "error")
 
 
 def record(
@@ -96,14 +96,14 @@ def record(
     assigned = shards[shard[0] * len(shards) // shard[1] : (shard[0] + 1) * len(shards) // shard[1]]
     missing = [file for file in assigned if not _is_complete(directory, file)]
     _check_disk_space(directory, row_bytes, plan, missing)
-    if missing:
-        (directory / "manifest.json").unlink(missing_ok=True)  # incomplete until the missing shards exist
-        write_constants(directory, tapped.specs)
+    if missing or not _has_constants(directory):
+        (directory / "manifest.json").unlink(missing_ok=True)  # incomplete until the missing files exist
+        constants.write_constants(directory, tapped.specs)
     run = tf.function(map_over_replicas(lambda images: dict(tapped(images))), reduce_retracing=True)
     for group in _group_consecutive(missing):
         batches = iter(_make_batches(request, group))
         for file in group:
-            _write_shard(directory, file, *_run_teacher(file, batches, run, tapped.specs, logits))
+            _write_shard(directory, file, plan, *_run_teacher(file, batches, run, tapped.specs, logits))
             LOG.info(f"{directory / file.file}: {file.rows:,} examples of view {file.view}.")
     return _finish(directory, plan, shards)
 
@@ -122,8 +122,20 @@ def _check_disk_space(directory: Path, row_bytes: int, plan: dict[str, Any], mis
 
 
 def _is_complete(directory: Path, shard: Shard) -> bool:
-    path, note = directory / shard.file, (directory / shard.file).with_suffix(".json")
-    return path.exists() and note.exists() and file_digest(path) == json.loads(note.read_text())["sha256"]
+    path = directory / shard.file
+    try:
+        return path.is_file() and file_digest(path) == read_json(path.with_suffix(".json"), NOTE_KEYS)["sha256"]
+    except (FileNotFoundError, ValueError):  # an interrupted recording, or a damaged note
+        return False
+
+
+def _has_constants(directory: Path) -> bool:
+    """Whether the constants have the checksum in the manifest, if there is one."""
+    path = directory / constants.FILE
+    try:
+        return path.is_file() and file_digest(path) == read_json(directory / "manifest.json").get("constants")
+    except (FileNotFoundError, ValueError):
+        return False
 
 
 def _group_consecutive(shards: list[Shard]) -> list[list[Shard]]:
@@ -177,32 +189,35 @@ def _run_teacher(
     return rows, {f"T={t}": [float(error.mean()), float(error.max())] for t, error in by_temperature}
 
 
-def _write_shard(directory: Path, shard: Shard, records: np.ndarray, error: dict[str, list[float]]) -> None:
+def _write_shard(
+    directory: Path, shard: Shard, plan: dict[str, Any], records: np.ndarray, error: dict[str, list[float]]
+) -> None:
     def write(name: str) -> None:
         with tf.io.TFRecordWriter(name) as file:
             for row in records:
                 file.write(row.tobytes())
 
     path = directory / shard.file
-    try:
-        write_atomically(path, write)
-    except (OSError, tf.errors.OpError) as failure:
-        reason = str(failure).splitlines()[0]
-        raise OSError(
-            f"{path} cannot be written: {reason}. Free some space and run the same command again; finished shards "
-            "are kept."
-        ) from failure
-    write_json(path.with_suffix(".json"), {"rows": shard.rows, "sha256": file_digest(path), "error": error})
+    save_file(path, write)
+    note = {"rows": shard.rows, "sha256": file_digest(path), "error": error, "plan": plan_digest(plan)}
+    save_json(path.with_suffix(".json"), note)
 
 
 def _finish(directory: Path, plan: dict[str, Any], shards: list[Shard]) -> Recording | None:
     """Writes the manifest and opens the recording if the shards of all workers exist, else returns `None`."""
-    manifest = directory / "manifest.json"
-    if not manifest.exists():
-        notes = [(directory / shard.file).with_suffix(".json") for shard in shards]
-        if not all(note.exists() for note in notes):
+    listed = []
+    for shard in shards:
+        try:
+            note = read_json((directory / shard.file).with_suffix(".json"), NOTE_KEYS)
+        except (FileNotFoundError, ValueError):  # another worker writes this shard
             return None
-        pairs = zip(shards, notes, strict=True)
-        listed = [{**shard._asdict(), **json.loads(note.read_text())} for shard, note in pairs]
-        write_json(manifest, {**plan, "shards": listed})
+        listed.append({**shard._asdict(), **note})
+    manifest = {**plan, "shards": listed, "constants": file_digest(directory / constants.FILE)}
+    path = directory / "manifest.json"
+    try:
+        is_current = read_json(path) == manifest
+    except (FileNotFoundError, ValueError):
+        is_current = False
+    if not is_current:
+        save_json(path, manifest)
     return Recording(directory)

@@ -23,26 +23,54 @@ HEADS = (
 def markdown(rows: Sequence[dict[str, Any]]) -> str:
     """One table for each pair of teacher and student; the baselines of a student are in every table of that student."""
     tables = []
-    pairs = dict.fromkeys((row["teacher"], row["student"]) for row in rows)
-    for teacher, student in pairs:
-        if teacher == "-" and any(pair[0] != "-" and pair[1] == student for pair in pairs):
-            continue  # the baseline is in the tables of its teachers
-        title = f"{student}, taught by {teacher}:" if teacher != "-" else f"{student}:"
-        lines = [title, "", f"| {' | '.join(HEADS)} |", "|---|---:|---:|---:|---:|---:|---:|---|---:|---:|"]
-        lines += [_line(row) for row in rows if row["student"] == student and row["teacher"] in ("-", teacher)]
+    for title, of_pair in _by_pair(rows).items():
+        lines = [f"{title}:", "", f"| {' | '.join(HEADS)} |", "|---|---:|---:|---:|---:|---:|---:|---|---:|---:|"]
+        lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in _cells(row)) + " |" for row in of_pair]
         tables.append("\n".join(lines))
     return "\n\n".join(tables)
 
 
-def _line(row: dict[str, Any]) -> str:
+def latex(rows: Sequence[dict[str, Any]]) -> str:
+    """The same tables in LaTeX, for the package booktabs."""
+    tables = []
+    for title, of_pair in _by_pair(rows).items():
+        body = [" & ".join(map(_escape, cells)) + r" \\" for cells in (HEADS, *map(_cells, of_pair))]
+        lines = [f"% {title}", r"\begin{tabular}{lrrrrrrlrr}", r"\toprule", body[0], r"\midrule", *body[1:]]
+        tables.append("\n".join([*lines, r"\bottomrule", r"\end{tabular}"]))
+    return "\n\n".join(tables)
+
+
+def _escape(text: str) -> str:
+    """A text as LaTeX prints it.
+
+    >>> _escape("kd_2, 50%")
+    'kd\\\\_2, 50\\\\%'
+    """
+    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    return "".join(special.get(letter, f"\\{letter}" if letter in "&%$#_{}" else letter) for letter in text)
+
+
+def _by_pair(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """The rows of each table by its title."""
+    tables = {}
+    pairs = dict.fromkeys((row["teacher"], row["student"]) for row in rows)
+    for teacher, student in pairs:
+        if teacher == "-" and any(pair[0] != "-" and pair[1] == student for pair in pairs):
+            continue  # the baseline is in the tables of its teachers
+        title = f"{student}, taught by {teacher}" if teacher != "-" else student
+        tables[title] = [row for row in rows if row["student"] == student and row["teacher"] in ("-", teacher)]
+    return tables
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
     def text(template: str, *names: str) -> str:
         values = [row[name] for name in names]
         return "-" if any(map(math.isnan, values)) else template.format(*values)
 
-    cells = [row["recipe"].replace("|", "\\|"), str(row["seeds"]), text("{:.2f}", "last"), text("{:.2f}", "spread")]
+    cells = [row["recipe"], str(row["seeds"]), text("{:.2f}", "last"), text("{:.2f}", "spread")]
     cells += [text("{:.2f}", "best"), text("{:.2f}", "best_spread"), text("{:+.2f}", "gain")]
     cells += [text("{:+.2f} to {:+.2f}", "low", "high"), text("{:.0%}", "gap_closed"), text("{:.0f}", "seconds")]
-    return "| " + " | ".join(cells) + " |"
+    return cells
 
 
 def as_csv(rows: Sequence[dict[str, Any]]) -> str:

@@ -49,18 +49,19 @@ def training_images(run: Run, data_dir: str | None = None) -> Source:
 
 
 def evaluation_settings(source: Network) -> dict[str, Any]:
-    """The options of `Recipe` that name what a network was tested on; empty if it belongs to no run."""
+    """The options of `Recipe` that name what a network was tested on; empty if it belongs to no run.
+
+    Without "data", the run was tested on images that were passed as a Python object, or on none.
+    """
     run = find_run(source)
-    if run is None or "data" not in run.settings:
+    if run is None:
         return {}
-    recorded = Recipe.from_settings(run.settings)
-    data = recorded.data if recorded.test_data is None else recorded.test_data
-    return {
-        "data": data,
-        "data_dir": recorded.data_dir,
-        "test_split": recorded.test_split,
-        "image_size": recorded.image_size,
-    }
+    settings, recorded = run.settings, Recipe.from_settings(run.settings)
+    known = {"data_dir": recorded.data_dir, "test_split": recorded.test_split, "image_size": recorded.image_size}
+    if "test_data" in settings:
+        return {**known, "data": recorded.test_data}
+    is_known = "data" in settings and "test_data" not in run.given_objects
+    return {**known, "data": recorded.data} if is_known else known
 
 
 def resolve_data(data: Data | None, source: Network, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -69,15 +70,33 @@ def resolve_data(data: Data | None, source: Network, options: Mapping[str, Any])
     Raises:
         ValueError: if the network does not exist, or if neither names the images.
     """
-    if isinstance(source, (str, os.PathLike)) and not Path(source).exists():
-        path = Path(source)
-        raise ValueError(f"Expected a run or a .keras file, but {path} does not exist. {advise_on_path(path)}")
+    check_exists(source)
     recorded = evaluation_settings(source)
-    if data is not None:  # the split belongs to the recorded data; the directory and the image size are kept
+    # The split belongs to the recorded data; the directory and the image size are kept for other data too.
+    if data is not None and data != recorded.get("data"):
         recorded = {**recorded, "data": data, "test_split": Recipe.test_split}
     if "data" not in recorded:
         raise ValueError(f"The test images of {source!r} are not known, because no run records their name. Pass data=.")
     return {**recorded, **{name: value for name, value in options.items() if value is not None}}
+
+
+def check_exists(source: Network) -> None:
+    """Raises a ValueError if a network is a path that does not exist."""
+    if isinstance(source, (str, os.PathLike)) and not Path(source).exists():
+        path = Path(source)
+        raise ValueError(f"Expected a run or a .keras file, but {path} does not exist. {advise_on_path(path)}")
+
+
+def describe_differences(used: Mapping[str, Any], networks: Mapping[str, Network]) -> list[str]:
+    """A sentence for each network whose run was tested on other images than those that are used."""
+    sentences = []
+    for name, source in networks.items():
+        recorded = evaluation_settings(source)
+        names = [key for key in ("data", "test_split", "image_size") if "data" in recorded]
+        if any(recorded[key] != used.get(key) for key in names):
+            before, now = (", ".join(f"{key}={values.get(key)}" for key in names) for values in (recorded, used))
+            sentences.append(f"{name} was tested on {before} when it was trained, and is evaluated here on {now}.")
+    return sentences
 
 
 def name_networks(teacher: Network | None, models: Network | Sequence[Network]) -> dict[str, Network]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,10 +13,12 @@ from typing import Any
 from kd_keras.evaluation.seeds import SeedGroup, summarize
 from kd_keras.files import write_text
 from kd_keras.report import comparison
+from kd_keras.runs.recipe import Recipe
 from kd_keras.runs.run import Run
 from kd_keras.runs.settings import to_lines
 from kd_keras.runs.sweeps import Pair, finish_all, plan
 
+LOGGER = logging.getLogger("kd_keras")
 # Settings that say where something is or how it is saved, and do not change the training.
 PLACES = ("data_dir", "seed", "checkpoint_every", "keep")
 NETWORKS = ("teacher", "student", "model")
@@ -46,16 +49,21 @@ class Comparison:
         """The rows as CSV."""
         return comparison.as_csv(self.rows)
 
+    def latex(self) -> str:
+        """The tables of `markdown` in LaTeX, for the package booktabs."""
+        return comparison.latex(self.rows)
+
     def plot(self, path: str | os.PathLike) -> None:
         """Draws the accuracies of all seeds to an image file."""
         comparison.plot(self.groups, path)
 
     def save(self, directory: str | os.PathLike) -> None:
-        """Writes compare.md, compare.csv and compare.png into a directory."""
+        """Writes compare.md, compare.csv, compare.tex and compare.png into a directory."""
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         write_text(directory / "compare.md", self.markdown() + "\n")
         write_text(directory / "compare.csv", self.csv())
+        write_text(directory / "compare.tex", self.latex() + "\n")
         self.plot(directory / "compare.png")
 
 
@@ -108,7 +116,7 @@ def compare(
         planned = plan(sweep, pairs, recipes, seeds, options)
         finish_all(planned, shard)
         paths = [run.path for run in planned]
-    groups, unfinished = group_runs(paths)
+    groups, unfinished = group_runs(paths, {} if sweep is None else {run.path: run.recipe for run in planned})
     if not groups:
         raise ValueError(
             f"compare needs complete runs, but none of the {len(paths)} runs has a result: "
@@ -123,20 +131,25 @@ def _find_runs(runs: Sequence[Run | str | os.PathLike]) -> list[Path]:
     Raises:
         ValueError: if a path or a pattern matches no run.
     """
-    paths: dict[Path, None] = {}
+    paths: dict[Path, Path] = {}  # by what they are, because one run has several spellings
     for run in [runs] if isinstance(runs, (Run, str, os.PathLike)) else runs:
         if isinstance(run, Run):
-            paths[run.path] = None
+            paths.setdefault(run.path.resolve(), run.path)
             continue
         matches = [Path(match) for match in sorted(glob(os.fspath(run))) if (Path(match) / "flags.txt").exists()]
         if not matches:
             raise ValueError(f"No run matches {os.fspath(run)!r}. Pass directories of runs, or patterns of them.")
-        paths |= dict.fromkeys(matches)
-    return list(paths)
+        for match in matches:
+            paths.setdefault(match.resolve(), match)
+    return list(paths.values())
 
 
-def group_runs(paths: Sequence[Path]) -> tuple[list[SeedGroup], list[Path]]:
+def group_runs(paths: Sequence[Path], names: Mapping[Path, str] | None = None) -> tuple[list[SeedGroup], list[Path]]:
     """The groups of the complete runs in the order of their first run, and the paths of the incomplete runs.
+
+    Args:
+        paths: the runs.
+        names: the names of recipes by run; runs of different recipes are different groups.
 
     Raises:
         ValueError: if a complete run had no test images, so that its result has no accuracy.
@@ -162,9 +175,15 @@ def group_runs(paths: Sequence[Path]) -> tuple[list[SeedGroup], list[Path]]:
         teacher = settings.get("teacher", "")
         teacher = " + ".join(map(_without_seed, teacher)) if isinstance(teacher, list) else _without_seed(teacher)
         student = str(settings.get("student") or settings.get("model", ""))
-        group = groups.setdefault((teacher, student, *shared), SeedGroup(teacher, student, tuple(shared), [], []))
-        group.runs.append(str(path))
-        group.results.append(run.result)
+        name = (names or {}).get(path, "")
+        key, seed = (teacher, student, name, *shared), str(settings.get("seed", Recipe.seed))
+        group = groups.get(key, SeedGroup(teacher, student, tuple(shared), [], [], [], name))
+        lists = {"runs": [*group.runs, str(path)], "results": [*group.results, run.result]}
+        groups[key] = group._replace(**lists, seeds=[*group.seeds, seed])
+    for group in groups.values():
+        for seed in group.repeated_seeds:
+            same = [run for run, other in zip(group.runs, group.seeds, strict=True) if other == seed]
+            LOGGER.warning("The runs %s have the same seed %s and count as one seed.", ", ".join(same), seed)
     return list(groups.values()), unfinished
 
 

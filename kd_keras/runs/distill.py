@@ -98,11 +98,13 @@ def distill(
     """Distills a student. It resumes, reports its progress and handles SIGTERM as `train` does.
 
     Args:
-        teacher: a `Run`, the path of a run or of a `.keras` file, a Keras model, a `Teacher`, or a list of several
-            networks; `None` for a recorded teacher, or for a network that teaches itself.
+        teacher: a `Run`, the path of a run or of a `.keras` file, a Keras model, a `Teacher`, a text that names trained
+            weights such as "applications/ResNet50(weights='imagenet')", or a list of several networks; `None` for a
+            recorded teacher, or for a network that teaches itself.
         student: as the `model` of `train`.
         data: labeled images, or with `hard_weight=0` any images, as `Recipe` describes.
-        methods: methods such as `methods.KD(temperature=4)`, or their texts "kd(temperature=4)".
+        methods: methods such as `methods.KD(temperature=4)`, or their texts: "kd(temperature=4)", or
+            "my_methods.py:Cosine(weight=1)" for a class in a file of yours.
         hard_weight: weight of the loss on the labels, a number or {epoch: number, ...}; by default the one published
             with the methods, if they agree, else 1.
         run: the directory of the run.
@@ -134,24 +136,26 @@ def distill(
         teacher=teacher, teacher_options=TeacherOptions(**for_teacher), student=student, methods=methods,
         hard_weight=hard_weight, recording=recording, weights=weights,
     )  # fmt: skip
-    recipe = make_recipe(data=data, **options)
+    recipe = make_recipe(students.is_pretrained(student, weights), data=data, **options)
     request.check()
     with devices.chosen_strategy(recipe) as strategy:
-        session = open_session(run, request.settings(recipe), recipe, strategy, overwrite)
-        return session if isinstance(session, Run) else _distill(session, request)
+        with open_session(run, request.settings(recipe), recipe, strategy, overwrite) as session:
+            return session if isinstance(session, Run) else _distill(session, request)
 
 
 def _distill(session: Session, request: Request) -> Run:
     images, live = session.images, None
     with session.building():
         if request.teacher is not None:
-            live = teachers.load_teacher(request.teacher, images, request.teacher_options)
+            taps = {tap for method in make_methods(request.methods) for tap in method.taps.teacher}
+            live = teachers.load_teacher(request.teacher, images, request.teacher_options, taps)
         teacher = live if request.recording is None else teachers.load_recorded(request.recording, images, live)
         # Loading a teacher draws random numbers and a recorded one draws none; the student must not depend on it.
         keras.utils.set_random_seed(session.recipe.seed)
         methods = make_methods(request.methods, examples=images.train.size, batch_size=session.recipe.batch_size)
         classes = images.train.classes or _teacher_classes(images, teacher)
         student = students.build_network(request.student, images, classes, request.weights)
+        students.prepare_training(student, request.student, request.weights, session.recipe)
         student = _adapt_to_methods(student, methods, live)
     _announce(session, request, live, student)
     known: dict[str, Any] = teachers.measure_accuracy(live, images) if live else {}
@@ -171,7 +175,7 @@ def _teacher_classes(images: Images, teacher: Teacher | RecordedTeacher | None) 
             f"{images.train.name!r} has no labels, so that the number of classes must come from teacher= or recording=,"
             " but received neither."
         )
-    return teacher.tapped(["logits"]).specs["logits"].shape[-1]
+    return max(2, teacher.tapped(["logits"]).specs["logits"].shape[-1])  # a single unit has two classes
 
 
 def _adapt_to_methods(student: keras.Model, methods: Sequence[Method], live: Teacher | None) -> keras.Model:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,12 +16,22 @@ from kd_keras.evaluation.verdict import Verdict, check_requirements
 from kd_keras.files import write_json
 from kd_keras.report.assembly import check_report, write_report
 from kd_keras.report.page import Subject
-from kd_keras.runs.candidates import Network, load_candidate, name_networks, resolve_data, training_images
+from kd_keras.runs.candidates import (
+    Network,
+    check_exists,
+    describe_differences,
+    evaluation_settings,
+    load_candidate,
+    name_networks,
+    resolve_data,
+    training_images,
+)
 from kd_keras.runs.devices import chosen_strategy
 from kd_keras.runs.images import open_source
 from kd_keras.runs.recipe import Data, Recipe, make_recipe
 from kd_keras.runs.run import find_run
 
+LOGGER = logging.getLogger("kd_keras")
 TEACHER_SETTINGS = ("teacher", "recording", "method")  # a run with one of these was distilled
 OPTIONS = (
     "data_dir", "test_split", "image_size", "batch_size", "strategy", "devices", "worker_timeout", "deterministic",
@@ -81,7 +92,8 @@ def evaluate(
     Args:
         models: one or more runs, paths or Keras models; the last one is judged by the requirements.
         teacher: a run, a path or a Keras model; by default the first of the models.
-        data: test images, as `Recipe` describes them; by default those that the teacher's run was tested on.
+        data: test images, as `Recipe` describes them; by default those that the teacher's run was tested on, or else
+            those of the first model whose run names them.
         requirements: limits by name, such as `{"max_accuracy_drop": 0.01}`; see `kd_keras.evaluation.verdict`.
         questions: questions that take more time: "robustness", "generalization", "attention", "similarity", "memory",
             or "all".
@@ -115,7 +127,7 @@ def evaluate(
     if report is not None:
         check_report(report)
     questions = select_questions([*questions, *["all"] * (report is not None)], limits, other_data is not None)
-    recipe = _make_recipe(data, next(iter(networks.values())), options)
+    recipe = _make_recipe(data, networks, options)
     with chosen_strategy(recipe) as strategy, strategy.scope():
         with distribute.chief_first(strategy):
             test = open_source(recipe.data, recipe.test_split, recipe.data_dir)
@@ -123,25 +135,36 @@ def evaluate(
         evaluator = Evaluator(
             test, questions, batch_size=recipe.batch_size, image_size=recipe.image_size, examples=examples, other=other
         )
-        for name, source in networks.items():
+        for number, (name, source) in enumerate(networks.items(), start=1):
+            LOGGER.info("Evaluating %s (%d of %d) on %s images.", name, number, len(networks), f"{test.size:,}")
             evaluator.evaluate(load_candidate(source, name, options.get("data_dir")))
+        LOGGER.info("Measuring latency.")
         evaluator.measure_latency()
         judged = list(networks)[-1]
         findings = evaluator.findings
         verdict = Verdict(tuple(check_requirements(limits, findings[judged], findings[evaluator.teacher])))
         if report is not None and distribute.is_chief(strategy):
+            LOGGER.info("Writing %s.", os.fspath(report))
             subjects = _subjects(networks, findings, evaluator.teacher)
             write_report(report, evaluator, subjects, verdict.requirements, command=command)
     tables = _compare_training_sizes(networks, findings, options.get("data_dir"))
     return Evaluation(evaluator.teacher, findings, verdict, _describe_data(evaluator, examples), tables)
 
 
-def _make_recipe(data: Data | None, source: Network, options: Mapping[str, Any]) -> Recipe:
+def _make_recipe(data: Data | None, networks: Mapping[str, Network], options: Mapping[str, Any]) -> Recipe:
     """The recipe that names the test images and the devices."""
     unknown = [name for name in options if name not in OPTIONS]
     if unknown:
         raise TypeError(f"evaluate takes the options {', '.join(OPTIONS)}, but received {', '.join(unknown)}.")
-    return make_recipe(**resolve_data(data, source, options))
+    for source in networks.values():
+        check_exists(source)
+    sources = list(networks.values())
+    origin = next((source for source in sources if "data" in evaluation_settings(source)), sources[0])
+    used = resolve_data(data, origin, options)
+    if data is None:
+        for sentence in describe_differences(used, networks):
+            LOGGER.warning("%s", sentence)
+    return make_recipe(**used)
 
 
 def _subjects(networks: Mapping[str, Network], findings: Mapping[str, Any], teacher: str) -> list[Subject]:

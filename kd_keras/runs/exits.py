@@ -13,8 +13,9 @@ import tensorflow as tf
 from kd_keras import data, distribute, models
 from kd_keras.contracts import as_batch
 from kd_keras.evaluation import accuracy, cost, latency, predict
+from kd_keras.runs.candidates import resolve_data
 from kd_keras.runs.images import open_source
-from kd_keras.runs.recipe import Data
+from kd_keras.runs.recipe import Data, make_recipe
 from kd_keras.runs.run import Trained, load_network, recorded_data
 from kd_keras.teacher import Teacher
 
@@ -27,7 +28,7 @@ def compare_exits(
     baseline: Trained | None = None,
     thresholds: Sequence[float] = THRESHOLDS,
     test_data: Data | None = None,
-    test_split: str = "test",
+    test_split: str | None = None,
     data_dir: str | None = None,
     batch_size: int = 128,
     image_size: tuple[int, int] | None = None,
@@ -41,18 +42,20 @@ def compare_exits(
         baseline: the same network without exits, to compare with.
         thresholds: inference stops at the first exit whose largest probability is at least the threshold.
         test_data: images to test on; by default those of the run.
-        test_split: the split of `test_data`.
-        data_dir: where TFDS keeps prepared datasets; its usual place by default.
+        test_split: the split of `test_data`; by default that of the run.
+        data_dir: where TFDS keeps prepared datasets; by default that of the run.
         batch_size: images per step.
         image_size: (height, width) of the images; by default those of the run.
 
     Raises:
-        ValueError: if a network does not exist or has no exits.
+        ValueError: if a network does not exist or has no exits, or if the images are not known.
     """
     strategy, record = tf.distribute.get_strategy(), recorded_data(model)
+    given = {"test_split": test_split, "data_dir": data_dir, "image_size": image_size}
+    used = make_recipe(**resolve_data(test_data, model, given))
     with distribute.chief_first(strategy):
-        source = open_source(record.get("dataset", "digits") if test_data is None else test_data, test_split, data_dir)
-    size = image_size or tuple(record.get("image_shape", source.image_shape) or ())[:2]
+        source = open_source(used.data, used.test_split, used.data_dir)
+    size = used.image_size or tuple(record.get("image_shape", source.image_shape) or ())[:2]
     if not size:
         raise ValueError(f"The images of {source.name} differ in size. Pass image_size=(height, width).")
     images = data.evaluation(source, batch_size=batch_size, image_size=size)

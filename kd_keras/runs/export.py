@@ -17,8 +17,10 @@ from kd_keras.data import Source
 from kd_keras.data import evaluation as evaluation_batches
 from kd_keras.errors import suggest
 from kd_keras.evaluation.images import order_classes, take_evenly
-from kd_keras.export import TOLERANCES, Export, litert, onnx, saved_model
-from kd_keras.files import write_atomically, write_json
+from kd_keras.export import TOLERANCES, Export, classes_of, litert, onnx, saved_model
+from kd_keras.export.usage import reading_lines
+from kd_keras.files import write_json
+from kd_keras.networks.inputs import find_input_shape
 from kd_keras.runs.candidates import Network, name_networks, resolve_data
 from kd_keras.runs.images import open_source
 from kd_keras.runs.recipe import Data, Recipe, make_recipe
@@ -128,6 +130,10 @@ def export(
     LOGGER.info(
         "\n%s", "The images have no labels." if accuracy is None else f"The source has an accuracy of {accuracy:.4f}."
     )
+    if exports:
+        saved = exports.get("saved_model")
+        lines = reading_lines(exporter.images.shape[1:], None if saved is None else str(saved.path))
+        LOGGER.info("\nAn image file of any size is read as the test images were by:\n\n%s", lines)
     if rejected:
         raise ValueError("\n".join(rejected.values()))
     return list(exports.values())
@@ -166,7 +172,7 @@ def _output(student: Network, output: str | os.PathLike | None) -> Path:
 def _prepare(student: Network, settings: Recipe, directory: Path, calibration: int) -> tuple[_Exporter, Source]:
     model, recorded = load_network(student), recorded_data(student)
     test = open_source(settings.data, settings.test_split, settings.data_dir)
-    size = model.input_shape[1:3]
+    size = (find_input_shape(model) or (None, None, None))[1:3]
     if None in size:
         size = tuple(recorded.get("image_shape") or test.image_shape or ())[:2]
     images, labels = _read(test, size, settings.batch_size)
@@ -219,13 +225,9 @@ def _write_all(
 def _record(
     exporter: _Exporter, exports: Mapping[str, Export], rejected: Mapping[str, str], about: dict[str, Any]
 ) -> float | None:
-    """Writes `export.json` and `check.npz`; returns the accuracy of the network."""
+    """Writes `export.json`; returns the accuracy of the network."""
     directory, images, labels = exporter.directory, exporter.images, exporter.labels
-    classes = exporter.model.predict(images.astype("float32"), verbose=0).argmax(-1)
-    if "saved_model" in exports:
-        write_atomically(
-            directory / "saved_model/check.npz", lambda name: np.savez(name, images=images, classes=classes)
-        )
+    classes = classes_of(exporter.model.predict(images.astype("float32"), verbose=0))
     accuracy = None if labels is None else float((classes == labels).mean())
     table = {**about, "images": len(images), "source_accuracy": accuracy}
     rows = {name: {**result._asdict(), "path": str(result.path)} for name, result in exports.items()}

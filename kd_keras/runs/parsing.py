@@ -1,11 +1,18 @@
-"""Parses the text forms of models, methods, weights and normalizations. No text is evaluated as code."""
+"""Parses the text forms of models, methods, weights and normalizations.
+
+No text is evaluated as code; a method such as `my_methods.py:Cosine` names a file of the user, which is run.
+"""
 
 from __future__ import annotations
 
 import ast
+import functools
+import importlib.util
 import inspect
 import re
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from kd_keras import methods
@@ -63,7 +70,7 @@ def parse_method(text: str, **known: Any) -> Method:
     """Makes the method that a text such as `kd(temperature=4)` or `lskd(host=dkd(beta=2))` describes.
 
     Args:
-        text: what the user wrote.
+        text: what the user wrote. `my_methods.py:Cosine(weight=1)` is the class `Cosine` of a file of the user.
         known: arguments that the caller knows, such as `examples=`. They are passed to a method that takes them, unless
             the text sets them.
 
@@ -75,15 +82,49 @@ def parse_method(text: str, **known: Any) -> Method:
     2.0
     """
     name, arguments = parse_call(text, nested=parse_method)
-    classes = method_classes()
-    if name not in classes:
-        raise ValueError(f"There is no method {name!r}: {suggest(name, classes)}")
-    accepted = list(inspect.signature(classes[name]).parameters)
+    kind = _method_class(name)
+    accepted = list(inspect.signature(kind).parameters)
     for argument in arguments:
         if argument not in accepted:
             advice = suggest(argument, accepted)
             raise ValueError(f"Method {name!r} takes {', '.join(accepted)}, but received {shorten(argument)}: {advice}")
-    return classes[name](**{key: value for key, value in known.items() if key in accepted} | arguments)
+    return kind(**{key: value for key, value in known.items() if key in accepted} | arguments)
+
+
+def _method_class(name: str) -> type[Method]:
+    """The class of a method by its name, or by its file and name.
+
+    Raises:
+        ValueError: if there is no such class.
+    """
+    file, colon, member = name.rpartition(":")
+    classes = method_classes()
+    if not colon:
+        if name not in classes:
+            raise ValueError(f"There is no method {name!r}: {suggest(name, classes)}")
+        return classes[name]
+    if not file.endswith(".py") or not Path(file).is_file():
+        raise ValueError(f"Expected a method FILE.py:CLASS, but received {name!r}, and there is no file {file!r}.")
+    members = _run_file(Path(file).resolve())
+    own = {key: value for key, value in members.items() if inspect.isclass(value) and issubclass(value, Method)}
+    if member not in own:
+        raise ValueError(f"{file} must define the method {member!r}, but it does not: {suggest(member, own)}")
+    return own[member]
+
+
+@functools.cache
+def _run_file(file: Path) -> dict[str, Any]:
+    """The names that a Python file of the user defines; run once, so that its classes are the same for all calls."""
+    try:
+        name = f"kd_keras_file_{file.stem}"
+        spec = importlib.util.spec_from_file_location(name, file)
+        if spec is None or spec.loader is None:
+            raise ImportError("it is no module")
+        module = sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return vars(module)
+    except Exception as error:  # whatever the file raises
+        raise ValueError(f"{file} cannot be run. Python reports {type(error).__name__}: {error}") from error
 
 
 def parse_weight(text: str, name: str) -> float | dict[int, float]:

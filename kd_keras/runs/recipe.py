@@ -18,6 +18,8 @@ from kd_keras.runs.settings import GivenObject
 
 Data: TypeAlias = str | os.PathLike | Source | tf.data.Dataset
 OPTIMIZERS = ("sgd", "adam", "adamw")
+# Trained weights are lost at the rates that train new ones.
+FINE_TUNING_RATES = {"sgd": 0.005, "adam": 1e-4, "adamw": 1e-4}
 SCHEDULES = ("cosine", "steps", "constant")
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
 JIT = ("auto", "on", "off")
@@ -47,7 +49,9 @@ class Recipe:
         epochs: passes over the training images.
         test_every: number of epochs between tests, each with a checkpoint.
         optimizer: "sgd" with momentum 0.9, "adam" or "adamw".
-        learning_rate: the highest learning rate.
+        learning_rate: the highest learning rate. `train` and `distill` start from trained weights with the lower rate
+            of `FINE_TUNING_RATES`, unless they receive one.
+        freeze_backbone: train only the classifier of a network with trained weights.
         schedule: of the learning rate: "cosine", "steps" (divided by 10 at 5/8, 6/8 and 7/8 of the training) or
             "constant".
         warmup_epochs: epochs of linear warm-up.
@@ -64,7 +68,7 @@ class Recipe:
         cutmix: alpha of CutMix; 0 is off.
         strategy: how to use the devices: a name of `distribute.NAMES`, or a `tf.distribute.Strategy`.
         devices: number of devices of this machine: GPUs, or logical CPUs if it has no GPU.
-        worker_timeout: seconds after which a worker that does not respond counts as lost.
+        worker_timeout: seconds after which a worker that does not start or does not respond counts as lost.
         deterministic: make a repeated call give the same numbers bit for bit.
         sharding: "auto", "data" (each worker reads all data) or "file" (each worker reads its own files).
         sync_batch_norm: compute the student's batch normalization over the global batch.
@@ -99,6 +103,7 @@ class Recipe:
     test_every: int = 1
     optimizer: str = "sgd"
     learning_rate: float = 0.05
+    freeze_backbone: bool = False
     schedule: str = "cosine"
     warmup_epochs: float = 0.0
     weight_decay: float = 0.0
@@ -114,7 +119,7 @@ class Recipe:
     cutmix: float = 0.0
     strategy: str | tf.distribute.Strategy = "auto"
     devices: int | None = None
-    worker_timeout: float = 20.0
+    worker_timeout: float = 60.0
     deterministic: bool = False
     sharding: str = "auto"
     sync_batch_norm: bool = False
@@ -194,7 +199,7 @@ WHOLE_NUMBERS = {
 }  # fmt: skip
 OPTIONAL = ("views", "devices")
 NUMBERS = ("learning_rate", "warmup_epochs", "weight_decay", "label_smoothing", "mixup", "cutmix")
-SWITCHES = ("drop_remainder", "flip", "resized_crop", "deterministic", "sync_batch_norm")
+SWITCHES = ("drop_remainder", "flip", "resized_crop", "deterministic", "sync_batch_norm", "freeze_backbone")
 TUPLES = {"without_classes": None, "image_size": 2, "rand_augment": 2}
 CHOICES: dict[str, Sequence[str]] = {
     "optimizer": OPTIMIZERS,
@@ -208,8 +213,12 @@ CHOICES: dict[str, Sequence[str]] = {
 }
 
 
-def make_recipe(**options: Any) -> Recipe:
+def make_recipe(pretrained: bool = False, **options: Any) -> Recipe:
     """Makes a recipe of the options that `train`, `distill` and `record` pass on.
+
+    Args:
+        pretrained: whether the network starts from trained weights; the learning rate is then lower by default.
+        options: as `Recipe` takes them; a `learning_rate` of `None` is the default.
 
     Raises:
         TypeError: if an option is unknown (the message suggests the closest names), or as `Recipe`.
@@ -219,6 +228,11 @@ def make_recipe(**options: Any) -> Recipe:
     for name in options:
         if name not in known:
             raise TypeError(f"There is no option {name!r}: {suggest(name, known)}")
+    if options.get("learning_rate") is None:
+        options.pop("learning_rate", None)
+        optimizer = options.get("optimizer", Recipe.optimizer)
+        if pretrained and optimizer in FINE_TUNING_RATES:
+            options["learning_rate"] = FINE_TUNING_RATES[optimizer]
     return Recipe(**options)
 
 

@@ -75,7 +75,7 @@ def record(
         images = load_images(recipe)
         recording = writer.record(
             output,
-            teachers.load_teacher(teacher, images, for_teacher),
+            teachers.load_teacher(teacher, images, for_teacher, taps),
             images.train,
             taps=taps,
             views=recipe.views or 1,

@@ -7,12 +7,12 @@ checkpoint/      the state from which an interrupted run resumes
 model.keras      the trained network
 best.keras       the network after the epoch with the highest accuracy on the test images
 nonfinite_*.npz  a batch for which the loss or a gradient was not finite
+.lock            the process that trains the run, while it does
 result.json      the outcome, the data, the seed and the software; a run without it is not complete
 """
 
 from __future__ import annotations
 
-import csv
 import difflib
 import importlib.metadata
 import json
@@ -26,7 +26,10 @@ from typing import Any, TypeAlias
 import keras
 
 from kd_keras.files import write_atomically, write_text
-from kd_keras.runs.settings import Settings, from_lines
+from kd_keras.networks.weight_files import check_model_file
+from kd_keras.runs.directory import check_place, empty_run
+from kd_keras.runs.records import read_lines, read_metrics, read_result
+from kd_keras.runs.settings import Settings, from_lines, given_objects
 from kd_keras.version import __version__
 
 PACKAGES = ("tensorflow", "keras", "tensorflow-datasets", "numpy")
@@ -48,6 +51,7 @@ class Run:
     def __init__(self, path: str | os.PathLike):
         self.path = Path(path)
         self._settings: Settings | None = None
+        self._is_new = self._overwrites = False
         if not self._flagfile.exists():
             raise ValueError(
                 f"{self.path} is not a run, because it has no flags.txt. Train it first, or name another directory."
@@ -60,21 +64,16 @@ class Run:
         Args:
             path: a new or empty directory, or a run with the same settings.
             settings: the settings of the run.
-            overwrite: whether to delete a run that already exists.
+            overwrite: whether to delete a run that already exists, when `delete_earlier` is called.
 
         Raises:
             ValueError: if the directory contains something other than a run, or a run with other settings.
         """
         run = cls.__new__(cls)
-        run.path, run._settings = Path(path), settings
-        if overwrite and run._flagfile.exists():
-            shutil.rmtree(run.path)
-        if run._flagfile.exists():
+        run.path, run._settings, run._is_new, run._overwrites = Path(path), settings, False, overwrite
+        check_place(run.path)
+        if run._flagfile.exists() and not overwrite:
             run._check_settings(settings)
-        elif run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
-            raise ValueError(
-                f"{run.path} is not a run and not empty. Name a new or empty directory, or the directory of a run."
-            )
         return run
 
     def __repr__(self) -> str:
@@ -92,7 +91,7 @@ class Run:
     @property
     def is_complete(self) -> bool:
         """Whether the run has its result."""
-        return (self.path / "result.json").exists()
+        return (self.path / "result.json").exists() and not self._overwrites
 
     @property
     def result(self) -> dict[str, Any]:
@@ -101,33 +100,35 @@ class Run:
         Raises:
             ValueError: if the run is not complete, or its result.json is damaged.
         """
-        file = self.path / "result.json"
-        if not file.exists():
+        if not (self.path / "result.json").exists():
             raise ValueError(
                 f"Run {self.path} is not complete: it has no result.json. Resume it with the same command."
             )
-        try:
-            return json.loads(file.read_text())
-        except ValueError as error:
-            raise ValueError(
-                f"{file} is damaged: {error}. Restore it, or train the run again with overwrite."
-            ) from error
+        return read_result(self.path / "result.json")
+
+    def check_result(self) -> None:
+        """Raises a ValueError if the run is not complete or its result.json is damaged."""
+        _ = self.result
 
     @property
     def settings(self) -> dict[str, str | list[str]]:
         """The lines of flags.txt by flag name: texts, "true" or "false" for a boolean, a list for a repeated flag."""
-        return from_lines(self._flagfile.read_text().splitlines())
+        return from_lines(read_lines(self._flagfile))
+
+    @property
+    def given_objects(self) -> set[str]:
+        """The names of the settings that were Python objects, which flags.txt cannot repeat."""
+        return given_objects(read_lines(self._flagfile))
 
     @property
     def history(self) -> dict[str, list[float]]:
-        """The metrics of every epoch by name; NaN for a metric that an epoch does not have."""
+        """The metrics of every epoch by name; NaN for a metric that an epoch does not have.
+
+        Raises:
+            ValueError: if metrics.csv is damaged.
+        """
         file = self.path / "metrics.csv"
-        if not file.exists():
-            return {}
-        with open(file, newline="") as lines:
-            rows = list(csv.DictReader(lines))
-        names = rows[0] if rows else ()
-        return {name: [float("nan" if row[name] == "NA" else row[name]) for row in rows] for name in names}
+        return read_metrics(file) if file.exists() else {}
 
     def model(self) -> keras.Model:
         """The trained network.
@@ -148,12 +149,18 @@ class Run:
     # ---- writing
 
     def _check_settings(self, settings: Settings) -> None:
-        changed = settings.differences(self._flagfile.read_text().splitlines())
+        changed = settings.differences(read_lines(self._flagfile))
         if changed:
             raise ValueError(
                 f"Run {self.path} has other settings: {', '.join(changed)}. Choose another directory, or delete"
                 " this run with overwrite=True (in the shell --overwrite)."
             )
+
+    def delete_earlier(self) -> None:
+        """Deletes the run that is to be overwritten; called after everything that the new one needs has been built."""
+        if self._overwrites and self._flagfile.exists():
+            empty_run(self.path)
+        self._overwrites = False
 
     def begin(self) -> None:
         """Creates the directory and records the settings; called after everything that they name has been loaded.
@@ -164,7 +171,13 @@ class Run:
         if self._settings is None:
             raise ValueError(f"Run {self.path} is opened for reading only. Use Run.prepare to start or resume it.")
         self.path.mkdir(parents=True, exist_ok=True)
+        self._is_new = self._is_new or not self._flagfile.exists()
         write_text(self._flagfile, "\n".join(self._settings.lines()) + "\n")
+
+    def withdraw(self) -> None:
+        """Removes what `begin` and `loggers` wrote, if this object began the run: its first step was refused."""
+        if self._is_new:
+            empty_run(self.path)
 
     def loggers(self, start_epoch: int) -> list[keras.callbacks.Callback]:
         """The callbacks that write the metrics of a run that starts or resumes after `start_epoch` epochs."""
@@ -252,6 +265,8 @@ def load_network(source: Trained) -> keras.Model:
     path = path / "model.keras" if path.is_dir() else path
     if not path.exists():
         raise ValueError(f"Expected a complete run or a .keras file, but {path} does not exist. {advise_on_path(path)}")
+    if path.is_file():
+        check_model_file(path)
     try:
         return keras.saving.load_model(path, compile=False)
     except Exception as error:  # of many types, by what is damaged

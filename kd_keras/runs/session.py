@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -18,7 +19,9 @@ from kd_keras import distribute
 from kd_keras.distiller import Distiller
 from kd_keras.recording.reader import Recording
 from kd_keras.runs import devices
+from kd_keras.runs.directory import check_place
 from kd_keras.runs.images import Images, load_images
+from kd_keras.runs.lock import lock_directory
 from kd_keras.runs.optimization import compile_distiller
 from kd_keras.runs.recipe import Recipe
 from kd_keras.runs.run import Run
@@ -56,22 +59,33 @@ class Session:
             yield
 
 
+@contextlib.contextmanager
 def open_session(
     path: str | os.PathLike, settings: Settings, recipe: Recipe, strategy: tf.distribute.Strategy, overwrite: bool
-) -> Session | Run:
-    """Opens a session and its images, or returns the run if it is already complete.
+) -> Iterator[Session | Run]:
+    """Opens a session and its images, or the run if it is already complete.
+
+    Within the context the chief worker holds the lock of the directory. A run that is overwritten is not yet deleted.
 
     Raises:
-        ValueError: if the directory contains something other than this run, or the images do not exist.
+        ValueError: if the directory contains something other than this run, if another process trains it, or if the
+            images do not exist.
     """
-    with distribute.chief_first(strategy):
-        run = Run.prepare(path, settings, overwrite and distribute.is_chief(strategy))
-        images = None if run.is_complete else load_images(recipe)
-    if images is None:
-        logger.info("%s is complete: nothing to do.", run.path)
-        return run
-    devices.begin(recipe, strategy)
-    return Session(recipe, run, images, strategy)
+    check_place(Path(path))
+    with contextlib.ExitStack() as stack:
+        with distribute.chief_first(strategy):
+            run = Run.prepare(path, settings, overwrite)
+            if distribute.is_chief(strategy) and not run.is_complete:
+                stack.enter_context(lock_directory(run.path))
+                run = Run.prepare(path, settings, overwrite)  # another process may have changed it before the lock
+            images = None if run.is_complete else load_images(recipe)
+        if images is None:
+            run.check_result()
+            logger.info("%s is complete: nothing to do.", run.path)
+            yield run
+        else:
+            devices.begin(recipe, strategy)
+            yield Session(recipe, run, images, strategy)
 
 
 def train_student(
@@ -93,6 +107,9 @@ def train_student(
     with session.building():
         compile_distiller(distiller, recipe, session.strategy, images.steps, labeled)
     checkpoint = _checkpoint(session)
+    with distribute.chief_first(session.strategy):
+        if session.is_chief:
+            session.run.delete_earlier()
     try:
         start = checkpoint.restore(distiller)
         if any(start):
@@ -100,8 +117,10 @@ def train_student(
             logger.info("Resuming after epoch %d of %d%s.", start.epoch, recipe.epochs, within)
         distribute.seed_replicas(session.strategy, distiller)
         _fit(session, distiller, checkpoint, recording)
-    except Exception:
-        checkpoint.on_train_end()  # restores the handler of SIGTERM; Keras does not call this after an error
+    except Exception as error:
+        checkpoint.on_train_end()  # restores the signal handlers; Keras does not call this after an error
+        if session.is_chief and not checkpoint.has_trained and not isinstance(error, FloatingPointError):
+            session.run.withdraw()  # a request that fails in its first step is invalid, too
         raise
     if session.is_chief:
         seconds = round(time.perf_counter() - started, 1)

@@ -102,6 +102,15 @@ def from_lines(lines: Iterable[str]) -> dict[str, str | list[str]]:
     return settings
 
 
+def given_objects(lines: Iterable[str]) -> set[str]:
+    """The names of the flags whose values were Python objects, from the comments of a flagfile.
+
+    >>> given_objects(["# --test_data is not a flag of this run: a Source, given from Python", "--noflip"])
+    {'test_data'}
+    """
+    return {_name(line) for line in lines if line.startswith("# --")}
+
+
 def _name(line: str) -> str:
     """The name of the flag that a line sets or, if the line is a comment, mentions."""
     text = line.removeprefix("# ").split(" ")[0].removeprefix("--")

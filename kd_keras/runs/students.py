@@ -12,9 +12,11 @@ import tensorflow as tf
 
 from kd_keras import models
 from kd_keras.errors import shorten
+from kd_keras.networks.backbone import freeze_backbone
 from kd_keras.networks.loading import load_weights, pixel_statistics
 from kd_keras.runs.images import Images
 from kd_keras.runs.parsing import parse_call
+from kd_keras.runs.recipe import Recipe
 from kd_keras.runs.run import Run, Trained, load_network
 from kd_keras.runs.settings import GivenObject
 
@@ -62,11 +64,56 @@ def build_network(
     return model
 
 
+def prepare_training(network: keras.Model, source: Network, weights: str | os.PathLike | None, recipe: Recipe) -> None:
+    """Freezes the backbone if the recipe says so, and logs the learning rate of a network with trained weights.
+
+    Raises:
+        ValueError: if the backbone of a network without trained weights is to be frozen.
+    """
+    pretrained = is_pretrained(source, weights)
+    if pretrained:
+        logger.info("Learning rate %g, from trained weights.", recipe.learning_rate)
+    if not recipe.freeze_backbone:
+        return
+    if not pretrained and not isinstance(source, keras.Model):
+        raise ValueError(
+            f"freeze_backbone needs a network with trained weights, but {describe(source)} starts from new ones. Pass "
+            "weights=, or leave out freeze_backbone."
+        )
+    count = freeze_backbone(network)
+    logger.info("%d layers of the backbone are frozen; only the classifier is trained.", count)
+
+
+def is_pretrained(source: Network, weights: str | os.PathLike | None = None) -> bool:
+    """Whether a network starts from trained weights: a run, a file, or a name with weights.
+
+    >>> is_pretrained("resnet20"), is_pretrained("applications/ResNet50(weights='imagenet')")
+    (False, True)
+    """
+    if weights is not None or isinstance(source, Run) or (isinstance(source, (str, Path)) and is_saved(source)):
+        return True
+    if not isinstance(source, str):
+        return False
+    name, options = parse_call(source)
+    is_preset = name.removeprefix("multi_exit/").startswith("hub/") and not name.endswith("ImageClassifier")
+    return bool(options.get("weights", is_preset))
+
+
 def is_saved(source: Network) -> bool:
     """Whether a source is a run or a file, and not the name of a model of the zoo."""
     if isinstance(source, (Run, Path)):
         return True
     return isinstance(source, str) and (source.endswith(".keras") or Path(source).exists())
+
+
+def names_model(source: str) -> bool:
+    """Whether a text names a model that `build` knows, and not a run or a file.
+
+    >>> names_model("applications/ResNet50(weights='imagenet')"), names_model("runs/teacher")
+    (True, False)
+    """
+    name = source.partition("(")[0].strip().removeprefix("multi_exit/")
+    return not is_saved(source) and (name in models.names() or name.startswith(("applications/", "hub/")))
 
 
 def describe(source: Network) -> str:

@@ -41,6 +41,11 @@ class PlannedRun:
     teacher: TeacherSource | None = None
 
     @property
+    def recipe(self) -> str:
+        """The name of the recipe."""
+        return self.path.parent.name
+
+    @property
     def log(self) -> Path:
         """The file beside the run with its progress and its error."""
         return self.path.with_name(f"{self.path.name}.log")
@@ -102,7 +107,12 @@ def finish(planned: PlannedRun) -> Run | str:
     The progress, and the traceback of an error, are appended to `planned.log`.
     """
     if (planned.path / "result.json").exists():
-        return Run(planned.path)
+        run = Run(planned.path)
+        try:
+            run.check_result()
+        except ValueError as error:
+            return str(error)
+        return run
     planned.path.parent.mkdir(parents=True, exist_ok=True)
     with open(planned.log, "a") as log, _redirected(log):
         try:

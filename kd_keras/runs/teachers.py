@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -20,12 +20,14 @@ from kd_keras.private_api import sub_layers
 from kd_keras.recording.teacher import RecordedTeacher
 from kd_keras.runs import students
 from kd_keras.runs.images import Images
+from kd_keras.runs.parsing import parse_call
 from kd_keras.runs.run import Run, Trained, load_network, recorded_data
 from kd_keras.runs.settings import GivenObject
 from kd_keras.teacher import COMBINATIONS, Teacher
 from kd_keras.training import Position
 
 logger = logging.getLogger("kd_keras")
+IMAGENET_CLASSES = 1000
 TEACHER_OPTIONS = ("teacher_weights", "teacher_precision", "teacher_range", "combine")
 TeacherSource: TypeAlias = Trained | Teacher | Sequence[Trained]
 
@@ -70,8 +72,14 @@ class TeacherOptions:
         return values
 
 
-def load_teacher(source: TeacherSource, images: Images, options: TeacherOptions) -> Teacher:
+def load_teacher(source: TeacherSource, images: Images, options: TeacherOptions, taps: Collection[str] = ()) -> Teacher:
     """Loads a live teacher whose classes are in the order of the images' classes.
+
+    Args:
+        source: as `distill` takes it.
+        images: the images of the run.
+        options: how the networks are used.
+        taps: the taps that the methods read.
 
     Raises:
         TypeError: if the source is of another type.
@@ -92,7 +100,7 @@ def load_teacher(source: TeacherSource, images: Images, options: TeacherOptions)
             f"All teachers must have their classes in the same order, but received the orders {orders} relative to the "
             "images. Train them on the same classes."
         )
-    networks = [load_network(network) for network in sources]
+    networks = [_load_or_build(network, images, taps) for network in sources]
     if options.teacher_precision:
         networks = [frozen(network, options.teacher_precision) for network in networks]
     return Teacher(
@@ -102,6 +110,27 @@ def load_teacher(source: TeacherSource, images: Images, options: TeacherOptions)
         preprocess=None if options.teacher_range is None else to_range(*options.teacher_range),
         class_order=orders[0],
     )
+
+
+def _load_or_build(source: Trained, images: Images, taps: Collection[str]) -> keras.Model:
+    """Loads a network, or builds the model with trained weights that a text names."""
+    if not isinstance(source, str) or not students.names_model(source):
+        return load_network(source)
+    if not students.is_pretrained(source):
+        raise ValueError(
+            f"A teacher must be trained, but {source!r} names a model with new weights. Train it first, or name "
+            "trained weights, such as applications/ResNet50(weights='imagenet')."
+        )
+    classes = images.train.classes or IMAGENET_CLASSES
+    _, arguments = parse_call(source)
+    if arguments.get("weights") == "imagenet" and classes != IMAGENET_CLASSES and "logits" in taps:
+        raise ValueError(
+            f"The methods read the teacher's logits, but {source!r} has a classifier of {IMAGENET_CLASSES} classes and "
+            f"the images have {classes}. Train a classifier first, with experiments.train --freeze_backbone, or choose "
+            "methods that read features, such as rkd."
+        )
+    logger.info("The teacher is %s, which is built for images of %s.", source, images.shape)
+    return students.build_network(source, images, classes)
 
 
 def load_recorded(recording: str | os.PathLike, images: Images, live: Teacher | None) -> RecordedTeacher:

@@ -29,7 +29,8 @@ def train(
     """Trains a network on labeled images, without distillation.
 
     The same call resumes an interrupted run and returns a complete one unchanged. Progress goes to the logger
-    "kd_keras". On SIGTERM the process saves a checkpoint after the current step and exits.
+    "kd_keras". On SIGTERM or SIGINT the process saves a checkpoint after the current step and exits. While it trains it
+    holds a lock of the directory, so that a second process cannot train the same run.
 
     Args:
         model: a model of the zoo, such as "resnet20" or "mlp(hidden=(32,))", a run or a `.keras` file, or a Keras model
@@ -45,7 +46,7 @@ def train(
 
     Raises:
         TypeError: if an option is unknown, or a value is of the wrong type; no run is created.
-        ValueError: if the request is invalid; no run is created.
+        ValueError: if the request is invalid, or another process trains the run; no run is created.
         FloatingPointError: if the loss or gradients are not finite.
 
     >>> import tempfile
@@ -54,12 +55,12 @@ def train(
     >>> run.is_complete, run.model().output_shape
     (True, (None, 10))
     """
-    recipe = make_recipe(data=data, **options)
+    recipe = make_recipe(students.is_pretrained(model, weights), data=data, **options)
     network = {"model": students.as_setting(model), "weights": None if weights is None else os.fspath(weights)}
     settings = Settings({**recipe.settings(), **network}, {**DEFAULTS, "model": "resnet20"})
     with devices.chosen_strategy(recipe) as strategy:
-        session = open_session(run, settings, recipe, strategy, overwrite)
-        return session if isinstance(session, Run) else _train(session, model, weights)
+        with open_session(run, settings, recipe, strategy, overwrite) as session:
+            return session if isinstance(session, Run) else _train(session, model, weights)
 
 
 def _train(session: Session, model: Network, weights: str | os.PathLike | None) -> Run:
@@ -75,6 +76,7 @@ def _train(session: Session, model: Network, weights: str | os.PathLike | None) 
         )
     with session.building():
         network = students.build_network(model, images, images.train.classes, weights)
+        students.prepare_training(network, model, weights, session.recipe)
         distiller = Distiller(student=network, hard_weight=1.0)
     size = f"{network.count_params():,} parameters"
     logger.info("Training %s (%s) on %s images.", students.describe(model), size, f"{images.train.size:,}")

@@ -1,7 +1,8 @@
-"""The callback that saves and restores the whole training state, and that saves and exits on SIGTERM."""
+"""The callback that saves and restores the whole training state, and that saves and exits on SIGTERM and SIGINT."""
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
 from pathlib import Path
@@ -15,7 +16,8 @@ from kd_keras.private_api import global_random_state
 from kd_keras.training.checkpoint_files import Position, State, read, write
 from kd_keras.training.guard import NonFiniteGuard
 
-PREEMPTED = 143  # the exit code of a process that exits on SIGTERM: 128 + 15
+SIGNALS = (signal.SIGTERM, signal.SIGINT)  # the exit code of a process that exits on one of them is 128 + its number
+LOGGER = logging.getLogger("kd_keras")
 
 
 class CheckpointedModel(Protocol):
@@ -44,12 +46,13 @@ class CheckpointedModel(Protocol):
 
 
 class Checkpoint(keras.callbacks.Callback):
-    """Saves the whole training state while a Distiller trains, restores the newest, and saves and exits on SIGTERM.
+    """Saves the whole training state while a Distiller trains, restores the newest, and saves and exits on a signal.
 
     The state consists of the student, adapters, optimizer, metrics, random generators and the position in the data; the
     teacher is not part of it. With several workers, each of them needs this callback, because reading the metrics sums
-    them over all workers. Only the chief writes, to a directory that all can read. If any of them receives a SIGTERM,
-    all exit after one more step.
+    them over all workers. Only the chief writes, to a directory that all can read. If any of them receives a SIGTERM or
+    a SIGINT (Ctrl-C), all exit after one more step, with `SystemExit(143)` or `SystemExit(130)`. A second SIGINT
+    interrupts at once.
 
     Args:
         directory: the folder of the checkpoints; created if necessary.
@@ -89,13 +92,14 @@ class Checkpoint(keras.callbacks.Callback):
         self.position = Position()
         self._epoch_metrics: list[np.ndarray] = []  # the metrics of the interrupted epoch
         self._first_step = 0  # the number of steps of the epoch that an earlier `fit` did
-        self._is_terminated = False
-        self._previous_handler: Any = None
+        self.has_trained = False  # whether a step is complete
+        self._signal: int | None = None  # the signal that this process received
+        self._previous_handlers: dict[int, Any] = {}
 
     def restore(self, model: CheckpointedModel, best: bool = False) -> Position:
         """Loads the newest undamaged checkpoint, or the best, into a compiled model, and returns its position.
 
-        From this call to the end of `fit`, a SIGTERM takes effect after the current step.
+        From this call to the end of `fit`, a SIGTERM or SIGINT takes effect after the current step.
 
         Args:
             model: the compiled model.
@@ -108,7 +112,7 @@ class Checkpoint(keras.callbacks.Callback):
             ValueError: if all checkpoints are damaged, or the checkpoint belongs to another model.
         """
         if not best:
-            self._handle_sigterm()
+            self._handle_signals()
         state = read(self.directory, best)
         if state is None:
             return Position()
@@ -144,12 +148,11 @@ class Checkpoint(keras.callbacks.Callback):
     # ---- while training
 
     def on_train_begin(self, logs: dict | None = None) -> None:
-        self._handle_sigterm()
+        self._handle_signals()
 
     def on_train_end(self, logs: dict | None = None) -> None:
-        if self._previous_handler is not None:
-            signal.signal(signal.SIGTERM, self._previous_handler)
-            self._previous_handler = None
+        while self._previous_handlers:
+            signal.signal(*self._previous_handlers.popitem())
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         if epoch != self.position.epoch:
@@ -160,17 +163,18 @@ class Checkpoint(keras.callbacks.Callback):
         self._epoch_metrics, self._first_step = [], self.position.step
 
     def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
-        if self._is_terminated:
+        if self._signal is not None:
             self.model.guard.request_exit()
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         previous, step = self.position.step, self._first_step + batch + 1
         self.position = Position(self.position.epoch, step)
+        self.has_trained = True
         if batch + 1 == self.params.get("steps"):
             return  # the epoch ends with its evaluation and logs before a checkpoint is due
         if self._must_exit():
             self.save()
-            raise SystemExit(PREEMPTED)
+            self._exit()
         if self.every_steps and step // self.every_steps > previous // self.every_steps:
             self.save()
 
@@ -183,19 +187,30 @@ class Checkpoint(keras.callbacks.Callback):
         if is_due or is_better or self._must_exit():
             self.save(best=is_better)
         if self._must_exit():
-            raise SystemExit(PREEMPTED)
+            self._exit()
 
     def _must_exit(self) -> bool:
         has_workers = isinstance(self.model.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy)
-        return self.model.guard.is_exit_requested() if has_workers else self._is_terminated
+        return self.model.guard.is_exit_requested() if has_workers else self._signal is not None
 
-    def _handle_sigterm(self) -> None:
+    def _exit(self) -> None:
+        number = signal.SIGTERM if self._signal is None else signal.Signals(self._signal)  # None: of another worker
+        LOGGER.info(
+            "%s: saved after epoch %d, step %d. The same command resumes from there.", number.name, *self.position
+        )
+        self.on_train_end()  # Keras does not call it
+        raise SystemExit(128 + number)
+
+    def _handle_signals(self) -> None:
         # Python allows only the main thread to set a signal handler.
-        if self._previous_handler is None and threading.current_thread() is threading.main_thread():
-            self._previous_handler = signal.signal(signal.SIGTERM, self._on_sigterm) or signal.SIG_DFL
+        if not self._previous_handlers and threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                self._previous_handlers[number] = signal.signal(number, self._on_signal) or signal.SIG_DFL
 
-    def _on_sigterm(self, *_: Any) -> None:
-        self._is_terminated = True
+    def _on_signal(self, number: int, _: Any) -> None:
+        self._signal = number
+        if number == signal.SIGINT:  # a second one does not wait for the end of the step
+            signal.signal(number, self._previous_handlers[number])
 
 
 def _variables(model: CheckpointedModel) -> list[keras.Variable]:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kd_keras.files import TEMPORARY, write_atomically
+from kd_keras.files import remove_abandoned, write_atomically
 
 NAME = re.compile(r"(?P<epoch>\d{5})_(?P<step>\d{8})_(?P<checksum>[0-9a-f]{16})(?P<best>_best)?\.npz")
 
@@ -84,8 +84,7 @@ def write(directory: Path, state: State, *, keep: int = 2, best: bool = False) -
     for old in paths:
         if old not in paths[-keep:] and old not in best_paths[-1:]:
             old.unlink(missing_ok=True)
-    for partial in directory.glob(f"{TEMPORARY}*"):  # of a process that was killed while it wrote
-        partial.unlink(missing_ok=True)
+    remove_abandoned(directory)
     return path
 
 

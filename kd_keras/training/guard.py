@@ -27,10 +27,12 @@ class NonFiniteStep(NamedTuple):
     Attributes:
         step: its number, counted from the argument of `NonFiniteGuard.reset`.
         terms: the values of the loss and its terms by name.
+        count: the number of such steps since the last report.
     """
 
     step: int
     terms: dict[str, float]
+    count: int = 1  # type: ignore[assignment]  # a tuple has a method of that name; nothing uses it
 
 
 class NonFiniteGuard:
@@ -146,7 +148,8 @@ class NonFiniteGuard:
             return None
         self._state.assign(np.array([0, requests], "float32"))
         terms = ops.convert_to_numpy(self._first_terms).tolist()
-        return NonFiniteStep(int(ops.convert_to_numpy(self._first_step)), dict(zip(self.names, terms, strict=True)))
+        first, named = int(ops.convert_to_numpy(self._first_step)), dict(zip(self.names, terms, strict=True))
+        return NonFiniteStep(first, named, int(failures))
 
 
 def _loss_scale(optimizer: keras.optimizers.LossScaleOptimizer) -> Tensor | float:

@@ -32,7 +32,7 @@ class NonFinite(keras.callbacks.Callback):
 
     Raises:
         ValueError: if `on_nonfinite` is neither of these.
-        FloatingPointError: from `fit`, with the step and the terms.
+        FloatingPointError: from `fit`, with the step and the terms; with "skip" only if an epoch has no finite step.
 
     >>> NonFinite("skip").on_nonfinite
     'skip'
@@ -52,16 +52,18 @@ class NonFinite(keras.callbacks.Callback):
         self.epoch, self.start = 0, tuple(start)
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        self.epoch = epoch
+        self.epoch, self._steps, self._skipped = epoch, 0, 0
         self.model.guard.reset(self.start[1] if epoch == self.start[0] else 0)
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         failure = self.model.guard.pop_nonfinite_step()
+        self._steps = batch + 1
         if failure is None:
             return
-        terms = ", ".join(f"{name} {value:g}" for name, value in failure.terms.items())
+        self._skipped += failure.count
         path = self._save(failure)
-        report = f"{terms} in epoch {self.epoch}, step {failure.step}" + (f", saved in {path}" if path else "")
+        report = f"{_describe(failure)} in epoch {self.epoch}, step {failure.step}"
+        report += f", saved in {path}" if path else ""
         if self.on_nonfinite == "skip":
             warnings.warn(f"Skipped a batch: {report}.", stacklevel=2)
             return
@@ -74,6 +76,13 @@ class NonFinite(keras.callbacks.Callback):
         """What to check for the methods whose terms are not finite."""
         spoiled = [name for name, value in failure.terms.items() if not np.isfinite(value)]
         return " ".join(method.nonfinite_advice for method in self.model.methods if method.name in spoiled)
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        if self._steps and self._skipped == self._steps:
+            raise FloatingPointError(
+                f"Expected batches with a finite loss, but no step of epoch {epoch} had one, so that nothing was "
+                "trained. Lower the learning rate, or check the data and the teacher."
+            )
 
     def _save(self, failure: NonFiniteStep) -> Path | None:
         """Writes the step, and the batch if there is a `replay`; returns the path, or `None` without a directory."""
@@ -90,3 +99,20 @@ class NonFinite(keras.callbacks.Callback):
         path = self.directory / f"nonfinite_{self.epoch}_{failure.step}.npz"
         np.savez(path, **arrays)
         return path
+
+
+def raise_if_nonfinite(failure: NonFiniteStep | None) -> None:
+    """Reports a step outside `fit`.
+
+    Raises:
+        FloatingPointError: if there is a failure.
+    """
+    if failure is not None:
+        raise FloatingPointError(
+            f"Expected a finite loss and finite gradients, but received {_describe(failure)}. The batch changed no "
+            "variable. Lower the learning rate, or check the batch."
+        )
+
+
+def _describe(failure: NonFiniteStep) -> str:
+    return ", ".join(f"{name} {value:g}" for name, value in failure.terms.items())

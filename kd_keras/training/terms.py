@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
+from keras import tree
+
 from kd_keras.contracts import Batch, Outputs, Step, Tensor
 from kd_keras.distribute.reductions import gather_rows, replica_count
+from kd_keras.errors import explain_mismatch
 from kd_keras.methods.base import Method
-from kd_keras.methods.schedules import Weight
+from kd_keras.methods.labels import check_one_prediction, match_units
+from kd_keras.methods.schedules import Weight, weight_at
 
 # A function of the student's output and the batch; returns `()` or `(B,)`.
 HardLoss: TypeAlias = Callable[[Any, Batch], Tensor]
@@ -45,6 +50,47 @@ def make_terms(hard_weight: Weight, hard_loss: HardLoss, methods: Sequence[Metho
     return Term("hard", hard_weight, lambda output, student, teacher, batch, step: hard_loss(output, batch)), *terms
 
 
+def compute_terms(
+    terms: Sequence[Term], output: Any, student: Outputs, teacher: Outputs, batch: Batch, step: Step
+) -> dict[str, tuple[Tensor | float, Tensor]]:
+    """The weight at this step and the loss of every term by name."""
+    return {
+        term.name: (weight_at(term.weight, step), term.compute(output, student, teacher, batch, step)) for term in terms
+    }
+
+
+def check_label_free_evaluation(methods: Sequence[Method]) -> None:
+    """Checks that the terms of the methods can be evaluated without labels, on one replica and without side effects.
+
+    Raises:
+        ValueError: if there is no method, a method keeps a memory or moving statistics, or there are several replicas.
+    """
+    advice = "Pass labels with the data to evaluate, (x, y)."
+    if not methods:
+        raise ValueError(f"Evaluation needs labels, but the batch has none, and there is no method. {advice}")
+    with_state = [method.name for method in methods if method.non_trainable_variables]
+    if with_state:
+        raise ValueError(
+            "Without labels, evaluation computes the losses of the methods, but every computation changes the memory "
+            f"or the statistics of {', '.join(with_state)}. {advice}"
+        )
+    if replica_count() > 1:
+        raise ValueError(f"Evaluation without labels needs a single replica, but has {replica_count()}. {advice}")
+
+
+def check_examples(method: Method, rows: int) -> None:
+    """Checks that a batch has as many examples as a method compares.
+
+    Raises:
+        ValueError: if there are fewer, so that its loss is 0 and trains nothing.
+    """
+    if rows < method.least_examples:
+        expected = f"batches of at least {method.least_examples} examples for method {method.name!r}"
+        received = f"{rows} for each replica"
+        advice = "the method compares the examples of a batch, and its loss would be 0: use a larger batch_size"
+        raise ValueError(explain_mismatch(expected, received, advice))
+
+
 def term_names(methods: Sequence[Method]) -> list[str]:
     """The name of each method's term: the method's name, or `<name>_2` for a second method of that name.
 
@@ -64,11 +110,26 @@ def term_names(methods: Sequence[Method]) -> list[str]:
 
 def _method_term(name: str, method: Method) -> Term:
     def compute(output: Any, student: Outputs, teacher: Outputs, batch: Batch, step: Step) -> Tensor:
+        rows = tree.flatten(batch.inputs)[0].shape[0]
+        if rows == 1 and replica_count() == 1:
+            check_examples(method, rows)
+        if not method.allows_positions:
+            check_one_prediction(method.name, student["logits"].shape)
         if method.across_replicas and replica_count() > 1:
             student = Outputs(gather_rows({tap: student[tap] for tap in method.taps.student}))
             teacher = Outputs(gather_rows({tap: teacher[tap] for tap in method.taps.teacher}))
             gathered = gather_rows({field: getattr(batch, field) for field in ("label", "weight", "index")})
             batch = batch._replace(**gathered)
-        return method(student, teacher, batch, step)
+        if "logits" in method.taps.student and "logits" in method.taps.teacher:
+            matched = match_units(teacher["logits"], student["logits"])
+            teacher = Outputs({**teacher, "logits": matched}, members=teacher.members)
+        loss = method(student, teacher, batch, step)
+        if batch.weight is not None and len(loss.shape) == 0 and not method.weighs_examples:
+            warnings.warn(
+                f"Sample weights have no effect on the term {name!r}, because the method couples the examples of a "
+                "batch. They hold for the other terms.",
+                stacklevel=2,
+            )
+        return loss
 
     return Term(name, method.weight, compute)

@@ -21,9 +21,8 @@ def rows(source):
 def test_class_folders(tmp_path):
     for value, name in [(10, "b/2.png"), (20, "b/10.png"), (30, "a/x.jpg"), (40, "c/y.PNG")]:
         picture(tmp_path / name, value)
-    (tmp_path / "a" / "notes.txt").write_text("not an image")
     (tmp_path / "a" / ".hidden.png").write_text("not an image")
-    (tmp_path / "empty").mkdir()
+    (tmp_path / ".empty").mkdir()
     source = data.load(str(tmp_path), "train")
     assert (source.size, source.classes, source.class_names) == (4, 3, ("a", "b", "c"))
     assert source.image_shape == (6, 4, 3) and source.has_labels and source.name == str(tmp_path)
@@ -54,6 +53,79 @@ def test_images_without_labels(tmp_path):
     assert [int(row["image"][0, 0, 0]) for row in rows(source)] == [10, 20]
 
 
+def test_files_that_are_left_out_are_counted_and_named(tmp_path, recwarn):
+    for name in ("a/1.png", "b/1.png", "b/2.jpg"):
+        picture(tmp_path / name, 7)
+    data.load(str(tmp_path), "train")
+    assert not recwarn.list  # no false alarm
+    for name in ("a/notes.txt", "a/2.heic", "b/3.heic", "b/deeper/4.png", "a/Thumbs.db"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"?")
+    (tmp_path / "b" / "deeper" / "4.png").rename(tmp_path / "b" / "deeper" / "4.raw")
+    with pytest.warns(UserWarning) as caught:
+        assert data.load(str(tmp_path), "train").size == 3
+    (warning,) = caught
+    assert "4 files are left out (2 .heic, 1 .raw, 1 .txt: " in str(warning.message)
+    assert all(name in str(warning.message) for name in ("a/2.heic", "b/3.heic", "a/notes.txt", "deeper/4.raw"))
+    assert warning.filename == __file__
+
+
+@pytest.mark.parametrize(
+    "content, message", [(None, "'dog' has none. Add"), ("1.heic", r"'dog' has none \(1 .heic: .*dog/1.heic")]
+)
+@pytest.mark.parametrize("above", ["", "train"])
+def test_a_class_without_images_is_rejected(above, content, message, tmp_path):
+    picture(tmp_path / above / "cat" / "1.png", 7)
+    (tmp_path / above / "dog").mkdir()
+    if content:
+        (tmp_path / above / "dog" / content).write_bytes(b"?")
+    with pytest.raises(ValueError, match=f"Each class folder of .* must have images, but {message}"):
+        data.load(str(tmp_path), "train")
+
+
+def test_a_class_that_is_missing_in_one_split_is_named(tmp_path):
+    for name in ("train/a/1.png", "train/b/1.png", "test/b/1.png"):
+        picture(tmp_path / name, 7)
+    (tmp_path / "test" / "a").mkdir()
+    with pytest.warns(UserWarning, match="split 'test' has no images of 1 of the 2 classes, .*: 'a'"):
+        assert data.load(str(tmp_path), "test").class_names == ("a", "b")
+
+
+def test_class_folders_that_differ_by_capitals_between_splits_are_rejected(tmp_path):
+    for name in ("train/Cat/1.png", "train/Dog/1.png", "test/cat/1.png", "test/Dog/1.png"):
+        picture(tmp_path / name, 7)
+    with pytest.raises(ValueError, match="the same name in all splits, but received 'Cat' and 'cat'"):
+        data.load(str(tmp_path), "train")
+    picture(tmp_path / "train" / "cat" / "1.png", 7)  # two classes on purpose, such as letters
+    picture(tmp_path / "test" / "Cat" / "1.png", 7)
+    assert data.load(str(tmp_path), "train").classes == 3
+
+
+def test_a_folder_of_gray_images_stays_gray(tmp_path):
+    for value, name in [(10, "train/a/1.png"), (20, "train/b/1.jpg"), (30, "test/a/1.png"), (40, "test/b/1.png")]:
+        picture(tmp_path / name, value, channels=1)
+    source = data.load(str(tmp_path), "train")
+    assert source.image_shape == (6, 4, 1) and [int(row["image"][0, 0, 0]) for row in rows(source)] == [10, 20]
+    colors = data.load(str(tmp_path), "train", image_channels=3)
+    assert colors.image_shape == (6, 4, 3) and colors.version != source.version
+    assert [row["image"][0, 0].tolist() for row in rows(colors)] == [[10] * 3, [20] * 3]
+    picture(tmp_path / "test" / "a" / "2.png", 10)  # colors in one split: both splits have the same channels
+    assert data.load(str(tmp_path), "train").image_shape == (6, 4, 3)
+
+
+def test_sixteen_bits_that_use_fewer_are_rejected_until_their_number_is_given(tmp_path):
+    for value, name in [(4095, "train/a/1.png"), (2048, "train/b/1.png"), (0, "test/a/1.png"), (9, "test/b/1.png")]:
+        (tmp_path / name).parent.mkdir(parents=True)
+        tf.io.write_file(str(tmp_path / name), tf.io.encode_png(np.full((6, 4, 1), value, np.uint16)))
+    with pytest.raises(ValueError, match="up to 65535, but the highest value is 4095.*image_bits=12, 4095 becomes 255"):
+        data.load(str(tmp_path), "test")
+    source = data.load(str(tmp_path), "train", image_bits=12)
+    assert [row["image"][0, 0, 0] for row in rows(source)] == [255, 128]
+    tf.io.write_file(str(tmp_path / "train/a/2.png"), tf.io.encode_png(np.full((6, 4, 1), 65535, np.uint16)))
+    source = data.load(str(tmp_path), "train")
+    assert [row["image"][0, 0, 0] for row in rows(source)] == [16, 255, 8]  # the value divided by 257
+
+
 def test_gray_images_become_three_channels_and_sizes_may_differ(tmp_path):
     picture(tmp_path / "1.png", 10, channels=1)
     picture(tmp_path / "2.png", 20, size=(3, 9))
@@ -81,7 +153,7 @@ def test_an_unknown_split_is_rejected(tmp_path):
 
 def test_no_images(tmp_path):
     (tmp_path / "notes.txt").write_text("nothing to see")
-    with pytest.raises(FileNotFoundError, match=r"Split 'train' of .* has no images \(.bmp .gif .jpeg .jpg .png\)"):
+    with pytest.raises(FileNotFoundError, match=r"Split 'train' of .* has no images \(.bmp .gif .*notes.txt"):
         data.load(str(tmp_path), "train")
 
 

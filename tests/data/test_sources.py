@@ -1,5 +1,6 @@
 """Sources from TFDS: real datasets, and small ones with features that those do not have."""
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from kd_keras import data
+from kd_keras.data import downloads
 from kd_keras.data.base import Source
 
 
@@ -148,14 +150,78 @@ def test_a_dataset_without_classes_is_rejected(prepared, name, features):
 
 
 def test_a_failed_download_names_the_directory_and_the_prepared_datasets(directory, monkeypatch):
-    def unreachable(self, **_):
-        raise ConnectionError("no route to host")
+    def unreachable(*_):
+        raise RuntimeError("ConnectionError: no route to host")
 
-    monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", unreachable)
+    monkeypatch.setattr(downloads, "download", unreachable)
     with pytest.raises(FileNotFoundError, match="'cifar100' is neither prepared under") as caught:
         data.load("cifar100", "train", data_dir=directory)
     for part in (directory, "ConnectionError: no route to host", "Prepared there: odd_names, odd_names_supervised"):
         assert part in str(caught.value)
+
+
+def test_a_download_is_announced_and_given_up_after_a_time_that_can_be_set(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(downloads, "PROGRAM", "import time; time.sleep(60)")
+    start = time.monotonic()
+    with pytest.raises(FileNotFoundError, match="TimeoutError: no progress for 1 seconds.*Pass the data_dir"):
+        data.load("cifar100", "train", data_dir=tmp_path, download_timeout=1)
+    assert time.monotonic() - start < 30
+    assert f"cifar100 is not prepared under {tmp_path} (prepared there: nothing). A download starts now" in caplog.text
+
+
+def test_a_download_that_makes_progress_is_not_given_up(tmp_path, monkeypatch):
+    program = (
+        "import sys, time\nfor n in range(6): open(f'{sys.argv[2]}/{n}', 'w').close(); time.sleep(0.5)\nsys.exit(3)"
+    )
+    monkeypatch.setattr(downloads, "PROGRAM", program)
+    with pytest.raises(RuntimeError, match="exit code 3"):
+        downloads.download("cifar100", str(tmp_path), timeout=1.5)
+    assert len(list(tmp_path.iterdir())) == 6
+
+
+def test_gray_and_colors_are_converted_on_request(directory):
+    gray = data.load("odd_names", "train", data_dir=directory, image_channels=1)
+    assert gray.image_shape == (4, 5, 1) and [row["image"][0, 0, 0] for row in rows(gray)] == [
+        row["image"][0, 0, 0] for row in rows(data.load("odd_names", "train", data_dir=directory))
+    ]
+    colors = data.load("digits", "test[:3]", data_dir=directory, image_channels=3)
+    for row, expected in zip(rows(colors), rows(data.load("digits", "test[:3]", data_dir=directory)), strict=True):
+        np.testing.assert_array_equal(row["image"], np.repeat(expected["image"], 3, axis=-1))
+    assert rows(colors.shards(3)[1])[0]["image"].shape == (8, 8, 3)
+    red = tf.data.Dataset.from_tensors({"image": tf.constant([[[255, 0, 0]]], tf.uint8), "index": np.int64(0)})
+    assert rows(Source(red, "red", 1, image_shape=(1, 1, 3)).with_channels(1))[0]["image"].item() == 76  # 0.299 * 255
+    with pytest.raises(ValueError, match="image_channels=1 for gray images or 3 for colors, but received 2"):
+        data.load("digits", "test", data_dir=directory, image_channels=2)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"classes": 2, "class_names": ("cat", "cat")}, r"different class names in 'x', but received \['cat'\]"),
+        (
+            {"classes": 3, "class_names": ("cat", "dog")},
+            "one name for each class of 'x', but received 2 names for classes=3",
+        ),
+        ({"classes": 0}, "at least one class in 'x'"),
+        ({"size": 0}, "at least one example in source 'x', but received size=0"),
+        (
+            {"image_shape": (4, 4, 3)},
+            r"images of image_shape=\(4, 4, 3\), but received a dataset of images \(2, 2, 1\)",
+        ),
+    ],
+)
+def test_a_source_rejects_what_does_not_fit_its_examples(options, message):
+    examples = tf.data.Dataset.from_tensors({"image": tf.zeros((2, 2, 1), tf.uint8), "index": np.int64(0)})
+    with pytest.raises(ValueError, match=message):
+        Source(examples, **({"name": "x", "size": 1} | options))
+
+
+def test_a_source_rejects_batches():
+    examples = tf.data.Dataset.from_tensors({"image": tf.zeros((5, 2, 2, 1), tf.uint8), "index": np.int64(0)})
+    with pytest.raises(
+        ValueError, match=r"images \(H, W, C\) in source 'x', but received images of shape \(5, 2, 2, 1\)"
+    ):
+        Source(examples, "x", 1)
 
 
 def test_a_prepared_dataset_is_never_downloaded(directory, monkeypatch):

@@ -194,8 +194,8 @@ def test_the_check_script_in_a_fresh_process(distilled, tmp_path):
     "format, tolerance, message",
     [
         ("saved_model", -1, "saved_model export is rejected"),
-        ("saved_model", Tolerance(agreement=1.1), "agreement=1.1"),
-        ("litert", Tolerance(accuracy_drop=-0.5), "accuracy_drop=-0.5"),
+        ("saved_model", Tolerance(agreement=1.1), "agreement at least 1.1, but received agreement=1"),
+        ("litert", Tolerance(accuracy_drop=-0.5), "accuracy_drop at most -0.5, but received accuracy_drop=0"),
         pytest.param("onnx", -1, "onnx export is rejected", marks=NEEDS_ONNX),
     ],
 )

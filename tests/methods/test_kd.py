@@ -60,13 +60,6 @@ def test_an_invalid_temperature_raises(temperature, error):
         KD(temperature=temperature)
 
 
-def test_a_single_logit_raises():
-    from kd_keras import Distiller
-
-    with pytest.raises(ValueError, match="two or more classes"):
-        Distiller(student=convolutional(classes=1), teacher=convolutional(classes=1), methods=[KD()])
-
-
 def test_different_class_counts_raise():
     from kd_keras import Distiller
 

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from kd_keras import methods
-from kd_keras.methods import FT, KD, LSKD, MLKD, FitNet, Queue, Tokens, agreed_hard_weight, listing
+from kd_keras.methods import FT, KD, LSKD, MLKD, FitNet, Method, Queue, Tokens, agreed_hard_weight, listing
 from scripts import method_list
 
 EXTRA = '''
@@ -68,6 +68,15 @@ def test_methods_that_agree_give_their_published_hard_weight():
     assert agreed_hard_weight([Queue(), Tokens(name="local")]) == (0.0, "published with queue, local")
     assert agreed_hard_weight([LSKD(host=MLKD())])[0] == 0.1
     assert agreed_hard_weight([LSKD(host=Halved())])[0] == 0.5
+
+
+def test_only_a_published_hard_weight_is_said_to_be_published():
+    class Mine(Method):
+        pass
+
+    assert agreed_hard_weight([Mine(name="mine")]) == (1.0, "the default, as none was published with mine")
+    assert agreed_hard_weight([FitNet(), Mine(name="mine")])[1] == "the default, as none was published with mine"
+    assert agreed_hard_weight([KD(), Mine(name="mine")])[1].endswith("0.1 with kd, none with mine")
 
 
 def test_methods_that_disagree_give_one():

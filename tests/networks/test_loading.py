@@ -1,8 +1,11 @@
 """Weights and pixel statistics from files: what is loaded, what is not and why, and which files are rejected."""
 
+import h5py
 import keras
+import numpy as np
 import pytest
 from keras import layers
+from keras.src.legacy.saving.legacy_h5_format import save_weights_to_hdf5_group
 
 from kd_keras.models import EarlyExit, build
 from kd_keras.networks.loading import load_weights, pixel_statistics
@@ -192,3 +195,52 @@ def test_networks_without_a_normalization_of_the_image(tmp_path):
         pixel_statistics(tmp_path / "text.keras")
     with pytest.raises(ValueError, match="does not exist"):
         pixel_statistics(tmp_path / "nowhere.keras")
+
+
+def legacy(model, path, whole=False):
+    """Writes the layout of the files that Keras downloads for keras.applications."""
+    with h5py.File(path, "w") as file:
+        save_weights_to_hdf5_group(file.create_group("model_weights") if whole else file, model)
+    return path
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_legacy_files_as_keras_downloads_them(whole, tmp_path):
+    published = keras.applications.MobileNet(alpha=0.25, weights=None, input_shape=(32, 32, 3), classes=7)
+    for variable in published.variables:
+        variable.assign(keras.random.uniform(variable.shape, 0.5, 1.5))
+    path = legacy(published, tmp_path / "mobilenet_2_5_32_tf.h5", whole)
+    network = build("applications/MobileNet", (32, 32, 3), 7, alpha=0.25)
+    report = load_weights(network, path)
+    assert not (report.missing or report.mismatched or report.skipped)
+    images = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype("float32")
+    logits = keras.ops.convert_to_numpy(network(images))
+    expected = published(keras.applications.mobilenet.preprocess_input(images.copy()))
+    np.testing.assert_allclose(keras.ops.softmax(logits), expected, atol=1e-5)
+    other = build("applications/MobileNet", (32, 32, 3), 4, alpha=0.25)
+    assert list(load_weights(other, path).mismatched) == ["conv_preds"]
+
+
+def test_legacy_files_of_unnamed_and_nested_layers(tmp_path):
+    def network(wide):
+        inner = keras.Sequential([layers.Conv2D(3, 1), layers.BatchNormalization()], name="inner")
+        heads = layers.MultiHeadAttention(2, 4, name="mha")
+        inputs = keras.Input(SHAPE)
+        maps = layers.Reshape((-1, 3))(inner(layers.Conv2D(wide, 1)(layers.Conv2D(3, 1)(inputs))))
+        return keras.Model(inputs, layers.Dense(2, name="a_b")(heads(maps, maps)))
+
+    keras.utils.clear_session()
+    saved = network(4)
+    for variable in saved.variables:
+        variable.assign(keras.random.uniform(variable.shape, 0.5, 1.5))
+    path = legacy(saved, tmp_path / "model.h5")
+    with h5py.File(path, "r+") as file:  # earlier versions of Keras had slashes in names
+        file.attrs["layer_names"] = [
+            name.decode() if isinstance(name, bytes) else name for name in file.attrs["layer_names"]
+        ]
+        file.attrs["layer_names"] = ["a/b" if name == "a_b" else name for name in file.attrs["layer_names"]]
+        file.move("a_b", "a/b")
+    other = network(4)
+    report = load_weights(other, path)
+    assert not (report.missing or report.mismatched or report.skipped) and len(report.loaded) == 9
+    assert same(values(saved.variables), values(other.variables))

@@ -1,6 +1,7 @@
 """Recorded teachers: they train the same student as the live teacher, and unsuitable recordings are rejected."""
 
 import json
+import os
 import resource
 import signal
 import subprocess
@@ -189,6 +190,67 @@ def test_incomplete_and_damaged_shards_are_rejected(tmp_path):
         teacher.recording.verify()
 
 
+TORN = {"torn": lambda text: text[: len(text) // 2], "empty": lambda text: "", "binary": lambda text: "\udcff\x00" * 9}
+
+
+@pytest.mark.parametrize("damage", TORN)
+@pytest.mark.parametrize("name", ["manifest.json", "plan.json", "view-0000-02.json", "constants.npz"])
+def test_a_damaged_file_is_named_and_recorded_again(name, damage, tmp_path):
+    recorded(tmp_path)
+    path = tmp_path / name
+    whole = path.read_bytes()
+    path.write_bytes(TORN[damage](whole.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape"))
+    with pytest.raises(ValueError, match=rf"{name}.*but received .*Record again with the same settings"):
+        recorded_again = Teacher.recorded(tmp_path)
+        recorded_again.recording.verify()
+    shards = {shard: shard.stat().st_mtime_ns for shard in tmp_path.glob("*.tfrecord")}
+    recorded(tmp_path).verify()
+    assert path.read_bytes() == whole
+    again = {shard.name for shard, time in shards.items() if shard.stat().st_mtime_ns != time}
+    assert again == ({"view-0000-02.tfrecord"} if name.startswith("view") else set())
+
+
+def test_a_lost_plan_does_not_mix_two_teachers(tmp_path):
+    recorded(tmp_path)
+    (tmp_path / "plan.json").write_text("{")
+    with pytest.raises(ValueError, match="weights: recorded"):  # the manifest still knows it
+        recorded(tmp_path, wide(seed=4))
+    (tmp_path / "manifest.json").write_text("{")
+    other = recorded(tmp_path, wide(seed=4))
+    other.verify()
+    expected = recorded(tmp_path.with_name("expected"), wide(seed=4)).read(0, np.arange(COUNT))
+    assert same(other.read(0, np.arange(COUNT)), expected, atol=1e-6)
+
+
+def test_constants_without_a_checksum_are_read_to_verify_them(tmp_path):
+    recorded(tmp_path)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    (tmp_path / "manifest.json").write_text(json.dumps({k: v for k, v in manifest.items() if k != "constants"}))
+    Teacher.recorded(tmp_path).recording.verify()
+    (tmp_path / "constants.npz").write_bytes(b"junk" * 99)
+    with pytest.raises(ValueError, match="constants.npz.*a damaged one"):
+        Teacher.recorded(tmp_path).recording.verify()
+
+
+def test_reading_a_recording_leaves_no_file_open(tmp_path):
+    def count_open():
+        return sum(str(tmp_path) in target(path) for path in Path("/proc/self/fd").iterdir())
+
+    def target(path):
+        try:
+            return os.readlink(path)
+        except OSError:  # closed meanwhile
+            return ""
+
+    recorded(tmp_path, views=4)
+    for _ in range(2):
+        teacher = Teacher.recorded(tmp_path)
+        batches = data.training(images(), batch_size=8, seed=5, recorded=teacher.recording, epochs=4)
+        for _ in batches:
+            assert count_open() <= 4  # reads that are running
+        assert count_open() == 0
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
@@ -313,6 +375,22 @@ def test_the_slices_of_two_replicas_are_parts_of_the_recorded_batch(tmp_path):
         for key in (INDEX, RECORDED):
             sides = ([x[key] if key == INDEX else x[key]["logits"] for x in side] for side in (whole, parts))
             np.testing.assert_array_equal(*map(np.concatenate, sides))
+
+
+@pytest.mark.parametrize("name", ["plan.json", "view-0000-01.json", "constants.npz", "manifest.json"])
+def test_a_full_disk_ends_in_one_sentence_whatever_is_written(name, tmp_path, monkeypatch):
+    def full(self, target):
+        if Path(target).name == name:
+            raise OSError(28, "No space left on device")
+        return rename(self, target)
+
+    rename = Path.replace
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(OSError, match=rf"{name} cannot be written: .*No space left.* finished shards are kept"):
+        recorded(tmp_path / "recording")
+    assert not list((tmp_path / "recording").glob(".writing*"))
+    monkeypatch.undo()
+    recorded(tmp_path / "recording").verify()
 
 
 FULL = """

@@ -12,7 +12,7 @@ from scipy import stats
 import kd_keras as kd
 from experiments.flags.recipes import parse_pair, parse_recipes, parse_shard
 from kd_keras.evaluation.seeds import COLUMNS
-from kd_keras.runs import sweeps
+from kd_keras.runs import Comparison, sweeps
 
 TEACHER, BASELINE = 0.9, [0.70, 0.74, 0.72]
 KD = [0.80, 0.83, 0.77]
@@ -176,3 +176,24 @@ def test_invalid_requests(runs, tmp_path):
         kd.compare(sweep=tmp_path, pairs=[("t", "mlp")])
     with pytest.raises(ValueError, match="0 <= i < n"):
         kd.compare(sweep=tmp_path, pairs=[("t", "mlp")], recipes={"kd": {"methods": ["kd"]}}, shard=(3, 3))
+
+
+def test_two_runs_of_one_seed_are_one_seed(runs, tmp_path, caplog):
+    again = complete(tmp_path / "again", "baseline", 1, 0.80, 0.81, "--model=resnet8")
+    with caplog.at_level("WARNING", logger="kd_keras"):
+        row = kd.compare([*runs[:3], again]).rows[0]
+    values = [70, (74 + 80) / 2, 72]
+    assert row["seeds"] == 3 and row["last"] == pytest.approx(np.mean(values))
+    assert row["spread"] == pytest.approx(np.std(values, ddof=1))
+    assert f"{runs[1]}, {again} have the same seed 1 and count as one seed" in caplog.text
+    assert kd.compare([runs[0], runs[0].parent / ".." / "baseline" / "seed0"]).rows[0]["seeds"] == 1
+
+
+def test_latex_and_names_of_recipes(runs, tmp_path):
+    comparison = kd.compare(runs)
+    named = [group._replace(name="" if group.is_baseline else "soft_50%") for group in comparison.groups]
+    latex = Comparison(named, []).latex()
+    assert r"soft\_50\% & 3 & 80.00 &" in latex and latex.count(r"\\") == 3 and r"\begin{tabular}" in latex
+    assert len({line.count(" & ") for line in latex.splitlines() if line.endswith(r"\\")}) == 1
+    comparison.save(tmp_path)
+    assert (tmp_path / "compare.tex").read_text().startswith("% resnet8, taught by")

@@ -6,6 +6,7 @@ import logging
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import kd_keras as kd
 from kd_keras.export import runtimes
@@ -37,6 +38,37 @@ def test_the_exports_of_a_run(run, caplog):
     recorded = np.load(run / "export" / "saved_model" / "check.npz")
     np.testing.assert_array_equal(recorded["images"], pixels)
     np.testing.assert_array_equal(recorded["classes"], classes)
+
+
+def test_the_lines_that_read_an_image_file_see_what_the_test_saw(run, tmp_path, caplog, monkeypatch):
+    with caplog.at_level(logging.INFO, "kd_keras"):
+        kd.export(run, ["saved_model"], output=tmp_path)
+    message = next(record.getMessage() for record in caplog.records if "decode_image" in record.getMessage())
+    lines = message[message.index("import tensorflow") :]
+    assert len(lines.splitlines()) == 5
+    photograph = np.random.default_rng(0).integers(0, 256, (61, 47, 1)).astype("uint8")
+    tf.io.write_file(str(tmp_path / "image.png"), tf.io.encode_png(photograph))
+    monkeypatch.chdir(tmp_path)
+    values = {}
+    exec(lines, values)
+    one = tf.data.Dataset.from_tensors({"image": tf.constant(photograph)}).enumerate()
+    examples = one.map(lambda index, example: {**example, "index": index})
+    batches = kd.data.evaluation(
+        kd.data.Source(examples, name="photograph", size=1, image_shape=(61, 47, 1)), batch_size=1, image_size=(8, 8)
+    )
+    expected = kd.Run(run).model()(
+        next(iter(batches)) if not isinstance(next(iter(batches)), tuple) else next(iter(batches))[0]
+    )
+    np.testing.assert_allclose(values["outputs"]["logits"], expected, atol=1e-4)
+
+
+def test_the_check_is_in_place_with_the_saved_model(run, tmp_path, monkeypatch):
+    """An export that ends before its table, for example on a full disk, leaves no SavedModel without its check."""
+    monkeypatch.setattr("kd_keras.runs.export._record", lambda *arguments: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        kd.export(run, ["saved_model"], output=tmp_path)
+    assert len(np.load(tmp_path / "saved_model" / "check.npz")["classes"]) == 200
+    assert [path.name for path in tmp_path.iterdir()] == ["saved_model"]
 
 
 def test_a_rejected_format_does_not_prevent_the_others(run, tmp_path):

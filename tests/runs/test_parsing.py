@@ -22,6 +22,45 @@ def test_a_wrong_method_is_refused_with_the_closest_name():
         parse_method("kd(temprature=3)")
 
 
+OWN = """
+import keras
+from kd_keras.methods.base import TapPairMethod, Taps
+
+def half(value):
+    return value / 2
+
+class Cosine(TapPairMethod):
+    taps = Taps(("embedding",), ("embedding",))
+
+    def __init__(self, power=1.0, **options):
+        super().__init__(**options)
+        self.power = power
+
+    def call(self, student, teacher, batch, step):
+        (a,), (b,) = self.tensors(student, teacher)
+        return half(1 - keras.ops.sum(keras.ops.normalize(a) * keras.ops.normalize(b), -1))
+"""
+
+
+def test_a_method_of_a_file_of_ones_own(tmp_path):
+    file = tmp_path / "my_methods.py"
+    file.write_text(OWN)
+    first, second = parse_method(f"{file}:Cosine(weight=2, power=3)"), parse_method(f"{file}:Cosine")
+    assert (first.weight, first.power, first.name) == (2.0, 3, "cosine") and type(first) is type(second)
+    assert parse_method(f"lskd(host={KD.__name__.lower()}())").host.name == "kd"
+    for text, message in (
+        (f"{file}:Cosin", "did you mean Cosine"),
+        (f"{file}:Cosine(powr=1)", "did you mean power"),
+        (f"{tmp_path}/nowhere.py:Cosine", "there is no file"),
+        (f"{tmp_path}:Cosine", "FILE.py:CLASS"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            parse_method(text)
+    (tmp_path / "broken.py").write_text("import nothing_of_this_name")
+    with pytest.raises(ValueError, match="broken.py cannot be run. Python reports ModuleNotFoundError"):
+        parse_method(f"{tmp_path / 'broken.py'}:Cosine")
+
+
 @pytest.mark.parametrize(
     "text", ["kd(4)", "kd(**{})", "kd(weight=__import__('os'))", "kd(", "kd)", "kd(temperature=4) or 1"]
 )

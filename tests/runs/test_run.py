@@ -80,7 +80,9 @@ def test_other_settings_are_refused_with_what_differs(run, settings):
 
 
 def test_overwrite_deletes_a_run_and_nothing_else(run, settings, tmp_path):
-    Run.prepare(run.path, settings, overwrite=True)
+    again = Run.prepare(run.path, settings, overwrite=True)
+    assert run.path.exists() and not again.is_complete  # it is not deleted before the new one can begin
+    again.delete_earlier()
     assert not run.path.exists()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")

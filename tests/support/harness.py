@@ -11,7 +11,7 @@ import tensorflow as tf
 from kd_keras import Distiller
 from kd_keras.contracts import INDEX, INPUTS
 from kd_keras.methods import Method
-from tests.support.networks import compiled, convolutional, examples, mirrored, values
+from tests.support.networks import SHAPE, compiled, convolutional, examples, mirrored, values
 
 FOLDER = Path(__file__).parent.parent.parent / "kd_keras"
 SHARED = ("__init__", "adapters", "base", "labels", "listing", "schedules")  # files of methods/ without a method
@@ -80,6 +80,33 @@ def batch(kind, count=32):
     return ({INPUTS: x, INDEX: np.arange(count)} if kind.needs_index else x), y
 
 
+def trained_on(devices, kind, x, y):
+    """The variables and the metrics after two epochs with batches of 16, the last one smaller and uneven."""
+    arguments = {"across_replicas": True} if "across_replicas" in inspect.signature(kind).parameters else {}
+    with mirrored(devices).scope():
+        model = distiller(kind, normalized=False, arguments=arguments)
+    data = tf.data.Dataset.from_tensor_slices((x, y)).batch(16)
+    history = model.fit(data, epochs=2, verbose=0).history
+    logged = history | {f"val_{k}": v for k, v in model.evaluate(data, verbose=0, return_dict=True).items()}
+    return values(model.trainable_variables), [np.array(logged[name]) for name in sorted(logged)]
+
+
+def largest_difference(arrays, others):
+    return max(float(np.abs(a - b).max()) for a, b in zip(arrays, others, strict=True))
+
+
+def rounding_difference(kind, count=37):
+    """How far a change of the images by a float32 rounding (6e-8 of each value) moves a trained variable.
+
+    The same training on one replica: no other computation of it can be expected to come nearer than this.
+    """
+    x, y = batch(kind, count)
+    signs = np.random.default_rng(5).choice([-1, 1], (count, *SHAPE))
+    images = ((x[INPUTS] if kind.needs_index else x) * (1 + 6e-8 * signs)).astype("float32")
+    moved = x | {INPUTS: images} if kind.needs_index else images
+    return largest_difference(trained_on(1, kind, x, y)[0], trained_on(1, kind, moved, y)[0])
+
+
 def replicas_difference(kind, replicas, count=37):
     """Compares two epochs of training on one replica and on several, at one global batch size.
 
@@ -90,17 +117,9 @@ def replicas_difference(kind, replicas, count=37):
     Returns:
         The largest difference of a trained variable, and the largest relative difference of a metric.
     """
-    arguments = {"across_replicas": True} if "across_replicas" in inspect.signature(kind).parameters else {}
-    results = []
-    for devices in (1, replicas):
-        with mirrored(devices).scope():
-            model = distiller(kind, normalized=False, arguments=arguments)
-        data = tf.data.Dataset.from_tensor_slices(batch(kind, count)).batch(16)
-        history = model.fit(data, epochs=2, verbose=0).history
-        logged = history | {f"val_{k}": v for k, v in model.evaluate(data, verbose=0, return_dict=True).items()}
-        results.append((values(model.trainable_variables), [np.array(logged[name]) for name in sorted(logged)]))
-    (variables, metrics), (variables_of_all, metrics_of_all) = results
-    difference = max(float(np.abs(a - b).max()) for a, b in zip(variables, variables_of_all, strict=True))
+    variables, metrics = trained_on(1, kind, *batch(kind, count))
+    variables_of_all, metrics_of_all = trained_on(replicas, kind, *batch(kind, count))
+    difference = largest_difference(variables, variables_of_all)
     pairs = zip(metrics, metrics_of_all, strict=True)
     return difference, max(float((np.abs(a - b) / (np.abs(a) + 1e-6)).max()) for a, b in pairs)
 

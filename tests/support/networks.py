@@ -8,9 +8,12 @@ SHAPE = (8, 8, 3)
 CLASSES = 5
 
 
-def convolutional(width=4, classes=CLASSES, shape=SHAPE, normalized=False, dropout=0.0, name="net", **options):
+def convolutional(
+    width=4, classes=CLASSES, shape=SHAPE, normalized=False, dropout=0.0, name="net", pixels=False, **options
+):
+    """`pixels`: the images have values from 0 to 255, else about normally distributed ones."""
     inputs = keras.Input(shape, name="image")
-    x = inputs
+    x = layers.Rescaling(1 / 64, offset=-2, name="scaled")(inputs) if pixels else inputs
     for stage in (1, 2):
         x = layers.Conv2D(width * stage, 3, strides=stage, padding="same", name=f"conv{stage}", **options)(x)
         if normalized:

@@ -59,6 +59,21 @@ def program(name, *arguments, check=True, environment=()):
     return ran
 
 
+def parse(name, *arguments):
+    """Parses the command line of a program without running it; raises an error for a wrong one."""
+    _forget_flags()
+    importlib.import_module(f"experiments.{name}")
+    from experiments.flags.program import _parse
+
+    before, verbosity = Path.cwd(), absl_logging.get_verbosity()
+    os.chdir(ROOT)
+    try:
+        _parse([f"experiments.{name}", *map(str, arguments)])
+    finally:
+        os.chdir(before)
+        absl_logging.set_verbosity(verbosity)
+
+
 def process(name, *arguments, check=True, environment=()):
     """Runs a program in a separate process, as a shell does."""
     command = [sys.executable, "-m", f"experiments.{name}", *map(str, arguments)]

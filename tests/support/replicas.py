@@ -29,9 +29,9 @@ CASES = {
 def trained(strategy, methods, normalized=False, policy="float32", steps_per_execution=1):
     keras.utils.set_random_seed(0)
     with strategy.scope():
-        teacher = convolutional(6, name="teacher", classes=CLASSES)
+        teacher = convolutional(6, name="teacher", classes=CLASSES, pixels=True)
         keras.config.set_dtype_policy(policy)
-        student = convolutional(4, normalized=normalized)
+        student = convolutional(4, normalized=normalized, pixels=True)
         distribute.synchronize_batch_norm(student)
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         optimizer = keras.optimizers.SGD(0.05, momentum=0.9)
@@ -87,7 +87,7 @@ def predict_over_replicas(strategy, distiller):
 
 def unsliced_images():
     """A dataset that Keras itself divides over the replicas; its size is not a multiple of their number."""
-    images = np.random.default_rng(1).normal(size=(9, 8, 8, 3)).astype("float32")
+    images = np.random.default_rng(1).integers(0, 256, (9, 8, 8, 3)).astype("float32")
     return tf.data.Dataset.from_tensor_slices(images).batch(4)
 
 

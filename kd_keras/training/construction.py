@@ -1,9 +1,10 @@
-"""Checks the kinds of the arguments of a Distiller."""
+"""What a Distiller is made of: the kinds of its parts, and what of the student it does not use."""
 
 from __future__ import annotations
 
 import inspect
 import os
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,15 +13,15 @@ import keras
 from kd_keras.errors import shorten
 from kd_keras.methods.base import Method
 
+UNUSED = ("train_step", "test_step", "compute_metrics")
 
-def check_kinds(student: Any, methods: Sequence[Any]) -> None:
-    """Checks that a student is a Keras model, and that methods are a list of new methods.
+
+def check_parts(student: Any, methods: Sequence[Any]) -> None:
+    """Checks the kinds of student and methods, and warns of what the Distiller replaces.
 
     Raises:
-        TypeError: if an argument is of the wrong kind.
+        TypeError: if the student is no Keras model, or the methods are no list of `Method`.
         ValueError: if a method already belongs to another Distiller.
-
-    >>> check_kinds(keras.Sequential(), [])
     """
     if not isinstance(student, keras.Model):
         is_path = isinstance(student, (str, os.PathLike))
@@ -43,3 +44,11 @@ def check_kinds(student: Any, methods: Sequence[Any]) -> None:
                 f"Method {method.name!r} must be new, but it already belongs to another Distiller. Make another "
                 f"{type(method).__name__}()."
             )
+    own = [name for name in UNUSED if getattr(type(student), name) is not getattr(keras.Model, name)]
+    if own:
+        warnings.warn(
+            f"The student {student.name!r} has its own {' and '.join(own)}, but a Distiller has a training step, an "
+            "evaluation and metrics of its own and does not run them. It uses the student's call, compute_loss and "
+            "predict_step: move what must be kept into these, into a Method or into the metrics of compile().",
+            stacklevel=3,
+        )

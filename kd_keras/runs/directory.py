@@ -1,0 +1,41 @@
+"""The directory of a run: whether a path can be one, and how its content is deleted."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from pathlib import Path
+
+from kd_keras.files import TEMPORARY
+from kd_keras.runs.lock import LOCK
+
+
+def check_place(path: Path) -> None:
+    """Checks that a path is a run, or a new or empty directory.
+
+    Raises:
+        ValueError: if it is anything else.
+    """
+    if path.exists() and not (path / "flags.txt").exists() and not (path.is_dir() and _is_unused(path)):
+        raise ValueError(
+            f"{path} is not a run and not empty. Name a new or empty directory, or the directory of a run."
+        )
+
+
+def empty_run(directory: Path) -> None:
+    """Deletes the content of a run, except the lock that this process holds."""
+    # If this is interrupted, the rest must still be a run, which is not complete.
+    (directory / "result.json").unlink(missing_ok=True)
+    for path in directory.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name not in (LOCK, "flags.txt"):
+            path.unlink()
+    (directory / "flags.txt").unlink()
+    with contextlib.suppress(OSError):  # it contains the lock
+        directory.rmdir()
+
+
+def _is_unused(directory: Path) -> bool:
+    """Whether a directory is empty, apart from a lock and from unfinished files."""
+    return all(path.name == LOCK or path.name.startswith(TEMPORARY) for path in directory.iterdir())
