@@ -95,9 +95,9 @@ class Method(keras.layers.Layer):
         least_examples: the smallest batch for which the loss of a method that compares examples is not constant.
         weighs_examples: whether a loss `()` already contains the sample weights of the batch.
         needs_index: whether the method reads `batch.index`.
-        nonfinite_advice: what to check if the loss is not finite, besides the learning rate; for the error message.
         supports_binary: whether the method also has a loss for units with a sigmoid each. After `bind`, `is_binary`
             says whether the logits are such units.
+        nonfinite_advice: what to check if the loss is not finite, besides the learning rate; for the error message.
         trains_student: whether the loss has a gradient for the student, not only for adapters of a first stage.
     """
 
@@ -111,9 +111,9 @@ class Method(keras.layers.Layer):
     least_examples = 1
     weighs_examples = False
     needs_index = False
-    nonfinite_advice = ""
     supports_binary = False
     is_binary = False
+    nonfinite_advice = ""
     trains_student = True
 
     def __init__(self, *, weight: Weight | None = None, name: str | None = None):

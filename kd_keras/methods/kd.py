@@ -83,17 +83,15 @@ class KD(TapPairMethod):
 
     def check_heads(self, student: Specs, teacher: Specs) -> None:
         super().check_heads(student, teacher)
-        kinds = {self._is_binary(*pair) for pair in self.pairs(student, teacher)}
-        if len(kinds) > 1:
-            received = "units with a sigmoid each in one head and classes with one softmax in another"
-            raise ValueError(explain_mismatch(f"heads of one kind for method {self.name!r}", received, "use two KD()"))
-        self.is_binary = kinds.pop()
+        self.heads_are_binary = [self._is_binary_pair(*pair) for pair in self.pairs(student, teacher)]
+        self.is_binary = any(self.heads_are_binary)
 
-    def _is_binary(self, student: TapSpec, teacher: TapSpec) -> bool:
-        """Whether the logits of a head belong to a sigmoid each; checks that both sides and `binary` agree."""
+    def _is_binary_pair(self, student: TapSpec, teacher: TapSpec) -> bool:
+        """Whether a pair of heads has the loss of units with a sigmoid each; checks that `binary` agrees."""
         is_binary = check_same_classes(student, teacher)
         check_same_positions(self.name, student, teacher)
-        received, name, width = describe_pair(student, teacher), f"KD(binary={self.binary})", student.shape[-1]
+        received, name = describe_pair(student, teacher), f"KD(binary={self.binary})"
+        width = student.shape[-1]
         if is_binary and width != 1 and not self.binary:
             expected, advice = f"classes with one softmax for {name}", "pass KD(binary=True)"
             raise ValueError(explain_mismatch(expected, f"units with a sigmoid each: {received}", advice))
@@ -103,6 +101,6 @@ class KD(TapPairMethod):
         return is_binary or self.binary
 
     def call(self, student: Outputs, teacher: Outputs, batch: Batch, step: Step) -> Tensor:
-        loss = kd_binary_loss if self.is_binary else kd_loss
-        pairs = zip(*self.tensors(student, teacher), strict=True)
-        return sum(loss(z, match_units(z_t, z), temperature=self.temperature) for z, z_t in pairs)
+        pairs = zip(*self.tensors(student, teacher), self.heads_are_binary, strict=True)
+        losses = ((s, match_units(t, s), kd_binary_loss if is_binary else kd_loss) for s, t, is_binary in pairs)
+        return sum(loss(*pair, temperature=self.temperature) for *pair, loss in losses)

@@ -48,10 +48,7 @@ def select_inputs(network: keras.Model, inputs: Any) -> Any:
     structure = functional(network).input
     if isinstance(structure, (list, tuple)) and len(structure) == 1:
         structure = structure[0]
-    if isinstance(structure, Mapping):
-        names: Any = {key: key for key in structure}
-    else:
-        names = tree.map_structure(lambda t: t.name, structure)
+    names = _input_names(structure)
     expected = f"the inputs {', '.join(map(repr, tree.flatten(names)))} of network {network.name!r}"
     if not isinstance(inputs, Mapping):
         count = len(tree.flatten(inputs))
@@ -66,6 +63,13 @@ def select_inputs(network: keras.Model, inputs: Any) -> Any:
     received = f"a dictionary with the keys {shorten(sorted(inputs))}"
     advice = "name the inputs with keras.Input(shape, name=...) as in the data, or map the data to (images, labels)"
     raise ValueError(explain_mismatch(expected, received, advice))
+
+
+def _input_names(structure: Any) -> Any:
+    """The names of the inputs of a network, in its structure of inputs."""
+    if isinstance(structure, Mapping):
+        return {key: key for key in structure}
+    return tree.map_structure(lambda tensor: tensor.name, structure)
 
 
 def check_same_images(student: keras.Model, teacher: keras.Model) -> None:

@@ -40,18 +40,17 @@ class StagedGraph(Graph):
 
     _channels_first: set[int] | None = None  # the ids of tensors, found when they are first needed
 
-    def logits(self) -> Tensor:
+    def logits(self, output: Tensor | None = None) -> Tensor:
         """What comes before a final softmax or sigmoid, in the shape of the output, `(B, K)`.
+
+        Args:
+            output: one of several outputs; by default the output of the model, or that called "logits".
 
         Raises:
             ValueError: if the model has several outputs and none is called "logits", or if the softmax or sigmoid
                 cannot be taken off.
         """
-        return self.logits_of(self.output_of_logits())
-
-    def logits_of(self, output: Tensor) -> Tensor:
-        """What comes before a final softmax or sigmoid of one output, in the shape of that output."""
-        head = find_head(self, output)
+        head = self.head(output)
         if head.problem:
             raise self.missing_tap("logits", head.problem)
         logits = head.logits
@@ -60,22 +59,20 @@ class StagedGraph(Graph):
             logits = rearranged if len(rearranged.shape) > 1 else logits  # a single unit keeps its axis
         return logits
 
-    def head(self) -> Head:
-        """The logits and the activation behind the output."""
-        return find_head(self, self.output_of_logits())
-
-    def output_of_logits(self) -> Tensor:
-        """The output whose logits are the network's: its only one, or the one called "logits".
+    def head(self, output: Tensor | None = None) -> Head:
+        """The logits and the activation behind an output, as `logits`.
 
         Raises:
             ValueError: if the model has several outputs and none is called "logits".
         """
+        if output is not None:
+            return find_head(self, output)
         output = self.output
         if isinstance(output, Mapping):
             output = next(iter(output.values())) if len(output) == 1 else output.get("logits")
         if output is None or tree.is_nested(output):
             raise self.missing_tap("logits", 'it has several outputs. Return a dictionary with the key "logits"')
-        return output
+        return find_head(self, output)
 
     def embedding(self) -> Tensor:
         """What the classifier reads, `(B, D)`, before dropout and averaged over height and width.

@@ -31,7 +31,6 @@ from keras import tree
 from kd_keras.contracts import Outputs, TapSpec, Tensor
 from kd_keras.errors import explain_mismatch, shorten, suggest
 from kd_keras.networks.graph import is_walkable
-from kd_keras.networks.heads import find_head
 from kd_keras.networks.inputs import select_inputs
 from kd_keras.networks.layouts import contains_channels_first
 from kd_keras.networks.specs import Specs
@@ -93,9 +92,8 @@ class Tapped:
             self._replayed = keras.Model(graph.inputs, {**own_output, "taps": taps})
             specs = {name: tree.map_structure(graph.spec, tap) for name, tap in taps.items()}
             for name in specs:
-                if name.partition(":")[0] == "logits":
-                    head = find_head(graph, _output_of_head(graph, name))
-                    specs[name] = specs[name]._replace(activation=head.activation)
+                if name == "logits" or name.startswith("logits:"):
+                    specs[name] = specs[name]._replace(activation=graph.head(_find_head(graph, name)).activation)
             self.specs = Specs(specs, GraphConstants(graph))
         else:
             declared = _declared_taps(model, self._wanted, trains=output)
@@ -134,8 +132,8 @@ def find_tap(graph: StagedGraph, name: str) -> Tensor | list[Tensor]:
             raise graph.missing_tap(name, f"it has {len(stages)} stages, numbered from 0")
         return stages[number]
     named_outputs = graph.output if isinstance(graph.output, Mapping) else {}
-    if name.partition(":")[0] == "logits":
-        return graph.logits_of(_output_of_head(graph, name))
+    if name == "logits" or name.startswith("logits:"):
+        return graph.logits(_find_head(graph, name))
     if name in named_outputs:
         return named_outputs[name]
     if name == "embedding":
@@ -151,14 +149,14 @@ def find_tap(graph: StagedGraph, name: str) -> Tensor | list[Tensor]:
     return _layer_output(graph, name)
 
 
-def _output_of_head(graph: StagedGraph, name: str) -> Tensor:
-    """The output of a head: of "logits", or of "logits:other" by the name of its output or of its last layer."""
+def _find_head(graph: StagedGraph, name: str) -> Tensor | None:
+    """The output of the head that "logits:<name>" names by its output or its last layer; `None` for "logits"."""
     if name == "logits":
-        return graph.output_of_logits()
-    output = find_tap(graph, name.removeprefix("logits:"))
-    if isinstance(output, list):
+        return None
+    head = find_tap(graph, name.removeprefix("logits:"))
+    if isinstance(head, list):
         raise graph.missing_tap(name, "it names several tensors. Name one output or layer")
-    return output
+    return head
 
 
 def _layer_output(graph: StagedGraph, path: str) -> Tensor:

@@ -20,7 +20,7 @@ def check_parts(student: Any, methods: Sequence[Any]) -> None:
     """Checks the kinds of student and methods, and warns of what the Distiller replaces.
 
     Raises:
-        TypeError: if the student is no Keras model, or a method is no `Method`.
+        TypeError: if the student is no Keras model, or the methods are no list of `Method`.
         ValueError: if a method already belongs to another Distiller.
     """
     if not isinstance(student, keras.Model):

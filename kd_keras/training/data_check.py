@@ -32,7 +32,9 @@ def checked_batches(
         is_distributed: whether a batch is that of this worker's replicas, and not that of all replicas.
 
     Raises:
-        ValueError: if a label or a sample weight is invalid, or if the batches are too small for a method.
+        FloatingPointError: if an image is not finite.
+        ValueError: if a label or a sample weight is invalid, if the batches are too small for a method, or if a method
+            rejects one.
     """
     largest = 0
     for number, data in enumerate(batches):
@@ -42,6 +44,8 @@ def checked_batches(
         if not skips_nonfinite:
             warn_of_nonfinite_images(batch.inputs, place)
         check_labels_and_weights(model, batch.label, batch.weight, place)
+        for method in model.methods:
+            method.check_batch(batch)
         if number == 0:
             preprocess = getattr(model.teacher, "preprocess", ())
             pairs = zip(getattr(model.teacher, "networks", ()), preprocess, strict=False)

@@ -72,17 +72,17 @@ class NonFinite(keras.callbacks.Callback):
             f"batch, or pass on_nonfinite='skip'. {self._advice(failure)}".rstrip()
         )
 
+    def _advice(self, failure: NonFiniteStep) -> str:
+        """What to check for the methods whose terms are not finite."""
+        spoiled = [name for name, value in failure.terms.items() if not np.isfinite(value)]
+        return " ".join(method.nonfinite_advice for method in self.model.methods if method.name in spoiled)
+
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         if self._steps and self._skipped == self._steps:
             raise FloatingPointError(
                 f"Expected batches with a finite loss, but no step of epoch {epoch} had one, so that nothing was "
                 "trained. Lower the learning rate, or check the data and the teacher."
             )
-
-    def _advice(self, failure: NonFiniteStep) -> str:
-        """What to check for the methods whose terms are not finite."""
-        spoiled = [name for name, value in failure.terms.items() if not np.isfinite(value)]
-        return " ".join(method.nonfinite_advice for method in self.model.methods if method.name in spoiled)
 
     def _save(self, failure: NonFiniteStep) -> Path | None:
         """Writes the step, and the batch if there is a `replay`; returns the path, or `None` without a directory."""

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops, tree
 
-from kd_keras.contracts import Batch, Outputs, as_batch
+from kd_keras.contracts import Outputs, as_batch
 from kd_keras.methods.labels import class_indices
 from kd_keras.networks.layouts import contains_channels_first
 from kd_keras.primitives import as_two_classes
@@ -23,7 +23,7 @@ from kd_keras.training.output_check import OutputCheck
 class TeacherCheck(keras.callbacks.Callback):
     """Runs the teacher on a few batches before the first step of a `fit`, outside the training step.
 
-    It raises an error if the teacher's outputs are not finite or a method rejects a batch. It warns if the teacher's
+    It raises an error if the teacher's outputs are not finite. It warns if the teacher's
     accuracy is at chance level, because nothing else would reveal an untrained teacher, and if the logits of teacher or
     student look like probabilities. `Distiller.fit` adds one that reads the first 8 batches of its data, unless it
     receives one. Each worker checks its own slices.
@@ -40,15 +40,14 @@ class TeacherCheck(keras.callbacks.Callback):
         self.batches = batches
 
     def on_train_begin(self, logs: dict | None = None) -> None:
-        outputs_of = _runnable(self.model)
+        teacher = self.model.teacher
+        outputs_of = _runnable(teacher.outputs, self.model, getattr(teacher, "networks", ()))
         labels, predictions, classes, unit = [], [], 0, "examples"
-        check = OutputCheck("teacher", self.model.teacher.specs.get("logits"))
+        check = OutputCheck("teacher", teacher.specs.get("logits"))
         for number, data in enumerate(self.batches):
             batch = as_batch(gather_local_rows(self.model.distribute_strategy, data))
             if not _is_finite(batch.inputs):
                 continue  # not a fault of the teacher: the guard skips such a batch or stops
-            for method in self.model.methods:
-                method.check_batch(batch)
             outputs = outputs_of(batch)
             _check_finite(outputs, number)
             check.add(outputs)
@@ -78,7 +77,8 @@ class TeacherCheck(keras.callbacks.Callback):
         tapped = self.model._student  # its taps are traced already; a second replay of the layers would take time
         check = OutputCheck("student", tapped.specs.get("logits"))
         if check.is_needed:
-            check.add(tapped(inputs, training=False)[1])
+            run = _runnable(lambda x: tapped(x, training=False)[1], self.model, [self.model.student])
+            check.add(run(inputs))
             check.warn()
 
 
@@ -118,16 +118,15 @@ def gather_local_rows(strategy: tf.distribute.Strategy, data: Any) -> Any:
     return tree.map_structure(lambda value: None if value is None else join(value), data)
 
 
+def _runnable(function: Callable, distiller: keras.Model, networks: Iterable[keras.Model]) -> Callable:
+    """The function of these networks, through XLA if they have layers in channels_first, which CPUs do not run else."""
+    is_compiled = distiller.jit_compile and any(map(contains_channels_first, networks))
+    return tf.function(function, autograph=False, jit_compile=True) if is_compiled else function
+
+
 def _is_finite(structure: Any) -> bool:
     tensors = (tensor for tensor in tree.flatten(structure) if "float" in keras.backend.standardize_dtype(tensor.dtype))
     return all(bool(ops.all(ops.isfinite(tensor))) for tensor in tensors)
-
-
-def _runnable(distiller: keras.Model) -> Callable[[Batch], Outputs]:
-    """The teacher's outputs; through XLA for layers in channels_first, which TensorFlow's own kernels for CPUs lack."""
-    is_first = any(contains_channels_first(network) for network in getattr(distiller.teacher, "networks", ()))
-    outputs = distiller.teacher.outputs
-    return tf.function(outputs, jit_compile=True) if is_first and distiller.jit_compile else outputs
 
 
 def _check_finite(outputs: Outputs, number: int) -> None:
