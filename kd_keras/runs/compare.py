@@ -178,8 +178,9 @@ def group_runs(paths: Sequence[Path], names: Mapping[Path, str] | None = None) -
         name = (names or {}).get(path, "")
         key, seed = (teacher, student, name, *shared), str(settings.get("seed", Recipe.seed))
         group = groups.get(key, SeedGroup(teacher, student, tuple(shared), [], [], [], name))
-        lists = {"runs": [*group.runs, str(path)], "results": [*group.results, run.result]}
-        groups[key] = group._replace(**lists, seeds=[*group.seeds, seed])
+        groups[key] = group._replace(
+            runs=[*group.runs, str(path)], results=[*group.results, run.result], seeds=[*group.seeds, seed]
+        )
     for group in groups.values():
         for seed in group.repeated_seeds:
             same = [run for run, other in zip(group.runs, group.seeds, strict=True) if other == seed]
