@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import sys
+import time
 
 # Notes that TensorFlow prints before any setting in Python can silence them, for example that there is no GPU.
 NOISE = re.compile(rb"WARNING: All log messages before absl|[IW]0000 |E0000 .* failed call to cuInit|To enable the ")
@@ -39,7 +40,14 @@ def import_quietly() -> None:
         sys.stderr.flush()
         os.dup2(error, 2)
         os.close(error)
-        os.waitpid(child, 0)
+        _wait(child)
+
+
+def _wait(child: int, seconds: float = 2.0) -> None:
+    """Waits for a child process, but not for ever: another process may have inherited the standard error."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and not os.waitpid(child, os.WNOHANG)[0]:
+        time.sleep(0.005)
 
 
 def _forward(read: int, error: int) -> None:

@@ -26,5 +26,6 @@ def reading_lines(image_shape: tuple[int, int, int], saved_model: str | None = N
         "image = tf.cast(tf.round(image), tf.uint8)[None]",
     ]
     if saved_model is not None:
-        lines.append(f"outputs = tf.saved_model.load({saved_model!r}).serve(image)")
+        # In one expression TensorFlow would delete the variables of the loaded model before it runs.
+        lines += [f"model = tf.saved_model.load({saved_model!r})", "outputs = model.serve(image)"]
     return "\n".join(lines)

@@ -52,7 +52,7 @@ def _escape(text: str) -> str:
 
 def _by_pair(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     """The rows of each table by its title."""
-    tables = {}
+    tables: dict[str, list[dict[str, Any]]] = {}
     pairs = dict.fromkeys((row["teacher"], row["student"]) for row in rows)
     for teacher, student in pairs:
         if teacher == "-" and any(pair[0] != "-" and pair[1] == student for pair in pairs):

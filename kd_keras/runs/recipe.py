@@ -213,7 +213,7 @@ CHOICES: dict[str, Sequence[str]] = {
 }
 
 
-def make_recipe(pretrained: bool = False, **options: Any) -> Recipe:
+def make_recipe(pretrained: bool = False, /, **options: Any) -> Recipe:
     """Makes a recipe of the options that `train`, `distill` and `record` pass on.
 
     Args:

@@ -152,7 +152,11 @@ def finish_all(runs: Sequence[PlannedRun], shard: tuple[int, int] = (0, 1)) -> N
     selected = runs[number::count]
     for position, planned in enumerate(selected, start=1):
         start = time.perf_counter()
-        run = finish(planned)
+        try:
+            run = finish(planned)
+        except SystemExit:  # on SIGTERM or SIGINT; the run's own message is in its log
+            LOGGER.info("%d/%d %s: interrupted. The same command resumes.", position, len(selected), planned.path)
+            raise
         if isinstance(run, Run):
             outcome = f"accuracy {run.result['last'].get('val_accuracy', float('nan')):.4f}"
         else:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import kd_keras as kd
-from kd_keras.runs.candidates import evaluation_settings, training_images
+from kd_keras.runs.candidates import evaluation_settings, resolve_data, training_images
 from tests.support.networks import convolutional, source
 from tests.support.pages import SECTIONS, Elements
 from tests.support.runs import trained
@@ -34,6 +34,43 @@ def evaluated(runs, tmp_path_factory):
         command="python -m experiments.evaluate --report=page.html",
     )
     return result, page
+
+
+def test_what_a_run_recorded_is_used_unless_told_otherwise(runs):
+    teacher, student, _ = runs
+    recorded = {"data": "digits", "test_split": "test[:200]", "data_dir": str(teacher.parent / "data")}
+    for data, options, changed in (
+        (None, {}, {}),
+        ("digits", {}, {}),  # the same data keep their split
+        (None, {"test_split": "test[:50]"}, {"test_split": "test[:50]"}),
+        ("other", {}, {"data": "other", "test_split": "test"}),
+        (None, {"image_size": (4, 4), "data_dir": "/elsewhere"}, {"image_size": (4, 4), "data_dir": "/elsewhere"}),
+    ):
+        assert resolve_data(data, teacher, options) == {"image_size": None, **recorded, **changed}
+    assert "data" not in evaluation_settings(convolutional(4, 10, (8, 8, 1)))
+
+
+def test_test_images_that_were_a_python_object_are_not_replaced_by_others(runs, tmp_path):
+    run = trained(tmp_path, "object", 3, "# --test_data is not a flag of this run: a Source, given from Python")
+    with pytest.raises(ValueError, match="are not known.*Pass data="):
+        resolve_data(None, run, {})
+    named = trained(tmp_path, "named", 3, "--test_data=digits")
+    text = (named / "flags.txt").read_text().replace("--data=digits", "# --data is not a flag of this run: a Source")
+    (named / "flags.txt").write_text(text)
+    assert resolve_data(None, named, {})["data"] == "digits"
+
+
+def test_networks_that_were_tested_on_different_images_are_named(runs, tmp_path, caplog):
+    teacher, student, _ = runs
+    other = trained(tmp_path, "other", 3)
+    (other / "flags.txt").write_text((student / "flags.txt").read_text().replace("test[:200]", "test[:90]"))
+    network = convolutional(4, 10, (8, 8, 1))
+    with caplog.at_level("INFO", "kd_keras"):
+        result = kd.evaluate([other], teacher=network, data_dir=str(teacher.parent / "data"))
+        assert result.findings[str(other)]["confusion"].sum() == 90, "of the first network that knows its images"
+        kd.evaluate([other], teacher=teacher)
+    warning = f"{other} was tested on data=digits, test_split=test[:90], image_size=None when it was trained"
+    assert warning in caplog.text and "(1 of 2)" in caplog.text
 
 
 def test_the_findings_are_of_the_test_images_of_the_teachers_run(runs, evaluated):

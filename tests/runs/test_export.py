@@ -2,6 +2,7 @@
 
 import json
 import logging
+import sys
 
 import keras
 import numpy as np
@@ -45,7 +46,7 @@ def test_the_lines_that_read_an_image_file_see_what_the_test_saw(run, tmp_path, 
         kd.export(run, ["saved_model"], output=tmp_path)
     message = next(record.getMessage() for record in caplog.records if "decode_image" in record.getMessage())
     lines = message[message.index("import tensorflow") :]
-    assert len(lines.splitlines()) == 5
+    assert len(lines.splitlines()) == 6
     photograph = np.random.default_rng(0).integers(0, 256, (61, 47, 1)).astype("uint8")
     tf.io.write_file(str(tmp_path / "image.png"), tf.io.encode_png(photograph))
     monkeypatch.chdir(tmp_path)
@@ -64,7 +65,7 @@ def test_the_lines_that_read_an_image_file_see_what_the_test_saw(run, tmp_path, 
 
 def test_the_check_is_in_place_with_the_saved_model(run, tmp_path, monkeypatch):
     """An export that ends before its table, for example on a full disk, leaves no SavedModel without its check."""
-    monkeypatch.setattr("kd_keras.runs.export._record", lambda *arguments: 1 / 0)
+    monkeypatch.setattr(sys.modules["kd_keras.runs.export"], "_record", lambda *arguments: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         kd.export(run, ["saved_model"], output=tmp_path)
     assert len(np.load(tmp_path / "saved_model" / "check.npz")["classes"]) == 200
