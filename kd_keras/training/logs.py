@@ -37,7 +37,10 @@ class LogsTerms(FitsOnWorkers):
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Tensor]:
         """Updates the compiled metrics, which need labels, and returns the logs."""
-        return self.get_metrics_result() if y is None else super().compute_metrics(x, y, y_pred, sample_weight)
+        if y is not None:
+            return super().compute_metrics(x, y, y_pred, sample_weight)
+        self._log(self._logged[self._is_evaluating][0], has_labels=False)
+        return self.get_metrics_result()
 
     def get_metrics_result(self) -> dict[str, Tensor]:
         """The logs: the total, in training every term, and with labels the compiled metrics."""

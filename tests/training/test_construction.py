@@ -31,7 +31,7 @@ def test_the_students_own_predictions_are_those_of_the_distiller():
 
     own = student(predict_step=predict_step)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         model = Distiller(student=own, teacher=convolutional(6), methods=[KD()])
     compiled(model)
     predictions = model.predict(X, verbose=0)
