@@ -192,5 +192,5 @@ class Logits(TapPairMethod):
 
     def call(self, student: Outputs, teacher: Outputs, batch: Batch, step: Step) -> Tensor:
         pairs = zip(*self.tensors(student, teacher), strict=True)
-        options = {"form": self.form, "temperature": self.temperature}
-        return sum(logits_loss(one, match_units(other, one), **options) for one, other in pairs)
+        matched = ((one, match_units(other, one)) for one, other in pairs)
+        return sum(logits_loss(*pair, form=self.form, temperature=self.temperature) for pair in matched)

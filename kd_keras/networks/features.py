@@ -8,6 +8,7 @@ from kd_keras.contracts import Tensor
 from kd_keras.networks.graph import Graph, Operation
 from kd_keras.private_api import sub_layers
 
+NORMALIZATIONS: tuple[type, ...]
 NORMALIZATIONS = (layers.BatchNormalization, layers.LayerNormalization, layers.GroupNormalization)
 NORMALIZATIONS += (layers.RMSNormalization, layers.UnitNormalization)
 POOLINGS = (layers.GlobalAveragePooling2D, layers.GlobalMaxPooling2D, layers.Flatten)
