@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import logging
 import shlex
 import signal
@@ -58,9 +59,15 @@ def run_program(main: Callable[[], int | None], argv: Sequence[str] | None = Non
             if FLAGS.debug:
                 traceback.print_exc()
             print(f"Error: {_message(error)}", file=sys.stderr, flush=True)
-            wrong = isinstance(error, (ValueError, TypeError, FileNotFoundError))
-            code = WRONG_REQUEST if wrong else FAILURE
+            code = WRONG_REQUEST if _is_request(error) else FAILURE
     sys.exit(code or 0)
+
+
+def _is_request(error: Exception) -> bool:
+    """Whether an error is due to what was requested: a value, or a path that cannot be what it must be."""
+    of_a_path = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
+    is_too_long = isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG
+    return isinstance(error, (ValueError, TypeError, *of_a_path)) or is_too_long
 
 
 def _message(error: Exception) -> str:

@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 Predict: TypeAlias = Callable[[np.ndarray], np.ndarray]
+CHECK = "check.npz"  # in a SavedModel: the sample images, and the classes that the network predicts for them
 
 
 def load(path: str | Path) -> Predict:
@@ -138,9 +139,10 @@ def _onnx_constants(graph: Any) -> Iterator[tuple[int, ...]]:
 
 
 def size_in_bytes(path: str | Path) -> int:
-    """The size in bytes of a file, or of all files in a directory."""
+    """The size in bytes of a file, or of all files in a directory except `check.npz`, which has test images."""
     path = Path(path)
-    return sum(file.stat().st_size for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file())
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.name != CHECK]
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def latency(predict: Predict, images: np.ndarray, runs: int = 100) -> tuple[float, float]:

@@ -18,7 +18,7 @@ import tensorflow as tf
 from kd_keras.contracts import Tensor
 from kd_keras.export.outputs import ServedOutputs, classes_of
 from kd_keras.export.paths import replace
-from kd_keras.export.runtimes import Predict, latency, load, size_in_bytes, weight_shapes
+from kd_keras.export.runtimes import CHECK, Predict, latency, load, size_in_bytes, weight_shapes
 
 
 class Tolerance(NamedTuple):
@@ -160,7 +160,7 @@ class Reference:
         size = size_in_bytes(staging)
         export = Export(path, name, size, parameters, *measured[:2], accuracy, source_accuracy, *times)
         if name == "saved_model":  # before it is in place, so that no SavedModel is without its check
-            np.savez(staging / "check.npz", images=self.sample, classes=original_classes)
+            np.savez(staging / CHECK, images=self.sample, classes=original_classes)
         replace(staging, path)
         return export
 

@@ -84,7 +84,7 @@ def explain_read_errors(path: Path) -> Iterator[None]:
         yield
     except READ_ERRORS as error:
         expected = f"a complete .keras or .weights.h5 file at {path}"
-        received = f"one that cannot be read: {type(error).__name__}: {error}"
+        received = f"one that is damaged or not a model file ({type(error).__name__}: {error})"
         raise ValueError(explain_mismatch(expected, received, "save the network again")) from error
 
 

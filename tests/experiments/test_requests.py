@@ -69,6 +69,18 @@ def test_a_wrong_command_line_is_refused(given, message, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_an_argument_of_a_megabyte_is_not_printed_whole(data_dir, tmp_path):
+    for given in (f"--model={'x' * 1_000_000}", f"--data={'y' * 1_000_000}"):
+        ran = program("train", *SMALL, data_dir, given, f"--run={tmp_path / 'run'}", check=False)
+        assert ran.returncode == 2 and len(ran.stderr) < 4000 and "characters ..." in ran.stderr
+
+
+def test_a_word_in_a_flagfile_is_refused(tmp_path):
+    (tmp_path / "some.flags").write_text("--epochs=3\nword\n")
+    ran = program("train", f"--flagfile={tmp_path / 'some.flags'}", f"--run={tmp_path / 'run'}", check=False)
+    assert ran.returncode == 2 and "the word 'word'" in ran.stderr and "Traceback" not in ran.stderr
+
+
 def test_a_failure_and_a_traceback(data_dir, tmp_path):
     given = ["--model=mlp(hidden=(4,))", *SMALL, data_dir, f"--run={tmp_path / 'run'}", "--learning_rate=1e30"]
     ran = program("train", *given, "--epochs=8", check=False)

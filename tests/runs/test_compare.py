@@ -144,7 +144,8 @@ def test_a_sweep_survives_a_failed_run_and_resumes(small, tmp_path):
     comparison.save(tmp_path / "table")
     table = (tmp_path / "table" / "compare.md").read_text()
     assert table == comparison.markdown() + "\n" and "| kd | 1 |" in table and "| baseline | 1 |" in table
-    assert {path.name for path in (tmp_path / "table").iterdir()} == {"compare.md", "compare.csv", "compare.png"}
+    names = {path.name for path in (tmp_path / "table").iterdir()}
+    assert names == {"compare.md", "compare.csv", "compare.tex", "compare.png"}
     before = [path.stat().st_mtime_ns for path in results]
     again = kd.compare(**plan, shard=(0, 3))  # the first of three runs: the baseline
     assert [path.stat().st_mtime_ns for path in results] == before and again.markdown() == comparison.markdown()
