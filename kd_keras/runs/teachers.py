@@ -92,6 +92,8 @@ def load_teacher(source: TeacherSource, images: Images, options: TeacherOptions)
     networks = [load_network(network) for network in sources]
     if options.teacher_precision:
         networks = [frozen(network, options.teacher_precision) for network in networks]
+    for network in networks:
+        images.check_channels(network, "teacher")
     return Teacher(
         networks,
         weights=options.teacher_weights,
