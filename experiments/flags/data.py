@@ -14,6 +14,12 @@ def define_data() -> None:
     flags.DEFINE_string("test_data", None, "Images to test on, as for --data; by default those of --data.")
     flags.DEFINE_string("test_split", Recipe.test_split, "Split to test on.")
     flags.DEFINE_list("image_size", None, "Height,width to resize to, in pixels; by default the size of the images.")
+    text = "1 to read gray images, 3 for colors; by default what the dataset has."
+    flags.DEFINE_integer("image_channels", None, text, lower_bound=1, upper_bound=3)
+    text = "Of a folder of images with 16 bits per channel: the number of low bits that their values use."
+    flags.DEFINE_integer("image_bits", None, text, lower_bound=8, upper_bound=16)
+    text = "Seconds without progress after which the download of a dataset is given up."
+    flags.DEFINE_float("download_timeout", Recipe.download_timeout, text, lower_bound=1.0)
     flags.DEFINE_integer("batch_size", Recipe.batch_size, "Images per step, over all devices.", lower_bound=1)
 
 

@@ -69,7 +69,7 @@ class Source:
         self._check_classes()
 
     def _check_classes(self) -> None:
-        if not isinstance(self.size, int) or self.size < 1:
+        if self.size < 1:
             raise ValueError(explain_mismatch(f"at least one example in source {self.name!r}", f"size={self.size!r}"))
         names = self.class_names
         if self.classes is not None and self.classes < 1:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from kd_keras.data.base import Source
+from kd_keras.data.examples import fits_in_memory, store
 from kd_keras.data.settings import BatchSettings, ViewSettings
-from kd_keras.data.storage import fits_in_memory, store
 
 
 def describe_views(source: Source, views: ViewSettings, batching: BatchSettings) -> dict[str, Any]:

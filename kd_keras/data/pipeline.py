@@ -19,9 +19,9 @@ import tensorflow as tf
 from kd_keras.data.base import ImageAugmentation, RecordedOutputs, Source
 from kd_keras.data.batches import WHOLE_BATCH, BatchMaker, cut_slices, pad_batch, unpack_single
 from kd_keras.data.descriptions import describe_views
+from kd_keras.data.examples import Examples, fits_in_memory, store
 from kd_keras.data.settings import BatchSettings, EpochRange, ViewSettings, check_whole
 from kd_keras.data.shards import open_examples
-from kd_keras.data.storage import Examples, fits_in_memory, store
 from kd_keras.distribute.slices import BatchSlice
 
 

@@ -8,6 +8,7 @@ before the shutdown, and later ones fail at once.
 from __future__ import annotations
 
 import atexit
+import re
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -69,3 +70,14 @@ def call_python(function: Callable[..., Any], inputs: Sequence[tf.Tensor], types
             return function(*arrays)
 
     return tf.numpy_function(counted, inputs, types, stateful=False)
+
+
+def plain_message(error: Exception) -> str:
+    """The sentence of an error within a pipeline, without the names and tracebacks that TensorFlow adds.
+
+    >>> plain_message(RuntimeError("{{function_node x}} Iterator::MapV2: ValueError: a.jpg is damaged.\\nTraceback"))
+    'a.jpg is damaged.'
+    """
+    text = str(error)
+    found = re.search(r"assertion failed: \[(.*)\]", text) or re.search(r"\b\w+Error: (.*)", text)
+    return found.group(1) if found else text

@@ -8,8 +8,8 @@ from typing import Any
 import tensorflow as tf
 
 from kd_keras.data.base import Source
+from kd_keras.data.examples import Examples, InMemory, Streamed, count_buffered, fits_in_memory, shuffle, store
 from kd_keras.data.settings import BatchSettings, ViewSettings
-from kd_keras.data.storage import Examples, InMemory, Streamed, count_buffered, fits_in_memory, shuffle, store
 from kd_keras.distribute.slices import BatchSlice
 from kd_keras.errors import check_choice, explain_mismatch
 

@@ -44,7 +44,7 @@ def training_images(run: Run, data_dir: str | None = None) -> Source:
             "Python object."
         )
     recorded = Recipe.from_settings(run.settings)
-    train = open_source(recorded.data, recorded.train_split, data_dir or recorded.data_dir)
+    train = open_source(recorded.data, recorded.train_split, data_dir or recorded.data_dir, **recorded.reading)
     return train.without(recorded.without_classes) if recorded.without_classes else train
 
 
@@ -77,7 +77,9 @@ def resolve_data(data: Data | None, source: Network, options: Mapping[str, Any])
         recorded = {**recorded, "data": data, "test_split": Recipe.test_split}
     if "data" not in recorded:
         raise ValueError(f"The test images of {source!r} are not known, because no run records their name. Pass data=.")
-    return {**recorded, **{name: value for name, value in options.items() if value is not None}}
+    run = find_run(source)
+    reading = {} if run is None else Recipe.from_settings(run.settings).reading
+    return {**reading, **recorded, **{name: value for name, value in options.items() if value is not None}}
 
 
 def check_exists(source: Network) -> None:

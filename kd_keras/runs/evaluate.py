@@ -35,6 +35,7 @@ LOGGER = logging.getLogger("kd_keras")
 TEACHER_SETTINGS = ("teacher", "recording", "method")  # a run with one of these was distilled
 OPTIONS = (
     "data_dir", "test_split", "image_size", "batch_size", "strategy", "devices", "worker_timeout", "deterministic",
+    "image_channels", "image_bits", "download_timeout",
 )  # fmt: skip
 
 
@@ -130,8 +131,10 @@ def evaluate(
     recipe = _make_recipe(data, networks, options)
     with chosen_strategy(recipe) as strategy, strategy.scope():
         with distribute.chief_first(strategy):
-            test = open_source(recipe.data, recipe.test_split, recipe.data_dir)
-            other = None if other_data is None else open_source(other_data, other_split, recipe.data_dir)
+            test = open_source(recipe.data, recipe.test_split, recipe.data_dir, **recipe.reading)
+            other = None
+            if other_data is not None:
+                other = open_source(other_data, other_split, recipe.data_dir, **recipe.reading)
         evaluator = Evaluator(
             test, questions, batch_size=recipe.batch_size, image_size=recipe.image_size, examples=examples, other=other
         )

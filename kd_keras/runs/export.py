@@ -35,7 +35,9 @@ FORMATS = {
     "litert_float16": ("model_float16.tflite", "float16"),
     "litert_int8": ("model_int8.tflite", "int8"),
 }
-OPTIONS = ("data_dir", "train_split", "test_split", "batch_size")
+OPTIONS = (
+    "data_dir", "train_split", "test_split", "batch_size", "image_channels", "image_bits", "download_timeout",
+)  # fmt: skip
 HEADER = (
     "| format | file | kilobytes | largest difference | agreement | accuracy | milliseconds | p95 |\n"
     "|---|---|---:|---:|---:|---:|---:|---:|"
@@ -171,7 +173,7 @@ def _output(student: Network, output: str | os.PathLike | None) -> Path:
 
 def _prepare(student: Network, settings: Recipe, directory: Path, calibration: int) -> tuple[_Exporter, Source]:
     model, recorded = load_network(student), recorded_data(student)
-    test = open_source(settings.data, settings.test_split, settings.data_dir)
+    test = open_source(settings.data, settings.test_split, settings.data_dir, **settings.reading)
     size = (find_input_shape(model) or (None, None, None))[1:3]
     if None in size:
         size = tuple(recorded.get("image_shape") or test.image_shape or ())[:2]
@@ -180,7 +182,8 @@ def _prepare(student: Network, settings: Recipe, directory: Path, calibration: i
     labels = np.asarray(order)[labels] if order and labels is not None else labels
 
     def calibration_images() -> np.ndarray:
-        train = open_source(_training_data(student, settings), settings.train_split, settings.data_dir)
+        data = _training_data(student, settings)
+        train = open_source(data, settings.train_split, settings.data_dir, **settings.reading)
         return _read(take_evenly(train, calibration), size, settings.batch_size)[0]
 
     names = recorded.get("class_names")

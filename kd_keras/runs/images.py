@@ -7,9 +7,11 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 from kd_keras import data, distribute
+from kd_keras.errors import explain_mismatch
 from kd_keras.networks.preprocessing import PixelStatistics
 from kd_keras.recording.reader import Recording
 from kd_keras.runs.datasets import source_from, unify_classes
@@ -47,6 +49,26 @@ class Images:
                 "image_size=(height, width) or --image_size=HEIGHT,WIDTH."
             )
         return (*size, self.train.examples.element_spec["image"].shape[-1])
+
+    def check_channels(self, network: keras.Model, role: str) -> None:
+        """Checks that a network reads images with as many channels as these have.
+
+        Args:
+            network: a network with one input of images, or any other, which is not checked.
+            role: what the network is, for the message.
+
+        Raises:
+            ValueError: if it reads gray images and these have colors, or the reverse.
+        """
+        shape = getattr(network, "input_shape", None)
+        channels = self.train.examples.element_spec["image"].shape[-1]
+        if isinstance(shape, tuple) and len(shape) == 4 and {shape[-1], channels} == {1, 3}:
+            expected = (
+                f"a {role} that reads the same kind of image as {self.train.name!r}, images of {channels} channels"
+            )
+            advice = f"pass image_channels={shape[-1]}, or --image_channels={shape[-1]} in the shell"
+            received = f"{network.name!r}, which reads images of {shape[-1]} channels"
+            raise ValueError(explain_mismatch(expected, received, advice))
 
     @functools.cached_property
     def normalization(self) -> PixelStatistics:
@@ -146,12 +168,17 @@ def load_images(recipe: Recipe) -> Images:
         TypeError: if the data are of another type than `open_source` takes.
         ValueError: if they do not exist, or training and test images have different classes.
     """
-    train = open_source(recipe.data, recipe.train_split, recipe.data_dir)
+    train = open_source(recipe.data, recipe.train_split, recipe.data_dir, **recipe.reading)
     train = train.without(recipe.without_classes) if recipe.without_classes else train
     test = None
     if recipe.test_data is not None or (train.has_labels and isinstance(recipe.data, (str, os.PathLike))):
         test_data = recipe.data if recipe.test_data is None else recipe.test_data
-        test = open_source(test_data, recipe.test_split, recipe.data_dir)
+        test = open_source(test_data, recipe.test_split, recipe.data_dir, **recipe.reading)
+        channels, test_channels = (side.examples.element_spec["image"].shape[-1] for side in (train, test))
+        if test_channels != channels:
+            received = f"{test_channels} channels in {test.name!r}"
+            advice = "pass image_channels=1 for gray or 3 for colors, or --image_channels in the shell"
+            raise ValueError(explain_mismatch(f"test images of {channels} channels, as for training", received, advice))
         if any(isinstance(images, tf.data.Dataset) for images in (recipe.data, test_data)):
             train, test = unify_classes(train, test)
         same_classes = (test.class_names, test.classes) == (train.class_names, train.classes)
@@ -164,27 +191,44 @@ def load_images(recipe: Recipe) -> Images:
     return Images(recipe, train, test)
 
 
-def open_source(images: Data, split: str, data_dir: str | None = None) -> data.Source:
+def open_source(
+    images: Data,
+    split: str,
+    data_dir: str | None = None,
+    *,
+    image_channels: int | None = None,
+    image_bits: int | None = None,
+    download_timeout: float = 60.0,
+) -> data.Source:
     """Opens the examples of a name, a folder, a `Source` or a `tf.data.Dataset`.
 
     Args:
         images: as the `data` of `Recipe`.
         split: the split of a name or a folder; all examples of a `Source` or a `tf.data.Dataset` are used.
         data_dir: where TFDS keeps prepared datasets; its usual place by default.
+        image_channels: 1 for gray images, 3 for colors; by default what the dataset has.
+        image_bits: as for `data.load`.
+        download_timeout: as for `data.load`.
 
     Raises:
         TypeError: if the images are of another type.
         ValueError: if there are no such images.
     """
-    if isinstance(images, data.Source):
-        return images
-    if isinstance(images, tf.data.Dataset):
-        return source_from(images)
-    if not isinstance(images, (str, os.PathLike)):
+    if isinstance(images, (str, os.PathLike)):
+        return data.load(
+            os.fspath(images),
+            split,
+            data_dir,
+            image_channels=image_channels,
+            image_bits=image_bits,
+            download_timeout=download_timeout,
+        )
+    if not isinstance(images, (data.Source, tf.data.Dataset)):
         raise TypeError(
             f"data must be a name, a folder, a Source or a tf.data.Dataset, but received {type(images).__name__}."
         )
-    return data.load(os.fspath(images), split, data_dir)
+    source = source_from(images) if isinstance(images, tf.data.Dataset) else images
+    return source if image_channels is None else source.with_channels(image_channels)
 
 
 def augmentation(recipe: Recipe) -> data.Augmentation:

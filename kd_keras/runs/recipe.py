@@ -25,7 +25,7 @@ PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
 JIT = ("auto", "on", "off")
 NONFINITE = ("stop", "skip")
 # Not recorded with a run, because they change no result.
-NOT_RECORDED = ("worker_timeout",)
+NOT_RECORDED = ("worker_timeout", "download_timeout")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +41,9 @@ class Recipe:
         test_data: images to test on; by default `data`, if that is a name.
         test_split: split to test on.
         image_size: (height, width) to resize to, in pixels; by default the size of the images.
+        image_channels: 1 to read gray images, 3 for colors; by default what the dataset has.
+        image_bits: of a folder of images with 16 bits per channel, the number of low bits that their values use.
+        download_timeout: seconds without progress after which the download of a dataset is given up.
         normalization: the first layer of a model of the zoo: "fit" (mean 0 and standard deviation 1 of each channel
             over the training images), "unit" (to 0..1), "symmetric" (to -1..1), or ((mean, ...), (standard deviation,
             ...)) in pixel units.
@@ -96,6 +99,9 @@ class Recipe:
     test_data: Data | None = None
     test_split: str = "test"
     image_size: tuple[int, int] | None = None
+    image_channels: int | None = None
+    image_bits: int | None = None
+    download_timeout: float = 60.0
     normalization: Any = "fit"
     batch_size: int = 128
     drop_remainder: bool = False
@@ -139,6 +145,7 @@ class Recipe:
         for name in NUMBERS:
             check_number("Recipe", name, self._value(name), least=0)
         check_number("Recipe", "worker_timeout", self.worker_timeout, least=1)
+        check_number("Recipe", "download_timeout", self.download_timeout, least=1)
         for name in SWITCHES:
             if not isinstance(self._value(name), bool):
                 raise TypeError(f"Recipe({name}=...) must be True or False, but received {self._value(name)!r}.")
@@ -168,6 +175,11 @@ class Recipe:
         """Whether the labels are distributions over classes, because they are smoothed or mixed."""
         return self.label_smoothing > 0 or self.mixup > 0 or self.cutmix > 0
 
+    @property
+    def reading(self) -> dict[str, Any]:
+        """The options of `open_source` that say how a dataset is read."""
+        return {name: self._value(name) for name in ("image_channels", "image_bits", "download_timeout")}
+
     def settings(self) -> dict[str, Any]:
         """The values as a flagfile records them, by name of the flag."""
         values = {name: value for name, value in self.__dict__.items() if name not in NOT_RECORDED}
@@ -196,8 +208,9 @@ class Recipe:
 WHOLE_NUMBERS = {
     "batch_size": 1, "epochs": 1, "test_every": 1, "seed": 0, "views": 1, "crop": 0, "shift": 0, "devices": 1,
     "base_batch_size": 1, "steps_per_execution": 1, "checkpoint_every": 0, "keep": 2,
+    "image_channels": 1, "image_bits": 8,
 }  # fmt: skip
-OPTIONAL = ("views", "devices")
+OPTIONAL = ("views", "devices", "image_channels", "image_bits")
 NUMBERS = ("learning_rate", "warmup_epochs", "weight_decay", "label_smoothing", "mixup", "cutmix")
 SWITCHES = ("drop_remainder", "flip", "resized_crop", "deterministic", "sync_batch_norm", "freeze_backbone")
 TUPLES = {"without_classes": None, "image_size": 2, "rand_augment": 2}
@@ -262,7 +275,7 @@ def _from_text(name: str, text: Any) -> Any:
         return text.split(",")
     if name in WHOLE_NUMBERS:
         return int(text)
-    return float(text) if name in (*NUMBERS, "worker_timeout") else text
+    return float(text) if name in (*NUMBERS, "worker_timeout", "download_timeout") else text
 
 
 DEFAULTS = Recipe().settings()

@@ -43,6 +43,7 @@ def build_network(
     """
     if isinstance(source, keras.Model) or is_saved(source):
         model = _of_this_strategy(load_network(source))
+        images.check_channels(model, "student")
         outputs = model.output_shape[-1] if isinstance(getattr(model, "output_shape", None), tuple) else classes
         if outputs != classes:
             raise ValueError(

@@ -103,6 +103,8 @@ def load_teacher(source: TeacherSource, images: Images, options: TeacherOptions,
     networks = [_load_or_build(network, images, taps) for network in sources]
     if options.teacher_precision:
         networks = [frozen(network, options.teacher_precision) for network in networks]
+    for network in networks:
+        images.check_channels(network, "teacher")
     return Teacher(
         networks,
         weights=options.teacher_weights,

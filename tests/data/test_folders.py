@@ -179,6 +179,9 @@ def test_a_broken_image_is_named_when_it_is_read(tmp_path):
     source = data.load(str(tmp_path), "train")
     with pytest.raises(tf.errors.InvalidArgumentError, match="3.jpg"):
         rows(source)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"^[^\n]*3.jpg is not an image[^\n]*$") as caught:
+        data.training(source, batch_size=2, image_size=(4, 4))
+    assert str(caught.value).startswith(str(tmp_path))
 
 
 def test_a_folder_feeds_the_pipeline(tmp_path):

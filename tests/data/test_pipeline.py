@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from kd_keras import data
 from kd_keras.contracts import INDEX, INPUTS
-from kd_keras.data import Augmentation, Source, storage
+from kd_keras.data import Augmentation, Source, examples
 
 CROP = Augmentation(crop=2, flip=True)
 
@@ -166,8 +166,8 @@ def test_images_in_memory_are_read_once_and_streamed_ones_in_every_epoch():
 
 
 def test_a_dataset_that_is_too_large_is_streamed_through_a_buffer(monkeypatch):
-    monkeypatch.setattr(storage, "MEMORY_LIMIT", 0)
-    monkeypatch.setattr(storage, "BUFFER_SIZE", 20 * 16)  # twenty images
+    monkeypatch.setattr(examples, "MEMORY_LIMIT", 0)
+    monkeypatch.setattr(examples, "BUFFER_SIZE", 20 * 16)  # twenty images
     read = []
     source = make_source(np.zeros((200, 4, 4, 1)), counted=read)
     order = np.concatenate([x[INDEX] for x in data.training(source, batch_size=8, epochs=1, with_index=True)])

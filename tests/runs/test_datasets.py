@@ -10,6 +10,10 @@ IMAGES = np.arange(6 * 4 * 4 * 1).reshape(6, 4, 4, 1)
 LABELS = np.array([0, 1, 2, 0, 1, 2])
 
 
+def labeled(labels):
+    return tf.data.Dataset.from_tensor_slices((IMAGES.astype("uint8"), np.array(labels))).batch(2)
+
+
 def examples(source):
     return [{key: value.numpy() for key, value in example.items()} for example in source.examples]
 
@@ -48,8 +52,33 @@ def test_dictionaries_and_images_without_labels():
         (tf.data.Dataset.from_tensor_slices(IMAGES.astype("uint8")).repeat(), "no end"),
         (tf.data.Dataset.from_tensor_slices(IMAGES.astype("uint8")).take(0), "no examples"),
         (tf.data.Dataset.range(3), "must give images"),
+        (tf.data.Dataset.from_tensor_slices({"img": IMAGES, "lbl": LABELS}), r"keys \['img', 'lbl'\]. Map it to"),
+        (
+            tf.data.Dataset.from_tensor_slices(np.full((6, 4, 4, 1), np.nan, "float32")),
+            "0..255, but received values in nan",
+        ),
+        (
+            tf.data.Dataset.from_tensor_slices(IMAGES.astype("uint8").astype(str)),
+            "images of numbers, but it gives string",
+        ),
+        (tf.data.Dataset.from_tensor_slices(np.zeros((6, 8, 8), "uint8")).batch(2), "must give images"),
+        (labeled([0.5, 1, 0, 1, 0, 1]), "whole numbers or one-hot, but one differs from that by 0.5"),
+        (labeled([np.nan, 1, 0, 1, 0, 1]), "whole numbers or one-hot, but one differs from that by nan"),
+        (labeled([-1, 1, 0, 1, 0, 1]), "labels from 0, but received -1"),
+        (labeled(np.full((6, 4), 0.25)), "whole numbers or one-hot, but one differs from that by 0.75"),
+        (labeled(["cat"] * 6), "whole numbers or one-hot, but it gives TensorSpec"),
+        (labeled(np.zeros((6, 2, 2), int)), "whole numbers or one-hot, but it gives TensorSpec"),
     ],
 )
 def test_what_is_no_dataset_of_images(dataset, message):
     with pytest.raises(ValueError, match=message):
         source_from(dataset)
+
+
+def test_labels_that_count_from_1_are_said():
+    with pytest.warns(UserWarning, match="no example has a label below 1.*Subtract 1"):
+        assert source_from(labeled(LABELS + 1)).classes == 4
+
+
+def test_whole_numbers_may_be_floats():
+    assert source_from(labeled(LABELS.astype("float32"))).classes == 3

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import tensorflow as tf
 
 from kd_keras.data.base import Source
+from kd_keras.data.python_calls import plain_message
 from kd_keras.data.settings import BatchSettings
 from kd_keras.distribute.slices import BatchSlice
 from kd_keras.errors import explain_mismatch
@@ -41,7 +42,10 @@ class InMemory:
     """Keeps all decoded images; a batch is a list of example numbers, and each epoch is a full permutation."""
 
     def __init__(self, source: Source, stored: tf.data.Dataset, batching: BatchSettings, batch_slice: BatchSlice):
-        self.columns = stored.batch(source.size, num_parallel_calls=tf.data.AUTOTUNE).get_single_element()
+        try:
+            self.columns = stored.batch(source.size, num_parallel_calls=tf.data.AUTOTUNE).get_single_element()
+        except tf.errors.InvalidArgumentError as error:  # a damaged image or a label out of range
+            raise tf.errors.InvalidArgumentError(None, None, plain_message(error)) from error
         self.size, self.batching, self.remaining_slice = source.size, batching, batch_slice
 
     def batches(self, seed: tf.Tensor) -> tf.data.Dataset:
