@@ -135,7 +135,7 @@ def test_a_teacher_at_chance_level_is_reported():
 @contextlib.contextmanager
 def _no_warning():
     with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)
+        warnings.filterwarnings("error", "The teacher is right")
         yield
 
 

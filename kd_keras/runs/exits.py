@@ -54,7 +54,7 @@ def compare_exits(
     given = {"test_split": test_split, "data_dir": data_dir, "image_size": image_size}
     used = make_recipe(**resolve_data(test_data, model, given))
     with distribute.chief_first(strategy):
-        source = open_source(used.data, used.test_split, used.data_dir)
+        source = open_source(used.data, used.test_split, used.data_dir, **used.reading)
     size = used.image_size or tuple(record.get("image_shape", source.image_shape) or ())[:2]
     if not size:
         raise ValueError(f"The images of {source.name} differ in size. Pass image_size=(height, width).")
