@@ -80,19 +80,18 @@ def weight_like(loss: Tensor, weight: Any) -> Tensor:
             them, are averaged over the positions of each example.
 
     Raises:
-        ValueError: if there are several weights, or if they have other positions than the loss.
+        ValueError: if the weights are a structure, or if they have other positions than the loss.
 
     >>> weight_like(tf.zeros((2, 3, 3)), tf.ones((2,))).shape, weight_like(tf.zeros((2,)), tf.ones((2, 3, 3))).shape
     (TensorShape([2, 1, 1]), TensorShape([2]))
     """
-    weights = [component for component in tree.flatten(weight) if component is not None]
-    if len(weights) != 1:
+    if tree.is_nested(weight):
         shapes = tree.map_structure(lambda component: tuple(component.shape), weight)
         raise ValueError(
             f"A method needs one sample weight for each example, (B,), but received a structure of shapes {shapes}. "
             "Use such a structure only with the hard loss, without methods."
         )
-    weight, rank = ops.cast(weights[0], "float32"), len(loss.shape)
+    weight, rank = ops.cast(weight, "float32"), len(loss.shape)
     if weight.shape.rank is None:
         raise ValueError(
             "Expected sample weights of one rank in all calls of fit or evaluate, but received weights of several "
