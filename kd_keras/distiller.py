@@ -239,7 +239,8 @@ class Distiller(LogsTerms):
         arguments = bound.arguments
         if isinstance(arguments.get("x"), (tf.data.Dataset, tf.distribute.DistributedDataset)):
             arguments.setdefault("shuffle", False)  # Keras cannot shuffle one, and warns of its own default
-        check_fit_arguments(arguments, self.methods, self._has_hard_loss() or has_compiled_metrics(self))
+        evaluates_labels = self._has_hard_loss() or has_compiled_metrics(self)
+        check_fit_arguments(self.student, arguments, self.methods, evaluates_labels)
         check_arrays(self, arguments)
         arguments["callbacks"] = complete_callbacks(self, arguments, self._epoch.assign)
         self._is_fitting = True

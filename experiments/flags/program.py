@@ -17,6 +17,7 @@ from typing import Any
 from absl import flags
 from absl import logging as absl_logging
 
+from kd_keras.data.python_calls import plain_message
 from kd_keras.runs.recipe import Recipe
 
 FLAGS = flags.FLAGS
@@ -71,8 +72,11 @@ def _is_request(error: Exception) -> bool:
 
 
 def _message(error: Exception) -> str:
-    """The text of an error; of a very long one, which may contain a value of megabytes, the beginning and the end."""
-    text = str(error).strip() or type(error).__name__
+    """The text of an error; of one within a pipeline its sentence alone.
+
+    Of a very long one, which may contain a value of megabytes, the beginning and the end.
+    """
+    text = plain_message(error).strip() or type(error).__name__
     if len(text) <= LONGEST:
         return text
     half = LONGEST // 2

@@ -65,6 +65,38 @@ def select_inputs(network: keras.Model, inputs: Any) -> Any:
     raise ValueError(explain_mismatch(expected, received, advice))
 
 
+def check_inputs(network: keras.Model, inputs: Any) -> None:
+    """Checks that arrays, or their specifications, are numbers in the shapes that a network reads.
+
+    Args:
+        network: the network.
+        inputs: as `select_inputs` takes them; what has no shape is not checked.
+
+    Raises:
+        ValueError: if an input is missing, is no array of numbers, or has another shape.
+    """
+    selected = select_inputs(network, inputs)
+    for tensor in tree.flatten(selected):
+        dtype = getattr(tensor, "dtype", None)
+        if getattr(dtype, "name", "").startswith(("str", "bytes", "object")):
+            advice = "read the files first, for example with kd_keras.data.load"
+            raise ValueError(explain_mismatch(f"numbers for network {network.name!r}", f"values of {dtype}", advice))
+    if not is_walkable(network):
+        return
+    for tensor, declared in zip(tree.flatten(selected), tree.flatten(functional(network).input), strict=True):
+        shape = getattr(tensor, "shape", None)
+        if shape is None or getattr(shape, "rank", 0) is None:
+            continue
+        shape, wanted = tuple(shape)[1:], tuple(declared.shape)[1:]
+        if shape[-1:] == (1,) or wanted[-1:] == (1,):  # Keras adds and drops a last axis of 1 itself
+            shape, wanted = (part[:-1] if part[-1:] == (1,) else part for part in (shape, wanted))
+        pairs = zip(shape, wanted, strict=False)
+        if len(shape) != len(wanted) or any(None not in pair and pair[0] != pair[1] for pair in pairs):
+            expected = f"examples of shape {tuple(declared.shape)[1:]} for network {network.name!r}"
+            advice = "resize them, or build the network for their shape"
+            raise ValueError(explain_mismatch(expected, f"{tuple(tensor.shape)[1:]}", advice))
+
+
 def _input_names(structure: Any) -> Any:
     """The names of the inputs of a network, in its structure of inputs."""
     if isinstance(structure, Mapping):

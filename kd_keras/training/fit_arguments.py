@@ -7,24 +7,33 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
+from keras import tree
 
+from kd_keras.contracts import as_batch
 from kd_keras.errors import explain_mismatch
 from kd_keras.methods.base import Method
+from kd_keras.networks.inputs import check_inputs
 from kd_keras.training.terms import check_label_free_evaluation
 
 
-def check_fit_arguments(arguments: Mapping[str, Any], methods: list[Method], evaluates_labels: bool) -> None:
+def check_fit_arguments(
+    student: keras.Model, arguments: Mapping[str, Any], methods: list[Method], evaluates_labels: bool
+) -> None:
     """Checks the data of a `fit`.
 
     Args:
+        student: the network that reads the data.
         arguments: the arguments of `fit` by name.
         methods: the methods of the Distiller.
         evaluates_labels: whether there is a loss or a metric for labelled validation data.
 
     Raises:
-        ValueError: if training or validation data has no end and no number of steps, or cannot be evaluated.
+        ValueError: if training or validation data has no end and no number of steps, or cannot be evaluated; if
+            training data is empty, or is not what the student reads.
     """
+    _check_examples(student, arguments.get("x"))
     check_end(arguments.get("x"), arguments.get("steps_per_epoch"), "fit", "steps_per_epoch")
     validation = arguments.get("validation_data")
     if validation is None and not arguments.get("validation_split"):
@@ -36,6 +45,20 @@ def check_fit_arguments(arguments: Mapping[str, Any], methods: list[Method], eva
         check_label_free_evaluation(methods)
     elif has_labels and not evaluates_labels:
         check_has_measure(evaluates_labels)
+
+
+def _check_examples(student: keras.Model, data: Any) -> None:
+    """Checks the shapes of arrays, or of the elements of a dataset, and that there are any."""
+    if isinstance(data, tf.data.Dataset):
+        is_empty, inputs = int(data.cardinality()) == 0, as_batch(data.element_spec).inputs
+    elif all(isinstance(array, (np.ndarray, tf.Tensor)) for array in tree.flatten(data)):
+        inputs = as_batch((data,)).inputs
+        is_empty = any(len(array) == 0 for array in tree.flatten(inputs))
+    else:
+        return
+    if is_empty:
+        raise ValueError(explain_mismatch("at least one example to train on", "none", "check how the data is selected"))
+    check_inputs(student, inputs)
 
 
 def check_has_measure(evaluates_labels: bool) -> None:

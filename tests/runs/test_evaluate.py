@@ -39,6 +39,7 @@ def evaluated(runs, tmp_path_factory):
 def test_what_a_run_recorded_is_used_unless_told_otherwise(runs):
     teacher, student, _ = runs
     recorded = {"data": "digits", "test_split": "test[:200]", "data_dir": str(teacher.parent / "data")}
+    reading = {"image_channels": None, "image_bits": None, "download_timeout": 60.0}  # as the run read its images
     for data, options, changed in (
         (None, {}, {}),
         ("digits", {}, {}),  # the same data keep their split
@@ -46,7 +47,7 @@ def test_what_a_run_recorded_is_used_unless_told_otherwise(runs):
         ("other", {}, {"data": "other", "test_split": "test"}),
         (None, {"image_size": (4, 4), "data_dir": "/elsewhere"}, {"image_size": (4, 4), "data_dir": "/elsewhere"}),
     ):
-        assert resolve_data(data, teacher, options) == {"image_size": None, **recorded, **changed}
+        assert resolve_data(data, teacher, options) == {"image_size": None, **reading, **recorded, **changed}
     assert "data" not in evaluation_settings(convolutional(4, 10, (8, 8, 1)))
 
 
