@@ -224,6 +224,7 @@ class CRD(TapPairMethod):
             raise ValueError(explain_mismatch(expected, "none", advice))
         number, classes = ops.cast(ops.reshape(batch.index, (-1,)), "int32"), class_indices(batch.label)
         index = ops.clip(number, 0, examples - 1)
+        is_known = ops.equal(index, number)
         memories = (self.student_memory, self.teacher_memory)
         drawn, counts = self._draw_negatives(index, index if classes is None else classes)
         remembered = [(ops.take(memory, index, axis=0), ops.take(memory, drawn, axis=0)) for memory in memories]
@@ -240,8 +241,9 @@ class CRD(TapPairMethod):
         )
         for memory, (old, _), new in zip(memories, remembered, embeddings, strict=True):
             rows = l2_normalize(self.momentum * old + (1 - self.momentum) * ops.stop_gradient(new))
+            rows = ops.where(is_known[:, None], rows, old)  # a number beyond the memory changes no row
             memory.assign(ops.scatter_update(memory, index[:, None], rows))
-        return ops.where(ops.equal(index, number), loss, float("nan"))
+        return ops.where(is_known, loss, float("nan"))
 
     def check_batch(self, batch: Batch) -> None:
         if self.examples is None or batch.index is None:
