@@ -242,6 +242,7 @@ def wait_for_output(process, text):
 def test_a_worker_that_dies_is_detected_and_the_run_resumes(tmp_path, rank):
     data.load("digits", "train", tmp_path)
     program = ["-m", "experiments.train", *RUN, f"--data_dir={tmp_path}", f"--run={tmp_path / 'run'}"]
+    program.append("--worker_timeout=20")
     both = workers.start(2, *program)
     wait_for_output(both[0], "Epoch 3")
     both[rank].kill()
