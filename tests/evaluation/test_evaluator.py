@@ -85,6 +85,8 @@ def test_a_question_that_does_not_apply_is_left_out_with_its_reason(caplog):
     with caplog.at_level(logging.INFO, "kd_keras"):
         evaluator.evaluate(Candidate("mlp", models.build("mlp", SHAPE, CLASSES)))
     lines = [record.getMessage() for record in caplog.records]
+    assert lines[::2] == ["  generalization of mlp", "  attention of mlp"]  # the progress
+    lines = lines[1::2]
     assert [line.split(" of ")[0] for line in lines] == ["gap", "attention"]
     assert all("mlp is left out" in line for line in lines)
     assert "training images" in lines[0] and "stages" in lines[1] and evaluator.findings["mlp"]["ece"] >= 0
