@@ -174,3 +174,23 @@ def test_automatic_names_are_those_of_the_classes_of_keras():
     names = private_api.automatic_names()
     assert {"conv2d", "batch_normalization", "dense", "multi_head_attention"} < names and "conv1" not in names
     assert private_api.automatic_name(keras.layers.DepthwiseConv2D(3)) in names
+
+
+def test_compiled_losses_are_wrapped_once_and_resolved():
+    class Doubled(keras.losses.Loss):
+        def __init__(self, loss):
+            super().__init__()
+            self.loss = loss
+
+        def __call__(self, y_true, y_pred, sample_weight=None):
+            return 2 * private_api.loss_of(self.loss, y_true, y_pred)(y_true, y_pred, sample_weight)
+
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    label, prediction = np.ones((4, 1), "float32"), np.zeros((4, 1), "float32")
+    for given in ("mse", keras.losses.mean_squared_error, keras.losses.MeanSquaredError()):
+        model.compile("sgd", given)
+        (wrapped,) = private_api.wrap_compiled_losses(model, Doubled)
+        assert wrapped.loss is given and private_api.wrap_compiled_losses(model, Doubled) == [wrapped]
+        assert float(private_api.compiled_loss(model)(label, prediction)) == 2.0
+    model.compile("sgd", {"dense": "mse"})
+    assert len(private_api.wrap_compiled_losses(model, Doubled)) == 1
