@@ -42,6 +42,8 @@ def test_the_value_that_keras_gets_wrong():
     p_t, p_s = softmax(teacher / 4.0), softmax(student / 4.0)
     expected = 16 * sum(t * np.log(t / s) for t, s in zip(p_t[0], p_s[0], strict=True))
     assert float(kd_loss(student, teacher)[0]) == pytest.approx(expected, rel=1e-5)
+    if not hasattr(keras, "distillation"):
+        pytest.skip("Keras has its own distillation since 3.11")
     keras_loss = float(keras.distillation.LogitsDistillation().compute_loss(teacher, student))
     assert keras_loss != pytest.approx(expected, rel=0.1)
 

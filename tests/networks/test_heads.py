@@ -124,6 +124,8 @@ def test_logits_of_probabilities_give_them_back():
 @pytest.mark.parametrize("mode", ["int8", "int4", "float8"])
 def test_activations_are_taken_off_quantized_layers(mode):
     model = keras.Sequential([keras.Input((6,)), layers.Dense(8, activation="relu"), layers.Dense(4, "softmax")])
+    if mode == "int4" and not hasattr(layers.Dense(1), "_int4_build"):
+        pytest.skip("this Keras has no layers in int4")
     model.quantize(mode)
     output, taps = Tapped(model, ["logits", "embedding"])(X, training=False)
     np.testing.assert_allclose(output, model(X), rtol=1e-5)
