@@ -62,7 +62,9 @@ class ServedOutputs:
         logits = tf.cast(taps["logits"], tf.float32)
         if self._activation not in ("softmax", "sigmoid"):
             return {"logits": logits, "probabilities": tf.nn.softmax(logits)}
-        probabilities = tf.reshape(tf.cast(_logits_output(output), tf.float32), tf.shape(logits))
+        probabilities = tf.cast(_logits_output(output), tf.float32)
+        if probabilities.shape.rank < logits.shape.rank:  # a single unit without an axis of its own
+            probabilities = probabilities[..., None]
         if self._is_hidden:
             logits = tf.math.log(tf.maximum(probabilities, SMALLEST))
             if self._activation == "sigmoid":
