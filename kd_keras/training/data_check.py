@@ -59,13 +59,18 @@ def checked_batches(
         _check_batch_size(model, largest, largest // replicas)
 
 
-def check_arrays(model: keras.Model, arguments: Mapping[str, Any]) -> None:
-    """Checks all labels and sample weights that `fit` receives as arrays, for training and for validation.
+def check_arrays(model: keras.Model, arguments: Mapping[str, Any], place: str = "the training data") -> None:
+    """Checks all labels and sample weights that a function receives as arrays; of `fit` also those for validation.
+
+    Args:
+        model: the compiled Distiller.
+        arguments: the arguments of the function by name.
+        place: what the arrays are, for the error message.
 
     Raises:
         ValueError: if one of them is invalid.
     """
-    check_labels_and_weights(model, arguments.get("y"), arguments.get("sample_weight"), "the training data")
+    check_labels_and_weights(model, arguments.get("y"), arguments.get("sample_weight"), place)
     validation = arguments.get("validation_data")
     if isinstance(validation, (tuple, list)):
         _, label, weight = keras.utils.unpack_x_y_sample_weight(tuple(validation))
@@ -93,7 +98,7 @@ def check_labels_and_weights(model: keras.Model, label: Any, weight: Any, place:
         ValueError: if a value is invalid.
     """
     for values in tree.flatten(weight):
-        if values is not None:  # NaN is not at least 0 either
+        if hasattr(values, "shape"):  # NaN is not at least 0 either
             _require(values, lambda w: w >= 0, "sample weights of at least 0", "remove or correct them", place)
     shape = getattr(model.student, "output_shape", None)
     if label is None or tree.is_nested(label) or not isinstance(shape, tuple) or isinstance(shape[0], tuple):

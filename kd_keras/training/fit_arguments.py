@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+import math
+import numbers
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -33,11 +35,14 @@ def check_fit_arguments(
         ValueError: if training or validation data has no end and no number of steps, or cannot be evaluated; if
             training data is empty, or is not what the student reads.
     """
+    check_data_kinds(arguments, "fit")
     _check_examples(student, arguments.get("x"))
     check_end(arguments.get("x"), arguments.get("steps_per_epoch"), "fit", "steps_per_epoch")
     validation = arguments.get("validation_data")
     if validation is None and not arguments.get("validation_split"):
         return
+    if isinstance(validation, (tuple, list)):
+        check_data_kinds(dict(zip(("x", "y", "sample_weight"), validation, strict=False)), "fit(validation_data=...)")
     inputs = validation[0] if isinstance(validation, (tuple, list)) else validation
     check_end(inputs, arguments.get("validation_steps"), "fit", "validation_steps")
     has_labels = arguments.get("y") is not None if validation is None else _has_labels(validation)
@@ -45,6 +50,38 @@ def check_fit_arguments(
         check_label_free_evaluation(methods)
     elif has_labels and not evaluates_labels:
         check_has_measure(evaluates_labels)
+
+
+def check_data_kinds(arguments: Mapping[str, Any], function: str) -> None:
+    """Checks that data, labels and weights are arrays, that weights have labels, and that classes have weights >= 0.
+
+    Keras drops the weights of arrays without labels.
+
+    Args:
+        arguments: those of the function by name: "x", "y", "sample_weight" and "class_weight".
+        function: the name of the function.
+
+    Raises:
+        TypeError: if one of them is a list of numbers or texts.
+        ValueError: if there are weights without labels, or a class has a weight that is negative or not finite.
+    """
+    for name in ("x", "y", "sample_weight"):
+        if any(isinstance(value, (numbers.Number, str, bytes)) for value in tree.flatten(arguments.get(name))):
+            expected, advice = f"an array as {name} of {function}", f"pass numpy.asarray({name})"
+            raise TypeError(explain_mismatch(expected, f"a {type(arguments[name]).__name__} of values", advice))
+    x, class_weight = arguments.get("x"), arguments.get("class_weight")
+    is_array = not isinstance(x, (tf.data.Dataset, tf.distribute.DistributedDataset, keras.utils.PyDataset, Iterator))
+    has_labels = arguments.get("y") is not None if is_array else _has_labels(x)
+    if has_labels is False and class_weight is not None:
+        raise ValueError(explain_mismatch(f"labels beside class_weight in {function}", "none", "remove class_weight"))
+    if is_array and not has_labels and arguments.get("sample_weight") is not None:
+        advice = "keras drops weights without labels: pass a tf.data dataset of (x, None, weight)"
+        raise ValueError(explain_mismatch(f"labels beside sample_weight in {function}", "none", advice))
+    if isinstance(class_weight, Mapping):
+        for label, weight in class_weight.items():
+            if not (math.isfinite(weight) and weight >= 0):
+                expected = "class_weight of finite numbers of at least 0"
+                raise ValueError(explain_mismatch(expected, f"{weight:g} for class {label}", "correct it"))
 
 
 def _check_examples(student: keras.Model, data: Any) -> None:
@@ -73,10 +110,15 @@ def check_has_measure(evaluates_labels: bool) -> None:
         )
 
 
-def check_steps(function: Callable, args: Sequence[Any], options: Mapping[str, Any]) -> None:
-    """Checks that the data of a call of Keras's `evaluate` or `predict` ends, or that it has `steps`."""
+def check_steps(function: Callable, args: Sequence[Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Checks that the data of a call of Keras's `evaluate` or `predict` ends, or that it has `steps`.
+
+    Returns:
+        The arguments by name.
+    """
     arguments = inspect.signature(function).bind(*args, **options).arguments
     check_end(arguments.get("x"), arguments.get("steps"), function.__name__, "steps")
+    return arguments
 
 
 def check_end(data: Any, steps: int | None, function: str, argument: str) -> None:

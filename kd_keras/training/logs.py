@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,7 +13,8 @@ from keras import ops
 from kd_keras.contracts import Tensor
 from kd_keras.distribute.keras_fit import FitsOnWorkers
 from kd_keras.private_api import loss_tracker
-from kd_keras.training.fit_arguments import check_steps
+from kd_keras.training.data_check import check_arrays
+from kd_keras.training.fit_arguments import check_data_kinds, check_steps
 
 
 class LogsTerms(FitsOnWorkers):
@@ -53,7 +55,10 @@ class LogsTerms(FitsOnWorkers):
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         """Keras's `evaluate`, of the student: its "loss" is the hard loss, and no variable changes."""
-        check_steps(super().evaluate, args, kwargs)
+        arguments = check_steps(super().evaluate, args, kwargs)
+        if "_use_cached_eval_dataset" not in arguments.get("kwargs", {}):  # `fit` has checked its validation data
+            check_data_kinds(arguments, "evaluate")
+            check_arrays(self, arguments, "the data to evaluate")
         with self._evaluation():
             return super().evaluate(*args, **kwargs)
 
@@ -64,6 +69,8 @@ class LogsTerms(FitsOnWorkers):
 
     def test_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         """Keras's `test_on_batch`, of the student."""
+        arguments = inspect.signature(super().test_on_batch).bind(*args, **kwargs).arguments
+        check_arrays(self, arguments, "the batch")
         with self._evaluation():
             return super().test_on_batch(*args, **kwargs)
 

@@ -148,3 +148,36 @@ def test_a_good_run_says_nothing():
         warnings.filterwarnings("ignore", message="The teacher is right")
         warnings.filterwarnings("ignore", message=".*shuffle")
         distiller().fit(X, Y, sample_weight=np.ones(16), batch_size=8, validation_data=(X, Y), verbose=0)
+
+
+@pytest.mark.parametrize("labels", LABELS.values(), ids=LABELS)
+@pytest.mark.parametrize("name", ["train_on_batch", "test_on_batch", "evaluate"])
+def test_labels_that_are_no_classes_outside_fit(labels, name):
+    model = distiller()
+    before = values(model.variables)
+    cases = [(labels, None, "labels that are whole numbers"), (Y, -Y - 1.0, "weights of at least 0")]
+    for label, weight, match in cases:
+        with pytest.raises(ValueError, match=match):
+            getattr(model, name)(X, label, sample_weight=weight)
+    assert same(before, values(model.variables))
+
+
+def test_weights_that_keras_would_drop_or_misread():
+    weights = np.linspace(0, 2, 16).astype("float32")
+    soft = distiller()
+    refuses(soft, "labels beside sample_weight in fit, but received none", y=None, sample_weight=weights)
+    refuses(soft, "labels beside sample_weight", y=None, validation_data=(X, None, weights))
+    refuses(soft, "labels beside class_weight in fit, but received none", y=None, class_weight={0: 2.0})
+    refuses(soft, "labels beside class_weight", tf.data.Dataset.from_tensor_slices(X).batch(8), None, class_weight={})
+    refuses(soft, "at least 0, but received -1 for class 2", class_weight={0: 1.0, 2: -1.0})
+    refuses(soft, "an array as y of fit, but received a list of values", y=Y.tolist(), error=TypeError)
+    refuses(soft, "an array as sample_weight", sample_weight=weights.tolist(), error=TypeError)
+    with pytest.raises(ValueError, match="labels beside sample_weight in evaluate"):
+        soft.evaluate(X, sample_weight=weights, verbose=0)
+
+
+def test_evaluation_counts_examples_of_weight_0_as_keras_does():
+    weights, model = (np.arange(16) % 2).astype("float32"), distiller()
+    model.student.compile(loss=CE(from_logits=True))
+    loss = model.evaluate(X, Y, sample_weight=weights, verbose=0)[0]
+    np.testing.assert_allclose(loss, model.student.evaluate(X, Y, sample_weight=weights, verbose=0), rtol=1e-5)
