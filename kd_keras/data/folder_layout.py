@@ -57,6 +57,7 @@ class FolderLayout:
         if not images:
             raise FileNotFoundError(
                 f"Split {split!r} of {self.folder} has no images ({' '.join(SUFFIXES)}){_summary(self.left_out)}."
+                f"{_places(self.left_out)}"
             )
         return images
 
@@ -74,7 +75,8 @@ class FolderLayout:
             count = len(self.left_out)
             warnings.warn(
                 f"{self.folder}: {count} file{'s are' if count > 1 else ' is'} left out{_summary(self.left_out)}. "
-                f"Images end in {' '.join(SUFFIXES)}; convert other files, or move them away.",
+                f"Images end in {' '.join(SUFFIXES)}; convert other files, or move them away."
+                f"{_places(self.left_out)}",
                 stacklevel=4,
             )
         present = {name for _, name in self.select(split)}
@@ -174,6 +176,13 @@ def _summary(files: list[Path]) -> str:
         return ""
     more = f" and {len(files) - NAMED} more" if len(files) > NAMED else ""
     return f" ({_count(files)}: {', '.join(map(str, files[:NAMED]))}{more})"
+
+
+def _places(left_out: list[Path]) -> str:
+    """A sentence on where images must be, if some are not read because of their place."""
+    if not any(path.suffix.lower() in SUFFIXES for path in left_out):
+        return ""
+    return " Images are read in <class>/ or in <split>/<class>/ only; move those of deeper folders there."
 
 
 def _count(files: list[Path]) -> str:

@@ -56,14 +56,14 @@ def read(
     depth = channels or _channels(map(read_header, everything))
     size = _common_size(map(read_header, paths))
     layout.log(split, "gray" if depth == 1 else "in colors")
-    columns = {"path": paths, "index": tf.range(len(paths), dtype=tf.int64)}
+    columns = {"path": [os.fsencode(path) for path in paths], "index": tf.range(len(paths), dtype=tf.int64)}
     names = layout.class_names
     if names is not None:
         numbers = {name: number for number, name in enumerate(names)}
         columns["label"] = tf.constant([numbers[str(name)] for _, name in files], tf.int64)
 
     def decode(example: dict) -> dict:
-        image = call_python(lambda path: read_image(path.decode(), depth, bits or 16), [example["path"]], tf.uint8)
+        image = call_python(lambda path: read_image(os.fsdecode(path), depth, bits or 16), [example["path"]], tf.uint8)
         others = {key: value for key, value in example.items() if key != "path"}
         return {"image": tf.ensure_shape(image, (*(size or (None, None)), depth)), **others}
 

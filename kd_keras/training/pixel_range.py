@@ -32,7 +32,10 @@ def warn_of_pixel_range(networks: Iterable[keras.Model], images: Any) -> None:
         if scaled is None:
             continue
         start, end = float(scaled.min()), float(scaled.max())
-        if end - start < SMALLEST_SPAN or max(abs(start), abs(end)) > LARGEST_VALUE:
+        spans = scaled[1] - scaled[0]  # of each channel
+        only_centers = np.allclose(spans, high - low) and np.abs(scaled[0] - low).max() > LARGEST_VALUE
+        unit = 255 if only_centers else 1  # networks of which the first layers only subtract the mean read pixels
+        if np.abs(spans).max() < SMALLEST_SPAN * unit or max(abs(start), abs(end)) > LARGEST_VALUE * unit:
             warnings.warn(
                 f"The images have pixel values from {low:g} to {high:g}, of which the first layers of {network.name!r} "
                 f"make {start:.3g} to {end:.3g}. Networks with such layers expect values from 0 to 255: multiply the "

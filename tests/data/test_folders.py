@@ -1,5 +1,7 @@
 """Folders of images, written here with TensorFlow's encoders."""
 
+import os
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -155,6 +157,29 @@ def test_no_images(tmp_path):
     (tmp_path / "notes.txt").write_text("nothing to see")
     with pytest.raises(FileNotFoundError, match=r"Split 'train' of .* has no images \(.bmp .gif .*notes.txt"):
         data.load(str(tmp_path), "train")
+
+
+def test_images_in_deeper_folders_are_told_where_they_must_be(tmp_path):
+    picture(tmp_path / "train" / "animals" / "cat" / "x.png", 1)
+    with pytest.raises(FileNotFoundError, match=r"has no images .*cat/x.png.*only; move those of deeper folders there"):
+        data.load(str(tmp_path), "train")
+    picture(tmp_path / "train" / "animals" / "y.png", 2)
+    with pytest.warns(UserWarning, match=r"1 file is left out .*in <class>/ or in <split>/<class>/ only"):
+        assert data.load(str(tmp_path), "train").class_names == ("animals",)
+
+
+def test_names_that_are_not_unicode(tmp_path):
+    """File systems allow any bytes, as old archives have them."""
+    folder = os.fsencode(tmp_path / "class")
+    os.mkdir(folder)
+    encoded = tf.io.encode_png(np.full((6, 4, 3), 7, np.uint8)).numpy()
+    try:
+        with open(folder + b"/caf\xe9.png", "wb") as file:
+            file.write(encoded)
+    except OSError:
+        pytest.skip("this file system allows Unicode only")
+    (row,) = rows(data.load(str(tmp_path), "train"))
+    assert row["image"][0, 0, 0] == 7
 
 
 def test_a_mixture_of_layouts_is_rejected(tmp_path):

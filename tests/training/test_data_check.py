@@ -10,6 +10,7 @@ import tensorflow as tf
 from kd_keras import Distiller
 from kd_keras.methods import CC, CRD, DKD, KD, PKT, RKD, SP
 from kd_keras.training import NonFinite
+from kd_keras.training.pixel_range import warn_of_pixel_range
 from tests.support.networks import CLASSES, compiled, convolutional, examples, same, values
 
 X, Y = examples(16)
@@ -118,6 +119,25 @@ def test_pixels_of_another_range_than_the_first_layers_expect(side):
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="The images have")
         model.fit(pixels, Y, verbose=0)
+
+
+BGR = {"scale": (1.0, 1.0, 1.0), "offset": (-103.939, -116.779, -123.68)}
+PYTORCH = {"scale": tuple(1 / 255 / np.array([0.229, 0.224, 0.225])), "offset": (-2.118, -2.036, -1.804)}
+
+
+@pytest.mark.parametrize("layer", [BGR, PYTORCH, {"scale": 1 / 127.5, "offset": -1.0}, {"scale": 1 / 255}], ids=str)
+def test_the_preprocessing_of_published_networks_expects_pixels(layer):
+    """That of ResNet50 and VGG16 subtracts the mean only; that of DenseNet has another mean for every channel."""
+    layer = {name: list(value) if isinstance(value, tuple) else value for name, value in layer.items()}
+    network = keras.Sequential([keras.Input((4, 4, 3)), keras.layers.Rescaling(**layer)], name="network")
+    pixels = np.random.default_rng(0).uniform(0, 255, (2, 4, 4, 3)).astype("float32")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_pixel_range([network], pixels)
+        warn_of_pixel_range([network], pixels / 8)  # dark photographs
+    for wrong in (pixels / 255, pixels * 255):
+        with pytest.warns(UserWarning, match="of which the first layers of 'network' make"):
+            warn_of_pixel_range([network], wrong)
 
 
 def test_data_without_an_end():
