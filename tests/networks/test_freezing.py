@@ -63,8 +63,9 @@ def test_frozen_zoo_networks_have_the_same_predictions_and_taps(name):
     images = pixels(4, shape=(32, 32, 3))
     before = values(network.variables)
     copy, truth = frozen(network), in_float64(network)
-    # Folding rounds at other places, but hardly more than the network itself does.
-    assert error(truth, copy, taps, images) < 3 * error(truth, network, taps, images) < 3e-4
+    # Folding rounds at other places, but hardly more than the network itself does, whose own rounding depends on the
+    # processor: that of mobilenet_v3_small is 1.1e-4 on some.
+    assert error(truth, copy, taps, images) < 3 * error(truth, network, taps, images) < 6e-4
     assert Tapped(copy, taps).specs == Tapped(network, taps).specs
     assert len(norms(copy)) < len(norms(network)) and not copy.trainable_variables
     assert all(np.array_equal(a, b) for a, b in zip(before, values(network.variables), strict=True))
