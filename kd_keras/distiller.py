@@ -17,6 +17,7 @@ from kd_keras.distribute.replicas import require_rows, run_without_rows
 from kd_keras.methods.base import Method, agreed_hard_weight
 from kd_keras.methods.schedules import Weight, as_weight, deserialize_weight, serialize_weight
 from kd_keras.networks.inputs import find_input_shape
+from kd_keras.networks.sharing import check_separate
 from kd_keras.networks.specs import Specs
 from kd_keras.networks.taps import Tapped
 from kd_keras.private_api import compiled_loss, has_compiled_metrics, loss_tracker
@@ -30,6 +31,7 @@ from kd_keras.training.guard import NonFiniteGuard
 from kd_keras.training.hard_loss import compiled_mean, is_mean_over_rows
 from kd_keras.training.logs import LogsTerms
 from kd_keras.training.nonfinite import raise_if_nonfinite
+from kd_keras.training.teacher_check import check_outputs
 from kd_keras.training.terms import check_label_free_evaluation, compute_terms, make_terms, term_names
 
 AnyTeacher: TypeAlias = Teacher | RecordedTeacher | AbsentTeacher
@@ -116,6 +118,7 @@ class Distiller(LogsTerms):
         for method in self.methods if previous is not None else ():
             method.check_heads(self._student.specs, teacher.specs)
         self.teacher = teacher
+        self._has_checked_teacher = False
         self._retrace()
 
     _is_fitting = False
@@ -241,6 +244,8 @@ class Distiller(LogsTerms):
         if isinstance(arguments.get("x"), (tf.data.Dataset, tf.distribute.DistributedDataset)):
             arguments.setdefault("shuffle", False)  # Keras cannot shuffle one, and warns of its own default
         evaluates_labels = self._has_hard_loss() or has_compiled_metrics(self)
+        if isinstance(self.teacher, Teacher):
+            check_separate(self.student, self.teacher.networks)  # layers may have been unfrozen
         check_fit_arguments(self.student, arguments, self.methods, evaluates_labels)
         check_arrays(self, arguments)
         arguments["callbacks"] = complete_callbacks(self, arguments, self._epoch.assign)
@@ -259,6 +264,9 @@ class Distiller(LogsTerms):
         """
         arguments = inspect.signature(super().train_on_batch).bind(*args, **kwargs).arguments
         check_arrays(self, arguments, "the batch")
+        if not self._has_checked_teacher:
+            check_outputs(self, arguments["x"])
+        self._has_checked_teacher = True
         logs = super().train_on_batch(*args, **kwargs)
         raise_if_nonfinite(self.guard.pop_nonfinite_step())
         return logs
