@@ -200,11 +200,10 @@ class Distiller(LogsTerms):
         check_has_measure(self._has_hard_loss() or has_compiled_metrics(self))
         output = self(batch.inputs, training=False)
         if self._has_hard_loss():
-            mean, rows = self._hard_loss(output, batch, training=False), count_rows(batch)
-            if replica_count() > 1:  # rows of weight 0 may fill up a batch; else they are the user's and count
-                counted, rows = mean_of_counted_rows(mean, batch)
-                mean = counted if self._has_own_loss or is_mean_over_rows(self) else mean
-            loss_tracker(self).update_state(mean, sample_weight=rows)
+            mean = self._hard_loss(output, batch, training=False)
+            counted, rows = mean_of_counted_rows(mean, batch)
+            is_diluted = self._has_own_loss or is_mean_over_rows(self)  # by rows of weight 0
+            loss_tracker(self).update_state(counted if is_diluted else mean, sample_weight=rows)
         self._log({"loss"} if self._has_hard_loss() else set(), True)
         return self.compute_metrics(batch.inputs, batch.label, output, batch.weight)
 
