@@ -17,6 +17,7 @@ from kd_keras.distribute.replicas import require_rows, run_without_rows
 from kd_keras.methods.base import Method, agreed_hard_weight
 from kd_keras.methods.schedules import Weight, as_weight, deserialize_weight, serialize_weight
 from kd_keras.networks.inputs import find_input_shape
+from kd_keras.networks.sharing import check_separate
 from kd_keras.networks.specs import Specs
 from kd_keras.networks.taps import Tapped
 from kd_keras.private_api import compiled_loss, has_compiled_metrics, loss_tracker
@@ -30,6 +31,7 @@ from kd_keras.training.guard import NonFiniteGuard
 from kd_keras.training.hard_loss import compiled_mean, is_mean_over_rows
 from kd_keras.training.logs import LogsTerms
 from kd_keras.training.nonfinite import raise_if_nonfinite
+from kd_keras.training.teacher_check import check_outputs
 from kd_keras.training.terms import check_label_free_evaluation, compute_terms, make_terms, term_names
 
 AnyTeacher: TypeAlias = Teacher | RecordedTeacher | AbsentTeacher
@@ -116,6 +118,7 @@ class Distiller(LogsTerms):
         for method in self.methods if previous is not None else ():
             method.check_heads(self._student.specs, teacher.specs)
         self.teacher = teacher
+        self._has_checked_teacher = False
         self._retrace()
 
     _is_fitting = False
@@ -197,11 +200,10 @@ class Distiller(LogsTerms):
         check_has_measure(self._has_hard_loss() or has_compiled_metrics(self))
         output = self(batch.inputs, training=False)
         if self._has_hard_loss():
-            mean, rows = self._hard_loss(output, batch, training=False), count_rows(batch)
-            if replica_count() > 1:  # rows of weight 0 may fill up a batch; else they are the user's and count
-                counted, rows = mean_of_counted_rows(mean, batch)
-                mean = counted if self._has_own_loss or is_mean_over_rows(self) else mean
-            loss_tracker(self).update_state(mean, sample_weight=rows)
+            mean = self._hard_loss(output, batch, training=False)
+            counted, rows = mean_of_counted_rows(mean, batch)
+            is_diluted = self._has_own_loss or is_mean_over_rows(self)  # by rows of weight 0
+            loss_tracker(self).update_state(counted if is_diluted else mean, sample_weight=rows)
         self._log({"loss"} if self._has_hard_loss() else set(), True)
         return self.compute_metrics(batch.inputs, batch.label, output, batch.weight)
 
@@ -241,6 +243,8 @@ class Distiller(LogsTerms):
         if isinstance(arguments.get("x"), (tf.data.Dataset, tf.distribute.DistributedDataset)):
             arguments.setdefault("shuffle", False)  # Keras cannot shuffle one, and warns of its own default
         evaluates_labels = self._has_hard_loss() or has_compiled_metrics(self)
+        if isinstance(self.teacher, Teacher):
+            check_separate(self.student, self.teacher.networks)  # layers may have been unfrozen
         check_fit_arguments(self.student, arguments, self.methods, evaluates_labels)
         check_arrays(self, arguments)
         arguments["callbacks"] = complete_callbacks(self, arguments, self._epoch.assign)
@@ -259,6 +263,9 @@ class Distiller(LogsTerms):
         """
         arguments = inspect.signature(super().train_on_batch).bind(*args, **kwargs).arguments
         check_arrays(self, arguments, "the batch")
+        if not self._has_checked_teacher:
+            check_outputs(self, arguments["x"])
+        self._has_checked_teacher = True
         logs = super().train_on_batch(*args, **kwargs)
         raise_if_nonfinite(self.guard.pop_nonfinite_step())
         return logs

@@ -133,8 +133,13 @@ class Teacher:
             teacher.specs["logits"] = teacher._logits_spec()
         return teacher
 
+    @property
+    def head_specs(self) -> list[TapSpec]:
+        """The specifications of the logits of each network, if they are wanted."""
+        return [tapped.specs["logits"] for tapped in self._tapped if "logits" in tapped.specs]
+
     def _logits_spec(self) -> TapSpec:
-        specs = [tapped.specs["logits"] for tapped in self._tapped]
+        specs = self.head_specs
         first, shapes = specs[0], [spec.shape for spec in specs]
         if len({shape[-1] for shape in shapes}) > 1:
             raise ValueError(f"Several teachers must have one class count, but their logits have the shapes {shapes}.")

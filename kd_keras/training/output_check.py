@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -23,39 +24,44 @@ class OutputCheck:
 
     Args:
         owner: "teacher" or "student".
-        spec: of the network's logits, or `None` if it delivers none. If their activation is known, nothing is checked.
+        specs: of the logits of each network, or of a single one; `None` if it delivers none. A network whose activation
+            is known is not checked.
 
     >>> check = OutputCheck("teacher", TapSpec("model", (None, 2)))
     >>> check.add(Outputs({"logits": np.array([[0.5, 0.5], [1.0, 0.0]])}))
-    >>> check.kind
-    'softmax'
+    >>> check.kinds
+    ['softmax']
     """
 
-    def __init__(self, owner: str, spec: TapSpec | None):
-        self.owner, self.spec = owner, spec
-        self.kind: str | None = None if spec is not None and not spec.activation else ""
+    def __init__(self, owner: str, specs: TapSpec | None | Sequence[TapSpec]):
+        self.owner = owner
+        self.specs: list[TapSpec] = [] if specs is None else [specs] if isinstance(specs, TapSpec) else list(specs)
+        self.kinds: list[str | None] = ["" if spec.activation else None for spec in self.specs]
 
     @property
     def is_needed(self) -> bool:
         """Whether more batches can change the result."""
-        return self.kind != ""
+        return any(kind != "" for kind in self.kinds)
 
     def add(self, outputs: Outputs) -> None:
         """Looks at the logits of one batch; of several networks at those of each."""
-        if not self.is_needed:
+        members = outputs.members or (outputs,)
+        if not self.is_needed or len(members) != len(self.kinds):
             return
-        kinds = {recognize_probabilities(_as_array(member["logits"])) for member in outputs.members or (outputs,)}
-        kind = kinds.pop() if len(kinds) == 1 else ""
-        self.kind = kind if self.kind in (None, kind) else ""
+        for number, (earlier, member) in enumerate(zip(self.kinds, members, strict=True)):
+            kind = recognize_probabilities(_as_array(member["logits"])) if earlier != "" else ""
+            self.kinds[number] = kind if earlier in (None, kind) else ""
 
     def warn(self) -> None:
-        """Warns if all batches looked alike."""
-        if not self.kind or self.spec is None:
+        """Warns of the first network whose batches all looked alike."""
+        found = [(spec, kind) for spec, kind in zip(self.specs, self.kinds, strict=True) if kind]
+        if not found:
             return
-        values, remedy = KINDS[self.kind]
+        spec, kind = found[0]
+        values, remedy = KINDS[kind]
         warnings.warn(
-            f"Expected logits from the {self.owner} (layer {self.spec.layer!r}), but received what looks like the "
-            f"probabilities of a {self.kind}: {values} in the first examples. The methods apply another softmax to "
+            f"Expected logits from the {self.owner} (layer {spec.layer!r}), but received what looks like the "
+            f"probabilities of a {kind}: {values} in the first examples. The methods apply another softmax to "
             f"them, and their losses are wrong. Let the network return its logits, or pass keras.Model(x, {remedy}).",
             stacklevel=2,
         )

@@ -43,7 +43,7 @@ class TeacherCheck(keras.callbacks.Callback):
         teacher = self.model.teacher
         outputs_of = _runnable(teacher.outputs, self.model, getattr(teacher, "networks", ()))
         labels, predictions, classes, unit = [], [], 0, "examples"
-        check = OutputCheck("teacher", teacher.specs.get("logits"))
+        check = OutputCheck("teacher", getattr(teacher, "head_specs", teacher.specs.get("logits")))
         for number, data in enumerate(self.batches):
             batch = as_batch(gather_local_rows(self.model.distribute_strategy, data))
             if not _is_finite(batch.inputs):
@@ -82,8 +82,21 @@ class TeacherCheck(keras.callbacks.Callback):
             check.warn()
 
 
+def check_outputs(distiller: keras.Model, inputs: Any) -> None:
+    """Runs teacher and student once on one batch without labels, and warns if their logits look like probabilities.
+
+    Raises:
+        FloatingPointError: if an output of the teacher is NaN or infinite.
+    """
+    if not distiller.teacher.specs:
+        return
+    check = TeacherCheck([(tree.map_structure(ops.convert_to_tensor, inputs),)])
+    check.set_model(distiller)
+    check.on_train_begin()
+
+
 def first_batches(data: Mapping[str, Any], count: int = 8) -> Iterator[Any]:
-    """The first batches of the data that `fit` receives; none of a generator, which can be read only once.
+    """The first batches of the data that `fit` receives; none of a generator (`keep_first_batches`).
 
     Args:
         data: the arguments of `fit` by name: "x", "y", "sample_weight", "batch_size" and "steps_per_epoch".
@@ -106,6 +119,17 @@ def first_batches(data: Mapping[str, Any], count: int = 8) -> Iterator[Any]:
         )
 
     return (cut_batch(begin) for begin in range(0, min(rows, count * size), size))
+
+
+def keep_first_batches(generator: Iterator[Any], count: int) -> tuple[list[Any], Iterator[Any]]:
+    """Reads the first batches of a generator, and returns them and a generator of all batches."""
+    first = list(itertools.islice(generator, count))
+
+    def all_batches() -> Iterator[Any]:
+        yield from first
+        yield from generator
+
+    return first, all_batches()
 
 
 def gather_local_rows(strategy: tf.distribute.Strategy, data: Any) -> Any:

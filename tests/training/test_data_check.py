@@ -194,10 +194,3 @@ def test_weights_that_keras_would_drop_or_misread():
     refuses(soft, "an array as sample_weight", sample_weight=weights.tolist(), error=TypeError)
     with pytest.raises(ValueError, match="labels beside sample_weight in evaluate"):
         soft.evaluate(X, sample_weight=weights, verbose=0)
-
-
-def test_evaluation_counts_examples_of_weight_0_as_keras_does():
-    weights, model = (np.arange(16) % 2).astype("float32"), distiller()
-    model.student.compile(loss=CE(from_logits=True))
-    loss = model.evaluate(X, Y, sample_weight=weights, verbose=0)[0]
-    np.testing.assert_allclose(loss, model.student.evaluate(X, Y, sample_weight=weights, verbose=0), rtol=1e-5)

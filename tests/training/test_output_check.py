@@ -130,3 +130,39 @@ def test_the_accuracy_of_a_single_unit_is_that_of_its_sign():
     (message,) = warned(1 - labels[:, None], net(1, layers.Activation("sigmoid")), KD())
     assert "right on 0.0% of the first 32 examples; chance is 50.0%" in message
     assert not warned(X[:, :1], net(1), Logits())
+
+
+def test_each_network_of_an_ensemble_is_looked_at():
+    hidden = net(4, layers.Lambda(keras.ops.softmax))
+    for members, count in (([net(), hidden], 1), ([net(4, layers.Softmax()), hidden, hidden], 1), ([net(), net()], 0)):
+        assert len(reports(net(), Teacher(members))) == count
+
+
+def test_a_generator_and_a_loop_of_ones_own_are_looked_at():
+    hidden = net(4, layers.Lambda(keras.ops.softmax))
+    assert len(reports(net(), hidden, data=((X[k : k + 8],) for k in (0, 8, 16)))) == 1
+    distiller = Distiller(student=net(), teacher=hidden, methods=[KD()], hard_weight=0)
+    distiller.compile("sgd")
+    with pytest.warns(UserWarning, match="probabilities of a softmax"):
+        distiller.train_on_batch(X)
+
+
+def test_a_generator_is_trained_on_from_its_first_batch():
+    histories = []
+    for data in (X, ((X[k : k + 8],) for k in range(0, 32, 8))):
+        keras.utils.set_random_seed(1)
+        distiller = Distiller(student=net(), teacher=net(), methods=[KD()], hard_weight=0)
+        distiller.compile(keras.optimizers.SGD(0.1))
+        histories.append(distiller.fit(data, batch_size=None if histories else 8, shuffle=False, verbose=0).history)
+    np.testing.assert_allclose(histories[1]["kd"], histories[0]["kd"], rtol=1e-5)
+
+
+def test_layers_that_are_unfrozen_later_do_not_train_the_teacher():
+    teacher = net()
+    teacher.layers[0].trainable = False
+    student = keras.Sequential([keras.Input((6,)), teacher.layers[0], layers.Dense(4)])
+    distiller = Distiller(student=student, teacher=teacher, methods=[KD()], hard_weight=0)
+    teacher.layers[0].trainable = True
+    distiller.compile("sgd")
+    with pytest.raises(ValueError, match="share 2 variables"):
+        distiller.fit(X, verbose=0)
