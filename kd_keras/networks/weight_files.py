@@ -78,8 +78,9 @@ def check_model_file(path: Path) -> None:
 @contextlib.contextmanager
 def explain_read_errors(path: Path) -> Iterator[None]:
     """Turns the errors of reading a file into a ValueError that names it."""
-    if not path.exists():
-        raise ValueError(explain_mismatch("a .keras or .weights.h5 file", f"{path}, which does not exist"))
+    if not path.is_file():
+        reason = "is not a file" if path.exists() else "does not exist"
+        raise ValueError(explain_mismatch("a .keras or .weights.h5 file", f"{path}, which {reason}"))
     try:
         yield
     except READ_ERRORS as error:

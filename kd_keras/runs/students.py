@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from pathlib import Path
 from typing import TypeAlias
 
@@ -61,7 +62,15 @@ def build_network(
     else:
         raise TypeError(f"Expected a name, a path, a Run or a Keras model to train, but received {shorten(source)}.")
     if weights is not None:
-        logger.info("%s: %s", os.fspath(weights), load_weights(model, weights))
+        report = load_weights(model, weights)
+        logger.info("%s: %s", os.fspath(weights), report)
+        count = len(report.loaded) + len(report.mismatched) + len(report.missing)
+        if len(report.loaded) < count / 2:
+            warnings.warn(
+                f"Only {len(report.loaded)} of {count} layers of {model.name!r} have weights in {os.fspath(weights)}, "
+                "for example because it is of another architecture; the other layers start anew. Check the file.",
+                stacklevel=2,
+            )
     return model
 
 

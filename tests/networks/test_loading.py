@@ -141,8 +141,10 @@ def test_a_rejected_file_changes_nothing(tmp_path):
     build("mlp", (4, 4, 1), 3).save_weights(tmp_path / "other.weights.h5")
     model.save(tmp_path / "half.keras")
     (tmp_path / "half.keras").write_bytes((tmp_path / "half.keras").read_bytes()[:3000])
+    (tmp_path / "directory.keras").mkdir()
     for file, message in {
         "nowhere.keras": "does not exist",
+        "directory.keras": "directory.keras, which is not a file",
         "text.weights.h5": "complete .keras or .weights.h5 file",
         "text.keras": "complete .keras or .weights.h5 file",
         "half.keras": "complete .keras or .weights.h5 file",

@@ -1,5 +1,7 @@
 """Networks that start from trained weights: the learning rate, a frozen backbone, and teachers by name."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -8,6 +10,9 @@ import kd_keras as kd
 from kd_keras import models
 from kd_keras.networks.backbone import freeze_backbone
 from kd_keras.runs import Run
+from kd_keras.runs.images import Images
+from kd_keras.runs.recipe import Recipe
+from kd_keras.runs.students import build_network
 from tests.support.networks import same, values
 
 SMALL = {"data": "digits", "train_split": "train[:64]", "test_split": "test[:64]", "batch_size": 32, "epochs": 1}
@@ -32,6 +37,17 @@ def test_trained_weights_start_with_a_lower_rate(trained, place):
     assert adam.settings["learning_rate"] == "0.0001"
     chosen = kd.train(model="resnet8", run=place / "chosen", learning_rate=0.02, **weights, **SMALL)
     assert chosen.settings["learning_rate"] == "0.02"
+
+
+def test_weights_of_another_architecture_are_warned_of(place, tmp_path):
+    """A few layers fit by chance; without a warning the other ones would train anew at the lower rate."""
+    images = Images(Recipe(), kd.data.load("digits", "train", str(place)), None)
+    for name, warns in [("mobilenet_v2", True), ("resnet20", False)]:
+        models.build(name, (8, 8, 1), 10).save_weights(tmp_path / "file.weights.h5")
+        with warnings.catch_warnings(record=True) as caught:
+            build_network("resnet8", images, 10, tmp_path / "file.weights.h5")
+        messages = [str(warning.message) for warning in caught]
+        assert any("Only 2 of 19 layers of 'resnet8' have weights in" in text for text in messages) == warns, messages
 
 
 def test_a_frozen_backbone_is_not_trained(trained, place):
