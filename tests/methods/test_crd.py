@@ -215,8 +215,9 @@ def test_a_missing_index_or_one_beyond_the_memory_raises():
     x = {**x, "kd_index": x["kd_index"] + 9}  # 40 is one too many
     with pytest.raises(ValueError, match=r"numbers from 0 to 39 for CRD\(examples=40\).*numbers from 9 to 40"):
         distiller.fit(x, y, verbose=0)
-    with pytest.raises(FloatingPointError, match=r"crd nan.*below CRD\(examples=\.\.\.\)"):  # not seen in advance
-        distiller.fit((batch for batch in [(x, y)]), verbose=0)
+    known = {**x, "kd_index": x["kd_index"] - 9}
+    with pytest.raises(FloatingPointError, match=r"crd nan.*below CRD\(examples=\.\.\.\)"):  # after the checked ones
+        distiller.fit((batch for batch in [*[(known, y)] * 8, (x, y)]), verbose=0)
     for number in (-1, 12):
         method = bound()
         before = values([method.student_memory, method.teacher_memory])
