@@ -24,8 +24,8 @@ def freeze_backbone(network: keras.Model) -> int:
 
     >>> layers = [keras.Input((4,)), keras.layers.Dense(8), keras.layers.Dense(3, name="logits")]
     >>> network = keras.Sequential(layers)
-    >>> freeze_backbone(network), [variable.path for variable in network.trainable_variables]
-    (1, ['logits/kernel', 'logits/bias'])
+    >>> freeze_backbone(network), [layer.name for layer in network.layers if layer.trainable]
+    (1, ['logits'])
     """
     if not is_walkable(network):
         received = f"{network.name!r}, a subclassed model ({type(network).__name__})"

@@ -133,12 +133,12 @@ def test_training_is_finite_in_edge_cases(kind):
         "zeros": 0 * images,
         "equal images": np.repeat(images[:1], 32, 0),
         "large values": 1e4 * images,
-        "one example": images[:1],
+        "one example": images[:1] if distiller.methods[0].least_examples == 1 else images[:17],  # the last batch
     }
     for edge, edge_images in edges.items():
-        count = len(edge_images)
+        count, batch_size = len(edge_images), 16 if edge == "one example" else 32
         inputs = {"kd_inputs": edge_images, "kd_index": x["kd_index"][:count]} if kind.needs_index else edge_images
-        logged = distiller.fit(inputs, y[:count], batch_size=32, verbose=0).history
+        logged = distiller.fit(inputs, y[:count], batch_size=batch_size, verbose=0).history
         assert np.isfinite(logged[distiller.methods[0].name]).all(), edge
         assert all(np.isfinite(value).all() for value in values(distiller.variables)), edge
 
