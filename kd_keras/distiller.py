@@ -14,7 +14,8 @@ from keras import ops
 from kd_keras.contracts import Batch, Step, Tensor, as_batch
 from kd_keras.distribute.reductions import count_rows, mean_of_counted_rows, replica_count, weighted_global_mean
 from kd_keras.distribute.replicas import require_rows, run_without_rows
-from kd_keras.methods.base import Method, agreed_hard_weight
+from kd_keras.methods.base import Method
+from kd_keras.methods.hard_weight import agreed_hard_weight
 from kd_keras.methods.schedules import Weight, as_weight, deserialize_weight, serialize_weight
 from kd_keras.networks.inputs import find_input_shape
 from kd_keras.networks.sharing import check_separate

@@ -6,7 +6,7 @@ The only other place is kd_keras/distribute/keras_fit.py, which must override pr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -125,6 +125,11 @@ def loss_of(identifier: Any, label: Any, prediction: Any) -> keras.losses.Loss:
 def has_compiled_metrics(model: keras.Model) -> bool:
     """Whether `compile` was given metrics."""
     return model._compile_metrics is not None
+
+
+def is_validation_of_fit(arguments: Mapping[str, Any]) -> bool:
+    """Whether the arguments of `evaluate` by name are those with which `fit` calls it for its validation."""
+    return "_use_cached_eval_dataset" in arguments.get("kwargs", {})
 
 
 # ---- TensorFlow

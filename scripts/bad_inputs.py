@@ -40,6 +40,7 @@ from tests.support.programs import program
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("only", None, ["python", "programs"], "Try only the inputs of one kind; both by default.")
 flags.DEFINE_integer("limit", 120, "Seconds after which an input counts as hanging.", lower_bound=1)
+PACKAGE = str(Path(kd.__file__).parent)
 WIDEST = 160  # characters of a message in the table
 RANDOM = np.random.default_rng(0)
 X, Y = RANDOM.normal(size=(64, 8, 8, 3)).astype("float32"), np.arange(64) % 4
@@ -332,9 +333,9 @@ def see_python(call: Callable[[], object]) -> Seen:
         except TimeoutError as error:
             return Seen(str(error), "hangs", False)
         except Exception as error:
-            is_ours = any("kd_keras/" in frame.filename for frame in traceback.extract_tb(error.__traceback__))
+            is_ours = any(frame.filename.startswith(PACKAGE) for frame in traceback.extract_tb(error.__traceback__))
             return Seen(first_line(str(error)), type(error).__name__, is_ours)
-    texts = [str(warning.message) for warning in caught if "kd_keras" in warning.filename] + lines
+    texts = [str(warning.message) for warning in caught if warning.filename.startswith(PACKAGE)] + lines
     return Seen(first_line(texts[0]), "warning", True) if texts else Seen("", "accepted", False)
 
 

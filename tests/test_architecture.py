@@ -35,7 +35,7 @@ ROOMS = (
 )
 WITHOUT_TENSORFLOW = ("errors", "contracts", "primitives", "networks", "methods", "models")
 LISTS = {
-    "methods": ("__init__", "base", "adapters", "labels", "schedules"),
+    "methods": ("__init__", "base", "adapters", "hard_weight", "labels", "schedules"),
     "models": ("__init__", "base"),
 }
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")

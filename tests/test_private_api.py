@@ -176,6 +176,22 @@ def test_automatic_names_are_those_of_the_classes_of_keras():
     assert private_api.automatic_name(keras.layers.DepthwiseConv2D(3)) in names
 
 
+def test_the_validation_of_fit_is_recognized():
+    seen = []
+
+    class Model(keras.Sequential):
+        def evaluate(self, *args, **kwargs):
+            seen.append(private_api.is_validation_of_fit({"kwargs": kwargs}))
+            return super().evaluate(*args, **kwargs)
+
+    model = Model([keras.Input((2,)), layers.Dense(1)])
+    model.compile("sgd", "mse")
+    x, y = np.ones((4, 2)), np.ones((4, 1))
+    model.fit(x, y, validation_data=(x, y), verbose=0)
+    model.evaluate(x, y, verbose=0)
+    assert seen == [True, False]
+
+
 def test_compiled_losses_are_wrapped_once_and_resolved():
     class Doubled(keras.losses.Loss):
         def __init__(self, loss):

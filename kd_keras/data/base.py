@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import tensorflow as tf
 
+from kd_keras.data.image_files import LUMINANCE
 from kd_keras.errors import explain_mismatch
 
 TYPES = {"image": "uint8", "index": "int64", "label": "int64"}
@@ -129,7 +130,7 @@ class Source:
             image = example["image"]
             if channels == 3:
                 return {**example, "image": tf.image.grayscale_to_rgb(image)}
-            gray = tf.tensordot(tf.cast(image, tf.float32), tf.constant([[0.299], [0.587], [0.114]]), 1)
+            gray = tf.tensordot(tf.cast(image, tf.float32), tf.constant(LUMINANCE)[:, None], 1)
             return {**example, "image": tf.cast(tf.round(gray), tf.uint8)}
 
         def map_all(examples: tf.data.Dataset) -> tf.data.Dataset:

@@ -111,7 +111,7 @@ def _open(name: str, data_dir: str | os.PathLike | None, prepared: list[str]) ->
             advice = f"prepared under {_directory(data_dir)}: {', '.join(prepared) or 'none'}"
         raise ValueError(explain_mismatch(EXPECTED, repr(name), advice)) from error
     except Exception as error:  # TFDS raises several types for an unknown version or configuration
-        raise ValueError(explain_mismatch(EXPECTED, f"{name!r}: {str(error).splitlines()[0]}")) from error
+        raise ValueError(explain_mismatch(EXPECTED, f"{name!r}: {str(error).splitlines()[0].rstrip('.')}")) from error
 
 
 def _measure(directory: str) -> tuple[int, int]:

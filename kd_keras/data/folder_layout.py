@@ -108,12 +108,12 @@ def find_images(folder: Path) -> FolderLayout:
             f"mixture: {len(loose)} images, class folders {sorted({path.parent.name for path in classes})}, split "
             f"folders {sorted({path.parent.parent.name for path in splits})}. Keep only one kind."
         )
-    found: dict[str, list[tuple[Path, str | None]]] = {}
+    images_of: dict[str, list[tuple[Path, str | None]]] = {}
     for path in sorted(loose or classes or splits):
         split = path.parent.parent.name if splits else "train"
-        found.setdefault(split, []).append((path, None if loose else path.parent.name))
-    read = {path for path, _ in itertools.chain(*found.values())}
-    layout = FolderLayout(folder, found or {"train": []}, sorted(path for path in files if path not in read))
+        images_of.setdefault(split, []).append((path, None if loose else path.parent.name))
+    read = {path for path, _ in itertools.chain(*images_of.values())}
+    layout = FolderLayout(folder, images_of or {"train": []}, sorted(path for path in files if path not in read))
     _check_classes(layout, folders, 2 if splits else 1 if classes else 0)
     return layout
 

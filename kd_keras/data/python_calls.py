@@ -81,5 +81,5 @@ def plain_message(error: Exception) -> str:
     text = str(error)
     if "{{function_node" not in text and "assertion failed" not in text:
         return text
-    found = re.search(r"assertion failed: \[(.*)\]", text) or re.search(r"\b\w+Error: (.*)", text)
-    return found.group(1) if found else text
+    match = re.search(r"assertion failed: \[(.*)\]", text) or re.search(r"\b\w+Error: (.*)", text)
+    return match.group(1) if match else text

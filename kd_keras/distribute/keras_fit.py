@@ -18,7 +18,7 @@ import keras
 import tensorflow as tf
 from keras import ops, tree
 
-from kd_keras.private_api import element_spec_of, has_compiled_metrics, spans_several_workers, spec_of_one_replica
+from kd_keras.private_api import element_spec_of, spans_several_workers, spec_of_one_replica
 
 
 class FitsOnWorkers(keras.Model):
@@ -28,10 +28,7 @@ class FitsOnWorkers(keras.Model):
         """Builds also without a strategy: TensorFlow traces a step twice if its first trace creates variables."""
         if iterator is None or (self._distribute_strategy is None and self.run_eagerly):
             return super()._maybe_symbolic_build(iterator, data_batch)
-        spec = element_spec_of(iterator)
-        if self._distribute_strategy is None and _label_of(spec) is None and has_compiled_metrics(self):
-            return None  # without labels Keras cannot build the metrics
-        return self.build_from(spec)
+        return self.build_from(element_spec_of(iterator))
 
     def build_from(self, spec: Any) -> None:
         """Creates the variables of the loss, the metrics and the optimizer, which `fit` creates at the first batch.
@@ -56,10 +53,6 @@ class FitsOnWorkers(keras.Model):
 
 def _has_several_workers(strategy: tf.distribute.Strategy) -> bool:
     return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy) and spans_several_workers(strategy)
-
-
-def _label_of(spec: Any) -> Any:
-    return keras.utils.unpack_x_y_sample_weight(spec)[1] if isinstance(spec, (tuple, list)) else None
 
 
 def _with_axis(value: Any) -> Any:

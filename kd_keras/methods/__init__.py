@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from types import ModuleType
 from typing import Any
 
-from kd_keras.methods.base import Method, TapPairMethod, Taps, agreed_hard_weight
+from kd_keras.methods.base import Method, TapPairMethod, Taps
 
 
 def _is_exported(module: ModuleType, name: str, value: Any) -> bool:
@@ -34,7 +34,7 @@ def _read_folder(paths: Iterable[str]) -> dict[str, Any]:
 
 _exports = _read_folder(__path__)
 globals().update(_exports)
-__all__ = ["Method", "TapPairMethod", "Taps", "agreed_hard_weight"]
+__all__ = ["Method", "TapPairMethod", "Taps"]
 __all__ += sorted(_exports)
 
 

@@ -8,7 +8,6 @@ from kd_keras.methods.at import at_loss as at_loss
 from kd_keras.methods.base import Method as Method
 from kd_keras.methods.base import TapPairMethod as TapPairMethod
 from kd_keras.methods.base import Taps as Taps
-from kd_keras.methods.base import agreed_hard_weight as agreed_hard_weight
 from kd_keras.methods.byot import BYOT as BYOT
 from kd_keras.methods.byot import byot_features_loss as byot_features_loss
 from kd_keras.methods.byot import byot_loss as byot_loss
@@ -36,7 +35,9 @@ from kd_keras.methods.fsp import fsp_loss as fsp_loss
 from kd_keras.methods.ft import FT as FT
 from kd_keras.methods.ft import Paraphrase as Paraphrase
 from kd_keras.methods.ft import ft_loss as ft_loss
+from kd_keras.methods.hard_weight import agreed_hard_weight as agreed_hard_weight
 from kd_keras.methods.kd import KD as KD
+from kd_keras.methods.kd import kd_binary_loss as kd_binary_loss
 from kd_keras.methods.kd import kd_loss as kd_loss
 from kd_keras.methods.kdsvd import KDSVD as KDSVD
 from kd_keras.methods.kdsvd import kdsvd_loss as kdsvd_loss

@@ -14,6 +14,7 @@ from keras import activations, layers
 
 from kd_keras.contracts import Tensor
 from kd_keras.networks.graph import FUSED, Edge, Graph, Operation
+from kd_keras.networks.layouts import permutation_of
 
 REARRANGING = ("Reshape", "Flatten", "Permute", "Transpose", "Squeeze", "ExpandDims")
 UNCHANGED = ("Identity", "ActivityRegularization", "Cast", "StopGradient", "Dropout", "SpatialDropout2D")
@@ -124,7 +125,7 @@ def _ends_in_classes(softmax: Edge, rearranging: tuple[Edge, ...]) -> bool:
     axis %= rank
     for edge in rearranging:
         before, after = edge.sources[0].shape, edge.results[0].shape
-        order = _order(edge)
+        order = permutation_of(edge.original, len(before))
         if order is not None:
             axis = order.index(axis)
         elif axis == len(before) - 1 and before[-1] == after[-1]:
@@ -133,17 +134,6 @@ def _ends_in_classes(softmax: Edge, rearranging: tuple[Edge, ...]) -> bool:
             return False
         rank = len(after)
     return axis == rank - 1
-
-
-def _order(edge: Edge) -> list[int] | None:
-    """For each axis of a permutation's result the axis that it reads; `None` for another operation."""
-    rank = len(edge.sources[0].shape)
-    if isinstance(edge.original, layers.Permute):
-        return [0, *edge.original.dims]
-    if _name(edge) == "Transpose":
-        axes = edge.original.axes
-        return [*reversed(range(rank))] if axes is None else [axis % rank for axis in axes]
-    return None
 
 
 def _name(edge: Edge) -> str:

@@ -27,16 +27,16 @@ def find_channels_first(calls: Iterable[Edge]) -> set[int]:
     >>> convolution = layers.Conv2D(4, 3, data_format="channels_first")
     >>> network = keras.Sequential([keras.Input((3, 8, 8)), convolution, layers.ReLU(), layers.Permute((2, 3, 1))])
     >>> calls = Graph(network).calls
-    >>> found = find_channels_first(calls)
-    >>> [id(call.results[0]) in found for call in calls]
+    >>> first = find_channels_first(calls)
+    >>> [id(call.results[0]) in first for call in calls]
     [True, True, False]
     """
-    found: set[int] = set()
+    first: set[int] = set()
     for call in calls:
         rank = len(call.results[0].shape) if call.results else 0
-        if _returns_channels_first(call, any(id(source) in found for source in call.sources), rank):
-            found.update(id(result) for result in call.results if len(result.shape) > 2)
-    return found
+        if _returns_channels_first(call, any(id(source) in first for source in call.sources), rank):
+            first.update(id(result) for result in call.results if len(result.shape) > 2)
+    return first
 
 
 def reads_channels_first(network: keras.Model) -> bool:
@@ -49,7 +49,7 @@ def reads_channels_first(network: keras.Model) -> bool:
     if not is_walkable(network):
         return contains_channels_first(network)
     for operation in functional(network).operations:
-        order = _permutation(operation, 4)
+        order = permutation_of(operation, 4)
         if order is not None:
             return order == [0, 2, 3, 1]
         if isinstance(operation, keras.Model):
@@ -71,7 +71,7 @@ def contains_channels_first(network: keras.layers.Layer) -> bool:
 
 def _returns_channels_first(call: Edge, reads_it: bool, rank: int) -> bool:
     operation = call.original
-    order = _permutation(operation, rank)
+    order = permutation_of(operation, rank)
     if order is not None:
         channels = order.index(1 if reads_it else rank - 1)
         return channels != rank - 1 if reads_it else rank == 4 and channels == 1
@@ -92,7 +92,7 @@ def _data_format(operation: Operation) -> str | None:
     return next(filter(None, inside), None)
 
 
-def _permutation(operation: Operation, rank: int) -> list[int] | None:
+def permutation_of(operation: Operation, rank: int) -> list[int] | None:
     """For each axis of the result of a permutation the axis that it was; `None` if it is another operation."""
     if type(operation).__name__ not in ("Permute", "Transpose", "Moveaxis", "Swapaxes"):
         return None

@@ -86,8 +86,7 @@ class Tapped:
         self._replayed: keras.Model | None = None
         if is_walkable(model):
             graph = StagedGraph(model)
-            found = {name: find_tap(graph, name) for name in self._wanted}
-            taps = {name: tree.map_structure(graph.channels_last, tap) for name, tap in found.items()}
+            taps = {name: tree.map_structure(graph.channels_last, find_tap(graph, name)) for name in self._wanted}
             own_output = {"output": graph.output} if output or not taps else {}
             self._replayed = keras.Model(graph.inputs, {**own_output, "taps": taps})
             specs = {name: tree.map_structure(graph.spec, tap) for name, tap in taps.items()}

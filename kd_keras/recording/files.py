@@ -73,7 +73,10 @@ def explain_failed_write(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, tf.errors.OpError) as failure:
-        reason = (str(failure).splitlines() or [type(failure).__name__])[0]
+        cause = (
+            failure.__cause__ if isinstance(failure.__cause__, OSError) else failure
+        )  # without a sentence of files.py
+        reason = (str(cause).splitlines() or [type(cause).__name__])[0]
         raise OSError(
             f"{path} cannot be written: {reason}. Free some space and run the same command again; finished shards "
             "are kept."
@@ -136,5 +139,5 @@ def check_digest(path: Path, digest: str) -> None:
     """
     received = file_digest(path) if path.is_file() else ""
     if received != digest:
-        found = "a file with another checksum" if received else "no file"
-        raise ValueError(explain_mismatch(f"{path} with the checksum {digest[:12]}", found, RECORD_AGAIN))
+        other = "a file with another checksum" if received else "no file"
+        raise ValueError(explain_mismatch(f"{path} with the checksum {digest[:12]}", other, RECORD_AGAIN))

@@ -44,21 +44,21 @@ def source_from(dataset: tf.data.Dataset, name: str = "tf.data.Dataset") -> Sour
         labels = {"label": example["label"]} if "label" in example else {}
         return {"image": image, "index": index, **labels}
 
-    found, has_labels = _measure(examples), "label" in examples.element_spec
+    measured, has_labels = _measure(examples), "label" in examples.element_spec
     # Integers may be as dark as 0..1.
-    _check(found, examples.element_spec["image"].dtype.is_integer, has_labels, name)
-    if has_labels and found.first_class > 0:
+    _check(measured, examples.element_spec["image"].dtype.is_integer, has_labels, name)
+    if has_labels and measured.first_class > 0:
         warnings.warn(
-            f"{name}: no example has a label below {found.first_class}; labels count from 0 to the number of classes "
-            "minus 1. Subtract 1 if they count from 1.",
+            f"{name}: no example has a label below {measured.first_class}; labels count from 0 to the number of "
+            "classes minus 1. Subtract 1 if they count from 1.",
             stacklevel=2,
         )
     shape = examples.element_spec["image"].shape
     return Source(
         examples.enumerate().map(numbered, tf.data.AUTOTUNE, deterministic=True),
         name=name,
-        size=found.size,
-        classes=(classes or found.last_class + 1) if has_labels else None,
+        size=measured.size,
+        classes=(classes or measured.last_class + 1) if has_labels else None,
         image_shape=None if None in shape else tuple(shape),
     )
 
@@ -146,25 +146,25 @@ class _Measured(NamedTuple):
     label_error: float
 
 
-def _check(found: _Measured, is_integer: bool, has_labels: bool, name: str) -> None:
-    if not found.size:
+def _check(measured: _Measured, is_integer: bool, has_labels: bool, name: str) -> None:
+    if not measured.size:
         raise ValueError(f"{name} must have at least one example, but it has no examples. Check how it is filtered.")
-    lowest, highest = found.lowest, found.highest
+    lowest, highest = measured.lowest, measured.highest
     # NaN is in no range.
     if not (lowest >= 0 and highest <= 255) or (0 < highest <= 1 and not is_integer):
         raise ValueError(
             f"{name} must have pixel values in 0..255, but received values in {lowest:g}..{highest:g}. Scale them to "
             "0..255, because every network contains its own normalization."
         )
-    if not found.label_error < 1e-3:
+    if not measured.label_error < 1e-3:
         raise ValueError(
             f"{name} must have labels that are whole numbers or one-hot, but one differs from that by "
-            f"{found.label_error:g}. Map labels to class numbers."
+            f"{measured.label_error:g}. Map labels to class numbers."
         )
-    if has_labels and found.first_class < 0:
+    if has_labels and measured.first_class < 0:
         raise ValueError(
-            f"{name} must have labels from 0, but received {found.first_class}. Filter examples without a class out, "
-            "or map the dataset to images."
+            f"{name} must have labels from 0, but received {measured.first_class}. Filter examples without a class "
+            "out, or map the dataset to images."
         )
 
 

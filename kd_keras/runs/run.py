@@ -28,7 +28,7 @@ import keras
 from kd_keras.files import write_atomically, write_text
 from kd_keras.networks.weight_files import check_model_file
 from kd_keras.runs.directory import check_place, empty_run
-from kd_keras.runs.records import read_lines, read_metrics, read_result
+from kd_keras.runs.files import read_lines, read_metrics, read_result
 from kd_keras.runs.settings import Settings, from_lines, given_objects
 from kd_keras.version import __version__
 

@@ -32,7 +32,6 @@ def checked_batches(
         is_distributed: whether a batch is that of this worker's replicas, and not that of all replicas.
 
     Raises:
-        FloatingPointError: if an image is not finite.
         ValueError: if a label or a sample weight is invalid, if the batches are too small for a method, or if a method
             rejects one.
     """

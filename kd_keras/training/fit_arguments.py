@@ -48,7 +48,7 @@ def check_fit_arguments(
     has_labels = arguments.get("y") is not None if validation is None else _has_labels(validation)
     if has_labels is False:
         check_label_free_evaluation(methods)
-    elif has_labels and not evaluates_labels:
+    elif has_labels:
         check_has_measure(evaluates_labels)
 
 

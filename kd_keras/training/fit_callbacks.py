@@ -13,7 +13,7 @@ from keras import tree
 from kd_keras.training.data_check import checked_batches
 from kd_keras.training.nonfinite import NonFinite
 from kd_keras.training.outcome_check import OutcomeCheck
-from kd_keras.training.teacher_check import TeacherCheck, first_batches, keep_first_batches
+from kd_keras.training.teacher_check import CHECKED, TeacherCheck, first_batches, keep_first_batches
 
 
 def complete_callbacks(
@@ -33,7 +33,9 @@ def complete_callbacks(
     is_distributed = isinstance(arguments["x"], tf.distribute.DistributedDataset)
     first: Iterable[Any] = first_batches(arguments)
     if isinstance(arguments["x"], Iterator):
-        first, arguments["x"] = keep_first_batches(arguments["x"], min(8, arguments.get("steps_per_epoch") or 8))
+        first, arguments["x"] = keep_first_batches(
+            arguments["x"], min(CHECKED, arguments.get("steps_per_epoch") or CHECKED)
+        )
         first = [batch for batch in first if isinstance(batch, tuple)]  # Keras refuses others
     batches = checked_batches(model, first, skips, is_distributed)
     added: list[keras.callbacks.Callback] = [

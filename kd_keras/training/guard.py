@@ -27,12 +27,12 @@ class NonFiniteStep(NamedTuple):
     Attributes:
         step: its number, counted from the argument of `NonFiniteGuard.reset`.
         terms: the values of the loss and its terms by name.
-        count: the number of such steps since the last report.
+        total: the number of such steps since the last report.
     """
 
     step: int
     terms: dict[str, float]
-    count: int = 1  # type: ignore[assignment]  # a tuple has a method of that name; nothing uses it
+    total: int = 1
 
 
 class NonFiniteGuard:

@@ -12,7 +12,7 @@ from keras import ops
 
 from kd_keras.contracts import Tensor
 from kd_keras.distribute.keras_fit import FitsOnWorkers
-from kd_keras.private_api import loss_tracker
+from kd_keras.private_api import is_validation_of_fit, loss_tracker
 from kd_keras.training.data_check import check_arrays
 from kd_keras.training.fit_arguments import check_data_kinds, check_steps
 
@@ -56,7 +56,7 @@ class LogsTerms(FitsOnWorkers):
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         """Keras's `evaluate`, of the student: its "loss" is the hard loss, and no variable changes."""
         arguments = check_steps(super().evaluate, args, kwargs)
-        if "_use_cached_eval_dataset" not in arguments.get("kwargs", {}):  # `fit` has checked its validation data
+        if not is_validation_of_fit(arguments):  # which `fit` has checked
             check_data_kinds(arguments, "evaluate")
             check_arrays(self, arguments, "the data to evaluate")
         with self._evaluation():

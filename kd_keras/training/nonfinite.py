@@ -60,7 +60,7 @@ class NonFinite(keras.callbacks.Callback):
         self._steps = batch + 1
         if failure is None:
             return
-        self._skipped += failure.count
+        self._skipped += failure.total
         path = self._save(failure)
         report = f"{_describe(failure)} in epoch {self.epoch}, step {failure.step}"
         report += f", saved in {path}" if path else ""

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
-
-import numpy as np
 
 from kd_keras.contracts import Outputs, TapSpec
 from kd_keras.networks.heads import recognize_probabilities
@@ -49,15 +46,15 @@ class OutputCheck:
         if not self.is_needed or len(members) != len(self.kinds):
             return
         for number, (earlier, member) in enumerate(zip(self.kinds, members, strict=True)):
-            kind = recognize_probabilities(_as_array(member["logits"])) if earlier != "" else ""
+            kind = recognize_probabilities(member["logits"]) if earlier != "" else ""
             self.kinds[number] = kind if earlier in (None, kind) else ""
 
     def warn(self) -> None:
         """Warns of the first network whose batches all looked alike."""
-        found = [(spec, kind) for spec, kind in zip(self.specs, self.kinds, strict=True) if kind]
-        if not found:
+        alike = [(spec, kind) for spec, kind in zip(self.specs, self.kinds, strict=True) if kind]
+        if not alike:
             return
-        spec, kind = found[0]
+        spec, kind = alike[0]
         values, remedy = KINDS[kind]
         warnings.warn(
             f"Expected logits from the {self.owner} (layer {spec.layer!r}), but received what looks like the "
@@ -65,7 +62,3 @@ class OutputCheck:
             f"them, and their losses are wrong. Let the network return its logits, or pass keras.Model(x, {remedy}).",
             stacklevel=2,
         )
-
-
-def _as_array(logits: Any) -> np.ndarray:
-    return np.asarray(logits, "float32")

@@ -19,14 +19,16 @@ from kd_keras.networks.layouts import contains_channels_first
 from kd_keras.primitives import as_two_classes
 from kd_keras.training.output_check import OutputCheck
 
+CHECKED = 8  # batches that are checked before the first step
+
 
 class TeacherCheck(keras.callbacks.Callback):
     """Runs the teacher on a few batches before the first step of a `fit`, outside the training step.
 
-    It raises an error if the teacher's outputs are not finite. It warns if the teacher's
-    accuracy is at chance level, because nothing else would reveal an untrained teacher, and if the logits of teacher or
-    student look like probabilities. `Distiller.fit` adds one that reads the first 8 batches of its data, unless it
-    receives one. Each worker checks its own slices.
+    It raises an error if the teacher's outputs are not finite. It warns if the teacher's accuracy is at chance level,
+    because nothing else would reveal an untrained teacher, and if the logits of teacher or student look like
+    probabilities. `Distiller.fit` adds one that reads the first 8 batches of its data, unless it receives one. Each
+    worker checks its own slices.
 
     Args:
         batches: batches in any form that `fit` takes: `x`, `(x,)`, `(x, y)`, or `(x, y, sample_weight)`.
@@ -95,7 +97,7 @@ def check_outputs(distiller: keras.Model, inputs: Any) -> None:
     check.on_train_begin()
 
 
-def first_batches(data: Mapping[str, Any], count: int = 8) -> Iterator[Any]:
+def first_batches(data: Mapping[str, Any], count: int = CHECKED) -> Iterator[Any]:
     """The first batches of the data that `fit` receives; none of a generator (`keep_first_batches`).
 
     Args:

@@ -16,7 +16,7 @@ from kd_keras.methods.base import Method
 from kd_keras.methods.labels import check_one_prediction, match_units
 from kd_keras.methods.schedules import Weight, weight_at
 
-# A function of the student's output and the batch; returns `()` or `(B,)`.
+# A function of the student's output and the batch; returns `()`.
 HardLoss: TypeAlias = Callable[[Any, Batch], Tensor]
 
 
@@ -28,7 +28,7 @@ class Term:
         name: its name in the logs.
         weight: its factor, a number or a schedule.
         compute: a function of the student's output, the taps of student and teacher, the batch and the step; returns
-            the loss without its weight, `(B,)` or `()`.
+            the loss without its weight, `(B,)`, `(B, ...)` or `()`.
     """
 
     name: str

@@ -14,7 +14,8 @@ from kd_keras.methods import Method
 from tests.support.networks import SHAPE, compiled, convolutional, examples, mirrored, values
 
 FOLDER = Path(__file__).parent.parent.parent / "kd_keras"
-SHARED = ("__init__", "adapters", "base", "labels", "listing", "schedules")  # files of methods/ without a method
+# Files of methods/ without a method.
+SHARED = ("__init__", "adapters", "base", "hard_weight", "labels", "listing", "schedules")
 
 
 def method_files():
