@@ -4,8 +4,8 @@
     python -m scripts.bad_inputs --only=python
 
 Every input must be refused within the time limit, in a message without a traceback, or be named in a warning. The
-program exits with 1 if one is accepted in silence, takes too long or ends in a traceback. The programs run in this
-process, as in the tests; the datasets are the built-in digits and folders that are made here.
+program exits with 1 if one is accepted in silence, takes too long or ends in a traceback. Each program is a process of
+its own, as in a shell; the datasets are the built-in digits and folders that are made here.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import logging
 import re
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -35,7 +36,6 @@ import kd_keras as kd
 from kd_keras import methods
 from kd_keras.export import litert, onnx, saved_model
 from kd_keras.networks.loading import load_weights
-from tests.support.programs import program
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("only", None, ["python", "programs"], "Try only the inputs of one kind; both by default.")
@@ -227,7 +227,7 @@ def program_inputs(place: Path) -> dict[str, tuple[str, list[str]]]:
     data = ["--data=digits", f"--data_dir={place}", "--train_split=train[:64]", "--test_split=test[:64]"]
     small = [*data, "--epochs=1", "--batch_size=32"]
     mlp, run = "mlp(hidden=(8,))", place / "teacher"
-    program("train", *small, f"--model={mlp}", f"--run={run}")
+    run_program("train", [*small, f"--model={mlp}", f"--run={run}"]).check_returncode()
     torn, torn_result, mine = place / "torn_model.keras", place / "torn_result", place / "mine"
     torn.write_bytes((run / "model.keras").read_bytes()[:700])
     shutil.copytree(run, torn_result)
@@ -339,12 +339,18 @@ def see_python(call: Callable[[], object]) -> Seen:
     return Seen(first_line(texts[0]), "warning", True) if texts else Seen("", "accepted", False)
 
 
+def run_program(name: str, arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    """Runs a program of experiments/ in a process of its own."""
+    command = [sys.executable, "-m", f"experiments.{name}", *arguments]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
 def see_program(place: Path, name: str, arguments: list[str]) -> Seen:
     """Runs a program; a run that an earlier one has left is no longer in its way."""
     shutil.rmtree(place / "new", ignore_errors=True)
     try:
-        ran = program(name, *arguments, check=False)
-    except TimeoutError as error:
+        ran = run_program(name, arguments)
+    except TimeoutError as error:  # subprocess.run has ended the process
         return Seen(str(error), "hangs", False)
     errors = [line for line in ran.stderr.splitlines() if line.startswith("Error: ")]
     warned = [line.split("UserWarning: ")[1] for line in ran.stderr.splitlines() if "UserWarning: " in line]
@@ -405,20 +411,19 @@ def show(rows: dict[str, Callable[[], Seen]], header: str, limit: int) -> list[s
 
 
 def main(_: list[str]) -> None:
-    limit, only = FLAGS.limit, FLAGS.only  # programs forget all flags
     counts, wrong = [], []
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         print("# Inputs that are refused\n\nWritten by `python -m scripts.bad_inputs`: what a person sees first.")
-        if only != "programs":
+        if FLAGS.only != "programs":
             calls = python_inputs(place)
             rows = {name: lambda call=call: see_python(call) for name, call in calls.items()}
-            wrong += show(rows, "## From Python\n", limit)
+            wrong += show(rows, "## From Python\n", FLAGS.limit)
             counts.append(len(rows))
-        if only != "python":
+        if FLAGS.only != "python":
             commands = program_inputs(place)
             rows = {name: lambda given=given: see_program(place, *given) for name, given in commands.items()}
-            wrong += show(rows, "## From the shell\n", limit)
+            wrong += show(rows, "## From the shell\n", FLAGS.limit)
             counts.append(len(rows))
     print(f"\n{sum(counts)} inputs, {len(wrong)} not refused{''.join(f'; {name}' for name in wrong)}.")
     sys.exit(bool(wrong))

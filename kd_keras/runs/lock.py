@@ -63,11 +63,13 @@ def lock_directory(directory: Path) -> Iterator[None]:
 def _acquire(directory: Path) -> IO[str]:
     """Opens the lock file of a directory, and locks it."""
     while True:
-        directory.mkdir(parents=True, exist_ok=True)
         path = directory / LOCK
         try:
+            directory.mkdir(parents=True, exist_ok=True)
             file = open(path, "a+")  # keeps what its holder wrote
-        except FileNotFoundError:  # another process has just removed the directory, which was empty
+        except (FileNotFoundError, FileExistsError):  # another process has just removed the directory, which was empty
+            if os.path.lexists(directory) and not directory.is_dir():
+                raise
             continue
         try:
             _lock(file, directory)

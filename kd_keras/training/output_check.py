@@ -24,6 +24,7 @@ class OutputCheck:
         specs: of the logits of each network, or of a single one; `None` if it delivers none. A network whose activation
             is known is not checked.
 
+    >>> import numpy as np
     >>> check = OutputCheck("teacher", TapSpec("model", (None, 2)))
     >>> check.add(Outputs({"logits": np.array([[0.5, 0.5], [1.0, 0.0]])}))
     >>> check.kinds
