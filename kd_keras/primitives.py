@@ -187,14 +187,15 @@ def pairwise_distances(x: Tensor) -> Tensor:
     """The Euclidean distances `(B, B)` between the vectors `(B, D)`, float32, with zeros on the diagonal.
 
     The squared distance is at least 1e-12, so that a pair of equal vectors has a gradient, which is zero. The Gram
-    matrix is that of the centered vectors, which have the same distances with less cancellation. Memory grows with B^2.
+    matrix is computed in float64, because it cancels between vectors that are near to each other. Memory grows with
+    B^2.
 
     >>> pairwise_distances(np.array([[0.0, 0.0], [3.0, 4.0]])).numpy().round(4).tolist()
     [[0.0, 5.0], [5.0, 0.0]]
     """
-    x = ops.cast(x, "float32")
+    x = ops.cast(x, "float64")
     x = x - ops.mean(x, axis=0, keepdims=True)
     square = ops.sum(ops.square(x), axis=-1)
     distance = square[:, None] + square[None, :] - 2 * ops.matmul(x, ops.transpose(x))
     off_diagonal = 1 - ops.eye(ops.shape(x)[0], dtype="float32")
-    return ops.sqrt(ops.maximum(distance, 1e-12)) * off_diagonal
+    return ops.cast(ops.sqrt(ops.maximum(distance, 1e-12)), "float32") * off_diagonal

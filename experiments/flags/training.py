@@ -34,5 +34,10 @@ def define_training() -> None:
     flags.DEFINE_float("warmup_epochs", Recipe.warmup_epochs, "Epochs of linear warm-up.", lower_bound=0.0)
     text = "Decoupled weight decay, as Keras's optimizers apply it."
     flags.DEFINE_float("weight_decay", Recipe.weight_decay, text, lower_bound=0.0)
+    text = (
+        "Weight decay as in published recipes, added to the gradient before the momentum of sgd, of all weights of the "
+        "student and adapters. With momentum 0.9 it decays ten times as much as the same --weight_decay."
+    )
+    flags.DEFINE_float("coupled_weight_decay", Recipe.coupled_weight_decay, text, lower_bound=0.0)
     text = "Fraction of a label that is spread evenly over all classes."
     flags.DEFINE_float("label_smoothing", Recipe.label_smoothing, text, lower_bound=0.0)

@@ -1,4 +1,7 @@
-"""Trainable layers that map a tap of the student to the shape of a tap of the teacher."""
+"""Trainable layers that map a tap of the student to the shape of a tap of the teacher.
+
+Their initial values are PyTorch's defaults, as in the published implementations: uniform up to 1 / sqrt(fan-in).
+"""
 
 from __future__ import annotations
 
@@ -50,9 +53,20 @@ def hint_regressor(student: TapSpec, teacher: TapSpec, *, relu: bool = True) -> 
     return chain(student, _resizing_conv(student, teacher), batch_norm(), *activation, name="hint_regressor")
 
 
+def fan_in_uniform(fan_in: int | None = None) -> keras.initializers.Initializer:
+    """Initial values between -1 / sqrt(fan-in) and 1 / sqrt(fan-in).
+
+    Args:
+        fan_in: the number of inputs of each output; by default that of the kernel's shape, which a bias does not have.
+    """
+    if fan_in is None:
+        return keras.initializers.VarianceScaling(1 / 3, mode="fan_in", distribution="uniform")
+    return keras.initializers.RandomUniform(-(fan_in**-0.5), fan_in**-0.5)
+
+
 def conv(filters: int, kernel_size: int | tuple[int, int] = 1, **options: Any) -> keras.layers.Layer:
-    """A convolution in float32, by default with "same" padding, without bias, with He-normal initial values."""
-    defaults = {"padding": "same", "use_bias": False, "kernel_initializer": "he_normal", "dtype": "float32"}
+    """A convolution in float32, by default with "same" padding and without bias."""
+    defaults = {"padding": "same", "use_bias": False, "kernel_initializer": fan_in_uniform(), "dtype": "float32"}
     return layers.Conv2D(filters, kernel_size, **defaults | options)
 
 
@@ -107,7 +121,8 @@ def dense_adapter(spec: TapSpec, width: int, **options: Any) -> keras.Sequential
     >>> dense_adapter(TapSpec("pool", (None, 64)), 128).output_shape
     (None, 128)
     """
-    return chain(spec, layers.Dense(width, **{"dtype": "float32"} | options), name="dense_adapter")
+    initial = {name: fan_in_uniform(spec.shape[-1]) for name in ("kernel_initializer", "bias_initializer")}
+    return chain(spec, layers.Dense(width, **{"dtype": "float32"} | initial | options), name="dense_adapter")
 
 
 def describe_pair(student: TapSpec, teacher: TapSpec) -> str:
@@ -161,7 +176,7 @@ def _resizing_conv(student: TapSpec, teacher: TapSpec) -> keras.layers.Layer:
         return conv(filters, 3, strides=2)
     if all(2 * size == target for size, target in pairs):
         return layers.Conv2DTranspose(
-            filters, 4, strides=2, padding="same", use_bias=False, kernel_initializer="he_normal", dtype="float32"
+            filters, 4, strides=2, padding="same", use_bias=False, kernel_initializer=fan_in_uniform(), dtype="float32"
         )
     if all(size >= target for size, target in pairs):
         return conv(filters, tuple(1 + size - target for size, target in pairs), padding="valid")

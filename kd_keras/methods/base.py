@@ -216,7 +216,8 @@ class TapPairMethod(Method):
         received = f"student {_describe(specs[0])} and teacher {_describe(specs[1])}"
         if len(specs[0]) != len(specs[1]):
             expected = f"as many taps of the student as of the teacher for method {self.name!r}"
-            advice = "name them with student_tap=(...) and teacher_tap=(...), for example stages of equal size"
+            names = _flat_names(student, self.taps.student), _flat_names(teacher, self.taps.teacher)
+            advice = f"pass {_suggest_taps(*names, *specs)}"
             raise ValueError(explain_mismatch(expected, received, advice))
         if rank and any(len(spec.shape) != rank for spec in (*specs[0], *specs[1])):
             kind = {4: "maps (B, H, W, C)", 2: "vectors (B, D)"}[rank]
@@ -259,6 +260,28 @@ def _as_names(taps: str | Sequence[str] | None) -> tuple[str, ...]:
 def _flatten_taps(side: Mapping[str, Any], taps: tuple[str, ...]) -> list:
     """The values of some taps in one list; `"stages"` is a list of its own."""
     return [value for tap in taps for value in (side[tap] if isinstance(side[tap], list) else [side[tap]])]
+
+
+def _flat_names(side: Mapping[str, Any], taps: tuple[str, ...]) -> list[str]:
+    """A name for each value in `_flatten_taps`: `"stages[0]"`, `"stages[1]"`, ... for `"stages"`."""
+    counts = {tap: len(side[tap]) if isinstance(side[tap], list) else None for tap in taps}
+    return [name for tap, n in counts.items() for name in ([tap] if n is None else [f"{tap}[{i}]" for i in range(n)])]
+
+
+def _suggest_taps(
+    student_names: list[str], teacher_names: list[str], student: list[TapSpec], teacher: list[TapSpec]
+) -> str:
+    """As many taps of the student as of the teacher: those of equal size, or else the deepest of each."""
+    sizes = [[spec.shape[1:-1] for spec in specs] for specs in (student, teacher)]
+    pairs, begin = [], 0
+    for place, size in enumerate(sizes[0]):
+        if size in sizes[1][begin:]:
+            begin += sizes[1][begin:].index(size) + 1
+            pairs.append((student_names[place], teacher_names[begin - 1]))
+    count = min(len(student), len(teacher))
+    chosen = list(zip(*pairs, strict=True)) if pairs else [student_names[-count:], teacher_names[-count:]]
+    texts = [f'"{taps[0]}"' if len(taps) == 1 else f"({', '.join(f'{tap!r}' for tap in taps)})" for taps in chosen]
+    return f"student_tap={texts[0]} and teacher_tap={texts[1]}".replace("'", '"')
 
 
 def _describe(specs: list[TapSpec]) -> str:

@@ -16,6 +16,7 @@ from kd_keras.methods.labels import (
     check_same_positions,
     match_units,
     refuse_binary,
+    weighted_batch_mean,
 )
 from kd_keras.primitives import softened_kl
 
@@ -82,14 +83,15 @@ class BYOT(Method):
     labels only. With `from_teacher`, all exits, also the deepest, follow the logits of a teacher instead. The compiled
     hard loss, that of the summed predictions, is added; `hard_weight=0` is the published training.
 
-    Exits with features of another width than the deepest exit's get a linear layer to that width, as published.
+    Exits with features of another width than the deepest exit's get a linear layer to that width, as published. As in
+    the authors' code, the distance of features is the norm over the whole batch, to which the weight of 0.03 belongs,
+    and the exit before the deepest has none. It is that of the global batch on any number of replicas.
 
     Args:
         from_teacher: whether the exits follow a teacher.
         alpha: the fraction of the softened predictions, in [0, 1]; 0.3 as published.
         temperature: T > 0; 3 as published.
-        feature_weight: the weight of the feature distance; 0.03 as published (an MMRazor configuration sets it to 0 for
-            the exit before the deepest).
+        feature_weight: the weight of the feature distance; 0.03 as published.
         **options: `weight`, by default 1 as published, without a hard loss; `name`.
 
     >>> BYOT(from_teacher=True).taps.teacher
@@ -100,6 +102,8 @@ class BYOT(Method):
     paper = "Zhang et al. 2019, 1905.08094"
     taps = Taps(("exit?", "exit?_features"), ())
     published_hard_weight = 0.0
+    weighs_examples = True
+    across_replicas = True  # for the norm over the batch
 
     def __init__(
         self,
@@ -133,14 +137,14 @@ class BYOT(Method):
         self._order = [sorted(range(len(specs)), key=lambda i: specs[i].layer) for specs in (logits, features)]
         features = [features[place] for place in self._order[1]]
         width = features[-1].shape[-1]
-        self.adapters = [dense_adapter(spec, width) if spec.shape[-1] != width else None for spec in features[:-1]]
+        self.adapters = [dense_adapter(spec, width) if spec.shape[-1] != width else None for spec in features[:-2]]
         super().bind(student, teacher)
 
     def call(self, student: Outputs, teacher: Outputs, batch: Batch, step: Step) -> Tensor:
         if batch.label is None:
             raise ValueError("Method BYOT needs labels, but the batch has none. Its exits learn from the labels too.")
         logits = [student["exit?"][place] for place in self._order[0]]
-        *shallow, deepest = [student["exit?_features"][place] for place in self._order[1]]
+        *shallow, _, deepest = [student["exit?_features"][place] for place in self._order[1]]
         options = {"alpha": self.alpha, "temperature": self.temperature}
         if self.from_teacher:
             loss = byot_loss(logits, match_units(teacher["logits"], logits[-1]), batch.label, **options)
@@ -150,4 +154,13 @@ class BYOT(Method):
         adapted = [
             adapter(features) if adapter else features for adapter, features in zip(self.adapters, shallow, strict=True)
         ]
-        return loss + self.feature_weight * byot_features_loss(adapted, ops.stop_gradient(deepest))
+        return weighted_batch_mean(loss, batch) + self.feature_weight * _norms_over_batch(adapted, deepest, batch)
+
+
+def _norms_over_batch(student: list[Tensor], teacher: Tensor, batch: Batch) -> Tensor:
+    """`()`: the sum over exits of the norm of the differences of a whole batch, the root of the weighted squares."""
+    if not student:
+        return ops.zeros(())
+    scale = 1.0 if batch.weight is None else ops.sqrt(ops.cast(ops.reshape(batch.weight, (-1, 1)), "float32"))
+    whole = [ops.reshape(scale * ops.cast(x, "float32"), (1, -1)) for x in (*student, ops.stop_gradient(teacher))]
+    return byot_features_loss(whole[:-1], whole[-1])[0]

@@ -6,10 +6,10 @@ import math
 from typing import Any
 
 import keras
-from keras import initializers, ops
+from keras import ops
 from typing_extensions import Unpack
 
-from kd_keras.contracts import Batch, Outputs, Step, TapSpec, Tensor
+from kd_keras.contracts import Batch, Outputs, Step, Tensor
 from kd_keras.errors import check_choice, check_number, check_whole_number
 from kd_keras.methods.adapters import dense_adapter
 from kd_keras.methods.base import Specs, TapPairMethod, TapPairOptions, Taps
@@ -88,14 +88,6 @@ def _kernel_matrix(x: Tensor, kernel: str, gamma: float, order: int) -> Tensor:
     return math.exp(-2 * gamma) * (1 + series)
 
 
-def _embedder(spec: TapSpec, width: int) -> keras.Sequential:
-    """A linear layer with the initial values of the published code, uniform up to 1 / sqrt(D); the size of the loss
-    depends on them."""
-    limit = spec.shape[-1] ** -0.5
-    kernel, bias = (initializers.RandomUniform(-limit, limit) for _ in range(2))
-    return dense_adapter(spec, width, kernel_initializer=kernel, bias_initializer=bias)
-
-
 @keras.saving.register_keras_serializable("kd_keras")
 class CC(TapPairMethod):
     """The student's embedding follows the teacher's; a component counts more if the next example deviates in it too.
@@ -125,7 +117,7 @@ class CC(TapPairMethod):
         self.across_replicas = across_replicas
 
     def bind(self, student: Specs, teacher: Specs) -> None:
-        self.embedders = [_embedder(spec, self.width) for spec in self.pair(student, teacher, rank=2)]
+        self.embedders = [dense_adapter(spec, self.width) for spec in self.pair(student, teacher, rank=2)]
         super().bind(student, teacher)
 
     def call(self, student: Outputs, teacher: Outputs, batch: Batch, step: Step) -> Tensor:

@@ -132,8 +132,11 @@ class CRD(TapPairMethod):
     first epoch, a row counts as of another class. Without labels each example is a class of its own. The class of a
     mixed label is its largest entry.
 
-    With `examples=None`, for data too large for a memory or without example numbers, the loss is `crd_in_batch_loss` on
-    the global batch, without state; the number of negatives then depends on the batch size.
+    With `examples=None`, which must be chosen explicitly, for data too large for a memory or without example numbers,
+    the loss is `crd_in_batch_loss` on the global batch, without state; the number of negatives then depends on the
+    batch size.
+
+    The authors' relaxed mode, whose positive is a random example of the same class, is not offered.
 
     The method gets the global batch. If an example appears twice in a batch, one of its embeddings is stored. Memory:
     8 N `width` bytes on each device (1.3 GB for ImageNet) and as much again while a step writes them; O(B K) per step.
@@ -150,7 +153,7 @@ class CRD(TapPairMethod):
         **options: `student_tap` and `teacher_tap`, by default the embedding; `weight`, by default 0.8 as in the
             published CIFAR-100 tables, with a hard loss of 1 (tune it without a memory); `name`.
 
-    >>> CRD(examples=50000).needs_index, CRD().needs_index
+    >>> CRD(examples=50000).needs_index, CRD(examples=None).needs_index
     (True, False)
     """
 
@@ -166,7 +169,7 @@ class CRD(TapPairMethod):
     def __init__(
         self,
         *,
-        examples: int | None = None,
+        examples: int | None,
         negatives: int = 16384,
         width: int = 128,
         temperature: float = 0.07,

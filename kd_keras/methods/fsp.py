@@ -52,20 +52,19 @@ class FSP(TapPairMethod):
     Both networks need the same numbers of channels. The published tables train in two stages: 30 epochs of this loss
     alone, then the hard loss alone. That is `FSP(weight={0: 1.0, 30: 0.0})` in a
     `Distiller(hard_weight={0: 0.0, 30: 1.0})`, except that the published second stage lasts 240 epochs and starts with
-    a fresh optimizer. They also tap the map of the first convolution, which is named explicitly here:
-    `student_tap=("stem", "stages")`. Together with the hard loss, the weight must be tuned.
+    a fresh optimizer. Together with the hard loss, the weight must be tuned.
 
     Args:
-        **options: `student_tap` and `teacher_tap`, by default all stages, in the order of the network; `weight`, by
-            default 1 as in the published first stage, without a hard loss; `name`.
+        **options: `student_tap` and `teacher_tap`, by default the stem and all stages as published, in the order of the
+            network; `weight`, by default 1 as in the published first stage, without a hard loss; `name`.
 
     >>> FSP().taps.student
-    ('stages',)
+    ('stages:stem',)
     """
 
     family = "relations"
     paper = "Yim, Joo, Bae, Kim 2017, CVPR"
-    taps = Taps(("stages",), ("stages",))
+    taps = Taps(("stages:stem",), ("stages:stem",))
     published_hard_weight = 0.0
 
     def bind(self, student: Specs, teacher: Specs) -> None:

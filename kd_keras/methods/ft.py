@@ -11,7 +11,7 @@ from typing_extensions import Unpack
 
 from kd_keras.contracts import Batch, Outputs, Step, TapSpec, Tensor
 from kd_keras.errors import check_choice, check_number, explain_mismatch
-from kd_keras.methods.adapters import batch_norm, chain, conv
+from kd_keras.methods.adapters import batch_norm, chain, conv, fan_in_uniform
 from kd_keras.methods.base import Method, MethodOptions, Specs, TapPairMethod, TapPairOptions, Taps
 from kd_keras.primitives import as_list, attention, flatten, l2_normalize, mean_square, pooled_to_common_size
 
@@ -191,8 +191,7 @@ def _build_paraphraser(spec: TapSpec | list[TapSpec], rate: float, method: str) 
     width = spec.shape[-1]
     encoder = _build_encoder(spec, max(1, int(width * rate)), normalize=False, name="encoder")
     widths = (encoder.output_shape[-1], width, width)
-    options = {"padding": "same", "kernel_initializer": "he_normal", "dtype": "float32"}
-    steps = [layer for w in widths for layer in (layers.Conv2DTranspose(w, 3, **options), _leaky_relu())]
+    steps = [layer for width in widths for layer in (_transposed(width), _leaky_relu())]
     decoder = chain(TapSpec("factor", encoder.output_shape), *steps, name="decoder")
     return chain(spec, encoder, decoder, name="paraphraser")
 
@@ -204,6 +203,10 @@ def _build_encoder(spec: TapSpec, width: int, normalize: bool, name: str) -> ker
         norm = [batch_norm()] if normalize else []
         steps += [conv(channels, 3, use_bias=not normalize), *norm, _leaky_relu()]
     return chain(spec, *steps, name=name)
+
+
+def _transposed(width: int) -> keras.layers.Layer:
+    return layers.Conv2DTranspose(width, 3, padding="same", kernel_initializer=fan_in_uniform(), dtype="float32")
 
 
 def _leaky_relu() -> keras.layers.Layer:

@@ -8,7 +8,7 @@ from typing_extensions import Unpack
 
 from kd_keras.contracts import Batch, Outputs, Step, TapSpec, Tensor
 from kd_keras.errors import check_integer, check_number
-from kd_keras.methods.adapters import chain, conv, width_adapter, with_any_size
+from kd_keras.methods.adapters import chain, conv, fan_in_uniform, width_adapter, with_any_size
 from kd_keras.methods.base import Specs, TapPairMethod, TapPairOptions, Taps
 from kd_keras.primitives import as_list, mean_square, pooled_to_common_size
 
@@ -73,7 +73,7 @@ class MGD(TapPairMethod):
 
     def bind(self, student: Specs, teacher: Specs) -> None:
         pairs = self.pairs(student, teacher, rank=4)
-        self.adapters = [width_adapter(with_any_size(spec), target, use_bias=True) for spec, target in pairs]
+        self.adapters = [_build_adapter(*pair) for pair in pairs]
         self.map_generators = [_build_map_generator(target) for _, target in pairs]
         super().bind(student, teacher)
 
@@ -91,6 +91,12 @@ class MGD(TapPairMethod):
         return mgd_loss(generated, list(teacher_maps))
 
 
+def _build_adapter(student: TapSpec, teacher: TapSpec) -> keras.layers.Layer:
+    bias = fan_in_uniform(student.shape[-1])
+    return width_adapter(with_any_size(student), teacher, use_bias=True, bias_initializer=bias)
+
+
 def _build_map_generator(teacher: TapSpec) -> keras.layers.Layer:
-    first, second = (conv(teacher.shape[-1], 3, use_bias=True) for _ in range(2))
+    width = teacher.shape[-1]
+    first, second = (conv(width, 3, use_bias=True, bias_initializer=fan_in_uniform(9 * width)) for _ in range(2))
     return chain(with_any_size(teacher), first, layers.ReLU(dtype="float32"), second, name="map_generator")

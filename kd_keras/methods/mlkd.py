@@ -14,8 +14,14 @@ from kd_keras.methods.base import Method, MethodOptions
 from kd_keras.primitives import softened_kl
 
 
-def mlkd_loss(student: Tensor, teacher: Tensor, *, temperatures: Sequence[float] = (4.0, 3.0, 5.0, 2.0, 6.0)) -> Tensor:
-    """The sum over temperatures T of an instance, a class and a batch term.
+def mlkd_loss(
+    student: Tensor,
+    teacher: Tensor,
+    *,
+    temperatures: Sequence[float] = (4.0, 3.0, 5.0, 2.0, 6.0),
+    relation_weight: float = 1.0,
+) -> Tensor:
+    """The sum over temperatures T of an instance term and, times `relation_weight`, a class and a batch term.
 
     With S and T the softened probabilities `(B, K)` of student and teacher at one temperature: instance = T^2 times
     the mean over the batch of KL(p_t || p_s); class = ||S'S - T'T||_F^2 / K; batch = ||SS' - TT'||_F^2 / B. Only the
@@ -32,6 +38,7 @@ def mlkd_loss(student: Tensor, teacher: Tensor, *, temperatures: Sequence[float]
         student: `(B, K)` logits.
         teacher: `(B, K)` logits.
         temperatures: one or more T > 0.
+        relation_weight: the weight of the class and the batch term, at least 0.
 
     Returns:
         `()` float32, at least 0. Memory: B^2 for each temperature.
@@ -41,14 +48,14 @@ def mlkd_loss(student: Tensor, teacher: Tensor, *, temperatures: Sequence[float]
     >>> float(mlkd_loss(logits, logits)), round(float(mlkd_loss(logits, -logits)), 4)
     (0.0, 27.3894)
     """
-    return sum(_loss_at(temperature, student, teacher) for temperature in temperatures)
+    return sum(_loss_at(temperature, student, teacher, relation_weight) for temperature in temperatures)
 
 
-def _loss_at(temperature: float, student: Tensor, teacher: Tensor) -> Tensor:
+def _loss_at(temperature: float, student: Tensor, teacher: Tensor, relation_weight: float) -> Tensor:
     """The three terms at one temperature."""
     instance = temperature**2 * ops.mean(softened_kl(student, teacher, temperature))
     student, teacher = (ops.softmax(ops.cast(z, "float32") / temperature, axis=-1) for z in (student, teacher))
-    return instance + _class_term(student, teacher) + _batch_term(student, teacher)
+    return instance + relation_weight * (_class_term(student, teacher) + _batch_term(student, teacher))
 
 
 def _batch_term(student: Tensor, teacher: Tensor) -> Tensor:
@@ -79,12 +86,15 @@ class MLKD(Method):
     batch, and in those between classes, at several temperatures at once.
 
     The default weight of 0.9 is the authors' for CIFAR-100, with a hard loss of 0.1; their results are for two views of
-    each image and not comparable with one view. The class term grows with (B / K)^2: for larger batches or fewer
+    each image and not comparable with one view. Their hard loss counts both views, their class and batch terms only
+    the weak one, times masks that are a half on average: a quarter of the weight relative to the hard loss, which is
+    the default of `relation_weight`. The class term grows with (B / K)^2: for larger batches or fewer
     classes than their 64 and 100, reduce the weight. On standardized logits (`LSKD(host=MLKD(weight=1.0))`) they use a
     weight of 9 and do not standardize the logits of the class and batch terms.
 
     Args:
         temperatures: one or more T > 0.
+        relation_weight: the weight of the class and the batch term relative to the instance term, at least 0.
         across_replicas: whether the class and batch terms use the global batch instead of the slice on each replica.
         **options: `weight`, by default 0.9, and `name`.
 
@@ -105,6 +115,7 @@ class MLKD(Method):
         self,
         *,
         temperatures: Sequence[float] = (4.0, 3.0, 5.0, 2.0, 6.0),
+        relation_weight: float = 0.25,
         across_replicas: bool = False,
         **options: Unpack[MethodOptions],
     ):
@@ -115,7 +126,13 @@ class MLKD(Method):
                 f"MLKD(temperatures=...) must be one or more numbers, as in (4.0,), but received {received}."
             )
         self.temperatures = tuple(check_number("MLKD", "temperatures", value, above=0) for value in temperatures)
+        self.relation_weight = check_number("MLKD", "relation_weight", relation_weight, least=0)
         self.across_replicas = bool(across_replicas)
 
     def call(self, student: Outputs, teacher: Outputs, batch: Batch, step: Step) -> Tensor:
-        return mlkd_loss(student["logits"], teacher["logits"], temperatures=self.temperatures)
+        return mlkd_loss(
+            student["logits"],
+            teacher["logits"],
+            temperatures=self.temperatures,
+            relation_weight=self.relation_weight,
+        )

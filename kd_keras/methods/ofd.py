@@ -79,8 +79,10 @@ class OFD(TapPairMethod):
     """The student's maps before activation follow the teacher's, as far as the ReLU after them passes the values.
 
     Each of the student's maps passes a trainable 1x1 convolution and BatchNorm. The margins are computed once, from the
-    scale and the offset of the BatchNorm that makes each of the teacher's maps. The teacher runs in inference mode, as
-    in the authors' code; mdistiller's runs in training mode, which changes its statistics.
+    scale and the offset of the BatchNorm that makes each of the teacher's maps. The authors' code, and mdistiller's,
+    run the teacher in training mode, so that its BatchNorm uses the statistics of each batch. Here the teacher runs in
+    inference mode; `networks.with_batch_statistics(teacher)` makes the published teacher, unchanged by
+    training.
 
     Args:
         **options: `student_tap` and `teacher_tap`, by default all stages before activation, each made by a BatchNorm in

@@ -11,7 +11,7 @@ from typing_extensions import Unpack
 
 from kd_keras.contracts import Batch, Outputs, Step, TapSpec, Tensor
 from kd_keras.errors import check_number, explain_mismatch
-from kd_keras.methods.adapters import batch_norm, chain, conv
+from kd_keras.methods.adapters import batch_norm, chain, conv, fan_in_uniform
 from kd_keras.methods.base import Specs, TapPairMethod, TapPairOptions, Taps
 from kd_keras.methods.schedules import ramp
 from kd_keras.primitives import as_list, average_pool_to
@@ -95,6 +95,7 @@ class ReviewKD(TapPairMethod):
         # The deepest level comes first and has no gates, because there is nothing to fuse.
         self.to_middle, self.gates, self.to_teacher = [], [], []
         initial: dict[str, Any] = {"kernel_initializer": "lecun_uniform"}  # the authors' values, except for the gates
+        gate_bias = fan_in_uniform(2 * width)
         for spec, target in reversed(pairs):
             middle = TapSpec(target.layer, (*target.shape[:3], width))
             self.to_middle.append(chain(spec, conv(width, **initial), batch_norm(), name="to_middle"))
@@ -102,7 +103,7 @@ class ReviewKD(TapPairMethod):
             self.to_teacher.append(chain(middle, projection, batch_norm(), name="to_teacher"))
             if len(self.to_middle) > 1:
                 concatenated = TapSpec(spec.layer, (*spec.shape[:3], 2 * width))
-                gate = conv(2, use_bias=True, activation="sigmoid", **initial)
+                gate = conv(2, use_bias=True, bias_initializer=gate_bias, activation="sigmoid")
                 self.gates.append(chain(concatenated, gate, name="gates"))
         super().bind(student, teacher)
 

@@ -38,8 +38,8 @@ def rkd_loss(student: Tensor, teacher: Tensor, *, distance_weight: float = 25.0,
 def rkd_distance_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """Smooth L1 between the Euclidean distances of both sides, each divided by its mean; the mean over all B^2 pairs.
 
-    The mean distance is that of the positive entries, which are those off the diagonal, because two equal vectors are
-    1e-6 apart. The student's mean has a gradient.
+    The mean distance is that of the positive entries, which are those off the diagonal, because two equal vectors
+    count as 1e-6 apart. The student's mean has a gradient.
 
     Args:
         student: embeddings `(B, D)`.
@@ -163,7 +163,8 @@ class RKD(TapPairMethod):
 
     There are no adapters. The relations are those within a batch, by default the slice on each replica.
 
-    Follows the authors' code, which in these settings does not normalize the embeddings; MMRazor does.
+    Follows the authors' code, which in these settings does not normalize the embeddings; MMRazor does. Squared
+    distances, an option of some implementations, are not offered.
 
     Args:
         distance_weight: the weight of the distances, at least 0; with 0 they are not computed.

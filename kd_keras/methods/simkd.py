@@ -13,7 +13,7 @@ from typing_extensions import Unpack
 
 from kd_keras.contracts import Batch, Outputs, Step, Tensor
 from kd_keras.errors import check_integer, explain_mismatch
-from kd_keras.methods.adapters import describe_pair
+from kd_keras.methods.adapters import describe_pair, fan_in_uniform
 from kd_keras.methods.base import Method, MethodOptions, Specs, Taps
 from kd_keras.networks.graph import Graph, Renamed, is_walkable
 from kd_keras.networks.layouts import contains_channels_first
@@ -94,7 +94,7 @@ def _add_adapter(x: Any, size: tuple[int, int], width: int, narrow_width: int, a
         strides = tuple(length // goal for length, goal in zip(sizes, target, strict=True))
         x = add("adapter_pool", layers.AveragePooling2D, x, pool_size=strides)
     for number, (filters, kernel_size) in enumerate(((narrow_width, 1), (narrow_width, 3), (width, 1)), start=1):
-        options = {"padding": "same", "use_bias": False, "kernel_initializer": "he_normal"}
+        options = {"padding": "same", "use_bias": False, "kernel_initializer": fan_in_uniform()}
         x = add(f"adapter_{number}_conv", layers.Conv2D, x, filters=filters, kernel_size=kernel_size, **options)
         options = {"momentum": 0.9, "epsilon": 1e-5, "synchronized": True}  # as one replica would compute
         x = add(f"adapter_{number}_bn", layers.BatchNormalization, x, **options)
@@ -112,7 +112,7 @@ def _add_layer(policy: Any, taken: set[str], name: str, kind: type, x: Any, **op
 def _read_head(teacher: keras.Model) -> tuple[tuple[int, int], int, np.ndarray, np.ndarray]:
     """The size and the width of a teacher's last map, and the kernel and the bias of its classifier."""
     graph = _walk(teacher, "teacher")
-    maps, embedding = graph.stages()[-1], graph.embedding()
+    maps, embedding = graph.embedding_map(), graph.embedding()
     kernel, bias = graph.classifier_weights()
     head = keras.Model(graph.inputs, {"maps": maps, "embedding": embedding})
     random = np.random.default_rng(0)
@@ -200,7 +200,7 @@ class SimKD(Method):
     family = "features"
     paper = "Chen et al. 2022, 2203.14001"
     published_hard_weight = 0.0
-    taps = Taps(("stages[-1]",), ("stages[-1]",))
+    taps = Taps(("embedding:map",), ("embedding:map",))
 
     def __init__(self, *, reduction: int = 2, **options: Unpack[MethodOptions]):
         super().__init__(**options)
@@ -220,7 +220,7 @@ class SimKD(Method):
         return simkd_student(student, teacher, reduction=self.reduction)
 
     def bind(self, student: Specs, teacher: Specs) -> None:
-        pair = student["stages[-1]"], teacher["stages[-1]"]
+        pair = student["embedding:map"], teacher["embedding:map"]
         if len(pair[0].shape) != 4 or pair[0].shape[-1] != pair[1].shape[-1]:
             expected = f"last maps of the same width for method {self.name!r}"
             advice = "pass Distiller(student=kd_keras.methods.simkd_student(student, teacher), ...)"
@@ -228,4 +228,4 @@ class SimKD(Method):
         super().bind(student, teacher)
 
     def call(self, student: Outputs, teacher: Outputs, batch: Batch, step: Step) -> Tensor:
-        return simkd_loss(student["stages[-1]"], teacher["stages[-1]"])
+        return simkd_loss(student["embedding:map"], teacher["embedding:map"])

@@ -10,7 +10,7 @@ from keras import layers, ops
 
 from kd_keras.contracts import Batch, Outputs, Step, Tensor
 from kd_keras.errors import explain_mismatch
-from kd_keras.methods.adapters import batch_norm, chain
+from kd_keras.methods.adapters import batch_norm, chain, fan_in_uniform
 from kd_keras.methods.base import Method, Specs, Taps
 from kd_keras.primitives import mean_square
 
@@ -64,7 +64,7 @@ class SRRL(Method):
             advice = "choose networks that end in a pooling layer and a Dense layer"
             raise ValueError(explain_mismatch(expected, received, advice))
         shape = (specs[1].shape[-1], specs[2].shape[-1])
-        dense = layers.Dense(shape[0], use_bias=False, kernel_initializer="he_normal", dtype="float32")
+        dense = layers.Dense(shape[0], use_bias=False, kernel_initializer=fan_in_uniform(), dtype="float32")
         self.adapter = chain(specs[0], dense, batch_norm(), layers.ReLU(dtype="float32"), name="adapter")
         self.kernel = self.add_weight(shape=shape, initializer="zeros", trainable=False, name="kernel")
         self.bias = self.add_weight(shape=shape[1:], initializer="zeros", trainable=False, name="bias")

@@ -2,9 +2,8 @@
 
 The form of the published distillation tables: half width, the second stage at full resolution, an expansion
 convolution in every block (even if it expands by 1), ReLU instead of the paper's ReLU6. The output of a bottleneck is
-linear: it has no activation, and so no tap before its activation. The published taps, the last bottlenecks of a
-resolution, are `"stage?_out"`. `"stages"` are the last maps of a resolution that have an activation: those to which the
-next block expands the bottleneck.
+linear: it has no activation, and so no tap before its activation. The stages are the last bottlenecks of a resolution,
+as the published tables compare them.
 """
 
 from __future__ import annotations

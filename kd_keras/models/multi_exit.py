@@ -28,7 +28,7 @@ def multi_exit(model: keras.Model, *, name: str | None = None) -> keras.Model:
     size (the last of the embedding's width), then the mean over space and a dense layer. The layers `"exit1"`, ... are
     the logits `(B, K)` of each exit; the last exit is the network itself. The layers `"exit1_features"`, ... are what
     these logits are computed from, all `(B, D)` as the network's embedding. Few maps lie on all paths to the sum, so
-    methods on maps must name their taps: `AT(student_tap=("stage1_out", "stage2_out", "stage3_out"))`.
+    methods on maps must name their taps if the network does not declare its stages as those of the zoo do.
 
     Args:
         model: a Functional classifier whose output is logits that one dense layer computes from its embedding, and

@@ -2,7 +2,7 @@
 
 The form of the published distillation tables: one linear classifier that reads the mean of the last maps, instead of
 three, and three poolings at 32 pixels, so that the maps of the last two stages are 4x4. `vgg8` has one convolution per
-stage.
+stage. The first of VGG's five stages, at full size, is the stem here, since published tables do not compare its map.
 """
 
 from __future__ import annotations
@@ -30,19 +30,20 @@ def vgg(
         input_shape: `(H, W, C)` of an image; of 64 pixels or more, a fourth pooling comes before the last stage.
         classes: number of classes K.
         normalization: mean and standard deviation of the pixels in training; by default 127.5 and 63.75.
-        convolutions: the number of convolutions of each of the five stages.
+        convolutions: the number of convolutions of the stem and of each of the four stages.
         name: the model's name.
 
     >>> vgg8((32, 32, 3), 100).output_shape
     (None, 100)
     """
     inputs, x = image_input(input_shape, normalization)
-    for stage, (count, width) in enumerate(zip(convolutions, (64, 128, 256, 512, 512), strict=True), start=1):
-        if 1 < stage < 5 or (stage == 5 and min(input_shape[:2]) >= 64):
-            x = layers.MaxPooling2D(name=f"stage{stage}_pool")(x)
+    parts = ("stem", "stage1", "stage2", "stage3", "stage4")
+    for part, count, width in zip(parts, convolutions, (64, 128, 256, 512, 512), strict=True):
+        if part in parts[1:4] or (part == "stage4" and min(input_shape[:2]) >= 64):
+            x = layers.MaxPooling2D(name=f"{part}_pool")(x)
         for number in range(1, count + 1):
-            x = conv_bn(x, width, f"stage{stage}_{number}", use_bias=True)
-            x = layers.ReLU(name=f"stage{stage}_out" if number == count else f"stage{stage}_{number}_relu")(x)
+            x = conv_bn(x, width, f"{part}_{number}", use_bias=True)
+            x = layers.ReLU(name=f"{part}_out" if number == count else f"{part}_{number}_relu")(x)
     return classified(inputs, x, classes, name)
 
 

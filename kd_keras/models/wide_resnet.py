@@ -1,8 +1,8 @@
 """Wide residual networks: Zagoruyko, Komodakis 2016, *Wide Residual Networks*, 1605.07146, table 1.
 
 `wrn_16_2` is 16 layers deep and twice as wide as a residual network of 16 channels. BatchNorm and ReLU come before each
-convolution, so that a stage's own output, `stage1_out`, is a sum without activation; `"stages"` are the maps after the
-BatchNorm and the ReLU that follow it. A shortcut that changes the shape reads the activated map.
+convolution, so that a stage's output, `stage1_out`, is a sum without activation, and `"stages:pre"` are the maps after
+the BatchNorm that follows it. A shortcut that changes the shape reads the activated map.
 """
 
 from __future__ import annotations

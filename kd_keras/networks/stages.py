@@ -4,11 +4,14 @@
 * The classifier is the last layer with a kernel on the way to the logits.
 * The embedding is what the classifier reads, before dropout, averaged over height and width; of a network without a
   classifier, its output.
-* The stages are the last maps of each resolution that every path from input to logits passes.
+* The stages are the maps that the network declares: the outputs of its layers `stage1_out`, `stage2_out`, ... Of a
+  network without layers of these names, they are the last maps of each resolution that every path from input to logits
+  passes.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import keras
@@ -25,6 +28,7 @@ from kd_keras.networks.layouts import find_channels_first
 ACTIVATIONS = (layers.Activation, layers.ReLU, layers.LeakyReLU, layers.PReLU, layers.ELU, layers.Softmax)
 ACTIVATION_NAMES = {name.replace("_", "") for name in dir(keras.activations) if name.islower()}
 PADDINGS = (layers.ZeroPadding2D, layers.Cropping2D)
+STAGE, STEM = r"stage(\d+)_out", r"stem_out()"  # the names of the layers with which a network declares its stages
 DROPOUTS = (layers.Dropout, layers.SpatialDropout2D, layers.GaussianDropout, layers.GaussianNoise)
 
 
@@ -96,12 +100,52 @@ class StagedGraph(Graph):
         axes = (2, 3) if self.is_channels_first(tensor) else (1, 2)
         return self.derive(tensor, lambda maps: keras.ops.mean(maps, axis=axes), "mean")
 
+    def embedding_map(self) -> Tensor:
+        """The map `(B, H, W, C)` that is pooled to the embedding.
+
+        Raises:
+            ValueError: if no map is pooled to it.
+        """
+        tensor = self.logits() if self._returns_features() else self.classifier().sources[0]
+        while (edge := self.producer(tensor)) and (is_pooling(edge.operation) or isinstance(edge.operation, DROPOUTS)):
+            tensor = edge.sources[0]
+        if len(tensor.shape) != 4:
+            advice = f"its embedding, {self.spec(tensor).layer!r}, is not pooled from a map. Pass the path of a layer"
+            raise self.missing_tap("embedding:map", advice)
+        return tensor
+
     def stages(self) -> list[Tensor]:
-        """The last map `(B, H, W, C)` of each resolution that every path to the logits passes, largest first.
+        """The maps `(B, H, W, C)` of the stages that the network declares, in their order.
+
+        Of a network that declares none, the last map of each resolution that every path to the logits passes, largest
+        first.
 
         Raises:
             ValueError: if there is none, or the size of one is unknown.
         """
+        return self._declared_stages() or self._last_maps()
+
+    def stem(self) -> list[Tensor]:
+        """The map before the first stage in a list, the output of the layer `stem_out`; empty if there is none."""
+        return [edge.results[0] for edge in self._named_outputs(STEM).values()] if self._declared_stages() else []
+
+    def _declared_stages(self) -> list[Tensor]:
+        """The maps of the layers `stage1_out`, `stage2_out`, ...; empty if a number is missing."""
+        edges = self._named_outputs(STAGE)
+        numbers = sorted(edges)
+        if numbers != list(range(1, len(numbers) + 1)):
+            return []
+        maps = [edges[number].results[0] for number in numbers]
+        return maps if all(len(tensor.shape) == 4 for tensor in maps) else []
+
+    def _named_outputs(self, pattern: str) -> dict[int, Edge]:
+        """The calls of layers with a name, by the number in it; empty if two of nested models have the same."""
+        found = [(match, edge) for edge in self.edges if (match := re.fullmatch(pattern, edge.path.rsplit("/", 1)[-1]))]
+        edges = {int(match[1] or 0): edge for match, edge in found}
+        return edges if len(edges) == len(found) else {}
+
+    def _last_maps(self) -> list[Tensor]:
+        """The last map of each resolution that every path to the logits passes, largest first."""
         stages: dict[tuple, Tensor] = {}
         learned = self.learned()
         classifier = self.find_classifier()
@@ -110,7 +154,9 @@ class StagedGraph(Graph):
             if edge is None or id(tensor) not in learned or isinstance(edge.operation, PADDINGS):
                 continue
             size = tuple(tensor.shape[2:4] if self.is_channels_first(tensor) else tensor.shape[1:3])
-            if _is_rearranged(edge) and size not in stages:  # for example inside a channel shuffle
+            if (
+                _is_rearranging(edge.operation) and len(edge.sources[0].shape) == 4 and size not in stages
+            ):  # for example inside a channel shuffle
                 continue
             if edge is classifier or is_pooling(edge.operation):
                 break
@@ -143,9 +189,42 @@ class StagedGraph(Graph):
         return self.derive(tensor, lambda maps: keras.ops.moveaxis(maps, 1, -1), "channels_last")
 
     def before_activation(self, tensor: Tensor) -> Tensor:
-        """The input of an activation if the tensor is its output; else the tensor itself."""
+        """A map before its activation.
+
+        It is the input of the activation whose output the tensor is; of a concatenation, that of its parts, joined
+        without a channel shuffle after it; of a map that a BatchNorm and an activation follow, as in networks that
+        activate before the convolution, the output of that BatchNorm; else the tensor itself.
+        """
         edge = self.producer(tensor)
-        return edge.sources[0] if edge and _is_activation(edge.operation) else tensor
+        if edge and _is_activation(edge.operation):
+            return edge.sources[0]
+        if (joined := self._joined_before_activation(edge)) is not None:
+            return joined
+        norms = [call for call in self.calls if _is_batch_norm(call) and call.sources[0] is tensor]
+        for norm in norms:
+            if any(_is_activation(call.operation) and call.sources[0] is norm.results[0] for call in self.calls):
+                return norm.results[0]
+        return tensor
+
+    def _joined_before_activation(self, edge: Edge | None) -> Tensor | None:
+        """A concatenation of maps before their activations, or `None` if none of them has one."""
+        while edge and len(edge.sources) == 1 and _is_rearranging(edge.operation):
+            edge = self.producer(edge.sources[0])
+        if not (edge and isinstance(edge.operation, layers.Concatenate)):
+            return None
+        producers = [self.producer(source) for source in edge.sources]
+        activated = [producer is not None and _is_activation(producer.operation) for producer in producers]
+        if not any(activated):
+            return None
+        parts = [
+            producer.sources[0] if is_active and producer else source
+            for source, producer, is_active in zip(edge.sources, producers, activated, strict=True)
+        ]
+        axis = edge.operation.axis
+        joined = self.derive(edge.results[0], lambda _: keras.ops.concatenate(parts, axis=axis), "pre")
+        if self.is_channels_first(edge.results[0]):
+            self._channels_first = {*(self._channels_first or ()), id(joined)}
+        return joined
 
     def find_classifier(self) -> Edge | None:
         """The last layer with a kernel on the way to the logits, or `None` if there is none or several."""
@@ -259,6 +338,6 @@ def _is_activation(operation: Operation) -> bool:
     return isinstance(operation, ACTIVATIONS) or type(operation).__name__.lower() in ACTIVATION_NAMES
 
 
-def _is_rearranged(edge: Edge) -> bool:
-    """Whether the call only reshapes or transposes a map."""
-    return type(edge.operation).__name__ in ("Reshape", "Permute", "Transpose") and len(edge.sources[0].shape) == 4
+def _is_rearranging(operation: Operation) -> bool:
+    """Whether an operation only reshapes or transposes."""
+    return type(operation).__name__ in ("Reshape", "Permute", "Transpose")

@@ -5,8 +5,12 @@ A tap is named by what it reads:
 * `"logits"` is what comes before a final softmax or sigmoid;
 * `"logits:other"` is the same for the output or the layer called "other";
 * `"embedding"` is what the layer that computes the logits reads, before dropout, averaged over height and width;
-* `"stages"` are the last maps of each resolution that every path from input to logits passes;
-* `"stages:pre"` are the maps before their activation if they end in one, else the same maps;
+* `"embedding:map"` is the map that is pooled to the embedding;
+* `"stages"` are the maps that the network declares, the outputs of its layers `stage1_out`, `stage2_out`, ..., as every
+  network of the zoo does; of any other, the last maps of each resolution that every path from input to logits passes;
+* `"stages:pre"` are these maps before their activation if they end in one, or after the BatchNorm that comes before an
+  activation after them, else the same maps;
+* `"stages:stem"` are the stages after the output of the layer `stem_out`, if the network declares stages and has one;
 * `"stages[1]"` and `"stages:pre[1]"` are one of these, counted from 0, or from the end if negative;
 * any other name is a layer's path, `"backbone/conv4_block6_out"`; with `*` or `?` in it, a list of all that match.
 
@@ -124,7 +128,7 @@ def find_tap(graph: StagedGraph, name: str) -> Tensor | list[Tensor]:
     >>> find_tap(graph, "classify") is find_tap(graph, "logits")
     True
     """
-    indexed = re.fullmatch(r"(stages(?::pre)?)\[(-?\d+)\]", name)
+    indexed = re.fullmatch(r"(stages(?::pre|:stem)?)\[(-?\d+)\]", name)
     if indexed:
         stages, number = find_tap(graph, indexed[1]), int(indexed[2])
         if not -len(stages) <= number < len(stages):
@@ -137,6 +141,10 @@ def find_tap(graph: StagedGraph, name: str) -> Tensor | list[Tensor]:
         return named_outputs[name]
     if name == "embedding":
         return graph.embedding()
+    if name == "embedding:map":
+        return graph.embedding_map()
+    if name == "stages:stem":
+        return [*graph.stem(), *graph.stages()]
     if name == "stages":
         return graph.stages()
     if name == "stages:pre":

@@ -11,6 +11,7 @@ import tensorflow as tf
 from kd_keras import distribute
 from kd_keras.distiller import Distiller
 from kd_keras.runs.recipe import Recipe
+from kd_keras.training import CoupledSGD
 
 logger = logging.getLogger("kd_keras")
 
@@ -50,6 +51,8 @@ def optimizer(recipe: Recipe, steps: int) -> keras.optimizers.Optimizer:
     rate = learning_rate(recipe, steps)
     decay = {"weight_decay": recipe.weight_decay or None}
     if recipe.optimizer == "sgd":
+        if recipe.coupled_weight_decay:
+            return CoupledSGD(rate, momentum=0.9, coupled_weight_decay=recipe.coupled_weight_decay, **decay)
         return keras.optimizers.SGD(rate, momentum=0.9, **decay)
     if recipe.optimizer == "adam":
         return keras.optimizers.Adam(rate, **decay)

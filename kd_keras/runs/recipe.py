@@ -59,6 +59,8 @@ class Recipe:
             "constant".
         warmup_epochs: epochs of linear warm-up.
         weight_decay: decoupled weight decay, as Keras's optimizers apply it.
+        coupled_weight_decay: weight decay as published recipes apply it, added to the gradient before momentum; of
+            "sgd" only. See `training.CoupledSGD`.
         label_smoothing: fraction of a label that is spread evenly over all classes.
         seed: of weights, order and augmentation.
         views: number of views of every image: epoch e shows view e mod `views`; by default a new one in every epoch.
@@ -113,6 +115,7 @@ class Recipe:
     schedule: str = "cosine"
     warmup_epochs: float = 0.0
     weight_decay: float = 0.0
+    coupled_weight_decay: float = 0.0
     label_smoothing: float = 0.0
     seed: int = 0
     views: int | None = None
@@ -166,6 +169,11 @@ class Recipe:
                 f"warmup_epochs={self.warmup_epochs} needs schedule='cosine', but received {self.schedule!r}."
                 " Change the schedule, or leave out the warm-up."
             )
+        if self.coupled_weight_decay and self.optimizer != "sgd":
+            raise ValueError(
+                f"coupled_weight_decay={self.coupled_weight_decay} needs optimizer='sgd', but received "
+                f"{self.optimizer!r}. Pass weight_decay instead."
+            )
 
     def _value(self, name: str) -> Any:
         return self.__dict__[name]
@@ -211,7 +219,15 @@ WHOLE_NUMBERS = {
     "image_channels": 1, "image_bits": 8,
 }  # fmt: skip
 OPTIONAL = ("views", "devices", "image_channels", "image_bits")
-NUMBERS = ("learning_rate", "warmup_epochs", "weight_decay", "label_smoothing", "mixup", "cutmix")
+NUMBERS = (
+    "learning_rate",
+    "warmup_epochs",
+    "weight_decay",
+    "coupled_weight_decay",
+    "label_smoothing",
+    "mixup",
+    "cutmix",
+)
 SWITCHES = ("drop_remainder", "flip", "resized_crop", "deterministic", "sync_batch_norm", "freeze_backbone")
 TUPLES = {"without_classes": None, "image_size": 2, "rand_augment": 2}
 CHOICES: dict[str, Sequence[str]] = {

@@ -66,9 +66,6 @@ def tap_table(model: keras.Model) -> str:
     for number, (spec, before) in enumerate(zip(stages, tap_specs(model, "stages:pre"), strict=True)):
         earlier = before.layer if before != spec else "nothing: stages:pre gives the same"
         lines.append(_tap_row(f"stages[{number}]", spec, earlier))
-    # The zoo also names the maps that published tables compare. Some of them are not stages, because they have no
-    # activation or are not the last of their size.
-    lines += [_tap_row(spec.layer, spec) for spec in tap_specs(model, "stage?_out") if spec not in stages]
     lines += [_tap_row(tap, spec) for tap in ("embedding", "logits") for spec in tap_specs(model, tap)]
     return "\n".join(lines)
 

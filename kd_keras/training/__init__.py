@@ -1,4 +1,5 @@
-"""What a long training needs: the guard against non-finite steps, checkpoints within epochs, and a `fit` that resumes.
+"""What a long training needs: the guard against non-finite steps, checkpoints within epochs, a `fit` that resumes, and
+SGD with the weight decay of the published recipes.
 
 Users find it as `kd_keras.callbacks`.
 """
@@ -8,5 +9,6 @@ from kd_keras.training.checkpoint_files import Position
 from kd_keras.training.nonfinite import NonFinite
 from kd_keras.training.resume import fit
 from kd_keras.training.teacher_check import TeacherCheck
+from kd_keras.training.weight_decay import CoupledSGD
 
-__all__ = ("Checkpoint", "NonFinite", "Position", "TeacherCheck", "fit")
+__all__ = ("Checkpoint", "CoupledSGD", "NonFinite", "Position", "TeacherCheck", "fit")

@@ -38,45 +38,67 @@ CASES = [
 
 
 def student(width=4, normalized=False):
-    """Two exits and their mean, without BatchNorm."""
-    inputs = keras.Input(SHAPE)
-    x = layers.Conv2D(width, 3, activation="relu")(inputs)
-    first = layers.Dense(CLASSES, name="exit1")(layers.GlobalAveragePooling2D(name="exit1_features")(x))
-    x = layers.Conv2D(2 * width, 3, activation="relu")(x)
-    last = layers.Dense(CLASSES, name="exit2")(layers.GlobalAveragePooling2D(name="exit2_features")(x))
-    return keras.Model(inputs, layers.Average()([first, last]))
+    """Three exits and their mean, without BatchNorm."""
+    x, logits = keras.Input(SHAPE, name="image"), []
+    inputs = x
+    for number in (1, 2, 3):
+        x = layers.Conv2D(number * width, 3, activation="relu")(x)
+        features = layers.GlobalAveragePooling2D(name=f"exit{number}_features")(x)
+        logits.append(layers.Dense(CLASSES, name=f"exit{number}")(features))
+    return keras.Model(inputs, layers.Average()(logits))
 
 
 def gradient_reaches(method, teacher=None):
     """The student's exits that a step of the method without other losses changes."""
     net = student()
     distiller = compiled(Distiller(student=net, teacher=teacher, methods=[method], hard_weight=0), metrics=None)
-    before = {name: values(net.get_layer(name).weights) for name in ("exit1", "exit2")}
+    before = {name: values(net.get_layer(name).weights) for name in ("exit1", "exit2", "exit3")}
     distiller.fit(*examples(), verbose=0)
     return {name for name in before if np.abs(before[name][0] - values(net.get_layer(name).weights)[0]).max() > 0}
 
 
 def test_the_deepest_exit_learns_from_labels_only():
-    assert gradient_reaches(BYOT(alpha=1.0, feature_weight=0)) == {"exit1", "exit2"}
+    assert gradient_reaches(BYOT(alpha=1.0, feature_weight=0)) == {"exit1", "exit2", "exit3"}
     net = student()
     distiller = Distiller(student=net, methods=[BYOT(alpha=1.0, feature_weight=0.0)], hard_weight=0)
     images, labels = examples(4)
-    exits = [keras.Model(net.input, net.get_layer(f"exit{number}").output)(images).numpy() for number in (1, 2)]
+    exits = [keras.Model(net.input, net.get_layer(f"exit{number}").output)(images).numpy() for number in (1, 2, 3)]
     for y in (labels, 0 * labels):
         _, taps = distiller._student(images, training=True)
         loss = distiller.methods[0](taps, {}, Batch(images, y), Step(0, 0))
-        deepest_loss = -log_softmax(exits[1].astype("float64"))[np.arange(4), y]
-        np.testing.assert_allclose(loss, reference(exits[:1], exits[1], y, alpha=1.0) + deepest_loss, rtol=1e-5)
+        deepest_loss = -log_softmax(exits[2].astype("float64"))[np.arange(4), y]
+        expected = np.mean(reference(exits[:2], exits[2], y, alpha=1.0) + deepest_loss)
+        np.testing.assert_allclose(loss, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("weight", [None, np.array([0.0, 1.0, 2.0, 1.0])])
+def test_the_distance_of_features_is_a_norm_over_the_batch_without_the_exit_before_the_deepest(weight):
+    """As in the authors' code, whose 0.03 belongs to this norm."""
+    distiller = Distiller(student=student(), methods=[BYOT(feature_weight=1.0)], hard_weight=0)
+    images, labels = examples(4)
+    method, (_, taps) = distiller.methods[0], distiller._student(images, training=True)
+    whole = method(taps, {}, Batch(images, labels, weight), Step(0, 0))
+    method.feature_weight = 0.0
+    rest = method(taps, {}, Batch(images, labels, weight), Step(0, 0))
+    kernel, bias = (np.asarray(value, "float64") for value in method.trainable_variables)
+    features = {x.shape[-1]: np.asarray(x, "float64") for x in taps["exit?_features"]}
+    first, deepest = features[4], features[12]
+    squares = np.sum((first @ kernel + bias - deepest) ** 2, axis=1)
+    np.testing.assert_allclose(whole - rest, np.sqrt(np.sum(squares * (1 if weight is None else weight))), rtol=1e-5)
 
 
 def test_every_exit_learns_from_a_teacher():
     teacher = convolutional(6, name="teacher")
-    assert gradient_reaches(BYOT(from_teacher=True, alpha=1.0, feature_weight=0), teacher) == {"exit1", "exit2"}
+    assert gradient_reaches(BYOT(from_teacher=True, alpha=1.0, feature_weight=0), teacher) == {
+        "exit1",
+        "exit2",
+        "exit3",
+    }
 
 
 def test_features_of_another_width_get_a_linear_layer():
     distiller = Distiller(student=student(), methods=[BYOT()])
-    assert [tuple(v.shape) for v in distiller.methods[0].trainable_variables] == [(4, 8), (8,)]
+    assert [tuple(v.shape) for v in distiller.methods[0].trainable_variables] == [(4, 12), (12,)]
 
 
 def test_invalid_uses_raise():

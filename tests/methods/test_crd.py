@@ -242,10 +242,16 @@ def test_a_missing_index_or_one_beyond_the_memory_raises():
 )
 def test_invalid_arguments_raise(options, error):
     with pytest.raises(error, match=next(iter(options))):
-        CRD(**options)
+        CRD(**{"examples": 40} | options)
+
+
+def test_the_loss_without_a_memory_is_an_explicit_choice():
+    with pytest.raises(TypeError, match="examples"):
+        CRD()
+    assert not CRD(examples=None).needs_index
 
 
 def test_taps_that_are_not_embeddings_raise():
-    method = CRD(student_tap="stages[0]")
+    method = CRD(examples=40, student_tap="stages[0]")
     with pytest.raises(ValueError, match=r"(?s)vectors \(B, D\).*\(None, 4, 4, 3\).*embedding"):
         method.bind({"stages[0]": TapSpec("s", (None, 4, 4, 3))}, {"embedding": TapSpec("t", (None, 5))})

@@ -67,3 +67,12 @@ def test_small_differences_keep_their_digits():
 def test_invalid_temperatures_raise(temperatures, error):
     with pytest.raises(error, match="temperatures"):
         MLKD(temperatures=temperatures)
+
+
+def test_the_class_and_batch_terms_weigh_a_quarter_of_the_instance_term_in_the_method():
+    student, teacher = random(6, 10, seed=5), random(6, 10, seed=6)
+    whole, instance = (mlkd_loss(student, teacher, relation_weight=weight) for weight in (1.0, 0.0))
+    loss = MLKD()({"logits": student}, {"logits": teacher}, None, None)
+    np.testing.assert_allclose(loss, instance + 0.25 * (whole - instance), rtol=1e-5)
+    with pytest.raises(ValueError, match="relation_weight"):
+        MLKD(relation_weight=-1)

@@ -136,7 +136,7 @@ def test_the_adapters_train():
 
 
 def test_networks_that_do_not_fit_raise():
-    with pytest.raises(ValueError, match=r"(?s)as many taps.*Name them with student_tap"):
+    with pytest.raises(ValueError, match=r"(?s)as many taps.*Pass student_tap="):
         Distiller(student=convolutional(), teacher=convolutional(), methods=[ReviewKD(teacher_tap="stages")])
     method = ReviewKD(student_tap="a", teacher_tap="b")
     with pytest.raises(ValueError, match=r"(?s)known size.*'a' \(None, None, None, 3\).*Tap .stages"):

@@ -10,6 +10,7 @@ from keras import ops
 
 from kd_keras.methods import RKD, rkd_angle_loss, rkd_distance_loss, rkd_loss
 from kd_keras.methods.rkd import CORNERS
+from kd_keras.primitives import pairwise_distances
 from tests.support.reference import Case, random, unit
 
 
@@ -133,3 +134,24 @@ def test_a_weight_of_zero_computes_nothing():
     assert not any("While" in operation.type for operation in without.graph.get_operations())
     both = tf.function(rkd_loss).get_concrete_function(student, teacher)
     assert any("While" in operation.type for operation in both.graph.get_operations())
+
+
+def test_equal_and_near_rows_have_their_exact_distance():
+    x = random(6, 64, seed=3)
+    x[1], x[2] = x[0], x[0] + 1e-4
+    x += 5.0  # far from the origin, where a Gram matrix in float32 cancels
+    measured = pairwise_distances(x).numpy()
+    exact = np.array([[np.linalg.norm(a - b) for b in x.astype("float64")] for a in x.astype("float64")])
+    assert measured[0, 1] == pytest.approx(1e-6, rel=1e-3)
+    np.testing.assert_allclose(measured[exact > 0], exact[exact > 0], rtol=1e-5)
+
+
+def test_the_gradient_of_near_rows_is_that_of_their_difference():
+    x = random(2, 8, seed=4).astype("float32")
+    x[1] = x[0] + 1e-3
+    rows = tf.Variable(x)
+    with tf.GradientTape() as tape:
+        distance = pairwise_distances(rows)[0, 1]
+    difference = (x[0] - x[1]).astype("float64")
+    expected = difference / np.linalg.norm(difference)
+    np.testing.assert_allclose(tape.gradient(distance, rows).numpy(), [expected, -expected], atol=1e-5)

@@ -83,3 +83,13 @@ def test_an_invalid_variance_raises(variance, error):
 def test_vectors_raise():
     with pytest.raises(ValueError, match=r"(?s)maps.*'s' \(None, 4\).*Tap stages"):
         bound((4,), (6,))
+
+
+def test_initial_values_and_the_first_gradient_are_those_of_the_published_code():
+    """PyTorch's defaults: uniform up to 1 / sqrt(fan-in), with standard deviation 1 / sqrt(3 fan-in)."""
+    method = bound(student=(8, 8, 64), teacher=(8, 8, 128))
+    kernels = [np.asarray(v) for v in method.trainable_variables if len(v.shape) == 4]
+    for kernel in kernels:
+        limit = kernel.shape[2] ** -0.5
+        assert np.abs(kernel).max() <= limit and np.std(kernel) == pytest.approx(limit / np.sqrt(3), rel=0.05)
+        assert abs(np.mean(kernel)) < 0.05 * limit
