@@ -31,6 +31,8 @@ def define_training() -> None:
     flags.DEFINE_boolean("freeze_backbone", False, "Train only the classifier of a network with trained weights.")
     text = "Schedule of the learning rate; steps: divided by 10 at 5/8, 6/8 and 7/8 of the training."
     flags.DEFINE_enum("schedule", Recipe.schedule, SCHEDULES, text)
+    text = "Epochs after which the schedule steps divides the rate by 10 instead, such as 30,60,90."
+    flags.DEFINE_list("decay_epochs", None, text)
     flags.DEFINE_float("warmup_epochs", Recipe.warmup_epochs, "Epochs of linear warm-up.", lower_bound=0.0)
     text = "Decoupled weight decay, as Keras's optimizers apply it."
     flags.DEFINE_float("weight_decay", Recipe.weight_decay, text, lower_bound=0.0)

@@ -112,17 +112,22 @@ def _add_layer(policy: Any, taken: set[str], name: str, kind: type, x: Any, **op
 def _read_head(teacher: keras.Model) -> tuple[tuple[int, int], int, np.ndarray, np.ndarray]:
     """The size and the width of a teacher's last map, and the kernel and the bias of its classifier."""
     graph = _walk(teacher, "teacher")
-    maps, embedding = graph.embedding_map(), graph.embedding()
+    expected = f"a classifier of {teacher.name!r} that reads its last map's mean"
+    advice = "choose a teacher that ends in GlobalAveragePooling2D and one Dense layer, or another method"
+    embedding = graph.embedding()
     kernel, bias = graph.classifier_weights()
+    try:
+        maps = graph.embedding_map()
+    except ValueError as error:
+        received = f"the embedding {graph.spec(embedding)[:]}, which is not pooled from a map"
+        raise ValueError(explain_mismatch(expected, received, advice)) from error
     head = keras.Model(graph.inputs, {"maps": maps, "embedding": embedding})
     random = np.random.default_rng(0)
     image = tree.map_structure(lambda t: random.uniform(size=(1, *t.shape[1:])).astype(t.dtype), graph.inputs)
     values = tree.map_structure(lambda t: np.asarray(ops.cast(t, "float32")), head(image, training=False))
     mean, read = values["maps"].mean((1, 2)), values["embedding"]
     if mean.shape != read.shape or np.abs(mean - read).max() > 1e-2 * np.abs(mean).max():
-        expected = f"a classifier of {teacher.name!r} that reads its last map's mean"
         received = f"last map {graph.spec(maps)[:]} and embedding {graph.spec(embedding)[:]}, which is another value"
-        advice = "choose a teacher that ends in GlobalAveragePooling2D and one Dense layer, or another method"
         raise ValueError(explain_mismatch(expected, received, advice))
     return tuple(maps.shape[1:3]), maps.shape[-1], kernel, bias
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -53,8 +54,11 @@ def method_text(method: Method) -> str | None:
     name = type(method).__name__.lower()
     if method_classes().get(name) is not type(method):
         return None
-    default = type(method)().get_config()
-    changed = {argument: value for argument, value in method.get_config().items() if value != default.get(argument)}
+    parameters = inspect.signature(type(method)).parameters.values()
+    config = method.get_config()
+    required = {p.name: config[p.name] for p in parameters if p.default is p.empty}
+    default = type(method)(**required).get_config()
+    changed = required | {argument: value for argument, value in config.items() if value != default.get(argument)}
     # A dictionary is a serialized object: a schedule, or another method.
     if any(isinstance(value, dict) or not _is_literal(value) for value in changed.values()):
         return None

@@ -78,7 +78,10 @@ def learning_rate(recipe: Recipe, steps: int) -> Any:
         return peak
     if recipe.schedule == "steps":
         marks = [round(total * part) for part in (5 / 8, 6 / 8, 7 / 8)]
-        return keras.optimizers.schedules.PiecewiseConstantDecay(marks, [peak, peak / 10, peak / 100, peak / 1000])
+        if recipe.decay_epochs is not None:
+            marks = [epoch * steps for epoch in recipe.decay_epochs]
+        rates = [peak / 10**power for power in range(len(marks) + 1)]
+        return keras.optimizers.schedules.PiecewiseConstantDecay(marks, rates)
     if not warmup:
         return keras.optimizers.schedules.CosineDecay(peak, total)
     return keras.optimizers.schedules.CosineDecay(0.0, total - warmup, warmup_target=peak, warmup_steps=warmup)

@@ -57,6 +57,7 @@ class Recipe:
         freeze_backbone: train only the classifier of a network with trained weights.
         schedule: of the learning rate: "cosine", "steps" (divided by 10 at 5/8, 6/8 and 7/8 of the training) or
             "constant".
+        decay_epochs: the epochs after which the schedule "steps" divides the rate by 10, instead of its own.
         warmup_epochs: epochs of linear warm-up.
         weight_decay: decoupled weight decay, as Keras's optimizers apply it.
         coupled_weight_decay: weight decay as published recipes apply it, added to the gradient before momentum; of
@@ -113,6 +114,7 @@ class Recipe:
     learning_rate: float = 0.05
     freeze_backbone: bool = False
     schedule: str = "cosine"
+    decay_epochs: tuple[int, ...] | None = None
     warmup_epochs: float = 0.0
     weight_decay: float = 0.0
     coupled_weight_decay: float = 0.0
@@ -169,6 +171,13 @@ class Recipe:
                 f"warmup_epochs={self.warmup_epochs} needs schedule='cosine', but received {self.schedule!r}."
                 " Change the schedule, or leave out the warm-up."
             )
+        if (marks := self.decay_epochs) is not None:
+            is_rising = list(marks) == sorted({*marks}) and 0 < marks[0] and marks[-1] < self.epochs
+            if self.schedule != "steps" or not is_rising:
+                raise ValueError(
+                    f"Expected decay_epochs in rising order, from 1 to below epochs={self.epochs}, with "
+                    f"schedule='steps', but received {','.join(map(str, marks))} with {self.schedule!r}."
+                )
         if self.coupled_weight_decay and self.optimizer != "sgd":
             raise ValueError(
                 f"coupled_weight_decay={self.coupled_weight_decay} needs optimizer='sgd', but received "
@@ -229,7 +238,7 @@ NUMBERS = (
     "cutmix",
 )
 SWITCHES = ("drop_remainder", "flip", "resized_crop", "deterministic", "sync_batch_norm", "freeze_backbone")
-TUPLES = {"without_classes": None, "image_size": 2, "rand_augment": 2}
+TUPLES = {"without_classes": None, "decay_epochs": None, "image_size": 2, "rand_augment": 2}
 CHOICES: dict[str, Sequence[str]] = {
     "optimizer": OPTIMIZERS,
     "schedule": SCHEDULES,

@@ -15,7 +15,7 @@ from kd_keras.evaluation import macs
 from kd_keras.methods import Method
 from kd_keras.methods.listing import COLUMNS, describe_kind, list_kinds
 from kd_keras.networks.taps import Tapped
-from kd_keras.runs.parsing import parse_call
+from kd_keras.runs.parsing import parse_call, parse_method
 from kd_keras.runs.run import load_network
 from kd_keras.runs.students import is_saved
 
@@ -113,7 +113,7 @@ def adapter_parameters(
         names = (teacher, student_name)
         teacher_model, student_model = (models.build(name, image_shape, classes) for name in names)
         before = count(student_model.trainable_variables)
-        method = kind()
+        method = parse_method(kind.__name__.lower(), examples=2)  # the size of a memory, which is not trained
         try:
             student_model = method.student_from(student_model, teacher_model)
             Distiller(student=student_model, teacher=teacher_model, methods=[method])

@@ -58,31 +58,46 @@ class Process:
             )
         return time.monotonic() - self.started
 
-    def kill(self, seconds: float, run: Path | None = None) -> bool:
-        """Kills it `seconds` after its start, or after its next checkpoint in `run`; returns whether it still ran."""
+    def kill(self, seconds: float, run: Path, trains: bool, last_epoch: int) -> bool:
+        """Kills it `seconds` after its start, or after its next checkpoint if it `trains`.
+
+        On a machine that has become faster it is killed earlier: as soon as the run has `last_epoch` epochs.
+
+        Returns:
+            Whether it still ran.
+        """
         before = checkpoint_names(run)
-        while run and checkpoint_names(run) <= before and self.process.poll() is None:
+        while trains and checkpoint_names(run) <= before and self.process.poll() is None:
             time.sleep(0.002)
-        try:
-            self.process.wait(seconds)
-        except subprocess.TimeoutExpired:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and epochs_done(run) < last_epoch and self.process.poll() is None:
+            time.sleep(0.002)
+        if self.process.poll() is None:
             self.process.send_signal(signal.SIGKILL)
             self.process.wait()
         return self.process.returncode == -signal.SIGKILL
 
 
-def checkpoint_names(run: Path | None) -> set[str]:
-    return {path.name for path in run.glob("checkpoint/0*.npz")} if run else set()
+def checkpoint_names(run: Path) -> set[str]:
+    return {path.name for path in run.glob("checkpoint/0*.npz")}
 
 
-def run_with_kills(arguments: list[str], run: Path, kills: int, undisturbed: Process, chance: random.Random) -> None:
-    """Kills the program `kills` times, every third time before it has trained, and then lets it finish."""
+def epochs_done(run: Path) -> int:
+    """The rows of the log below its header."""
+    log = run / "metrics.csv"
+    return max(0, log.read_text().count("\n") - 1) if log.exists() else 0
+
+
+def run_with_kills(
+    arguments: list[str], run: Path, kills: int, epochs: int, undisturbed: Process, chance: random.Random
+) -> None:
+    """Kills the program `kills` times, every third time about when it begins to train, and then lets it finish."""
     steps, ends = undisturbed.first_time("accuracy"), undisturbed.lines[-1][0]
     for number in range(kills):
         trains = chance.random() < 2 / 3
         moment = chance.uniform(0, 1.5 * (ends - steps) / kills if trains else steps)
         process = Process(arguments)
-        if not process.kill(moment, run if trains else None):
+        if not process.kill(moment, run, trains, last_epoch=(number + 1) * epochs // (kills + 1)):
             raise SystemExit(f"The run was complete after {number} of {kills} kills. Use more --epochs.")
         resumed = next((line.strip() for _, line in process.lines if "Resum" in line), "It had not resumed yet.")
         moment_text = f"{moment:.3f} s after its {'next checkpoint' if trains else 'start'}"
@@ -119,7 +134,7 @@ def main() -> int:
         undisturbed = Process(command(directory, "distill", "undisturbed", *student))
         print(f"{epochs} epochs of distillation, undisturbed: {undisturbed.wait():.1f} s.", flush=True)
         again, chance = command(directory, "distill", "killed", *student), random.Random(options.seed)
-        run_with_kills(again, directory / "killed", options.kills, undisturbed, chance)
+        run_with_kills(again, directory / "killed", options.kills, epochs, undisturbed, chance)
         messages = differences(directory / "undisturbed", directory / "killed")
     print(f"After {options.kills} kills: {'; '.join(messages) or 'the same weights and logs, bit for bit'}.")
     return 1 if messages else 0

@@ -8,6 +8,7 @@ import pytest
 from tests.support.programs import ROOT
 
 
+@pytest.mark.slow
 def test_the_quickstart_end_to_end(tmp_path):
     if "KD_VENV" not in os.environ:
         pytest.skip("scripts/test.sh names the environment that the quickstart installs into")

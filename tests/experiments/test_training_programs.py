@@ -64,7 +64,12 @@ def test_a_run_may_be_older_than_a_flag(teacher, data_dir, tmp_path):
     assert "--deterministic (now)" in program("train", *given, "--deterministic", check=False).stderr
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+FAST = ("digits_teacher", "digits_distill", "digits_baseline", "cifar10_distill")
+
+
+@pytest.mark.parametrize(
+    "config", [pytest.param(c, id=c.stem, marks=() if c.stem in FAST else pytest.mark.slow) for c in CONFIGS]
+)
 def test_every_flagfile_runs_one_step(config, teacher, data_dir, tmp_path):
     teaches = "--student" in config.read_text()
     extra = [f"--teacher={teacher}"] if teaches else []

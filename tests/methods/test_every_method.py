@@ -16,6 +16,13 @@ NAMES = harness.method_files()
 KINDS = [kind for name in NAMES for kind in harness.classes(name)]
 CASES = [pytest.param(case, id=f"{name}-{case.name}") for name, case in harness.cases()]
 every = pytest.mark.parametrize("kind", KINDS)
+# One method of each kind of machinery: logits, labels, adapters, margins, several levels, relations over the batch, a
+# memory, a rebuilt student, several exits, two stages. What follows from the machinery is tested with all other methods
+# by `-m slow`; what is a method's own is tested with every method.
+REPRESENTATIVE = ("KD", "FitNet", "OFD", "ReviewKD", "RKD", "CRD", "DKD", "SimKD", "BYOT", "FT", "SRRL", "PKD")
+machinery = pytest.mark.parametrize(
+    "kind", [pytest.param(k, marks=() if k.__name__ in REPRESENTATIVE else pytest.mark.slow) for k in KINDS]
+)
 PAPER = r"\d{4}\.\d{4,5}|CVPR|ECCV|ICCV|ICLR|AAAI|NeurIPS"
 QUIET = ("Gradients do not exist", "The teacher is right", ".*shuffle")
 pytestmark = [pytest.mark.filterwarnings(f"ignore:{text}") for text in QUIET]
@@ -67,12 +74,13 @@ def test_the_configuration_and_the_weight_are_restored(kind):
 def test_the_signature_shows_all_arguments_and_the_defaults_of_the_class(kind):
     parameters = inspect.signature(kind).parameters
     assert set(parameters) == set(harness.method(kind).get_config())
-    assert parameters["weight"].default == kind.default_weight == kind().weight
-    assert parameters["name"].default is None and kind().name == kind.__name__.lower()
+    method = harness.method(kind)
+    assert parameters["weight"].default == kind.default_weight == method.weight
+    assert parameters["name"].default is None and method.name == kind.__name__.lower()
     if {"student_tap", "teacher_tap"} <= set(parameters):
-        assert (parameters["student_tap"].default, parameters["teacher_tap"].default) == kind.taps == kind().taps
+        assert (parameters["student_tap"].default, parameters["teacher_tap"].default) == kind.taps == method.taps
     with pytest.raises(TypeError, match="wait"):
-        kind(wait=1.0)
+        harness.method(kind, wait=1.0)
 
 
 @every
@@ -95,7 +103,7 @@ def test_it_trains_the_student_and_resumes_from_a_file(kind, tmp_path):
     assert same(values(distiller.variables), values(resumed.variables), atol=1e-6)
 
 
-@every
+@machinery
 def test_xla_and_eager_agree(kind):
     results = []
     for options in ({"jit_compile": True}, {"run_eagerly": True}):
@@ -105,7 +113,7 @@ def test_xla_and_eager_agree(kind):
     assert same(*results, atol=2e-5)
 
 
-@every
+@machinery
 @pytest.mark.parametrize("replicas", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_several_replicas_compute_the_same_update_as_one(kind, replicas, record_property):
     weights, metrics = harness.replicas_difference(kind, replicas, count=37 if replicas == 2 else 40)
@@ -115,7 +123,7 @@ def test_several_replicas_compute_the_same_update_as_one(kind, replicas, record_
     assert metrics < 1e-4
 
 
-@every
+@machinery
 def test_half_precision(kind):
     keras.config.set_dtype_policy("mixed_float16")
     distiller = harness.distiller(kind)
@@ -124,7 +132,7 @@ def test_half_precision(kind):
     assert np.isfinite(history["loss"]).all() and history["loss"][-1] < history["loss"][0]
 
 
-@every
+@machinery
 def test_training_is_finite_in_edge_cases(kind):
     x, y = harness.batch(kind)
     distiller = harness.distiller(kind, optimizer=keras.optimizers.SGD(1e-9))

@@ -81,7 +81,7 @@ def test_a_wrong_normalization_is_refused(value):
         parse_normalization(value)
 
 
-@pytest.mark.parametrize("text", ["kd(temperature=2.0)", "at", "crd(negatives=16)", "fitnet(weight=3.0)"])
+@pytest.mark.parametrize("text", ["kd(temperature=2.0)", "at", "crd(examples=40, negatives=16)", "fitnet(weight=3.0)"])
 def test_a_method_becomes_the_text_that_makes_it(text):
     assert method_text(parse_method(text)) == text
     assert parse_method(method_text(parse_method(text))).get_config() == parse_method(text).get_config()
