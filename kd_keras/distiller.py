@@ -171,7 +171,8 @@ class Distiller(LogsTerms):
         if self._has_own_loss:
             loss = self.student.compute_loss(batch.inputs, batch.label, output, batch.weight, training=training)
         elif compiled_loss(self) is not None:
-            loss = compiled_mean(self, batch.label, output, batch.weight)
+            spec = self._student.specs.get("logits")
+            loss = compiled_mean(self, batch.label, output, batch.weight, spec.activation if spec else "")
         else:
             raise ValueError(
                 "Expected a loss for the labels, but compile() received none. Call compile(loss=...), or use "

@@ -41,7 +41,8 @@ learns from VGG. Always train the baseline too.
 ## Taps: where a method reads a network
 
 * `"logits"`: before a final softmax. `"embedding"`: what the classifier reads.
-* `"stages"`: the last map of each resolution; `"stages[1]"` one of them; `"stages:pre"` before the activation.
+* `"stages"`: the maps of the layers `stage1_out`, `stage2_out`, ..., which the zoo has where published tables tap; of
+  another network the last map of each resolution. `"stages[1]"` is one of them, `"stages:pre"` before the activation.
 * a layer's path, such as `"backbone/conv4_block6_out"`.
 
 Every method has default taps. Methods that read maps accept `student_tap=` and `teacher_tap=`; what does not fit is

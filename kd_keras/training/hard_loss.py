@@ -15,7 +15,7 @@ from kd_keras.errors import explain_mismatch
 from kd_keras.private_api import compiled_loss, loss_of, wrap_compiled_losses
 
 
-def compiled_mean(model: keras.Model, label: Any, output: Any, weight: Any) -> Tensor:
+def compiled_mean(model: keras.Model, label: Any, output: Any, weight: Any, activation: str = "") -> Tensor:
     """The loss `()` that `compile` was given, divided by the number of replicas as Keras does it.
 
     Args:
@@ -23,12 +23,15 @@ def compiled_mean(model: keras.Model, label: Any, output: Any, weight: Any) -> T
         label: what the loss takes.
         output: the model's output.
         weight: sample weights `(B,)`, `(B, ...)` for positions, a structure of them for several outputs, or `None`.
+        activation: what makes the output of logits, as in `TapSpec`, of a model with one output; "" if it is unknown.
 
     Raises:
-        ValueError: if labels or weights have another shape than the loss needs, if a reduction has no meaning on
-            several replicas, or if the model has several outputs, and there is one loss or labels of one output only.
+        ValueError: if the loss takes logits for probabilities or probabilities for logits, if labels or weights have
+            another shape than the loss needs, if a reduction has no meaning on several replicas, or if the model has
+            several outputs, and there is one loss or labels of one output only.
     """
-    wrap_compiled_losses(model, MeanLoss)
+    for wrapped in wrap_compiled_losses(model, MeanLoss):
+        wrapped.activation = "" if tree.is_nested(output) else activation
     try:
         return compiled_loss(model)(label, output, weight)
     except KeyError as error:
@@ -59,6 +62,7 @@ class MeanLoss(keras.losses.Loss):
         super().__init__(name=getattr(loss, "name", None) or getattr(loss, "__name__", None) or str(loss))
         self.reduction = getattr(loss, "reduction", None) or "sum_over_batch_size"
         self._given = loss
+        self.activation = ""
         self._loss: keras.losses.Loss | None = None
 
     def resolved(self, y_true: Any, y_pred: Any) -> keras.losses.Loss:
@@ -74,6 +78,7 @@ class MeanLoss(keras.losses.Loss):
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Tensor:
         loss = self.resolved(y_true, y_pred)
         _check_replicas(self.name, self.reduction)
+        check_from_logits(loss, self.activation)
         check_label_shape(loss, y_true, y_pred)
         weight = None if sample_weight is None else self._aligned(y_true, y_pred, sample_weight)
         value = loss(y_true, y_pred, weight)
@@ -134,6 +139,28 @@ def check_label_shape(loss: keras.losses.Loss, label: Any, prediction: Any) -> N
         return
     received = f"labels of shape {shape} for predictions of shape {tuple(prediction.shape)}"
     raise ValueError(explain_mismatch(expected, received, f"use {other}"))
+
+
+def check_from_logits(loss: keras.losses.Loss, activation: str) -> None:
+    """Checks that a cross-entropy takes logits for logits, and probabilities for probabilities.
+
+    Args:
+        loss: a loss of Keras.
+        activation: "linear" if the output is known to be logits, "softmax" or "sigmoid" if it is probabilities, or "".
+
+    Raises:
+        ValueError: if it does not; with logits as probabilities, Keras clips them and trains on another loss.
+    """
+    if not activation or not (is_cross_entropy(loss) or _function_of(loss) is keras.losses.binary_crossentropy):
+        return
+    takes_logits = bool(getattr(loss, "from_logits", False))
+    if takes_logits != (activation == "linear"):
+        output = "logits" if activation == "linear" else f"probabilities, the result of a {activation}"
+        expected = f"a loss with from_logits={not takes_logits} for a student that returns {output}"
+        name = {"sparse_categorical_crossentropy": "SparseCategorical", "binary_crossentropy": "Binary"}
+        kind = f"{name.get(_function_of(loss).__name__, 'Categorical')}Crossentropy"
+        advice = f"pass loss=keras.losses.{kind}({'' if takes_logits else 'from_logits=True'})"
+        raise ValueError(explain_mismatch(expected, f"{loss.name!r} with from_logits={takes_logits}", advice))
 
 
 def is_sparse_loss(loss: Any) -> bool:

@@ -89,3 +89,35 @@ def test_a_compiled_distiller_is_saved_with_its_own_loss(tmp_path):
     model.save(tmp_path / "distiller.keras")
     loaded = keras.saving.load_model(tmp_path / "distiller.keras")
     assert loaded.evaluate(X, Y, verbose=0) == pytest.approx(before) and loaded.loss.reduction == "none"
+
+
+LOGITS, PROBABILITIES = (
+    keras.losses.SparseCategoricalCrossentropy(from_logits=value, name="given") for value in (True, False)
+)
+
+
+@pytest.mark.parametrize(
+    "activation, loss, advice",
+    [
+        (None, "sparse_categorical_crossentropy", r"SparseCategoricalCrossentropy\(from_logits=True\)"),
+        (None, PROBABILITIES, r"SparseCategoricalCrossentropy\(from_logits=True\)"),
+        ("softmax", LOGITS, r"SparseCategoricalCrossentropy\(\)"),
+        (None, LOGITS, ""),
+        ("softmax", PROBABILITIES, ""),
+        ("softmax", "sparse_categorical_crossentropy", ""),
+        (None, "mse", ""),
+    ],
+)
+def test_logits_taken_for_probabilities_are_refused(activation, loss, advice):
+    image = keras.Input((4,))
+    student = keras.Model(image, keras.layers.Dense(3, activation=activation)(image))
+    teacher = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    distiller = Distiller(student=student, teacher=teacher, methods=[KD()])
+    distiller.compile("sgd", loss, jit_compile=False)
+    data = np.zeros((4, 4), "float32"), np.zeros((4, 3) if loss == "mse" else 4, "float32")
+    if advice:
+        for call in (distiller.fit, distiller.evaluate):
+            with pytest.raises(ValueError, match=f"(?s)student that returns .*{advice}"):
+                call(*data, verbose=0)
+    else:
+        assert np.isfinite(distiller.fit(*data, verbose=0).history["loss"]).all()
