@@ -86,9 +86,15 @@ def measure_step(kind: type[Method]) -> str:
     """The difference of the medians from KD's in ms, the quartile distance of the method's, and KD's median."""
     teacher = models.build("resnet20", (32, 32, 3), 10)
     try:
-        distiller = make_distiller(parse_method(kind.__name__.lower(), examples=None), models.build("resnet8", (32, 32, 3), 10), teacher)
+        distiller = make_distiller(
+            parse_method(kind.__name__.lower(), examples=None), models.build("resnet8", (32, 32, 3), 10), teacher
+        )
     except ValueError:  # self-distillation needs exits
-        distiller = make_distiller(parse_method(kind.__name__.lower(), examples=None), models.build("multi_exit/resnet8", (32, 32, 3), 10), teacher)
+        distiller = make_distiller(
+            parse_method(kind.__name__.lower(), examples=None),
+            models.build("multi_exit/resnet8", (32, 32, 3), 10),
+            teacher,
+        )
     reference = make_distiller(KD(), models.build("resnet8", (32, 32, 3), 10), teacher)
     inputs = {INPUTS: IMAGES, INDEX: np.arange(64)} if distiller.methods[0].needs_index else IMAGES
     seconds: dict[str, list[float]] = {"method": [], "kd": []}
