@@ -13,9 +13,8 @@ import tensorflow as tf
 
 from kd_keras.data.base import Source
 from kd_keras.data.image_files import SUFFIXES, Header, read_header, read_image
-from kd_keras.data.labels import NO_OBJECT
 from kd_keras.data.python_calls import call_python
-from kd_keras.detection.boxes import BoxFormat, convert_boxes
+from kd_keras.detection.boxes import NO_OBJECT, BoxFormat, convert_boxes
 from kd_keras.errors import check_integer, explain_mismatch
 
 TOLERANCE = 1.0  # pixels that a box may exceed its image by, because annotation programs round; it is then clipped

@@ -11,9 +11,8 @@ import tensorflow_datasets as tfds
 
 from kd_keras.data.base import Source
 from kd_keras.data.downloads import prepare
-from kd_keras.data.labels import NO_OBJECT
 from kd_keras.data.sources import count_examples, is_image, select_range
-from kd_keras.detection.boxes import box_area
+from kd_keras.detection.boxes import NO_OBJECT, box_area
 from kd_keras.errors import check_integer, explain_mismatch
 
 CROWD = "is_crowd"  # a feature of COCO's objects

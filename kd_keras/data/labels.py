@@ -11,12 +11,11 @@ from typing import NamedTuple, TypeAlias
 
 import tensorflow as tf
 
-from kd_keras.detection.boxes import box_area
+from kd_keras.detection.boxes import NO_OBJECT, box_area
 from kd_keras.errors import explain_mismatch
 
 Label: TypeAlias = "tf.Tensor | dict[str, tf.Tensor]"
 
-NO_OBJECT = -1  # the class of a row without an object
 VISIBLE_SHARE = 0.25  # an object of which less is inside a view is no object of the view
 
 

@@ -20,6 +20,7 @@ from kd_keras.errors import check_choice, explain_mismatch
 
 BoxFormat: TypeAlias = Literal["rel_yxyx", "xyxy", "xywh", "rel_center_xywh"]
 FORMATS = get_args(BoxFormat)
+NO_OBJECT = -1  # the class of a row of padded boxes without an object
 
 
 def convert_boxes(boxes: Tensor, source: BoxFormat, target: BoxFormat, size: tuple[int, int] | None = None) -> Tensor:

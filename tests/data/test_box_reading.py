@@ -9,7 +9,7 @@ import tensorflow as tf
 from PIL import Image
 
 from kd_keras import data
-from kd_keras.data.labels import NO_OBJECT
+from kd_keras.detection.boxes import NO_OBJECT
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 # Two objects in an image of height 20 and width 40, none in the other: xmin, ymin, xmax, ymax.

@@ -9,7 +9,8 @@ from kd_keras.contracts import INDEX, INPUTS
 from kd_keras.data import augment
 from kd_keras.data.augment import Augmentation
 from kd_keras.data.base import Source
-from kd_keras.data.labels import NO_OBJECT, Window, boxes_in_window, label_in_window, whole_image
+from kd_keras.data.labels import Window, boxes_in_window, label_in_window, whole_image
+from kd_keras.detection.boxes import NO_OBJECT
 
 SIZE = (24, 32)
 BOXES = np.array([[6, 8, 18, 16], [3, 20, 9, 28], [0, 0, 4, 6]]) / np.array([24, 32, 24, 32])
