@@ -77,30 +77,18 @@ def annotated_source(
     if not images:
         raise FileNotFoundError(f"Expected annotated images in {name}, but found none ({' '.join(SUFFIXES)}).")
     headers = [_read_header(image) for image in images]
-    rows = max_boxes or max(1, *(len(image.objects) for image in images))
-    check_integer("load_boxes", "max_boxes", rows, least=1)
-    boxes = np.zeros((len(images), rows, 4), "float32")
-    classes = np.full((len(images), rows), NO_OBJECT, "int64")
-    for number, (image, header) in enumerate(zip(images, headers, strict=True)):
-        count = len(image.objects)
-        if count > rows:
-            expected = f"at most max_boxes={rows} objects in an image"
-            raise ValueError(explain_mismatch(expected, f"{count} at {image.place}", f"pass max_boxes={count}"))
-        if count:
-            boxes[number, :count] = _relative_boxes(image, box_format, header.size)
-            classes[number, :count] = [item.number for item in image.objects]
+    boxes, classes = _padded_labels(images, headers, box_format, max_boxes)
     depth = channels or (1 if all(header.is_gray for header in headers) else 3)
-    sizes = {header.size for header in headers}
-    size = sizes.pop() if len(sizes) == 1 else None
-    columns = {"path": [os.fsencode(image.path) for image in images], "boxes": boxes, "classes": classes}
+    size = headers[0].size if len({header.size for header in headers}) == 1 else None
+    paths = [os.fsencode(image.path) for image in images]
 
-    def decode(index: tf.Tensor, row: dict) -> dict:
-        image = call_python(lambda path: read_image(os.fsdecode(path), depth), [row["path"]], tf.uint8)
-        label = {"boxes": row["boxes"], "classes": row["classes"]}
-        return {"image": tf.ensure_shape(image, (*(size or (None, None)), depth)), "index": index, "label": label}
+    def decode(index: tf.Tensor, row: tuple[tf.Tensor, dict]) -> dict:
+        image = call_python(lambda path: read_image(os.fsdecode(path), depth), [row[0]], tf.uint8)
+        return {"image": tf.ensure_shape(image, (*(size or (None, None)), depth)), "index": index, "label": row[1]}
 
     def read_range(begin: int, end: int) -> tf.data.Dataset:
-        part = tf.data.Dataset.from_tensor_slices({key: column[begin:end] for key, column in columns.items()})
+        label = {"boxes": boxes[begin:end], "classes": classes[begin:end]}
+        part = tf.data.Dataset.from_tensor_slices((paths[begin:end], label))
         return part.enumerate(begin).map(decode, tf.data.AUTOTUNE, deterministic=True)
 
     listing = [(image.path.name, image.path.stat().st_size) for image in images]
@@ -127,6 +115,26 @@ def _read_header(image: AnnotatedImage) -> Header:
         advice = "the boxes are of another version of the image: annotate it again, or restore the image"
         raise ValueError(explain_mismatch(expected, f"{header.size} in {image.path}", advice))
     return header
+
+
+def _padded_labels(
+    images: Sequence[AnnotatedImage], headers: Sequence[Header], box_format: BoxFormat, max_boxes: int | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The boxes `(n, N, 4)`, "rel_yxyx", and the classes `(n, N)` of all images."""
+    rows = max([1, *(len(image.objects) for image in images)])
+    if max_boxes is not None:
+        rows = check_integer("load_boxes", "max_boxes", max_boxes, least=1)
+    boxes = np.zeros((len(images), rows, 4), "float32")
+    classes = np.full((len(images), rows), NO_OBJECT, "int64")
+    for number, (image, header) in enumerate(zip(images, headers, strict=True)):
+        count = len(image.objects)
+        if count > rows:
+            expected = f"at most max_boxes={rows} objects in an image"
+            raise ValueError(explain_mismatch(expected, f"{count} at {image.place}", f"pass max_boxes={count}"))
+        if count:
+            boxes[number, :count] = _relative_boxes(image, box_format, header.size)
+            classes[number, :count] = [item.number for item in image.objects]
+    return boxes, classes
 
 
 def _relative_boxes(image: AnnotatedImage, box_format: BoxFormat, size: tuple[int, int]) -> np.ndarray:

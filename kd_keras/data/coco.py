@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 from collections import defaultdict
 from pathlib import Path
@@ -82,8 +83,8 @@ def _load(file: Path) -> dict[str, Any]:
 
 def _box(annotation: dict[str, Any], place: str) -> tuple[float, ...]:
     box = annotation.get("bbox")
-    is_box = isinstance(box, list) and len(box) == 4 and all(isinstance(value, (int, float)) for value in box)
-    if not is_box or min(box[2:]) < 0:
+    numbers = [value if isinstance(value, (int, float)) else math.nan for value in box] if type(box) is list else []
+    if len(numbers) != 4 or not all(side >= 0 for side in numbers[2:]):
         expected = f"a bbox of x, y, and a width and a height of at least 0 at {place}"
         raise ValueError(explain_mismatch(expected, shorten(box), "correct the annotation, or remove it"))
-    return tuple(map(float, box))
+    return tuple(map(float, numbers))

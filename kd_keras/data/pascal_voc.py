@@ -102,7 +102,8 @@ def _annotated(file: Path, content: list[_Element], images: Path, class_names: t
     if "annotation/filename" not in top or not top["annotation/filename"].text:
         raise ValueError(explain_mismatch(f"an annotation with a filename at {file}", "none"))
     filename = top["annotation/filename"]
-    objects, parts = [], {}
+    objects: list[Object] = []
+    parts: dict[str, _Element] = {}
     for item in content:
         if item.path == "annotation/object":
             objects.append(_object(file, item.line, parts, class_names))

@@ -87,7 +87,7 @@ def _pycocotools() -> tuple[Any, Any]:
 
 def _rows(boxes: np.ndarray, classes: np.ndarray, scores: np.ndarray | None = None) -> list[dict[str, Any]]:
     """Annotations as COCO has them; numbers of annotations begin at 1, because 0 means unmatched there."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for image, row in zip(*np.nonzero(classes != NO_OBJECT), strict=True):
         x, y, width, height = boxes[image, row].tolist()
         score = {} if scores is None else {"score": float(scores[image, row])}

@@ -208,6 +208,8 @@ def changed(key, number, **values):
     "content, error, expected",
     [
         (changed("annotations", 0, bbox=[4, 5, -20, 10]), ValueError, "at least 0 at .*annotation 1"),
+        (changed("annotations", 0, bbox=[4, 5, float("nan"), 10]), ValueError, "at least 0 at .*annotation 1"),
+        (changed("annotations", 0, bbox=7), ValueError, "at least 0 at .*annotation 1.*7"),
         (changed("annotations", 0, bbox=[4, 5, 40, 10]), ValueError, "inside the image .* at .*annotation 1"),
         (changed("annotations", 3, category_id=5), ValueError, r"\[3, 18\] at .*annotation 4.*5"),
         (changed("annotations", 3, image_id=5), ValueError, "an image of the file at .*annotation 4"),
