@@ -185,6 +185,11 @@ class Detector(keras.Model):
 
     Labels are dictionaries of "boxes" `(B, M, 4)`, "rel_yxyx", and "classes" `(B, M)` integer, -1 for a row without an
     object, as `data.load_boxes` gives them.
+
+    >>> from kd_keras.models.resnet import resnet8
+    >>> network = detector(resnet8((16, 16, 3), 2), 2, pyramid=(2,), width=8)
+    >>> network.detect(ops.zeros((1, 16, 16, 3)), detections=3).boxes.shape
+    TensorShape([1, 3, 4])
     """
 
     @property

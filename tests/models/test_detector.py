@@ -152,21 +152,24 @@ def test_fit_and_the_distiller_use_its_loss():
     assert evaluated == pytest.approx(float(student.compute_loss(IMAGES, LABEL, outputs)), rel=1e-4)
 
 
-def test_two_replicas_have_the_loss_of_one(network):
+@pytest.mark.parametrize("first", [3, 2], ids=["equal slices", "unequal slices"])
+def test_two_replicas_have_the_loss_of_one(network, first):
     outputs = {key: value.numpy() for key, value in network(IMAGES).items()}
     whole = float(network.compute_loss(IMAGES, LABEL, outputs))
-    strategy = mirrored(2)
+    slices, strategy = (slice(0, first), slice(first, 6)), mirrored(2)
 
-    def value(context):
-        # Slices of 3 rows each, with 4 and 5 objects: a mean of the replicas' own quotients would differ.
-        part = slice(0, 3) if context.replica_id_in_sync_group == 0 else slice(3, 6)
-        return {key: array[part] for key, array in {**LABEL, **outputs}.items()}
+    def rows_of(context):
+        # The numbers of objects differ, so that a mean of the replicas' own quotients would differ, too.
+        rows = slices[context.replica_id_in_sync_group]
+        return {key: array[rows] for key, array in {**LABEL, **outputs}.items()}
 
     def loss(rows):
         return network.compute_loss(None, {k: rows[k] for k in LABEL}, {k: rows[k] for k in outputs})
 
     with strategy.scope():
-        rows = strategy.experimental_distribute_values_from_function(lambda context: value(context))
-        parts = strategy.run(tf.function(loss), (rows,))
-    total = sum(float(part) for part in strategy.experimental_local_results(parts))
+        rows = strategy.experimental_distribute_values_from_function(rows_of)
+        parts = strategy.experimental_local_results(strategy.run(tf.function(loss), (rows,)))
+    # As the Distiller weights them: times the number of replicas and the fraction of the rows.
+    fractions = (first / 6, 1 - first / 6)
+    total = sum(2 * fraction * float(part) for fraction, part in zip(fractions, parts, strict=True))
     assert total == pytest.approx(whole, rel=1e-5)
