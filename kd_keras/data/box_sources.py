@@ -66,19 +66,10 @@ def read_boxes(
         return builder.as_dataset(split=instruction, shuffle_files=False, read_config=in_order, decoders=decoders)
 
     annotations = open_range(0, size, {**skipped, keys.image: tfds.decode.SkipDecoding()})
-    most = _count_objects(annotations, keys, name)
-    rows = most if max_boxes is None else check_integer("load_boxes", "max_boxes", max_boxes, least=1)
-    if rows < most:
-        expected = f"at most max_boxes={rows} objects in an image of {name}"
-        raise ValueError(explain_mismatch(expected, str(most), f"pass max_boxes={most} or leave it out"))
+    rows = _choose_rows(_count_objects(annotations, keys, name), max_boxes, name)
 
     def convert(index: tf.Tensor, example: dict) -> dict:
-        boxes, classes = _objects(example[keys.objects], keys)
-        missing = rows - tf.shape(classes)[0]
-        label = {
-            "boxes": tf.ensure_shape(tf.pad(boxes, [[0, missing], [0, 0]]), (rows, 4)),
-            "classes": tf.ensure_shape(tf.pad(classes, [[0, missing]], constant_values=NO_OBJECT), (rows,)),
-        }
+        label = _padded(*_objects(example[keys.objects], keys), rows)
         return {"image": example[keys.image], "label": label, "index": index}
 
     def read_range(begin: int, end: int) -> tf.data.Dataset:
@@ -106,6 +97,26 @@ def _objects(objects: dict[str, tf.Tensor], keys: _Keys) -> tuple[tf.Tensor, tf.
     if keys.crowd is not None:
         stays &= ~tf.cast(objects[keys.crowd], tf.bool)
     return tf.boolean_mask(boxes, stays), tf.boolean_mask(tf.cast(objects[keys.number], tf.int64), stays)
+
+
+def _padded(boxes: tf.Tensor, classes: tf.Tensor, rows: int) -> dict[str, tf.Tensor]:
+    """A label of `rows` rows."""
+    missing = rows - tf.shape(classes)[0]
+    return {
+        "boxes": tf.ensure_shape(tf.pad(boxes, [[0, missing], [0, 0]]), (rows, 4)),
+        "classes": tf.ensure_shape(tf.pad(classes, [[0, missing]], constant_values=NO_OBJECT), (rows,)),
+    }
+
+
+def _choose_rows(most: int, max_boxes: int | None, name: str) -> int:
+    """The number of rows of each label, for at most `most` objects in an image."""
+    if max_boxes is None:
+        return most
+    rows = check_integer("load_boxes", "max_boxes", max_boxes, least=1)
+    if rows < most:
+        expected = f"at most max_boxes={rows} objects in an image of {name}"
+        raise ValueError(explain_mismatch(expected, str(most), f"pass max_boxes={most} or leave it out"))
+    return rows
 
 
 def _count_objects(annotations: tf.data.Dataset, keys: _Keys, name: str) -> int:
