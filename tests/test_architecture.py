@@ -15,6 +15,7 @@ ROOMS = (
     "errors",
     "contracts",
     "primitives",
+    "detection",
     "files",
     "private_api",
     "networks",
@@ -33,7 +34,7 @@ ROOMS = (
     "schemes",
     "runs",
 )
-WITHOUT_TENSORFLOW = ("errors", "contracts", "primitives", "networks", "methods", "models")
+WITHOUT_TENSORFLOW = ("errors", "contracts", "primitives", "detection", "networks", "methods", "models")
 LISTS = {
     "methods": ("__init__", "base", "adapters", "hard_weight", "labels", "schedules"),
     "models": ("__init__", "base"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 from kd_keras.data.augment import Augmentation
 from kd_keras.data.base import ImageAugmentation, Source
@@ -19,6 +20,7 @@ __all__ = (
     "Source",
     "evaluation",
     "load",
+    "load_boxes",
     "measure",
     "read_image",
     "steps_per_epoch",
@@ -78,4 +80,58 @@ def load(
     if name == "digits":
         digits.prepare(data_dir)
     source = sources.read(name, split, data_dir, download_timeout)
+    return source if image_channels is None else source.with_channels(image_channels)
+
+
+def load_boxes(
+    name: str | os.PathLike,
+    split: str,
+    data_dir: str | os.PathLike | None = None,
+    *,
+    class_names: Sequence[str] | None = None,
+    max_boxes: int | None = None,
+    image_channels: int | None = None,
+    download_timeout: float = 60.0,
+) -> Source:
+    """Opens one split of a dataset of images with boxes; its labels are padded boxes with classes, see `labels.py`.
+
+    Args:
+        name: a TFDS dataset whose objects have boxes and classes, such as `"voc/2007"`, or an existing folder in the
+            format of COCO, Pascal VOC or YOLO, as `box_folders.py` describes.
+        split: for example `"train"`; for TFDS datasets also a slice such as `"train[:1000]"`.
+        data_dir: the directory of TFDS datasets, or `None` for the default one. Not used for a folder.
+        class_names: of a folder in the format of VOC or YOLO, the names in the order of their numbers; by default those
+            that the folder has.
+        max_boxes: N, the number of rows of each label; by default the largest number of objects in an image of the
+            split.
+        image_channels: 1 for gray images, 3 for colors; by default what the dataset has.
+        download_timeout: of a dataset that is not prepared, the seconds without any progress after which its download
+            is given up.
+
+    Raises:
+        ValueError: if the dataset or split is unknown, has no boxes, or an annotation is wrong; the message names the
+            file and the line.
+        FileNotFoundError: if there are no images, an annotated image is missing, or a dataset is neither prepared nor
+            can be downloaded.
+
+    >>> import pathlib, tempfile
+    >>> from PIL import Image
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> Image.new("RGB", (40, 20)).save(folder / "black.png")
+    >>> _ = (folder / "black.txt").write_text("1 0.5 0.5 0.5 1.0")
+    >>> source = load_boxes(folder, "train", class_names=("cat", "dog"))
+    >>> [example["label"]["boxes"].numpy().tolist() for example in source.examples]
+    [[[0.0, 0.25, 1.0, 0.75]]]
+    """
+    if image_channels not in (None, 1, 3):
+        raise ValueError(explain_mismatch("image_channels=1 for gray images or 3 for colors", repr(image_channels)))
+    if os.path.isdir(name):
+        from kd_keras.data.box_folders import read_box_folder
+
+        return read_box_folder(name, split, class_names, max_boxes, image_channels)
+    if class_names is not None:
+        raise ValueError(f"class_names= names the classes of a folder, but {os.fspath(name)!r} is none.")
+    from kd_keras.data.box_sources import read_boxes
+
+    source = read_boxes(os.fspath(name), split, data_dir, max_boxes, download_timeout)
     return source if image_channels is None else source.with_channels(image_channels)

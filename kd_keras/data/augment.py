@@ -1,8 +1,8 @@
 """Views of images, each a pure function of the image and a seed, so that every view can be repeated.
 
 On one image: `pad_crop_flip`, `shift`, `random_resized_crop`, `rand_augment`. They take `(H, W, C)`, uint8 in 0..255 or
-floating point in 0..1, and return the same type and range. On a batch: `mixup` and `cutmix`. A seed is a tensor `(2,)`
-of integers; nothing here reads or changes a random state. `Augmentation` combines them.
+floating point in 0..1, and return the same type and range. On a batch: `mixup` and `cutmix` of `mixing.py`. A seed is a
+tensor `(2,)` of integers; nothing here reads or changes a random state. `Augmentation` combines them.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import tensorflow as tf
 
+from kd_keras.data.labels import Label, Window, label_in_window, whole_image
+from kd_keras.data.mixing import Mixed, cutmix, mixup
 from kd_keras.data.rand_augment import rand_augment
 from kd_keras.errors import shorten
-
-Mixed: TypeAlias = tuple[tf.Tensor, "tf.Tensor | None"]
 
 
 def pad_crop_flip(image: tf.Tensor, seed: tf.Tensor, pad: int = 4, flip: bool = True) -> tf.Tensor:
@@ -29,16 +29,24 @@ def pad_crop_flip(image: tf.Tensor, seed: tf.Tensor, pad: int = 4, flip: bool = 
     >>> pad_crop_flip(tf.ones((8, 8, 1)), [1, 2], pad=2).shape
     TensorShape([8, 8, 1])
     """
+    return _pad_crop_flip(image, seed, pad, flip)[0]
+
+
+def _pad_crop_flip(image: tf.Tensor, seed: tf.Tensor, pad: int, flip: bool) -> tuple[tf.Tensor, Window]:
     draws = tf.random.stateless_uniform((3,), seed)
     view = image = tf.convert_to_tensor(image)
+    edges, is_flipped = whole_image()
     if pad:
         # floor(u * n) is uniform over 0 to n - 1, because u < 1 also after rounding.
         corner = tf.cast(tf.floor(draws[:2] * (2 * pad + 1)), tf.int32)
         padded = tf.pad(image, ((pad, pad), (pad, pad), (0, 0)))
         view = tf.slice(padded, tf.concat([corner, [0]], 0), tf.shape(image))
+        start = tf.cast(corner - pad, tf.float32) / tf.cast(tf.shape(image)[:2], tf.float32)
+        edges = tf.concat([start, start + 1], 0)
     if flip:
-        view = tf.cond(draws[2] < 0.5, lambda: tf.reverse(view, [1]), lambda: view)
-    return tf.ensure_shape(view, image.shape)
+        is_flipped = draws[2] < 0.5
+        view = tf.cond(is_flipped, lambda: tf.reverse(view, [1]), lambda: view)
+    return tf.ensure_shape(view, image.shape), Window(edges, is_flipped)
 
 
 def shift(image: tf.Tensor, seed: tf.Tensor, pixels: int = 2) -> tf.Tensor:
@@ -74,6 +82,17 @@ def random_resized_crop(
     >>> random_resized_crop(tf.ones((8, 8, 1)), [1, 2], (4, 4)).shape
     TensorShape([4, 4, 1])
     """
+    return _random_resized_crop(image, seed, size, area, ratio, flip)[0]
+
+
+def _random_resized_crop(
+    image: tf.Tensor,
+    seed: tf.Tensor,
+    size: Sequence[int],
+    area: tuple[float, float] = (0.08, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    flip: bool = True,
+) -> tuple[tf.Tensor, Window]:
     image = tf.convert_to_tensor(image)
     box_seed, flip_seed = tf.unstack(tf.random.split(seed, 2))
     begin, extent, _ = tf.image.stateless_sample_distorted_bounding_box(
@@ -88,64 +107,10 @@ def random_resized_crop(
     )
     crop = tf.image.resize(tf.slice(image, begin, extent), size, antialias=True)
     crop = tf.cast(tf.round(crop) if image.dtype.is_integer else crop, image.dtype)
-    return pad_crop_flip(tf.ensure_shape(crop, (*size, image.shape[-1])), flip_seed, pad=0, flip=flip)
-
-
-def mixup(images: tf.Tensor, labels: tf.Tensor | None, seed: tf.Tensor, alpha: float) -> Mixed:
-    """Blends each image and its label with those of its partner, the image at its place in the reversed batch.
-
-    Zhang et al. 2017 (https://arxiv.org/abs/1710.09412); one blending ratio for each example, from Beta(alpha, alpha).
-    With `alpha=1`, a uniform ratio, this is the mixing of "patient and consistent" teaching (Beyer et al. 2021,
-    https://arxiv.org/abs/2106.05237).
-
-    Args:
-        images: `(B, H, W, C)` floating point, of any range.
-        labels: `(B, K)` floating point, or `None`.
-        seed: `(2,)` integer.
-        alpha: greater than 0.
-
-    >>> mixup(tf.constant([0.0, 255.0])[:, None, None, None], None, [1, 2], alpha=1.0)[0].shape
-    TensorShape([2, 1, 1, 1])
-    """
-    ratio = _draw_beta(seed, alpha, tf.shape(images)[0])
-    labels = None if labels is None else _blend(labels, ratio[:, None])
-    return _blend(images, ratio[:, None, None, None]), labels
-
-
-def cutmix(images: tf.Tensor, labels: tf.Tensor | None, seed: tf.Tensor, alpha: float) -> Mixed:
-    """Replaces a box of each image by that of its partner in the reversed batch, and mixes the labels by area.
-
-    Yun et al. 2019 (https://arxiv.org/abs/1905.04899, equations 1 and 2); one box for each example. Only the part of
-    the box inside the image counts for the labels, as in the authors' code. The arguments are those of `mixup`.
-
-    >>> cutmix(tf.zeros((2, 4, 4, 1)), tf.eye(2), [1, 2], alpha=1.0)[1].shape
-    TensorShape([2, 2])
-    """
-    count, height, width = tf.unstack(tf.shape(images)[:3])
-    side_seed, center_seed = tf.unstack(tf.random.split(seed, 2))
-    cut = tf.sqrt(1 - _draw_beta(side_seed, alpha, count))
-    centers = tf.random.stateless_uniform((2, count), center_seed)
-
-    def is_inside(length: tf.Tensor, center: tf.Tensor) -> tf.Tensor:
-        size = tf.cast(length, tf.float32)
-        middle, half = tf.floor(center * size), tf.floor(tf.floor(cut * size) / 2)
-        position = tf.range(size)
-        return (position >= (middle - half)[:, None]) & (position < (middle + half)[:, None])
-
-    box = is_inside(height, centers[0])[:, :, None] & is_inside(width, centers[1])[:, None, :]
-    remaining = 1 - tf.cast(box, tf.float32)
-    labels = None if labels is None else _blend(labels, tf.reduce_mean(remaining, [1, 2])[:, None])
-    return tf.where(box[..., None], images[::-1], images), labels
-
-
-def _blend(values: tf.Tensor, ratio: tf.Tensor) -> tf.Tensor:
-    return ratio * values + (1 - ratio) * values[::-1]
-
-
-def _draw_beta(seed: tf.Tensor, alpha: float, count: tf.Tensor) -> tf.Tensor:
-    # A ratio of gammas is a beta. At a small alpha both may underflow to 0; the ratio 0 is then the nearest value.
-    first, second = tf.unstack(tf.random.stateless_gamma((2, count), seed, alpha))
-    return tf.math.divide_no_nan(first, first + second)
+    view, flipped = _pad_crop_flip(tf.ensure_shape(crop, (*size, image.shape[-1])), flip_seed, 0, flip)
+    sides = tf.cast(tf.shape(image)[:2], tf.float32)
+    edges = tf.concat([tf.cast(place[:2], tf.float32) / sides for place in (begin, begin + extent)], 0)
+    return view, Window(edges, flipped.is_flipped)
 
 
 @dataclass(frozen=True)
@@ -211,12 +176,36 @@ class Augmentation:
         >>> Augmentation(flip=True).view(tf.zeros((8, 8, 1), tf.uint8), [1, 2]).dtype
         tf.uint8
         """
+        return self._view(image, seed)[0]
+
+    def view_with_label(self, image: tf.Tensor, label: Label, seed: tf.Tensor) -> tuple[tf.Tensor, Label]:
+        """The view of `view`, with its label: a class stays, boxes follow the crop and the flip.
+
+        Raises:
+            ValueError: for boxes with `rand_augment`, which also rotates and shears.
+
+        >>> boxes = {"boxes": tf.constant([[0.0, 0.0, 1.0, 0.25]]), "classes": tf.constant([3], tf.int64)}
+        >>> image, label = Augmentation(flip=True).view_with_label(tf.zeros((8, 8, 1), tf.uint8), boxes, [1, 1])
+        >>> label["boxes"].numpy().tolist()
+        [[0.0, 0.75, 1.0, 1.0]]
+        """
+        if self.rand_augment and isinstance(label, dict):
+            raise ValueError(
+                "Boxes cannot follow rand_augment, which also rotates and shears, but received "
+                f"rand_augment={self.rand_augment}. Use flip with one of crop, shift and resized_crop."
+            )
+        view, window = self._view(image, seed)
+        return view, label_in_window(label, window)
+
+    def _view(self, image: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, Window]:
         crop_seed, color_seed = tf.unstack(tf.random.split(seed, 2)) if self.rand_augment else (seed, None)
+        window = whole_image()
         if self.resized_crop:
-            image = random_resized_crop(image, crop_seed, image.shape[:2], flip=self.flip)
+            image, window = _random_resized_crop(image, crop_seed, image.shape[:2], flip=self.flip)
         elif self.crop or self.shift or self.flip:
-            image = pad_crop_flip(image, crop_seed, self.crop or self.shift, self.flip)
-        return rand_augment(image, color_seed, *self.rand_augment) if self.rand_augment else image
+            image, window = _pad_crop_flip(image, crop_seed, self.crop or self.shift, self.flip)
+        image = rand_augment(image, color_seed, *self.rand_augment) if self.rand_augment else image
+        return image, window
 
     def mix(self, images: tf.Tensor, labels: tf.Tensor | None, seed: tf.Tensor) -> Mixed:
         """The mixed batch for a seed `(2,)`: `(B, H, W, C)` with `(B, K)` labels or `None`.

@@ -13,6 +13,7 @@ from kd_keras.data.image_files import LUMINANCE
 from kd_keras.errors import explain_mismatch
 
 TYPES = {"image": "uint8", "index": "int64", "label": "int64"}
+BOX_TYPES = {"boxes": "float32", "classes": "int64"}  # of a label with boxes
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +23,8 @@ class Source:
     Attributes:
         examples: dictionaries of `image` `(H, W, C)` uint8, `index` () int64 and, if there are labels, `label` ()
             int64. `index` counts from 0 in reading order, which is the same in each epoch and each run. It identifies
-            an example as long as the dataset is unchanged.
+            an example as long as the dataset is unchanged. A label with boxes is a dictionary of `boxes` `(N, 4)`
+            float32 and `classes` `(N,)` int64, as `labels.py` describes.
         name: the dataset's name, or its folder.
         size: the number of examples.
         classes: K, the number of classes, or `None` if there are no labels.
@@ -55,9 +57,10 @@ class Source:
 
     def __post_init__(self) -> None:
         spec = self.examples.element_spec
-        types = {key: value.dtype.name for key, value in spec.items()} if isinstance(spec, dict) else spec
+        types = tf.nest.map_structure(lambda value: value.dtype.name, spec) if isinstance(spec, dict) else spec
         required = {key: TYPES[key] for key in ("image", "index")}
-        if not isinstance(types, dict) or not required.items() <= types.items() <= TYPES.items():
+        allowed = ({**required}, TYPES, {**TYPES, "label": BOX_TYPES})
+        if types not in allowed:
             expected = f"examples of the form {TYPES} in source {self.name!r}, with or without the label"
             raise ValueError(explain_mismatch(expected, str(types)))
         shape, declared = spec["image"].shape, self.image_shape
@@ -67,6 +70,8 @@ class Source:
             raise ValueError(explain_mismatch(f"images (H, W, C) in source {self.name!r}", received, advice))
         if declared is not None and not shape.is_compatible_with(declared):
             raise ValueError(explain_mismatch(f"images of image_shape={declared}", f"a dataset of images {shape}"))
+        if self.has_boxes:
+            _check_box_shapes(spec["label"], self.name)
         self._check_classes()
 
     def _check_classes(self) -> None:
@@ -86,6 +91,11 @@ class Source:
     def has_labels(self) -> bool:
         """Whether the examples have labels."""
         return "label" in self.examples.element_spec
+
+    @property
+    def has_boxes(self) -> bool:
+        """Whether the labels are boxes with classes."""
+        return self.has_labels and isinstance(self.examples.element_spec["label"], dict)
 
     def shards(self, count: int) -> list[Source]:
         """Splits the source into `count` consecutive shards, whose sizes differ by at most one example.
@@ -155,7 +165,7 @@ class Source:
             classes: numbers from 0 to K - 1.
 
         Raises:
-            ValueError: if the source has no labels, a class does not exist, or no example remains.
+            ValueError: if the source has no labels or boxes, a class does not exist, or no example remains.
 
         >>> examples = tf.data.Dataset.range(6).map(
         ...     lambda i: {"image": tf.zeros((4, 4, 1), tf.uint8), "label": i % 3, "index": i})
@@ -164,6 +174,8 @@ class Source:
         """
         if not self.has_labels:
             raise ValueError(f"Classes {sorted(classes)} cannot be left out of {self.name!r}, which has no labels.")
+        if self.has_boxes:
+            raise ValueError(f"Classes {sorted(classes)} cannot be left out of {self.name!r}, whose labels are boxes.")
         unknown = [number for number in classes if not 0 <= number < (self.classes or number + 1)]
         if unknown:
             raise ValueError(
@@ -177,6 +189,14 @@ class Source:
         numbered = remaining.enumerate().map(lambda number, example: {**example, "index": number})
         version = f"{self.version} without {sorted(classes)}"
         return replace(self, examples=numbered, size=size, version=version, files=1, read_range=None)
+
+
+def _check_box_shapes(spec: dict[str, tf.TensorSpec], name: str) -> None:
+    rows = spec["boxes"].shape[0] if spec["boxes"].shape.rank else None
+    if rows is None or tuple(spec["boxes"].shape) != (rows, 4) or tuple(spec["classes"].shape) != (rows,):
+        expected = f"boxes (N, 4) and classes (N,) with one N for all examples of source {name!r}"
+        received = f"boxes {spec['boxes'].shape} and classes {spec['classes'].shape}"
+        raise ValueError(explain_mismatch(expected, received, "pad with the class -1 and boxes of zeros"))
 
 
 class ImageAugmentation(Protocol):

@@ -7,10 +7,11 @@ from typing import Any
 import tensorflow as tf
 
 from kd_keras.contracts import INDEX, INPUTS, RECORDED
+from kd_keras.data.augment import Augmentation
 from kd_keras.data.base import ImageAugmentation, RecordedOutputs, Source
 from kd_keras.data.settings import ViewSettings
 from kd_keras.distribute.slices import BatchSlice
-from kd_keras.errors import explain_mismatch
+from kd_keras.errors import explain_mismatch, shorten
 
 WHOLE_BATCH = BatchSlice()
 
@@ -26,7 +27,8 @@ class BatchMaker:
         recorded: the teacher's outputs to join, or `None`.
 
     Raises:
-        ValueError: if labels must be one-hot, but the source has no labels or no number of classes.
+        ValueError: if labels must be one-hot, but the source has no labels or no number of classes; or if labels are
+            boxes, which cannot be one-hot, mixed, or follow such an augmentation.
     """
 
     def __init__(
@@ -40,6 +42,8 @@ class BatchMaker:
         self.views, self.recorded, self.classes = views, recorded, source.classes
         self.one_hot = one_hot or (views.mixes_batches and source.has_labels)
         self.with_index = with_index or recorded is not None
+        if source.has_boxes:
+            check_boxes_can_follow(source, views, self.one_hot)
         if self.one_hot and not (source.has_labels and self.classes):
             received = f"{source.name}, which has {self.classes or 'no'} classes"
             received += "" if source.has_labels else " and no labels"
@@ -61,12 +65,12 @@ class BatchMaker:
             view: the number () of the view; needed only with recorded outputs.
 
         Returns:
-            `(x, y)`, or `x` if there are no labels.
+            `(x, y)`, or `x` if there are no labels; y is a dictionary of `boxes` and `classes` if labels are boxes.
         """
         images, label = rows["image"], rows.get("label")
         augmentation = self.views.augmentation
         if augmentation is not None and augmentation.changes_images:
-            images = _augment(images, rows["index"], view_seed, augmentation)
+            images, label = _augment(images, label, rows["index"], view_seed, augmentation)
         images = tf.cast(images, tf.float32)
         if self.one_hot:
             label = tf.one_hot(label, self.classes)
@@ -79,15 +83,47 @@ class BatchMaker:
         return x if label is None else (x, label)
 
 
+def check_boxes_can_follow(source: Source, views: ViewSettings, one_hot: bool) -> None:
+    """Checks that labels with boxes can be made for some views.
+
+    Raises:
+        ValueError: if they cannot.
+    """
+    augmentation = views.augmentation
+    if one_hot:
+        received = "one_hot=True, mixup or cutmix"
+        advice = "detection has a class for each box: leave these out"
+        raise ValueError(explain_mismatch(f"labels with boxes as they are for {source.name}", received, advice))
+    if augmentation is None or not augmentation.changes_images:
+        return
+    if not isinstance(augmentation, Augmentation) or augmentation.rand_augment:
+        expected = f"an Augmentation of crop, shift, resized_crop and flip, which the boxes of {source.name} can follow"
+        raise ValueError(explain_mismatch(expected, shorten(augmentation)))
+
+
 def _augment(
-    images: tf.Tensor, index: tf.Tensor, view_seed: tf.Tensor | None, augmentation: ImageAugmentation
-) -> tf.Tensor:
+    images: tf.Tensor,
+    label: Any,
+    index: tf.Tensor,
+    view_seed: tf.Tensor | None,
+    augmentation: ImageAugmentation,
+) -> tuple[tf.Tensor, Any]:
     # One image after the other: batches already run in parallel, and a view is a function of a single image.
-    return tf.map_fn(
+    spec = tf.TensorSpec(images.shape[1:], images.dtype)
+    if isinstance(augmentation, Augmentation) and isinstance(label, dict):
+        view_with_label = augmentation.view_with_label
+        label_spec = tf.nest.map_structure(lambda column: tf.TensorSpec(column.shape[1:], column.dtype), label)
+        return tf.map_fn(
+            lambda row: view_with_label(row[0], row[1], tf.random.fold_in(view_seed, row[2])),
+            (images, label, index),
+            fn_output_signature=(spec, label_spec),
+        )
+    views = tf.map_fn(
         lambda pair: augmentation.view(pair[0], tf.random.fold_in(view_seed, pair[1])),
         (images, index),
-        fn_output_signature=tf.TensorSpec(images.shape[1:], images.dtype),
+        fn_output_signature=spec,
     )
+    return views, label
 
 
 def cut_slices(batch: Any, batch_slice: BatchSlice) -> tf.data.Dataset:
@@ -113,13 +149,13 @@ def cut_slices(batch: Any, batch_slice: BatchSlice) -> tf.data.Dataset:
     return tf.data.Dataset.range(batch_slice.first, batch_slice.first + batch_slice.count).map(cut)
 
 
-def pad_batch(x: Any, y: tf.Tensor, size: int) -> tuple[Any, tf.Tensor, tf.Tensor]:
+def pad_batch(x: Any, y: Any, size: int) -> tuple[Any, Any, tf.Tensor]:
     """Repeats the last row until a batch has `size` rows, and adds weights `(size,)`, 0 for these copies and else 1.
 
     >>> pad_batch(tf.zeros((2, 4)), tf.constant([1, 2]), 3)[2].numpy().tolist()
     [1.0, 1.0, 0.0]
     """
-    count = tf.shape(y)[0]
+    count = tf.shape(tf.nest.flatten(y)[0])[0]
     rows = tf.minimum(tf.range(size), count - 1)
     x, y = tf.nest.map_structure(lambda column: tf.gather(column, rows), (x, y))
     return x, y, tf.cast(tf.range(size) < count, tf.float32)

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import tensorflow as tf
 
 from kd_keras.data.base import Source
+from kd_keras.data.labels import check_label
 from kd_keras.data.python_calls import plain_message
 from kd_keras.data.settings import BatchSettings
 from kd_keras.distribute.slices import BatchSlice
@@ -35,7 +36,7 @@ class Examples(Protocol):
         """The batches of one epoch, in an order that depends on a seed `(2,)` and in a form that `rows` accepts."""
 
     def rows(self, batch: Any) -> dict[str, tf.Tensor]:
-        """The stored examples of a batch: `image` `(B, H, W, C)` uint8, `index` and perhaps `label` `(B,)` int64."""
+        """The stored examples of a batch: `image` `(B, H, W, C)` uint8, `index` `(B,)` int64, perhaps `label`."""
 
 
 class InMemory:
@@ -56,7 +57,7 @@ class InMemory:
         return numbers.batch(self.batching.batch_size, self.batching.drop_remainder)
 
     def rows(self, batch: Any) -> dict[str, tf.Tensor]:
-        return {key: tf.gather(column, batch) for key, column in self.columns.items()}
+        return tf.nest.map_structure(lambda column: tf.gather(column, batch), self.columns)
 
 
 class Streamed:
@@ -94,17 +95,10 @@ def store(source: Source, image_size: Sequence[int] | None) -> tf.data.Dataset:
             image = tf.cast(tf.round(tf.image.resize(image, size, antialias=True)), tf.uint8)
         converted = {**example, "image": tf.ensure_shape(image, (*size, channels))}
         if source.has_labels and source.classes is not None:
-            converted["label"] = _check_label(example["label"], example["index"], source.name, source.classes)
+            converted["label"] = check_label(example["label"], example["index"], source.name, source.classes)
         return converted
 
     return source.examples.map(convert, tf.data.AUTOTUNE, deterministic=True)
-
-
-def _check_label(label: tf.Tensor, index: tf.Tensor, name: str, classes: int) -> tf.Tensor:
-    expected = f"a label of 0 to {classes - 1}, the classes of {name}"
-    message = tf.strings.format(explain_mismatch(expected, "{} at example {}"), (label, index))
-    with tf.control_dependencies([tf.debugging.Assert((label >= 0) & (label < classes), [message])]):
-        return tf.identity(label)
 
 
 def fits_in_memory(source: Source, stored: tf.data.Dataset) -> bool:

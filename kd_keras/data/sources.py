@@ -30,7 +30,7 @@ def read(name: str, split: str, data_dir: str | os.PathLike | None = None, downl
     """
     builder = prepare(name, data_dir, download_timeout)
     image, label = _find_keys(builder)
-    size = _count_examples(builder, split)
+    size = count_examples(builder, split)
     # The index is the same in every run only if files are read one after the other, without shuffling.
     in_order = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
     images = [key for key, feature in builder.info.features.items() if isinstance(feature, tfds.features.Image)]
@@ -40,7 +40,7 @@ def read(name: str, split: str, data_dir: str | os.PathLike | None = None, downl
         return {"image": features[image], "label": tf.cast(features[label], tf.int64), "index": index}
 
     def read_range(begin: int, end: int) -> tf.data.Dataset:
-        instruction = _select_range(builder, split, begin, end)
+        instruction = select_range(builder, split, begin, end)
         raw = builder.as_dataset(split=instruction, shuffle_files=False, read_config=in_order, decoders=skipped)
         return raw.enumerate(begin).map(convert, tf.data.AUTOTUNE, deterministic=True)
 
@@ -58,7 +58,7 @@ def read(name: str, split: str, data_dir: str | os.PathLike | None = None, downl
     )
 
 
-def _select_range(builder: tfds.core.DatasetBuilder, split: str, begin: int, end: int) -> tfds.core.ReadInstruction:
+def select_range(builder: tfds.core.DatasetBuilder, split: str, begin: int, end: int) -> tfds.core.ReadInstruction:
     """The examples from `begin` to `end - 1` of a split, which may be a slice or a sum of several splits."""
     pieces, offset = [], 0
     for piece in tfds.core.ReadInstruction.from_spec(split).to_absolute(builder.info.splits):
@@ -77,7 +77,7 @@ def _find_keys(builder: tfds.core.DatasetBuilder) -> tuple[str, str]:
     top = dict(features) if isinstance(features, tfds.features.FeaturesDict) else {}
     preferred = [key for key in builder.info.supervised_keys or () if isinstance(key, str) and key in top]
     order = [*preferred, *top]
-    images = [key for key in order if _is_image(top[key])]
+    images = [key for key in order if is_image(top[key])]
     labels = [key for key in order if isinstance(top[key], tfds.features.ClassLabel)]
     if not images or not labels:
         types = {key: type(feature).__name__ for key, feature in top.items()}
@@ -87,13 +87,19 @@ def _find_keys(builder: tfds.core.DatasetBuilder) -> tuple[str, str]:
     return images[0], labels[0]
 
 
-def _is_image(feature: tfds.features.FeatureConnector) -> bool:
+def is_image(feature: tfds.features.FeatureConnector) -> bool:
+    """Whether a feature is an 8-bit image."""
     # TFDS derives masks from Image, but their values are classes.
     is_image = isinstance(feature, tfds.features.Image) and not isinstance(feature, tfds.features.LabeledImage)
     return is_image and feature.tf_dtype == tf.uint8
 
 
-def _count_examples(builder: tfds.core.DatasetBuilder, split: str) -> int:
+def count_examples(builder: tfds.core.DatasetBuilder, split: str) -> int:
+    """The number of examples of a split.
+
+    Raises:
+        ValueError: if the split is unknown or empty.
+    """
     splits = list(builder.info.splits)
     try:
         size = builder.info.splits[split].num_examples

@@ -6,6 +6,7 @@
 from kd_keras.evaluation.accuracy import accuracy
 from kd_keras.evaluation.agreement import agreement
 from kd_keras.evaluation.attention import attention, attention_maps
+from kd_keras.evaluation.average_precision import average_precision
 from kd_keras.evaluation.base import Predictions, halves, predict
 from kd_keras.evaluation.calibration import calibration
 from kd_keras.evaluation.cost import cost, latency
@@ -30,6 +31,7 @@ __all__ = (
     "agreement",
     "attention",
     "attention_maps",
+    "average_precision",
     "calibration",
     "check_requirements",
     "cost",

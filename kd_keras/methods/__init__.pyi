@@ -8,6 +8,9 @@ from kd_keras.methods.at import at_loss as at_loss
 from kd_keras.methods.base import Method as Method
 from kd_keras.methods.base import TapPairMethod as TapPairMethod
 from kd_keras.methods.base import Taps as Taps
+from kd_keras.methods.bckd import BCKD as BCKD
+from kd_keras.methods.bckd import bckd_box_loss as bckd_box_loss
+from kd_keras.methods.bckd import bckd_loss as bckd_loss
 from kd_keras.methods.byot import BYOT as BYOT
 from kd_keras.methods.byot import byot_features_loss as byot_features_loss
 from kd_keras.methods.byot import byot_loss as byot_loss

@@ -12,6 +12,7 @@ import keras
 
 from kd_keras.errors import explain_mismatch, suggest
 from kd_keras.models import applications
+from kd_keras.models.detector import Detector, detector
 from kd_keras.models.hub import hub
 from kd_keras.models.mlp import mlp
 from kd_keras.models.mobilenet_v1 import mobilenet_v1
@@ -39,8 +40,10 @@ from kd_keras.models.wide_resnet import wrn_16_1, wrn_16_2, wrn_40_1, wrn_40_2
 from kd_keras.networks.preprocessing import PixelStatistics
 
 __all__ = (
+    "Detector",
     "EarlyExit",
     "build",
+    "detector",
     "exit_count",
     "mlp",
     "mobilenet_v1",
@@ -76,7 +79,10 @@ __all__ = (
     "wrn_40_1",
     "wrn_40_2",
 )
-NO_MODEL = ("EarlyExit", "build", "exit_count", "multi_exit", "names", "single_exit", "takes_normalization")
+NO_MODEL = (
+    "Detector", "EarlyExit", "build", "detector", "exit_count", "multi_exit", "names", "single_exit",
+    "takes_normalization",
+)  # fmt: skip
 ZOO = tuple(name for name in __all__ if name not in NO_MODEL)
 
 
@@ -88,13 +94,14 @@ def names() -> list[str]:
 def takes_normalization(name: str) -> bool:
     """Whether `build` takes pixel statistics for a name.
 
-    It does for networks of the zoo, also as `multi_exit/<name>`, because their normalization is fitted to the training
-    data. It does not for `applications/<name>` and `hub/<name>`, because their weights expect a certain preprocessing.
+    It does for networks of the zoo, also as `multi_exit/<name>` or `detector/<name>`, because their normalization is
+    fitted to the training data. It does not for `applications/<name>` and `hub/<name>`, because their weights expect a
+    certain preprocessing.
 
     >>> takes_normalization("resnet20"), takes_normalization("applications/ResNet50")
     (True, False)
     """
-    return name.removeprefix("multi_exit/") in ZOO
+    return name.removeprefix("multi_exit/").removeprefix("detector/") in ZOO
 
 
 def build(
@@ -108,16 +115,19 @@ def build(
 
     Args:
         name: one of `names()`, for example `"resnet20"` or `"applications/ResNet50"`; if KerasHub is installed, also
-            `"hub/<preset or class>"`; `"multi_exit/<any of these>"` builds it with a classifier at each stage.
+            `"hub/<preset or class>"`; `"multi_exit/<any of these>"` builds it with a classifier at each stage, and
+            `"detector/<any of these>"` a detector on its stages.
         input_shape: `(H, W, C)` of an image.
-        classes: number of classes K, at least 2.
+        classes: number of classes K, at least 2; of a detector at least 1.
         normalization: the mean and the standard deviation of the training images' pixels, only for names for which
             `takes_normalization` is true; by default a mean of 127.5 and a standard deviation of 63.75.
         options: further arguments of that architecture: `width=` for the mobile networks, `hidden=` for mlp,
-            `weights=` for applications and presets.
+            `weights=` for applications and presets. Those of a detector are `pyramid=`, `width=`, `depth=` and
+            `anchor_scale=` of `detector`, and `backbone=`, a dictionary of the options of its network.
 
     Returns:
-        A Functional model from images `(B, H, W, C)`, float32 pixel values from 0 to 255, to logits `(B, K)`.
+        A Functional model from images `(B, H, W, C)`, float32 pixel values from 0 to 255, to logits `(B, K)`; a
+        detector has the outputs that `detector` describes.
 
     Raises:
         ValueError: if the name is unknown (the message suggests the closest ones), the shape is not three positive
@@ -132,9 +142,12 @@ def build(
     if len(input_shape) != 3 or not all(isinstance(size, int) and size > 0 for size in input_shape):
         expected = "an input_shape (height, width, channels) of positive integers"
         raise ValueError(explain_mismatch(expected, repr(input_shape), "pass for example (32, 32, 3)"))
+    family, _, member = name.partition("/")
+    if family == "detector" and member:
+        backbone = build(member, input_shape, max(classes, 2), normalization, **options.pop("backbone", {}))
+        return detector(backbone, classes, **options)
     if classes < 2:
         raise ValueError(explain_mismatch("at least two classes", str(classes), "give a binary model two logits"))
-    family, _, member = name.partition("/")
     if family == "multi_exit" and member:
         return multi_exit(build(member, input_shape, classes, normalization, **options))
     if family in ("applications", "hub") and member:

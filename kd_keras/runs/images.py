@@ -212,7 +212,7 @@ def open_source(
 
     Raises:
         TypeError: if the images are of another type.
-        ValueError: if there are no such images.
+        ValueError: if there are no such images, or their labels are boxes.
     """
     if isinstance(images, (str, os.PathLike)):
         return data.load(
@@ -228,6 +228,11 @@ def open_source(
             f"data must be a name, a folder, a Source or a tf.data.Dataset, but received {type(images).__name__}."
         )
     source = source_from(images) if isinstance(images, tf.data.Dataset) else images
+    if source.has_boxes:
+        raise ValueError(
+            f"Expected images with one class each, but the labels of {source.name!r} are boxes. Train a detector with "
+            "its compile and fit, or in a Distiller, on the batches of data.training."
+        )
     return source if image_channels is None else source.with_channels(image_channels)
 
 

@@ -40,7 +40,8 @@ def build_network(
 
     Raises:
         TypeError: if the source is of another type.
-        ValueError: if a name is unknown, a file is damaged, or the network has another number of classes.
+        ValueError: if a name is unknown, a file is damaged, the network is a detector, or it has another number of
+            classes.
     """
     if isinstance(source, keras.Model) or is_saved(source):
         model = _of_this_strategy(load_network(source))
@@ -61,6 +62,11 @@ def build_network(
         model = models.build(name, images.shape, classes, **options)
     else:
         raise TypeError(f"Expected a name, a path, a Run or a Keras model to train, but received {shorten(source)}.")
+    if isinstance(model, models.Detector):
+        raise ValueError(
+            f"Expected a classifier, but {describe(source)} is a detector. Train it with its compile and fit, or in a "
+            "Distiller, on the batches of data.training."
+        )
     if weights is not None:
         report = load_weights(model, weights)
         logger.info("%s: %s", os.fspath(weights), report)
