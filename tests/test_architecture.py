@@ -30,8 +30,8 @@ ROOMS = (
     "export",
     "report",
     "tasks",
-    "schemes",
     "runs",
+    "schemes",
 )
 WITHOUT_TENSORFLOW = ("errors", "contracts", "primitives", "networks", "methods", "models")
 LISTS = {

@@ -24,6 +24,8 @@ from kd_keras.methods.cwd import CWD as CWD
 from kd_keras.methods.cwd import cwd_loss as cwd_loss
 from kd_keras.methods.dense import Dense as Dense
 from kd_keras.methods.dense import dense_loss as dense_loss
+from kd_keras.methods.dgkd import DGKD as DGKD
+from kd_keras.methods.dgkd import dgkd_loss as dgkd_loss
 from kd_keras.methods.dist import DIST as DIST
 from kd_keras.methods.dist import dist_loss as dist_loss
 from kd_keras.methods.dkd import DKD as DKD

@@ -1,0 +1,11 @@
+"""What takes several trainings: each function trains its runs on top of `kd_keras.train` and `kd_keras.distill`.
+
+The same call resumes an interrupted scheme: complete runs are reused, and the interrupted one resumes. The docstring of
+each file has the paper, the formula and a command.
+"""
+
+from kd_keras.schemes.assistants import choose_assistants, distill_by_assistants
+from kd_keras.schemes.born_again import Generations, train_generations
+from kd_keras.schemes.outcome import Outcome
+
+__all__ = ("Generations", "Outcome", "choose_assistants", "distill_by_assistants", "train_generations")

@@ -1,0 +1,47 @@
+"""experiments.scheme: every scheme as a command."""
+
+import pytest
+
+from kd_keras import Run
+from tests.support.programs import SMALL, program
+
+pytestmark = [pytest.mark.filterwarnings(f"ignore:{text}") for text in ("The teacher is right", "After training")]
+
+
+def test_assistants(teacher, data_dir, tmp_path):
+    command = [
+        "--scheme=assistants",
+        f"--teacher={teacher}",
+        "--assistant=mlp(hidden=(8,))",
+        "--method=kd(temperature=2)",
+    ]
+    command += ["--hard_weight=0.5", "--student=mlp(hidden=(4,))", *SMALL, data_dir, f"--run={tmp_path / 'chain'}"]
+    lines = program("scheme", *command).stdout.splitlines()
+    assert [line.split(":")[0] for line in lines[-2:]] == [
+        str(tmp_path / "chain" / name) for name in ("1-mlp", "2-mlp")
+    ]
+    settings = Run(tmp_path / "chain" / "2-mlp").settings
+    assert (settings["method"], settings["hard_weight"]) == ("kd(temperature=2)", "0.5")
+    again = program("scheme", *command)
+    assert again.stdout.count("complete: nothing to do") == 2
+
+
+def test_generations(data_dir, tmp_path):
+    command = ["--scheme=born_again", "--generations=1", "--student=mlp(hidden=(4,))", *SMALL, data_dir]
+    ran = program("scheme", *command, f"--run={tmp_path / 'born'}")
+    assert "Ensemble of generations 1 to 1: accuracy" in ran.stdout
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        (["--scheme=born_again", "--dense"], "but received --dense"),
+        (["--scheme=assistants", "--generations=2"], "but received --generations"),
+        (["--scheme=assistants", "--assistant=resnet14"], "The teacher must be"),
+        (["--scheme=born_again", "--weights=some.keras"], "takes no weights"),
+        (["--scheme=chain"], "scheme"),
+    ],
+)
+def test_flags_of_another_scheme_are_refused(given, message, tmp_path):
+    ran = program("scheme", *given, f"--run={tmp_path / 'run'}", check=False)
+    assert ran.returncode == 2 and message in ran.stderr and not (tmp_path / "run").exists()
