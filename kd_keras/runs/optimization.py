@@ -11,7 +11,7 @@ import tensorflow as tf
 from kd_keras import distribute
 from kd_keras.distiller import Distiller
 from kd_keras.runs.recipe import Recipe
-from kd_keras.training import CoupledSGD
+from kd_keras.training import DOT, CoupledSGD
 
 logger = logging.getLogger("kd_keras")
 
@@ -54,6 +54,8 @@ def optimizer(recipe: Recipe, steps: int) -> keras.optimizers.Optimizer:
         if recipe.coupled_weight_decay:
             return CoupledSGD(rate, momentum=0.9, coupled_weight_decay=recipe.coupled_weight_decay, **decay)
         return keras.optimizers.SGD(rate, momentum=0.9, **decay)
+    if recipe.optimizer == "dot":
+        return DOT(rate, 0.9, recipe.dot_delta, coupled_weight_decay=recipe.coupled_weight_decay, **decay)
     if recipe.optimizer == "adam":
         return keras.optimizers.Adam(rate, **decay)
     return keras.optimizers.AdamW(rate, weight_decay=recipe.weight_decay)
