@@ -29,6 +29,7 @@ from kd_keras.training.data_check import check_arrays
 from kd_keras.training.dot import compute_gradients, takes_terms_apart
 from kd_keras.training.fit_arguments import check_fit_arguments, check_has_measure
 from kd_keras.training.fit_callbacks import complete_callbacks
+from kd_keras.training.following import FollowingTeacher
 from kd_keras.training.guard import NonFiniteGuard
 from kd_keras.training.hard_loss import compiled_mean, is_mean_over_rows
 from kd_keras.training.logs import LogsTerms
@@ -120,6 +121,8 @@ class Distiller(LogsTerms):
         for method in self.methods if previous is not None else ():
             method.check_heads(self._student.specs, teacher.specs)
         self.teacher = teacher
+        # Tracked, unlike any other teacher, so that a checkpoint contains it.
+        self.following = [*teacher.networks] if isinstance(teacher, FollowingTeacher) else []
         self._has_checked_teacher = False
         self._retrace()
 

@@ -7,5 +7,17 @@ each file has the paper, the formula and a command.
 from kd_keras.schemes.assistants import choose_assistants, distill_by_assistants
 from kd_keras.schemes.born_again import Generations, train_generations
 from kd_keras.schemes.outcome import Outcome
+from kd_keras.schemes.self_teaching import train_with_mean_teacher, train_with_past_student
+from kd_keras.schemes.virtual_teacher import train_with_virtual_teacher, virtual_teacher_smoothing
 
-__all__ = ("Generations", "Outcome", "choose_assistants", "distill_by_assistants", "train_generations")
+__all__ = (
+    "Generations",
+    "Outcome",
+    "choose_assistants",
+    "distill_by_assistants",
+    "train_generations",
+    "train_with_mean_teacher",
+    "train_with_past_student",
+    "train_with_virtual_teacher",
+    "virtual_teacher_smoothing",
+)

@@ -7,9 +7,10 @@ Users find it as `kd_keras.callbacks`.
 from kd_keras.training.checkpoint import Checkpoint
 from kd_keras.training.checkpoint_files import Position
 from kd_keras.training.dot import DOT
+from kd_keras.training.following import FollowingTeacher
 from kd_keras.training.nonfinite import NonFinite
 from kd_keras.training.resume import fit
 from kd_keras.training.teacher_check import TeacherCheck
 from kd_keras.training.weight_decay import CoupledSGD
 
-__all__ = ("DOT", "Checkpoint", "CoupledSGD", "NonFinite", "Position", "TeacherCheck", "fit")
+__all__ = ("DOT", "Checkpoint", "CoupledSGD", "FollowingTeacher", "NonFinite", "Position", "TeacherCheck", "fit")

@@ -33,6 +33,23 @@ def test_generations(data_dir, tmp_path):
 
 
 @pytest.mark.parametrize(
+    "flags",
+    [
+        ["--scheme=virtual_teacher", "--accuracy=0.95", "--share=0.5"],
+        ["--scheme=past_student", "--alpha=0.5"],
+        ["--scheme=mean_teacher", "--decay=0.9", "--consistency=2", "--rampup_epochs=1"],
+    ],
+    ids=lambda flags: flags[0],
+)
+def test_without_a_teacher_and_again_from_the_flagfile(flags, data_dir, tmp_path):
+    command = [*flags, "--student=mlp(hidden=(4,))", *SMALL, data_dir, f"--run={tmp_path / 'run'}"]
+    assert "parameters, accuracy" in program("scheme", *command).stdout
+    again = "train" if "virtual" in flags[0] else "scheme"
+    repeated = program(again, f"--flagfile={tmp_path / 'run' / 'flags.txt'}", f"--run={tmp_path / 'run'}")
+    assert "complete: nothing to do" in repeated.stdout
+
+
+@pytest.mark.parametrize(
     "given, message",
     [
         (["--scheme=born_again", "--dense"], "but received --dense"),
@@ -40,6 +57,8 @@ def test_generations(data_dir, tmp_path):
         (["--scheme=assistants", "--assistant=resnet14"], "The teacher must be"),
         (["--scheme=born_again", "--weights=some.keras"], "takes no weights"),
         (["--scheme=chain"], "scheme"),
+        (["--scheme=past_student", "--alpha=2"], "alpha"),
+        (["--scheme=mean_teacher", "--weights=some.keras"], "weights"),
     ],
 )
 def test_flags_of_another_scheme_are_refused(given, message, tmp_path):
