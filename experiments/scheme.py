@@ -28,7 +28,7 @@ for group in (data, training, teacher, devices, schemes):
 def main() -> None:
     function, _ = schemes.SCHEMES[FLAGS.scheme]
     options = {**recipe_options(), **schemes.scheme_options()}
-    outcome = function(student=FLAGS.student, run=FLAGS.run, overwrite=FLAGS.overwrite, **options)
+    outcome = function(run=FLAGS.run, overwrite=FLAGS.overwrite, **options)
     print("\n".join(outcome.lines()))
 
 

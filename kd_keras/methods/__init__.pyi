@@ -30,6 +30,8 @@ from kd_keras.methods.dist import DIST as DIST
 from kd_keras.methods.dist import dist_loss as dist_loss
 from kd_keras.methods.dkd import DKD as DKD
 from kd_keras.methods.dkd import dkd_loss as dkd_loss
+from kd_keras.methods.dml import DML as DML
+from kd_keras.methods.dml import dml_loss as dml_loss
 from kd_keras.methods.fitnet import FitNet as FitNet
 from kd_keras.methods.fitnet import fitnet_loss as fitnet_loss
 from kd_keras.methods.fsp import FSP as FSP

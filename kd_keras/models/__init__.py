@@ -12,6 +12,7 @@ import keras
 
 from kd_keras.errors import explain_mismatch, suggest
 from kd_keras.models import applications
+from kd_keras.models.cohort import cohort
 from kd_keras.models.hub import hub
 from kd_keras.models.mlp import mlp
 from kd_keras.models.mobilenet_v1 import mobilenet_v1
@@ -41,6 +42,7 @@ from kd_keras.networks.preprocessing import PixelStatistics
 __all__ = (
     "EarlyExit",
     "build",
+    "cohort",
     "exit_count",
     "mlp",
     "mobilenet_v1",
@@ -76,7 +78,7 @@ __all__ = (
     "wrn_40_1",
     "wrn_40_2",
 )
-NO_MODEL = ("EarlyExit", "build", "exit_count", "multi_exit", "names", "single_exit", "takes_normalization")
+NO_MODEL = ("EarlyExit", "build", "cohort", "exit_count", "multi_exit", "names", "single_exit", "takes_normalization")
 ZOO = tuple(name for name in __all__ if name not in NO_MODEL)
 
 

@@ -49,7 +49,7 @@ def compile_distiller(
 def optimizer(recipe: Recipe, steps: int) -> keras.optimizers.Optimizer:
     """The optimizer of a recipe, with its learning rate over epochs of `steps` updates."""
     rate = learning_rate(recipe, steps)
-    decay = {"weight_decay": recipe.weight_decay or None}
+    decay: dict[str, Any] = {"weight_decay": recipe.weight_decay or None}
     if recipe.optimizer == "sgd":
         if recipe.coupled_weight_decay:
             return CoupledSGD(rate, momentum=0.9, coupled_weight_decay=recipe.coupled_weight_decay, **decay)

@@ -22,7 +22,7 @@ import keras
 from kd_keras import models
 from kd_keras.methods import Method
 from kd_keras.runs import distill, load_network
-from kd_keras.runs.run import Trained
+from kd_keras.runs.run import Run, Trained
 from kd_keras.runs.students import names_model
 from kd_keras.runs.teachers import TEACHER_OPTIONS
 from kd_keras.schemes.outcome import Outcome, as_texts, refuse, run_path
@@ -83,15 +83,16 @@ def distill_by_assistants(
     chain = [*(choose_assistants(teacher, student) if assistants is None else assistants), student]
     _check_chain(teacher, chain)
     texts = as_texts((["dgkd"] if dense else ["kd"]) if methods is None else methods)
-    learned: list[Trained] = [teacher]
+    runs: list[Run] = []
     for number, network in enumerate(chain, start=1):
         LOGGER.info("Link %d of %d: %s.", number, len(chain), network)
         if number > 1 and not dense:
             options = {name: value for name, value in options.items() if name not in TEACHER_OPTIONS}
-        teachers = list(learned) if dense else learned[-1]
+        before: list[Trained] = [teacher, *runs]
+        teachers = before if dense else before[-1]
         path = run_path(run, number, network)
-        learned.append(distill(teacher=teachers, student=network, methods=texts, run=path, **options))
-    return Outcome(tuple(learned[1:]))
+        runs.append(distill(teacher=teachers, student=network, methods=texts, run=path, **options))
+    return Outcome(tuple(runs))
 
 
 def _check_chain(teacher: Any, chain: Sequence[str]) -> None:

@@ -114,7 +114,7 @@ def train_generations(
         if number == 0:
             runs.append(train(model=student, **shared))
         else:
-            taught = {"teacher": runs[-1], "methods": texts, "hard_weight": hard_weight}
+            taught: dict[str, Any] = {"teacher": runs[-1], "methods": texts, "hard_weight": hard_weight}
             runs.append(distill(student=student, **taught, **shared))
     keras.utils.set_random_seed(seed)
     born = Generations(tuple(runs))

@@ -38,11 +38,13 @@ def test_generations(data_dir, tmp_path):
         ["--scheme=virtual_teacher", "--accuracy=0.95", "--share=0.5"],
         ["--scheme=past_student", "--alpha=0.5"],
         ["--scheme=mean_teacher", "--decay=0.9", "--consistency=2", "--rampup_epochs=1"],
+        ["--scheme=mutual", "--peer=mlp(hidden=(4,))", "--peer=mlp(hidden=(6,))", "--temperature=2"],
     ],
     ids=lambda flags: flags[0],
 )
 def test_without_a_teacher_and_again_from_the_flagfile(flags, data_dir, tmp_path):
-    command = [*flags, "--student=mlp(hidden=(4,))", *SMALL, data_dir, f"--run={tmp_path / 'run'}"]
+    student = [] if "mutual" in flags[0] else ["--student=mlp(hidden=(4,))"]
+    command = [*flags, *student, *SMALL, data_dir, f"--run={tmp_path / 'run'}"]
     assert "parameters, accuracy" in program("scheme", *command).stdout
     again = "train" if "virtual" in flags[0] else "scheme"
     repeated = program(again, f"--flagfile={tmp_path / 'run' / 'flags.txt'}", f"--run={tmp_path / 'run'}")
@@ -57,6 +59,8 @@ def test_without_a_teacher_and_again_from_the_flagfile(flags, data_dir, tmp_path
         (["--scheme=assistants", "--assistant=resnet14"], "The teacher must be"),
         (["--scheme=born_again", "--weights=some.keras"], "takes no weights"),
         (["--scheme=chain"], "scheme"),
+        (["--scheme=mutual", "--peer=mlp"], "two or more peers"),
+        (["--scheme=mutual", "--student=mlp"], "but received --student"),
         (["--scheme=past_student", "--alpha=2"], "alpha"),
         (["--scheme=mean_teacher", "--weights=some.keras"], "weights"),
     ],
