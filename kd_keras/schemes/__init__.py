@@ -6,15 +6,18 @@ each file has the paper, the formula and a command.
 
 from kd_keras.schemes.assistants import choose_assistants, distill_by_assistants
 from kd_keras.schemes.born_again import Generations, train_generations
+from kd_keras.schemes.choice import Choice, choose
 from kd_keras.schemes.mutual import Peers, train_peers
 from kd_keras.schemes.outcome import Outcome
 from kd_keras.schemes.self_teaching import train_with_mean_teacher, train_with_past_student
 from kd_keras.schemes.virtual_teacher import train_with_virtual_teacher, virtual_teacher_smoothing
 
 __all__ = (
+    "Choice",
     "Generations",
     "Outcome",
     "Peers",
+    "choose",
     "choose_assistants",
     "distill_by_assistants",
     "train_generations",
