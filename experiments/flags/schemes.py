@@ -85,6 +85,7 @@ def scheme_options() -> dict[str, Any]:
         raise ValueError(f"--scheme={FLAGS.scheme} has the flags --{', --'.join(names)}, but received --{name}.")
     if "student" in names:
         options["student"] = FLAGS.student
+    options = {name: [] for name in ("candidate", "peer") if name in names} | options
     if given("weights") is not None:
         options["weights"] = given("weights")
     if "teacher" in names:

@@ -71,7 +71,7 @@ def test_without_a_teacher_and_again_from_the_flagfile(flags, data_dir, tmp_path
         (["--scheme=assistants", "--assistant=resnet14"], "The teacher must be"),
         (["--scheme=born_again", "--weights=some.keras"], "takes no weights"),
         (["--scheme=chain"], "scheme"),
-        (["--scheme=choose", "--teacher=runs/teacher"], "candidates"),
+        (["--scheme=choose", "--teacher=runs/teacher"], "one or more different candidates"),
         (["--scheme=mutual", "--peer=mlp"], "two or more peers"),
         (["--scheme=mutual", "--student=mlp"], "but received --student"),
         (["--scheme=past_student", "--alpha=2"], "alpha"),
