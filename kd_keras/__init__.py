@@ -1,11 +1,12 @@
 """kd_keras: knowledge distillation for computer vision on Keras 3 and TensorFlow."""
 
-from kd_keras import data, distribute, evaluation, methods, models, recording
+from kd_keras import data, distribute, evaluation, methods, models, recording, schemes
 from kd_keras import training as callbacks
 from kd_keras.contracts import Batch, Outputs, Step, TapSpec
 from kd_keras.distiller import Distiller
 from kd_keras.networks.freezing import frozen
 from kd_keras.runs import Recipe, Run, compare, distill, evaluate, export, record, train
+from kd_keras.schemes import choose
 from kd_keras.teacher import Teacher
 from kd_keras.version import __version__
 
@@ -20,6 +21,7 @@ __all__ = (
     "Teacher",
     "__version__",
     "callbacks",
+    "choose",
     "compare",
     "data",
     "distill",
@@ -32,5 +34,6 @@ __all__ = (
     "models",
     "record",
     "recording",
+    "schemes",
     "train",
 )

@@ -26,8 +26,10 @@ from kd_keras.recording.teacher import RecordedTeacher
 from kd_keras.teacher import AbsentTeacher, Teacher
 from kd_keras.training.construction import check_parts
 from kd_keras.training.data_check import check_arrays
+from kd_keras.training.dot import compute_gradients, takes_terms_apart
 from kd_keras.training.fit_arguments import check_fit_arguments, check_has_measure
 from kd_keras.training.fit_callbacks import complete_callbacks
+from kd_keras.training.following import FollowingTeacher
 from kd_keras.training.guard import NonFiniteGuard
 from kd_keras.training.hard_loss import compiled_mean, is_mean_over_rows
 from kd_keras.training.logs import LogsTerms
@@ -119,6 +121,8 @@ class Distiller(LogsTerms):
         for method in self.methods if previous is not None else ():
             method.check_heads(self._student.specs, teacher.specs)
         self.teacher = teacher
+        # Tracked, unlike any other teacher, so that a checkpoint contains it.
+        self.following = [*teacher.networks] if isinstance(teacher, FollowingTeacher) else []
         self._has_checked_teacher = False
         self._retrace()
 
@@ -152,12 +156,13 @@ class Distiller(LogsTerms):
         step = Step(ops.convert_to_tensor(self.optimizer.iterations), self._epoch.value)
         teacher = self.teacher.outputs(batch)  # outside the tape, so that no gradient reaches it
         self.guard.take_snapshot()
-        with tf.GradientTape() as tape:
+        with tf.GradientTape(persistent=takes_terms_apart(self.optimizer)) as tape:
             output, student = self._student(batch.inputs, training=True)
             terms = compute_terms(self._terms, output, student, teacher, batch, step)
             loss = weighted_global_mean(terms, self._penalties(), batch, self.optimizer.scale_loss)
         variables = self.trainable_variables  # of the student and of the methods
-        is_finite = self.guard.apply(self.optimizer, tape.gradient(loss.objective, variables), variables, loss)
+        gradients = compute_gradients(tape, loss, variables, self.optimizer)
+        is_finite = self.guard.apply(self.optimizer, gradients, variables, loss)
         self._update_trackers(loss.means, count_rows(batch), is_finite)
         self._log({*loss.means}, batch.label is not None)
         return self.compute_metrics(batch.inputs, batch.label, output, batch.weight)

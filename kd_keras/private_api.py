@@ -127,6 +127,11 @@ def has_compiled_metrics(model: keras.Model) -> bool:
     return model._compile_metrics is not None
 
 
+def variable_index(optimizer: keras.optimizers.Optimizer, variable: Any) -> int:
+    """The place of a variable among those that an optimizer was built for, also within an update of a replica."""
+    return optimizer._get_variable_index(variable)
+
+
 def is_validation_of_fit(arguments: Mapping[str, Any]) -> bool:
     """Whether the arguments of `evaluate` by name are those with which `fit` calls it for its validation."""
     return "_use_cached_eval_dataset" in arguments.get("kwargs", {})

@@ -31,8 +31,8 @@ ROOMS = (
     "export",
     "report",
     "tasks",
-    "schemes",
     "runs",
+    "schemes",
 )
 WITHOUT_TENSORFLOW = ("errors", "contracts", "primitives", "detection", "networks", "methods", "models")
 LISTS = {

@@ -210,3 +210,19 @@ def test_compiled_losses_are_wrapped_once_and_resolved():
         assert float(private_api.compiled_loss(model)(label, prediction)) == 2.0
     model.compile("sgd", {"dense": "mse"})
     assert len(private_api.wrap_compiled_losses(model, Doubled)) == 1
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_the_place_of_a_variable_in_an_optimizer(replicas):
+    places = []
+
+    class Recorder(keras.optimizers.SGD):
+        def update_step(self, gradient, variable, learning_rate):
+            places.append(private_api.variable_index(self, variable))
+
+    strategy = mirrored(replicas)
+    with strategy.scope():
+        variables, optimizer = [keras.Variable([float(number)]) for number in range(3)], Recorder()
+        optimizer.build(variables)
+    strategy.run(lambda: optimizer.apply([tf.ones(1)] * 3, variables))
+    assert sorted(set(places)) == [0, 1, 2]

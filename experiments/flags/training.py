@@ -24,7 +24,11 @@ def define_training() -> None:
     flags.DEFINE_integer("epochs", Recipe.epochs, "Passes over the training images.", lower_bound=1)
     text = "Number of epochs between tests, each with a checkpoint."
     flags.DEFINE_integer("test_every", Recipe.test_every, text, lower_bound=1)
-    flags.DEFINE_enum("optimizer", Recipe.optimizer, OPTIMIZERS, "Optimizer; sgd has momentum 0.9.")
+    flags.DEFINE_enum("optimizer", Recipe.optimizer, OPTIMIZERS, "Optimizer; sgd and dot have momentum 0.9.")
+    text = (
+        "Of --optimizer=dot: the momentum of the distillation is 0.9 plus this, that of the hard loss 0.9 minus this."
+    )
+    flags.DEFINE_float("dot_delta", Recipe.dot_delta, text, lower_bound=0.0)
     trained = ", ".join(f"{rate:g} for {optimizer}" for optimizer, rate in FINE_TUNING_RATES.items())
     text = f"Highest learning rate; by default {Recipe.learning_rate:g}, or from trained weights {trained}."
     flags.DEFINE_float("learning_rate", None, text, lower_bound=0.0)

@@ -23,11 +23,13 @@ class GlobalMean(NamedTuple):
         objective: `()` float32, the part of the mean over the global batch that this replica differentiates.
         means: `()` float32 each, over this replica's slice: "loss", every term by name, and "regularization" if any.
         fraction: this replica's fraction of the rows of the global batch, in (0, 1].
+        summands: `()` float32 each, the summands of the objective: every term by name, and "regularization" if any.
     """
 
     objective: Tensor
     means: dict[str, Tensor]
     fraction: Tensor | float
+    summands: dict[str, Tensor]
 
 
 def weighted_global_mean(
@@ -59,7 +61,14 @@ def weighted_global_mean(
     fraction = 1.0 if replicas == 1 else rows / sum_over_replicas(rows)
     objective = scale_loss(fraction * loss + penalty / replicas)
     regularization = {"regularization": penalty} if penalties else {}
-    return GlobalMean(objective, {"loss": loss + penalty, **means, **regularization}, fraction)
+    summands = {name: ops.cast(weight, "float32") * means[name] * fraction for name, (weight, _) in terms.items()}
+    summands |= {name: value / replicas for name, value in regularization.items()}
+    return GlobalMean(
+        objective,
+        {"loss": loss + penalty, **means, **regularization},
+        fraction,
+        {name: scale_loss(value) for name, value in summands.items()},
+    )
 
 
 def _weighted_mean(loss: Tensor, weight: Any) -> Tensor:

@@ -27,10 +27,14 @@ from kd_keras.methods.cwd import CWD as CWD
 from kd_keras.methods.cwd import cwd_loss as cwd_loss
 from kd_keras.methods.dense import Dense as Dense
 from kd_keras.methods.dense import dense_loss as dense_loss
+from kd_keras.methods.dgkd import DGKD as DGKD
+from kd_keras.methods.dgkd import dgkd_loss as dgkd_loss
 from kd_keras.methods.dist import DIST as DIST
 from kd_keras.methods.dist import dist_loss as dist_loss
 from kd_keras.methods.dkd import DKD as DKD
 from kd_keras.methods.dkd import dkd_loss as dkd_loss
+from kd_keras.methods.dml import DML as DML
+from kd_keras.methods.dml import dml_loss as dml_loss
 from kd_keras.methods.fitnet import FitNet as FitNet
 from kd_keras.methods.fitnet import fitnet_loss as fitnet_loss
 from kd_keras.methods.fsp import FSP as FSP

@@ -12,6 +12,7 @@ import keras
 
 from kd_keras.errors import explain_mismatch, suggest
 from kd_keras.models import applications
+from kd_keras.models.cohort import cohort
 from kd_keras.models.detector import Detector, detector
 from kd_keras.models.hub import hub
 from kd_keras.models.mlp import mlp
@@ -43,6 +44,7 @@ __all__ = (
     "Detector",
     "EarlyExit",
     "build",
+    "cohort",
     "detector",
     "exit_count",
     "mlp",
@@ -80,7 +82,7 @@ __all__ = (
     "wrn_40_2",
 )
 NO_MODEL = (
-    "Detector", "EarlyExit", "build", "detector", "exit_count", "multi_exit", "names", "single_exit",
+    "Detector", "EarlyExit", "build", "cohort", "detector", "exit_count", "multi_exit", "names", "single_exit",
     "takes_normalization",
 )  # fmt: skip
 ZOO = tuple(name for name in __all__ if name not in NO_MODEL)

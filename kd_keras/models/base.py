@@ -1,7 +1,8 @@
-"""The parts of the families: the normalized input, convolutions, BatchNorm, the channel shuffle, the classifier."""
+"""The parts of the families: the normalized input, convolutions, BatchNorm, the shuffle, the classifier, the mean."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import keras
@@ -76,3 +77,20 @@ def classified(inputs: Tensor, x: Tensor, classes: int, name: str) -> keras.Mode
     """The model from the inputs to logits `(B, classes)`, a dense layer of the mean of the last maps."""
     x = layers.GlobalAveragePooling2D(name="pool")(x)
     return keras.Model(inputs, layers.Dense(classes, name="logits")(x), name=name)
+
+
+@keras.saving.register_keras_serializable("kd_keras")
+class MeanOfPredictions(layers.Layer):
+    """From the logits of N networks or exits to those of their mean prediction: log((1/N) sum_i softmax(z_i)), float32.
+
+    >>> logits = [ops.convert_to_tensor([[0.0, math.log(3.0)]]), ops.convert_to_tensor([[0.0, 0.0]])]
+    >>> ops.exp(MeanOfPredictions()(logits)).numpy().round(3).tolist()
+    [[0.375, 0.625]]
+    """
+
+    def __init__(self, **options: Any):
+        super().__init__(dtype="float32", **{key: value for key, value in options.items() if key != "dtype"})
+
+    def call(self, logits: list[Tensor]) -> Tensor:
+        log_probabilities = ops.stack([ops.log_softmax(ops.cast(z, "float32"), axis=-1) for z in logits])
+        return ops.logsumexp(log_probabilities, axis=0) - math.log(len(logits))

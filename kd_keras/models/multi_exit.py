@@ -16,7 +16,7 @@ from keras import layers, ops, tree
 
 from kd_keras.contracts import Tensor
 from kd_keras.errors import explain_mismatch
-from kd_keras.models.base import batch_norm, fan_out
+from kd_keras.models.base import MeanOfPredictions, batch_norm, fan_out
 from kd_keras.networks.stages import DROPOUTS
 from kd_keras.networks.taps import Tapped
 
@@ -99,23 +99,6 @@ def _deepest(model: keras.Model, embedding: str, name: str) -> Tensor:
             raise ValueError(explain_mismatch(expected, received, "build it without a final softmax"))
         x = layer(x)
     return layers.Identity(name=name)(x)
-
-
-@keras.saving.register_keras_serializable("kd_keras")
-class MeanOfPredictions(layers.Layer):
-    """From the logits of N exits to those of their mean prediction: log((1/N) sum_i softmax(z_i)), float32.
-
-    >>> logits = [ops.convert_to_tensor([[0.0, math.log(3.0)]]), ops.convert_to_tensor([[0.0, 0.0]])]
-    >>> ops.exp(MeanOfPredictions()(logits)).numpy().round(3).tolist()
-    [[0.375, 0.625]]
-    """
-
-    def __init__(self, **options: Any):
-        super().__init__(dtype="float32", **{key: value for key, value in options.items() if key != "dtype"})
-
-    def call(self, logits: list[Tensor]) -> Tensor:
-        log_probabilities = ops.stack([ops.log_softmax(ops.cast(z, "float32"), axis=-1) for z in logits])
-        return ops.logsumexp(log_probabilities, axis=0) - math.log(len(logits))
 
 
 def exit_count(model: keras.Model) -> int:

@@ -11,7 +11,7 @@ import tensorflow as tf
 from kd_keras import distribute
 from kd_keras.distiller import Distiller
 from kd_keras.runs.recipe import Recipe
-from kd_keras.training import CoupledSGD
+from kd_keras.training import DOT, CoupledSGD
 
 logger = logging.getLogger("kd_keras")
 
@@ -49,11 +49,13 @@ def compile_distiller(
 def optimizer(recipe: Recipe, steps: int) -> keras.optimizers.Optimizer:
     """The optimizer of a recipe, with its learning rate over epochs of `steps` updates."""
     rate = learning_rate(recipe, steps)
-    decay = {"weight_decay": recipe.weight_decay or None}
+    decay: dict[str, Any] = {"weight_decay": recipe.weight_decay or None}
     if recipe.optimizer == "sgd":
         if recipe.coupled_weight_decay:
             return CoupledSGD(rate, momentum=0.9, coupled_weight_decay=recipe.coupled_weight_decay, **decay)
         return keras.optimizers.SGD(rate, momentum=0.9, **decay)
+    if recipe.optimizer == "dot":
+        return DOT(rate, 0.9, recipe.dot_delta, coupled_weight_decay=recipe.coupled_weight_decay, **decay)
     if recipe.optimizer == "adam":
         return keras.optimizers.Adam(rate, **decay)
     return keras.optimizers.AdamW(rate, weight_decay=recipe.weight_decay)

@@ -17,9 +17,9 @@ from kd_keras.runs.parsing import parse_normalization
 from kd_keras.runs.settings import GivenObject
 
 Data: TypeAlias = str | os.PathLike | Source | tf.data.Dataset
-OPTIMIZERS = ("sgd", "adam", "adamw")
+OPTIMIZERS = ("sgd", "adam", "adamw", "dot")
 # Trained weights are lost at the rates that train new ones.
-FINE_TUNING_RATES = {"sgd": 0.005, "adam": 1e-4, "adamw": 1e-4}
+FINE_TUNING_RATES = {"sgd": 0.005, "adam": 1e-4, "adamw": 1e-4, "dot": 0.005}
 SCHEDULES = ("cosine", "steps", "constant")
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
 JIT = ("auto", "on", "off")
@@ -51,7 +51,9 @@ class Recipe:
         drop_remainder: leave out the smaller last batch of an epoch; shapes are then static.
         epochs: passes over the training images.
         test_every: number of epochs between tests, each with a checkpoint.
-        optimizer: "sgd" with momentum 0.9, "adam" or "adamw".
+        optimizer: "sgd" with momentum 0.9, "adam", "adamw", or for `distill` "dot" with momentum 0.9, as
+            `training.DOT`.
+        dot_delta: of "dot", how much the momentum of the distillation is above and that of the hard loss below 0.9.
         learning_rate: the highest learning rate. `train` and `distill` start from trained weights with the lower rate
             of `FINE_TUNING_RATES`, unless they receive one.
         freeze_backbone: train only the classifier of a network with trained weights.
@@ -61,7 +63,7 @@ class Recipe:
         warmup_epochs: epochs of linear warm-up.
         weight_decay: decoupled weight decay, as Keras's optimizers apply it.
         coupled_weight_decay: weight decay as published recipes apply it, added to the gradient before momentum; of
-            "sgd" only. See `training.CoupledSGD`.
+            "sgd" and "dot" only. See `training.CoupledSGD`.
         label_smoothing: fraction of a label that is spread evenly over all classes.
         seed: of weights, order and augmentation.
         views: number of views of every image: epoch e shows view e mod `views`; by default a new one in every epoch.
@@ -111,6 +113,7 @@ class Recipe:
     epochs: int = 30
     test_every: int = 1
     optimizer: str = "sgd"
+    dot_delta: float = 0.075
     learning_rate: float = 0.05
     freeze_backbone: bool = False
     schedule: str = "cosine"
@@ -178,11 +181,13 @@ class Recipe:
                     f"Expected decay_epochs in rising order, from 1 to below epochs={self.epochs}, with "
                     f"schedule='steps', but received {','.join(map(str, marks))} with {self.schedule!r}."
                 )
-        if self.coupled_weight_decay and self.optimizer != "sgd":
+        if self.coupled_weight_decay and self.optimizer not in ("sgd", "dot"):
             raise ValueError(
-                f"coupled_weight_decay={self.coupled_weight_decay} needs optimizer='sgd', but received "
+                f"coupled_weight_decay={self.coupled_weight_decay} needs optimizer='sgd' or 'dot', but received "
                 f"{self.optimizer!r}. Pass weight_decay instead."
             )
+        if self.dot_delta != Recipe.dot_delta and self.optimizer != "dot":
+            raise ValueError(f"dot_delta={self.dot_delta} needs optimizer='dot', but received {self.optimizer!r}.")
 
     def _value(self, name: str) -> Any:
         return self.__dict__[name]
@@ -230,6 +235,7 @@ WHOLE_NUMBERS = {
 OPTIONAL = ("views", "devices", "image_channels", "image_bits")
 NUMBERS = (
     "learning_rate",
+    "dot_delta",
     "warmup_epochs",
     "weight_decay",
     "coupled_weight_decay",

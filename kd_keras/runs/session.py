@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,6 +93,7 @@ def train_student(
     distiller: Distiller,
     known: dict[str, Any] | None = None,
     recording: Recording | None = None,
+    conclude: Callable[[], dict[str, Any]] = dict,
 ) -> Run:
     """Trains the student of a Distiller from the last checkpoint of the run, and completes the run.
 
@@ -101,6 +102,8 @@ def train_student(
         distiller: trains the student; not yet compiled.
         known: further entries of the result.
         recording: the recorded outputs of the teacher, if any.
+        conclude: called by the chief after the last epoch, before the run is complete; it may write further files to
+            the directory of the run, and returns further entries of the result.
     """
     started, recipe, images = time.perf_counter(), session.recipe, session.images
     labeled = images.train.has_labels or images.test is not None
@@ -124,7 +127,7 @@ def train_student(
         raise
     if session.is_chief:
         seconds = round(time.perf_counter() - started, 1)
-        _complete(session, distiller, checkpoint, {"seconds": seconds, **(known or {})})
+        _complete(session, distiller, checkpoint, {"seconds": seconds, **(known or {}), **conclude()})
     return session.run
 
 

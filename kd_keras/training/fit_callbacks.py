@@ -11,6 +11,7 @@ import tensorflow as tf
 from keras import tree
 
 from kd_keras.training.data_check import checked_batches
+from kd_keras.training.following import FollowingTeacher, FollowStudent
 from kd_keras.training.nonfinite import NonFinite
 from kd_keras.training.outcome_check import OutcomeCheck
 from kd_keras.training.teacher_check import CHECKED, TeacherCheck, first_batches, keep_first_batches
@@ -46,6 +47,8 @@ def complete_callbacks(
     else:
         read = keras.callbacks.LambdaCallback(on_train_begin=lambda logs: collections.deque(batches, maxlen=0))
         added.append(read)
+    if isinstance(model.teacher, FollowingTeacher):
+        added.append(FollowStudent())
     if not guards:
         added.append(NonFinite())
     return [*added, OutcomeCheck(), *given]

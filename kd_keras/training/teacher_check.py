@@ -17,6 +17,7 @@ from kd_keras.contracts import Outputs, as_batch
 from kd_keras.methods.labels import class_indices
 from kd_keras.networks.layouts import contains_channels_first
 from kd_keras.primitives import as_two_classes
+from kd_keras.training.following import FollowingTeacher
 from kd_keras.training.output_check import OutputCheck
 
 CHECKED = 8  # batches that are checked before the first step
@@ -65,7 +66,7 @@ class TeacherCheck(keras.callbacks.Callback):
                 predictions.append(ops.convert_to_numpy(ops.argmax(logits, axis=-1)).ravel())
         self.batches = ()
         check.warn()
-        if classes > 1:
+        if classes > 1 and not isinstance(teacher, FollowingTeacher):  # which begins untrained, as the student does
             _compare_with_chance(np.concatenate(labels), np.concatenate(predictions), classes, unit)
 
     def _are_classes(self, label: Any, logits: Any) -> bool:

@@ -1,0 +1,29 @@
+"""What takes several trainings: each function trains its runs on top of `kd_keras.train` and `kd_keras.distill`.
+
+The same call resumes an interrupted scheme: complete runs are reused, and the interrupted one resumes. The docstring of
+each file has the paper, the formula and a command.
+"""
+
+from kd_keras.schemes.assistants import choose_assistants, distill_by_assistants
+from kd_keras.schemes.born_again import Generations, train_generations
+from kd_keras.schemes.choice import Choice, choose
+from kd_keras.schemes.mutual import Peers, train_peers
+from kd_keras.schemes.outcome import Outcome
+from kd_keras.schemes.self_teaching import train_with_mean_teacher, train_with_past_student
+from kd_keras.schemes.virtual_teacher import train_with_virtual_teacher, virtual_teacher_smoothing
+
+__all__ = (
+    "Choice",
+    "Generations",
+    "Outcome",
+    "Peers",
+    "choose",
+    "choose_assistants",
+    "distill_by_assistants",
+    "train_generations",
+    "train_peers",
+    "train_with_mean_teacher",
+    "train_with_past_student",
+    "train_with_virtual_teacher",
+    "virtual_teacher_smoothing",
+)
