@@ -98,10 +98,12 @@ def litert(
 
     "float32" and "float16" store weights of that type, compute in float32, and return float32. "int8" stores int8
     weights and int32 biases, computes in integers (only the branches of an `EarlyExit` keep some float32), and returns
-    uint8: `probability = value / 256`. A quantization-aware model (`kd_keras.quantization_aware`) is stored in "int8" only,
-    with the ranges that it learned. If its logits stay in float, the outputs are float32. The scale and the zero point of the logits are in the file. The batch size is 1
+    uint8: `probability = value / 256`; the scale and the zero point of the logits are in the file. The batch size is 1
     and can be resized. With `class_names` the file ends with a zip archive of `labels.txt`, one name per line, the
     place that LiteRT's metadata uses for such files; `unzip` can read it.
+
+    A quantization-aware model (`kd_keras.quantization_aware`) is stored in "int8" only, with the ranges that it
+    learned. If its logits stay in float, the outputs are float32.
 
     Args:
         model, image_shape, sample, labels, class_names: as `saved_model` takes them.

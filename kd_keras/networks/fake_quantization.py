@@ -95,7 +95,7 @@ class FakeQuantize(layers.Layer):
 
     def build(self, input_shape: tuple) -> None:
         if self.fixed is None:
-            make = {"shape": (), "trainable": False, "dtype": "float32"}
+            make = {"shape": (), "trainable": False, "dtype": "float32", "aggregation": "mean"}
             self.low = self.add_weight(name="low", initializer=keras.initializers.Constant(-1.0), **make)
             self.high = self.add_weight(name="high", initializer=keras.initializers.Constant(1.0), **make)
 

@@ -2,7 +2,11 @@
 
 import keras
 import numpy as np
+import tensorflow as tf
 from keras import layers, ops
+
+from kd_keras.networks.fake_quantization import FakeQuantize
+from kd_keras.private_api import nodes_in_order
 
 
 def photographs(count, size=16, seed=0):
@@ -49,3 +53,65 @@ def every_kind(shape=(16, 16, 3), classes=5):
     x = layers.ReLU(6.0, name="shifted")(x + 3.0) * (1 / 6)
     x = layers.Dropout(0.1, name="dropout")(layers.GlobalAveragePooling2D(name="pool")(x))
     return keras.Model(inputs, layers.Dense(classes, activation="softmax", name="logits")(x), name="every_kind")
+
+
+def integer_tensors(content, image):
+    """The int8 tensors that LiteRT computes for an image: `(scale, values)` of each, in units of their meaning."""
+    interpreter = tf.lite.Interpreter(model_content=content, experimental_preserve_all_tensors=True)
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], image[None])
+    interpreter.invoke()
+    tensors = []
+    for details in interpreter.get_tensor_details():
+        scale, zero = details["quantization"]
+        if details["dtype"] in (np.int8, np.uint8) and scale:
+            values = interpreter.get_tensor(details["index"]).astype("float64")
+            tensors.append((scale, (values - zero) * scale))
+    return tensors
+
+
+def steps_of_layers(model, content, image):
+    """For each rounded tensor how many steps LiteRT differs at most from Keras, if both read LiteRT's own values.
+
+    Args:
+        model: a quantization-aware model.
+        content: its LiteRT file.
+        image: `(H, W, C)` uint8.
+
+    Returns:
+        The differences by the names of the layers that round. Layers that share the range of another are left out.
+    """
+    tensors = integer_tensors(content, image)
+    calls = [node for node in nodes_in_order(model) if not node.is_input]
+    producers = {id(output): node for node in calls for output in node.outputs}
+    rounding = {id(node.outputs[0]): node for node in calls if isinstance(node.operation, FakeQuantize)}
+    values = {}
+    expected = keras.Model(model.inputs, [node.outputs[0] for node in rounding.values()])(image[None].astype("float32"))
+    for (key, node), output in zip(rounding.items(), expected, strict=True):
+        low, high = node.operation.range
+        step = (high - low) / 255
+        same = [v for scale, v in tensors if v.size == output.numpy().size and abs(scale - step) < 1e-5 * step]
+        if same:  # the nearest of those of the same size and range
+            values[key] = min((v.reshape(output.shape) for v in same), key=lambda v: np.abs(v - output).mean())
+    differences = {}
+    for key, node in rounding.items():
+        sources = _rounded_sources(node.arguments.keras_tensors, producers, rounding)
+        if sources and key in values and all(id(source) in values for source in sources):
+            submodel = keras.Model(sources, node.outputs[0])
+            inputs = [values[id(source)].astype("float32") for source in sources]
+            low, high = node.operation.range
+            difference = np.abs(submodel(inputs).numpy() - values[key]).max()
+            differences[node.operation.name] = float(difference / ((high - low) / 255))
+    return differences
+
+
+def _rounded_sources(tensors, producers, rounding):
+    """The nearest rounded tensors before some tensors."""
+    sources = {}
+    for tensor in tensors:
+        if id(tensor) in rounding:
+            sources[id(tensor)] = tensor
+        elif id(tensor) in producers:
+            before = _rounded_sources(producers[id(tensor)].arguments.keras_tensors, producers, rounding)
+            sources |= {id(source): source for source in before}
+    return list(sources.values())
