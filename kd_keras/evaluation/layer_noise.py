@@ -8,6 +8,7 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
+from kd_keras.contracts import Tensor
 from kd_keras.errors import explain_mismatch
 from kd_keras.networks.fake_quantization import FakeQuantize
 from kd_keras.networks.quantized_layers import is_quantization_aware, unquantized
@@ -52,7 +53,7 @@ def layer_noise(model: keras.Model, images: np.ndarray, batch_size: int = 32) ->
     if not is_quantization_aware(model):
         advice = "make it with kd_keras.quantization_aware"
         raise ValueError(explain_mismatch("a quantization-aware model", f"{model.name!r}, a float model", advice))
-    outputs = {}
+    outputs: dict[FakeQuantize, Tensor] = {}
     for node in nodes_in_order(model):
         if isinstance(node.operation, FakeQuantize):
             outputs.setdefault(node.operation, node.outputs[0])  # a pooling rounds in the same range again
@@ -68,7 +69,7 @@ def layer_noise(model: keras.Model, images: np.ndarray, batch_size: int = 32) ->
             signal[number] += np.square(x).sum()
             noise[number] += np.square(x - y).sum()
     return [
-        LayerNoise(layer.name.removesuffix("_quantize"), *layer.range, _decibels(*powers))
+        LayerNoise(layer.name.removesuffix("_quantize"), layer.range[0], layer.range[1], _decibels(*powers))
         for layer, powers in zip(outputs, zip(signal, noise, strict=True), strict=True)
     ]
 

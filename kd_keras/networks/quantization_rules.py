@@ -25,7 +25,17 @@ from kd_keras.networks.folding import affine_of
 from kd_keras.networks.graph import Edge, Operation
 
 KERNELS = (layers.Conv2D, layers.DepthwiseConv2D, layers.Dense)
-SELECTING = ("Reshape", "Flatten", "Permute", "Transpose", "Squeeze", "ExpandDims", "Split", "GetItem", "Take")
+SELECTING: tuple[str, ...] = (
+    "Reshape",
+    "Flatten",
+    "Permute",
+    "Transpose",
+    "Squeeze",
+    "ExpandDims",
+    "Split",
+    "GetItem",
+    "Take",
+)
 SELECTING += ("ZeroPadding2D", "Cropping2D", "MaxPooling2D", "GlobalMaxPooling2D", "RepeatVector")
 SELECTING += ("Dropout", "SpatialDropout2D")  # which are the identity in inference
 UNCHANGING = ("Identity", "ActivityRegularization", "StopGradient", "Folded")
@@ -104,7 +114,8 @@ def scale_of(edge: Edge, numbers: tuple[Any, ...] = ()) -> Scale | None:
         changes[name] = (1 / number, 0.0)
     if name not in changes:
         return None
-    return Scale(*(np.full(shape[-1], value) for value in changes[name]), is_learned=False)
+    scale, offset = changes[name]
+    return Scale(np.full(shape[-1], scale), np.full(shape[-1], offset), is_learned=False)
 
 
 def _scale_of_norm(norm: layers.BatchNormalization) -> Scale:

@@ -81,7 +81,7 @@ class QuantizedCopy:
     def build(self) -> keras.Model:
         inputs, output = tree.flatten(self.graph.inputs), self.graph.output
         nodes = [node for node in nodes_in_order(keras.Model(inputs, output)) if not node.is_input]
-        edges = [self.graph.producer(node.outputs[0]) for node in nodes]
+        edges = [edge for node in nodes if (edge := self.graph.producer(node.outputs[0])) is not None]
         self.kinds = [self._kind(edge, node) for edge, node in zip(edges, nodes, strict=True)]
         self.readers: dict[int, set[str]] = defaultdict(set)
         for edge, kind in zip(edges, self.kinds, strict=True):
