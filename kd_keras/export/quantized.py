@@ -11,6 +11,7 @@ import tensorflow as tf
 from kd_keras.contracts import Tensor
 from kd_keras.export.verification import Reference
 from kd_keras.networks.fake_quantization import FakeQuantize, fake_quantized
+from kd_keras.networks.quantization_rules import SELECTING
 from kd_keras.networks.quantized_layers import exporting
 from kd_keras.networks.stages import StagedGraph
 
@@ -24,6 +25,8 @@ def learned_int8(reference: Reference) -> bytes:
     """
     graph = StagedGraph(reference.student)
     producer = graph.producer(graph.head().logits)
+    while producer is not None and type(producer.original).__name__ in SELECTING:
+        producer = graph.producer(producer.sources[0])
     rounds_logits = producer is not None and isinstance(producer.original, FakeQuantize)
 
     def serve(images: Tensor) -> dict[str, Tensor]:

@@ -139,7 +139,8 @@ class QuantizedCopy:
         is_float = kind in ("float", "softmax", "pool") or id(edge.original) in self.kept
         if is_float:
             return Value(tensor, "float")
-        return Value(tensor, "fusable" if kind in FUSABLE else "pending")
+        is_joined = getattr(edge.original, "groups", 1) > 1  # LiteRT joins the groups before a ReLU
+        return Value(tensor, "fusable" if kind in FUSABLE and not is_joined else "pending")
 
     def _call(self, edge: Edge, node: Any, kind: str, name: str, sources: list[Value]) -> list[Tensor]:
         first = sources[0].tensor
