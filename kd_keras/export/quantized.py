@@ -11,7 +11,7 @@ import tensorflow as tf
 from kd_keras.contracts import Tensor
 from kd_keras.export.verification import Reference
 from kd_keras.networks.fake_quantization import FakeQuantize, fake_quantized
-from kd_keras.networks.quantization_rules import SELECTING
+from kd_keras.networks.quantization_rules import kind_of
 from kd_keras.networks.quantized_layers import exporting
 from kd_keras.networks.stages import StagedGraph
 
@@ -25,7 +25,7 @@ def learned_int8(reference: Reference) -> bytes:
     """
     graph = StagedGraph(reference.student)
     producer = graph.producer(graph.head().logits)
-    while producer is not None and type(producer.original).__name__ in SELECTING:
+    while producer is not None and kind_of(producer) in ("select", "same"):
         producer = graph.producer(producer.sources[0])
     rounds_logits = producer is not None and isinstance(producer.original, FakeQuantize)
 
