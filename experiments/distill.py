@@ -36,6 +36,8 @@ text = (
     "Weight of the loss on the labels, or {epoch: weight, ...}; with 0 no labels are needed; by default as published."
 )
 flags.DEFINE_string("hard_weight", None, text)
+text = "Train a trained student for its LiteRT int8 file, which experiments.export writes."
+flags.DEFINE_enum("quantize", None, ("int8",), text)
 
 
 def main() -> None:
@@ -47,6 +49,7 @@ def main() -> None:
         run=FLAGS.run,
         recording=FLAGS.recording,
         weights=FLAGS.weights,
+        quantize=FLAGS.quantize,
         overwrite=FLAGS.overwrite,
         **teacher.teacher_options(),
         **recipe_options(),

@@ -13,7 +13,7 @@ from keras import ops
 
 from kd_keras.contracts import Batch, Step, Tensor, as_batch
 from kd_keras.distribute.reductions import count_rows, mean_of_counted_rows, replica_count, weighted_global_mean
-from kd_keras.distribute.replicas import require_rows, run_without_rows
+from kd_keras.distribute.replicas import require_rows, run_without_rows, synchronize_ranges
 from kd_keras.methods.base import Method
 from kd_keras.methods.hard_weight import agreed_hard_weight
 from kd_keras.methods.schedules import Weight, as_weight, deserialize_weight, serialize_weight
@@ -83,6 +83,7 @@ class Distiller(LogsTerms):
         check_parts(student, methods)
         super().__init__(name=name, dtype=student.dtype_policy, autocast=False)
         self.student = student
+        synchronize_ranges(student)
         self._has_own_loss = type(student).compute_loss is not keras.Model.compute_loss
         self.methods = list(methods)
         self.hard_weight = hard_weight

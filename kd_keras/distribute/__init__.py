@@ -1,7 +1,7 @@
 """Strategies by name, clusters of workers, and what is sliced or reduced over replicas."""
 
 from kd_keras.distribute.clusters import LOST, chief_first, detect_strategy, exit_together, is_chief, worker_rank
-from kd_keras.distribute.replicas import seed_replicas, synchronize_batch_norm
+from kd_keras.distribute.replicas import seed_replicas, synchronize_batch_norm, synchronize_ranges
 from kd_keras.distribute.slices import BatchSlice, batches, map_over_replicas
 from kd_keras.distribute.strategies import NAMES, RULES, choose_xla, scale_learning_rate, strategy
 
@@ -21,5 +21,6 @@ __all__ = (
     "seed_replicas",
     "strategy",
     "synchronize_batch_norm",
+    "synchronize_ranges",
     "worker_rank",
 )

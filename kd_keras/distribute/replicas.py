@@ -11,6 +11,7 @@ from keras import ops, tree
 
 from kd_keras.contracts import Batch, Tensor
 from kd_keras.distribute.reductions import count_rows, replica_count
+from kd_keras.networks.fake_quantization import FakeQuantize
 from kd_keras.private_api import seed_generators, sub_layers, updates_without_merge_call
 
 SEED_DISTANCE = 1_000_003  # between the seeds of two replicas
@@ -54,6 +55,29 @@ def synchronize_batch_norm(model: keras.Model) -> int:
     for layer in unsynchronized:
         layer.synchronized = True
     return len(unsynchronized)
+
+
+def synchronize_ranges(model: keras.Model) -> int:
+    """Makes the ranges of a quantization-aware model follow the global batch, so that all replicas have the same.
+
+    Returns:
+        The number of ranges.
+
+    >>> synchronize_ranges(keras.Sequential([keras.Input((4,)), FakeQuantize()]))
+    1
+    """
+    quantizers = [layer for layer in sub_layers(model) if isinstance(layer, FakeQuantize)]
+    for quantizer in quantizers:
+        quantizer.reduce_range = _range_over_replicas
+    return len(quantizers)
+
+
+def _range_over_replicas(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    context = tf.distribute.get_replica_context()
+    if context is None or context.num_replicas_in_sync == 1:
+        return low, high
+    ranges = context.all_gather(tf.stack([low, high])[None], axis=0)
+    return tf.reduce_min(ranges[:, 0]), tf.reduce_max(ranges[:, 1])
 
 
 def require_rows(batch: Batch) -> Batch:

@@ -13,6 +13,7 @@ from kd_keras.evaluation.cost import cost, latency
 from kd_keras.evaluation.evaluator import QUESTIONS, Candidate, Evaluator, select_questions
 from kd_keras.evaluation.generalization import SizedRun, generalization, group_by_training_size
 from kd_keras.evaluation.intervals import intervals
+from kd_keras.evaluation.layer_noise import LayerNoise, layer_noise, layer_noise_table
 from kd_keras.evaluation.macs import macs
 from kd_keras.evaluation.memory import memory
 from kd_keras.evaluation.robustness import robustness
@@ -23,6 +24,7 @@ __all__ = (
     "QUESTIONS",
     "Candidate",
     "Evaluator",
+    "LayerNoise",
     "Predictions",
     "Requirement",
     "SizedRun",
@@ -41,6 +43,8 @@ __all__ = (
     "halves",
     "intervals",
     "latency",
+    "layer_noise",
+    "layer_noise_table",
     "macs",
     "memory",
     "predict",

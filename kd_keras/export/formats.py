@@ -24,8 +24,10 @@ import tensorflow as tf
 from kd_keras.distiller import Distiller
 from kd_keras.errors import suggest
 from kd_keras.export.paths import check_suffix, staging_path
+from kd_keras.export.quantized import learned_int8
 from kd_keras.export.runtimes import onnx_extra
 from kd_keras.export.verification import TOLERANCES, Export, Reference, Tolerance, check_images
+from kd_keras.networks.quantized_layers import is_quantization_aware
 
 
 def saved_model(
@@ -100,12 +102,15 @@ def litert(
     and can be resized. With `class_names` the file ends with a zip archive of `labels.txt`, one name per line, the
     place that LiteRT's metadata uses for such files; `unzip` can read it.
 
+    A quantization-aware model (`kd_keras.quantization_aware`) is stored in "int8" only, with the ranges that it
+    learned. If its logits stay in float, the outputs are float32.
+
     Args:
         model, image_shape, sample, labels, class_names: as `saved_model` takes them.
         file: the path, which must end in `.tflite`.
         precision: "float32" (default), "float16" or "int8".
         representative: `(N, H, W, C)` uint8 images for "int8", from which it takes the ranges of the activations: a
-            hundred or more training images.
+            hundred or more training images. A quantization-aware model does not need them.
         tolerance: as `saved_model` takes it; by default that of the precision in `TOLERANCES`.
 
     Raises:
@@ -114,13 +119,27 @@ def litert(
     path = check_suffix(file, ".tflite")
     if precision not in TOLERANCES:
         raise ValueError(f"{precision!r} is not a precision of LiteRT: {suggest(precision, TOLERANCES)}")
-    if precision == "int8" and representative is None:
+    is_learned = is_quantization_aware(_student_of(model))
+    if is_learned and precision != "int8":
+        raise ValueError(
+            f"Expected precision='int8' for {_student_of(model).name!r}, which was trained for int8, but received"
+            f" {precision!r}. Export the float student in that precision."
+        )
+    if precision == "int8" and representative is None and not is_learned:
         raise ValueError("Precision 'int8' needs representative= images. Pass a hundred or more training images.")
     reference = Reference(_student_of(model), image_shape, sample, labels, class_names)
     if representative is not None:
         check_images("representative", representative, reference.image_shape)
     with staging_path(path) as staging:
-        staging.write_bytes(_flatbuffer(reference, precision, representative))
+        try:
+            staging.write_bytes(
+                learned_int8(reference) if is_learned else _flatbuffer(reference, precision, representative)
+            )
+        except Exception as error:  # of many types, from several layers of the converter
+            raise ValueError(
+                f"LiteRT cannot store the network {reference.student.name!r} in {precision}. Export it as a SavedModel"
+                f" or to ONNX. The converter reports {type(error).__name__}: {str(error)[:500]}"
+            ) from error
         if class_names:
             with zipfile.ZipFile(staging, "a") as archive:
                 archive.writestr("labels.txt", "\n".join(class_names))
@@ -143,13 +162,7 @@ def _flatbuffer(reference: Reference, precision: str, representative: np.ndarray
             converter.representative_dataset = functools.partial(_calibration_inputs, representative)
             converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
             converter.inference_input_type = converter.inference_output_type = tf.uint8
-        try:
-            return converter.convert()
-        except Exception as error:  # of many types, from several layers of the converter
-            raise ValueError(
-                f"LiteRT cannot store the network {reference.student.name!r} in {precision}. Export it as a SavedModel"
-                f" or to ONNX. The converter reports {type(error).__name__}: {str(error)[:500]}"
-            ) from error
+        return converter.convert()
 
 
 def _calibration_inputs(images: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
@@ -183,6 +196,11 @@ def onnx(
         ValueError: as `saved_model`, if ONNX does not support the network, and if the extra `onnx` is not installed.
     """
     path = check_suffix(file, ".onnx")
+    if is_quantization_aware(_student_of(model)):
+        raise ValueError(
+            f"Expected a float model for ONNX, but received {_student_of(model).name!r}, which was trained for int8."
+            " Export it as litert_int8 or as a SavedModel, or export the float student."
+        )
     tf2onnx = onnx_extra("tf2onnx")
     onnx_extra("onnxruntime")
     reference = Reference(_student_of(model), image_shape, sample, labels, class_names)

@@ -7,7 +7,7 @@ if it contains no more weights than the student has, so that an adapter or a tea
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -116,14 +116,27 @@ class Reference:
         )
         return {**outputs, "class": tf.gather(tf.constant(self.class_names), classes)}
 
-    def write_saved_model(self, directory: Path, dtype: tf.DType, with_names: bool = False) -> None:
-        """Writes a SavedModel that takes images of a dtype, with `with_names` also the names of the classes."""
+    def write_saved_model(
+        self,
+        directory: Path,
+        dtype: tf.DType,
+        with_names: bool = False,
+        serve: Callable[[Tensor], dict[str, Tensor]] | None = None,
+    ) -> None:
+        """Writes a SavedModel that takes images of a dtype, with `with_names` also the names of the classes.
+
+        Args:
+            directory: where it is written.
+            dtype: of the images.
+            with_names: whether it returns the names of the classes.
+            serve: the function that it contains, by default `self.serve`.
+        """
         # Not by Keras's ExportArchive, which would write every weight twice.
         images = tf.TensorSpec((None, *self.image_shape), dtype, name="images")
         module = tf.Module()
         module.weights = [variable.value for variable in self.student.variables]
         outputs = self._serve_with_names if with_names else self.serve.__call__
-        module.serve = tf.function(outputs, input_signature=[images])
+        module.serve = tf.function(serve or outputs, input_signature=[images])
         signatures = {"serving_default": module.serve}
         if with_names and self.class_names is not None:
             names = self.class_names

@@ -139,10 +139,15 @@ def _flattens(edge: Edge) -> bool:
 def _absorbs_norm(producer: Edge, edge: Edge) -> bool:
     """Whether a layer with a kernel can absorb the BatchNorm that follows it."""
     linear, norm, rank = producer.original, edge.original, len(edge.sources[0].shape)
-    if type(norm) is not layers.BatchNormalization or type(linear) not in FOLDABLE:
+    if type(norm) is not layers.BatchNormalization or not _computes_as_foldable(linear):
         return False
     channels = 1 if getattr(linear, "data_format", None) == "channels_first" else rank - 1
     return linear.activation is keras.activations.linear and norm.axis % rank == channels
+
+
+def _computes_as_foldable(layer: layers.Layer) -> bool:
+    """Whether a layer is one of `FOLDABLE`, or a subclass that only computes the convolution in another way."""
+    return any(isinstance(layer, kind) and type(layer).call is kind.call for kind in FOLDABLE)
 
 
 def _absorbs_preprocessing(layer: layers.Layer, affine: Affine) -> bool:

@@ -67,16 +67,29 @@ def frozen(network: keras.Model, precision: str = "float32") -> keras.Model:
     ['InputLayer', 'Conv2D', 'Folded']
     """
     check_choice("frozen", "precision", precision, PRECISIONS)
+    check_walkable(network, "freeze")
+    return _Copy(network, precision).model
+
+
+def check_walkable(network: keras.Model, purpose: str) -> None:
+    """Checks that a copy of a network can be made layer by layer.
+
+    Args:
+        network: any Keras model.
+        purpose: what the copy is for, a verb: "freeze" or "quantize".
+
+    Raises:
+        ValueError: if it is not a graph of layers, or if a layer is quantized or adapted by LoRA.
+    """
     if not is_walkable(network):
         received = f"{network.name!r}, a subclassed model ({type(network).__name__})"
-        advice = "use the network without freezing it"
-        raise ValueError(explain_mismatch("a Functional or Sequential model to freeze", received, advice))
+        advice = "use the network without freezing it" if purpose == "freeze" else "build it as a Functional model"
+        raise ValueError(explain_mismatch(f"a Functional or Sequential model to {purpose}", received, advice))
     for layer in sub_layers(network):
         if getattr(layer, "quantization_mode", None) or getattr(layer, "lora_enabled", False):
             received = f"the layer {layer.name!r}, which is quantized or adapted by LoRA"
-            advice = "freeze the network before it is quantized or adapted"
-            raise ValueError(explain_mismatch("a network with plain weights to freeze", received, advice))
-    return _Copy(network, precision).model
+            advice = f"{purpose} the network before it is quantized or adapted"
+            raise ValueError(explain_mismatch(f"a network with plain weights to {purpose}", received, advice))
 
 
 class _Copy:

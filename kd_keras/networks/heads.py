@@ -17,7 +17,15 @@ from kd_keras.networks.graph import FUSED, Edge, Graph, Operation
 from kd_keras.networks.layouts import permutation_of
 
 REARRANGING = ("Reshape", "Flatten", "Permute", "Transpose", "Squeeze", "ExpandDims")
-UNCHANGED = ("Identity", "ActivityRegularization", "Cast", "StopGradient", "Dropout", "SpatialDropout2D")
+UNCHANGED = (
+    "Identity",
+    "ActivityRegularization",
+    "Cast",
+    "StopGradient",
+    "Dropout",
+    "SpatialDropout2D",
+    "FakeQuantize",
+)
 LOGARITHMS = ("Log", "LogSoftmax")  # of probabilities they are logits
 SMALLEST = 1e-7  # probabilities are raised to this before a logarithm
 

@@ -9,13 +9,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import keras
+import numpy as np
 
 from kd_keras.distiller import Distiller
+from kd_keras.errors import check_choice
+from kd_keras.evaluation.images import take_evenly
 from kd_keras.methods import Method
 from kd_keras.methods.schedules import Weight
+from kd_keras.networks.quantization import quantization_aware
 from kd_keras.recording.teacher import RecordedTeacher
 from kd_keras.runs import devices, students, teachers
-from kd_keras.runs.images import Images
+from kd_keras.runs.images import Images, read_images
 from kd_keras.runs.methods import make_methods, methods_setting, weight_description, weight_setting
 from kd_keras.runs.recipe import DEFAULTS, Data, Recipe, make_recipe
 from kd_keras.runs.run import Run
@@ -26,6 +30,8 @@ from kd_keras.runs.teachers import TEACHER_OPTIONS, TeacherOptions, TeacherSourc
 from kd_keras.teacher import Teacher
 
 logger = logging.getLogger("kd_keras")
+QUANTIZATIONS = ("int8",)
+RANGE_IMAGES = 200  # from which the ranges of activations start
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +45,7 @@ class Request:
     hard_weight: Weight | None
     recording: str | os.PathLike | None
     weights: str | os.PathLike | None
+    quantize: str | None
 
     def settings(self, recipe: Recipe) -> Settings:
         """The request and its recipe as flags.txt records them."""
@@ -50,8 +57,15 @@ class Request:
             "hard_weight": weight_setting(self.hard_weight),
             "recording": None if self.recording is None else os.fspath(self.recording),
             "weights": None if self.weights is None else os.fspath(self.weights),
+            "quantize": self.quantize,
         }
-        defaults = {**DEFAULTS, **TeacherOptions().settings(), "student": "mobilenet_v2", "method": ["kd"]}
+        defaults = {
+            **DEFAULTS,
+            **TeacherOptions().settings(),
+            "student": "mobilenet_v2",
+            "method": ["kd"],
+            "quantize": None,
+        }
         return Settings({**recipe.settings(), **values}, defaults)
 
     def check(self) -> None:
@@ -59,9 +73,17 @@ class Request:
 
         Raises:
             TypeError: if the teacher is of another type than `distill` takes.
-            ValueError: if a method needs a teacher and there is none, if there is a teacher and no method needs one, or
-                if a method does not train the student.
+            ValueError: if the quantization is unknown or the student to quantize is not trained, if a method needs a
+                teacher and there is none, if there is a teacher and no method needs one, or if a method does not train
+                the student.
         """
+        if self.quantize is not None:
+            check_choice("distill", "quantize", self.quantize, QUANTIZATIONS)
+            if not (isinstance(self.student, keras.Model) or students.is_pretrained(self.student, self.weights)):
+                raise ValueError(
+                    f"quantize={self.quantize!r} starts from a trained student, but {students.describe(self.student)!r}"
+                    " starts from new weights. Train it first, and pass its run as student=."
+                )
         methods = make_methods(self.methods)
         needing = [method.name for method in methods if method.taps.teacher]
         if needing and self.teacher is None and self.recording is None:
@@ -92,6 +114,7 @@ def distill(
     run: str | os.PathLike,
     recording: str | os.PathLike | None = None,
     weights: str | os.PathLike | None = None,
+    quantize: str | None = None,
     overwrite: bool = False,
     **options: Any,
 ) -> Run:
@@ -111,6 +134,9 @@ def distill(
         recording: directory of the recorded outputs of a teacher, from `record`. If `teacher` is passed too, its
             outputs for one batch are compared with the recorded ones.
         weights: a file to start the student from, as for `train`.
+        quantize: "int8" to train a trained student for its LiteRT int8 file, as `kd_keras.quantization_aware` says. The
+            float student may be its own teacher. A tenth of the epochs of its training is enough; `export` in the
+            format "litert_int8" writes the file.
         overwrite: whether to delete an earlier run in that directory.
         **options: `teacher_weights`, `teacher_precision`, `teacher_range` and `combine` as `TeacherOptions` describes
             them, and everything else that `Recipe` takes.
@@ -134,7 +160,7 @@ def distill(
     for_teacher = {name: options.pop(name) for name in TEACHER_OPTIONS if name in options}
     request = Request(
         teacher=teacher, teacher_options=TeacherOptions(**for_teacher), student=student, methods=methods,
-        hard_weight=hard_weight, recording=recording, weights=weights,
+        hard_weight=hard_weight, recording=recording, weights=weights, quantize=quantize,
     )  # fmt: skip
     recipe = make_recipe(students.is_pretrained(student, weights), data=data, **options)
     request.check()
@@ -155,6 +181,8 @@ def _distill(session: Session, request: Request) -> Run:
         methods = make_methods(request.methods, examples=images.train.size, batch_size=session.recipe.batch_size)
         classes = images.train.classes or _teacher_classes(images, teacher)
         student = students.build_network(request.student, images, classes, request.weights)
+        if request.quantize is not None:
+            student = quantization_aware(student, _first_images(images))
         students.prepare_training(student, request.student, request.weights, session.recipe)
         student = _adapt_to_methods(student, methods, live)
     _announce(session, request, live, student)
@@ -167,6 +195,11 @@ def _distill(session: Session, request: Request) -> Run:
     known["hard_weight"] = weight if isinstance(weight, (int, float)) else weight_description(request.hard_weight)
     known["hard_weight_reason"] = distiller.hard_weight_reason
     return train_student(session, distiller, known, teacher.recording if isinstance(teacher, RecordedTeacher) else None)
+
+
+def _first_images(images: Images) -> np.ndarray:
+    """Training images `(N, H, W, C)` uint8 from which the ranges of a quantization-aware student start."""
+    return read_images(take_evenly(images.train, RANGE_IMAGES), images.shape[:2], images.recipe.batch_size)[0]
 
 
 def _teacher_classes(images: Images, teacher: Teacher | RecordedTeacher | None) -> int:

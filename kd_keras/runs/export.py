@@ -12,17 +12,16 @@ from typing import Any
 import keras
 import numpy as np
 
-from kd_keras.contracts import as_batch
 from kd_keras.data import Source
-from kd_keras.data import evaluation as evaluation_batches
 from kd_keras.errors import suggest
 from kd_keras.evaluation.images import order_classes, take_evenly
 from kd_keras.export import TOLERANCES, Export, classes_of, litert, onnx, saved_model
 from kd_keras.export.usage import reading_lines
 from kd_keras.files import write_json
 from kd_keras.networks.inputs import find_input_shape
+from kd_keras.networks.quantized_layers import is_quantization_aware
 from kd_keras.runs.candidates import Network, name_networks, resolve_data
-from kd_keras.runs.images import open_source
+from kd_keras.runs.images import open_source, read_images
 from kd_keras.runs.recipe import Data, Recipe, make_recipe
 from kd_keras.runs.run import find_run, load_network, recorded_data
 
@@ -78,7 +77,7 @@ class _Exporter:
             return saved_model(self.model, self.directory / file, **options)
         if name == "onnx":
             return onnx(self.model, self.directory / file, **options)
-        representative = self.calibration() if precision == "int8" else None
+        representative = self.calibration() if precision == "int8" and not is_quantization_aware(self.model) else None
         return litert(self.model, self.directory / file, precision=precision, representative=representative, **options)
 
 
@@ -177,14 +176,14 @@ def _prepare(student: Network, settings: Recipe, directory: Path, calibration: i
     size = (find_input_shape(model) or (None, None, None))[1:3]
     if None in size:
         size = tuple(recorded.get("image_shape") or test.image_shape or ())[:2]
-    images, labels = _read(test, size, settings.batch_size)
+    images, labels = read_images(test, size, settings.batch_size)
     order = order_classes(recorded.get("class_names"), test.class_names)
     labels = np.asarray(order)[labels] if order and labels is not None else labels
 
     def calibration_images() -> np.ndarray:
         data = _training_data(student, settings)
         train = open_source(data, settings.train_split, settings.data_dir, **settings.reading)
-        return _read(take_evenly(train, calibration), size, settings.batch_size)[0]
+        return read_images(take_evenly(train, calibration), size, settings.batch_size)[0]
 
     names = recorded.get("class_names")
     return _Exporter(model, directory, images, labels, names, calibration_images), test
@@ -194,14 +193,6 @@ def _training_data(student: Network, settings: Recipe) -> Data:
     """The dataset of a run's training images, which may differ from that of its test images."""
     run = find_run(student)
     return settings.data if run is None else run.settings.get("data", settings.data)
-
-
-def _read(source: Source, size: tuple[int, int] | tuple[()], batch_size: int) -> tuple[np.ndarray, np.ndarray | None]:
-    """A source's images `(N, H, W, C)` uint8 in the size of the network, and their labels `(N,)`."""
-    elements = evaluation_batches(source, batch_size=batch_size, image_size=size or None)
-    batches = [as_batch(element) for element in elements]
-    images = np.round(np.concatenate([np.asarray(batch.inputs) for batch in batches])).astype("uint8")
-    return images, np.concatenate([np.asarray(batch.label) for batch in batches]) if source.has_labels else None
 
 
 def _write_all(

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from kd_keras import data, distribute
+from kd_keras.contracts import as_batch
 from kd_keras.errors import explain_mismatch
 from kd_keras.networks.preprocessing import PixelStatistics
 from kd_keras.recording.reader import Recording
@@ -247,3 +249,13 @@ def augmentation(recipe: Recipe) -> data.Augmentation:
         mixup=recipe.mixup,
         cutmix=recipe.cutmix,
     )
+
+
+def read_images(
+    source: data.Source, size: tuple[int, int] | tuple[()], batch_size: int
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """A source's images `(N, H, W, C)` uint8 in the size of the network, and their labels `(N,)`."""
+    elements = data.evaluation(source, batch_size=batch_size, image_size=size or None)
+    batches = [as_batch(element) for element in elements]
+    images = np.round(np.concatenate([np.asarray(batch.inputs) for batch in batches])).astype("uint8")
+    return images, np.concatenate([np.asarray(batch.label) for batch in batches]) if source.has_labels else None

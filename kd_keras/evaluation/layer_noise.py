@@ -1,0 +1,92 @@
+"""How much of each layer's output is lost by int8: the signal-to-noise ratio of a quantization-aware network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import keras
+import numpy as np
+
+from kd_keras.contracts import Tensor
+from kd_keras.errors import explain_mismatch
+from kd_keras.networks.fake_quantization import FakeQuantize
+from kd_keras.networks.quantized_layers import is_quantization_aware, unquantized
+from kd_keras.private_api import nodes_in_order
+
+
+class LayerNoise(NamedTuple):
+    """The noise of one rounded tensor.
+
+    Attributes:
+        layer: the name of the layer that returns it.
+        low, high: its range in int8.
+        decibels: its signal-to-noise ratio; infinite if nothing is lost.
+    """
+
+    layer: str
+    low: float
+    high: float
+    decibels: float
+
+
+def layer_noise(model: keras.Model, images: np.ndarray, batch_size: int = 32) -> list[LayerNoise]:
+    """The signal-to-noise ratio of each rounded tensor, `10 log10(sum x^2 / sum (x - y)^2)`, in order of computation.
+
+    x are the values if nothing is rounded, and y those if kernels and activations of all layers up to this one are. A
+    layer after which the ratio falls sharply is one to pass as `keep_float=` to `kd_keras.quantization_aware`.
+
+    Args:
+        model: a quantization-aware model.
+        images: `(N, H, W, C)` uint8 images, about a hundred.
+        batch_size: the number of images that are computed together.
+
+    Raises:
+        ValueError: if the model is not quantization-aware.
+
+    >>> from kd_keras.networks.quantization import quantization_aware
+    >>> network = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten(), keras.layers.Dense(2, name="out")])
+    >>> pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 8, 3)).astype("uint8")
+    >>> [row.layer for row in layer_noise(quantization_aware(network, pixels), pixels)]
+    ['image', 'out']
+    """
+    if not is_quantization_aware(model):
+        advice = "make it with kd_keras.quantization_aware"
+        raise ValueError(explain_mismatch("a quantization-aware model", f"{model.name!r}, a float model", advice))
+    outputs: dict[FakeQuantize, Tensor] = {}
+    for node in nodes_in_order(model):
+        if isinstance(node.operation, FakeQuantize):
+            outputs.setdefault(node.operation, node.outputs[0])  # a pooling rounds in the same range again
+    rounded = keras.Model(model.inputs[0], list(outputs.values()))
+    signal, noise = np.zeros(len(outputs)), np.zeros(len(outputs))
+    for start in range(0, len(images), batch_size):
+        batch = np.asarray(images[start : start + batch_size], "float32")
+        values = keras.tree.flatten(rounded(batch, training=False))
+        with unquantized(model):
+            exact = keras.tree.flatten(rounded(batch, training=False))
+        for number, (x, y) in enumerate(zip(exact, values, strict=True)):
+            x, y = (np.asarray(keras.ops.convert_to_numpy(tensor), "float64") for tensor in (x, y))
+            signal[number] += np.square(x).sum()
+            noise[number] += np.square(x - y).sum()
+    return [
+        LayerNoise(layer.name.removesuffix("_quantize"), layer.range[0], layer.range[1], _decibels(*powers))
+        for layer, powers in zip(outputs, zip(signal, noise, strict=True), strict=True)
+    ]
+
+
+def _decibels(signal: float, noise: float) -> float:
+    if not noise:
+        return float("inf")
+    return float(10 * np.log10(signal / noise)) if signal else float("-inf")
+
+
+def layer_noise_table(rows: Sequence[LayerNoise]) -> str:
+    """The rows of `layer_noise` as a Markdown table.
+
+    >>> print(layer_noise_table([LayerNoise("logits", -4.0, 6.5, 31.25)]))
+    | layer | low | high | signal-to-noise ratio (dB) |
+    |---|---:|---:|---:|
+    | logits | -4 | 6.5 | 31.2 |
+    """
+    head = ["| layer | low | high | signal-to-noise ratio (dB) |", "|---|---:|---:|---:|"]
+    return "\n".join(head + [f"| {row.layer} | {row.low:.4g} | {row.high:.4g} | {row.decibels:.1f} |" for row in rows])

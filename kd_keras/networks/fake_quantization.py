@@ -1,0 +1,136 @@
+"""Layers that compute in floats what LiteRT computes in int8, so that a network can be trained for its int8 file.
+
+An activation is rounded to one of 256 values `scale * (q - zero)`, one of which is 0 (Jacob et al. 2018, 1712.05877,
+section 3; Krishnamoorthi 2018, 1806.08342). A kernel is rounded to 255 values from -m to m, where m is the largest
+absolute value of its output channel. The gradient of the rounding is 1 within the range and 0 outside
+("straight-through", Bengio et al. 2013, 1308.3432).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras import layers, ops
+
+from kd_keras.contracts import Tensor
+
+STEPS = 127  # of a kernel on each side of 0
+MOMENTUM = 0.99  # of the ranges' moving averages
+NARROWEST = 1e-6  # range of an activation
+# The bias of LiteRT is an int32 multiple of the scales of input and kernel, so that a kernel whose values are tiny
+# compared with its bias needs a larger range than its own.
+BIAS_FRACTION = 1e-3
+
+
+def fake_quantized(values: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Rounds values to the 256 that int8 represents from `low` to `high`, and clips them to that range.
+
+    The range is moved by less than half a step, so that 0 is one of the 256.
+
+    Args:
+        values: float32 of any shape.
+        low: a number, at most 0.
+        high: a number, at least 0 and above `low`.
+
+    >>> import numpy as np
+    >>> fake_quantized(np.array([-1.0, 0.3, 99.6, 300.0], "float32"), 0.0, 255.0).numpy().tolist()
+    [0.0, 0.0, 100.0, 255.0]
+    """
+    return keras.quantizers.fake_quant_with_min_max_vars(values, low, high, num_bits=8)
+
+
+def kernel_bound(kernel: Tensor, bias: Tensor | None, axes: tuple[int, ...]) -> Tensor:
+    """The range m of each output channel of a kernel, with axes of length 1 in place of the others.
+
+    Args:
+        kernel: the kernel.
+        bias: of the output channels, in a shape that broadcasts to the result, or `None`.
+        axes: the axes of the kernel that are no output channels.
+    """
+    bound = ops.maximum(ops.max(ops.abs(kernel), axis=axes, keepdims=True), NARROWEST)
+    return bound if bias is None else ops.maximum(bound, BIAS_FRACTION * ops.abs(bias))
+
+
+def fake_quantized_kernel(kernel: Tensor, bias: Tensor | None = None, axes: tuple[int, ...] = (0, 1, 2)) -> Tensor:
+    """Rounds a kernel to 255 values for each output channel, `m / 127 * round(127 * kernel / m)`; the gradient is 1.
+
+    Args:
+        kernel, bias, axes: as `kernel_bound` takes them.
+
+    >>> import numpy as np
+    >>> kernel = np.array([[127.0, -1.27], [2.6, 0.014]], "float32")
+    >>> fake_quantized_kernel(kernel, axes=(0,)).numpy().round(2)[1].astype(str).tolist()
+    ['3.0', '0.01']
+    """
+    step = kernel_bound(kernel, bias, axes) / STEPS
+    return kernel + ops.stop_gradient(step * ops.round(kernel / step) - kernel)
+
+
+@keras.saving.register_keras_serializable("kd_keras")
+class FakeQuantize(layers.Layer):
+    """Rounds an activation as int8 does, in a range that follows its smallest and largest values in training.
+
+    The range is a moving average over the batches; `trainable = False` stops it, as it does for a BatchNorm.
+
+    Args:
+        low, high: a fixed range; by default it is learned.
+        **options: as every layer takes them.
+
+    Attributes:
+        is_enabled: whether it rounds; if not, it is the identity.
+        reduce_range: takes the range of a replica's batch, `(low, high)`, to that of the global batch.
+    """
+
+    is_enabled = True
+    constants: tuple[float, float] | None = None  # the range while the network is exported
+    reduce_range: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+    def __init__(self, low: float | None = None, high: float | None = None, **options: Any):
+        super().__init__(**options)
+        self.fixed = None if low is None or high is None else (float(low), float(high))
+        self.supports_masking = True
+        self.reduce_range = lambda low, high: (low, high)
+
+    def build(self, input_shape: tuple) -> None:
+        if self.fixed is None:
+            make = {"shape": (), "trainable": False, "dtype": "float32", "aggregation": "mean"}
+            self.low = self.add_weight(name="low", initializer=keras.initializers.Constant(-1.0), **make)
+            self.high = self.add_weight(name="high", initializer=keras.initializers.Constant(1.0), **make)
+
+    def call(self, inputs: Tensor, training: bool | None = None, learn: bool = True) -> Tensor:
+        """Rounds a tensor; with `learn=False` it does not change the range, as LiteRT's pooling needs it."""
+        if not self.is_enabled:
+            return inputs
+        if training and learn and self.trainable and self.fixed is None:
+            self._follow(inputs)
+        low, high = self.constants or self.fixed or (self.low, self.high)
+        return fake_quantized(inputs, low, high)
+
+    def _follow(self, inputs: Tensor) -> None:
+        inputs = ops.stop_gradient(inputs)
+        low, high = self.reduce_range(ops.min(inputs), ops.max(inputs))
+        for variable, value in ((self.low, ops.minimum(low, 0.0)), (self.high, ops.maximum(high, NARROWEST))):
+            average = MOMENTUM * variable + (1 - MOMENTUM) * value
+            variable.assign(ops.where(ops.isfinite(average), average, variable))
+
+    def set_range(self, low: float, high: float) -> None:
+        """Sets the range, widened so that it contains 0 and is not empty."""
+        self.low.assign(min(low, 0.0))
+        self.high.assign(max(high, NARROWEST))
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """The smallest and the largest value."""
+        return self.fixed or (float(ops.convert_to_numpy(self.low)), float(ops.convert_to_numpy(self.high)))
+
+    def begin_export(self) -> None:
+        self.constants = self.range
+
+    def compute_output_shape(self, input_shape: tuple) -> tuple:
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        low, high = self.fixed or (None, None)
+        return {**super().get_config(), "low": low, "high": high}

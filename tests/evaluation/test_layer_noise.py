@@ -1,0 +1,53 @@
+"""The signal-to-noise ratio of layers in int8, against NumPy."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from kd_keras.evaluation.layer_noise import layer_noise, layer_noise_table
+from kd_keras.networks.quantization import quantization_aware
+from tests.support.quantization import photographs
+
+IMAGES = photographs(40, 8)
+
+
+@pytest.fixture(scope="module")
+def network():
+    keras.utils.set_random_seed(0)
+    stack = [layers.Flatten(name="flat"), layers.Dense(6, name="hidden"), layers.ReLU(name="relu")]
+    return keras.Sequential([keras.Input((8, 8, 3), name="image"), *stack, layers.Dense(3, name="logits")])
+
+
+def test_the_ratio_is_that_of_numpy(network):
+    rows = {row.layer: row for row in layer_noise(quantization_aware(network, IMAGES), IMAGES, batch_size=16)}
+    assert list(rows) == ["image", "relu", "logits"]
+    assert rows["image"].decibels == np.inf
+    kernel = np.array(network.get_layer("hidden").kernel, "float64")
+    pixels = IMAGES.reshape(len(IMAGES), -1).astype("float64")
+    exact = np.maximum(pixels @ kernel, 0)
+    step = np.abs(kernel).max(0) / 127
+    scale = exact.max() / 255
+    rounded = scale * np.clip(np.round(pixels @ (step * np.round(kernel / step)) / scale), 0, 255)
+    expected = 10 * np.log10(np.square(exact).sum() / np.square(exact - rounded).sum())
+    assert rows["relu"].decibels == pytest.approx(expected, abs=0.02)
+    assert rows["relu"][1:3] == pytest.approx((0.0, exact.max()), rel=1e-5)
+
+
+def test_a_range_that_is_too_wide_shows_as_noise(network):
+    copy = quantization_aware(network, IMAGES)
+    before = {row.layer: row.decibels for row in layer_noise(copy, IMAGES)}
+    quantizer = copy.get_layer("relu_quantize")
+    quantizer.set_range(0.0, 16 * quantizer.range[1])
+    after = {row.layer: row.decibels for row in layer_noise(copy, IMAGES)}
+    assert after["relu"] < before["relu"] - 15 and after["image"] == before["image"]
+
+
+def test_the_table_has_a_row_for_each_layer(network):
+    table = layer_noise_table(layer_noise(quantization_aware(network, IMAGES), IMAGES)).splitlines()
+    assert [line.split(" | ")[0] for line in table[2:]] == ["| image", "| relu", "| logits"]
+
+
+def test_a_float_model_is_refused(network):
+    with pytest.raises(ValueError, match="Expected a quantization-aware model, but received .* a float model"):
+        layer_noise(network, IMAGES)

@@ -1,0 +1,78 @@
+"""Distillation of int8 students: the float student as starting point and teacher, the file, replicas, the report."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from kd_keras import Distiller, distill, export, quantization_aware
+from kd_keras.methods import KD
+from kd_keras.networks.fake_quantization import FakeQuantize
+from kd_keras.networks.quantized_layers import is_quantization_aware
+from kd_keras.runs.run import load_network
+from tests.support.networks import CLASSES, convolutional
+from tests.support.quantization import photographs
+from tests.support.runs import trained
+
+TINY = {"train_split": "train[:128]", "test_split": "test[:64]", "batch_size": 32, "methods": ["kd"]}
+
+
+@pytest.fixture(scope="module")
+def float_run(tmp_path_factory):
+    return trained(tmp_path_factory.mktemp("runs"), "float", 4)
+
+
+@pytest.fixture(scope="module")
+def int8_run(float_run):
+    options = {**TINY, "data_dir": str(float_run.parent / "data"), "epochs": 2, "quantize": "int8"}
+    return distill(teacher=float_run, student=float_run, run=float_run.parent / "int8", **options)
+
+
+def test_the_float_student_learns_to_be_an_int8_student(float_run, int8_run):
+    network = int8_run.model()
+    assert is_quantization_aware(network)
+    assert int8_run.is_complete and int8_run.settings["quantize"] == "int8"
+    assert not is_quantization_aware(load_network(float_run))
+
+
+def test_its_export_has_the_learned_ranges_and_its_predictions(int8_run):
+    (result,) = export(int8_run, ["litert_int8"])
+    assert result.agreement >= 0.95
+    run = tf.lite.Interpreter(str(result.path)).get_signature_runner("serving_default")
+    scale, _ = run.get_output_details()["logits"]["quantization"]
+    quantizer = [layer for layer in int8_run.model().layers if isinstance(layer, FakeQuantize)][-1]
+    assert scale == pytest.approx((quantizer.range[1] - quantizer.range[0]) / 255, rel=1e-5)
+
+
+def test_an_untrained_student_and_an_unknown_quantization_are_refused(float_run, tmp_path):
+    with pytest.raises(ValueError, match="quantize='int8' starts from a trained student, but 'mlp' starts from new"):
+        distill(teacher=float_run, student="mlp", run=tmp_path / "run", quantize="int8", **TINY)
+    with pytest.raises(ValueError, match="int8"):
+        distill(teacher=float_run, student=float_run, run=tmp_path / "run", quantize="int4", **TINY)
+    assert not (tmp_path / "run").exists()
+
+
+def trained_on(strategy, batches):
+    """The ranges, and the other variables, of an int8 student after some steps under a strategy."""
+    keras.utils.set_random_seed(0)
+    images = photographs(16, 8)
+    with strategy.scope():
+        teacher = convolutional(4, pixels=True)
+        student = quantization_aware(convolutional(4, pixels=True), images)
+        distiller = Distiller(student=student, teacher=teacher, methods=[KD()], hard_weight=0.1)
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        distiller.compile(optimizer=keras.optimizers.SGD(0.01), loss=loss, jit_compile=False)
+    distiller.fit(batches, epochs=1, verbose=0)
+    return [np.array(variable) for variable in distiller.student.variables]
+
+
+def test_two_replicas_learn_the_ranges_of_one():
+    random = np.random.default_rng(0)
+    images, labels = photographs(32, 8, seed=1).astype("float32"), random.integers(0, CLASSES, 32)
+    batches = tf.data.Dataset.from_tensor_slices((images, labels)).batch(16)
+    one = trained_on(tf.distribute.get_strategy(), batches)
+    devices = tf.config.list_logical_devices("CPU")
+    assert len(devices) >= 2
+    two = trained_on(tf.distribute.MirroredStrategy([device.name for device in devices[:2]]), batches)
+    for expected, actual in zip(one, two, strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
