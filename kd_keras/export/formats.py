@@ -132,14 +132,15 @@ def litert(
         check_images("representative", representative, reference.image_shape)
     with staging_path(path) as staging:
         try:
-            staging.write_bytes(
-                learned_int8(reference) if is_learned else _flatbuffer(reference, precision, representative)
-            )
+            content = learned_int8(reference) if is_learned else _flatbuffer(reference, precision, representative)
+        except OSError:  # a full disk
+            raise
         except Exception as error:  # of many types, from several layers of the converter
             raise ValueError(
                 f"LiteRT cannot store the network {reference.student.name!r} in {precision}. Export it as a SavedModel"
                 f" or to ONNX. The converter reports {type(error).__name__}: {str(error)[:500]}"
             ) from error
+        staging.write_bytes(content)
         if class_names:
             with zipfile.ZipFile(staging, "a") as archive:
                 archive.writestr("labels.txt", "\n".join(class_names))
