@@ -30,7 +30,9 @@ def make_methods(texts_or_methods: Sequence[str | Method], **known: Any) -> list
             raise TypeError(
                 f"A method must be a Method such as methods.KD(), or its text, but received {shorten(method)}."
             )
-        methods.append(parse_method(method, **known) if isinstance(method, str) else method)
+        # Before the images are read, only the taps of a method matter, not the size of its memory.
+        arguments = {"examples": None} | known
+        methods.append(parse_method(method, **arguments) if isinstance(method, str) else method)
     return methods
 
 

@@ -8,16 +8,13 @@ The runs are those of experiments/configs/published/README.md: `<model>/<seed>` 
 
 from __future__ import annotations
 
+import argparse
 import csv
 import statistics
 from pathlib import Path
 
-from absl import app, flags
-
 from kd_keras.runs import Run
 
-FLAGS = flags.FLAGS
-flags.DEFINE_string("runs", "runs/cifar100", "The directory of the runs.")
 ROOT = Path(__file__).parent.parent.parent
 PUBLISHED = ROOT / "experiments" / "results" / "published_cifar100.csv"
 PAIRS = ROOT / "experiments" / "configs" / "published"
@@ -66,9 +63,11 @@ def table(runs: Path) -> str:
     return "\n".join([HEAD, *filter(None, rows)])
 
 
-def main(_: list[str]) -> None:
-    print(table(Path(FLAGS.runs)))
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", default="runs/cifar100", help="the directory of the runs")
+    print(table(Path(parser.parse_args().runs)))
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main()
