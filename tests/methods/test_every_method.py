@@ -74,13 +74,15 @@ def test_the_configuration_and_the_weight_are_restored(kind):
 def test_the_signature_shows_all_arguments_and_the_defaults_of_the_class(kind):
     parameters = inspect.signature(kind).parameters
     assert set(parameters) == set(harness.method(kind).get_config())
-    method = harness.method(kind)
+    required = [name for name, parameter in parameters.items() if parameter.default is parameter.empty]
+    given = {name: getattr(harness.method(kind), name) for name in required}
+    method = kind(**given)
     assert parameters["weight"].default == kind.default_weight == method.weight
     assert parameters["name"].default is None and method.name == kind.__name__.lower()
     if {"student_tap", "teacher_tap"} <= set(parameters):
         assert (parameters["student_tap"].default, parameters["teacher_tap"].default) == kind.taps == method.taps
     with pytest.raises(TypeError, match="wait"):
-        harness.method(kind, wait=1.0)
+        kind(**given, wait=1.0)
 
 
 @every
