@@ -20,8 +20,8 @@ def maps(seed):
 
 
 CASES = [Case("two maps", fitnet_loss, reference, maps(0), (maps(2),))]
-# At the published weight of 100 and the harness's rate of 0.1, six updates multiply a rounding of the images by a hundred
-# (replicas differ by 4e-5; by 7e-7 at a weight of 10 and 9e-8 at 1).
+# At the published weight of 100 and the harness's rate of 0.1, six updates multiply a rounding of the images a hundred
+# times: replicas differ by 4e-5, and by 7e-7 at a weight of 10 and 9e-8 at 1.
 OPTIONS = {"FitNet": {"weight": 10.0}}
 
 
