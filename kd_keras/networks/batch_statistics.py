@@ -9,7 +9,7 @@ import keras
 from keras import layers, ops
 
 from kd_keras.contracts import Tensor
-from kd_keras.errors import explain_mismatch
+from kd_keras.networks.freezing import check_walkable
 from kd_keras.networks.graph import Operation, functional, is_walkable
 from kd_keras.private_api import forget_calls, sub_layers
 
@@ -43,15 +43,13 @@ def with_batch_statistics(network: keras.Model) -> keras.Model:
         A model of the same inputs and outputs, not compiled and not trainable.
 
     Raises:
-        ValueError: if the model is not a graph of layers.
+        ValueError: if the model is not a graph of layers, or a layer is quantized or adapted by LoRA.
 
     >>> network = keras.Sequential([keras.Input((8, 8, 3)), layers.Conv2D(4, 3), layers.BatchNormalization()])
     >>> [type(layer).__name__ for layer in with_batch_statistics(network).layers[-2:]]
     ['Conv2D', 'BatchStatistics']
     """
-    if not is_walkable(network):
-        received = f"{network.name!r}, a subclassed model ({type(network).__name__})"
-        raise ValueError(explain_mismatch("a Functional or Sequential model", received))
+    check_walkable(network, "copy")
     duplicate = _copy_model(network, {})
     duplicate.set_weights(network.get_weights())
     for layer in sub_layers(duplicate):

@@ -140,9 +140,11 @@ class StagedGraph(Graph):
 
     def _named_outputs(self, pattern: str) -> dict[int, Edge]:
         """The calls of layers with a name, by the number in it; empty if two of nested models have the same."""
-        found = [(match, edge) for edge in self.edges if (match := re.fullmatch(pattern, edge.path.rsplit("/", 1)[-1]))]
-        edges = {int(match[1] or 0): edge for match, edge in found}
-        return edges if len(edges) == len(found) else {}
+        matches = [
+            (match, edge) for edge in self.edges if (match := re.fullmatch(pattern, edge.path.rsplit("/", 1)[-1]))
+        ]
+        edges = {int(match[1] or 0): edge for match, edge in matches}
+        return edges if len(edges) == len(matches) else {}
 
     def _last_maps(self) -> list[Tensor]:
         """The last map of each resolution that every path to the logits passes, largest first."""

@@ -175,7 +175,7 @@ class Recipe:
                 " Change the schedule, or leave out the warm-up."
             )
         if (marks := self.decay_epochs) is not None:
-            is_rising = list(marks) == sorted({*marks}) and 0 < marks[0] and marks[-1] < self.epochs
+            is_rising = bool(marks) and list(marks) == sorted({*marks}) and 0 < marks[0] and marks[-1] < self.epochs
             if self.schedule != "steps" or not is_rising:
                 raise ValueError(
                     f"Expected decay_epochs in rising order, from 1 to below epochs={self.epochs}, with "

@@ -83,7 +83,7 @@ def test_the_rate_of_the_published_recipes():
     schedule = learning_rate(recipe, steps=10)
     rates = [float(schedule(10 * epoch + 5)) for epoch in (0, 149, 150, 180, 210, 239)]
     np.testing.assert_allclose(rates, [0.05, 0.05, 0.005, 0.0005, 0.00005, 0.00005], rtol=1e-5)
-    for wrong in ((180, 150), (0, 30), (30, 240)):
+    for wrong in ((180, 150), (0, 30), (30, 240), ()):
         with pytest.raises(ValueError, match="decay_epochs in rising order"):
             Recipe(schedule="steps", epochs=240, decay_epochs=wrong)
     with pytest.raises(ValueError, match="schedule='steps'"):
