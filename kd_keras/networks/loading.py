@@ -56,8 +56,8 @@ def load_weights(model: keras.Model, path: str | os.PathLike) -> Loaded:
         path: the file.
 
     Raises:
-        ValueError: if the file does not exist, is not a Keras file, has no layer that fits, refers to other files, or
-            is far smaller than what it unpacks to.
+        ValueError: if the file does not exist, is not a Keras file, has no layer that fits, has values that are not
+            finite, refers to other files, or is far smaller than what it unpacks to.
 
     >>> import tempfile
     >>> whole = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="a"), keras.layers.Dense(2, name="b")])
@@ -75,6 +75,7 @@ def load_weights(model: keras.Model, path: str | os.PathLike) -> Loaded:
         sources = _match_all(numbered, stored, layers)
         report = Loaded([], {}, [name for name in layers if sources[name] is None], [])
         report.skipped.extend(name for name in stored if name not in sources.values())
+        values: dict[str, dict[str, np.ndarray]] = {}
         for name, source in sources.items():
             if source is None:
                 continue
@@ -82,8 +83,11 @@ def load_weights(model: keras.Model, path: str | os.PathLike) -> Loaded:
             if difference:  # compared before anything is read, because a file may declare any shape
                 report.mismatched[name] = difference
             else:
-                layers[name].load_own_variables(stored[source].values())
-                report.loaded.append(name)
+                values[name] = stored[source].values()
+                _check_finite(path, source, values[name])
+        for name, variables in values.items():  # after all checks, so that a rejected file changes nothing
+            layers[name].load_own_variables(variables)
+            report.loaded.append(name)
     if not report.loaded:
         received = f"{len(stored)} layers of other names or shapes: {_list_some(stored)}"
         advice = "choose the file of a network with the same layer names and shapes"
@@ -120,6 +124,16 @@ def pixel_statistics(network: str | os.PathLike | keras.Model) -> PixelStatistic
     with explain_read_errors(path), zipfile.ZipFile(path) as archive:
         check_archive(path, archive)
         return _normalization_in(json.loads(archive.read("config.json"))["config"])
+
+
+def _check_finite(path: str | os.PathLike, layer: str, values: Mapping[str, np.ndarray]) -> None:
+    """Raises ValueError if a layer in a file has NaN or infinity, as after a training that diverged."""
+    for name, value in values.items():
+        if value.dtype.kind in "fV" and not np.isfinite(value).all():  # V is that of bfloat16
+            count = int(np.sum(~np.isfinite(value)))
+            received = f"{count} of {value.size} that are NaN or infinite in variable {name} of layer {layer!r}"
+            advice = "use an earlier checkpoint of that training"
+            raise ValueError(explain_mismatch(f"finite weights in {path}", received, advice))
 
 
 def _list_some(names: Iterable[str], most: int = 4) -> str:

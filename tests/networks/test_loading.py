@@ -133,6 +133,21 @@ def test_names_of_the_user_that_look_like_those_of_keras_stay(tmp_path):
     )
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_refused(value, dtype, tmp_path):
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(3, name="a", dtype=dtype), layers.Dense(2, name="b")])
+    before = values(model.weights)
+    bias = model.get_layer("b" if dtype == "float32" else "a").bias
+    bias.assign(np.full(bias.shape, value))
+    model.save_weights(tmp_path / "diverged.weights.h5")
+    bias.assign(np.zeros(bias.shape))
+    expected = rf"finite weights in .*diverged.weights.h5.*{bias.shape[0]} of {bias.shape[0]} .*earlier checkpoint"
+    with pytest.raises(ValueError, match=expected):
+        load_weights(model, tmp_path / "diverged.weights.h5")
+    assert same(values(model.weights), before)
+
+
 def test_a_rejected_file_changes_nothing(tmp_path):
     model = convolutional()
     before = values(model.variables)
