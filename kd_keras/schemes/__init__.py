@@ -9,6 +9,7 @@ from kd_keras.schemes.born_again import Generations, train_generations
 from kd_keras.schemes.choice import Choice, choose
 from kd_keras.schemes.mutual import Peers, train_peers
 from kd_keras.schemes.outcome import Outcome
+from kd_keras.schemes.pseudo_labels import PseudoLabels, label_images
 from kd_keras.schemes.self_teaching import train_with_mean_teacher, train_with_past_student
 from kd_keras.schemes.virtual_teacher import train_with_virtual_teacher, virtual_teacher_smoothing
 
@@ -17,9 +18,11 @@ __all__ = (
     "Generations",
     "Outcome",
     "Peers",
+    "PseudoLabels",
     "choose",
     "choose_assistants",
     "distill_by_assistants",
+    "label_images",
     "train_generations",
     "train_peers",
     "train_with_mean_teacher",
