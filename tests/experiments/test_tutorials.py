@@ -8,9 +8,13 @@ import pytest
 
 ROOT = Path(__file__).parent.parent.parent
 TUTORIALS = sorted((ROOT / "experiments" / "tutorials").glob("*.py"))
+LONG = ("choosing_a_method", "evaluation_and_report")  # over a minute even in the short form
+SCRIPTS = [*TUTORIALS, ROOT / "experiments" / "minimal.py"]
 
 
-@pytest.mark.parametrize("path", [*TUTORIALS, ROOT / "experiments" / "minimal.py"], ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", [pytest.param(path, marks=[pytest.mark.slow] * (path.stem in LONG), id=path.stem) for path in SCRIPTS]
+)
 def test_it_runs(path, tmp_path, monkeypatch):
     monkeypatch.setenv("KD_SHORT", "1")
     monkeypatch.chdir(tmp_path)

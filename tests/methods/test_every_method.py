@@ -19,7 +19,7 @@ every = pytest.mark.parametrize("kind", KINDS)
 # One method of each kind of machinery: logits, labels, adapters, margins, several levels, relations over the batch, a
 # memory, a rebuilt student, several exits, two stages. What follows from the machinery is tested with all other methods
 # by `-m slow`; what is a method's own is tested with every method.
-REPRESENTATIVE = ("KD", "FitNet", "OFD", "ReviewKD", "RKD", "CRD", "DKD", "SimKD", "BYOT", "FT", "SRRL", "PKD")
+REPRESENTATIVE = ("KD", "FitNet", "OFD", "ReviewKD", "RKD", "CRD", "SimKD", "BYOT", "FT")
 machinery = pytest.mark.parametrize(
     "kind", [pytest.param(k, marks=() if k.__name__ in REPRESENTATIVE else pytest.mark.slow) for k in KINDS]
 )
