@@ -1,0 +1,67 @@
+"""Classification: each image has one class."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from kd_keras import data
+from kd_keras.data import Source
+from kd_keras.evaluation import accuracy, predict
+from kd_keras.tasks.base import Task
+from kd_keras.teacher import Teacher
+
+
+class Classification(Task):
+    """One class for each image, cross-entropy, accuracy.
+
+    >>> Classification().metric
+    'accuracy'
+    """
+
+    name, label_kind, label_text = "classification", "class", "one class for each image"
+    metrics = ("accuracy",)
+
+    def load(
+        self,
+        name: str | os.PathLike,
+        split: str,
+        data_dir: str | os.PathLike | None,
+        *,
+        class_names: Sequence[str] | None,
+        **options: Any,
+    ) -> Source:
+        return data.load(name, split, data_dir, **options)  # which finds the classes of all splits
+
+    def check_network(
+        self, network: keras.Model, name: str, image_shape: tuple[int, int, int], classes: int, is_given: bool
+    ) -> None:
+        outputs = getattr(network, "output_names", ())
+        if len(outputs) > 1 and type(network).compute_loss is not keras.Model.compute_loss:
+            raise ValueError(
+                f"Expected a classifier, because each image has one class, but {name} has the outputs "
+                f"{', '.join(outputs)} and a loss of its own. Pass images with labels of that kind, or a classifier."
+            )
+        shape = getattr(network, "output_shape", None)
+        if is_given and isinstance(shape, tuple) and shape[-1] != classes:
+            raise ValueError(
+                f"The network must have an output for each of the {classes} classes of the images, but {name} has "
+                f"{shape[-1]} outputs. Change its last layer."
+            )
+
+    def compile_options(self, has_soft_labels: bool, label_smoothing: float) -> dict[str, Any]:
+        loss: keras.losses.Loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        if has_soft_labels:
+            loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=label_smoothing)
+        # Weighted, because the copies that fill up a last batch have weight 0.
+        return {"loss": loss, "weighted_metrics": ["accuracy"]}
+
+    def callbacks(self, test: Source, batches: Callable[[], tf.data.Dataset]) -> list[keras.callbacks.Callback]:
+        return []
+
+    def measure(self, network: Teacher, test: Source, batches: tf.data.Dataset) -> dict[str, float]:
+        return {"accuracy": float(dict(accuracy(predict(network, batches)))["accuracy"])}
