@@ -1,0 +1,1 @@
+"""Object detection: what its evaluation, its report and its exports have of their own."""
