@@ -35,8 +35,9 @@ class Outcome:
 
 def _line(run: Run) -> str:
     result = run.result
-    accuracy = result["last"].get("val_accuracy")
-    tested = "not tested" if accuracy is None else f"accuracy {accuracy:.4f}, best {result['best_val_accuracy']:.4f}"
+    metric = result.get("metric", "accuracy")
+    value = result["last"].get(f"val_{metric}")
+    tested = "not tested" if value is None else f"{metric} {value:.4f}, best {result[f'best_val_{metric}']:.4f}"
     return f"{run.path}: {result['parameters']:,} parameters, {tested}"
 
 

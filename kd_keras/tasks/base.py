@@ -4,15 +4,52 @@ from __future__ import annotations
 
 import abc
 import os
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Protocol
 
 import keras
 import tensorflow as tf
 
 from kd_keras.data import Source
 from kd_keras.errors import explain_mismatch
+from kd_keras.evaluation import Candidate, Requirement
+from kd_keras.report.page import Subject
 from kd_keras.teacher import Teacher
+
+
+class TaskEvaluator(Protocol):
+    """Evaluates networks one after the other on the same images; the first one is the teacher of the others.
+
+    Attributes:
+        test: the test images.
+        findings: by name of the network, its findings by name: numbers or arrays.
+        teacher: the name of the first network.
+    """
+
+    test: Source
+    findings: dict[str, dict[str, Any]]
+    teacher: str
+
+    def evaluate(self, candidate: Candidate) -> None:
+        """Adds the findings of a network."""
+
+    def measure_latency(self) -> None:
+        """Adds the latency of all networks to their findings."""
+
+    def describe_data(self) -> str:
+        """Sentences about the test images, and about what is measured on which of them."""
+
+    def write_report(
+        self, path: str | os.PathLike, subjects: Sequence[Subject], requirements: Sequence[Requirement], command: str
+    ) -> None:
+        """Writes the page about all networks that were evaluated.
+
+        Args:
+            path: the path of the HTML file.
+            subjects: the networks, with the names of the candidates: the teacher first, the judged one last.
+            requirements: the requirements on the judged network.
+            command: the command that repeats the page.
+        """
 
 
 class Task(abc.ABC):
@@ -24,6 +61,8 @@ class Task(abc.ABC):
         label_text: the labels in the words of a message.
         metrics: the names of what `measure` returns. The first one decides which epoch is the best: higher is better.
         class_tap: the tap whose last axis has an entry for each class.
+        columns: the findings of `evaluator` that the table of an evaluation shows.
+        optional_columns: those that it shows if a network has them.
     """
 
     name: ClassVar[str]
@@ -31,6 +70,8 @@ class Task(abc.ABC):
     label_text: ClassVar[str]
     metrics: ClassVar[tuple[str, ...]]
     class_tap: ClassVar[str] = "logits"
+    columns: ClassVar[tuple[str, ...]]
+    optional_columns: ClassVar[tuple[str, ...]] = ()
 
     @property
     def metric(self) -> str:
@@ -111,3 +152,38 @@ class Task(abc.ABC):
             test: the test images.
             batches: of them, as `data.evaluation` makes them.
         """
+
+    # ---- evaluation
+
+    def select_questions(self, names: Iterable[str], requirements: Iterable[str], with_other: bool) -> tuple[str, ...]:
+        """The named questions that take more time ("all" for all of them), and those that requirements are about.
+
+        Args:
+            names: of questions, or "all".
+            requirements: names of requirements.
+            with_other: whether there are images of another dataset.
+
+        Raises:
+            ValueError: if a question is unknown.
+        """
+        unknown = [name for name in names if name != "all"]
+        if unknown or with_other:
+            received = ", ".join(unknown) or "images of another dataset"
+            raise ValueError(explain_mismatch(f"no questions that take more time, for {self.name}", received))
+        return ()
+
+    @abc.abstractmethod
+    def evaluator(self, test: Source, questions: Sequence[str], other: Source | None, **options: Any) -> TaskEvaluator:
+        """Makes an evaluator.
+
+        Args:
+            test: the test images.
+            questions: of `select_questions`.
+            other: images of another dataset, or `None`.
+            options: `batch_size`, `image_size` of a recipe, and `examples`, the largest number of test images for the
+                questions.
+        """
+
+    @abc.abstractmethod
+    def describe(self, name: str, findings: Mapping[str, Any]) -> str:
+        """A sentence on the findings about a network, for the text of an evaluation."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -11,9 +11,35 @@ import tensorflow as tf
 
 from kd_keras import data
 from kd_keras.data import Source
-from kd_keras.evaluation import accuracy, predict
+from kd_keras.evaluation import Evaluator, Requirement, accuracy, predict, select_questions
+from kd_keras.evaluation.text import COLUMNS, OPTIONAL_COLUMNS, describe
+from kd_keras.report.assembly import write_report
+from kd_keras.report.page import Subject
 from kd_keras.tasks.base import Task
 from kd_keras.teacher import Teacher
+
+
+class ClassEvaluator(Evaluator):
+    """The evaluator of classifiers, with what it writes.
+
+    >>> evaluator = ClassEvaluator(data.load("digits", "test"), batch_size=100)
+    >>> evaluator.describe_data().splitlines()[0]
+    '797 test images of digits. Agreement and kl (nats) compare with the teacher.'
+    """
+
+    def describe_data(self) -> str:
+        text = f"{self.test.size:,} test images of {self.test.name}. Agreement and kl (nats) compare with"
+        text += f" {self.teacher or 'the teacher'}.\nCalibration is measured on every second image; the others fit the"
+        text += " temperature."
+        sampled = [question for question in self.questions if question not in ("generalization", "memory")]
+        if sampled:
+            text += f"\nUp to {self.examples:,} evenly spread images are used for {', '.join(sampled)}."
+        return text
+
+    def write_report(
+        self, path: str | os.PathLike, subjects: Sequence[Subject], requirements: Sequence[Requirement], command: str
+    ) -> None:
+        write_report(path, self, subjects, requirements, command=command)
 
 
 class Classification(Task):
@@ -25,6 +51,7 @@ class Classification(Task):
 
     name, label_kind, label_text = "classification", "class", "one class for each image"
     metrics = ("accuracy",)
+    columns, optional_columns = COLUMNS, OPTIONAL_COLUMNS
 
     def load(
         self,
@@ -65,3 +92,12 @@ class Classification(Task):
 
     def measure(self, network: Teacher, test: Source, batches: tf.data.Dataset) -> dict[str, float]:
         return {"accuracy": float(dict(accuracy(predict(network, batches)))["accuracy"])}
+
+    def select_questions(self, names: Iterable[str], requirements: Iterable[str], with_other: bool) -> tuple[str, ...]:
+        return select_questions(names, requirements, with_other)
+
+    def evaluator(self, test: Source, questions: Sequence[str], other: Source | None, **options: Any) -> ClassEvaluator:
+        return ClassEvaluator(test, questions, other=other, **options)
+
+    def describe(self, name: str, findings: Mapping[str, Any]) -> str:
+        return describe(name, findings)

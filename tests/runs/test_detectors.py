@@ -53,19 +53,46 @@ def test_options_of_another_task_are_rejected(shapes, options, message, tmp_path
     assert not (tmp_path / "run" / "result.json").exists()
 
 
-def test_a_detector_is_trained_and_distilled(shapes, tmp_path):
-    options = {"data": shapes, "test_data": shapes, "batch_size": 4, "optimizer": "adam", "test_every": 2}
-    teacher = kd.train(model=DETECTOR, run=tmp_path / "teacher", epochs=3, **options)
-    result, history = teacher.result, teacher.history
+@pytest.fixture(scope="module")
+def runs(shapes, tmp_path_factory):
+    """A teacher, and a student of it."""
+    place = tmp_path_factory.mktemp("runs")
+    options = {"data": shapes, "test_data": shapes, "batch_size": 4, "optimizer": "adam"}
+    teacher = kd.train(model=DETECTOR, run=place / "teacher", epochs=3, test_every=2, **options)
+    methods = ["bckd", "pkd(student_tap='pyramid_p*', teacher_tap='pyramid_p*')"]
+    student = kd.distill(teacher=teacher, student=DETECTOR, methods=methods, run=place / "student", epochs=1, **options)
+    return teacher, student
+
+
+def test_the_average_precision_decides_which_epoch_is_the_best(runs, shapes):
+    result, history = runs[0].result, runs[0].history
     assert (result["task"], result["metric"]) == ("detection", "ap")
     assert result["best_val_ap"] == np.nanmax(history["val_ap"]) and np.isnan(history["val_ap"][0])
     labels = {key: np.stack([row["label"][key] for row in shapes.examples]) for key in ("boxes", "classes")}
     images = np.stack([row["image"] for row in shapes.examples]).astype("float32")
-    detections = teacher.model().detect(images)
-    assert result["last"]["val_ap"] == pytest.approx(
-        dict(average_precision(labels, detections, (32, 32), 3))["ap"], abs=1e-6
-    )
-    methods = ["bckd", "pkd(student_tap='pyramid_p*', teacher_tap='pyramid_p*')"]
-    student = kd.distill(teacher=teacher, student=DETECTOR, methods=methods, run=tmp_path / "s", epochs=2, **options)
-    assert student.result["teacher_ap"] == pytest.approx(result["last"]["val_ap"], abs=1e-6)
+    detections = runs[0].model().detect(images)
+    expected = dict(average_precision(labels, detections, (32, 32), 3))["ap"]
+    assert result["last"]["val_ap"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_student_follows_class_logits_boxes_and_the_pyramid(runs):
+    teacher, student = runs
+    assert student.result["teacher_ap"] == pytest.approx(teacher.result["last"]["val_ap"], abs=1e-6)
     assert {"bckd", "pkd", "hard", "val_ap50"} <= student.history.keys()
+
+
+def test_detectors_are_evaluated_on_their_boxes(runs, shapes):
+    teacher, student = runs
+    result = kd.evaluate([student], teacher=teacher, data=shapes, requirements={"max_ap_drop": 1.0})
+    findings = result.findings[str(student.path)]
+    assert findings["ap"] == pytest.approx(student.result["last"]["val_ap"], abs=1e-6)
+    assert findings["parameters"] == student.model().count_params() and findings["milliseconds"] > 0
+    assert result.verdict.passed and "| ap50 |" in result.table and "AP " in str(result)
+    with pytest.raises(ValueError, match="no questions that take more time, for detection, but received similarity"):
+        kd.evaluate(teacher, data=shapes, questions=["similarity"])
+
+
+def test_runs_of_detectors_are_compared_by_their_average_precision(runs):
+    (row,) = kd.compare([runs[0]]).rows
+    assert row["metric"] == "ap" and row["last"] == 100 * runs[0].result["last"]["val_ap"]
+    assert "| recipe | seeds | ap, % |" in kd.compare(list(runs)).markdown()

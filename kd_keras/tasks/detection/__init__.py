@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -14,6 +14,7 @@ from kd_keras.data import Source
 from kd_keras.errors import explain_mismatch
 from kd_keras.models import Detector
 from kd_keras.tasks.base import Task
+from kd_keras.tasks.detection.evaluator import DetectionEvaluator, describe
 from kd_keras.tasks.detection.monitoring import MeasurePrecision, detection_function, measure_precision
 from kd_keras.teacher import Teacher
 
@@ -28,6 +29,8 @@ class Detection(Task):
     name, label_kind, label_text = "detection", "boxes", "boxes with classes"
     metrics = ("ap", "ap50", "ap75")
     class_tap = "class_logits"
+    columns = ("parameters", "macs", "ap", "ap50", "ap75", "agreement", "kilobytes", "milliseconds")
+    optional_columns = ("ap_small", "ap_medium", "ap_large", "ece")
 
     def load(
         self,
@@ -79,6 +82,18 @@ class Detection(Task):
         detector = network.networks[0]
         if len(network.networks) > 1 or not isinstance(detector, Detector):
             return {}  # such a teacher has features only
-        detect = detection_function(detector, batches, network.preprocess[0])
-        found = measure_precision(detect, batches, detector.input_shape[1:3], test.classes or 1)
+        found = measure_precision(
+            detection_function(detector, batches, network.preprocess[0]),
+            batches,
+            detector.input_shape[1:3],
+            test.classes or 1,
+        )
         return {name: found[name] for name in self.metrics}
+
+    def evaluator(
+        self, test: Source, questions: Sequence[str], other: Source | None, *, examples: int, **options: Any
+    ) -> DetectionEvaluator:
+        return DetectionEvaluator(test, **options)
+
+    def describe(self, name: str, findings: Mapping[str, Any]) -> str:
+        return describe(name, findings)
