@@ -60,8 +60,8 @@ def evaluation_settings(source: Network) -> dict[str, Any]:
     if run is None:
         return {}
     settings, recorded = run.settings, Recipe.from_settings(run.settings)
-    names = ("data_dir", "task", "test_split", "image_size")
-    known = {name: getattr(recorded, name) for name in names}
+    known = {"data_dir": recorded.data_dir, "test_split": recorded.test_split, "image_size": recorded.image_size}
+    known |= {} if recorded.task is None else {"task": recorded.task}
     if "test_data" in settings:
         return {**known, "data": recorded.test_data}
     is_known = "data" in settings and "test_data" not in run.given_objects
