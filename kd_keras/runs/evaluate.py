@@ -142,8 +142,9 @@ def evaluate(
             other = None
             if other_data is not None:
                 other = open_source(other_data, other_split, recipe.data_dir, **reading)
-        sizes = {"batch_size": recipe.batch_size, "image_size": recipe.image_size, "examples": examples}
-        evaluator = task.evaluator(test, questions, other, **sizes)
+        evaluator = task.evaluator(
+            test, questions, other, batch_size=recipe.batch_size, image_size=recipe.image_size, examples=examples
+        )
         for number, (name, source) in enumerate(networks.items(), start=1):
             LOGGER.info("Evaluating %s (%d of %d) on %s images.", name, number, len(networks), f"{test.size:,}")
             evaluator.evaluate(load_candidate(source, name, options.get("data_dir")))

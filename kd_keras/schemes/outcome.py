@@ -11,6 +11,7 @@ from kd_keras.methods import Method
 from kd_keras.runs import Run
 from kd_keras.runs.methods import methods_setting
 from kd_keras.runs.settings import GivenObject
+from kd_keras.tasks import CLASSIFICATION, Task
 
 
 @dataclass(frozen=True)
@@ -79,3 +80,12 @@ def refuse(scheme: str, options: Iterable[str], refused: Iterable[str], reason: 
     names = [name for name in refused if name in options]
     if names:
         raise ValueError(f"{scheme} takes no {', '.join(names)}, because {reason}. Leave out {', '.join(names)}.")
+
+
+def require_classification(scheme: str, task: Task) -> None:
+    """Raises a ValueError if the images of a scheme that distills the logits of classifiers have other labels."""
+    if task is not CLASSIFICATION:
+        raise ValueError(
+            f"{scheme} needs {CLASSIFICATION.label_text}, but received {task.label_text}. Pass other data, or use "
+            "distill for this task."
+        )

@@ -10,8 +10,9 @@ from kd_keras.errors import check_choice
 from kd_keras.tasks.base import Task
 from kd_keras.tasks.classification import Classification
 from kd_keras.tasks.detection import Detection
+from kd_keras.tasks.protocols import FORMATS, TaskExport
 
-__all__ = ("CLASSIFICATION", "NAMES", "TASKS", "Task", "find_task")
+__all__ = ("CLASSIFICATION", "FORMATS", "NAMES", "TASKS", "Task", "TaskExport", "find_task")
 CLASSIFICATION = Classification()
 # Of several tasks with the same kind of labels, the first one is the default.
 TASKS: tuple[Task, ...] = (CLASSIFICATION, Detection())

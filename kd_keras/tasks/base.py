@@ -5,51 +5,17 @@ from __future__ import annotations
 import abc
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Protocol
+from pathlib import Path
+from typing import Any, ClassVar
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from kd_keras.data import Source
 from kd_keras.errors import explain_mismatch
-from kd_keras.evaluation import Candidate, Requirement
-from kd_keras.report.page import Subject
+from kd_keras.tasks.protocols import TaskEvaluator, TaskExport
 from kd_keras.teacher import Teacher
-
-
-class TaskEvaluator(Protocol):
-    """Evaluates networks one after the other on the same images; the first one is the teacher of the others.
-
-    Attributes:
-        test: the test images.
-        findings: by name of the network, its findings by name: numbers or arrays.
-        teacher: the name of the first network.
-    """
-
-    test: Source
-    findings: dict[str, dict[str, Any]]
-    teacher: str
-
-    def evaluate(self, candidate: Candidate) -> None:
-        """Adds the findings of a network."""
-
-    def measure_latency(self) -> None:
-        """Adds the latency of all networks to their findings."""
-
-    def describe_data(self) -> str:
-        """Sentences about the test images, and about what is measured on which of them."""
-
-    def write_report(
-        self, path: str | os.PathLike, subjects: Sequence[Subject], requirements: Sequence[Requirement], command: str
-    ) -> None:
-        """Writes the page about all networks that were evaluated.
-
-        Args:
-            path: the path of the HTML file.
-            subjects: the networks, with the names of the candidates: the teacher first, the judged one last.
-            requirements: the requirements on the judged network.
-            command: the command that repeats the page.
-        """
 
 
 class Task(abc.ABC):
@@ -63,6 +29,7 @@ class Task(abc.ABC):
         class_tap: the tap whose last axis has an entry for each class.
         columns: the findings of `evaluator` that the table of an evaluation shows.
         optional_columns: those that it shows if a network has them.
+        export_columns: the fields of an export that the table of an export shows, with the format of their values.
     """
 
     name: ClassVar[str]
@@ -72,6 +39,7 @@ class Task(abc.ABC):
     class_tap: ClassVar[str] = "logits"
     columns: ClassVar[tuple[str, ...]]
     optional_columns: ClassVar[tuple[str, ...]] = ()
+    export_columns: ClassVar[Mapping[str, str]]
 
     @property
     def metric(self) -> str:
@@ -173,17 +141,77 @@ class Task(abc.ABC):
         return ()
 
     @abc.abstractmethod
-    def evaluator(self, test: Source, questions: Sequence[str], other: Source | None, **options: Any) -> TaskEvaluator:
+    def evaluator(
+        self,
+        test: Source,
+        questions: Sequence[str],
+        other: Source | None,
+        *,
+        batch_size: int,
+        image_size: tuple[int, int] | None,
+        examples: int,
+    ) -> TaskEvaluator:
         """Makes an evaluator.
 
         Args:
             test: the test images.
             questions: of `select_questions`.
             other: images of another dataset, or `None`.
-            options: `batch_size`, `image_size` of a recipe, and `examples`, the largest number of test images for the
-                questions.
+            batch_size: images per forward pass.
+            image_size: `(H, W)` that images are resized to; by default their own size.
+            examples: the largest number of test images for the questions.
         """
 
     @abc.abstractmethod
     def describe(self, name: str, findings: Mapping[str, Any]) -> str:
         """A sentence on the findings about a network, for the text of an evaluation."""
+
+    # ---- export
+
+    @abc.abstractmethod
+    def export(
+        self,
+        name: str,
+        network: keras.Model,
+        path: Path,
+        *,
+        sample: np.ndarray,
+        labels: Any,
+        class_names: Sequence[str] | None,
+        representative: np.ndarray | None,
+        tolerance: Mapping[str, float],
+    ) -> TaskExport:
+        """Exports a network in a format, compares it with the network on a sample, and puts it in its place.
+
+        Args:
+            name: one of `FORMATS`.
+            network: the network.
+            path: the file or the directory that is written.
+            sample: test images `(N, H, W, C)` uint8.
+            labels: of these images, in the order of the network's classes, or `None`.
+            class_names: the names of the network's classes, or `None`.
+            representative: training images `(N, H, W, C)` uint8 for "litert_int8".
+            tolerance: replaces entries of the task's tolerance of the format.
+
+        Raises:
+            ValueError: if the export differs by more than the tolerance, or the format cannot store the network.
+        """
+
+    @abc.abstractmethod
+    def score(self, network: keras.Model, images: np.ndarray, labels: Any) -> float | None:
+        """The `metric` of a network on images `(N, H, W, C)` uint8, or `None` if there are no labels."""
+
+    def order_labels(self, labels: Any, order: Sequence[int] | None) -> Any:
+        """Labels `(N, ...)` of the data in another order of the classes.
+
+        Args:
+            labels: of the data, or `None`.
+            order: for each class of the data its position among the network's classes, or `None` if they are the same.
+
+        Raises:
+            ValueError: if the task needs the same order.
+        """
+        if order is not None:
+            expected = f"a network for {self.name} whose classes have the order of the data"
+            raise ValueError(explain_mismatch(expected, f"one with the order {list(order)}"))
+        return labels

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from kd_keras import data
 from kd_keras.data import Source
 from kd_keras.evaluation import Evaluator, Requirement, accuracy, predict, select_questions
 from kd_keras.evaluation.text import COLUMNS, OPTIONAL_COLUMNS, describe
+from kd_keras.export import TOLERANCES, Export, classes_of, litert, onnx, saved_model
 from kd_keras.report.assembly import write_report
 from kd_keras.report.page import Subject
 from kd_keras.tasks.base import Task
+from kd_keras.tasks.protocols import FORMATS
 from kd_keras.teacher import Teacher
 
 
@@ -52,6 +56,7 @@ class Classification(Task):
     name, label_kind, label_text = "classification", "class", "one class for each image"
     metrics = ("accuracy",)
     columns, optional_columns = COLUMNS, OPTIONAL_COLUMNS
+    export_columns: ClassVar = {"difference": ".1e", "agreement": ".4f", "accuracy": ".4f"}
 
     def load(
         self,
@@ -101,3 +106,33 @@ class Classification(Task):
 
     def describe(self, name: str, findings: Mapping[str, Any]) -> str:
         return describe(name, findings)
+
+    def export(
+        self,
+        name: str,
+        network: keras.Model,
+        path: Path,
+        *,
+        sample: np.ndarray,
+        representative: np.ndarray | None,
+        tolerance: Mapping[str, float],
+        **options: Any,
+    ) -> Export:
+        precision = FORMATS[name][1]
+        options |= {
+            "image_shape": sample.shape[1:],
+            "sample": sample,
+            "tolerance": TOLERANCES[precision]._replace(**tolerance),
+        }
+        if name == "saved_model":
+            return saved_model(network, path, **options)
+        if name == "onnx":
+            return onnx(network, path, **options)
+        return litert(network, path, precision=precision, representative=representative, **options)
+
+    def score(self, network: keras.Model, images: np.ndarray, labels: Any) -> float | None:
+        classes = classes_of(network.predict(images.astype("float32"), verbose=0))
+        return None if labels is None else float((classes == labels).mean())
+
+    def order_labels(self, labels: Any, order: Sequence[int] | None) -> Any:
+        return labels if labels is None or order is None else np.asarray(order)[labels]

@@ -55,12 +55,15 @@ def test_options_of_another_task_are_rejected(shapes, options, message, tmp_path
 
 @pytest.fixture(scope="module")
 def runs(shapes, tmp_path_factory):
-    """A teacher, and a student of it."""
+    """A teacher, and a student of it and of its recorded outputs."""
     place = tmp_path_factory.mktemp("runs")
     options = {"data": shapes, "test_data": shapes, "batch_size": 4, "optimizer": "adam"}
     teacher = kd.train(model=DETECTOR, run=place / "teacher", epochs=3, test_every=2, **options)
     methods = ["bckd", "pkd(student_tap='pyramid_p*', teacher_tap='pyramid_p*')"]
-    student = kd.distill(teacher=teacher, student=DETECTOR, methods=methods, run=place / "student", epochs=1, **options)
+    view = {"data": shapes, "batch_size": 4, "flip": True}
+    recording = kd.record(teacher=teacher, output=place / "recording", methods=methods, views=1, **view)
+    options |= {"teacher": teacher, "recording": recording.directory, "flip": True}
+    student = kd.distill(student=DETECTOR, methods=methods, run=place / "student", epochs=1, **options)
     return teacher, student
 
 
@@ -75,8 +78,9 @@ def test_the_average_precision_decides_which_epoch_is_the_best(runs, shapes):
     assert result["last"]["val_ap"] == pytest.approx(expected, abs=1e-6)
 
 
-def test_a_student_follows_class_logits_boxes_and_the_pyramid(runs):
+def test_a_student_follows_recorded_class_logits_boxes_and_maps_of_the_pyramid(runs):
     teacher, student = runs
+    assert student.settings["recording"].endswith("recording")
     assert student.result["teacher_ap"] == pytest.approx(teacher.result["last"]["val_ap"], abs=1e-6)
     assert {"bckd", "pkd", "hard", "val_ap50"} <= student.history.keys()
 

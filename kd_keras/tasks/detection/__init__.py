@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from kd_keras import data
@@ -16,6 +18,7 @@ from kd_keras.models import Detector
 from kd_keras.tasks.base import Task
 from kd_keras.tasks.detection.evaluator import DetectionEvaluator, describe
 from kd_keras.tasks.detection.monitoring import MeasurePrecision, detection_function, measure_precision
+from kd_keras.tasks.protocols import TaskExport
 from kd_keras.teacher import Teacher
 
 
@@ -31,6 +34,7 @@ class Detection(Task):
     class_tap = "class_logits"
     columns = ("parameters", "macs", "ap", "ap50", "ap75", "agreement", "kilobytes", "milliseconds")
     optional_columns = ("ap_small", "ap_medium", "ap_large", "ece")
+    export_columns: ClassVar = {"matched": ".4f", "score_difference": ".1e", "box_difference": ".2g", "ap": ".4f"}
 
     def load(
         self,
@@ -91,9 +95,21 @@ class Detection(Task):
         return {name: found[name] for name in self.metrics}
 
     def evaluator(
-        self, test: Source, questions: Sequence[str], other: Source | None, *, examples: int, **options: Any
+        self, test: Source, questions: Sequence[str], other: Source | None, **options: Any
     ) -> DetectionEvaluator:
-        return DetectionEvaluator(test, **options)
+        return DetectionEvaluator(test, batch_size=options["batch_size"], image_size=options["image_size"])
 
     def describe(self, name: str, findings: Mapping[str, Any]) -> str:
         return describe(name, findings)
+
+    def export(self, name: str, network: keras.Model, path: Path, **options: Any) -> TaskExport:
+        raise ValueError(explain_mismatch("a classifier to export", f"{network.name!r}, which is a detector"))
+
+    def score(self, network: keras.Model, images: np.ndarray, labels: Any) -> float | None:
+        if labels is None or not isinstance(network, Detector):
+            return None
+        batches = tf.data.Dataset.from_tensor_slices((images, labels)).batch(32)
+        batches = batches.map(lambda pixels, label: (tf.cast(pixels, tf.float32), label))
+        classes = network.output["class_logits"].shape[-1]
+        detect = detection_function(network, batches)
+        return measure_precision(detect, batches, network.input_shape[1:3], classes)["ap"]

@@ -22,7 +22,7 @@ from kd_keras.tasks.detection.predictions import BoxPredictions, predict_boxes
 
 
 class DetectionEvaluator:
-    """Evaluates detectors on test images, as `tasks.base.TaskEvaluator` describes it.
+    """Evaluates detectors on test images, as `tasks.protocols.TaskEvaluator` describes it.
 
     Args:
         test: images with boxes.
