@@ -1,6 +1,6 @@
 """kd_keras: knowledge distillation for computer vision on Keras 3 and TensorFlow."""
 
-from kd_keras import data, distribute, evaluation, methods, models, recording, schemes
+from kd_keras import data, distribute, evaluation, methods, models, recording, schemes, tasks
 from kd_keras import training as callbacks
 from kd_keras.contracts import Batch, Outputs, Step, TapSpec
 from kd_keras.distiller import Distiller
@@ -37,5 +37,6 @@ __all__ = (
     "record",
     "recording",
     "schemes",
+    "tasks",
     "train",
 )

@@ -37,7 +37,7 @@ ROOMS = (
 WITHOUT_TENSORFLOW = ("errors", "contracts", "primitives", "detection", "networks", "methods", "models")
 LISTS = {
     "methods": ("__init__", "base", "adapters", "hard_weight", "labels", "schedules"),
-    "models": ("__init__", "base"),
+    "models": ("__init__", "base", "detection_model", "feature_pyramid", "gfl_head", "retinanet_head"),
 }
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 

@@ -2,13 +2,14 @@
 
 from absl import flags
 
-from kd_keras.runs.recipe import Recipe
+from kd_keras.runs.recipe import TASKS, Recipe
 
 
 def define_data() -> None:
     """Defines the flags of the images."""
     flags.DEFINE_string("data", Recipe.data, "A TFDS name, a folder of <split>/<class>/ or of images, or 'digits'.")
     flags.DEFINE_string("data_dir", None, "Where TFDS keeps prepared datasets; its usual place by default.")
+    flags.DEFINE_enum("task", None, TASKS, "What the labels are; by default what the dataset has.")
     flags.DEFINE_string("train_split", Recipe.train_split, "Split to train on, in TFDS's notation: 'train[:5000]'.")
     flags.DEFINE_list("without_classes", None, "Numbers of classes to leave out of the training images.")
     flags.DEFINE_string("test_data", None, "Images to test on, as for --data; by default those of --data.")

@@ -121,7 +121,7 @@ The float student as a LiteRT file, its post-training int8 file, and the int8 fi
 """
 
 # %%
-exports = kd.export(student, ["litert", "litert_int8"]) + kd.export(int8_student, ["litert_int8"])
+exports: list[Any] = kd.export(student, ["litert", "litert_int8"]) + kd.export(int8_student, ["litert_int8"])
 for name, exported in zip(("float", "post-training int8", "quantization-aware int8"), exports, strict=True):
     print(f"{name}: accuracy {exported.accuracy:.3f}, {exported.bytes / 1000:.0f} kB, {exported.milliseconds:.2f} ms")
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from kd_keras.data.augment import Augmentation
 from kd_keras.data.base import ImageAugmentation, Source
 from kd_keras.data.image_files import read_image
+from kd_keras.data.label_kinds import find_label_kind
 from kd_keras.data.pipeline import evaluation, steps_per_epoch, training
 from kd_keras.data.shards import SHARDING
 from kd_keras.data.statistics import measure
@@ -19,6 +20,7 @@ __all__ = (
     "ImageAugmentation",
     "Source",
     "evaluation",
+    "find_label_kind",
     "load",
     "load_boxes",
     "measure",

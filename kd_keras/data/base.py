@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import tensorflow as tf
 
 from kd_keras.data.image_files import LUMINANCE
+from kd_keras.data.label_kinds import BOXES, CLASS
 from kd_keras.errors import explain_mismatch
 
 TYPES = {"image": "uint8", "index": "int64", "label": "int64"}
@@ -96,6 +97,13 @@ class Source:
     def has_boxes(self) -> bool:
         """Whether the labels are boxes with classes."""
         return self.has_labels and isinstance(self.examples.element_spec["label"], dict)
+
+    @property
+    def label_kind(self) -> str | None:
+        """The kind of the labels, as `label_kinds.py` names it; `None` if there are none."""
+        if not self.has_labels:
+            return None
+        return BOXES if self.has_boxes else CLASS
 
     def shards(self, count: int) -> list[Source]:
         """Splits the source into `count` consecutive shards, whose sizes differ by at most one example.

@@ -9,6 +9,7 @@ from pathlib import Path
 from kd_keras.data.annotations import AnnotatedImage, annotated_source
 from kd_keras.data.base import Source
 from kd_keras.data.coco import read_coco
+from kd_keras.data.image_files import SUFFIXES
 from kd_keras.data.pascal_voc import read_voc
 from kd_keras.data.yolo import read_yolo
 from kd_keras.detection.boxes import BoxFormat
@@ -46,6 +47,22 @@ def read_box_folder(
     if not names:
         raise ValueError(explain_mismatch(f"at least one class in {folder}", "no object", "pass class_names=(...)"))
     return annotated_source(images, box_format, names, name=f"{folder} {split}", max_boxes=max_boxes, channels=channels)
+
+
+def has_boxes(folder: str | os.PathLike) -> bool:
+    """Whether a folder has annotations in one of these formats.
+
+    >>> import tempfile
+    >>> has_boxes(tempfile.mkdtemp())
+    False
+    """
+    folder = Path(folder)
+    coco = ("annotations/instances_*.json", "*/_annotations.coco.json")
+    voc = ("Annotations/*.xml", "*.xml")
+    labels = ("labels/*.txt", "labels/*/*.txt", "*/labels/*.txt")
+    if any(next(folder.glob(pattern), None) for pattern in (*coco, *voc, *labels)):
+        return True
+    return any(path.with_suffix(suffix).exists() for path in folder.glob("*.txt") for suffix in SUFFIXES)
 
 
 def _read(

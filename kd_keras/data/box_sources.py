@@ -52,7 +52,7 @@ def read_boxes(
         FileNotFoundError: if the dataset is neither prepared nor can be downloaded.
     """
     builder = prepare(name, data_dir, download_timeout)
-    keys, size = _find_keys(builder), count_examples(builder, split)
+    keys, size = find_box_keys(builder), count_examples(builder, split)
     features = builder.info.features
     in_order = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
     skipped = {
@@ -136,8 +136,12 @@ def _count_objects(annotations: tf.data.Dataset, keys: _Keys, name: str) -> int:
     return max(1, int(totals[0]))
 
 
-def _find_keys(builder: tfds.core.DatasetBuilder) -> _Keys:
-    """The keys of the image and of its objects: the first of each type."""
+def find_box_keys(builder: tfds.core.DatasetBuilder) -> _Keys:
+    """The keys of the image and of its objects: the first of each type.
+
+    Raises:
+        ValueError: if the dataset has no 8-bit image or no objects with a box and a class.
+    """
     features = builder.info.features
     top = dict(features) if isinstance(features, tfds.features.FeaturesDict) else {}
     images = [key for key, feature in top.items() if is_image(feature)]

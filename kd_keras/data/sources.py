@@ -29,7 +29,7 @@ def read(name: str, split: str, data_dir: str | os.PathLike | None = None, downl
         FileNotFoundError: if the dataset is neither prepared nor can be downloaded.
     """
     builder = prepare(name, data_dir, download_timeout)
-    image, label = _find_keys(builder)
+    image, label = find_class_keys(builder)
     size = count_examples(builder, split)
     # The index is the same in every run only if files are read one after the other, without shuffling.
     in_order = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
@@ -71,8 +71,12 @@ def select_range(builder: tfds.core.DatasetBuilder, split: str, begin: int, end:
     return functools.reduce(operator.add, pieces)
 
 
-def _find_keys(builder: tfds.core.DatasetBuilder) -> tuple[str, str]:
-    """The keys of the image and of its class: the supervised keys if they fit, else the first of each type."""
+def find_class_keys(builder: tfds.core.DatasetBuilder) -> tuple[str, str]:
+    """The keys of the image and of its class: the supervised keys if they fit, else the first of each type.
+
+    Raises:
+        ValueError: if the dataset has no 8-bit image or no class.
+    """
     features = builder.info.features
     top = dict(features) if isinstance(features, tfds.features.FeaturesDict) else {}
     preferred = [key for key in builder.info.supervised_keys or () if isinstance(key, str) and key in top]

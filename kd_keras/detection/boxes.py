@@ -120,6 +120,24 @@ def giou(boxes: Tensor, others: Tensor) -> Tensor:
     return value - _ratio(enclosing - union, enclosing)
 
 
+def diou(boxes: Tensor, others: Tensor) -> Tensor:
+    """Distance IoU: IoU - d^2 / c^2 with d the distance of the centers and c the diagonal of the enclosing box.
+
+    Zheng et al. 2020, *Distance-IoU Loss*, 1911.08287, equation 7. Arguments as for `iou`.
+
+    Returns:
+        `(...)` float32 in -1..1; the IoU if the enclosing box is empty.
+
+    >>> float(diou([0.0, 0.0, 1.0, 1.0], [0.0, 1.0, 1.0, 2.0]))  # 0 - 1 / (1 + 4)
+    -0.20000000298023224
+    """
+    boxes, others = _as_float(boxes, others)
+    value, _ = _iou_and_union(boxes, others)
+    low, high = ops.minimum(boxes[..., :2], others[..., :2]), ops.maximum(boxes[..., 2:], others[..., 2:])
+    twice = boxes[..., :2] + boxes[..., 2:] - others[..., :2] - others[..., 2:]  # the distance of the centers
+    return value - _ratio(ops.sum(ops.square(twice), axis=-1) / 4, ops.sum(ops.square(high - low), axis=-1))
+
+
 def _as_float(*arrays: Tensor) -> list[Tensor]:
     return [ops.cast(ops.convert_to_tensor(array), "float32") for array in arrays]
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from kd_keras.detection.boxes import NO_OBJECT, convert_boxes
 from kd_keras.detection.decoding import Detections
-from kd_keras.errors import explain_mismatch
+from kd_keras.evaluation.coco import compare_boxes
 
 # The rows of COCOeval.stats; sizes are the areas below 32^2, up to 96^2, and above, in pixels.
 NAMES = (
@@ -28,14 +27,19 @@ def average_precision(
     * `ap`: the mean over the IoU thresholds 0.5, 0.55, ..., 0.95 and over the classes; `ap50` and `ap75` at a single
       threshold; `ap_small`, `ap_medium` and `ap_large` for objects of some sizes only;
     * `ar1`, `ar10`, `ar100`: the recall with at most so many detections in an image; `ar_small`, ... as above;
-    * `ap_by_class` `(K,)` float64, NaN for a class without objects.
+    * `ap_by_class`, `ap50_by_class` and `ar100_by_class`, `(K,)` float64, NaN for a class without objects;
+    * `precision_by_recall` `(101, K)` float64, the precision of each class at the IoU threshold 0.5 for a recall of 0,
+      0.01, ..., 1; it is the largest at any such or larger recall, and 0 if the recall is not reached; NaN as above;
+    * `objects_by_class` `(K,)` and `objects_by_size` `(3,)` int64, the numbers of objects, the latter of small, medium
+      and large ones.
 
-    A metric without objects, such as that of large objects if there are none, is left out.
+    A metric without objects, such as that of large objects if there are none, is left out. All of them are left out
+    if there are no objects at all.
 
     Args:
         labels: "boxes" `(n, M, 4)` in the format "rel_yxyx" and "classes" `(n, M)`, -1 for rows without an object, of n
             images.
-        detections: of the same images, in pixels. At most 100 in an image count.
+        detections: of the same images, in pixels. At most 100 of each class in an image count.
         size: `(H, W)` of the images whose pixels the detections and the sizes of objects are in.
         classes: K.
 
@@ -49,69 +53,25 @@ def average_precision(
     >>> round(metrics["ap"], 6), metrics["ap_by_class"].round(6).tolist()
     (1.0, [nan, 1.0, nan])
     """
-    coco, coco_eval = _pycocotools()
-    numbers, found = np.asarray(labels["classes"]), np.asarray(detections.classes)
-    if len(numbers) != len(found):
-        raise ValueError(explain_mismatch(f"detections in {len(numbers)} images", f"those of {len(found)}"))
-    for kind, values in (("labels", numbers), ("detections", found)):
-        if values.size and not NO_OBJECT <= values.min() <= values.max() < classes:
-            expected = f"{kind} with classes from 0 to {classes - 1}, or -1 for no object"
-            raise ValueError(explain_mismatch(expected, f"{values.min()} to {values.max()}"))
-    boxes = np.asarray(convert_boxes(labels["boxes"], "rel_yxyx", "xywh", size), "float64")
-    truth = _index(coco, len(numbers), classes, _rows(boxes, numbers))
-    if not truth.anns:
+    evaluation = compare_boxes(labels, detections, size, classes)
+    if evaluation is None:
         return
-    boxes = np.asarray(convert_boxes(detections.boxes, "xyxy", "xywh"), "float64")
-    results = _index(coco, len(numbers), classes, _rows(boxes, found, np.asarray(detections.scores)))
     with contextlib.redirect_stdout(io.StringIO()):  # it prints a table
-        evaluation = coco_eval(truth, results, "bbox")
-        evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
     yield from ((name, float(value)) for name, value in zip(NAMES, evaluation.stats, strict=True) if value >= 0)
     # (thresholds, recalls, classes, sizes, numbers of detections); -1 without objects
-    precision = evaluation.eval["precision"][:, :, :, 0, -1].mean((0, 1))
-    yield "ap_by_class", np.where(precision < 0, np.nan, precision)
-
-
-def _pycocotools() -> tuple[Any, Any]:
-    try:
-        from pycocotools.coco import COCO
-        from pycocotools.cocoeval import COCOeval
-    except ImportError as error:
-        raise ImportError(
-            'Average precision needs pycocotools, which is not installed. Run: pip install "kd_keras[detection]"'
-        ) from error
-    return COCO, COCOeval
-
-
-def _rows(boxes: np.ndarray, classes: np.ndarray, scores: np.ndarray | None = None) -> list[dict[str, Any]]:
-    """Annotations as COCO has them; numbers of annotations begin at 1, because 0 means unmatched there."""
-    rows: list[dict[str, Any]] = []
-    for image, row in zip(*np.nonzero(classes != NO_OBJECT), strict=True):
-        x, y, width, height = boxes[image, row].tolist()
-        score = {} if scores is None else {"score": float(scores[image, row])}
-        rows.append(
-            {
-                "id": len(rows) + 1,
-                "image_id": int(image),
-                "category_id": int(classes[image, row]),
-                "bbox": [x, y, width, height],
-                "area": width * height,
-                "iscrowd": 0,
-                **score,
-            }
-        )
-    return rows
-
-
-def _index(coco: Any, images: int, classes: int, annotations: Sequence[dict[str, Any]]) -> Any:
-    with contextlib.redirect_stdout(io.StringIO()):
-        index = coco()
-        index.dataset = {
-            "images": [{"id": number} for number in range(images)],
-            "categories": [{"id": number} for number in range(classes)],
-            "annotations": list(annotations),
-        }
-        index.createIndex()
-    return index
+    precision = evaluation.eval["precision"][:, :, :, 0, -1]
+    by_class = {
+        "ap_by_class": precision.mean((0, 1)),
+        "ap50_by_class": precision[0].mean(0),
+        "ar100_by_class": evaluation.eval["recall"][:, :, 0, -1].mean(0),
+        "precision_by_recall": precision[0],
+    }
+    yield from ((name, np.where(values < 0, np.nan, values)) for name, values in by_class.items())
+    objects = evaluation.cocoGt.anns.values()
+    yield "objects_by_class", np.bincount([row["category_id"] for row in objects], minlength=classes)
+    areas = np.array([row["area"] for row in objects])
+    # Both ends of a range belong to it, so that an object on a border is in two of them.
+    ranges = evaluation.params.areaRng[1:]
+    yield "objects_by_size", np.array([((areas >= low) & (areas <= high)).sum() for low, high in ranges])

@@ -136,6 +136,7 @@ class Evaluator:
         other: Source | None = None,
     ):
         self.test, self.other, self.questions, self.batch_size = test, other, tuple(questions), batch_size
+        self.examples = examples
         self.image_size = image_size or (test.image_shape[:2] if test.image_shape else None)
         self.images = self._batches(test)
         self.sample = self._draw_sample(examples) if questions else Sample(np.empty(0), None)

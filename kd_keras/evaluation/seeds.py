@@ -12,7 +12,7 @@ from scipy import stats
 BASELINE = "baseline"
 SMALLEST_GAP = 1e-4  # in percent; a smaller gap between teacher and baseline is an error of rounding
 COLUMNS = (
-    "teacher", "student", "recipe", "seeds", "last", "spread", "best", "best_spread", "gain", "low", "high",
+    "teacher", "student", "recipe", "metric", "seeds", "last", "spread", "best", "best_spread", "gain", "low", "high",
     "gap_closed", "seconds", "first_run",
 )  # fmt: skip
 
@@ -25,8 +25,8 @@ class SeedGroup(NamedTuple):
         student: the model.
         settings: the flags that they share, without those that do not change the training.
         runs: the paths of the runs.
-        results: the results of the runs, with `last["val_accuracy"]`, `best_val_accuracy`, `seconds` and, if there is
-            a teacher, `teacher_accuracy`.
+        results: the results of the runs, with `metric` (by default "accuracy"), `last["val_<metric>"]`,
+            `best_val_<metric>`, `seconds` and, if there is a teacher, `teacher_<metric>`.
         seeds: the seed of every run; by default all differ. Runs with the same seed count once, with their mean.
         name: the name of the recipe, if it has one.
     """
@@ -63,19 +63,25 @@ class SeedGroup(NamedTuple):
         return not (self.teacher or self.methods)
 
     @property
-    def last_accuracies(self) -> list[float]:
-        """The accuracy of every seed after the last epoch, in percent."""
-        return self._by_seed([100 * result["last"]["val_accuracy"] for result in self.results])
+    def metric(self) -> str:
+        """The metric that the runs are compared by, such as "accuracy"."""
+        return self.results[0].get("metric", "accuracy")
 
     @property
-    def best_accuracies(self) -> list[float]:
-        """The accuracy of every seed after its best epoch, in percent."""
-        return self._by_seed([100 * result["best_val_accuracy"] for result in self.results])
+    def last_values(self) -> list[float]:
+        """The metric of every seed after the last epoch, in percent."""
+        return self._by_seed([100 * result["last"][f"val_{self.metric}"] for result in self.results])
 
     @property
-    def teacher_accuracies(self) -> list[float]:
-        """The accuracy of every seed's teacher, if it was recorded, in percent."""
-        return [100 * result["teacher_accuracy"] for result in self.results if "teacher_accuracy" in result]
+    def best_values(self) -> list[float]:
+        """The metric of every seed after its best epoch, in percent."""
+        return self._by_seed([100 * result[f"best_val_{self.metric}"] for result in self.results])
+
+    @property
+    def teacher_values(self) -> list[float]:
+        """The metric of every seed's teacher, if it was recorded, in percent."""
+        name = f"teacher_{self.metric}"
+        return [100 * result[name] for result in self.results if name in result]
 
 
 def name_recipe(group: SeedGroup, groups: Sequence[SeedGroup]) -> str:
@@ -90,7 +96,7 @@ def name_recipe(group: SeedGroup, groups: Sequence[SeedGroup]) -> str:
 
 
 def summarize(groups: Sequence[SeedGroup]) -> list[dict[str, Any]]:
-    """A row of `COLUMNS` for each group, accuracies in percent; values that cannot be computed are NaN.
+    """A row of `COLUMNS` for each group, metrics in percent; values that cannot be computed are NaN.
 
     `gain` is the difference from the baseline, with its 95 % interval `low` to `high` (Welch's, for at least two seeds
     each), and `gap_closed` is the gain as a fraction of the difference between teacher and baseline. If there are
@@ -103,9 +109,9 @@ def summarize(groups: Sequence[SeedGroup]) -> list[dict[str, Any]]:
     rows = []
     for group in groups:
         row: dict[str, Any] = {"teacher": group.teacher or "-", "student": group.student}
-        row |= {"recipe": name_recipe(group, groups), "seeds": len(group.last_accuracies)}
-        row |= dict(zip(("last", "spread"), _mean_and_spread(group.last_accuracies), strict=True))
-        row |= dict(zip(("best", "best_spread"), _mean_and_spread(group.best_accuracies), strict=True))
+        row |= {"recipe": name_recipe(group, groups), "metric": group.metric, "seeds": len(group.last_values)}
+        row |= dict(zip(("last", "spread"), _mean_and_spread(group.last_values), strict=True))
+        row |= dict(zip(("best", "best_spread"), _mean_and_spread(group.best_values), strict=True))
         row |= {"seconds": statistics.mean(result["seconds"] for result in group.results), "first_run": group.runs[0]}
         rows.append(row | _gain(group, groups))
     return rows
@@ -122,12 +128,12 @@ def _gain(group: SeedGroup, groups: Sequence[SeedGroup]) -> dict[str, float]:
     baselines = [peer for peer in groups if peer.is_baseline and peer.student == group.student]
     if group.is_baseline or not baselines:
         return gain
-    baseline = max(baselines, key=lambda peer: len(set(peer.settings) & set(group.settings))).last_accuracies
-    values = group.last_accuracies
+    baseline = max(baselines, key=lambda peer: len(set(peer.settings) & set(group.settings))).last_values
+    values = group.last_values
     gain["gain"] = statistics.mean(values) - statistics.mean(baseline)
     if values[1:] and baseline[1:] and (statistics.stdev(values) or statistics.stdev(baseline)):
         interval = stats.ttest_ind(values, baseline, equal_var=False).confidence_interval(0.95)
         gain |= {"low": float(interval.low), "high": float(interval.high)}
-    teacher = group.teacher_accuracies
+    teacher = group.teacher_values
     gap = statistics.mean(teacher) - statistics.mean(baseline) if teacher else 0.0
     return gain | {"gap_closed": gain["gain"] / gap} if gap > SMALLEST_GAP else gain

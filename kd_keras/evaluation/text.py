@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,13 +17,22 @@ OPTIONAL_COLUMNS = (
 FORMATS = {"parameters": "{:,.0f}", "macs": "{:,.0f}", "kilobytes": "{:.2f}", "milliseconds": "{:.2f}"}
 
 
-def findings_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
+def findings_table(
+    rows: Mapping[str, Mapping[str, Any]],
+    columns: Sequence[str] = COLUMNS,
+    optional_columns: Sequence[str] = OPTIONAL_COLUMNS,
+) -> str:
     """The findings of several models as a Markdown table; a missing value is a dash.
+
+    Args:
+        rows: by name of the model, its findings.
+        columns: the findings of the table.
+        optional_columns: those that are added if a model has them.
 
     >>> print(findings_table({"small": {"accuracy": 0.5}}).splitlines()[2])
     | small | - | - | 0.5000 | - | - | - | - |
     """
-    columns = [*COLUMNS, *[name for name in OPTIONAL_COLUMNS if any(name in row for row in rows.values())]]
+    columns = [*columns, *[name for name in optional_columns if any(name in row for row in rows.values())]]
     lines = ["| model | " + " | ".join(columns) + " |", "|---|" + "---:|" * len(columns)]
     for name, row in rows.items():
         cells = [FORMATS.get(column, "{:.4f}").format(row[column]) if column in row else "-" for column in columns]
@@ -53,9 +62,14 @@ def describe(name: str, findings: Mapping[str, Any]) -> str:
     return text + "."
 
 
-def size_tables(runs: Mapping[str, SizedRun]) -> list[str]:
-    """A Markdown table for each group of runs that differ only in their number of training images."""
-    head = "| model | training images | accuracy |\n|---|---:|---:|"
+def size_tables(runs: Mapping[str, SizedRun], metric: str = "accuracy") -> list[str]:
+    """A Markdown table for each group of runs that differ only in their number of training images.
+
+    Args:
+        runs: by name, the runs, whose `accuracy` may be another metric.
+        metric: its name.
+    """
+    head = f"| model | training images | {metric} |\n|---|---:|---:|"
     return [
         "\n".join([head, *[f"| {name} | {size:,} | {accuracy:.4f} |" for name, size, accuracy in rows]])
         for rows in group_by_training_size(runs)

@@ -15,6 +15,8 @@ from kd_keras.errors import suggest
 REQUIREMENTS = {
     "min_accuracy": ("accuracy", "value"),
     "max_accuracy_drop": ("accuracy", "drop"),
+    "min_ap": ("ap", "value"),
+    "max_ap_drop": ("ap", "drop"),
     "min_agreement": ("agreement", "value"),
     "max_ece": ("ece", "value"),
     "max_mce": ("mce", "value"),
@@ -57,9 +59,9 @@ def check_requirements(
     """Compares a student's findings with requirements.
 
     Args:
-        limits: by a name of `REQUIREMENTS`. A drop is the teacher's accuracy minus the student's as a fraction (0.01 is
-            one percentage point); the accuracies themselves decide, and the text adds the interval. A ratio is the
-            student's value divided by the teacher's.
+        limits: by a name of `REQUIREMENTS`. A drop is the teacher's accuracy or average precision minus the student's
+            as a fraction (0.01 is one percentage point); these values themselves decide, and the text adds the
+            interval. A ratio is the student's value divided by the teacher's.
         student: the student's findings by name.
         teacher: those of the teacher.
 

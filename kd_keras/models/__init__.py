@@ -124,8 +124,9 @@ def build(
         normalization: the mean and the standard deviation of the training images' pixels, only for names for which
             `takes_normalization` is true; by default a mean of 127.5 and a standard deviation of 63.75.
         options: further arguments of that architecture: `width=` for the mobile networks, `hidden=` for mlp,
-            `weights=` for applications and presets. Those of a detector are `pyramid=`, `width=`, `depth=` and
-            `anchor_scale=` of `detector`, and `backbone=`, a dictionary of the options of its network.
+            `weights=` for applications and presets. Those of a detector are `head=`, `pyramid=`, `width=`,
+            `depth=`, `anchor_scale=` and `box_loss=` of `detector`, and `backbone=`, a dictionary of the options of its
+            network.
 
     Returns:
         A Functional model from images `(B, H, W, C)`, float32 pixel values from 0 to 255, to logits `(B, K)`; a

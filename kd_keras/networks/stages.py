@@ -4,9 +4,9 @@
 * The classifier is the last layer with a kernel on the way to the logits.
 * The embedding is what the classifier reads, before dropout, averaged over height and width; of a network without a
   classifier, its output.
-* The stages are the maps that the network declares: the outputs of its layers `stage1_out`, `stage2_out`, ... Of a
-  network without layers of these names, they are the last maps of each resolution that every path from input to logits
-  passes.
+* The stages are the maps that the network declares: the outputs of its layers `stage1_out`, `stage2_out`, ..., or of a
+  network with a pyramid, on whose levels its heads stand, those of `pyramid_p2`, `pyramid_p3`, ... Of a network without
+  layers of these names, they are the last maps of each resolution that every path from input to logits passes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from kd_keras.networks.layouts import find_channels_first
 ACTIVATIONS = (layers.Activation, layers.ReLU, layers.LeakyReLU, layers.PReLU, layers.ELU, layers.Softmax)
 ACTIVATION_NAMES = {name.replace("_", "") for name in dir(keras.activations) if name.islower()}
 PADDINGS = (layers.ZeroPadding2D, layers.Cropping2D)
-STAGE, STEM = r"stage(\d+)_out", r"stem_out()"  # the names of the layers with which a network declares its stages
+# The names of the layers with which a network declares its stages.
+STAGE, STEM, PYRAMID = r"stage(\d+)_out", r"stem_out()", r"pyramid_p(\d+)"
 DROPOUTS = (layers.Dropout, layers.SpatialDropout2D, layers.GaussianDropout, layers.GaussianNoise)
 
 
@@ -127,13 +128,15 @@ class StagedGraph(Graph):
 
     def stem(self) -> list[Tensor]:
         """The map before the first stage in a list, the output of the layer `stem_out`; empty if there is none."""
-        return [edge.results[0] for edge in self._named_outputs(STEM).values()] if self._declared_stages() else []
+        has_stages = self._declared_stages() and not self._named_outputs(PYRAMID)
+        return [edge.results[0] for edge in self._named_outputs(STEM).values()] if has_stages else []
 
     def _declared_stages(self) -> list[Tensor]:
-        """The maps of the layers `stage1_out`, `stage2_out`, ...; empty if a number is missing."""
-        edges = self._named_outputs(STAGE)
+        """The maps of the layers `stage1_out`, `stage2_out`, ..., or of a pyramid; empty if a number is missing."""
+        levels = self._named_outputs(PYRAMID)
+        edges, first = (levels, min(levels)) if levels else (self._named_outputs(STAGE), 1)
         numbers = sorted(edges)
-        if numbers != list(range(1, len(numbers) + 1)):
+        if numbers != list(range(first, first + len(numbers))):
             return []
         maps = [edges[number].results[0] for number in numbers]
         return maps if all(len(tensor.shape) == 4 for tensor in maps) else []

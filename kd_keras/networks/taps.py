@@ -7,7 +7,8 @@ A tap is named by what it reads:
 * `"embedding"` is what the layer that computes the logits reads, before dropout, averaged over height and width;
 * `"embedding:map"` is the map that is pooled to the embedding;
 * `"stages"` are the maps that the network declares, the outputs of its layers `stage1_out`, `stage2_out`, ..., as every
-  network of the zoo does; of any other, the last maps of each resolution that every path from input to logits passes;
+  network of the zoo does, or those of its pyramid, `pyramid_p2`, `pyramid_p3`, ..., as every detector of the zoo does;
+  of any other, the last maps of each resolution that every path from input to logits passes;
 * `"stages:pre"` are these maps before their activation if they end in one, or after the BatchNorm that comes before an
   activation after them, else the same maps;
 * `"stages:stem"` are the stages after the output of the layer `stem_out`, if the network declares stages and has one;
@@ -56,6 +57,11 @@ class GraphConstants:
     def batch_norms(self, tap: str) -> list[tuple[np.ndarray, ...]]:
         """The scale and the offset `(C,)` of the BatchNorm behind each map of a tap, float32."""
         return [self.graph.batch_norm(tensor) for tensor in tree.flatten(find_tap(self.graph, tap))]
+
+    def layer(self, tap: str) -> keras.layers.Layer | None:
+        """The layer that returns a tap of one tensor; `None` if no layer does."""
+        edge = self.graph.producer(find_tap(self.graph, tap))
+        return edge.original if edge and isinstance(edge.original, keras.layers.Layer) else None
 
 
 class Tapped:

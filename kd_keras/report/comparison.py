@@ -15,7 +15,7 @@ from kd_keras.evaluation.seeds import COLUMNS, SeedGroup, name_recipe
 from kd_keras.files import write_atomically
 
 HEADS = (
-    "recipe", "seeds", "accuracy, %", "spread", "best epoch, %", "spread", "gain over the baseline", "95 % interval",
+    "recipe", "seeds", "{metric}, %", "spread", "best epoch, %", "spread", "gain over the baseline", "95 % interval",
     "of the gap", "seconds",
 )  # fmt: skip
 
@@ -24,7 +24,12 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
     """One table for each pair of teacher and student; the baselines of a student are in every table of that student."""
     tables = []
     for title, of_pair in _by_pair(rows).items():
-        lines = [f"{title}:", "", f"| {' | '.join(HEADS)} |", "|---|---:|---:|---:|---:|---:|---:|---|---:|---:|"]
+        lines = [
+            f"{title}:",
+            "",
+            f"| {' | '.join(_heads(of_pair))} |",
+            "|---|---:|---:|---:|---:|---:|---:|---|---:|---:|",
+        ]
         lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in _cells(row)) + " |" for row in of_pair]
         tables.append("\n".join(lines))
     return "\n\n".join(tables)
@@ -34,10 +39,14 @@ def latex(rows: Sequence[dict[str, Any]]) -> str:
     """The same tables in LaTeX, for the package booktabs."""
     tables = []
     for title, of_pair in _by_pair(rows).items():
-        body = [" & ".join(map(_escape, cells)) + r" \\" for cells in (HEADS, *map(_cells, of_pair))]
+        body = [" & ".join(map(_escape, cells)) + r" \\" for cells in (_heads(of_pair), *map(_cells, of_pair))]
         lines = [f"% {title}", r"\begin{tabular}{lrrrrrrlrr}", r"\toprule", body[0], r"\midrule", *body[1:]]
         tables.append("\n".join([*lines, r"\bottomrule", r"\end{tabular}"]))
     return "\n\n".join(tables)
+
+
+def _heads(rows: Sequence[dict[str, Any]]) -> list[str]:
+    return [head.format(metric=rows[0]["metric"]) for head in HEADS]
 
 
 def _escape(text: str) -> str:
@@ -102,7 +111,7 @@ def plot(groups: Sequence[SeedGroup], path: str | os.PathLike) -> None:
     for (teacher, student), panel, axis in zip(pairs, panels, axes, strict=True):
         _draw_panel(axis, panel, [_shorten(name_recipe(group, groups)) for group in panel])
         axis.set_title(f"{student}, taught by {Path(teacher).name}" if teacher else student, loc="left", fontsize=10)
-    axes[-1].set_xlabel("test accuracy after the last epoch, %")
+    axes[-1].set_xlabel(f"test {groups[0].metric} after the last epoch, %")
     legend = {line.get_label(): line for axis in axes for line in axis.get_lines() if line.get_label()[0] != "_"}
     figure.legend(legend.values(), legend, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     write_atomically(path, lambda name: figure.savefig(name, dpi=150))
@@ -111,13 +120,13 @@ def plot(groups: Sequence[SeedGroup], path: str | os.PathLike) -> None:
 def _draw_panel(axis: Any, panel: Sequence[SeedGroup], names: Sequence[str]) -> None:
     """Draws one pair, a row for each group."""
     for row, group in enumerate(panel):
-        values = group.last_accuracies
+        values = group.last_values
         style = {"color": "#0072B2", "alpha": 0.6, "mec": "white", "label": "one seed"}
         axis.plot(values, [row] * len(values), "o", **style)
         axis.plot(statistics.mean(values), row, "|k", markersize=16, markeredgewidth=2, label="mean")
         if group.is_baseline:
             axis.axvline(statistics.mean(values), color="0.5", linestyle=":", label="baseline")
-    teacher = [accuracy for group in panel for accuracy in group.teacher_accuracies]
+    teacher = [value for group in panel for value in group.teacher_values]
     if teacher:
         axis.axvline(statistics.mean(teacher), color="#D55E00", linestyle="--", label="teacher")
     axis.set_yticks(range(len(panel)), names)

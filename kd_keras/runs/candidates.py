@@ -15,6 +15,7 @@ from kd_keras.evaluation.evaluator import Candidate
 from kd_keras.runs.images import open_source
 from kd_keras.runs.recipe import Data, Recipe
 from kd_keras.runs.run import Run, Trained, advise_on_path, find_run, load_network, recorded_data
+from kd_keras.tasks import find_task
 
 Network: TypeAlias = Trained
 
@@ -44,7 +45,9 @@ def training_images(run: Run, data_dir: str | None = None) -> Source:
             "Python object."
         )
     recorded = Recipe.from_settings(run.settings)
-    train = open_source(recorded.data, recorded.train_split, data_dir or recorded.data_dir, **recorded.reading)
+    directory = data_dir or recorded.data_dir
+    task = find_task(recorded.task, recorded.data, directory, recorded.download_timeout)
+    train = open_source(recorded.data, recorded.train_split, directory, task=task, **recorded.reading)
     return train.without(recorded.without_classes) if recorded.without_classes else train
 
 
@@ -58,6 +61,7 @@ def evaluation_settings(source: Network) -> dict[str, Any]:
         return {}
     settings, recorded = run.settings, Recipe.from_settings(run.settings)
     known = {"data_dir": recorded.data_dir, "test_split": recorded.test_split, "image_size": recorded.image_size}
+    known |= {} if recorded.task is None else {"task": recorded.task}
     if "test_data" in settings:
         return {**known, "data": recorded.test_data}
     is_known = "data" in settings and "test_data" not in run.given_objects

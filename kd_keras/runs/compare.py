@@ -54,7 +54,7 @@ class Comparison:
         return comparison.latex(self.rows)
 
     def plot(self, path: str | os.PathLike) -> None:
-        """Draws the accuracies of all seeds to an image file."""
+        """Draws the metric of all seeds to an image file."""
         comparison.plot(self.groups, path)
 
     def save(self, directory: str | os.PathLike) -> None:
@@ -94,7 +94,7 @@ def compare(
 
     Raises:
         ValueError: if neither or both of `runs` and `sweep` are passed, a path is not a run, the plan is incomplete, no
-            run has a result, or a result has no accuracy.
+            run has a result, a result has no metric of test images, or the runs are of several tasks.
 
     >>> import tempfile
     >>> from kd_keras.runs.train import train
@@ -152,7 +152,8 @@ def group_runs(paths: Sequence[Path], names: Mapping[Path, str] | None = None) -
         names: the names of recipes by run; runs of different recipes are different groups.
 
     Raises:
-        ValueError: if a complete run had no test images, so that its result has no accuracy.
+        ValueError: if a complete run had no test images, so that its result has no metric, or the runs are of several
+            tasks.
     """
     groups: dict[tuple, SeedGroup] = {}
     unfinished = []
@@ -161,9 +162,10 @@ def group_runs(paths: Sequence[Path], names: Mapping[Path, str] | None = None) -
             unfinished.append(path)
             continue
         run = Run(path)
-        if "val_accuracy" not in run.result["last"]:
+        metric = run.result.get("metric", "accuracy")
+        if f"val_{metric}" not in run.result["last"]:
             raise ValueError(
-                f"compare needs runs with test images, but the result of {path} has no accuracy. Leave out this run."
+                f"compare needs runs with test images, but the result of {path} has no {metric}. Leave out this run."
             )
         settings = run.settings
         shared = [
@@ -180,6 +182,12 @@ def group_runs(paths: Sequence[Path], names: Mapping[Path, str] | None = None) -
         group = groups.get(key, SeedGroup(teacher, student, tuple(shared), [], [], [], name))
         groups[key] = group._replace(
             runs=[*group.runs, str(path)], results=[*group.results, run.result], seeds=[*group.seeds, seed]
+        )
+    metrics = list(dict.fromkeys(group.metric for group in groups.values()))
+    if len(metrics) > 1:
+        raise ValueError(
+            f"compare needs runs of one task, with one metric, but received runs with {' and '.join(metrics)}. Compare "
+            "the runs of each task by themselves."
         )
     for group in groups.values():
         for seed in group.repeated_seeds:

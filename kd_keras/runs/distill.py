@@ -186,7 +186,7 @@ def _distill(session: Session, request: Request) -> Run:
         students.prepare_training(student, request.student, request.weights, session.recipe)
         student = _adapt_to_methods(student, methods, live)
     _announce(session, request, live, student)
-    known: dict[str, Any] = teachers.measure_accuracy(live, images) if live else {}
+    known: dict[str, Any] = teachers.measure(live, images) if live else {}
     with session.building():
         distiller = Distiller(student=student, teacher=teacher, methods=methods, hard_weight=request.hard_weight)
     weight = distiller.hard_weight
@@ -208,7 +208,9 @@ def _teacher_classes(images: Images, teacher: Teacher | RecordedTeacher | None) 
             f"{images.train.name!r} has no labels, so that the number of classes must come from teacher= or recording=,"
             " but received neither."
         )
-    return max(2, teacher.tapped(["logits"]).specs["logits"].shape[-1])  # a single unit has two classes
+    tap = images.task.class_tap
+    units = teacher.tapped([tap]).specs[tap].shape[-1]
+    return max(2, units) if tap == "logits" else units  # a single unit has two classes
 
 
 def _adapt_to_methods(student: keras.Model, methods: Sequence[Method], live: Teacher | None) -> keras.Model:

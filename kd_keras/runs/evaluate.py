@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from kd_keras import distribute
-from kd_keras.evaluation.evaluator import Evaluator, select_questions
 from kd_keras.evaluation.generalization import SizedRun
-from kd_keras.evaluation.text import describe, findings_table, size_tables, to_json
+from kd_keras.evaluation.text import findings_table, size_tables, to_json
 from kd_keras.evaluation.verdict import Verdict, check_requirements
 from kd_keras.files import write_json
-from kd_keras.report.assembly import check_report, write_report
+from kd_keras.report.assembly import check_report
 from kd_keras.report.page import Subject
 from kd_keras.runs.candidates import (
     Network,
@@ -29,13 +28,14 @@ from kd_keras.runs.candidates import (
 from kd_keras.runs.devices import chosen_strategy
 from kd_keras.runs.images import open_source
 from kd_keras.runs.recipe import Data, Recipe, make_recipe
-from kd_keras.runs.run import find_run
+from kd_keras.runs.run import find_run, recorded_data
+from kd_keras.tasks import CLASSIFICATION, Task, find_task
 
 LOGGER = logging.getLogger("kd_keras")
 TEACHER_SETTINGS = ("teacher", "recording", "method")  # a run with one of these was distilled
 OPTIONS = (
-    "data_dir", "test_split", "image_size", "batch_size", "strategy", "devices", "worker_timeout", "deterministic",
-    "image_channels", "image_bits", "download_timeout",
+    "data_dir", "task", "test_split", "image_size", "batch_size", "strategy", "devices", "worker_timeout",
+    "deterministic", "image_channels", "image_bits", "download_timeout",
 )  # fmt: skip
 
 
@@ -49,6 +49,7 @@ class Evaluation:
         verdict: the requirements on the last network, and whether it `passed` all of them.
         data: a sentence about the test images.
         by_training_size: tables of networks that differ only in their number of training images.
+        task: what the labels are.
     """
 
     teacher: str
@@ -56,14 +57,15 @@ class Evaluation:
     verdict: Verdict
     data: str = ""
     by_training_size: tuple[str, ...] = ()
+    task: Task = CLASSIFICATION
 
     @property
     def table(self) -> str:
         """The main findings as a Markdown table."""
-        return findings_table(self.findings)
+        return findings_table(self.findings, self.task.columns, self.task.optional_columns)
 
     def __str__(self) -> str:
-        sentences = [describe(name, findings) for name, findings in self.findings.items()]
+        sentences = [self.task.describe(name, findings) for name, findings in self.findings.items()]
         requirements = [str(self.verdict)] if self.verdict.requirements else []
         return "\n".join([self.data, self.table, *sentences, *self.by_training_size, *requirements])
 
@@ -88,7 +90,8 @@ def evaluate(
 ) -> Evaluation:
     """Compares trained networks with their teacher on the same test images.
 
-    Accuracy, agreement, confidence intervals, calibration, size and latency are always measured.
+    Accuracy (of detectors the average precision), agreement, confidence intervals, calibration, size and latency are
+    always measured.
 
     Args:
         models: one or more runs, paths or Keras models; the last one is judged by the requirements.
@@ -104,8 +107,8 @@ def evaluate(
         other_split: the split of `other_data`, "test" by default.
         report: the path of an HTML page to write; all questions are then asked.
         command: the command that repeats this evaluation, shown on the page.
-        **options: `data_dir`, `test_split` and `image_size`, by default those of the teacher's run; `batch_size`,
-            `strategy`, `devices`, `worker_timeout` and `deterministic` as `Recipe` describes them.
+        **options: `data_dir`, `task`, `test_split` and `image_size`, by default those of the teacher's run;
+            `batch_size`, `strategy`, `devices`, `worker_timeout` and `deterministic` as `Recipe` describes them.
 
     Returns:
         The findings, a table of them, and the verdict.
@@ -127,16 +130,20 @@ def evaluate(
         raise ValueError("Requirements need a model to judge, but received only a teacher. Pass models=.")
     if report is not None:
         check_report(report)
-    questions = select_questions([*questions, *["all"] * (report is not None)], limits, other_data is not None)
-    recipe = _make_recipe(data, networks, options)
+    origin = _find_origin(networks)
+    recipe = _make_recipe(data, networks, origin, options)
     with chosen_strategy(recipe) as strategy, strategy.scope():
         with distribute.chief_first(strategy):
-            test = open_source(recipe.data, recipe.test_split, recipe.data_dir, **recipe.reading)
+            task = find_task(recipe.task, recipe.data, recipe.data_dir, recipe.download_timeout)
+            questions = [*questions, *["all"] * (report is not None)]
+            questions = task.select_questions(questions, limits, other_data is not None)
+            reading = {**recipe.reading, "task": task, "class_names": recorded_data(origin).get("class_names")}
+            test = open_source(recipe.data, recipe.test_split, recipe.data_dir, **reading)
             other = None
             if other_data is not None:
-                other = open_source(other_data, other_split, recipe.data_dir, **recipe.reading)
-        evaluator = Evaluator(
-            test, questions, batch_size=recipe.batch_size, image_size=recipe.image_size, examples=examples, other=other
+                other = open_source(other_data, other_split, recipe.data_dir, **reading)
+        evaluator = task.evaluator(
+            test, questions, other, batch_size=recipe.batch_size, image_size=recipe.image_size, examples=examples
         )
         for number, (name, source) in enumerate(networks.items(), start=1):
             LOGGER.info("Evaluating %s (%d of %d) on %s images.", name, number, len(networks), f"{test.size:,}")
@@ -149,20 +156,30 @@ def evaluate(
         if report is not None and distribute.is_chief(strategy):
             LOGGER.info("Writing %s.", os.fspath(report))
             subjects = _subjects(networks, findings, evaluator.teacher)
-            write_report(report, evaluator, subjects, verdict.requirements, command=command)
-    tables = _compare_training_sizes(networks, findings, options.get("data_dir"))
-    return Evaluation(evaluator.teacher, findings, verdict, _describe_data(evaluator, examples), tables)
+            evaluator.write_report(report, subjects, verdict.requirements, command)
+    tables = _compare_training_sizes(networks, findings, task.metric, options.get("data_dir"))
+    return Evaluation(evaluator.teacher, findings, verdict, evaluator.describe_data(), tables, task)
 
 
-def _make_recipe(data: Data | None, networks: Mapping[str, Network], options: Mapping[str, Any]) -> Recipe:
+def _find_origin(networks: Mapping[str, Network]) -> Network:
+    """The first network whose run names its test images, or else the first one.
+
+    Raises:
+        ValueError: if a network does not exist.
+    """
+    for source in networks.values():
+        check_exists(source)
+    sources = list(networks.values())
+    return next((source for source in sources if "data" in evaluation_settings(source)), sources[0])
+
+
+def _make_recipe(
+    data: Data | None, networks: Mapping[str, Network], origin: Network, options: Mapping[str, Any]
+) -> Recipe:
     """The recipe that names the test images and the devices."""
     unknown = [name for name in options if name not in OPTIONS]
     if unknown:
         raise TypeError(f"evaluate takes the options {', '.join(OPTIONS)}, but received {', '.join(unknown)}.")
-    for source in networks.values():
-        check_exists(source)
-    sources = list(networks.values())
-    origin = next((source for source in sources if "data" in evaluation_settings(source)), sources[0])
     used = resolve_data(data, origin, options)
     if data is None:
         for sentence in describe_differences(used, networks):
@@ -188,25 +205,16 @@ def _subjects(networks: Mapping[str, Network], findings: Mapping[str, Any], teac
     return subjects
 
 
-def _describe_data(evaluator: Evaluator, examples: int) -> str:
-    text = f"{evaluator.test.size:,} test images of {evaluator.test.name}. Agreement and kl (nats) compare with"
-    text += f" {evaluator.teacher}.\nCalibration is measured on every second image; the others fit the temperature."
-    sampled = [question for question in evaluator.questions if question not in ("generalization", "memory")]
-    if sampled:
-        text += f"\nUp to {examples:,} evenly spread images are used for {', '.join(sampled)}."
-    return text
-
-
 def _compare_training_sizes(
-    networks: Mapping[str, Network], findings: Mapping[str, Any], data_dir: str | None
+    networks: Mapping[str, Network], findings: Mapping[str, Any], metric: str, data_dir: str | None
 ) -> tuple[str, ...]:
     """Tables of the runs that differ only in their number of training images."""
-    origins = {name: find_run(source) for name, source in networks.items() if "accuracy" in findings[name]}
+    origins = {name: find_run(source) for name, source in networks.items() if metric in findings[name]}
     runs = {name: run for name, run in origins.items() if run is not None and "train_split" in run.settings}
     if len({run.settings["train_split"] for run in runs.values()}) < 2:
         return ()
     sized = {
-        name: SizedRun(run.settings, training_images(run, data_dir).size, findings[name]["accuracy"])
+        name: SizedRun(run.settings, training_images(run, data_dir).size, findings[name][metric])
         for name, run in runs.items()
     }
-    return tuple(size_tables(sized))
+    return tuple(size_tables(sized, metric))

@@ -15,7 +15,6 @@ import numpy as np
 from kd_keras.data import Source
 from kd_keras.errors import suggest
 from kd_keras.evaluation.images import order_classes, take_evenly
-from kd_keras.export import TOLERANCES, Export, classes_of, litert, onnx, saved_model
 from kd_keras.export.usage import reading_lines
 from kd_keras.files import write_json
 from kd_keras.networks.inputs import find_input_shape
@@ -24,23 +23,13 @@ from kd_keras.runs.candidates import Network, name_networks, resolve_data
 from kd_keras.runs.images import open_source, read_images
 from kd_keras.runs.recipe import Data, Recipe, make_recipe
 from kd_keras.runs.run import find_run, load_network, recorded_data
+from kd_keras.tasks import FORMATS, Task, TaskExport, find_task
 
 LOGGER = logging.getLogger("kd_keras")
-# For each format the name of its file or directory, and the precision whose tolerance applies.
-FORMATS = {
-    "saved_model": ("saved_model", "float32"),
-    "onnx": ("model.onnx", "float32"),
-    "litert": ("model.tflite", "float32"),
-    "litert_float16": ("model_float16.tflite", "float16"),
-    "litert_int8": ("model_int8.tflite", "int8"),
-}
 OPTIONS = (
-    "data_dir", "train_split", "test_split", "batch_size", "image_channels", "image_bits", "download_timeout",
+    "data_dir", "task", "train_split", "test_split", "batch_size", "image_channels", "image_bits", "download_timeout",
 )  # fmt: skip
-HEADER = (
-    "| format | file | kilobytes | largest difference | agreement | accuracy | milliseconds | p95 |\n"
-    "|---|---|---:|---:|---:|---:|---:|---:|"
-)
+TITLES = {"difference": "largest difference"}  # of columns of the table
 
 
 @dataclass(frozen=True)
@@ -48,37 +37,37 @@ class _Exporter:
     """A network and the settings of all its exports.
 
     Args:
+        task: what the labels are.
         model: the network.
         directory: the directory of the exports.
         images: test images `(N, H, W, C)` uint8.
-        labels: `(N,)` in the order of the network's outputs, or `None`.
+        labels: `(N, ...)`, with classes in the order of the network's outputs, or `None`.
         class_names: the names of the network's classes, or `None`.
         calibration: returns the training images `(N, H, W, C)` uint8 that int8 needs.
     """
 
+    task: Task
     model: keras.Model
     directory: Path
     images: np.ndarray
-    labels: np.ndarray | None
+    labels: Any
     class_names: Sequence[str] | None
     calibration: Callable[[], np.ndarray]
 
-    def write(self, name: str, tolerance: Mapping[str, float]) -> Export:
+    def write(self, name: str, tolerance: Mapping[str, float]) -> TaskExport:
         """Exports the network in one format."""
         file, precision = FORMATS[name]
-        options: dict[str, Any] = {
-            "image_shape": self.images.shape[1:],
-            "sample": self.images,
-            "labels": self.labels,
-            "class_names": self.class_names,
-            "tolerance": TOLERANCES[precision]._replace(**tolerance),
-        }
-        if name == "saved_model":
-            return saved_model(self.model, self.directory / file, **options)
-        if name == "onnx":
-            return onnx(self.model, self.directory / file, **options)
-        representative = self.calibration() if precision == "int8" and not is_quantization_aware(self.model) else None
-        return litert(self.model, self.directory / file, precision=precision, representative=representative, **options)
+        needs_ranges = precision == "int8" and not is_quantization_aware(self.model)
+        return self.task.export(
+            name,
+            self.model,
+            self.directory / file,
+            sample=self.images,
+            labels=self.labels,
+            class_names=self.class_names,
+            representative=self.calibration() if needs_ranges else None,
+            tolerance=tolerance,
+        )
 
 
 def export(
@@ -90,7 +79,7 @@ def export(
     calibration: int = 200,
     tolerance: Mapping[str, float] | None = None,
     **options: Any,
-) -> list[Export]:
+) -> list[TaskExport]:
     """Exports a trained network and compares every export with it on the test images.
 
     Besides the exports, it writes `export.json` with the measurements and `saved_model/check.npz` with the raw test
@@ -127,10 +116,9 @@ def export(
     exporter, test = _prepare(student, settings, _output(student, output), calibration)
     LOGGER.info("%s test images of %s; exports are compared with %s.\n", f"{test.size:,}", test.name, source_name)
     exports, rejected = _write_all(exporter, list(dict.fromkeys(formats)), dict(tolerance or {}))
-    accuracy = _record(exporter, exports, rejected, {"model": source_name, "dataset": test.name})
-    LOGGER.info(
-        "\n%s", "The images have no labels." if accuracy is None else f"The source has an accuracy of {accuracy:.4f}."
-    )
+    score = _record(exporter, exports, rejected, {"model": source_name, "dataset": test.name})
+    metric = exporter.task.metric
+    LOGGER.info("\n%s", "The images have no labels." if score is None else f"The source has {metric} {score:.4f}.")
     if exports:
         saved = exports.get("saved_model")
         lines = reading_lines(exporter.images.shape[1:], None if saved is None else str(saved.path))
@@ -172,21 +160,22 @@ def _output(student: Network, output: str | os.PathLike | None) -> Path:
 
 def _prepare(student: Network, settings: Recipe, directory: Path, calibration: int) -> tuple[_Exporter, Source]:
     model, recorded = load_network(student), recorded_data(student)
-    test = open_source(settings.data, settings.test_split, settings.data_dir, **settings.reading)
+    task = find_task(settings.task, settings.data, settings.data_dir, settings.download_timeout)
+    names = recorded.get("class_names")
+    reading = {**settings.reading, "task": task, "class_names": names}
+    test = open_source(settings.data, settings.test_split, settings.data_dir, **reading)
     size = (find_input_shape(model) or (None, None, None))[1:3]
     if None in size:
         size = tuple(recorded.get("image_shape") or test.image_shape or ())[:2]
     images, labels = read_images(test, size, settings.batch_size)
-    order = order_classes(recorded.get("class_names"), test.class_names)
-    labels = np.asarray(order)[labels] if order and labels is not None else labels
+    labels = task.order_labels(labels, order_classes(names, test.class_names))
 
     def calibration_images() -> np.ndarray:
         data = _training_data(student, settings)
-        train = open_source(data, settings.train_split, settings.data_dir, **settings.reading)
+        train = open_source(data, settings.train_split, settings.data_dir, **reading)
         return read_images(take_evenly(train, calibration), size, settings.batch_size)[0]
 
-    names = recorded.get("class_names")
-    return _Exporter(model, directory, images, labels, names, calibration_images), test
+    return _Exporter(task, model, directory, images, labels, names, calibration_images), test
 
 
 def _training_data(student: Network, settings: Recipe) -> Data:
@@ -197,34 +186,36 @@ def _training_data(student: Network, settings: Recipe) -> Data:
 
 def _write_all(
     exporter: _Exporter, formats: Sequence[str], tolerance: Mapping[str, float]
-) -> tuple[dict[str, Export], dict[str, str]]:
+) -> tuple[dict[str, TaskExport], dict[str, str]]:
     """The accepted exports by format, and the reasons for the rejected ones."""
     exports, rejected = {}, {}
-    LOGGER.info(HEADER)
+    columns = exporter.task.export_columns
+    titles = [TITLES.get(name, name.replace("_", " ")) for name in columns]
+    head = ["format", "file", "kilobytes", *titles, "milliseconds", "p95"]
+    LOGGER.info("| %s |\n|---|---|%s", " | ".join(head), "---:|" * (len(head) - 2))
     for name in formats:
         try:
             result = exports[name] = exporter.write(name, tolerance)
         except ValueError as error:
             rejected[name] = str(error)
-            LOGGER.info("| %s | rejected | - | - | - | - | - | - |", name)
+            LOGGER.info("| %s | rejected |%s", name, " - |" * (len(head) - 2))
             continue
-        accuracy = "-" if result.accuracy is None else f"{result.accuracy:.4f}"
-        LOGGER.info(
-            f"| {name} | {result.path.name} | {result.bytes / 1000:,.1f} | {result.difference:.1e}"
-            f" | {result.agreement:.4f} | {accuracy} | {result.milliseconds:.2f} | {result.p95:.2f} |"
-        )
+        values = [(getattr(result, column), form) for column, form in columns.items()]
+        cells = ["-" if value is None else f"{value:{form}}" for value, form in values]
+        cells = [f"{result.bytes / 1000:,.1f}", *cells, f"{result.milliseconds:.2f}", f"{result.p95:.2f}"]
+        LOGGER.info("| %s | %s | %s |", name, result.path.name, " | ".join(cells))
     return exports, rejected
 
 
 def _record(
-    exporter: _Exporter, exports: Mapping[str, Export], rejected: Mapping[str, str], about: dict[str, Any]
+    exporter: _Exporter, exports: Mapping[str, TaskExport], rejected: Mapping[str, str], about: dict[str, Any]
 ) -> float | None:
-    """Writes `export.json`; returns the accuracy of the network."""
+    """Writes `export.json`; returns the task's metric of the network."""
     directory, images, labels = exporter.directory, exporter.images, exporter.labels
-    classes = classes_of(exporter.model.predict(images.astype("float32"), verbose=0))
-    accuracy = None if labels is None else float((classes == labels).mean())
-    table = {**about, "images": len(images), "source_accuracy": accuracy}
+    task = exporter.task
+    score = task.score(exporter.model, images, labels)
+    table = {**about, "images": len(images), f"source_{task.metric}": score}
     rows = {name: {**result._asdict(), "path": str(result.path)} for name, result in exports.items()}
     directory.mkdir(parents=True, exist_ok=True)
     write_json(directory / "export.json", {**table, "formats": rows, "rejected": dict(rejected)})
-    return accuracy
+    return score

@@ -1,11 +1,14 @@
-"""Reads the files of a run, and names the one that is damaged."""
+"""Writes the metrics of a run; reads its files, and names the one that is damaged."""
 
 from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import keras
 
 REPAIR = "Restore it, or train the run again with overwrite=True (in the shell --overwrite)."
 
@@ -53,3 +56,20 @@ def read_metrics(file: Path) -> dict[str, list[float]]:
         return {name: [float("nan" if row[name] == "NA" else row[name]) for row in rows] for name in names}
     except (ValueError, TypeError, csv.Error) as error:
         raise ValueError(f"{file} is damaged: {error}. {REPAIR}") from error
+
+
+class MetricsFile(keras.callbacks.CSVLogger):
+    """Writes metrics.csv, also metrics that the first epoch does not have.
+
+    Args:
+        file: the path of metrics.csv.
+        columns: the names of such metrics.
+        append: whether the file already has the metrics of earlier epochs.
+    """
+
+    def __init__(self, file: Path, columns: Sequence[str] = (), append: bool = False):
+        super().__init__(str(file), append=append)
+        self.columns = tuple(columns)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        super().on_epoch_end(epoch, {**dict.fromkeys(self.columns, "NA"), **(logs or {})})

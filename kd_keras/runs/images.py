@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from kd_keras.networks.preprocessing import PixelStatistics
 from kd_keras.recording.reader import Recording
 from kd_keras.runs.datasets import source_from, unify_classes
 from kd_keras.runs.recipe import Data, Recipe
+from kd_keras.tasks import CLASSIFICATION, Task, find_task
 from kd_keras.training import Position
 
 FIXED = {"unit": PixelStatistics((0.0,), (255.0,)), "symmetric": PixelStatistics((127.5,), (127.5,))}
@@ -31,11 +33,13 @@ class Images:
         recipe: how to make batches.
         train: examples to train on.
         test: labeled examples to test on, or `None`.
+        task: what the labels are.
     """
 
     recipe: Recipe
     train: data.Source
     test: data.Source | None
+    task: Task = CLASSIFICATION
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -162,6 +166,10 @@ class Images:
             "validation_freq": [*range(every, epochs, every), epochs],
         }
 
+    def test_callbacks(self) -> list[keras.callbacks.Callback]:
+        """The callbacks of `fit` that measure what the test images need besides `test_options`."""
+        return [] if self.test is None else self.task.callbacks(self.test, self.test_batches)
+
 
 def load_images(recipe: Recipe) -> Images:
     """Loads the images that a recipe names.
@@ -170,12 +178,14 @@ def load_images(recipe: Recipe) -> Images:
         TypeError: if the data are of another type than `open_source` takes.
         ValueError: if they do not exist, or training and test images have different classes.
     """
-    train = open_source(recipe.data, recipe.train_split, recipe.data_dir, **recipe.reading)
+    task = find_task(recipe.task, recipe.data, recipe.data_dir, recipe.download_timeout)
+    train = open_source(recipe.data, recipe.train_split, recipe.data_dir, task=task, **recipe.reading)
     train = train.without(recipe.without_classes) if recipe.without_classes else train
     test = None
     if recipe.test_data is not None or (train.has_labels and isinstance(recipe.data, (str, os.PathLike))):
         test_data = recipe.data if recipe.test_data is None else recipe.test_data
-        test = open_source(test_data, recipe.test_split, recipe.data_dir, **recipe.reading)
+        options = {**recipe.reading, "task": task, "class_names": train.class_names}
+        test = open_source(test_data, recipe.test_split, recipe.data_dir, **options)
         channels, test_channels = (side.examples.element_spec["image"].shape[-1] for side in (train, test))
         if test_channels != channels:
             received = f"{test_channels} channels in {test.name!r}"
@@ -190,7 +200,7 @@ def load_images(recipe: Recipe) -> Images:
                 f"{train.class_names or train.classes} and {test.class_names or test.classes}."
             )
         test = test if test.has_labels else None
-    return Images(recipe, train, test)
+    return Images(recipe, train, test, task)
 
 
 def open_source(
@@ -198,6 +208,8 @@ def open_source(
     split: str,
     data_dir: str | None = None,
     *,
+    task: Task = CLASSIFICATION,
+    class_names: Sequence[str] | None = None,
     image_channels: int | None = None,
     image_bits: int | None = None,
     download_timeout: float = 60.0,
@@ -208,19 +220,22 @@ def open_source(
         images: as the `data` of `Recipe`.
         split: the split of a name or a folder; all examples of a `Source` or a `tf.data.Dataset` are used.
         data_dir: where TFDS keeps prepared datasets; its usual place by default.
+        task: what the labels are.
+        class_names: the names of the classes in their order, if another split or a run has determined them.
         image_channels: 1 for gray images, 3 for colors; by default what the dataset has.
         image_bits: as for `data.load`.
         download_timeout: as for `data.load`.
 
     Raises:
         TypeError: if the images are of another type.
-        ValueError: if there are no such images, or their labels are boxes.
+        ValueError: if there are no such images, or their labels are of another task.
     """
     if isinstance(images, (str, os.PathLike)):
-        return data.load(
+        return task.load(
             os.fspath(images),
             split,
             data_dir,
+            class_names=class_names,
             image_channels=image_channels,
             image_bits=image_bits,
             download_timeout=download_timeout,
@@ -230,11 +245,7 @@ def open_source(
             f"data must be a name, a folder, a Source or a tf.data.Dataset, but received {type(images).__name__}."
         )
     source = source_from(images) if isinstance(images, tf.data.Dataset) else images
-    if source.has_boxes:
-        raise ValueError(
-            f"Expected images with one class each, but the labels of {source.name!r} are boxes. Train a detector with "
-            "its compile and fit, or in a Distiller, on the batches of data.training."
-        )
+    task.check_source(source)
     return source if image_channels is None else source.with_channels(image_channels)
 
 
@@ -251,11 +262,10 @@ def augmentation(recipe: Recipe) -> data.Augmentation:
     )
 
 
-def read_images(
-    source: data.Source, size: tuple[int, int] | tuple[()], batch_size: int
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """A source's images `(N, H, W, C)` uint8 in the size of the network, and their labels `(N,)`."""
+def read_images(source: data.Source, size: tuple[int, int] | tuple[()], batch_size: int) -> tuple[np.ndarray, Any]:
+    """A source's images `(N, H, W, C)` uint8 in the size of the network, and their labels `(N, ...)` or `None`."""
     elements = data.evaluation(source, batch_size=batch_size, image_size=size or None)
     batches = [as_batch(element) for element in elements]
     images = np.round(np.concatenate([np.asarray(batch.inputs) for batch in batches])).astype("uint8")
-    return images, np.concatenate([np.asarray(batch.label) for batch in batches]) if source.has_labels else None
+    labels = [batch.label for batch in batches] if source.has_labels else []
+    return images, tf.nest.map_structure(lambda *parts: np.concatenate(parts), *labels) if labels else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -17,7 +18,7 @@ logger = logging.getLogger("kd_keras")
 
 
 def compile_distiller(
-    distiller: Distiller, recipe: Recipe, strategy: tf.distribute.Strategy, steps: int, labeled: bool
+    distiller: Distiller, recipe: Recipe, strategy: tf.distribute.Strategy, steps: int, objective: Mapping[str, Any]
 ) -> None:
     """Compiles a Distiller according to a recipe.
 
@@ -26,21 +27,16 @@ def compile_distiller(
         recipe: the recipe of the run.
         strategy: the strategy under which the Distiller was built.
         steps: the number of steps of an epoch.
-        labeled: whether training or test images have labels.
+        objective: the loss of the labels and the metrics, as `compile` takes them; nothing if there are no labels.
     """
     if recipe.sync_batch_norm:
         count = distribute.synchronize_batch_norm(distiller)
         logger.info("%d BatchNormalization layers use the statistics of the global batch.", count)
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    if recipe.has_soft_labels:
-        loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=recipe.label_smoothing)
     mode, reason = distribute.choose_xla(strategy, recipe.jit, recipe.deterministic)
     logger.info("XLA %s: %s.", "on" if mode else "off", reason)
     distiller.compile(
         optimizer=optimizer(recipe, steps),
-        loss=loss if labeled else None,
-        # Weighted, because the copies that fill up a last batch have weight 0.
-        weighted_metrics=["accuracy"] if labeled else None,
+        **objective,
         jit_compile=mode,
         steps_per_execution=recipe.steps_per_execution,
     )

@@ -15,6 +15,7 @@ from kd_keras.data import SHARDING, Source
 from kd_keras.errors import check_choice, check_number, check_whole_number, suggest
 from kd_keras.runs.parsing import parse_normalization
 from kd_keras.runs.settings import GivenObject
+from kd_keras.tasks import NAMES as TASKS
 
 Data: TypeAlias = str | os.PathLike | Source | tf.data.Dataset
 OPTIMIZERS = ("sgd", "adam", "adamw", "dot")
@@ -36,6 +37,7 @@ class Recipe:
         data: training images: a TFDS name, a folder of `<split>/<class>/` or of images, "digits", a `Source`, or a
             `tf.data.Dataset` of (image or images in 0..255, label or labels), which `kd_keras.runs.images` describes.
         data_dir: where TFDS keeps prepared datasets; its usual place by default.
+        task: what the labels are, "classification" or "detection"; by default what the dataset has.
         train_split: split to train on, such as "train[:5000]"; unused for a `Source` or a `Dataset`.
         without_classes: numbers of classes to leave out of the training images.
         test_data: images to test on; by default `data`, if that is a name.
@@ -99,6 +101,7 @@ class Recipe:
 
     data: Data = "digits"
     data_dir: str | None = None
+    task: str | None = None
     train_split: str = "train"
     without_classes: tuple[int, ...] | None = None
     test_data: Data | None = None
@@ -162,6 +165,8 @@ class Recipe:
                 kind = type(self._value(name)).__name__
                 message = "must be a name, a folder, a Source or a tf.data.Dataset, but received an object of type"
                 raise TypeError(f"Recipe({name}=...) {message} {kind}.")
+        if self.task is not None:
+            check_choice("Recipe", "task", self.task, TASKS)
         for name, choices in CHOICES.items():
             value = self._value(name)
             if not (name == "strategy" and isinstance(value, tf.distribute.Strategy)):

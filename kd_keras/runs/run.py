@@ -5,7 +5,7 @@ metrics.csv      the metrics of every epoch
 tensorboard/     the same metrics for TensorBoard
 checkpoint/      the state from which an interrupted run resumes
 model.keras      the trained network
-best.keras       the network after the epoch with the highest accuracy on the test images
+best.keras       the network after its best epoch: with the highest accuracy or other `metric` on the test images
 nonfinite_*.npz  a batch for which the loss or a gradient was not finite
 .lock            the process that trains the run, while it does
 result.json      the outcome, the data, the seed and the software; a run without it is not complete
@@ -19,7 +19,7 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -28,7 +28,7 @@ import keras
 from kd_keras.files import write_atomically, write_text
 from kd_keras.networks.weight_files import check_model_file
 from kd_keras.runs.directory import check_place, empty_run
-from kd_keras.runs.files import read_lines, read_metrics, read_result
+from kd_keras.runs.files import MetricsFile, read_lines, read_metrics, read_result
 from kd_keras.runs.settings import Settings, from_lines, given_objects
 from kd_keras.version import __version__
 
@@ -95,7 +95,9 @@ class Run:
 
     @property
     def result(self) -> dict[str, Any]:
-        """The result: `last` metrics, `best_val_accuracy`, `seconds`, `seed`, `parameters`, `data`, `versions`, ...
+        """The result: `task`, `metric`, `best_val_<metric>`, `last` metrics, `seconds`, `seed`, `parameters`, ...
+
+        The metric is the one that decides which epoch is the best: "accuracy" for classification.
 
         Raises:
             ValueError: if the run is not complete, or its result.json is damaged.
@@ -139,7 +141,7 @@ class Run:
         return load_network(self.path)
 
     def best_model(self) -> keras.Model:
-        """The network after the epoch with the highest accuracy on the test images.
+        """The network after the epoch with the highest `result["metric"]` on the test images.
 
         Raises:
             ValueError: if the run is not complete or had no test images, or the file is damaged.
@@ -179,23 +181,28 @@ class Run:
         if self._is_new:
             empty_run(self.path)
 
-    def loggers(self, start_epoch: int) -> list[keras.callbacks.Callback]:
-        """The callbacks that write the metrics of a run that starts or resumes after `start_epoch` epochs."""
+    def loggers(self, start_epoch: int, columns: Sequence[str] = ()) -> list[keras.callbacks.Callback]:
+        """The callbacks that write the metrics.
+
+        Args:
+            start_epoch: the number of epochs after which the run starts or resumes.
+            columns: names of metrics that only some epochs have, and not as the validation of a metric of the training.
+        """
         metrics = self.path / "metrics.csv"
         if metrics.exists():  # an epoch that was logged but not saved is trained again
             lines = metrics.read_text().splitlines()
             write_text(metrics, "\n".join(lines[: start_epoch + 1]) + "\n")
         return [
-            keras.callbacks.CSVLogger(str(metrics), append=start_epoch > 0),
+            MetricsFile(metrics, columns, append=start_epoch > 0),
             keras.callbacks.TensorBoard(str(self.path / "tensorboard"), write_graph=False),
         ]
 
-    def final_metrics(self) -> dict[str, Any]:
-        """The metrics of the last epoch, and the highest accuracy on the test images over all epochs."""
+    def final_metrics(self, metric: str = "accuracy") -> dict[str, Any]:
+        """The metrics of the last epoch, and the highest value of a metric on the test images over all epochs."""
         history = self.history
         last = {name: values[-1] for name, values in history.items() if values[-1] == values[-1]}
-        best = max((value for value in history.get("val_accuracy", ()) if value == value), default=0.0)
-        return {"last": last, "best_val_accuracy": best}
+        best = max((value for value in history.get(f"val_{metric}", ()) if value == value), default=0.0)
+        return {"metric": metric, "last": last, f"best_val_{metric}": best}
 
     def finish(self, model: keras.Model, result: dict[str, Any], restore_best: Callable[[], object]) -> None:
         """Saves the last network, the best network and the result; the run is then complete.
@@ -206,7 +213,7 @@ class Run:
             restore_best: restores the best weights into `model`; called only if there were tests.
         """
         write_atomically(self.path / "model.keras", model.save)
-        if "val_accuracy" in result["last"]:
+        if f"val_{result['metric']}" in result["last"]:
             restore_best()
             write_atomically(self.path / "best.keras", model.save)
         versions = {name: importlib.metadata.version(name) for name in PACKAGES}

@@ -108,7 +108,9 @@ def train_student(
     started, recipe, images = time.perf_counter(), session.recipe, session.images
     labeled = images.train.has_labels or images.test is not None
     with session.building():
-        compile_distiller(distiller, recipe, session.strategy, images.steps, labeled)
+        soft = recipe.has_soft_labels, recipe.label_smoothing
+        objective = images.task.compile_options(*soft) if labeled else {}
+        compile_distiller(distiller, recipe, session.strategy, images.steps, objective)
     checkpoint = _checkpoint(session)
     with distribute.chief_first(session.strategy):
         if session.is_chief:
@@ -139,6 +141,7 @@ def _checkpoint(session: Session) -> Checkpoint:
         every_epochs=recipe.test_every,
         every_steps=recipe.checkpoint_every,
         keep=recipe.keep,
+        best=f"val_{session.images.task.metric}",
     )
 
 
@@ -167,17 +170,19 @@ def _verbosity() -> str | int:
 
 
 def _callbacks(session: Session, start: Position) -> list[keras.callbacks.Callback]:
-    """The callbacks of `fit`: every worker checks for non-finite values, and the chief also writes the metrics."""
+    """The callbacks of `fit`: every worker measures and checks for non-finite values, the chief writes the metrics."""
 
     def replay(epoch: int, step: int) -> Any:
         return next(iter(session.images.training_batches(Position(epoch, step), with_index=True)))
 
     guard = NonFinite(session.recipe.on_nonfinite, session.run.path if session.is_chief else None, replay, start)
+    measuring = session.images.test_callbacks()
     if not session.is_chief:
-        return [guard]
+        return [*measuring, guard]
     session.run.begin()  # not before, because an invalid request must not create a run
     progress = [progress_over_epochs(session.recipe)] if session.recipe.test_every > 1 else []
-    return [guard, *session.run.loggers(start.epoch), *progress]
+    names = [f"val_{name}" for name in ("loss", *session.images.task.metrics)] if measuring else []
+    return [*measuring, guard, *session.run.loggers(start.epoch, names), *progress]
 
 
 def progress_over_epochs(recipe: Recipe) -> keras.callbacks.Callback:
@@ -202,12 +207,14 @@ def _complete(session: Session, distiller: Distiller, checkpoint: Checkpoint, kn
     result = {
         "epochs": session.recipe.epochs,
         "seed": session.recipe.seed,
-        **session.run.final_metrics(),
+        "task": session.images.task.name,
+        **session.run.final_metrics(session.images.task.metric),
         **known,
         "parameters": distiller.student.count_params(),
         "data": session.images.describe(),
     }
     session.run.finish(distiller.student, result, lambda: checkpoint.restore(distiller, best=True))
-    if "val_accuracy" in result["last"]:
-        value = result["last"]["val_accuracy"]
-        logger.info("%s: accuracy %.4f after %d epochs", session.run.path, value, session.recipe.epochs)
+    metric = session.images.task.metric
+    if f"val_{metric}" in result["last"]:
+        value = result["last"][f"val_{metric}"]
+        logger.info("%s: %s %.4f after %d epochs", session.run.path, metric, value, session.recipe.epochs)

@@ -40,18 +40,13 @@ def build_network(
 
     Raises:
         TypeError: if the source is of another type.
-        ValueError: if a name is unknown, a file is damaged, the network is a detector, or it has another number of
+        ValueError: if a name is unknown, a file is damaged, or the network is of another task or has another number of
             classes.
     """
-    if isinstance(source, keras.Model) or is_saved(source):
+    is_given = isinstance(source, keras.Model) or is_saved(source)
+    if is_given:
         model = _of_this_strategy(load_network(source))
         images.check_channels(model, "student")
-        outputs = model.output_shape[-1] if isinstance(getattr(model, "output_shape", None), tuple) else classes
-        if outputs != classes:
-            raise ValueError(
-                f"The network must have an output for each of the {classes} classes of the images, but "
-                f"{describe(source)} has {outputs} outputs. Change its last layer."
-            )
     elif isinstance(source, str):
         name, options = parse_call(source)
         if models.takes_normalization(name):
@@ -62,11 +57,7 @@ def build_network(
         model = models.build(name, images.shape, classes, **options)
     else:
         raise TypeError(f"Expected a name, a path, a Run or a Keras model to train, but received {shorten(source)}.")
-    if isinstance(model, models.Detector):
-        raise ValueError(
-            f"Expected a classifier, but {describe(source)} is a detector. Train it with its compile and fit, or in a "
-            "Distiller, on the batches of data.training."
-        )
+    images.task.check_network(model, describe(source), images.shape, classes, is_given)
     if weights is not None:
         report = load_weights(model, weights)
         logger.info("%s: %s", os.fspath(weights), report)
@@ -128,7 +119,7 @@ def names_model(source: str) -> bool:
     >>> names_model("applications/ResNet50(weights='imagenet')"), names_model("runs/teacher")
     (True, False)
     """
-    name = source.partition("(")[0].strip().removeprefix("multi_exit/")
+    name = source.partition("(")[0].strip().removeprefix("multi_exit/").removeprefix("detector/")
     return not is_saved(source) and (name in models.names() or name.startswith(("applications/", "hub/")))
 
 

@@ -158,7 +158,8 @@ def finish_all(runs: Sequence[PlannedRun], shard: tuple[int, int] = (0, 1)) -> N
             LOGGER.info("%d/%d %s: interrupted. The same command resumes.", position, len(selected), planned.path)
             raise
         if isinstance(run, Run):
-            outcome = f"accuracy {run.result['last'].get('val_accuracy', float('nan')):.4f}"
+            metric = run.result.get("metric", "accuracy")
+            outcome = f"{metric} {run.result['last'].get(f'val_{metric}', float('nan')):.4f}"
         else:
             outcome = run
         seconds = time.perf_counter() - start

@@ -13,7 +13,6 @@ import tensorflow as tf
 
 from kd_keras.contracts import Tensor, as_batch
 from kd_keras.errors import shorten
-from kd_keras.evaluation import accuracy, predict
 from kd_keras.evaluation.images import order_classes
 from kd_keras.networks.freezing import PRECISIONS, frozen
 from kd_keras.private_api import sub_layers
@@ -100,6 +99,11 @@ def load_teacher(source: TeacherSource, images: Images, options: TeacherOptions,
             f"All teachers must have their classes in the same order, but received the orders {orders} relative to the "
             "images. Train them on the same classes."
         )
+    if orders[0] is not None and images.task.class_tap != "logits":
+        raise ValueError(
+            f"The classes of a teacher for {images.task.name} must have the order of the images' classes {names}, but "
+            f"{students.describe(sources[0])} has them in another order. Train it on the same classes."
+        )
     networks = [_load_or_build(network, images, taps) for network in sources]
     if options.teacher_precision:
         networks = [frozen(network, options.teacher_precision) for network in networks]
@@ -154,13 +158,14 @@ def load_recorded(recording: str | os.PathLike, images: Images, live: Teacher | 
     return teacher
 
 
-def measure_accuracy(teacher: Teacher, images: Images) -> dict[str, float]:
-    """The teacher's accuracy on the test images, as a result records it; empty if there are no test images."""
+def measure(teacher: Teacher, images: Images) -> dict[str, float]:
+    """The teacher's metrics on the test images, as a result records them; empty if there are no test images."""
     if images.test is None:
         return {}
-    value = float(dict(accuracy(predict(teacher, images.test_batches())))["accuracy"])
-    logger.info("The teacher's accuracy on %s test images is %.4f.", f"{images.test.size:,}", value)
-    return {"teacher_accuracy": value}
+    found = images.task.measure(teacher, images.test, images.test_batches())
+    for name, value in found.items():
+        logger.info("The teacher's %s on %s test images is %.4f.", name, f"{images.test.size:,}", value)
+    return {f"teacher_{name}": value for name, value in found.items()}
 
 
 def to_range(lowest: float, highest: float) -> Callable[[Tensor], Tensor]:

@@ -22,7 +22,7 @@ from kd_keras.runs.images import load_images
 from kd_keras.runs.recipe import Data, make_recipe
 from kd_keras.runs.run import Run
 from kd_keras.runs.students import names_model
-from kd_keras.runs.teachers import measure_accuracy
+from kd_keras.runs.teachers import measure
 from kd_keras.schemes.outcome import Outcome, as_texts, refuse, run_path
 from kd_keras.teacher import Teacher
 
@@ -118,4 +118,4 @@ def train_generations(
             runs.append(distill(student=student, **taught, **shared))
     keras.utils.set_random_seed(seed)
     born = Generations(tuple(runs))
-    return Generations(born.runs, measure_accuracy(born.teacher(), load_images(recipe)).get("teacher_accuracy"))
+    return Generations(born.runs, measure(born.teacher(), load_images(recipe)).get("teacher_accuracy"))

@@ -32,7 +32,7 @@ from kd_keras.runs.images import Images, load_images
 from kd_keras.runs.recipe import Data, make_recipe
 from kd_keras.runs.run import Run, Trained
 from kd_keras.runs.students import build_network, names_model
-from kd_keras.schemes.outcome import Outcome, as_texts, refuse, run_path
+from kd_keras.schemes.outcome import Outcome, as_texts, refuse, require_classification, run_path
 
 LOGGER = logging.getLogger("kd_keras")
 FORMS = {"litert": "float32", "litert_float16": "float16", "litert_int8": "int8"}
@@ -158,6 +158,7 @@ def choose(
     texts, names = as_texts(methods), _check_candidates(candidates)
     of_recipe = {key: value for key, value in options.items() if key not in ("hard_weight", *OF_TEACHER)}
     images = load_images(make_recipe(data=data, epochs=epochs, **of_recipe))
+    require_classification("choose", images.task)
     if images.test is None or images.train.classes is None:
         raise ValueError(
             "A choice needs labeled images to train and to test on. Pass data= and test_data= with labels."

@@ -27,7 +27,7 @@ from kd_keras.runs.session import Session, open_session, train_student
 from kd_keras.runs.settings import Settings
 from kd_keras.runs.students import names_model
 from kd_keras.runs.teachers import TEACHER_OPTIONS, TeacherOptions
-from kd_keras.schemes.outcome import Outcome
+from kd_keras.schemes.outcome import Outcome, require_classification
 from kd_keras.teacher import Teacher
 
 LOGGER = logging.getLogger("kd_keras")
@@ -117,6 +117,7 @@ def train_peers(
     ):
         if isinstance(session, Run):
             return Peers((session,))
+        require_classification("Mutual learning", session.images.task)
         with session.building():
             live = None if teacher is None else teachers.load_teacher(teacher, session.images, of_teacher, {"logits"})
             methods: list[Method] = [DML(temperature=temperature)]

@@ -11,6 +11,7 @@ from kd_keras.methods import Method
 from kd_keras.runs import Run
 from kd_keras.runs.methods import methods_setting
 from kd_keras.runs.settings import GivenObject
+from kd_keras.tasks import CLASSIFICATION, Task
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,9 @@ class Outcome:
 
 def _line(run: Run) -> str:
     result = run.result
-    accuracy = result["last"].get("val_accuracy")
-    tested = "not tested" if accuracy is None else f"accuracy {accuracy:.4f}, best {result['best_val_accuracy']:.4f}"
+    metric = result.get("metric", "accuracy")
+    value = result["last"].get(f"val_{metric}")
+    tested = "not tested" if value is None else f"{metric} {value:.4f}, best {result[f'best_val_{metric}']:.4f}"
     return f"{run.path}: {result['parameters']:,} parameters, {tested}"
 
 
@@ -78,3 +80,12 @@ def refuse(scheme: str, options: Iterable[str], refused: Iterable[str], reason: 
     names = [name for name in refused if name in options]
     if names:
         raise ValueError(f"{scheme} takes no {', '.join(names)}, because {reason}. Leave out {', '.join(names)}.")
+
+
+def require_classification(scheme: str, task: Task) -> None:
+    """Raises a ValueError if the images of a scheme that distills the logits of classifiers have other labels."""
+    if task is not CLASSIFICATION:
+        raise ValueError(
+            f"{scheme} needs {CLASSIFICATION.label_text}, but received {task.label_text}. Pass other data, or use "
+            "distill for this task."
+        )

@@ -31,7 +31,7 @@ from kd_keras.runs.recipe import DEFAULTS, Data, Recipe, make_recipe
 from kd_keras.runs.run import Run
 from kd_keras.runs.session import Session, open_session, train_student
 from kd_keras.runs.settings import Settings
-from kd_keras.schemes.outcome import Outcome
+from kd_keras.schemes.outcome import Outcome, require_classification
 from kd_keras.teacher import Teacher
 from kd_keras.training import FollowingTeacher
 
@@ -175,6 +175,7 @@ def _teach_itself(
         if isinstance(session, Run):
             return Outcome((session,))
         images = session.images
+        require_classification("A student that teaches itself", images.task)
         if not images.train.has_labels or images.train.classes is None:
             raise ValueError(f"A student that teaches itself needs labeled images, but {images.train.name!r} has none.")
         with session.building():

@@ -1,4 +1,4 @@
-"""Box formats, IoU and GIoU against plain arithmetic in NumPy."""
+"""Box formats, IoU, GIoU and DIoU against plain arithmetic in NumPy."""
 
 import itertools
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kd_keras.detection.boxes import FORMATS, box_area, convert_boxes, giou, iou
+from kd_keras.detection.boxes import FORMATS, box_area, convert_boxes, diou, giou, iou
 
 # One box of an image of height 50 and width 200, in every format.
 SAME = {
@@ -56,6 +56,15 @@ def test_iou_and_giou_of_all_pairs_are_those_of_intervals():
     np.testing.assert_allclose(giou(ones[:, None], others), expected[..., 1], atol=1e-6)
 
 
+def test_diou_subtracts_the_distance_of_the_centers():
+    ones, others = random_boxes(6, 5), random_boxes(7, 6)
+    for one, other in itertools.product(ones.astype("float64"), others.astype("float64")):
+        hull = [max(one[i + 2], other[i + 2]) - min(one[i], other[i]) for i in (0, 1)]
+        apart = [(one[i] + one[i + 2] - other[i] - other[i + 2]) / 2 for i in (0, 1)]
+        expected = overlap(one, other)[0] - (apart[0] ** 2 + apart[1] ** 2) / (hull[0] ** 2 + hull[1] ** 2)
+        assert float(diou(one, other)) == pytest.approx(expected, abs=1e-6)
+
+
 def test_the_gradient_of_giou_is_that_of_central_differences():
     ones, others, step = random_boxes(8, 2), random_boxes(8, 3), 1e-6
     variable = tf.Variable(ones)
@@ -72,9 +81,9 @@ def test_the_gradient_of_giou_is_that_of_central_differences():
 def test_empty_and_equal_boxes():
     empty = tf.Variable(np.zeros((1, 4), "float32"))
     with tf.GradientTape() as tape:
-        values = [float(function(empty, empty)[0]) for function in (iou, giou)]
+        values = [float(function(empty, empty)[0]) for function in (iou, giou, diou)]
         total = tf.reduce_sum(giou(empty, empty))
-    assert values == [0.0, 0.0] and np.isfinite(tape.gradient(total, empty)).all()
+    assert values == [0.0, 0.0, 0.0] and np.isfinite(tape.gradient(total, empty)).all()
     boxes = random_boxes(5, 4)
     np.testing.assert_allclose(giou(boxes, boxes), np.ones(5), atol=1e-6)
     assert float(box_area([2.0, 0.0, 1.0, 5.0])) == 0.0

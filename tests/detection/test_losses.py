@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from kd_keras.detection.anchors import decode_deltas, make_anchors
-from kd_keras.detection.losses import count_positives, focal_loss, giou_loss
+from kd_keras.detection.losses import count_positives, focal_loss, giou_loss, smooth_l1_loss
 from kd_keras.detection.matching import BACKGROUND, IGNORED, Targets, match_anchors
 
 ANCHORS = make_anchors([(2, 2)], [8], scale=1.5)
@@ -55,6 +55,19 @@ def giou_reference(deltas, targets):
     return losses
 
 
+def smooth_l1_reference(deltas, targets, beta=1 / 9):
+    losses = np.zeros(len(deltas))
+    for b, n in np.ndindex(*deltas.shape[:2]):
+        if int(targets.number[b, n]) < 0:
+            continue
+        anchor, box = ANCHORS[n].astype("float64"), np.asarray(targets.boxes[b, n], "float64")
+        sides = anchor[2:] - anchor[:2]
+        offsets = ((box[:2] + box[2:]) / 2 - (anchor[:2] + anchor[2:]) / 2) / sides
+        for d in np.abs(deltas[b, n] - np.concatenate([offsets, np.log((box[2:] - box[:2]) / sides)])):
+            losses[b] += d**2 / (2 * beta) if d < beta else d - beta / 2
+    return losses
+
+
 LOSSES = {
     "focal": (focal_loss, focal_reference, LOGITS),
     "focal, other constants": (
@@ -63,6 +76,12 @@ LOSSES = {
         LOGITS,
     ),
     "giou": (lambda x, targets: giou_loss(x, ANCHORS, targets), giou_reference, DELTAS),
+    "smooth l1": (lambda x, targets: smooth_l1_loss(x, ANCHORS, targets), smooth_l1_reference, DELTAS),
+    "smooth l1, beta 1": (
+        lambda x, targets: smooth_l1_loss(x, ANCHORS, targets, beta=1.0),
+        lambda x, targets: smooth_l1_reference(x, targets, beta=1.0),
+        DELTAS,
+    ),
 }
 
 
@@ -106,7 +125,7 @@ def test_without_focusing_it_is_the_weighted_binary_cross_entropy():
 @pytest.mark.parametrize("scale", [0.0, 400.0])
 def test_losses_and_gradients_are_finite(scale):
     targets = make_targets()
-    for loss, array in ((focal_loss, LOGITS), (LOSSES["giou"][0], DELTAS)):
+    for loss, array in ((focal_loss, LOGITS), (LOSSES["giou"][0], DELTAS), (LOSSES["smooth l1"][0], DELTAS)):
         variable = tf.Variable(array / np.abs(array).max() * scale)
         with tf.GradientTape() as tape:
             total = tf.reduce_sum(loss(variable, targets))
@@ -119,5 +138,9 @@ def test_a_perfect_box_costs_nothing_and_an_empty_image_has_no_positives():
     np.testing.assert_allclose(giou_loss(np.zeros((1, len(ANCHORS), 4)), ANCHORS, exact), 0.0, atol=1e-5)
     empty = match_anchors(ANCHORS, np.zeros((1, 2, 4)), [[-1, -1]])
     assert count_positives(empty).numpy().tolist() == [0.0]
-    assert giou_loss(DELTAS[:1], ANCHORS, empty).numpy().tolist() == [0.0]
+    for loss in (giou_loss, smooth_l1_loss):
+        with tf.GradientTape() as tape:
+            tape.watch(deltas := tf.constant(DELTAS[:1]))
+            value = loss(deltas, ANCHORS, empty)
+        assert value.numpy().tolist() == [0.0] and not tape.gradient(value, deltas).numpy().any()
     assert float(focal_loss(LOGITS[:1], empty)[0]) > 0

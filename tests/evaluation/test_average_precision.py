@@ -5,32 +5,10 @@ import sys
 import numpy as np
 import pytest
 
-from kd_keras.detection.decoding import Detections
 from kd_keras.evaluation import average_precision
+from tests.support.boxes import SIZE, detections, labels
 
 pytest.importorskip("pycocotools", reason="pycocotools is not installed")
-SIZE = (100, 200)
-
-
-def labels(*images):
-    """Labels of (class, x0, y0, x1, y1) in pixels."""
-    most = max(map(len, images))
-    boxes, classes = np.zeros((len(images), most, 4)), np.full((len(images), most), -1)
-    for number, objects in enumerate(images):
-        for row, (label, x0, y0, x1, y1) in enumerate(objects):
-            boxes[number, row], classes[number, row] = (y0 / 100, x0 / 200, y1 / 100, x1 / 200), label
-    return {"boxes": boxes, "classes": classes}
-
-
-def detections(*images):
-    """Detections of (score, class, x0, y0, x1, y1)."""
-    most = max(1, *map(len, images))
-    boxes, scores = np.zeros((len(images), most, 4), "float32"), np.zeros((len(images), most), "float32")
-    classes = np.full((len(images), most), -1)
-    for number, objects in enumerate(images):
-        for row, (score, label, *box) in enumerate(objects):
-            boxes[number, row], scores[number, row], classes[number, row] = box, score, label
-    return Detections(boxes, scores, classes, (classes >= 0).sum(1))
 
 
 def measured(truth, found, classes=2):
@@ -46,7 +24,10 @@ def test_perfect_detections_have_ap_1():
     metrics = measured(truth, found, classes=3)
     for name in ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar10", "ar100"):
         assert metrics[name] == pytest.approx(1)
-    np.testing.assert_allclose(metrics["ap_by_class"], [1, 1, np.nan])
+    for name in ("ap_by_class", "ap50_by_class", "ar100_by_class"):
+        np.testing.assert_allclose(metrics[name], [1, 1, np.nan])
+    np.testing.assert_allclose(metrics["precision_by_recall"], np.tile([1, 1, np.nan], (101, 1)))
+    assert metrics["objects_by_class"].tolist() == [2, 1, 0] and metrics["objects_by_size"].tolist() == [1, 1, 1]
     assert metrics["ar1"] == pytest.approx(1)  # each class is at most once in an image
 
 
@@ -62,6 +43,7 @@ def test_a_false_detection_of_a_higher_score_halves_the_precision():
     metrics = measured(truth, found)
     # Recalls 0, 0.01, ..., 0.5 are reached with a precision of 1/2, the 50 others are not reached.
     assert metrics["ap"] == pytest.approx(51 / 101 / 2) and metrics["ar100"] == pytest.approx(0.5)
+    np.testing.assert_allclose(metrics["precision_by_recall"][:, 0], [0.5] * 51 + [0] * 50)
 
 
 def test_a_false_detection_of_a_lower_score_costs_nothing():

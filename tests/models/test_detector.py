@@ -7,12 +7,12 @@ import tensorflow as tf
 
 from kd_keras import Distiller, models
 from kd_keras.detection.boxes import convert_boxes
-from kd_keras.detection.losses import focal_loss, giou_loss
+from kd_keras.detection.losses import focal_loss, giou_loss, smooth_l1_loss
 from kd_keras.detection.matching import match_anchors
 from kd_keras.methods import PKD
 from kd_keras.models import Detector, detector
 from kd_keras.networks.taps import Tapped
-from tests.support.networks import mirrored
+from tests.support.detectors import loss_of_two_replicas
 
 SHAPE = (32, 24, 3)
 RANDOM = np.random.default_rng(0)
@@ -68,6 +68,8 @@ def test_any_network_with_stages_is_a_backbone(name, pyramid, levels):
     network = models.build(f"detector/{name}", (40, 56, 3), 1, pyramid=pyramid, width=8, depth=1)
     specs = Tapped(network, ["pyramid_p*", "stages", "class_logits"]).specs
     sizes = [spec.shape[1:] for spec in specs["pyramid_p*"]]
+    # The stages of a detector are the levels of its pyramid, from fine to coarse.
+    assert [spec.layer for spec in specs["stages"]] == [f"pyramid_p{level}" for level in pyramid]
     assert sorted(sizes, reverse=True) == [(-(-40 // 2**k), -(-56 // 2**k), 8) for k in pyramid]
     assert specs["class_logits"].shape == (None, len(network.anchors), 1) and len(sizes) == levels
 
@@ -80,6 +82,9 @@ def test_any_network_with_stages_is_a_backbone(name, pyramid, levels):
         ({"pyramid": ()}, "consecutive"),
         ({"width": 0}, "width"),
         ({"anchor_scale": 0}, "anchor_scale"),
+        ({"head": "yolo"}, "head=.*'yolo'"),
+        ({"box_loss": "l2"}, "box_loss=.*'l2'"),
+        ({"head": "gfl", "box_loss": "smooth_l1"}, "no offsets"),
     ],
 )
 def test_wrong_options_raise(options, expected):
@@ -110,6 +115,19 @@ def test_the_loss_is_divided_by_the_positives_of_the_batch(network):
     weights = np.array([1, 0, 2, 1, 0.5, 1], "float32")
     weighted = float(network.compute_loss(IMAGES, LABEL, outputs, weights))
     assert weighted == pytest.approx((sums * weights).sum() / positives, rel=1e-5)
+
+
+def test_smooth_l1_is_the_other_loss_of_boxes(tmp_path):
+    network = small(box_loss="smooth_l1")
+    outputs = network(IMAGES)
+    targets = network.targets(LABEL)
+    sums = focal_loss(outputs["class_logits"], targets) + smooth_l1_loss(
+        outputs["box_deltas"], network.anchors, targets
+    )
+    expected = sums.numpy().sum() / targets.is_positive.numpy().sum()
+    network.save(tmp_path / "detector.keras")
+    for model in (network, keras.models.load_model(tmp_path / "detector.keras")):
+        assert float(model.compute_loss(IMAGES, LABEL, outputs)) == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_batch_without_objects_has_a_loss(network):
@@ -156,20 +174,5 @@ def test_fit_and_the_distiller_use_its_loss():
 def test_two_replicas_have_the_loss_of_one(network, first):
     outputs = {key: value.numpy() for key, value in network(IMAGES).items()}
     whole = float(network.compute_loss(IMAGES, LABEL, outputs))
-    slices, strategy = (slice(0, first), slice(first, 6)), mirrored(2)
-
-    def rows_of(context):
-        # The numbers of objects differ, so that a mean of the replicas' own quotients would differ, too.
-        rows = slices[context.replica_id_in_sync_group]
-        return {key: array[rows] for key, array in {**LABEL, **outputs}.items()}
-
-    def loss(rows):
-        return network.compute_loss(None, {k: rows[k] for k in LABEL}, {k: rows[k] for k in outputs})
-
-    with strategy.scope():
-        rows = strategy.experimental_distribute_values_from_function(rows_of)
-        parts = strategy.experimental_local_results(strategy.run(tf.function(loss), (rows,)))
-    # As the Distiller weights them: times the number of replicas and the fraction of the rows.
-    fractions = (first / 6, 1 - first / 6)
-    total = sum(2 * fraction * float(part) for fraction, part in zip(fractions, parts, strict=True))
-    assert total == pytest.approx(whole, rel=1e-5)
+    # The numbers of objects differ, so that a mean of the replicas' own quotients would differ, too.
+    assert loss_of_two_replicas(network, LABEL, outputs, first) == pytest.approx(whole, rel=1e-5)

@@ -1,4 +1,4 @@
-"""Runs train classifiers: detectors and labels with boxes are rejected when they enter."""
+"""The task of a run is that of its labels: a network of another task is rejected when it enters."""
 
 import numpy as np
 import pytest
@@ -6,6 +6,10 @@ import tensorflow as tf
 
 import kd_keras as kd
 from kd_keras import data, models
+from kd_keras.evaluation import average_precision
+from tests.support.shapes import colored_rectangles
+
+DETECTOR = "detector/resnet8(pyramid=(2, 3), width=8, depth=1, anchor_scale=2.5)"
 
 
 @pytest.mark.parametrize(
@@ -16,15 +20,83 @@ from kd_keras import data, models
     ],
     ids=["name", "model"],
 )
-def test_a_detector_is_rejected(model, tmp_path):
-    with pytest.raises(ValueError, match="a classifier, but .* is a detector"):
+def test_a_detector_is_rejected_for_images_with_one_class_each(model, tmp_path):
+    with pytest.raises(ValueError, match="a classifier, .* but .* box_deltas, class_logits"):
         kd.train(model=model if isinstance(model, str) else model(), data="digits", epochs=1, run=tmp_path / "run")
     assert not (tmp_path / "run" / "result.json").exists()
 
 
-def test_labels_with_boxes_are_rejected(tmp_path):
-    label = {"boxes": np.zeros((4, 2, 4), "float32"), "classes": np.full((4, 2), -1)}
-    rows = {"image": np.zeros((4, 8, 8, 1), "uint8"), "index": np.arange(4), "label": label}
-    source = data.Source(tf.data.Dataset.from_tensor_slices(rows), "shapes", 4, 3, image_shape=(8, 8, 1))
-    with pytest.raises(ValueError, match="the labels of 'shapes' are boxes"):
-        kd.train(model="resnet8", data=source, epochs=1, run=tmp_path / "run")
+@pytest.fixture(scope="module")
+def shapes():
+    images, label = colored_rectangles(8, size=32)
+    rows = {"image": images.clip(0, 255).astype("uint8"), "index": np.arange(8), "label": label}
+    return data.Source(tf.data.Dataset.from_tensor_slices(rows), "shapes", 8, 3, image_shape=(32, 32, 3))
+
+
+def test_a_classifier_is_rejected_for_images_with_boxes(shapes, tmp_path):
+    with pytest.raises(ValueError, match="a detector .* but received resnet8.* Write detector/resnet8"):
+        kd.train(model="resnet8", data=shapes, epochs=1, run=tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"task": "classification"}, "one class for each image in 'shapes' .* but received labels of the kind 'boxes'"),
+        ({"task": "detect"}, "Did you mean detection"),
+        ({"label_smoothing": 0.1}, "one class each, but received label_smoothing=0.1"),
+        ({"without_classes": (1,)}, "whose labels are boxes"),
+    ],
+)
+def test_options_of_another_task_are_rejected(shapes, options, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        kd.train(model=DETECTOR, data=shapes, epochs=1, run=tmp_path / "run", **options)
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
+@pytest.fixture(scope="module")
+def runs(shapes, tmp_path_factory):
+    """A teacher, and a student of it and of its recorded outputs."""
+    place = tmp_path_factory.mktemp("runs")
+    options = {"data": shapes, "test_data": shapes, "batch_size": 4, "optimizer": "adam"}
+    teacher = kd.train(model=DETECTOR, run=place / "teacher", epochs=3, test_every=2, **options)
+    methods = ["bckd", "pkd(student_tap='pyramid_p*', teacher_tap='pyramid_p*')"]
+    view = {"data": shapes, "batch_size": 4, "flip": True}
+    recording = kd.record(teacher=teacher, output=place / "recording", methods=methods, views=1, **view)
+    options |= {"teacher": teacher, "recording": recording.directory, "flip": True}
+    student = kd.distill(student=DETECTOR, methods=methods, run=place / "student", epochs=1, **options)
+    return teacher, student
+
+
+def test_the_average_precision_decides_which_epoch_is_the_best(runs, shapes):
+    result, history = runs[0].result, runs[0].history
+    assert (result["task"], result["metric"]) == ("detection", "ap")
+    assert result["best_val_ap"] == np.nanmax(history["val_ap"]) and np.isnan(history["val_ap"][0])
+    labels = {key: np.stack([row["label"][key] for row in shapes.examples]) for key in ("boxes", "classes")}
+    images = np.stack([row["image"] for row in shapes.examples]).astype("float32")
+    detections = runs[0].model().detect(images)
+    expected = dict(average_precision(labels, detections, (32, 32), 3))["ap"]
+    assert result["last"]["val_ap"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_student_follows_recorded_class_logits_boxes_and_maps_of_the_pyramid(runs):
+    teacher, student = runs
+    assert student.settings["recording"].endswith("recording")
+    assert student.result["teacher_ap"] == pytest.approx(teacher.result["last"]["val_ap"], abs=1e-6)
+    assert {"bckd", "pkd", "hard", "val_ap50"} <= student.history.keys()
+
+
+def test_detectors_are_evaluated_on_their_boxes(runs, shapes):
+    teacher, student = runs
+    result = kd.evaluate([student], teacher=teacher, data=shapes, requirements={"max_ap_drop": 1.0})
+    findings = result.findings[str(student.path)]
+    assert findings["ap"] == pytest.approx(student.result["last"]["val_ap"], abs=1e-6)
+    assert findings["parameters"] == student.model().count_params() and findings["milliseconds"] > 0
+    assert result.verdict.passed and "| ap50 |" in result.table and "AP " in str(result)
+    with pytest.raises(ValueError, match="no questions that take more time, for detection, but received similarity"):
+        kd.evaluate(teacher, data=shapes, questions=["similarity"])
+
+
+def test_runs_of_detectors_are_compared_by_their_average_precision(runs):
+    (row,) = kd.compare([runs[0]]).rows
+    assert row["metric"] == "ap" and row["last"] == 100 * runs[0].result["last"]["val_ap"]
+    assert "| recipe | seeds | ap, % |" in kd.compare(list(runs)).markdown()

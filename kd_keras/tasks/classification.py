@@ -1,0 +1,138 @@
+"""Classification: each image has one class."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from kd_keras import data
+from kd_keras.data import Source
+from kd_keras.evaluation import Evaluator, Requirement, accuracy, predict, select_questions
+from kd_keras.evaluation.text import COLUMNS, OPTIONAL_COLUMNS, describe
+from kd_keras.export import TOLERANCES, Export, classes_of, litert, onnx, saved_model
+from kd_keras.report.assembly import write_report
+from kd_keras.report.page import Subject
+from kd_keras.tasks.base import Task
+from kd_keras.tasks.protocols import FORMATS
+from kd_keras.teacher import Teacher
+
+
+class ClassEvaluator(Evaluator):
+    """The evaluator of classifiers, with what it writes.
+
+    >>> evaluator = ClassEvaluator(data.load("digits", "test"), batch_size=100)
+    >>> evaluator.describe_data().splitlines()[0]
+    '797 test images of digits. Agreement and kl (nats) compare with the teacher.'
+    """
+
+    def describe_data(self) -> str:
+        text = f"{self.test.size:,} test images of {self.test.name}. Agreement and kl (nats) compare with"
+        text += f" {self.teacher or 'the teacher'}.\nCalibration is measured on every second image; the others fit the"
+        text += " temperature."
+        sampled = [question for question in self.questions if question not in ("generalization", "memory")]
+        if sampled:
+            text += f"\nUp to {self.examples:,} evenly spread images are used for {', '.join(sampled)}."
+        return text
+
+    def write_report(
+        self, path: str | os.PathLike, subjects: Sequence[Subject], requirements: Sequence[Requirement], command: str
+    ) -> None:
+        write_report(path, self, subjects, requirements, command=command)
+
+
+class Classification(Task):
+    """One class for each image, cross-entropy, accuracy.
+
+    >>> Classification().metric
+    'accuracy'
+    """
+
+    name, label_kind, label_text = "classification", "class", "one class for each image"
+    metrics = ("accuracy",)
+    columns, optional_columns = COLUMNS, OPTIONAL_COLUMNS
+    export_columns: ClassVar = {"difference": ".1e", "agreement": ".4f", "accuracy": ".4f"}
+
+    def load(
+        self,
+        name: str | os.PathLike,
+        split: str,
+        data_dir: str | os.PathLike | None,
+        *,
+        class_names: Sequence[str] | None,
+        **options: Any,
+    ) -> Source:
+        return data.load(name, split, data_dir, **options)  # which finds the classes of all splits
+
+    def check_network(
+        self, network: keras.Model, name: str, image_shape: tuple[int, int, int], classes: int, is_given: bool
+    ) -> None:
+        outputs = getattr(network, "output_names", ())
+        if len(outputs) > 1 and type(network).compute_loss is not keras.Model.compute_loss:
+            raise ValueError(
+                f"Expected a classifier, because each image has one class, but {name} has the outputs "
+                f"{', '.join(outputs)} and a loss of its own. Pass images with labels of that kind, or a classifier."
+            )
+        shape = getattr(network, "output_shape", None)
+        if is_given and isinstance(shape, tuple) and shape[-1] != classes:
+            raise ValueError(
+                f"The network must have an output for each of the {classes} classes of the images, but {name} has "
+                f"{shape[-1]} outputs. Change its last layer."
+            )
+
+    def compile_options(self, has_soft_labels: bool, label_smoothing: float) -> dict[str, Any]:
+        loss: keras.losses.Loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        if has_soft_labels:
+            loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=label_smoothing)
+        # Weighted, because the copies that fill up a last batch have weight 0.
+        return {"loss": loss, "weighted_metrics": ["accuracy"]}
+
+    def callbacks(self, test: Source, batches: Callable[[], tf.data.Dataset]) -> list[keras.callbacks.Callback]:
+        return []
+
+    def measure(self, network: Teacher, test: Source, batches: tf.data.Dataset) -> dict[str, float]:
+        return {"accuracy": float(dict(accuracy(predict(network, batches)))["accuracy"])}
+
+    def select_questions(self, names: Iterable[str], requirements: Iterable[str], with_other: bool) -> tuple[str, ...]:
+        return select_questions(names, requirements, with_other)
+
+    def evaluator(self, test: Source, questions: Sequence[str], other: Source | None, **options: Any) -> ClassEvaluator:
+        return ClassEvaluator(test, questions, other=other, **options)
+
+    def describe(self, name: str, findings: Mapping[str, Any]) -> str:
+        return describe(name, findings)
+
+    def export(
+        self,
+        name: str,
+        network: keras.Model,
+        path: Path,
+        *,
+        sample: np.ndarray,
+        representative: np.ndarray | None,
+        tolerance: Mapping[str, float],
+        **options: Any,
+    ) -> Export:
+        precision = FORMATS[name][1]
+        options |= {
+            "image_shape": sample.shape[1:],
+            "sample": sample,
+            "tolerance": TOLERANCES[precision]._replace(**tolerance),
+        }
+        if name == "saved_model":
+            return saved_model(network, path, **options)
+        if name == "onnx":
+            return onnx(network, path, **options)
+        return litert(network, path, precision=precision, representative=representative, **options)
+
+    def score(self, network: keras.Model, images: np.ndarray, labels: Any) -> float | None:
+        classes = classes_of(network.predict(images.astype("float32"), verbose=0))
+        return None if labels is None else float((classes == labels).mean())
+
+    def order_labels(self, labels: Any, order: Sequence[int] | None) -> Any:
+        return labels if labels is None or order is None else np.asarray(order)[labels]
