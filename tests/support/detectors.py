@@ -16,9 +16,14 @@ def varied_detector(name, shape, classes, seed=0, **options):
     """A detector whose predictions differ between positions, as those of an untrained one hardly do."""
     keras.utils.set_random_seed(seed)
     network = models.build(f"detector/{name}", shape, classes, **options)
-    for branch, scale in (("class", 0.05), ("box", 0.05)):
-        layer = network.get_layer(f"{branch}_predictions")
-        layer.pointwise_kernel.assign(random(*layer.pointwise_kernel.shape, seed=seed, scale=scale))
+    images = np.random.default_rng(seed).uniform(0, 255, (4, *shape)).astype("float32")
+    deviations = {"class_logits": 2.0, "box_deltas": 0.4, "box_logits": 2.0}
+    kernels = {key: network.get_layer(f"{key.split('_')[0]}_predictions").pointwise_kernel for key in network.output}
+    for kernel in kernels.values():
+        kernel.assign(random(*kernel.shape, seed=seed))
+    outputs = network(images)
+    for key, kernel in kernels.items():
+        kernel.assign(kernel * (deviations[key] / np.std(outputs[key])))
     return network
 
 
