@@ -162,10 +162,11 @@ class CrossKD(TapPairMethod):
                 expected = f"maps of the same size and width inside both heads for method {self.name!r}"
                 advice = "build both detectors with the same width, pyramid and image size"
                 raise ValueError(explain_mismatch(expected, describe_pair(*specs), advice))
-        self._match = getattr(student.layer(BOXES[self.head]), "match", None)
-        if self._match is None:
+        match = getattr(student.layer(BOXES[self.head]), "match", None)
+        if match is None:
             expected = f"a student with head={self.head!r} for method {self.name!r}"
             raise ValueError(explain_mismatch(expected, "a layer without positions", "use models.detector"))
+        self._match = match
         self._names = tuple(sides[1][number].layer for number in self._orders[1])
         super().bind(student, teacher)
 

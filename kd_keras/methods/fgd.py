@@ -131,7 +131,7 @@ class GlobalContext(layers.Layer):
     TensorShape([1, 2, 2, 4])
     """
 
-    def build(self, shape: tuple[int | None, ...]) -> None:
+    def build(self, shape: tuple) -> None:
         channels = shape[-1]
         half, initial = max(channels // 2, 1), fan_in_uniform(channels)
         he = keras.initializers.HeNormal()
