@@ -84,8 +84,8 @@ class BCKD(TapPairMethod):
     Args:
         box_weight: the weight of the loss of the boxes, 4 in the authors' code.
         **options: `student_tap` and `teacher_tap`, the class logits and, as a second tap, the offsets of the boxes; if
-            there is only one tap, there is no loss of boxes. `weight`, by default 1 as in the authors' code, with the
-            detector's own loss; `name`.
+            there is only one tap, as for heads with box distributions, there is no loss of boxes. `weight`, by default
+            1 as in the authors' code, with the detector's own loss; `name`.
 
     >>> BCKD(student_tap="class_logits", teacher_tap="class_logits").taps.student
     ('class_logits',)
