@@ -11,6 +11,28 @@ from kd_keras.contracts import Tensor
 from kd_keras.detection.matching import Targets
 
 
+def soft_focal_loss(logits: Tensor, probabilities: Tensor, *, beta: float = 1.0) -> Tensor:
+    """|q - p|^beta BCE(p, q) with p = sigmoid(z) for the probability q of each class: equation 5 for any q.
+
+    With the teacher's probabilities and beta = 1 it is the loss of scores of BCKD (2308.14286) and CrossKD
+    (2306.11369); the weight has a gradient, too.
+
+    Args:
+        logits: z of any shape and float dtype; the computation is in float32.
+        probabilities: q of the same shape, in 0..1.
+        beta: above 0.
+
+    Returns:
+        float32 of the same shape, in nats.
+
+    >>> round(float(soft_focal_loss(0.0, 0.75)), 4)  # 1/4 log 2
+    0.1733
+    """
+    logits, probabilities = (ops.cast(ops.convert_to_tensor(x), "float32") for x in (logits, probabilities))
+    entropy = ops.softplus(logits) - probabilities * logits
+    return ops.abs(probabilities - ops.sigmoid(logits)) ** beta * entropy
+
+
 def quality_focal_loss(logits: Tensor, targets: Targets, quality: Tensor, *, beta: float = 2.0) -> Tensor:
     """The sum of |y - p|^beta BCE(p, y) with p = sigmoid(z) over all classes of all positions that are not ignored.
 
@@ -30,12 +52,10 @@ def quality_focal_loss(logits: Tensor, targets: Targets, quality: Tensor, *, bet
     >>> round(float(quality_focal_loss([[[0.0]]], targets, [[1.0]])[0]), 4)  # (1/2)^2 log 2
     0.1733
     """
-    logits = ops.cast(ops.convert_to_tensor(logits), "float32")
+    logits = ops.convert_to_tensor(logits)
     is_class = (ops.arange(logits.shape[-1]) == targets.classes[..., None]) & targets.is_positive[..., None]
     quality = ops.cast(ops.convert_to_tensor(quality), "float32")[..., None]
-    y = ops.where(is_class, quality, 0.0)
-    entropy = ops.softplus(logits) - y * logits
-    loss = ops.abs(y - ops.sigmoid(logits)) ** beta * entropy
+    loss = soft_focal_loss(logits, ops.where(is_class, quality, 0.0), beta=beta)
     return ops.sum(ops.where(targets.is_ignored[..., None], 0.0, loss), axis=(1, 2))
 
 

@@ -21,6 +21,11 @@ from kd_keras.methods.cc import cc_loss as cc_loss
 from kd_keras.methods.crd import CRD as CRD
 from kd_keras.methods.crd import crd_in_batch_loss as crd_in_batch_loss
 from kd_keras.methods.crd import crd_loss as crd_loss
+from kd_keras.methods.crosskd import CrossKD as CrossKD
+from kd_keras.methods.crosskd import align_statistics as align_statistics
+from kd_keras.methods.crosskd import crosskd_box_loss as crosskd_box_loss
+from kd_keras.methods.crosskd import crosskd_edge_loss as crosskd_edge_loss
+from kd_keras.methods.crosskd import crosskd_loss as crosskd_loss
 from kd_keras.methods.ctkd import CTKD as CTKD
 from kd_keras.methods.ctkd import ctkd_loss as ctkd_loss
 from kd_keras.methods.cwd import CWD as CWD
@@ -35,6 +40,10 @@ from kd_keras.methods.dkd import DKD as DKD
 from kd_keras.methods.dkd import dkd_loss as dkd_loss
 from kd_keras.methods.dml import DML as DML
 from kd_keras.methods.dml import dml_loss as dml_loss
+from kd_keras.methods.fgd import FGD as FGD
+from kd_keras.methods.fgd import fgd_loss as fgd_loss
+from kd_keras.methods.fgd import fgd_masks as fgd_masks
+from kd_keras.methods.fgd import fgd_relation_loss as fgd_relation_loss
 from kd_keras.methods.fitnet import FitNet as FitNet
 from kd_keras.methods.fitnet import fitnet_loss as fitnet_loss
 from kd_keras.methods.fsp import FSP as FSP

@@ -10,6 +10,7 @@ from typing_extensions import Unpack
 from kd_keras.contracts import Batch, Outputs, Step, TapSpec, Tensor
 from kd_keras.detection.anchors import decode_deltas
 from kd_keras.detection.boxes import giou
+from kd_keras.detection.quality_losses import soft_focal_loss
 from kd_keras.errors import check_number, explain_mismatch
 from kd_keras.methods.adapters import describe_pair
 from kd_keras.methods.base import Specs, TapPairMethod, TapPairOptions, Taps
@@ -37,9 +38,7 @@ def bckd_loss(student: Tensor, teacher: Tensor) -> Tensor:
     0.1733
     """
     student, teacher = _as_rows(student), _as_rows(teacher)
-    target = ops.sigmoid(teacher)
-    entropy = ops.softplus(student) - target * student
-    return ops.sum(ops.abs(target - ops.sigmoid(student)) * entropy, axis=(1, 2))
+    return ops.sum(soft_focal_loss(student, ops.sigmoid(teacher)), axis=(1, 2))
 
 
 def bckd_box_loss(student: Tensor, teacher: Tensor, student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
@@ -85,8 +84,8 @@ class BCKD(TapPairMethod):
     Args:
         box_weight: the weight of the loss of the boxes, 4 in the authors' code.
         **options: `student_tap` and `teacher_tap`, the class logits and, as a second tap, the offsets of the boxes; if
-            there is only one tap, there is no loss of boxes. `weight`, by default 1 as in the authors' code, with the
-            detector's own loss; `name`.
+            there is only one tap, as for heads with box distributions, there is no loss of boxes. `weight`, by default
+            1 as in the authors' code, with the detector's own loss; `name`.
 
     >>> BCKD(student_tap="class_logits", teacher_tap="class_logits").taps.student
     ('class_logits',)

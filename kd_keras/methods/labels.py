@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from keras import ops, tree
@@ -199,3 +200,21 @@ def weighted_batch_mean(loss: Tensor, batch: Batch) -> Tensor:
         )
     weight = ops.cast(weights[0], "float32")
     return ops.mean(loss * ops.mean(weight, axis=tuple(range(1, len(weight.shape)))))
+
+
+def require_boxes(method: str, label: Any) -> tuple[Tensor, Tensor]:
+    """The boxes `(B, M, 4)`, "rel_yxyx", and the classes `(B, M)`, -1 for a row without an object, of labels.
+
+    Raises:
+        ValueError: if the labels have no boxes.
+
+    >>> import numpy as np
+    >>> [array.shape for array in require_boxes("fgd", {"boxes": np.zeros((2, 3, 4)), "classes": np.zeros((2, 3))})]
+    [(2, 3, 4), (2, 3)]
+    """
+    if not isinstance(label, Mapping) or not {"boxes", "classes"} <= set(label):
+        received = f"labels with {', '.join(map(str, label))}" if isinstance(label, Mapping) else "other labels"
+        expected = f'labels with "boxes" (B, M, 4) and "classes" (B, M) for method {method!r}'
+        advice = "use a dataset with boxes, as data.load_boxes opens it"
+        raise ValueError(explain_mismatch(expected, "none" if label is None else received, advice))
+    return label["boxes"], label["classes"]

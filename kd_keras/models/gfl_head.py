@@ -81,6 +81,10 @@ class BoxDistributions(layers.Layer):
         """The stride of each position, `(N, 1)` float32, in pixels."""
         return np.repeat(np.array(self.strides, "float32"), self.counts)[:, None]
 
+    def match(self, boxes: Tensor, classes: Tensor) -> Targets:
+        """The object of each position, for boxes `(B, M, 4)`, "xyxy" in pixels, and classes `(B, M)`."""
+        return match_adaptively(self.anchors, self.counts, boxes, classes)
+
     def build(self, shapes: list[tuple]) -> None:
         self.factors = self.add_weight(name="factors", shape=(len(self.strides),), initializer="ones")
 
@@ -117,7 +121,7 @@ class GFL(Detector):
         return self.positions.anchors
 
     def match(self, boxes: Tensor, classes: Tensor) -> Targets:
-        return match_adaptively(self.anchors, self.positions.counts, boxes, classes)
+        return self.positions.match(boxes, classes)
 
     def losses_and_counts(self, targets: Targets, outputs: dict[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
         logits, positives = outputs["class_logits"], targets.is_positive

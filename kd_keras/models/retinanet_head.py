@@ -69,6 +69,10 @@ class AnchorDeltas(layers.Layer):
         """`(N, 4)` float32, "xyxy" in pixels."""
         return make_anchors(self.map_sizes, self.strides, self.scale)
 
+    def match(self, boxes: Tensor, classes: Tensor) -> Targets:
+        """The object of each anchor, for boxes `(B, M, 4)`, "xyxy" in pixels, and classes `(B, M)`."""
+        return match_anchors(self.anchors, boxes, classes)
+
     def call(self, levels: list[Tensor]) -> Tensor:
         return ops.concatenate(levels, axis=1)
 
@@ -94,7 +98,7 @@ class RetinaNet(Detector):
         return self.get_layer("box_deltas").anchors
 
     def match(self, boxes: Tensor, classes: Tensor) -> Targets:
-        return match_anchors(self.anchors, boxes, classes)
+        return self.get_layer("box_deltas").match(boxes, classes)
 
     def losses_and_counts(self, targets: Targets, outputs: dict[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
         box_loss, weight = BOX_LOSSES[self.get_layer("box_deltas").box_loss]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+import keras
 import numpy as np
 
 from kd_keras.contracts import TapSpec
@@ -18,6 +19,12 @@ class Constants(Protocol):
 
     def batch_norms(self, tap: str) -> list[tuple[np.ndarray, ...]]:
         """The scale and the offset `(C,)` of the BatchNorm behind each map of a tap, float32."""
+
+    def layer(self, tap: str) -> keras.layers.Layer | None:
+        """The layer that returns a tap; `None` without the network."""
+
+    def between(self, inputs: Sequence[str], outputs: Sequence[str]) -> Callable[[list], list] | None:
+        """The part of the network from some taps to others; `None` without the network."""
 
 
 class Specs(dict[str, Any]):
@@ -111,3 +118,19 @@ class Specs(dict[str, Any]):
         if self._constants is None:
             return None
         return self._constants.batch_norms(tap)
+
+    def layer(self, tap: str) -> keras.layers.Layer | None:
+        """The network's own layer that returns a tap of one tensor; `None` without a network."""
+        return None if self._constants is None else self._constants.layer(tap)
+
+    def between(self, inputs: Sequence[str], outputs: Sequence[str]) -> Callable[[list], list] | None:
+        """A function from the tensors of some taps to those of others, by the network's own layers in inference.
+
+        Args:
+            inputs: taps of one tensor each, which the outputs depend on and nothing else.
+            outputs: taps of one tensor each.
+
+        Returns:
+            `None` without a network.
+        """
+        return None if self._constants is None else self._constants.between(inputs, outputs)

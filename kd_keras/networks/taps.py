@@ -26,7 +26,7 @@ from __future__ import annotations
 import fnmatch
 import inspect
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -62,6 +62,11 @@ class GraphConstants:
         """The layer that returns a tap of one tensor; `None` if no layer does."""
         edge = self.graph.producer(find_tap(self.graph, tap))
         return edge.original if edge and isinstance(edge.original, keras.layers.Layer) else None
+
+    def between(self, inputs: Sequence[str], outputs: Sequence[str]) -> Callable[[list], list]:
+        """The part of the network from some taps to others, in inference; as `Specs.between`."""
+        part = keras.Model(*([find_tap(self.graph, tap) for tap in side] for side in (inputs, outputs)))
+        return lambda tensors: part(tensors, training=False)  # a function, because Keras would track a model
 
 
 class Tapped:

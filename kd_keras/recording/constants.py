@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,12 @@ class RecordedConstants:
         """The scale and the offset `(C,)` of the BatchNorm behind each map of a tap, float32."""
         columns = sorted({key.rsplit("/", 1)[0] for key in self._arrays if key.startswith(f"{tap}/")})
         return [self._select(f"{column}/scale", f"{column}/offset") for column in columns]
+
+    def layer(self, tap: str) -> None:
+        """`None`: a recording has no layers."""
+
+    def between(self, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+        """`None`: a recording has no layers."""
 
     @cached_property
     def _arrays(self) -> dict[str, np.ndarray]:

@@ -16,9 +16,14 @@ def varied_detector(name, shape, classes, seed=0, **options):
     """A detector whose predictions differ between positions, as those of an untrained one hardly do."""
     keras.utils.set_random_seed(seed)
     network = models.build(f"detector/{name}", shape, classes, **options)
-    for branch, scale in (("class", 0.05), ("box", 0.05)):
-        layer = network.get_layer(f"{branch}_predictions")
-        layer.pointwise_kernel.assign(random(*layer.pointwise_kernel.shape, seed=seed, scale=scale))
+    images = np.random.default_rng(seed).uniform(0, 255, (4, *shape)).astype("float32")
+    deviations = {"class_logits": 2.0, "box_deltas": 0.4, "box_logits": 2.0}
+    kernels = {key: network.get_layer(f"{key.split('_')[0]}_predictions").pointwise_kernel for key in network.output}
+    for kernel in kernels.values():
+        kernel.assign(random(*kernel.shape, seed=seed))
+    outputs = network(images)
+    for key, kernel in kernels.items():
+        kernel.assign(kernel * (deviations[key] / np.std(outputs[key])))
     return network
 
 
@@ -55,24 +60,23 @@ def loss_of_two_replicas(network, label, outputs, first):
 
 
 def plain_gfl(width, classes, normalized=False, name="net", **options):
-    """A GFL detector of 8 x 8 images on two convolutions, without BatchNorm unless it is wanted."""
+    """A GFL detector of 8 x 8 images on two convolutions, without BatchNorm unless it is wanted.
+
+    The maps inside its heads have 5 channels, whatever the width is.
+    """
     inputs = keras.Input(SHAPE, name="image")
-    maps, x = {}, inputs
+    x, rows = inputs, {"class": [], "box": []}
     for level in (1, 2):
         x = keras.layers.Conv2D(width, 3, strides=2, padding="same", name=f"conv{level}", **options)(x)
         if normalized:
             x = keras.layers.BatchNormalization(name=f"bn{level}")(x)
-        x = maps[level] = keras.layers.ReLU(name=f"pyramid_p{level}")(x)
-    heads = {"class_logits": (classes,), "box_logits": (4, 17)}
-    rows = {
-        key: [
-            keras.layers.Reshape((-1, *shape))(keras.layers.Conv2D(math.prod(shape), 1, **options)(x))
-            for x in maps.values()
-        ]
-        for key, shape in heads.items()
-    }
+        x = keras.layers.ReLU(name=f"pyramid_p{level}")(x)
+        for branch, shape in (("class", (classes,)), ("box", (4, 17))):
+            y = keras.layers.Conv2D(5, 1, name=f"{branch}_conv1_p{level}_bn", **options)(x)  # in place of a BatchNorm
+            y = keras.layers.Conv2D(math.prod(shape), 1, **options)(keras.layers.ReLU()(y))
+            rows[branch].append(keras.layers.Reshape((-1, *shape))(y))
     outputs = {
-        "class_logits": keras.layers.Concatenate(axis=1, dtype="float32", name="class_logits")(rows["class_logits"]),
-        "box_logits": BoxDistributions([(4, 4), (2, 2)], [2, 4], 4.0, name="box_logits")(rows["box_logits"]),
+        "class_logits": keras.layers.Concatenate(axis=1, dtype="float32", name="class_logits")(rows["class"]),
+        "box_logits": BoxDistributions([(4, 4), (2, 2)], [2, 4], 4.0, name="box_logits")(rows["box"]),
     }
     return GFL(inputs=inputs, outputs=outputs, name=name)

@@ -31,7 +31,8 @@ def tests_of(name):
     """The test module of a method file.
 
     Its `CASES` are compared with NumPy. If the harness needs more than a method's defaults, `OPTIONS` has the arguments
-    by the name of the class, and the function `student` builds a network that suits the method.
+    by the name of the class, the functions `student` and `teacher` build networks that suit the method, and `labels`
+    makes labels of another kind than classes, for a student with a loss of its own.
     """
     return importlib.import_module(f"tests.methods.test_{name}")
 
@@ -67,17 +68,22 @@ def distiller(kind, seed=0, normalized=True, width=6, arguments=None, **options)
     keras.utils.set_random_seed(seed)
     options = {"jit_compile": False} | options
     chosen = method(kind, **(arguments or {}))
-    build_student = getattr(tests_of(kind.__module__.rsplit(".", 1)[-1]), "student", convolutional)
-    teacher = convolutional(width, normalized=True, name="teacher", bias_initializer="random_normal")
+    tests = tests_of(kind.__module__.rsplit(".", 1)[-1])
+    build_student, build_teacher = (getattr(tests, side, convolutional) for side in ("student", "teacher"))
+    teacher = build_teacher(width, normalized=True, name="teacher", bias_initializer="random_normal")
     student = chosen.student_from(build_student(4, normalized=normalized), teacher)
     if not chosen.taps.teacher:
         teacher = None
+    if hasattr(tests, "labels"):
+        options = {"loss": None, "metrics": None} | options
     return compiled(Distiller(student=student, teacher=teacher, methods=[chosen], hard_weight=1.0), **options)
 
 
 def batch(kind, count=32):
     """Images and labels, with example numbers if a method needs them."""
     x, y = examples(count)
+    labels = getattr(tests_of(kind.__module__.rsplit(".", 1)[-1]), "labels", None)
+    y = labels(count) if labels else y
     return ({INPUTS: x, INDEX: np.arange(count)} if kind.needs_index else x), y
 
 
