@@ -229,7 +229,10 @@ class Detector(keras.Model):
         """
         return self.decode(self(images, training=False), **options)
 
+    def boxes(self, outputs: dict[str, Tensor]) -> Tensor:
+        """The predicted box of each anchor, `(B, N, 4)` float32, "xyxy" in pixels, not clipped to the image."""
+        return decode_deltas(outputs["box_deltas"], self.anchors)
+
     def decode(self, outputs: dict[str, Tensor], **options: Any) -> Detections:
         """The objects that the model's outputs describe; options as for `detect`."""
-        boxes = decode_deltas(outputs["box_deltas"], self.anchors)
-        return detect(boxes, outputs["class_logits"], size=self.input_shape[1:3], **options)
+        return detect(self.boxes(outputs), outputs["class_logits"], size=self.input_shape[1:3], **options)
