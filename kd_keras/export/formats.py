@@ -160,13 +160,13 @@ def _flatbuffer(reference: Reference, precision: str, representative: np.ndarray
         if precision == "float16":
             converter.target_spec.supported_types = [tf.float16]
         if precision == "int8" and representative is not None:
-            converter.representative_dataset = functools.partial(_calibration_inputs, representative)
+            converter.representative_dataset = functools.partial(calibration_inputs, representative)
             converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
             converter.inference_input_type = converter.inference_output_type = tf.uint8
         return converter.convert()
 
 
-def _calibration_inputs(images: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
+def calibration_inputs(images: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
     """The images one by one. Two corners of the first one cover the full range, so that the input's scale is 1."""
     for number, image in enumerate(np.asarray(images, "float32")):
         if number == 0:
@@ -209,14 +209,14 @@ def onnx(
         images = tf.TensorSpec((None, *image_shape), tf.uint8, name="images")
         serve = tf.function(reference.serve.__call__)
         try:
-            with _silenced(logging.getLogger("tf2onnx")):
+            with silenced(logging.getLogger("tf2onnx")):
                 written, _ = tf2onnx.convert.from_function(serve, [images], opset=17)
         except Exception as error:  # of many types, by the unsupported layer
             raise ValueError(
                 f"ONNX cannot store the network {reference.student.name!r}. The converter reports"
                 f" {type(error).__name__}: {str(error)[:500]}"
             ) from error
-        _embed_captured_tensors(written.graph, serve.get_concrete_function(images))
+        embed_captured_tensors(written.graph, serve.get_concrete_function(images))
         for value in [*written.graph.input, *written.graph.output]:
             value.type.tensor_type.shape.dim[0].dim_param = "batch"
         if class_names:
@@ -225,7 +225,7 @@ def onnx(
         return reference.accept("onnx", staging, path, tolerance)
 
 
-def _embed_captured_tensors(graph: Any, function: Any) -> None:
+def embed_captured_tensors(graph: Any, function: Any) -> None:
     """Stores in an ONNX graph the tensors that a traced function captures.
 
     tf2onnx stores captured variables, but turns other captured tensors into inputs of the graph. Layers with constant
@@ -241,7 +241,7 @@ def _embed_captured_tensors(graph: Any, function: Any) -> None:
 
 
 @contextlib.contextmanager
-def _silenced(logger: logging.Logger) -> Iterator[None]:
+def silenced(logger: logging.Logger) -> Iterator[None]:
     """Silences tf2onnx, which logs a traceback for attempts that it recovers from; the runtime finds real errors."""
     level = logger.level
     logger.setLevel(logging.CRITICAL + 1)
