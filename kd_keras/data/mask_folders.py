@@ -57,10 +57,10 @@ def read_mask_folder(
     pairs = _find_pairs(images, masks)
     headers = [read_header(image) for image, _ in pairs]
     for (image, mask), header in zip(pairs, headers, strict=True):
-        size = read_header(mask).size
-        if size != header.size:
+        mask_size = read_header(mask).size
+        if mask_size != header.size:
             expected = f"a mask of height and width {header.size}, the size of {image}"
-            raise ValueError(explain_mismatch(expected, f"{size} in {mask}", "make the mask again at this size"))
+            raise ValueError(explain_mismatch(expected, f"{mask_size} in {mask}", "make the mask again at this size"))
     depth = channels or (1 if all(header.is_gray for header in headers) else 3)
     size = headers[0].size if len({header.size for header in headers}) == 1 else None
     paths = [[os.fsencode(path) for path in pair] for pair in pairs]

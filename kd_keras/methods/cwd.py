@@ -45,7 +45,10 @@ def cwd_loss(
     student, teacher = as_list(student), as_list(teacher)
     triples = zip(student, teacher, [None] * len(teacher) if valid is None else as_list(valid), strict=True)
     rows = (
-        [_channels_as_rows(_masked(side, mask)) for side in (resize_bilinear(maps, target.shape[1:3]), target)]
+        (
+            _channels_as_rows(_masked(resize_bilinear(maps, target.shape[1:3]), mask)),
+            _channels_as_rows(_masked(target, mask)),
+        )
         for maps, target, mask in triples
     )
     divergences = (softened_kl(*pair, temperature) for pair in rows)
