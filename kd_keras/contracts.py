@@ -16,6 +16,8 @@ INPUTS = "kd_inputs"  # the student's inputs, unless the other keys of `x` are t
 INDEX = "kd_index"  # (B,) integer: the example's number in its dataset, the same in every epoch
 RECORDED = "kd_recorded"  # dict from tap name to tensor: a teacher's outputs, read from disk
 
+IGNORED = -1  # in a mask of classes, the label of a position that belongs to no class and takes part in no loss
+
 Tensor: TypeAlias = Any  # a tensor of the back end, a KerasTensor or a NumPy array
 Taps: TypeAlias = Mapping[str, "Tensor | list[Tensor]"]
 

@@ -183,6 +183,18 @@ def resize_bilinear(maps: Tensor, size: tuple[int, int]) -> Tensor:
     return ops.image.resize(maps, size, interpolation="bilinear", data_format="channels_last")
 
 
+def resize_nearest(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resizes `(B, H, W)` or `(B, H, W, C)` by nearest neighbour with half-pixel centers, of the same dtype.
+
+    >>> resize_nearest(np.arange(5).reshape(1, 1, 5), (1, 2)).numpy().ravel().tolist()
+    [1, 3]
+    """
+    for axis, (length, cells) in enumerate(zip(maps.shape[1:3], size, strict=True), 1):
+        if length != cells and None not in (length, cells):
+            maps = ops.take(maps, ((np.arange(cells) + 0.5) * length / cells).astype("int32"), axis=axis)
+    return ops.convert_to_tensor(maps)
+
+
 def pairwise_distances(x: Tensor) -> Tensor:
     """The Euclidean distances `(B, B)` between the vectors `(B, D)`, float32, with zeros on the diagonal.
 

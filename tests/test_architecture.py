@@ -20,6 +20,7 @@ ROOMS = (
     "private_api",
     "networks",
     "distribute",
+    "segmentation",
     "data",
     "models",
     "methods",
@@ -34,9 +35,9 @@ ROOMS = (
     "runs",
     "schemes",
 )
-WITHOUT_TENSORFLOW = ("errors", "contracts", "primitives", "detection", "networks", "methods", "models")
+WITHOUT_TENSORFLOW = ("errors", "contracts", "primitives", "detection", "networks", "segmentation", "methods", "models")
 LISTS = {
-    "methods": ("__init__", "base", "adapters", "hard_weight", "labels", "schedules"),
+    "methods": ("__init__", "base", "adapters", "class_memory", "hard_weight", "labels", "positions", "schedules"),
     "models": ("__init__", "base", "detection_model", "feature_pyramid", "gfl_head", "retinanet_head"),
 }
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")

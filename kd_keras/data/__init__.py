@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from kd_keras.data.augment import Augmentation
 from kd_keras.data.base import ImageAugmentation, Source
@@ -23,6 +23,7 @@ __all__ = (
     "find_label_kind",
     "load",
     "load_boxes",
+    "load_masks",
     "measure",
     "read_image",
     "steps_per_epoch",
@@ -136,4 +137,56 @@ def load_boxes(
     from kd_keras.data.box_sources import read_boxes
 
     source = read_boxes(os.fspath(name), split, data_dir, max_boxes, download_timeout)
+    return source if image_channels is None else source.with_channels(image_channels)
+
+
+def load_masks(
+    name: str | os.PathLike,
+    split: str,
+    data_dir: str | os.PathLike | None = None,
+    *,
+    class_names: Sequence[str] | Mapping[str, int | tuple[int, int, int]] | None = None,
+    ignored: int | Sequence[int | tuple[int, int, int]] = (),
+    image_channels: int | None = None,
+    download_timeout: float = 60.0,
+) -> Source:
+    """Opens one split of a dataset of images with masks; its labels are `(H, W)` int32, -1 for an ignored pixel.
+
+    Args:
+        name: a TFDS dataset with a mask, such as `"camvid"`, or an existing folder of images and masks with equal
+            names, as `mask_folders.py` describes.
+        split: for example `"train"`; for TFDS datasets also a slice such as `"train[:100]"`.
+        data_dir: the directory of TFDS datasets, or `None` for the default one. Not used for a folder.
+        class_names: K names, whose values in the masks are 0 to K - 1; or the value of each class by its name, a number
+            or a color (red, green, blue). By default those that the dataset or the folder has.
+        ignored: values of pixels that belong to no class, such as 255. No value is ignored by default; a value that is
+            neither ignored nor of a class is an error when it is read.
+        image_channels: 1 for gray images, 3 for colors; by default what the dataset has.
+        download_timeout: of a dataset that is not prepared, the seconds without any progress after which its download
+            is given up.
+
+    Raises:
+        ValueError: if the dataset or split is unknown, has no masks, the classes are unknown, or a mask has another
+            size than its image; the message names the file.
+        FileNotFoundError: if an image or a mask is missing, or a dataset is neither prepared nor can be downloaded.
+
+    >>> import pathlib, tempfile
+    >>> from PIL import Image
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> for kind, mode in (("images", "RGB"), ("masks", "L")):
+    ...     (folder / kind).mkdir()
+    ...     Image.new(mode, (3, 2)).save(folder / kind / "black.png")
+    >>> source = load_masks(folder, "train", class_names=("night", "day"))
+    >>> [example["label"].numpy().tolist() for example in source.examples]
+    [[[0, 0, 0], [0, 0, 0]]]
+    """
+    if image_channels not in (None, 1, 3):
+        raise ValueError(explain_mismatch("image_channels=1 for gray images or 3 for colors", repr(image_channels)))
+    if os.path.isdir(name):
+        from kd_keras.data.mask_folders import read_mask_folder
+
+        return read_mask_folder(name, split, class_names, ignored, image_channels)
+    from kd_keras.data.mask_sources import read_masks
+
+    source = read_masks(os.fspath(name), split, data_dir, class_names, ignored, download_timeout)
     return source if image_channels is None else source.with_channels(image_channels)

@@ -18,6 +18,7 @@ import tensorflow as tf
 from kd_keras.data.labels import Label, Window, label_in_window, whole_image
 from kd_keras.data.mixing import Mixed, cutmix, mixup
 from kd_keras.data.rand_augment import rand_augment
+from kd_keras.data.scaling import check_scale, scale_and_crop
 from kd_keras.errors import shorten
 
 
@@ -122,12 +123,14 @@ class Augmentation:
         flip: whether to flip half of the images.
         shift: the largest translation in pixels; the rest is filled with zeros.
         resized_crop: whether to crop a random part and resize it to the size of the image.
+        scale: the smallest and the largest factor of a random scale, which a random crop of the image's size follows,
+            such as (0.5, 2.0) for segmentation.
         rand_augment: (layers, magnitude from 0 to 10), applied after the crop.
         mixup: its alpha, 0 for none.
         cutmix: its alpha, 0 for none. If mixup and cutmix are both above 0, each batch takes one of them at random.
 
     Raises:
-        ValueError: if a field is out of range, or more than one of crop, shift and resized_crop is given.
+        ValueError: if a field is out of range, or more than one of crop, shift, resized_crop and scale is given.
 
     >>> Augmentation(crop=4, flip=True).mixes
     False
@@ -140,6 +143,7 @@ class Augmentation:
     rand_augment: tuple[int, float] | None = None
     mixup: float = 0.0
     cutmix: float = 0.0
+    scale: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         for field in ("crop", "shift"):
@@ -152,18 +156,21 @@ class Augmentation:
             value = getattr(self, field)
             if not isinstance(value, (int, float)) or not 0 <= value < math.inf:
                 raise ValueError(f"{field} must be a finite alpha, 0 for none, but received {shorten(value)}.")
-        crops = [field for field in ("crop", "shift", "resized_crop") if getattr(self, field)]
+        crops = [field for field in ("crop", "shift", "resized_crop", "scale") if getattr(self, field)]
         if len(crops) > 1:
             raise ValueError(
-                f"Only one of crop, shift and resized_crop is possible, but received {' and '.join(crops)}."
+                f"Only one of crop, shift, resized_crop and scale is possible, but received {' and '.join(crops)}."
             )
+        if self.scale is not None:
+            check_scale(self.scale)
         if self.rand_augment is not None:
             _check_rand_augment(self.rand_augment)
 
     @property
     def changes_images(self) -> bool:
         """Whether `view` changes images at all."""
-        return bool(self.crop or self.flip or self.shift or self.resized_crop or self.rand_augment)
+        crops = self.crop or self.shift or self.resized_crop or self.scale
+        return bool(crops or self.flip or self.rand_augment)
 
     @property
     def mixes(self) -> bool:
@@ -179,20 +186,20 @@ class Augmentation:
         return self._view(image, seed)[0]
 
     def view_with_label(self, image: tf.Tensor, label: Label, seed: tf.Tensor) -> tuple[tf.Tensor, Label]:
-        """The view of `view`, with its label: a class stays, boxes follow the crop and the flip.
+        """The view of `view`, with its label: a class stays, boxes and masks follow the crop and the flip.
 
         Raises:
-            ValueError: for boxes with `rand_augment`, which also rotates and shears.
+            ValueError: for boxes or a mask with `rand_augment`, which also rotates and shears.
 
         >>> boxes = {"boxes": tf.constant([[0.0, 0.0, 1.0, 0.25]]), "classes": tf.constant([3], tf.int64)}
         >>> image, label = Augmentation(flip=True).view_with_label(tf.zeros((8, 8, 1), tf.uint8), boxes, [1, 1])
         >>> label["boxes"].numpy().tolist()
         [[0.0, 0.75, 1.0, 1.0]]
         """
-        if self.rand_augment and isinstance(label, dict):
+        if self.rand_augment and (isinstance(label, dict) or label.shape.rank):
             raise ValueError(
-                "Boxes cannot follow rand_augment, which also rotates and shears, but received "
-                f"rand_augment={self.rand_augment}. Use flip with one of crop, shift and resized_crop."
+                "Boxes and masks cannot follow rand_augment, which also rotates and shears, but received "
+                f"rand_augment={self.rand_augment}. Use flip with one of crop, shift, resized_crop and scale."
             )
         view, window = self._view(image, seed)
         return view, label_in_window(label, window)
@@ -202,6 +209,11 @@ class Augmentation:
         window = whole_image()
         if self.resized_crop:
             image, window = _random_resized_crop(image, crop_seed, image.shape[:2], flip=self.flip)
+        elif self.scale:
+            scale_seed, flip_seed = tf.unstack(tf.random.split(crop_seed, 2))
+            image, window = scale_and_crop(image, scale_seed, self.scale)
+            image, flipped = _pad_crop_flip(image, flip_seed, 0, self.flip)
+            window = Window(window.edges, flipped.is_flipped)
         elif self.crop or self.shift or self.flip:
             image, window = _pad_crop_flip(image, crop_seed, self.crop or self.shift, self.flip)
         image = rand_augment(image, color_seed, *self.rand_augment) if self.rand_augment else image

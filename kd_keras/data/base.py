@@ -10,11 +10,12 @@ from typing import Any, Protocol
 import tensorflow as tf
 
 from kd_keras.data.image_files import LUMINANCE
-from kd_keras.data.label_kinds import BOXES, CLASS
+from kd_keras.data.label_kinds import BOXES, CLASS, MASKS
 from kd_keras.errors import explain_mismatch
 
 TYPES = {"image": "uint8", "index": "int64", "label": "int64"}
 BOX_TYPES = {"boxes": "float32", "classes": "int64"}  # of a label with boxes
+MASK_TYPE = "int32"  # of a label that is a mask
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +26,7 @@ class Source:
         examples: dictionaries of `image` `(H, W, C)` uint8, `index` () int64 and, if there are labels, `label` ()
             int64. `index` counts from 0 in reading order, which is the same in each epoch and each run. It identifies
             an example as long as the dataset is unchanged. A label with boxes is a dictionary of `boxes` `(N, 4)`
-            float32 and `classes` `(N,)` int64, as `labels.py` describes.
+            float32 and `classes` `(N,)` int64, a mask is `(H, W)` int32, as `labels.py` describes.
         name: the dataset's name, or its folder.
         size: the number of examples.
         classes: K, the number of classes, or `None` if there are no labels.
@@ -60,7 +61,7 @@ class Source:
         spec = self.examples.element_spec
         types = tf.nest.map_structure(lambda value: value.dtype.name, spec) if isinstance(spec, dict) else spec
         required = {key: TYPES[key] for key in ("image", "index")}
-        allowed = ({**required}, TYPES, {**TYPES, "label": BOX_TYPES})
+        allowed = ({**required}, TYPES, {**TYPES, "label": BOX_TYPES}, {**TYPES, "label": MASK_TYPE})
         if types not in allowed:
             expected = f"examples of the form {TYPES} in source {self.name!r}, with or without the label"
             raise ValueError(explain_mismatch(expected, str(types)))
@@ -73,6 +74,9 @@ class Source:
             raise ValueError(explain_mismatch(f"images of image_shape={declared}", f"a dataset of images {shape}"))
         if self.has_boxes:
             _check_box_shapes(spec["label"], self.name)
+        if self.has_masks and not (spec["label"].shape.rank == 2 and spec["label"].shape.is_compatible_with(shape[:2])):
+            expected = f"masks (H, W) of the size of their images {shape[:2]} in source {self.name!r}"
+            raise ValueError(explain_mismatch(expected, f"masks of shape {spec['label'].shape}"))
         self._check_classes()
 
     def _check_classes(self) -> None:
@@ -99,11 +103,16 @@ class Source:
         return self.has_labels and isinstance(self.examples.element_spec["label"], dict)
 
     @property
+    def has_masks(self) -> bool:
+        """Whether the labels are masks, a class for each pixel."""
+        return self.has_labels and not self.has_boxes and self.examples.element_spec["label"].dtype.name == MASK_TYPE
+
+    @property
     def label_kind(self) -> str | None:
         """The kind of the labels, as `label_kinds.py` names it; `None` if there are none."""
         if not self.has_labels:
             return None
-        return BOXES if self.has_boxes else CLASS
+        return BOXES if self.has_boxes else MASKS if self.has_masks else CLASS
 
     def shards(self, count: int) -> list[Source]:
         """Splits the source into `count` consecutive shards, whose sizes differ by at most one example.
@@ -173,7 +182,7 @@ class Source:
             classes: numbers from 0 to K - 1.
 
         Raises:
-            ValueError: if the source has no labels or boxes, a class does not exist, or no example remains.
+            ValueError: if the source has no labels, or boxes or masks, a class does not exist, or no example remains.
 
         >>> examples = tf.data.Dataset.range(6).map(
         ...     lambda i: {"image": tf.zeros((4, 4, 1), tf.uint8), "label": i % 3, "index": i})
@@ -182,8 +191,9 @@ class Source:
         """
         if not self.has_labels:
             raise ValueError(f"Classes {sorted(classes)} cannot be left out of {self.name!r}, which has no labels.")
-        if self.has_boxes:
-            raise ValueError(f"Classes {sorted(classes)} cannot be left out of {self.name!r}, whose labels are boxes.")
+        if self.has_boxes or self.has_masks:
+            kind = "boxes" if self.has_boxes else "masks"
+            raise ValueError(f"Classes {sorted(classes)} cannot be left out of {self.name!r}, whose labels are {kind}.")
         unknown = [number for number in classes if not 0 <= number < (self.classes or number + 1)]
         if unknown:
             raise ValueError(

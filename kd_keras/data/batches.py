@@ -28,7 +28,7 @@ class BatchMaker:
 
     Raises:
         ValueError: if labels must be one-hot, but the source has no labels or no number of classes; or if labels are
-            boxes, which cannot be one-hot, mixed, or follow such an augmentation.
+            boxes or masks, which cannot be one-hot, mixed, or follow such an augmentation.
     """
 
     def __init__(
@@ -42,8 +42,8 @@ class BatchMaker:
         self.views, self.recorded, self.classes = views, recorded, source.classes
         self.one_hot = one_hot or (views.mixes_batches and source.has_labels)
         self.with_index = with_index or recorded is not None
-        if source.has_boxes:
-            check_boxes_can_follow(source, views, self.one_hot)
+        if source.has_boxes or source.has_masks:
+            check_label_can_follow(source, views, self.one_hot)
         if self.one_hot and not (source.has_labels and self.classes):
             received = f"{source.name}, which has {self.classes or 'no'} classes"
             received += "" if source.has_labels else " and no labels"
@@ -65,7 +65,8 @@ class BatchMaker:
             view: the number () of the view; needed only with recorded outputs.
 
         Returns:
-            `(x, y)`, or `x` if there are no labels; y is a dictionary of `boxes` and `classes` if labels are boxes.
+            `(x, y)`, or `x` if there are no labels; y is a dictionary of `boxes` and `classes` if labels are boxes,
+            and `(B, H, W)` int32 if they are masks.
         """
         images, label = rows["image"], rows.get("label")
         augmentation = self.views.augmentation
@@ -83,21 +84,22 @@ class BatchMaker:
         return x if label is None else (x, label)
 
 
-def check_boxes_can_follow(source: Source, views: ViewSettings, one_hot: bool) -> None:
-    """Checks that labels with boxes can be made for some views.
+def check_label_can_follow(source: Source, views: ViewSettings, one_hot: bool) -> None:
+    """Checks that boxes or masks can be made for some views.
 
     Raises:
         ValueError: if they cannot.
     """
-    augmentation = views.augmentation
+    augmentation, kind = views.augmentation, "boxes" if source.has_boxes else "masks"
     if one_hot:
         received = "one_hot=True, mixup or cutmix"
-        advice = "detection has a class for each box: leave these out"
-        raise ValueError(explain_mismatch(f"labels with boxes as they are for {source.name}", received, advice))
+        advice = f"a label has a class for each {'box' if source.has_boxes else 'pixel'}: leave these out"
+        raise ValueError(explain_mismatch(f"labels with {kind} as they are for {source.name}", received, advice))
     if augmentation is None or not augmentation.changes_images:
         return
     if not isinstance(augmentation, Augmentation) or augmentation.rand_augment:
-        expected = f"an Augmentation of crop, shift, resized_crop and flip, which the boxes of {source.name} can follow"
+        names = "crop, shift, resized_crop, scale and flip"
+        expected = f"an Augmentation of {names}, which the {kind} of {source.name} can follow"
         raise ValueError(explain_mismatch(expected, shorten(augmentation)))
 
 
@@ -110,7 +112,8 @@ def _augment(
 ) -> tuple[tf.Tensor, Any]:
     # One image after the other: batches already run in parallel, and a view is a function of a single image.
     spec = tf.TensorSpec(images.shape[1:], images.dtype)
-    if isinstance(augmentation, Augmentation) and isinstance(label, dict):
+    moves = isinstance(label, dict) or (label is not None and label.shape.rank == 3)
+    if isinstance(augmentation, Augmentation) and moves:
         view_with_label = augmentation.view_with_label
         label_spec = tf.nest.map_structure(lambda column: tf.TensorSpec(column.shape[1:], column.dtype), label)
         return tf.map_fn(

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import tensorflow as tf
 
 from kd_keras.data.base import Source
-from kd_keras.data.labels import check_label
+from kd_keras.data.labels import check_label, mask_in_window, whole_image
 from kd_keras.data.python_calls import plain_message
 from kd_keras.data.settings import BatchSettings
 from kd_keras.distribute.slices import BatchSlice
@@ -94,15 +94,18 @@ def store(source: Source, image_size: Sequence[int] | None) -> tf.data.Dataset:
         if resizes:
             image = tf.cast(tf.round(tf.image.resize(image, size, antialias=True)), tf.uint8)
         converted = {**example, "image": tf.ensure_shape(image, (*size, channels))}
+        if source.has_masks:
+            label = example["label"]
+            converted["label"] = mask_in_window(label, whole_image(), size) if resizes else tf.ensure_shape(label, size)
         if source.has_labels and source.classes is not None:
-            converted["label"] = check_label(example["label"], example["index"], source.name, source.classes)
+            converted["label"] = check_label(converted["label"], example["index"], source.name, source.classes)
         return converted
 
     return source.examples.map(convert, tf.data.AUTOTUNE, deterministic=True)
 
 
 def fits_in_memory(source: Source, stored: tf.data.Dataset) -> bool:
-    """Whether the decoded images take at most `MEMORY_LIMIT`."""
+    """Whether the decoded images, with masks, take at most `MEMORY_LIMIT`."""
     return _count_bytes(source, stored) <= MEMORY_LIMIT
 
 
@@ -112,7 +115,11 @@ def count_buffered(source: Source, stored: tf.data.Dataset) -> int:
 
 
 def _count_bytes(source: Source, stored: tf.data.Dataset) -> int:
-    return source.size * stored.element_spec["image"].shape.num_elements()
+    count = stored.element_spec["image"].shape.num_elements()
+    if source.has_masks:
+        mask = stored.element_spec["label"]
+        count += mask.shape.num_elements() * mask.dtype.size
+    return source.size * count
 
 
 def shuffle(stored: tf.data.Dataset, buffer: int, seed: tf.Tensor) -> tf.data.Dataset:

@@ -1,16 +1,19 @@
-"""Labels of examples, and how they follow a view: a class stays as it is, boxes follow the crop and the flip.
+"""Labels of examples, and how they follow a view: a class stays as it is, boxes and masks follow the crop and the flip.
 
 A label is a class `()` int64, or a dictionary of `"boxes"` `(N, 4)` float32 in the format "rel_yxyx" of
 `detection.boxes` (fractions of the image's sides, so that a resized image keeps its boxes) and `"classes"` `(N,)`
-int64. N is fixed for a dataset: rows without an object have the class -1 and the box (0, 0, 0, 0).
+int64. N is fixed for a dataset: rows without an object have the class -1 and the box (0, 0, 0, 0). Or it is a mask
+`(H, W)` int32, the class of each pixel, `IGNORED` (-1) if it belongs to no class.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
 
 import tensorflow as tf
 
+from kd_keras.contracts import IGNORED
 from kd_keras.detection.boxes import NO_OBJECT, box_area
 from kd_keras.errors import explain_mismatch
 
@@ -39,7 +42,39 @@ def whole_image() -> Window:
 
 def label_in_window(label: Label, window: Window) -> Label:
     """The label of a view."""
-    return boxes_in_window(label, window) if isinstance(label, dict) else label
+    if isinstance(label, dict):
+        return boxes_in_window(label, window)
+    return mask_in_window(label, window) if label.shape.rank == 2 else label
+
+
+def mask_in_window(mask: tf.Tensor, window: Window, size: Sequence[int] | None = None) -> tf.Tensor:
+    """A mask in a window, by nearest neighbour with half-pixel centers; what is outside the image is `IGNORED`.
+
+    Args:
+        mask: `(H, W)` int32.
+        window: the part of the image.
+        size: `(h, w)` of the view; by default the mask's own size.
+
+    Returns:
+        `(h, w)` int32.
+
+    >>> mask = tf.constant([[0, 1, 2, 3]])
+    >>> mask_in_window(mask, Window(tf.constant([0.0, 0.25, 1.0, 1.25]), tf.constant(True))).numpy().tolist()
+    [[-1, 3, 2, 1]]
+    """
+    size = mask.shape if size is None else size
+    lengths = tf.shape(mask)
+    places = []
+    for axis in (0, 1):
+        start, end, length = window.edges[axis], window.edges[axis + 2], tf.cast(lengths[axis], tf.float32)
+        cells = tf.cast(size[axis] if size[axis] is not None else lengths[axis], tf.float32)
+        centers = (tf.range(cells) + 0.5) / cells
+        centers = tf.where(window.is_flipped, 1 - centers, centers) if axis == 1 else centers
+        places.append(tf.cast(tf.floor((start + centers * (end - start)) * length), tf.int32))
+    inside = [(place >= 0) & (place < lengths[axis]) for axis, place in enumerate(places)]
+    rows, columns = (tf.clip_by_value(place, 0, lengths[axis] - 1) for axis, place in enumerate(places))
+    view = tf.gather(tf.gather(mask, rows), columns, axis=1)
+    return tf.ensure_shape(tf.where(inside[0][:, None] & inside[1][None], view, IGNORED), size)
 
 
 def boxes_in_window(
@@ -78,15 +113,20 @@ def check_label(label: Label, index: tf.Tensor, name: str, classes: int) -> Labe
     """The label of an example, checked when it is read.
 
     Args:
-        label: a class or boxes.
+        label: a class, boxes or a mask.
         index: `()` int64, the example's number, for the error message.
         name: of the source, for the error message.
         classes: K.
 
     Raises:
-        tf.errors.InvalidArgumentError: if a class is outside 0..K-1 (-1 is allowed for boxes), or a box of an object is
-            outside the image or has no area.
+        tf.errors.InvalidArgumentError: if a class is outside 0..K-1 (-1 is allowed for boxes and masks), or a box of an
+            object is outside the image or has no area.
     """
+    if not isinstance(label, dict) and label.shape.rank == 2:
+        is_known = (label == IGNORED) | ((label >= 0) & (label < classes))
+        wrong = tf.unique(tf.boolean_mask(label, ~is_known))[0]
+        expected = f"{_expected_classes(name, classes)}, or {IGNORED} for no class, at each pixel"
+        return _check(tf.shape(wrong)[0] == 0, label, wrong, index, expected)
     if not isinstance(label, dict):
         return _check((label >= 0) & (label < classes), label, label, index, _expected_classes(name, classes))
     boxes, numbers = label["boxes"], label["classes"]

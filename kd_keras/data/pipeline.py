@@ -95,7 +95,7 @@ def training(
     Returns:
         A dataset of `(x, y)`, or of `x` if the source has no labels: x `(B, H, W, C)` float32, pixel values from 0 to
         255 (or the dictionary above), y `(B,)` int64 or `(B, K)` float32. If labels are boxes, y is a dictionary of
-        `boxes` `(B, N, 4)` float32 and `classes` `(B, N)` int64, which follow the view.
+        `boxes` `(B, N, 4)` float32 and `classes` `(B, N)` int64, which follow the view; masks `(B, H, W)` int32 too.
 
     Raises:
         ValueError: if a number is out of range, images differ in size and there is no `image_size`, `one_hot` lacks

@@ -14,6 +14,7 @@ import tensorflow as tf
 from keras import ops, tree
 
 from kd_keras.contracts import Batch, Tensor
+from kd_keras.primitives import resize_nearest
 
 
 class GlobalMean(NamedTuple):
@@ -72,10 +73,15 @@ def weighted_global_mean(
 
 
 def _weighted_mean(loss: Tensor, weight: Any) -> Tensor:
-    """The mean over the slice as Keras's losses compute it: the sum of weighted values, divided by their number."""
+    """The mean over the slice as Keras's losses compute it: the sum of weighted values, divided by their number.
+
+    Weights of pixels `(B, H, W)`, for the loss of a smaller map `(B, h, w)`, are those of the nearest pixels.
+    """
     loss = ops.cast(loss, "float32")
     if len(loss.shape) == 0:
         return loss
+    if weight is not None and not tree.is_nested(weight) and tf.TensorShape(weight.shape).rank == len(loss.shape) == 3:
+        weight = resize_nearest(weight, tuple(loss.shape[1:]))
     count = ops.cast(ops.maximum(ops.size(loss), 1), "float32")
     return ops.sum(loss if weight is None else loss * weight_like(loss, weight)) / count
 
@@ -152,10 +158,11 @@ def replica_count() -> int:
 
 
 def sum_over_replicas(values: Tensor) -> Tensor:
-    """The sum of a tensor over all replicas; call it within a replica."""
-    if replica_count() == 1:
+    """The sum of a tensor over all replicas; outside of a replica, as when Keras builds a loss, the tensor itself."""
+    context = tf.distribute.get_replica_context()
+    if replica_count() == 1 or context is None:
         return values
-    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, values)
+    return context.all_reduce(tf.distribute.ReduceOp.SUM, values)
 
 
 def gather_rows(structure: Any) -> Any:

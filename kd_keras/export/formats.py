@@ -158,13 +158,13 @@ def _flatbuffer(reference: Reference, precision: str, representative: np.ndarray
         if precision == "float16":
             converter.target_spec.supported_types = [tf.float16]
         if precision == "int8" and representative is not None:
-            converter.representative_dataset = functools.partial(_calibration_inputs, representative)
+            converter.representative_dataset = functools.partial(calibration_inputs, representative)
             converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
             converter.inference_input_type = converter.inference_output_type = tf.uint8
         return converter.convert()
 
 
-def _calibration_inputs(images: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
+def calibration_inputs(images: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
     """The images one by one. Two corners of the first one cover the full range, so that the input's scale is 1."""
     for number, image in enumerate(np.asarray(images, "float32")):
         if number == 0:

@@ -151,7 +151,7 @@ class Reference:
             ValueError: if its runtime does not load it, it differs too much, or it contains more than the student.
         """
         limits = tolerance if isinstance(tolerance, Tolerance) else Tolerance(tolerance)
-        parameters = self._count_parameters(name, staging)
+        parameters = count_parameters(self.student, name, staging)
         try:
             predict = load(staging)
             exported = _in_batches(predict, self.sample)
@@ -177,26 +177,32 @@ class Reference:
         replace(staging, path)
         return export
 
-    def _count_parameters(self, name: str, staging: Path) -> int:
-        """The number of weights in an export: that of the student in a SavedModel, at most that plus biases otherwise.
 
-        A folded BatchNorm adds a bias to its kernel, and LiteRT adds one to every kernel.
+def count_parameters(student: keras.Model, name: str, staging: Path) -> int:
+    """The number of weights in an export: that of the student in a SavedModel, at most that plus biases otherwise.
 
-        Raises:
-            ValueError: if the export contains more, or a SavedModel fewer weights.
-        """
-        student = [tuple(variable.shape) for variable in self.student.variables]
-        exported = list(weight_shapes(staging))
-        expected, count = sum(map(math.prod, student)), sum(map(math.prod, exported))
-        biases = sum(max(shape[-2:]) for shape in student if len(shape) > 1)
-        if not (count == expected if name == "saved_model" else count <= expected + biases):
-            known = set(map(_canonical, student))
-            foreign = sorted({shape for shape in exported if _canonical(shape) not in known}, key=math.prod)
-            raise ValueError(
-                f"The {name} of {self.student.name!r} must contain only the student's {expected:,} parameters, but it"
-                f" contains {count:,}, among them tensors of the shapes {foreign[-5:]}."
-            )
-        return count
+    A folded BatchNorm adds a bias to its kernel, and LiteRT adds one to every kernel.
+
+    Args:
+        student: the network that was exported.
+        name: of the format, "saved_model" or another.
+        staging: the path of the export.
+
+    Raises:
+        ValueError: if the export contains more, or a SavedModel fewer weights.
+    """
+    shapes = [tuple(variable.shape) for variable in student.variables]
+    exported = list(weight_shapes(staging))
+    expected, count = sum(map(math.prod, shapes)), sum(map(math.prod, exported))
+    biases = sum(max(shape[-2:]) for shape in shapes if len(shape) > 1)
+    if not (count == expected if name == "saved_model" else count <= expected + biases):
+        known = set(map(_canonical, shapes))
+        foreign = sorted({shape for shape in exported if _canonical(shape) not in known}, key=math.prod)
+        raise ValueError(
+            f"The {name} of {student.name!r} must contain only the student's {expected:,} parameters, but it"
+            f" contains {count:,}, among them tensors of the shapes {foreign[-5:]}."
+        )
+    return count
 
 
 def check_images(name: str, images: np.ndarray, image_shape: tuple[int, ...]) -> None:

@@ -18,6 +18,9 @@ from kd_keras.methods.cc import CC as CC
 from kd_keras.methods.cc import CCKernel as CCKernel
 from kd_keras.methods.cc import cc_kernel_loss as cc_kernel_loss
 from kd_keras.methods.cc import cc_loss as cc_loss
+from kd_keras.methods.cirkd import CIRKD as CIRKD
+from kd_keras.methods.cirkd import cirkd_loss as cirkd_loss
+from kd_keras.methods.cirkd import cirkd_memory_loss as cirkd_memory_loss
 from kd_keras.methods.crd import CRD as CRD
 from kd_keras.methods.crd import crd_in_batch_loss as crd_in_batch_loss
 from kd_keras.methods.crd import crd_loss as crd_loss
@@ -52,6 +55,8 @@ from kd_keras.methods.ft import FT as FT
 from kd_keras.methods.ft import Paraphrase as Paraphrase
 from kd_keras.methods.ft import ft_loss as ft_loss
 from kd_keras.methods.hard_weight import agreed_hard_weight as agreed_hard_weight
+from kd_keras.methods.ifvd import IFVD as IFVD
+from kd_keras.methods.ifvd import ifvd_loss as ifvd_loss
 from kd_keras.methods.kd import KD as KD
 from kd_keras.methods.kd import kd_binary_loss as kd_binary_loss
 from kd_keras.methods.kd import kd_loss as kd_loss
@@ -93,6 +98,8 @@ from kd_keras.methods.semckd import semckd_loss as semckd_loss
 from kd_keras.methods.simkd import SimKD as SimKD
 from kd_keras.methods.simkd import simkd_loss as simkd_loss
 from kd_keras.methods.simkd import simkd_student as simkd_student
+from kd_keras.methods.skd import SKD as SKD
+from kd_keras.methods.skd import skd_loss as skd_loss
 from kd_keras.methods.sp import SP as SP
 from kd_keras.methods.sp import sp_loss as sp_loss
 from kd_keras.methods.srrl import SRRL as SRRL

@@ -10,10 +10,17 @@ from kd_keras.contracts import Batch, Outputs, Step, Tensor
 from kd_keras.errors import check_number
 from kd_keras.methods.adapters import width_adapter
 from kd_keras.methods.base import Specs, TapPairMethod, TapPairOptions, Taps
+from kd_keras.methods.positions import valid_positions
 from kd_keras.primitives import as_list, resize_bilinear, softened_kl
 
 
-def cwd_loss(student: list[Tensor], teacher: list[Tensor], *, temperature: float = 1.0) -> Tensor:
+def cwd_loss(
+    student: list[Tensor],
+    teacher: list[Tensor],
+    valid: list[Tensor | None] | None = None,
+    *,
+    temperature: float = 1.0,
+) -> Tensor:
     """T^2 KL(p_t || p_s) with p = softmax(x / T) over the positions of a channel; its mean over the channels, summed
     over pairs of maps.
 
@@ -23,6 +30,8 @@ def cwd_loss(student: list[Tensor], teacher: list[Tensor], *, temperature: float
     Args:
         student: maps `(B, H, W, C)`; a single map needs no list.
         teacher: as many maps with the same numbers of channels.
+        valid: for each of the teacher's maps the positions that take part, `(B, H, W)` bool, or `None` for all. An
+            image without any has a loss of 0.
         temperature: T > 0.
 
     Returns:
@@ -33,13 +42,22 @@ def cwd_loss(student: list[Tensor], teacher: list[Tensor], *, temperature: float
     >>> round(float(cwd_loss(even, left)[0]), 4)  # 3/4 log(3/2) + 1/4 log(1/2)
     0.1308
     """
-    pairs = zip(as_list(student), as_list(teacher), strict=True)
+    student, teacher = as_list(student), as_list(teacher)
+    triples = zip(student, teacher, [None] * len(teacher) if valid is None else as_list(valid), strict=True)
     rows = (
-        (_channels_as_rows(resize_bilinear(maps, target.shape[1:3])), _channels_as_rows(target))
-        for maps, target in pairs
+        (
+            _channels_as_rows(_masked(resize_bilinear(maps, target.shape[1:3]), mask)),
+            _channels_as_rows(_masked(target, mask)),
+        )
+        for maps, target, mask in triples
     )
     divergences = (softened_kl(*pair, temperature) for pair in rows)
     return temperature**2 * sum(ops.mean(divergence, axis=-1) for divergence in divergences)
+
+
+def _masked(maps: Tensor, valid: Tensor | None) -> Tensor:
+    """Maps whose other positions have a probability of 0."""
+    return maps if valid is None else ops.where(valid[..., None], ops.cast(maps, "float32"), -1e9)
 
 
 def _channels_as_rows(maps: Tensor) -> Tensor:
@@ -53,7 +71,8 @@ class CWD(TapPairMethod):
     """Each of the student's channels is active at the same positions of the image as the teacher's.
 
     If widths differ, a trainable 1x1 convolution leads to the teacher's; if sizes differ, the student's map is resized
-    to the teacher's. For segmentation, both taps may be "logits" of shape (B, H, W, K).
+    to the teacher's. For segmentation, both taps may be "logits" of shape (B, H, W, K). If labels are masks, ignored
+    positions take part in no distribution; the published code uses all.
 
     Args:
         temperature: T > 0; 1 in MMRazor, 4 in the paper.
@@ -82,4 +101,5 @@ class CWD(TapPairMethod):
     def call(self, student: Outputs, teacher: Outputs, batch: Batch, step: Step) -> Tensor:
         student_maps, teacher_maps = self.tensors(student, teacher)
         adapted = [adapt(maps, training=True) for adapt, maps in zip(self.adapters, student_maps, strict=True)]
-        return cwd_loss(adapted, teacher_maps, temperature=self.temperature)
+        valid = [valid_positions(batch.label, maps) for maps in teacher_maps]
+        return cwd_loss(adapted, teacher_maps, valid, temperature=self.temperature)

@@ -9,11 +9,18 @@ from typing_extensions import Unpack
 from kd_keras.contracts import Batch, Outputs, Step, Tensor
 from kd_keras.errors import check_number
 from kd_keras.methods.base import Method, MethodOptions
+from kd_keras.methods.positions import valid_positions
 from kd_keras.primitives import l2_normalize
 
 
 def dist_loss(
-    student: Tensor, teacher: Tensor, *, beta: float = 1.0, gamma: float = 1.0, temperature: float = 1.0
+    student: Tensor,
+    teacher: Tensor,
+    valid: Tensor | None = None,
+    *,
+    beta: float = 1.0,
+    gamma: float = 1.0,
+    temperature: float = 1.0,
 ) -> Tensor:
     """beta inter + gamma intra, which use Pearson correlations instead of KL.
 
@@ -27,6 +34,7 @@ def dist_loss(
     Args:
         student: `(B, K)` logits, or `(B, ..., K)`, in which each position counts as an example.
         teacher: logits of the same shape.
+        valid: the examples or positions that take part, `(B, ...)` bool, or `None` for all.
         beta: the weight of inter.
         gamma: the weight of intra.
         temperature: tau > 0.
@@ -44,20 +52,29 @@ def dist_loss(
     rows = (ops.reshape(ops.cast(z, "float32"), (-1, classes)) for z in (student, teacher))
     student, teacher = (ops.softmax(z / temperature, axis=-1) for z in rows)
     inter = _one_minus_correlation(student, teacher)
-    intra = _one_minus_correlation(ops.transpose(student), ops.transpose(teacher))
-    return beta * inter + gamma * intra
+    if valid is None:
+        intra = _one_minus_correlation(ops.transpose(student), ops.transpose(teacher))
+        return beta * ops.mean(inter) + gamma * ops.mean(intra)
+    mask = ops.cast(ops.reshape(valid, (-1,)), "float32")
+    count = ops.maximum(ops.sum(mask), 1.0)
+    intra = _one_minus_correlation(ops.transpose(student), ops.transpose(teacher), mask, count)
+    is_any = ops.cast(ops.any(valid), "float32")
+    return beta * ops.sum(mask * inter) / count + gamma * is_any * ops.mean(intra)
 
 
-def _one_minus_correlation(x: Tensor, y: Tensor) -> Tensor:
-    """1 - the mean over rows of their Pearson correlations.
+def _one_minus_correlation(x: Tensor, y: Tensor, mask: Tensor | None = None, count: Tensor | None = None) -> Tensor:
+    """1 - the Pearson correlation of each row; with a mask, over `count` of its entries.
 
     1 - cos(x, y) is half the squared difference of the unit vectors, which loses no digits if they nearly agree.
     """
-    x, y = (rows - ops.mean(rows, axis=-1, keepdims=True) for rows in (x, y))
+    if mask is None:
+        x, y = (rows - ops.mean(rows, axis=-1, keepdims=True) for rows in (x, y))
+    else:
+        x, y = (mask * (rows - ops.sum(mask * rows, axis=-1, keepdims=True) / count) for rows in (x, y))
     unit_x, unit_y = l2_normalize(x), l2_normalize(y)
     norms = ops.sum(unit_x * x, axis=-1) * ops.sum(unit_y * y, axis=-1)
     gap = ops.sum(ops.square(unit_x - unit_y), axis=-1) / 2
-    return ops.mean((norms * gap + 1e-8) / (norms + 1e-8))
+    return (norms * gap + 1e-8) / (norms + 1e-8)
 
 
 @keras.saving.register_keras_serializable("kd_keras")
@@ -66,6 +83,7 @@ class DIST(Method):
 
     The default weight of 1 is used with a hard loss of 1, as in the authors' code for segmentation; the ImageNet recipe
     (ResNet-34 to ResNet-18) has `weight=2` and a hard loss of 1. In small batches the part over examples is noisy.
+    Of logits (B, H, W, K) each position is an example, without those that a mask of labels ignores.
 
     Args:
         beta: the weight of the part over classes.
@@ -78,7 +96,6 @@ class DIST(Method):
     1.0
     """
 
-    allows_positions = False
     family = "logits"
     paper = "Huang, You, Wang, Qian, Xu 2022, 2205.10536"
 
@@ -99,4 +116,6 @@ class DIST(Method):
 
     def call(self, student: Outputs, teacher: Outputs, batch: Batch, step: Step) -> Tensor:
         settings = {"beta": self.beta, "gamma": self.gamma, "temperature": self.temperature}
-        return dist_loss(student["logits"], teacher["logits"], **settings)
+        logits = student["logits"]
+        valid = valid_positions(batch.label, logits) if len(logits.shape) == 4 else None
+        return dist_loss(logits, teacher["logits"], valid, **settings)

@@ -34,6 +34,7 @@ from kd_keras.models.resnet import (
     resnet56,
     resnet110,
 )
+from kd_keras.models.segmenter import segmenter
 from kd_keras.models.shufflenet_v1 import shufflenet_v1, shufflenet_v1_imagenet
 from kd_keras.models.shufflenet_v2 import shufflenet_v2, shufflenet_v2_imagenet
 from kd_keras.models.vgg import vgg8, vgg11, vgg13, vgg16, vgg19
@@ -65,6 +66,7 @@ __all__ = (
     "resnet50",
     "resnet56",
     "resnet110",
+    "segmenter",
     "shufflenet_v1",
     "shufflenet_v1_imagenet",
     "shufflenet_v2",
@@ -82,8 +84,8 @@ __all__ = (
     "wrn_40_2",
 )
 NO_MODEL = (
-    "Detector", "EarlyExit", "build", "cohort", "detector", "exit_count", "multi_exit", "names", "single_exit",
-    "takes_normalization",
+    "Detector", "EarlyExit", "build", "cohort", "detector", "exit_count", "multi_exit", "names", "segmenter",
+    "single_exit", "takes_normalization",
 )  # fmt: skip
 ZOO = tuple(name for name in __all__ if name not in NO_MODEL)
 
@@ -96,14 +98,14 @@ def names() -> list[str]:
 def takes_normalization(name: str) -> bool:
     """Whether `build` takes pixel statistics for a name.
 
-    It does for networks of the zoo, also as `multi_exit/<name>` or `detector/<name>`, because their normalization is
-    fitted to the training data. It does not for `applications/<name>` and `hub/<name>`, because their weights expect a
-    certain preprocessing.
+    It does for networks of the zoo, also as `multi_exit/<name>`, `detector/<name>` or `segmenter/<name>`, because their
+    normalization is fitted to the training data. It does not for `applications/<name>` and `hub/<name>`, because their
+    weights expect a certain preprocessing.
 
     >>> takes_normalization("resnet20"), takes_normalization("applications/ResNet50")
     (True, False)
     """
-    return name.removeprefix("multi_exit/").removeprefix("detector/") in ZOO
+    return name.removeprefix("multi_exit/").removeprefix("detector/").removeprefix("segmenter/") in ZOO
 
 
 def build(
@@ -117,8 +119,9 @@ def build(
 
     Args:
         name: one of `names()`, for example `"resnet20"` or `"applications/ResNet50"`; if KerasHub is installed, also
-            `"hub/<preset or class>"`; `"multi_exit/<any of these>"` builds it with a classifier at each stage, and
-            `"detector/<any of these>"` a detector on its stages.
+            `"hub/<preset or class>"`; `"multi_exit/<any of these>"` builds it with a classifier at each stage,
+            `"detector/<any of these>"` a detector and `"segmenter/<any of these>"` a segmentation network on its
+            stages.
         input_shape: `(H, W, C)` of an image.
         classes: number of classes K, at least 2; of a detector at least 1.
         normalization: the mean and the standard deviation of the training images' pixels, only for names for which
@@ -126,11 +129,12 @@ def build(
         options: further arguments of that architecture: `width=` for the mobile networks, `hidden=` for mlp,
             `weights=` for applications and presets. Those of a detector are `head=`, `pyramid=`, `width=`,
             `depth=`, `anchor_scale=` and `box_loss=` of `detector`, and `backbone=`, a dictionary of the options of its
-            network.
+            network; those of a segmentation network are `levels=`, `width=` and `dropout=` of `segmenter`, and
+            `backbone=`.
 
     Returns:
         A Functional model from images `(B, H, W, C)`, float32 pixel values from 0 to 255, to logits `(B, K)`; a
-        detector has the outputs that `detector` describes.
+        segmentation network to logits `(B, H, W, K)`; a detector has the outputs that `detector` describes.
 
     Raises:
         ValueError: if the name is unknown (the message suggests the closest ones), the shape is not three positive
@@ -149,6 +153,9 @@ def build(
     if family == "detector" and member:
         backbone = build(member, input_shape, max(classes, 2), normalization, **options.pop("backbone", {}))
         return detector(backbone, classes, **options)
+    if family == "segmenter" and member:
+        backbone = build(member, input_shape, max(classes, 2), normalization, **options.pop("backbone", {}))
+        return segmenter(backbone, classes, **options)
     if classes < 2:
         raise ValueError(explain_mismatch("at least two classes", str(classes), "give a binary model two logits"))
     if family == "multi_exit" and member:

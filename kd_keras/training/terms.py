@@ -14,6 +14,7 @@ from kd_keras.distribute.reductions import gather_rows, replica_count
 from kd_keras.errors import explain_mismatch
 from kd_keras.methods.base import Method
 from kd_keras.methods.labels import check_one_prediction, match_units
+from kd_keras.methods.positions import exclude_ignored
 from kd_keras.methods.schedules import Weight, weight_at
 
 # A function of the student's output and the batch; returns `()`.
@@ -130,6 +131,6 @@ def _method_term(name: str, method: Method) -> Term:
                 "batch. They hold for the other terms.",
                 stacklevel=2,
             )
-        return loss
+        return exclude_ignored(loss, batch.label)
 
     return Term(name, method.weight, compute)

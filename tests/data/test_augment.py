@@ -267,7 +267,10 @@ def test_an_augmentation_keeps_shape_and_type(augmentation):
         ({"shift": 1.5}, "shift must be a whole number of pixels.*1.5"),
         ({"mixup": -0.1}, "mixup must be a finite alpha.*-0.1"),
         ({"cutmix": float("nan")}, "cutmix must be a finite alpha.*nan"),
-        ({"crop": 4, "resized_crop": True}, "one of crop, shift and resized_crop is.*received crop and resized_crop"),
+        (
+            {"crop": 4, "resized_crop": True},
+            "one of crop, shift, resized_crop and scale is.*received crop and resized_crop",
+        ),
         ({"rand_augment": (0, 9)}, "rand_augment must be .layers, magnitude., layers from 1.*0, 9"),
         ({"rand_augment": (2, 11)}, "magnitude from 0 to 10.*2, 11"),
         ({"rand_augment": 2}, "such as .2, 9., but received 2"),

@@ -15,7 +15,7 @@ from tests.support.networks import SHAPE, compiled, convolutional, examples, mir
 
 FOLDER = Path(__file__).parent.parent.parent / "kd_keras"
 # Files of methods/ without a method.
-SHARED = ("__init__", "adapters", "base", "hard_weight", "labels", "listing", "schedules")
+SHARED = ("__init__", "adapters", "base", "class_memory", "hard_weight", "labels", "listing", "positions", "schedules")
 
 
 def method_files():

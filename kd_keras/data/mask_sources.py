@@ -1,0 +1,122 @@
+"""Opens segmentation datasets of TensorFlow Datasets (TFDS) as sources, whatever their features are called."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from kd_keras.data.base import Source
+from kd_keras.data.downloads import prepare
+from kd_keras.data.mask_values import MaskValues, Value, make_mask_values
+from kd_keras.data.python_calls import call_python
+from kd_keras.data.sources import count_examples, is_image, select_range
+from kd_keras.errors import explain_mismatch
+
+MASK_WORDS = ("mask", "segmentation", "label", "annotation")  # in the name of a feature
+
+
+def read_masks(
+    name: str,
+    split: str,
+    data_dir: str | os.PathLike | None = None,
+    class_names: Sequence[str] | Mapping[str, Value] | None = None,
+    ignored: Value | Sequence[Value] = (),
+    download_timeout: float = 60.0,
+) -> Source:
+    """Opens one split of a TFDS dataset with an image and a mask.
+
+    The mask is a `LabeledImage`, or an image of one channel whose name says so, such as "segmentation_mask".
+
+    Args:
+        name: a name that TFDS understands.
+        split: a split or a slice of one.
+        data_dir: the directory of TFDS datasets, or `None` for the default one.
+        class_names: K names, whose values are 0 to K - 1, or the value of each class by its name; by default those of
+            a `LabeledImage`.
+        ignored: values of pixels that belong to no class.
+        download_timeout: the seconds without progress after which a download is given up.
+
+    Raises:
+        ValueError: if the dataset or split is unknown, has no image with a mask, or its classes are unknown.
+        FileNotFoundError: if the dataset is neither prepared nor can be downloaded.
+    """
+    builder = prepare(name, data_dir, download_timeout)
+    (image_key, mask_key), size = _find_keys(builder), count_examples(builder, split)
+    features = builder.info.features
+    values = _find_values(builder, mask_key, class_names, ignored)
+    in_order = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
+    skipped = {
+        key: tfds.decode.SkipDecoding()
+        for key, feature in features.items()
+        if isinstance(feature, tfds.features.Image) and key not in (image_key, mask_key)
+    }
+    shape = features[image_key].shape
+
+    def convert(index: tf.Tensor, example: dict) -> dict:
+        def to_classes(mask: np.ndarray, number: np.ndarray) -> np.ndarray:
+            return values.to_classes(mask, f"example {int(number)} of {name} {split}")
+
+        image, mask = example[image_key], example[mask_key]
+        sizes = tf.shape(image)[:2], tf.shape(mask)[:2]
+        text = explain_mismatch("a mask of the size {} of its image", "{} at example {}" + f" of {name} {split}")
+        same_size = tf.debugging.Assert(tf.reduce_all(sizes[0] == sizes[1]), [tf.strings.format(text, (*sizes, index))])
+        with tf.control_dependencies([same_size]):
+            classes = call_python(to_classes, [mask, index], tf.int32)
+        return {"image": image, "label": tf.ensure_shape(classes, shape[:2]), "index": index}
+
+    def read_range(begin: int, end: int) -> tf.data.Dataset:
+        instruction = select_range(builder, split, begin, end)
+        raw = builder.as_dataset(split=instruction, shuffle_files=False, read_config=in_order, decoders=skipped)
+        return raw.enumerate(begin).map(convert, tf.data.AUTOTUNE, deterministic=True)
+
+    return Source(
+        examples=read_range(0, size),
+        name=name,
+        size=size,
+        classes=len(values.names),
+        class_names=values.names,
+        image_shape=None if None in shape else tuple(shape),
+        version=f"{builder.info.full_name} {split} {values.values} {values.ignored}",
+        files=len(builder.info.splits[split].file_instructions),
+        read_range=read_range,
+    )
+
+
+def _find_values(
+    builder: tfds.core.DatasetBuilder,
+    key: str,
+    class_names: Sequence[str] | Mapping[str, Value] | None,
+    ignored: Value | Sequence[Value],
+) -> MaskValues:
+    feature = builder.info.features[key]
+    if class_names is None and isinstance(feature, tfds.features.LabeledImage):
+        class_names = {name: number for number, name in enumerate(feature.names)}
+        listed = (ignored,) if isinstance(ignored, int) else tuple(ignored)
+        class_names = {name: number for name, number in class_names.items() if number not in listed}
+    if class_names is None:
+        expected = f"the names of the classes of {builder.name}, whose feature {key!r} does not name them"
+        raise ValueError(explain_mismatch(expected, "none", 'pass class_names=("first", "second", ...)'))
+    return make_mask_values(class_names, ignored)
+
+
+def _find_keys(builder: tfds.core.DatasetBuilder) -> tuple[str, str]:
+    """The keys of the image and of its mask."""
+    features = builder.info.features
+    top = dict(features) if isinstance(features, tfds.features.FeaturesDict) else {}
+    masks = [key for key, feature in top.items() if isinstance(feature, tfds.features.LabeledImage)]
+    masks += [
+        key
+        for word in MASK_WORDS
+        for key, feature in top.items()
+        if is_image(feature) and feature.shape[-1] in (1, 3) and word in key.lower()
+    ]
+    images = [key for key, feature in top.items() if is_image(feature) and key not in masks]
+    if not masks or not images:
+        types = {key: type(feature).__name__ for key, feature in top.items()}
+        expected = f"a dataset with an 8-bit image and a mask ({' or '.join(MASK_WORDS)} in its name)"
+        raise ValueError(explain_mismatch(expected, f"{builder.name}: {types}"))
+    return images[0], masks[0]

@@ -1,0 +1,105 @@
+"""A segmentation network on the stages of any network: the LR-ASPP head.
+
+Howard et al. 2019, *Searching for MobileNetV3*, 1905.02244, section 6.4, with the mean over the whole map in the
+attention branch, as in torchvision.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import keras
+from keras import layers
+
+from kd_keras.contracts import Tensor
+from kd_keras.errors import check_number, check_whole_number, explain_mismatch
+from kd_keras.models.base import batch_norm, convolution
+from kd_keras.networks.stages import StagedGraph
+
+
+def segmenter(
+    backbone: keras.Model,
+    classes: int,
+    *,
+    levels: Sequence[int] | None = None,
+    width: int = 128,
+    dropout: float = 0.0,
+    name: str | None = None,
+) -> keras.Model:
+    """Builds a segmentation network on a network's stages, sharing the network's layers.
+
+    The coarse map gets a 1x1 convolution and is weighted by channels; its logits, enlarged to the size of the fine map,
+    are added to those of the fine map. Their sum, the layer "logits_map" (B, h, w, K), is resized to the input's size
+    with half-pixel centers. The features before the logits are the layer "segmentation_features" (B, h', w', width).
+    Methods read them as taps of these names; the tap "logits" has the input's size.
+
+    Args:
+        backbone: a Functional classifier with an input of a fixed size, such as any of the zoo; its classifier is not
+            used.
+        classes: K, at least 2; the background, if it has a class, is one of them.
+        levels: the levels of the fine and the coarse stage, where level l has the stride 2^l. By default the coarsest
+            stage, and the coarsest of those at least four times as large, or the finest stage if there is none.
+        width: the number of channels of the coarse branch.
+        dropout: the share of the coarse branch's channels that training drops.
+        name: the model's name; by default `"segmenter_"` and the network's.
+
+    Returns:
+        A model from images `(B, H, W, C)`, pixel values from 0 to 255, to logits `(B, H, W, K)` float32.
+
+    Raises:
+        ValueError: if an argument is out of range, the input has no fixed size, or the network has no stage of a level.
+
+    >>> from kd_keras.models.resnet import resnet8
+    >>> segmenter(resnet8((24, 32, 3), 10), 3, width=16).output_shape
+    (None, 24, 32, 3)
+    """
+    check_whole_number("segmenter", "classes", classes, least=2)
+    check_whole_number("segmenter", "width", width)
+    check_number("segmenter", "dropout", dropout, least=0, below=1)
+    graph = StagedGraph(backbone)
+    stages = _stages_by_level(graph, backbone)
+    fine, coarse = (stages[level] for level in _choose_levels(stages, levels))
+    x = convolution(coarse, width, "segmentation_conv", kernel_size=1)
+    x = layers.ReLU(name="segmentation_relu")(batch_norm(x, "segmentation_bn"))
+    scale = layers.GlobalAveragePooling2D(keepdims=True, name="segmentation_pool")(coarse)
+    scale = convolution(scale, width, "segmentation_scale_conv", kernel_size=1)
+    scale = layers.Activation("sigmoid", name="segmentation_scale")(scale)
+    x = layers.Multiply(name="segmentation_features")([x, scale])
+    x = layers.SpatialDropout2D(dropout, name="segmentation_dropout")(x) if dropout else x
+    x = _logits(x, classes, "coarse_logits")
+    if fine is not coarse:
+        height, width = fine.shape[1:3]
+        x = layers.Resizing(height, width, "bilinear", data_format="channels_last", name="coarse_logits_resized")(x)
+        x = layers.Add(name="logits_map")([x, _logits(fine, classes, "fine_logits")])
+    else:
+        x = layers.Identity(name="logits_map")(x)
+    options = {"data_format": "channels_last", "dtype": "float32", "name": "logits"}
+    outputs = layers.Resizing(*backbone.input_shape[1:3], "bilinear", **options)(x)
+    return keras.Model(graph.inputs, outputs, name=name or f"segmenter_{backbone.name}")
+
+
+def _logits(x: Tensor, classes: int, name: str) -> Tensor:
+    return layers.Conv2D(classes, 1, kernel_initializer=keras.initializers.RandomNormal(stddev=0.01), name=name)(x)
+
+
+def _stages_by_level(graph: StagedGraph, backbone: keras.Model) -> dict[int, Tensor]:
+    """The last stage of each stride 2^level, from fine to coarse."""
+    size = backbone.input_shape[1:3] if isinstance(backbone.input_shape, tuple) else None
+    if size is None or None in size:
+        expected = "a backbone with one input (H, W, C) of a fixed size"
+        raise ValueError(explain_mismatch(expected, f"{backbone.name!r} with the input {backbone.input_shape}"))
+    stages = [graph.channels_last(stage) for stage in graph.stages()]
+    return {round(math.log2(size[0] / stage.shape[1])): stage for stage in stages}
+
+
+def _choose_levels(stages: dict[int, Tensor], levels: Sequence[int] | None) -> tuple[int, int]:
+    """The levels of the fine and the coarse stage."""
+    if levels is None:
+        coarse = max(stages)
+        return max([level for level in stages if level <= coarse - 2] or [min(stages)]), coarse
+    if len(levels) != 2 or levels[0] > levels[1] or not set(levels) <= set(stages):
+        expected = f"the levels (fine, coarse) of two of the network's stages, which are {sorted(stages)}"
+        advice = "level l has the stride 2^l; choose other levels, or another network or image size"
+        raise ValueError(explain_mismatch(expected, f"levels={tuple(levels)}", advice))
+    return levels[0], levels[1]

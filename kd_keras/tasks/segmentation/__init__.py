@@ -1,0 +1,1 @@
+"""Segmentation: evaluation, figures and the export of class maps."""

@@ -1,0 +1,168 @@
+"""What is counted over the pixels of each image, in one pass over the data; every metric follows from the counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from kd_keras.contracts import IGNORED, Tensor, as_batch
+from kd_keras.distribute.slices import map_over_replicas
+from kd_keras.errors import explain_mismatch
+from kd_keras.evaluation.calibration import BINS
+from kd_keras.primitives import resize_bilinear, softened_kl
+from kd_keras.tasks.segmentation.boundaries import TOLERANCE, count_boundaries
+from kd_keras.teacher import Teacher
+
+
+class PixelCounts(NamedTuple):
+    """Counts over the valid pixels of N images with K classes.
+
+    Attributes:
+        confusion: `(N, K, K)` int64, the pixels of each class (second axis) that are predicted as each class.
+        boundaries: `(N, K, 4)` int64, as `count_boundaries` gives them for an image.
+        bins: `(15, 3)` float64, by the largest probability of a pixel: the sum of these, the number of correct pixels,
+            and the number of pixels.
+        nll: the sum of the negative log-likelihoods of the class, in nats.
+        brier: the sum of sum_k (p_k - y_k)^2.
+    """
+
+    confusion: np.ndarray
+    boundaries: np.ndarray
+    bins: np.ndarray
+    nll: float
+    brier: float
+
+
+class AgreementCounts(NamedTuple):
+    """Counts over all pixels of N images for a student and a teacher, whatever their labels.
+
+    Attributes:
+        confusion: `(N, K, K)` int64, the pixels that the teacher predicts as each class (second axis) and the student
+            as each class.
+        kl: the sum of KL(teacher || student), in nats.
+    """
+
+    confusion: np.ndarray
+    kl: float
+
+
+def count_pixels(
+    networks: Mapping[str, keras.Model | Teacher], data: tf.data.Dataset, tolerance: float = TOLERANCE
+) -> tuple[dict[str, PixelCounts], dict[str, AgreementCounts]]:
+    """Counts the pixels of several networks in one pass.
+
+    Logits of another size than the masks are resized to them, bilinearly.
+
+    Args:
+        networks: by name; the first one is the teacher of the others.
+        data: batches `(x, y)` as `data.evaluation` makes them, y masks `(B, H, W)` or `(B, H, W, 1)` of integers,
+            `IGNORED` for pixels without a class.
+        tolerance: of boundaries, a share of the image's diagonal.
+
+    Returns:
+        The counts of each network, and the agreement of all but the first with it.
+
+    Raises:
+        ValueError: if there are no masks, a class is unknown, or the numbers of classes differ.
+
+    >>> network = keras.Sequential([keras.Input((2, 2, 3)), keras.layers.Conv2D(2, 1)])
+    >>> data = tf.data.Dataset.from_tensors((tf.ones((1, 2, 2, 3)), [[[0, 1], [1, -1]]]))
+    >>> counts, _ = count_pixels({"a": network}, data)
+    >>> counts["a"].confusion.sum()
+    np.int64(3)
+    """
+    runs = {name: _logits_of(model, as_batch(data.element_spec).inputs) for name, model in networks.items()}
+    parts: dict[str, list[PixelCounts]] = {name: [] for name in networks}
+    agreements: dict[str, list[AgreementCounts]] = {name: [] for name in list(networks)[1:]}
+    for mask, batch in _masks(data):
+        teacher = None
+        for name, run in runs.items():
+            logits = np.asarray(resize_bilinear(run(batch), mask.shape[1:3]), "float32")
+            parts[name].append(_count_batch(mask, logits, tolerance))
+            if teacher is None:
+                teacher = logits
+                continue
+            if logits.shape != teacher.shape:
+                expected = f"logits {teacher.shape} of {name!r}, as of the teacher"
+                raise ValueError(explain_mismatch(expected, str(logits.shape), "compare networks of the same classes"))
+            agreements[name].append(count_agreement(logits, teacher))
+    counts = {name: PixelCounts(*map(_join, zip(*batches, strict=True))) for name, batches in parts.items()}
+    shared = {name: AgreementCounts(*map(_join, zip(*batches, strict=True))) for name, batches in agreements.items()}
+    return counts, shared
+
+
+def count_agreement(student: np.ndarray, teacher: np.ndarray) -> AgreementCounts:
+    """The counts of a batch of logits `(B, H, W, K)`.
+
+    >>> logits = np.array([[[[1.0, 0.0], [0.0, 1.0]]]])
+    >>> count_agreement(logits, logits).confusion.tolist()
+    [[[1, 0], [0, 1]]]
+    """
+    predictions = student.argmax(-1), teacher.argmax(-1)
+    confusion = [
+        confusion_of(truth, predicted, student.shape[-1]) for predicted, truth in zip(*predictions, strict=True)
+    ]
+    return AgreementCounts(np.stack(confusion), float(np.sum(softened_kl(student, teacher), dtype="float64")))
+
+
+def confusion_of(truth: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
+    """The confusion matrix `(K, K)` int64 of an image, without the pixels whose truth is `IGNORED`.
+
+    >>> confusion_of(np.array([[0, 1, -1]]), np.array([[0, 0, 1]]), 2).tolist()
+    [[1, 0], [1, 0]]
+    """
+    valid = truth != IGNORED
+    places = truth[valid].astype("int64") * classes + predicted[valid]
+    return np.bincount(places, minlength=classes**2).reshape(classes, classes)
+
+
+def _count_batch(mask: np.ndarray, logits: np.ndarray, tolerance: float) -> PixelCounts:
+    classes, predicted = logits.shape[-1], logits.argmax(-1)
+    if mask.size and not IGNORED <= mask.min() <= mask.max() < classes:
+        expected = f"masks of the {classes} classes of the network, or {IGNORED} for an ignored pixel"
+        raise ValueError(explain_mismatch(expected, f"values from {mask.min()} to {mask.max()}"))
+    pairs = list(zip(mask, predicted, strict=True))
+    confusion = np.stack([confusion_of(*pair, classes) for pair in pairs])
+    boundaries = np.stack([count_boundaries(*pair, classes, tolerance) for pair in pairs])
+    valid = mask != IGNORED
+    label, z = mask[valid], logits[valid].astype("float64")
+    z -= z.max(-1, keepdims=True, initial=-np.inf)
+    log_p = z - np.log(np.exp(z).sum(-1, keepdims=True))
+    p, of_label = np.exp(log_p), np.arange(len(label))
+    confidence, correct = p.max(-1), predicted[valid] == label
+    place = np.digitize(confidence, np.linspace(0, 1, BINS + 1)[1:-1], right=True)
+    bins = np.stack([np.bincount(place, weight, BINS) for weight in (confidence, correct, np.ones(len(label)))], -1)
+    nll = -log_p[of_label, label].sum()
+    brier = np.square(p).sum() - 2 * p[of_label, label].sum() + len(label)
+    return PixelCounts(confusion, boundaries, bins, float(nll), float(brier))
+
+
+def _logits_of(model: keras.Model | Teacher, spec: Any) -> Callable[[Any], Tensor]:
+    tapped = (model if isinstance(model, Teacher) else Teacher(model)).tapped(["logits"])
+    shape = tapped.specs["logits"].shape
+    if len(shape) != 4:
+        expected = "a segmentation network with logits (B, H, W, K)"
+        raise ValueError(explain_mismatch(expected, f"logits of shape {shape}", "build segmenter/<network>"))
+    return tf.function(map_over_replicas(lambda inputs: tapped(inputs)["logits"]), input_signature=[spec])
+
+
+def _masks(data: tf.data.Dataset) -> Iterator[tuple[np.ndarray, Any]]:
+    """The masks `(B, H, W)` and the inputs of each batch."""
+    for element in data:
+        batch = as_batch(element)
+        mask = None if batch.label is None or isinstance(batch.label, Mapping) else np.asarray(batch.label)
+        mask = mask[..., 0] if mask is not None and mask.ndim == 4 and mask.shape[-1] == 1 else mask
+        if mask is None or mask.ndim != 3 or mask.dtype.kind not in "iu":
+            received = "none" if mask is None else f"{mask.dtype} of shape {mask.shape}"
+            raise ValueError(explain_mismatch("masks (B, H, W) of integers as labels", received, "use data.load_masks"))
+        yield mask.astype("int64"), batch.inputs
+
+
+def _join(parts: tuple) -> Any:
+    """The counts of all batches: those of images one after the other, sums added."""
+    is_by_image = isinstance(parts[0], np.ndarray) and parts[0].ndim == 3
+    return np.concatenate(parts) if is_by_image else sum(parts)

@@ -1,0 +1,226 @@
+"""Writes a segmentation network as a file from uint8 images to class maps, verified against its Keras source."""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from kd_keras.contracts import Tensor
+from kd_keras.errors import check_choice, explain_mismatch
+from kd_keras.export.formats import calibration_inputs
+from kd_keras.export.onnx_graph import convert_to_onnx
+from kd_keras.export.paths import check_suffix, replace, staging_path
+from kd_keras.export.runtimes import interpreter, latency, onnx_extra, size_in_bytes
+from kd_keras.export.verification import check_images, count_parameters
+from kd_keras.networks.precision import computing_in_float32
+from kd_keras.networks.taps import Tapped
+from kd_keras.primitives import resize_bilinear
+
+# The lowest fraction of pixels for which an export and its source predict the same class.
+AGREEMENT = {"saved_model": 0.999, "litert": 0.999, "litert_float16": 0.99, "litert_int8": 0.9, "onnx": 0.999}
+SUFFIXES = {"saved_model": "", "onnx": ".onnx"}  # of all others ".tflite"
+
+
+class ClassMapExport(NamedTuple):
+    """An accepted export, with what its own runtime measured on the sample.
+
+    Attributes:
+        path: of the file or directory.
+        format: one of `AGREEMENT`.
+        bytes: its size.
+        parameters: the number of weights in it.
+        agreement: the fraction of pixels for which it and the Keras model predict the same class.
+        milliseconds: the median time for a single image.
+        p95: the 95th percentile of that time.
+    """
+
+    path: Path
+    format: str
+    bytes: int
+    parameters: int
+    agreement: float
+    milliseconds: float
+    p95: float
+
+
+class ClassMaps:
+    """From uint8 images `(B, h, w, C)` to class maps `(B, h, w)`, the argmax of the logits at the images' size.
+
+    Images of another size than the network's are resized to it, and the logits back, both bilinearly with half-pixel
+    centers and without antialiasing, which LiteRT does not have. Maps are uint8, or int32 for more than 256 classes.
+
+    Args:
+        network: with one image input of a fixed size and logits `(B, H, W, K)`.
+        image_size: `(h, w)`, by default the network's size.
+
+    Raises:
+        ValueError: if the network has other logits.
+
+    >>> network = keras.Sequential([keras.Input((4, 6, 3)), keras.layers.Conv2D(2, 1)])
+    >>> maps = ClassMaps(network, (8, 9))(tf.zeros((1, 8, 9, 3), tf.uint8))["classes"]
+    >>> maps.shape, maps.dtype
+    (TensorShape([1, 8, 9]), tf.uint8)
+    """
+
+    def __init__(self, network: keras.Model, image_size: tuple[int, int] | None = None):
+        self.network = network
+        with computing_in_float32(network):
+            self._tapped = Tapped(network, ["logits"])
+        shape, size = self._tapped.specs["logits"].shape, tuple(network.input_shape[1:3])
+        if len(shape) != 4 or None in size:
+            expected = "a network of a fixed input size with logits (B, H, W, K)"
+            raise ValueError(explain_mismatch(expected, f"{network.name!r} with the input {size} and logits {shape}"))
+        self.size = size
+        self.image_shape = (*(size if image_size is None else tuple(image_size)), network.input_shape[-1])
+        self.dtype = tf.uint8 if shape[-1] <= 256 else tf.int32
+
+    def __call__(self, images: Tensor) -> dict[str, Tensor]:
+        with computing_in_float32(self.network):
+            pixels = resize_bilinear(tf.cast(images, tf.float32), self.size)
+            logits = self._tapped(pixels, training=False)[1]["logits"]
+        logits = resize_bilinear(logits, self.image_shape[:2])
+        return {"classes": tf.cast(tf.argmax(logits, -1, tf.int32), self.dtype)}
+
+
+def export_class_maps(
+    network: keras.Model,
+    path: str | Path,
+    format: str,
+    *,
+    sample: np.ndarray,
+    class_names: Sequence[str] | None = None,
+    representative: np.ndarray | None = None,
+    agreement: float | None = None,
+) -> ClassMapExport:
+    """Writes a network in a format, runs it in its own runtime and compares it with the Keras model.
+
+    The input is called "images", `(B, h, w, C)` uint8, and the output "classes", `(B, h, w)`, as `ClassMaps` computes
+    it. A LiteRT file has a batch of 1, which can be resized. Names of classes are stored as in `kd_keras.export`.
+
+    Args:
+        network: the network; only it is in the file, which the parameter count verifies.
+        path: a directory for "saved_model", else a file `.tflite` or `.onnx`.
+        format: "saved_model", "litert", "litert_float16", "litert_int8" or "onnx".
+        sample: `(N, h, w, C)` uint8 images to compare on; their size is that of the export's input.
+        class_names: K names in the order of the classes.
+        representative: `(N, h, w, C)` uint8 images for "litert_int8".
+        agreement: the lowest accepted fraction of pixels with the same class; by default that of `AGREEMENT`.
+
+    Raises:
+        ValueError: if the network is no segmentation network, the format does not support it, it differs too much, or
+            the file has more weights. What was at `path` is then kept.
+    """
+    check_choice("export_class_maps", "format", format, AGREEMENT)
+    path = check_suffix(path, SUFFIXES.get(format, ".tflite")) if format != "saved_model" else Path(path)
+    sample = np.asarray(sample)
+    maps = ClassMaps(network, sample.shape[1:3] if sample.ndim == 4 else None)
+    check_images("sample", sample, maps.image_shape)
+    if format == "litert_int8":
+        if representative is None:
+            raise ValueError("Format 'litert_int8' needs representative= images. Pass a hundred or more of training.")
+        check_images("representative", representative, maps.image_shape)
+    with staging_path(path) as staging:
+        try:
+            _write(maps, staging, format, class_names, representative)
+        except OSError:  # a full disk
+            raise
+        except Exception as error:  # of many types, from several layers of the converters
+            raise ValueError(
+                f"The format {format} cannot store the network {network.name!r}. The converter reports"
+                f" {type(error).__name__}: {str(error)[:500]}"
+            ) from error
+        export = _verify(maps, staging, path, format, sample, AGREEMENT[format] if agreement is None else agreement)
+        replace(staging, path)
+        return export
+
+
+def load_class_maps(path: str | Path) -> Callable[[np.ndarray], np.ndarray]:
+    """Loads an export with its own runtime: a function from images `(B, h, w, C)` uint8 to class maps `(B, h, w)`."""
+    path = Path(path)
+    if path.is_dir():
+        serve = tf.saved_model.load(str(path)).signatures["serving_default"]
+        return lambda images: serve(images=tf.constant(images))["classes"].numpy()
+    if path.suffix == ".onnx":
+        session = onnx_extra("onnxruntime").InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        return lambda images: session.run(["classes"], {"images": images})[0]
+    run = interpreter(path).get_signature_runner("serving_default")
+    return lambda images: run(images=images)["classes"]
+
+
+def _verify(
+    maps: ClassMaps, staging: Path, path: Path, format: str, sample: np.ndarray, least: float
+) -> ClassMapExport:
+    count = count_parameters(maps.network, format, staging)
+    try:
+        predict = load_class_maps(staging)
+        exported = np.concatenate([predict(image[None]) for image in sample])
+    except Exception as error:  # of many types: each runtime has its own
+        raise ValueError(
+            f"The runtime of {format} cannot run the export of {maps.network.name!r}. It reports"
+            f" {type(error).__name__}: {str(error)[:500]}"
+        ) from error
+    original = np.concatenate([maps(image[None])["classes"].numpy() for image in sample])
+    agreement = float((exported == original).mean())
+    if not agreement >= least:
+        raise ValueError(
+            f"The {format} export is rejected: expected the class of its source at a fraction of at least {least:g} of"
+            f" the pixels, but received {agreement:.4g}. Examine the difference, or accept it with agreement=."
+        )
+    return ClassMapExport(path, format, size_in_bytes(staging), count, agreement, *latency(predict, sample, runs=30))
+
+
+def _write(
+    maps: ClassMaps,
+    path: Path,
+    format: str,
+    class_names: Sequence[str] | None,
+    representative: np.ndarray | None,
+) -> None:
+    if format == "saved_model":
+        _write_saved_model(maps, path, tf.uint8, class_names)
+    elif format == "onnx":
+        path.write_bytes(convert_to_onnx(maps.__call__, maps.image_shape, class_names, maps.network.name))
+    else:
+        path.write_bytes(_flatbuffer(maps, format, representative))
+        if class_names:
+            with zipfile.ZipFile(path, "a") as archive:
+                archive.writestr("labels.txt", "\n".join(class_names))
+
+
+def _write_saved_model(
+    maps: ClassMaps, directory: Path, dtype: tf.DType, class_names: Sequence[str] | None = None
+) -> None:
+    module = tf.Module()
+    module.weights = [variable.value for variable in maps.network.variables]
+    images = tf.TensorSpec((None, *maps.image_shape), dtype, name="images")
+    module.serve = tf.function(maps.__call__, input_signature=[images])
+    signatures = {"serving_default": module.serve}
+    if class_names:
+        names = list(class_names)
+        signatures["class_names"] = tf.function(lambda: {"class_names": tf.constant(names)}, input_signature=[])
+    tf.saved_model.save(module, str(directory), signatures)
+
+
+def _flatbuffer(maps: ClassMaps, format: str, representative: np.ndarray | None) -> bytes:
+    # The converter quantizes only float inputs; see `kd_keras.export.formats`.
+    is_int8 = format == "litert_int8"
+    with tempfile.TemporaryDirectory() as directory:
+        _write_saved_model(maps, Path(directory), tf.float32 if is_int8 else tf.uint8)
+        converter = tf.lite.TFLiteConverter.from_saved_model(directory, signature_keys=["serving_default"])
+        if format != "litert":
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        if format == "litert_float16":
+            converter.target_spec.supported_types = [tf.float16]
+        if is_int8 and representative is not None:
+            converter.representative_dataset = functools.partial(calibration_inputs, representative)
+            converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+            converter.inference_input_type = tf.uint8
+        return converter.convert()
