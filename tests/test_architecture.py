@@ -16,6 +16,7 @@ ROOMS = (
     "contracts",
     "primitives",
     "detection",
+    "faces",
     "files",
     "private_api",
     "networks",
@@ -34,7 +35,7 @@ ROOMS = (
     "runs",
     "schemes",
 )
-WITHOUT_TENSORFLOW = ("errors", "contracts", "primitives", "detection", "networks", "methods", "models")
+WITHOUT_TENSORFLOW = ("errors", "contracts", "primitives", "detection", "faces", "networks", "methods", "models")
 LISTS = {
     "methods": ("__init__", "base", "adapters", "hard_weight", "labels", "schedules"),
     "models": ("__init__", "base"),

@@ -14,8 +14,10 @@ from kd_keras.errors import explain_mismatch, suggest
 from kd_keras.models import applications
 from kd_keras.models.cohort import cohort
 from kd_keras.models.detector import Detector, detector
+from kd_keras.models.embedder import Recognizer, embedder, recognizer
 from kd_keras.models.hub import hub
 from kd_keras.models.mlp import mlp
+from kd_keras.models.mobilefacenet import mobilefacenet
 from kd_keras.models.mobilenet_v1 import mobilenet_v1
 from kd_keras.models.mobilenet_v2 import mobilenet_v2
 from kd_keras.models.mobilenet_v3 import mobilenet_v3_small
@@ -43,16 +45,20 @@ from kd_keras.networks.preprocessing import PixelStatistics
 __all__ = (
     "Detector",
     "EarlyExit",
+    "Recognizer",
     "build",
     "cohort",
     "detector",
+    "embedder",
     "exit_count",
     "mlp",
+    "mobilefacenet",
     "mobilenet_v1",
     "mobilenet_v2",
     "mobilenet_v3_small",
     "multi_exit",
     "names",
+    "recognizer",
     "resnet8",
     "resnet8x4",
     "resnet14",
@@ -82,8 +88,8 @@ __all__ = (
     "wrn_40_2",
 )
 NO_MODEL = (
-    "Detector", "EarlyExit", "build", "cohort", "detector", "exit_count", "multi_exit", "names", "single_exit",
-    "takes_normalization",
+    "Detector", "EarlyExit", "Recognizer", "build", "cohort", "detector", "embedder", "exit_count", "multi_exit",
+    "names", "recognizer", "single_exit", "takes_normalization",
 )  # fmt: skip
 ZOO = tuple(name for name in __all__ if name not in NO_MODEL)
 
@@ -96,14 +102,14 @@ def names() -> list[str]:
 def takes_normalization(name: str) -> bool:
     """Whether `build` takes pixel statistics for a name.
 
-    It does for networks of the zoo, also as `multi_exit/<name>` or `detector/<name>`, because their normalization is
-    fitted to the training data. It does not for `applications/<name>` and `hub/<name>`, because their weights expect a
-    certain preprocessing.
+    It does for networks of the zoo, also as `multi_exit/<name>`, `detector/<name>` or `embedder/<name>`, because their
+    normalization is fitted to the training data. It does not for `applications/<name>` and `hub/<name>`, because their
+    weights expect a certain preprocessing.
 
     >>> takes_normalization("resnet20"), takes_normalization("applications/ResNet50")
     (True, False)
     """
-    return name.removeprefix("multi_exit/").removeprefix("detector/") in ZOO
+    return name.removeprefix("multi_exit/").removeprefix("detector/").removeprefix("embedder/") in ZOO
 
 
 def build(
@@ -117,19 +123,22 @@ def build(
 
     Args:
         name: one of `names()`, for example `"resnet20"` or `"applications/ResNet50"`; if KerasHub is installed, also
-            `"hub/<preset or class>"`; `"multi_exit/<any of these>"` builds it with a classifier at each stage, and
-            `"detector/<any of these>"` a detector on its stages.
+            `"hub/<preset or class>"`; `"multi_exit/<any of these>"` builds it with a classifier at each stage,
+            `"detector/<any of these>"` a detector on its stages, and `"embedder/<any of these>"` a `recognizer` of
+            identities.
         input_shape: `(H, W, C)` of an image.
-        classes: number of classes K, at least 2; of a detector at least 1.
+        classes: number of classes K, at least 2; of a detector or a recognizer at least 1.
         normalization: the mean and the standard deviation of the training images' pixels, only for names for which
             `takes_normalization` is true; by default a mean of 127.5 and a standard deviation of 63.75.
         options: further arguments of that architecture: `width=` for the mobile networks, `hidden=` for mlp,
             `weights=` for applications and presets. Those of a detector are `pyramid=`, `width=`, `depth=` and
-            `anchor_scale=` of `detector`, and `backbone=`, a dictionary of the options of its network.
+            `anchor_scale=` of `detector`; those of a recognizer are `dimension=`, `dropout=` and `pooling=` of
+            `embedder`, and `head=`, `scale=` and `margin=` of `recognizer`. Both take `backbone=`, a dictionary of the
+            options of the network.
 
     Returns:
         A Functional model from images `(B, H, W, C)`, float32 pixel values from 0 to 255, to logits `(B, K)`; a
-        detector has the outputs that `detector` describes.
+        detector or a recognizer has the outputs that `detector` or `recognizer` describes.
 
     Raises:
         ValueError: if the name is unknown (the message suggests the closest ones), the shape is not three positive
@@ -148,6 +157,10 @@ def build(
     if family == "detector" and member:
         backbone = build(member, input_shape, max(classes, 2), normalization, **options.pop("backbone", {}))
         return detector(backbone, classes, **options)
+    if family == "embedder" and member:
+        network = build(member, input_shape, max(classes, 2), normalization, **options.pop("backbone", {}))
+        own = {key: options.pop(key) for key in ("dimension", "dropout", "pooling") if key in options}
+        return recognizer(embedder(network, **own), classes, **options)
     if classes < 2:
         raise ValueError(explain_mismatch("at least two classes", str(classes), "give a binary model two logits"))
     if family == "multi_exit" and member:
