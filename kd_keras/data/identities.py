@@ -37,7 +37,7 @@ def split_identities(source: Source, held_out: int | Collection[int]) -> tuple[S
     """
     labels = read_labels(source)
     existing = sorted({*labels.tolist()})
-    if isinstance(held_out, int) and not isinstance(held_out, bool):
+    if isinstance(held_out, int):
         if not 0 < held_out < len(existing):
             expected = f"held_out= from 1 to {len(existing) - 1} of the {len(existing)} identities of {source.name!r}"
             raise ValueError(explain_mismatch(expected, str(held_out)))

@@ -4,7 +4,6 @@ Recognition*, 2011.00265, section 3."""
 from __future__ import annotations
 
 import keras
-from keras import ops
 from typing_extensions import Unpack
 
 from kd_keras.contracts import Batch, Outputs, Step, Tensor
@@ -102,5 +101,5 @@ class ProxylessKD(Method):
         if labels is None:
             advice = "use Angular or Embedding for images without labels"
             raise ValueError(explain_mismatch(f"labels (B,) for method {self.name!r}", "none", advice))
-        arguments = {"head": self.head, "scale": self.scale, "margin": self.margin}
-        return proxylesskd_loss(ops.cast(student["embedding"], "float32"), self.centers, labels, **arguments)
+        embedding = student["embedding"]
+        return proxylesskd_loss(embedding, self.centers, labels, head=self.head, scale=self.scale, margin=self.margin)

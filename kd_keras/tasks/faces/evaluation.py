@@ -24,7 +24,7 @@ def measurable_rates(pairs: Pairs, rates: Sequence[float] = RATES) -> tuple[floa
     >>> measurable_rates(Pairs(np.zeros(200, int), np.ones(200, int), same, np.zeros(200, int)))
     (0.1, 0.01)
     """
-    impostors = np.count_nonzero(~pairs.same)
+    impostors = int(np.count_nonzero(~pairs.same))
     return tuple(rate for rate in rates if rate * impostors >= 1 - 1e-9)
 
 
@@ -54,7 +54,7 @@ def verification(
     accuracy = fold_accuracy(similarity, pairs.same, pairs.fold)
     yield "verification_accuracy", accuracy.mean
     yield "verification_accuracy_error", accuracy.error
-    roc, impostors = measure_roc(similarity, pairs.same), np.count_nonzero(~pairs.same)
+    roc, impostors = measure_roc(similarity, pairs.same), int(np.count_nonzero(~pairs.same))
     yield "auc", roc.area
     yield "equal_error_rate", equal_error_rate(roc)
     for rate in measurable_rates(pairs) if rates is None else rates:
@@ -171,7 +171,7 @@ def _measure(
     similarity: np.ndarray, correct: np.ndarray, pairs: Pairs, weight: np.ndarray, rates: Sequence[float]
 ) -> dict[str, float]:
     """The findings for weighted pairs; the accuracy is that of the decisions by the thresholds of all pairs."""
-    roc, impostors = measure_roc(similarity, pairs.same, weight), np.count_nonzero(~pairs.same)
+    roc, impostors = measure_roc(similarity, pairs.same, weight), int(np.count_nonzero(~pairs.same))
     findings = {
         "verification_accuracy": float(np.average(correct, weights=weight)),
         "auc": roc.area,
