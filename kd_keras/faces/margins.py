@@ -111,10 +111,10 @@ def target_with_margin(cosine: Tensor, softmax: Margin, quality: Tensor | None =
 
     >>> import numpy as np
     >>> half = np.array([0.5], "float32")  # an angle of 60 degrees
-    >>> float(target_with_margin(half, Margin("arcface", 64.0, np.pi / 6))[0].numpy().round(4))
-    0.0
-    >>> float(target_with_margin(half, Margin("sphereface", 30.0, 1.5))[0].numpy().round(4))
-    0.0
+    >>> float(target_with_margin(half, Margin("arcface", 64.0, np.pi / 3))[0].numpy().round(4))  # cos(120 degrees)
+    -0.5
+    >>> float(target_with_margin(half, Margin("sphereface", 30.0, 2.0))[0].numpy().round(4))  # the same
+    -0.5
     """
     cosine, m = ops.cast(cosine, "float32"), softmax.margin
     if softmax.kind == "cosface":

@@ -212,7 +212,7 @@ class Recognizer(keras.Model):
 
     >>> from kd_keras.models.resnet import resnet8
     >>> network = recognizer(embedder(resnet8((16, 16, 3), 2), dimension=8), 5)
-    >>> network.embedder.output_shape, network.head.centers.shape
+    >>> network.embedder.output_shape, tuple(network.head.centers.shape)
     ((None, 8), (8, 5))
     """
 

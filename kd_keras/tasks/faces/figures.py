@@ -41,7 +41,7 @@ def draw_roc(name: str, alt: str, networks: Sequence[tuple[Network, Roc]], impos
             marks = {"marker": MARKS[network.style], "markevery": [0], "drawstyle": "steps-post"}
             ax.plot(rates, accepts, **style, **marks)
             starts.append(accepts[-1] if len(accepts) == 1 else accepts[0])
-        ax.set(xscale="log", xlabel="FAR", xlim=(lowest, 1), ylim=(min(0.0, *starts), 1.02))
+        ax.set(xscale="log", xlabel="FAR", xlim=(min(lowest, 0.5), 1), ylim=(min(0.0, *starts), 1.02))
         ax.set_title("TAR", color=SOFT)
         ax.yaxis.set_major_formatter(percent_tick)
         places = spread(starts, 13 * 1.02 / (HEIGHT - 60))
