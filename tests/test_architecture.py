@@ -16,6 +16,7 @@ ROOMS = (
     "contracts",
     "primitives",
     "detection",
+    "faces",
     "files",
     "private_api",
     "networks",
@@ -35,7 +36,9 @@ ROOMS = (
     "runs",
     "schemes",
 )
-WITHOUT_TENSORFLOW = ("errors", "contracts", "primitives", "detection", "networks", "segmentation", "methods", "models")
+WITHOUT_TENSORFLOW = (
+    "errors", "contracts", "primitives", "detection", "faces", "networks", "segmentation", "methods", "models",
+)  # fmt: skip
 LISTS = {
     "methods": ("__init__", "base", "adapters", "class_memory", "hard_weight", "labels", "positions", "schedules"),
     "models": ("__init__", "base", "detection_model", "feature_pyramid", "gfl_head", "retinanet_head"),

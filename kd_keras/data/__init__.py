@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 
+from kd_keras.data.alignment import align_face, align_folder
 from kd_keras.data.augment import Augmentation
 from kd_keras.data.base import ImageAugmentation, Source
+from kd_keras.data.face_pairs import Pairs, all_pairs, read_pairs
+from kd_keras.data.identities import read_labels, split_identities
 from kd_keras.data.image_files import read_image
 from kd_keras.data.label_kinds import find_label_kind
 from kd_keras.data.pipeline import evaluation, steps_per_epoch, training
@@ -18,7 +21,11 @@ __all__ = (
     "SHARDING",
     "Augmentation",
     "ImageAugmentation",
+    "Pairs",
     "Source",
+    "align_face",
+    "align_folder",
+    "all_pairs",
     "evaluation",
     "find_label_kind",
     "load",
@@ -26,6 +33,9 @@ __all__ = (
     "load_masks",
     "measure",
     "read_image",
+    "read_labels",
+    "read_pairs",
+    "split_identities",
     "steps_per_epoch",
     "training",
 )

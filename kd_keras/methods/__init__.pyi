@@ -3,6 +3,10 @@ from typing import Any
 
 from kd_keras.methods.ab import AB as AB
 from kd_keras.methods.ab import ab_loss as ab_loss
+from kd_keras.methods.adadistill import AdaDistill as AdaDistill
+from kd_keras.methods.adadistill import adadistill_loss as adadistill_loss
+from kd_keras.methods.angular import Angular as Angular
+from kd_keras.methods.angular import angular_loss as angular_loss
 from kd_keras.methods.at import AT as AT
 from kd_keras.methods.at import at_loss as at_loss
 from kd_keras.methods.base import Method as Method
@@ -43,6 +47,10 @@ from kd_keras.methods.dkd import DKD as DKD
 from kd_keras.methods.dkd import dkd_loss as dkd_loss
 from kd_keras.methods.dml import DML as DML
 from kd_keras.methods.dml import dml_loss as dml_loss
+from kd_keras.methods.ekd import EKD as EKD
+from kd_keras.methods.ekd import ekd_loss as ekd_loss
+from kd_keras.methods.embedding import Embedding as Embedding
+from kd_keras.methods.embedding import embedding_loss as embedding_loss
 from kd_keras.methods.fgd import FGD as FGD
 from kd_keras.methods.fgd import fgd_loss as fgd_loss
 from kd_keras.methods.fgd import fgd_masks as fgd_masks
@@ -85,6 +93,8 @@ from kd_keras.methods.pkd import PKD as PKD
 from kd_keras.methods.pkd import pkd_loss as pkd_loss
 from kd_keras.methods.pkt import PKT as PKT
 from kd_keras.methods.pkt import pkt_loss as pkt_loss
+from kd_keras.methods.proxylesskd import ProxylessKD as ProxylessKD
+from kd_keras.methods.proxylesskd import proxylesskd_loss as proxylesskd_loss
 from kd_keras.methods.queue import Queue as Queue
 from kd_keras.methods.queue import queue_loss as queue_loss
 from kd_keras.methods.reviewkd import ReviewKD as ReviewKD

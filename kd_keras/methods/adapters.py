@@ -13,6 +13,7 @@ from keras import layers
 
 from kd_keras.contracts import TapSpec
 from kd_keras.errors import explain_mismatch
+from kd_keras.networks.specs import Specs
 
 
 def hint_regressor(student: TapSpec, teacher: TapSpec, *, relu: bool = True) -> keras.layers.Layer:
@@ -123,6 +124,40 @@ def dense_adapter(spec: TapSpec, width: int, **options: Any) -> keras.Sequential
     """
     initial = {name: fan_in_uniform(spec.shape[-1]) for name in ("kernel_initializer", "bias_initializer")}
     return chain(spec, layers.Dense(width, **{"dtype": "float32"} | initial | options), name="dense_adapter")
+
+
+def vector_adapter(student: TapSpec, teacher: TapSpec) -> keras.layers.Layer:
+    """A linear layer without bias from the student's vectors to the teacher's width; the identity if it is the same.
+
+    >>> vector_adapter(TapSpec("a", (None, 64)), TapSpec("b", (None, 128))).output_shape
+    (None, 128)
+    """
+    if student.shape[-1] == teacher.shape[-1]:
+        return layers.Identity(dtype="float32")
+    return dense_adapter(student, teacher.shape[-1], use_bias=False)
+
+
+def add_class_centers(method: keras.layers.Layer, teacher: Specs) -> keras.Variable:
+    """A frozen variable `(D, K)` of a method with the centers of the teacher's classes in the space of its embedding.
+
+    Args:
+        method: the method, whose taps of the teacher are its embedding and its logits.
+        teacher: the specifications of these taps. After loading from a file they have no network; the values are then
+            those of the weights file.
+
+    Raises:
+        ValueError: if the classifier does not read the embedding.
+    """
+    shape = teacher["embedding"].shape[-1], teacher["logits"].shape[-1]
+    variable = method.add_weight(name="centers", shape=shape, initializer="zeros", trainable=False)
+    centers = teacher.class_centers()
+    if centers is not None:
+        if centers.shape != shape:
+            expected = f"class centers {shape} of the teacher, for the embedding {teacher['embedding'].layer!r}"
+            advice = "choose a teacher whose classifier reads its embedding, such as models.recognizer"
+            raise ValueError(explain_mismatch(f"{expected}, for method {method.name!r}", str(centers.shape), advice))
+        variable.assign(centers)
+    return variable
 
 
 def describe_pair(student: TapSpec, teacher: TapSpec) -> str:

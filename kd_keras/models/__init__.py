@@ -14,8 +14,10 @@ from kd_keras.errors import explain_mismatch, suggest
 from kd_keras.models import applications
 from kd_keras.models.cohort import cohort
 from kd_keras.models.detector import Detector, detector
+from kd_keras.models.embedder import Recognizer, embedder, recognizer
 from kd_keras.models.hub import hub
 from kd_keras.models.mlp import mlp
+from kd_keras.models.mobilefacenet import mobilefacenet
 from kd_keras.models.mobilenet_v1 import mobilenet_v1
 from kd_keras.models.mobilenet_v2 import mobilenet_v2
 from kd_keras.models.mobilenet_v3 import mobilenet_v3_small
@@ -44,16 +46,20 @@ from kd_keras.networks.preprocessing import PixelStatistics
 __all__ = (
     "Detector",
     "EarlyExit",
+    "Recognizer",
     "build",
     "cohort",
     "detector",
+    "embedder",
     "exit_count",
     "mlp",
+    "mobilefacenet",
     "mobilenet_v1",
     "mobilenet_v2",
     "mobilenet_v3_small",
     "multi_exit",
     "names",
+    "recognizer",
     "resnet8",
     "resnet8x4",
     "resnet14",
@@ -84,9 +90,10 @@ __all__ = (
     "wrn_40_2",
 )
 NO_MODEL = (
-    "Detector", "EarlyExit", "build", "cohort", "detector", "exit_count", "multi_exit", "names", "segmenter",
-    "single_exit", "takes_normalization",
+    "Detector", "EarlyExit", "Recognizer", "build", "cohort", "detector", "embedder", "exit_count", "multi_exit",
+    "names", "recognizer", "segmenter", "single_exit", "takes_normalization",
 )  # fmt: skip
+FAMILIES = ("multi_exit", "detector", "segmenter", "embedder")  # before the name of a network: multi_exit/resnet20
 ZOO = tuple(name for name in __all__ if name not in NO_MODEL)
 
 
@@ -98,14 +105,16 @@ def names() -> list[str]:
 def takes_normalization(name: str) -> bool:
     """Whether `build` takes pixel statistics for a name.
 
-    It does for networks of the zoo, also as `multi_exit/<name>`, `detector/<name>` or `segmenter/<name>`, because their
+    It does for networks of the zoo, also as `multi_exit/<name>`, `detector/<name>`, `segmenter/<name>` or
+    `embedder/<name>`, because their
     normalization is fitted to the training data. It does not for `applications/<name>` and `hub/<name>`, because their
     weights expect a certain preprocessing.
 
     >>> takes_normalization("resnet20"), takes_normalization("applications/ResNet50")
     (True, False)
     """
-    return name.removeprefix("multi_exit/").removeprefix("detector/").removeprefix("segmenter/") in ZOO
+    family, _, member = name.rpartition("/")
+    return member in ZOO and family in ("", *FAMILIES)
 
 
 def build(
@@ -121,20 +130,22 @@ def build(
         name: one of `names()`, for example `"resnet20"` or `"applications/ResNet50"`; if KerasHub is installed, also
             `"hub/<preset or class>"`; `"multi_exit/<any of these>"` builds it with a classifier at each stage,
             `"detector/<any of these>"` a detector and `"segmenter/<any of these>"` a segmentation network on its
-            stages.
+            stages, and `"embedder/<any of these>"` a `recognizer` of identities.
         input_shape: `(H, W, C)` of an image.
-        classes: number of classes K, at least 2; of a detector at least 1.
+        classes: number of classes K, at least 2; of a detector or a recognizer at least 1.
         normalization: the mean and the standard deviation of the training images' pixels, only for names for which
             `takes_normalization` is true; by default a mean of 127.5 and a standard deviation of 63.75.
         options: further arguments of that architecture: `width=` for the mobile networks, `hidden=` for mlp,
-            `weights=` for applications and presets. Those of a detector are `head=`, `pyramid=`, `width=`,
-            `depth=`, `anchor_scale=` and `box_loss=` of `detector`, and `backbone=`, a dictionary of the options of its
-            network; those of a segmentation network are `levels=`, `width=` and `dropout=` of `segmenter`, and
-            `backbone=`.
+            `weights=` for applications and presets. Those of a detector are `head=`, `pyramid=`, `width=`, `depth=`,
+            `anchor_scale=` and `box_loss=` of `detector`; those of a segmentation network are `levels=`, `width=` and
+            `dropout=` of `segmenter`; those of a recognizer are `dimension=`, `dropout=` and `pooling=` of `embedder`,
+            and `head=`, `scale=` and `margin=` of `recognizer`. All of these take `backbone=`, a dictionary of the
+            options of the network.
 
     Returns:
         A Functional model from images `(B, H, W, C)`, float32 pixel values from 0 to 255, to logits `(B, K)`; a
-        segmentation network to logits `(B, H, W, K)`; a detector has the outputs that `detector` describes.
+        segmentation network to logits `(B, H, W, K)`; a detector or a recognizer has the outputs that `detector` or
+        `recognizer` describes.
 
     Raises:
         ValueError: if the name is unknown (the message suggests the closest ones), the shape is not three positive
@@ -156,6 +167,10 @@ def build(
     if family == "segmenter" and member:
         backbone = build(member, input_shape, max(classes, 2), normalization, **options.pop("backbone", {}))
         return segmenter(backbone, classes, **options)
+    if family == "embedder" and member:
+        network = build(member, input_shape, max(classes, 2), normalization, **options.pop("backbone", {}))
+        own = {key: options.pop(key) for key in ("dimension", "dropout", "pooling") if key in options}
+        return recognizer(embedder(network, **own), classes, **options)
     if classes < 2:
         raise ValueError(explain_mismatch("at least two classes", str(classes), "give a binary model two logits"))
     if family == "multi_exit" and member:

@@ -17,6 +17,9 @@ class Constants(Protocol):
     def classifier_weights(self) -> tuple[np.ndarray, ...]:
         """The kernel `(D, K)` and the bias `(K,)` from embedding to logits, float32."""
 
+    def class_centers(self) -> np.ndarray:
+        """The direction `(D, K)` of each class in the space of the embedding, float32."""
+
     def batch_norms(self, tap: str) -> list[tuple[np.ndarray, ...]]:
         """The scale and the offset `(C,)` of the BatchNorm behind each map of a tap, float32."""
 
@@ -106,6 +109,16 @@ class Specs(dict[str, Any]):
             kernel, bias = np.pad(kernel, ((0, 0), (1, 0))), np.pad(bias, (1, 0))
         order = slice(None) if self._class_order is None else self._class_order
         return kernel[:, order], bias[order]
+
+    def class_centers(self) -> np.ndarray | None:
+        """The direction `(D, K)` of each class in the space of the embedding, float32; `None` without a network.
+
+        Raises:
+            ValueError: if the classifier is neither linear nor one that compares angles.
+        """
+        if self._constants is None:
+            return None
+        return self._constants.class_centers()[:, slice(None) if self._class_order is None else self._class_order]
 
     def batch_norms(self, tap: str) -> list[tuple[np.ndarray, ...]] | None:
         """The scale and the offset `(C,)` of the BatchNorm that returns each map of a tap; `None` without a network.

@@ -277,6 +277,17 @@ class StagedGraph(Graph):
         bias = np.zeros(kernel.shape[-1]) if layer.bias is None else layer.bias
         return kernel.reshape(kernel.shape[-2:]), np.array(bias, "float32")
 
+    def class_centers(self) -> np.ndarray:
+        """The direction `(D, K)` of each class in the space of the embedding, float32.
+
+        It is the variable `centers` of a classifier that compares angles, or the kernel of a linear one.
+
+        Raises:
+            ValueError: if the classifier is neither.
+        """
+        centers = getattr(self.classifier().original, "centers", None)
+        return self.classifier_weights()[0] if centers is None else np.array(centers, "float32")
+
     def batch_norm(self, tensor: Tensor) -> tuple[np.ndarray, np.ndarray]:
         """The scale and the offset `(C,)` of the BatchNorm that returns a map or ends the longest branch of a sum.
 

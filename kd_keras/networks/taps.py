@@ -54,6 +54,10 @@ class GraphConstants:
         """The kernel `(D, K)` and the bias `(K,)` of the classifier, float32."""
         return self.graph.classifier_weights()
 
+    def class_centers(self) -> np.ndarray:
+        """The direction `(D, K)` of each class in the space of the embedding, float32."""
+        return self.graph.class_centers()
+
     def batch_norms(self, tap: str) -> list[tuple[np.ndarray, ...]]:
         """The scale and the offset `(C,)` of the BatchNorm behind each map of a tap, float32."""
         return [self.graph.batch_norm(tensor) for tensor in tree.flatten(find_tap(self.graph, tap))]

@@ -28,6 +28,10 @@ def write_constants(directory: Path, specs: Specs) -> None:
         classifier = specs.classifier()
         if classifier is not None:
             arrays |= dict(zip(("classifier/kernel", "classifier/bias"), classifier, strict=True))
+    if "classifier/kernel" not in arrays:
+        with contextlib.suppress(ValueError):  # no classifier reads the embedding
+            centers = specs.class_centers()
+            arrays |= {} if centers is None else {"classifier/centers": centers}
     for tap in specs:
         with contextlib.suppress(ValueError):  # the maps of this tap do not come from a BatchNorm
             for number, (scale, offset) in enumerate(specs.batch_norms(tap) or []):
@@ -57,6 +61,11 @@ class RecordedConstants:
     def classifier_weights(self) -> tuple[np.ndarray, ...]:
         """The kernel `(D, K)` and the bias `(K,)` of the classifier, float32."""
         return self._select("classifier/kernel", "classifier/bias")
+
+    def class_centers(self) -> np.ndarray:
+        """The direction `(D, K)` of each class in the space of the embedding, float32."""
+        name = "classifier/kernel" if "classifier/kernel" in self._arrays else "classifier/centers"
+        return self._select(name)[0]
 
     def batch_norms(self, tap: str) -> list[tuple[np.ndarray, ...]]:
         """The scale and the offset `(C,)` of the BatchNorm behind each map of a tap, float32."""

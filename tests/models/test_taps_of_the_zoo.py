@@ -89,14 +89,14 @@ def test_every_model_of_the_zoo(name):
     assert sizes == sorted(sizes, reverse=True) and len(sizes) >= 3, "largest first"
     assert [graph.spec(stage).layer for stage in stages] == [f"stage{number + 1}_out" for number in range(len(sizes))]
     assert not any(reachable_without(graph, stage) for stage in stages)
-    has_linear_stages = name.startswith(("mobilenet_v2", "mobilenet_v3"))
+    has_linear_stages = name.startswith(("mobilefacenet", "mobilenet_v2", "mobilenet_v3"))
     for stage, earlier in zip(stages, before, strict=True):
         assert stage.shape == earlier.shape
         assert (stage is earlier) == has_linear_stages, f"{graph.spec(stage).layer} and {graph.spec(earlier).layer}"
     assert [graph.spec(tensor).layer for tensor in find_tap(graph, "stages:stem")][0] == "stem_out"
     assert graph.logits().shape == (None, 7)
     hidden = graph.spec(graph.embedding()).layer
-    assert hidden == ("embedding_out" if name == "mobilenet_v3_small" else "pool")
+    assert hidden == {"mobilenet_v3_small": "embedding_out", "mobilefacenet": "embedding"}.get(name, "pool")
 
 
 BRUTE_FORCE = ["resnet20", "applications/MobileNetV2", "applications/DenseNet121"]

@@ -1,0 +1,246 @@
+"""Writes a network of faces as a SavedModel, a LiteRT file or an ONNX file: from a raw image to its unit embedding.
+
+Every format takes "images" `(B, H, W, C)` uint8, pixels in the order of colors in which the network was trained, which
+is RGB for all images that `kd_keras.data` reads, and returns "embedding" `(B, D)` float32, a vector of length 1. The
+cosine of two faces is the dot product of their embeddings. The head of training, its centers of identities, is left
+out. An export is written to a temporary path, loaded by its own runtime and compared with the Keras model on real
+images. Only then does it replace what is at its path.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from kd_keras.errors import explain_mismatch, suggest
+from kd_keras.export.onnx_graph import convert_to_onnx
+from kd_keras.export.paths import check_suffix, replace, staging_path
+from kd_keras.export.runtimes import interpreter, latency, load_outputs, onnx_extra, size_in_bytes, weight_shapes
+from kd_keras.export.verification import check_images
+from kd_keras.models import Recognizer
+from kd_keras.networks.precision import computing_in_float32
+
+LOWEST_COSINES = {"float32": 1 - 1e-5, "float16": 1 - 1e-3, "int8": 0.95}
+FORMATS = {
+    "saved_model": ("saved_model", "float32"),
+    "onnx": ("model.onnx", "float32"),
+    "litert": ("model.tflite", "float32"),
+    "litert_float16": ("model_float16.tflite", "float16"),
+    "litert_int8": ("model_int8.tflite", "int8"),
+}  # for each format the name of its file or directory, and its precision
+
+
+class FaceExport(NamedTuple):
+    """An accepted export, with what its own runtime measured on the sample.
+
+    Attributes:
+        path: of the file or directory.
+        format: a key of `FORMATS`.
+        bytes: its size.
+        parameters: the number of weights in it.
+        lowest_cosine: of the sample, the lowest cosine between its embedding and that of the Keras model.
+        milliseconds: the median time for a single image.
+        p95: the 95th percentile of that time.
+    """
+
+    path: Path
+    format: str
+    bytes: int
+    parameters: int
+    lowest_cosine: float
+    milliseconds: float
+    p95: float
+
+
+def export_embedder(
+    network: keras.Model,
+    format: str,
+    directory: str | Path,
+    *,
+    sample: np.ndarray,
+    representative: np.ndarray | None = None,
+    flip: bool = False,
+    lowest_cosine: float | None = None,
+) -> FaceExport:
+    """Writes a network in one format, into a directory.
+
+    Args:
+        network: from images to embeddings `(B, D)`; of a `models.Recognizer`, its `embedder` is exported.
+        format: "saved_model", "onnx", "litert", "litert_float16" or "litert_int8".
+        directory: where the file or directory of `FORMATS` is written; an earlier export is replaced.
+        sample: `(N, H, W, C)` uint8 images to compare on.
+        representative: `(N, H, W, C)` uint8 images for "litert_int8", a hundred or more of the training images.
+        flip: whether the embedding is that of the image plus that of the mirrored image, as `embed` has it by default:
+            twice the time, and the thresholds of such an evaluation hold.
+        lowest_cosine: the lowest accepted cosine with the Keras model, by default that of `LOWEST_COSINES`.
+
+    Raises:
+        ValueError: if the format is unknown or does not support the network, or the export differs too much or contains
+            more than the network.
+
+    >>> network = keras.Sequential([keras.Input((2, 2, 1)), keras.layers.Flatten(), keras.layers.Dense(3)])
+    >>> images = np.arange(8, dtype="uint8").reshape(2, 2, 2, 1)
+    >>> export = export_embedder(network, "saved_model", tempfile.mkdtemp(), sample=images)
+    >>> export.parameters, export.path.name
+    (15, 'saved_model')
+    """
+    if format not in FORMATS:
+        raise ValueError(f"{format!r} is not a format of an export: {suggest(format, FORMATS)}")
+    file, precision = FORMATS[format]
+    network = network.embedder if isinstance(network, Recognizer) else network
+    served, sample = ServedEmbedder(network, flip), np.asarray(sample)
+    check_images("sample", sample, served.image_shape)
+    if format == "litert_int8":
+        if representative is None:
+            raise ValueError("'litert_int8' needs representative= images. Pass a hundred or more training images.")
+        check_images("representative", representative, served.image_shape)
+    path = Path(directory) / file
+    with staging_path(path) as staging:
+        if format == "saved_model":
+            served.write_saved_model(staging, tf.uint8)
+        elif format == "onnx":
+            check_suffix(path, ".onnx")
+            staging.write_bytes(convert_to_onnx(served.__call__, served.image_shape, None, network.name))
+        else:
+            staging.write_bytes(_flatbuffer(served, precision, representative))
+        lowest = LOWEST_COSINES[precision] if lowest_cosine is None else lowest_cosine
+        return _accept(served, sample, format, staging, path, lowest)
+
+
+class ServedEmbedder:
+    """What an export computes: unit embeddings of images, in float32.
+
+    Args:
+        network: from images `(B, H, W, C)` of a fixed size to embeddings `(B, D)`.
+        flip: whether the embedding of the mirrored image is added.
+
+    Raises:
+        ValueError: if it is no such network.
+    """
+
+    def __init__(self, network: keras.Model, flip: bool):
+        shape, output = network.input_shape, network.output_shape
+        if not isinstance(shape, tuple) or len(shape) != 4 or None in shape[1:] or len(output) != 2:
+            expected = "a network from images (B, H, W, C) of a fixed size to embeddings (B, D)"
+            raise ValueError(explain_mismatch(expected, f"{network.name!r} from {shape} to {output}"))
+        self.network, self.flip, self.image_shape = network, flip, tuple(shape[1:])
+
+    def __call__(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
+        """`{"embedding": (B, D)}` of images of any type, pixel values from 0 to 255."""
+        images = tf.cast(images, tf.float32)
+        with computing_in_float32(self.network):
+            total = self.network(images, training=False)
+            if self.flip:
+                total = total + self.network(tf.reverse(images, [2]), training=False)
+        return {"embedding": tf.math.l2_normalize(tf.cast(total, tf.float32), axis=-1)}
+
+    def write_saved_model(self, directory: Path, dtype: tf.DType) -> None:
+        """Writes a SavedModel that takes images of a dtype."""
+        images = tf.TensorSpec((None, *self.image_shape), dtype, name="images")
+        module = tf.Module()
+        module.weights = [variable.value for variable in self.network.variables]
+        module.serve = tf.function(self.__call__, input_signature=[images])
+        tf.saved_model.save(module, str(directory), {"serving_default": module.serve})
+
+
+def _flatbuffer(served: ServedEmbedder, precision: str, representative: np.ndarray | None) -> bytes:
+    """The content of the LiteRT file; in int8 it computes in integers and returns float32."""
+    with tempfile.TemporaryDirectory() as directory:
+        served.write_saved_model(Path(directory), tf.float32 if precision == "int8" else tf.uint8)
+        converter = tf.lite.TFLiteConverter.from_saved_model(directory, signature_keys=["serving_default"])
+        if precision != "float32":
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        if precision == "float16":
+            converter.target_spec.supported_types = [tf.float16]
+        if precision == "int8" and representative is not None:
+            converter.representative_dataset = functools.partial(_calibration_inputs, representative)
+            converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+            converter.inference_input_type = tf.uint8
+        try:
+            return converter.convert()
+        except Exception as error:  # of many types, from several layers of the converter
+            raise ValueError(
+                f"LiteRT cannot store the network {served.network.name!r} in {precision}. Export it as a SavedModel or"
+                f" to ONNX. The converter reports {type(error).__name__}: {str(error)[:500]}"
+            ) from error
+
+
+def _calibration_inputs(images: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
+    """The images one by one; two corners of the first cover the full range, so that the scale of the input is 1."""
+    for number, image in enumerate(np.asarray(images, "float32")):
+        if number == 0:
+            image = image.copy()
+            image[0, 0], image[-1, -1] = 0, 255
+        yield {"images": image[None]}
+
+
+def _accept(
+    served: ServedEmbedder, sample: np.ndarray, format: str, staging: Path, path: Path, lowest: float
+) -> FaceExport:
+    """Compares a written export with the network and moves it to its path."""
+    parameters = _count_parameters(served.network, format, staging)
+    embed, _ = load_embedder(staging)
+    exported = np.concatenate([embed(sample[start : start + 100]) for start in range(0, len(sample), 100)])
+    original = np.concatenate(
+        [served(tf.constant(sample[start : start + 100]))["embedding"] for start in range(0, len(sample), 100)]
+    )
+    cosine = float((exported.astype("float64") * original).sum(-1).min())
+    length = float(np.abs(np.linalg.norm(exported, axis=-1) - 1).max())
+    longest = 0.05 if format == "litert_int8" else 1e-3
+    if not (cosine >= lowest and length < longest):  # a comparison with NaN is false
+        raise ValueError(
+            f"The {format} export of {served.network.name!r} is rejected: compared with its source, expected a cosine"
+            f" of at least {lowest:g} and vectors of length 1, but received a cosine of {cosine:.6g} and lengths that"
+            f" differ from 1 by up to {length:.2g}. Examine the difference, or accept it with lowest_cosine=."
+        )
+    times = latency(embed, sample)
+    size = size_in_bytes(staging)
+    replace(staging, path)
+    return FaceExport(path, format, size, parameters, cosine, *times)
+
+
+def _count_parameters(network: keras.Model, format: str, staging: Path) -> int:
+    """The number of weights in an export: that of the network in a SavedModel, at most that plus biases otherwise."""
+    shapes = [tuple(variable.shape) for variable in network.variables]
+    exported = list(weight_shapes(staging))
+    expected, count = sum(map(math.prod, shapes)), sum(map(math.prod, exported))
+    biases = sum(max(shape[-2:]) for shape in shapes if len(shape) > 1)
+    if not (count == expected if format == "saved_model" else count <= expected + biases):
+        expected_text = f"only the {expected:,} parameters of {network.name!r} in its {format}"
+        raise ValueError(explain_mismatch(expected_text, f"{count:,}, among them {sorted(exported)[-3:]}"))
+    return count
+
+
+def load_embedder(path: str | Path) -> tuple[Callable[[np.ndarray], np.ndarray], tuple[int, int, int]]:
+    """Loads an export with its own runtime, without Keras.
+
+    Args:
+        path: a SavedModel directory, a `.tflite` or an `.onnx` file that `export_embedder` wrote.
+
+    Returns:
+        A function from images `(B, H, W, C)` uint8 to unit embeddings `(B, D)` float32, and `(H, W, C)`.
+
+    Raises:
+        ValueError: if it is another kind of file.
+    """
+    path = Path(path)
+    run = load_outputs(path, ["embedding"])
+    shape: Any
+    if path.is_dir():
+        signature = tf.saved_model.load(str(path)).signatures["serving_default"].structured_input_signature
+        shape = signature[1]["images"].shape[1:]
+    elif path.suffix == ".tflite":
+        shape = interpreter(path).get_input_details()[0]["shape"][1:]
+    else:
+        session = onnx_extra("onnxruntime").InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        shape = session.get_inputs()[0].shape[1:]
+    height, width, channels = (int(size) for size in shape)
+    return lambda images: run(images)["embedding"], (height, width, channels)

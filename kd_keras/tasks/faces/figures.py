@@ -1,0 +1,88 @@
+"""The figures about faces: ROC curves with a logarithmic rate of false accepts, and histograms of similarities."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from kd_keras.report.figures import DASHES, MARKS
+from kd_keras.report.labels import percent_tick, spread
+from kd_keras.report.sections.base import Network
+from kd_keras.report.svg import INK, SERIES, SOFT, axes, to_svg
+from kd_keras.tasks.faces.verification import Roc
+
+BINS = 40
+HEIGHT = 230
+
+
+def draw_roc(name: str, alt: str, networks: Sequence[tuple[Network, Roc]], impostors: int) -> str:
+    """TAR over FAR, from the lowest rate that the impostor pairs can measure to 1; each curve is named at its start.
+
+    Args:
+        name: unique on the page.
+        alt: the text alternative.
+        networks: each with its curve.
+        impostors: the number of impostor pairs.
+
+    >>> from kd_keras.tasks.faces.verification import measure_roc
+    >>> roc = measure_roc(np.array([0.9, 0.5, 0.4, 0.1]), np.array([True, False, True, False]))
+    >>> "var(--series-1)" in draw_roc("roc", "A curve", [(Network("student", "", 1, {}, {}), roc)], 2)
+    True
+    """
+    lowest = 1 / impostors
+    with axes(HEIGHT) as ax:
+        starts = []
+        for network, roc in networks:
+            rates = np.append(lowest, roc.far[roc.far > lowest])
+            accepts = [roc.tar[roc.far <= rate + 1e-12][-1] for rate in rates]
+            style = {"color": SERIES[network.style], "linestyle": DASHES[network.style]}
+            marks = {"marker": MARKS[network.style], "markevery": [0], "drawstyle": "steps-post"}
+            ax.plot(rates, accepts, **style, **marks)
+            starts.append(accepts[-1] if len(accepts) == 1 else accepts[0])
+        ax.set(xscale="log", xlabel="FAR", xlim=(min(lowest, 0.5), 1), ylim=(min(0.0, *starts), 1.02))
+        ax.set_title("TAR", color=SOFT)
+        ax.yaxis.set_major_formatter(percent_tick)
+        places = spread(starts, 13 * 1.02 / (HEIGHT - 60))
+        for (network, _), place in zip(networks, places, strict=True):
+            position = {"transform": ax.get_yaxis_transform(), "va": "center", "clip_on": False}
+            ax.text(1.02, place, network.label, color=SERIES[network.style], **position)
+    return to_svg(ax.figure, name, alt)
+
+
+def draw_similarities(
+    name: str, alt: str, network: Network, similarity: np.ndarray, same: np.ndarray, thresholds: Mapping[str, float]
+) -> str:
+    """Histograms of the similarities of genuine and impostor pairs, each of area 1, with thresholds as vertical lines.
+
+    Genuine pairs are filled, impostor pairs are an outline, so that they differ without color.
+
+    Args:
+        name: unique on the page.
+        alt: the text alternative.
+        network: for its color.
+        similarity: `(P,)` cosines.
+        same: `(P,)` booleans.
+        thresholds: cosines by their names.
+
+    >>> similarity, same = np.array([0.9, 0.1, 0.2]), np.array([True, False, False])
+    >>> svg = draw_similarities("h", "Two groups", Network("student", "", 1, {}, {}), similarity, same, {"FAR 1%": 0.5})
+    >>> "genuine" in svg and "FAR 1%" in svg
+    True
+    """
+    edges = np.linspace(min(-0.2, float(similarity.min())), 1, BINS + 1)
+    with axes(HEIGHT - 20) as ax:
+        color = SERIES[network.style]
+        options: dict[str, Any] = {"bins": edges, "density": True}
+        genuine, _, _ = ax.hist(similarity[same], **options, color=color, alpha=0.55, label="genuine")
+        impostor, _, _ = ax.hist(similarity[~same], **options, histtype="step", color=INK, label="impostor")
+        top = 1.12 * max(genuine.max(), impostor.max())
+        for text, threshold in thresholds.items():
+            ax.axvline(threshold, color=SOFT, linestyle=":", linewidth=1.2)
+            ax.text(threshold, top, f"{text} ", color=SOFT, rotation=90, ha="right", va="top")
+        ax.set(xlabel="cosine", ylim=(0, top))
+        ax.set_yticks([])
+        ax.set_title(network.label, color=color)
+        ax.legend(frameon=False, loc="upper left")
+    return to_svg(ax.figure, name, alt)
