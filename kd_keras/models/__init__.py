@@ -106,9 +106,8 @@ def takes_normalization(name: str) -> bool:
     """Whether `build` takes pixel statistics for a name.
 
     It does for networks of the zoo, also as `multi_exit/<name>`, `detector/<name>`, `segmenter/<name>` or
-    `embedder/<name>`, because their
-    normalization is fitted to the training data. It does not for `applications/<name>` and `hub/<name>`, because their
-    weights expect a certain preprocessing.
+    `embedder/<name>`, because their normalization is fitted to the training data. It does not for `applications/<name>`
+    and `hub/<name>`, because their weights expect a certain preprocessing.
 
     >>> takes_normalization("resnet20"), takes_normalization("applications/ResNet50")
     (True, False)
