@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import functools
-import logging
 import tempfile
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -16,7 +15,8 @@ import tensorflow as tf
 
 from kd_keras.contracts import Tensor
 from kd_keras.errors import check_choice, explain_mismatch
-from kd_keras.export.formats import calibration_inputs, embed_captured_tensors, silenced
+from kd_keras.export.formats import calibration_inputs
+from kd_keras.export.onnx_graph import convert_to_onnx
 from kd_keras.export.paths import check_suffix, replace, staging_path
 from kd_keras.export.runtimes import interpreter, latency, onnx_extra, size_in_bytes
 from kd_keras.export.verification import check_images, count_parameters
@@ -187,7 +187,7 @@ def _write(
     if format == "saved_model":
         _write_saved_model(maps, path, tf.uint8, class_names)
     elif format == "onnx":
-        _write_onnx(maps, path, class_names)
+        path.write_bytes(convert_to_onnx(maps.__call__, maps.image_shape, class_names, maps.network.name))
     else:
         path.write_bytes(_flatbuffer(maps, format, representative))
         if class_names:
@@ -224,18 +224,3 @@ def _flatbuffer(maps: ClassMaps, format: str, representative: np.ndarray | None)
             converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
             converter.inference_input_type = tf.uint8
         return converter.convert()
-
-
-def _write_onnx(maps: ClassMaps, path: Path, class_names: Sequence[str] | None) -> None:
-    tf2onnx = onnx_extra("tf2onnx")
-    onnx_extra("onnxruntime")
-    images = tf.TensorSpec((None, *maps.image_shape), tf.uint8, name="images")
-    serve = tf.function(maps.__call__)
-    with silenced(logging.getLogger("tf2onnx")):
-        written: Any = tf2onnx.convert.from_function(serve, [images], opset=17)[0]
-    embed_captured_tensors(written.graph, serve.get_concrete_function(images))
-    for value in [*written.graph.input, *written.graph.output]:
-        value.type.tensor_type.shape.dim[0].dim_param = "batch"
-    if class_names:
-        written.metadata_props.add(key="class_names", value="\n".join(class_names))
-    path.write_bytes(written.SerializeToString())
