@@ -1,1 +1,1 @@
-"""What differs between kinds of problems."""
+"""What differs between tasks, and nothing else: evaluation, report sections and the head of an export."""
