@@ -80,10 +80,17 @@ def _weighted_mean(loss: Tensor, weight: Any) -> Tensor:
     loss = ops.cast(loss, "float32")
     if len(loss.shape) == 0:
         return loss
-    if weight is not None and not tree.is_nested(weight) and tf.TensorShape(weight.shape).rank == len(loss.shape) == 3:
+    if weight is not None and _is_of_pixels(weight, loss):
         weight = resize_nearest(weight, tuple(loss.shape[1:]))
     count = ops.cast(ops.maximum(ops.size(loss), 1), "float32")
     return ops.sum(loss if weight is None else loss * weight_like(loss, weight)) / count
+
+
+def _is_of_pixels(weight: Any, loss: Tensor) -> bool:
+    """Whether weights `(B, H, W)` have more positions than a loss `(B, h, w)`; fewer are an error."""
+    if tree.is_nested(weight) or tf.TensorShape(weight.shape).rank != 3 or len(loss.shape) != 3:
+        return False
+    return all(None not in pair and pair[0] >= pair[1] for pair in zip(weight.shape[1:], loss.shape[1:], strict=True))
 
 
 def weight_like(loss: Tensor, weight: Any) -> Tensor:
