@@ -8,9 +8,7 @@ the student; the parameter count is verified (`kd_keras.export.verification`).
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import logging
 import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -23,9 +21,9 @@ import tensorflow as tf
 
 from kd_keras.distiller import Distiller
 from kd_keras.errors import suggest
+from kd_keras.export.onnx_graph import convert_to_onnx
 from kd_keras.export.paths import check_suffix, staging_path
 from kd_keras.export.quantized import learned_int8
-from kd_keras.export.runtimes import onnx_extra
 from kd_keras.export.verification import TOLERANCES, Export, Reference, Tolerance, check_images
 from kd_keras.networks.quantized_layers import is_quantization_aware
 
@@ -202,53 +200,11 @@ def onnx(
             f"Expected a float model for ONNX, but received {_student_of(model).name!r}, which was trained for int8."
             " Export it as litert_int8 or as a SavedModel, or export the float student."
         )
-    tf2onnx = onnx_extra("tf2onnx")
-    onnx_extra("onnxruntime")
     reference = Reference(_student_of(model), image_shape, sample, labels, class_names)
     with staging_path(path) as staging:
-        images = tf.TensorSpec((None, *image_shape), tf.uint8, name="images")
-        serve = tf.function(reference.serve.__call__)
-        try:
-            with _silenced(logging.getLogger("tf2onnx")):
-                written, _ = tf2onnx.convert.from_function(serve, [images], opset=17)
-        except Exception as error:  # of many types, by the unsupported layer
-            raise ValueError(
-                f"ONNX cannot store the network {reference.student.name!r}. The converter reports"
-                f" {type(error).__name__}: {str(error)[:500]}"
-            ) from error
-        _embed_captured_tensors(written.graph, serve.get_concrete_function(images))
-        for value in [*written.graph.input, *written.graph.output]:
-            value.type.tensor_type.shape.dim[0].dim_param = "batch"
-        if class_names:
-            written.metadata_props.add(key="class_names", value="\n".join(class_names))
-        staging.write_bytes(written.SerializeToString())
+        serve = reference.serve.__call__
+        staging.write_bytes(convert_to_onnx(serve, image_shape, class_names, reference.student.name))
         return reference.accept("onnx", staging, path, tolerance)
-
-
-def _embed_captured_tensors(graph: Any, function: Any) -> None:
-    """Stores in an ONNX graph the tensors that a traced function captures.
-
-    tf2onnx stores captured variables, but turns other captured tensors into inputs of the graph. Layers with constant
-    tensors, such as Keras's Normalization, have them.
-    """
-    numpy_helper = onnx_extra("onnx").numpy_helper
-    captured = function.captured_inputs
-    names = [tensor.name for tensor in function.inputs[len(function.inputs) - len(captured) :]]
-    tensors = dict(zip(names, captured, strict=True))
-    for value in [value for value in graph.input if value.name in tensors]:
-        graph.initializer.append(numpy_helper.from_array(tensors[value.name].numpy(), value.name))
-        graph.input.remove(value)
-
-
-@contextlib.contextmanager
-def _silenced(logger: logging.Logger) -> Iterator[None]:
-    """Silences tf2onnx, which logs a traceback for attempts that it recovers from; the runtime finds real errors."""
-    level = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def _student_of(model: Any) -> keras.Model:

@@ -10,7 +10,7 @@ import importlib
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -37,27 +37,53 @@ def load(path: str | Path) -> Predict:
     Traceback (most recent call last):
     ValueError: An export is a SavedModel directory, a .tflite or an .onnx file, but received 'student.pt'.
     """
+    run = load_outputs(path, ["probabilities"])
+    return lambda images: run(images)["probabilities"]
+
+
+def load_outputs(path: str | Path, names: Sequence[str]) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+    """Loads an export with its own runtime, as `load` does.
+
+    Args:
+        path: of the export.
+        names: of its outputs.
+
+    Returns:
+        A function from `(B, H, W, C)` uint8 images to these outputs by name; quantized ones become float32.
+
+    Raises:
+        ValueError: as `load`.
+    """
     path = Path(path)
     if path.is_dir():
         serve = tf.saved_model.load(str(path)).signatures["serving_default"]
-        return lambda images: serve(images=tf.constant(images))["probabilities"].numpy()
+
+        def run(images: np.ndarray) -> dict[str, np.ndarray]:
+            outputs = serve(images=tf.constant(images))
+            return {name: outputs[name].numpy() for name in names}
+
+        return run
     runtimes = {".tflite": _load_litert, ".onnx": _load_onnx}
     if path.suffix not in runtimes:
         raise ValueError(
             f"An export is a SavedModel directory, a .tflite or an .onnx file, but received {str(path)!r}."
         )
-    return runtimes[path.suffix](path)
+    return runtimes[path.suffix](path, names)
 
 
-def _load_litert(path: Path) -> Predict:
+def _load_litert(path: Path, names: Sequence[str]) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
     run = interpreter(path).get_signature_runner("serving_default")
-    scale, zero = run.get_output_details()["probabilities"]["quantization"]
+    details = run.get_output_details()
+    quantization = {name: details[name]["quantization"] for name in names}
 
-    def probabilities(images: np.ndarray) -> np.ndarray:
-        values = run(images=images)["probabilities"]
-        return (values.astype("float32") - zero) * np.float32(scale) if scale else values
+    def outputs(images: np.ndarray) -> dict[str, np.ndarray]:
+        values = run(images=images)
+        return {
+            name: (values[name].astype("float32") - zero) * np.float32(scale) if scale else values[name]
+            for name, (scale, zero) in quantization.items()
+        }
 
-    return probabilities
+    return outputs
 
 
 def interpreter(path: str | Path) -> Any:
@@ -71,9 +97,9 @@ def interpreter(path: str | Path) -> Any:
         return Interpreter(str(path))
 
 
-def _load_onnx(path: Path) -> Predict:
+def _load_onnx(path: Path, names: Sequence[str]) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
     session = onnx_extra("onnxruntime").InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return lambda images: session.run(["probabilities"], {"images": images})[0]
+    return lambda images: dict(zip(names, session.run(list(names), {"images": images}), strict=True))
 
 
 def onnx_extra(name: str) -> Any:
@@ -145,11 +171,11 @@ def size_in_bytes(path: str | Path) -> int:
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
-def latency(predict: Predict, images: np.ndarray, runs: int = 100) -> tuple[float, float]:
+def latency(predict: Callable[[np.ndarray], Any], images: np.ndarray, runs: int = 100) -> tuple[float, float]:
     """The median and the 95th percentile of the time for a single image, in milliseconds.
 
     Args:
-        predict: from uint8 images to probabilities.
+        predict: from uint8 images to outputs.
         images: `(N, H, W, C)`, timed one after the other.
         runs: the number of timed runs, 100 by default, after 10 that are not timed.
 

@@ -63,8 +63,8 @@ def draw_lines(name: str, alt: str, series: Sequence[Series], x_label: str, y_la
     return to_svg(ax.figure, name, alt)
 
 
-def draw_trade_off(name: str, alt: str, points: Sequence[Series], x_label: str) -> str:
-    """Accuracy over a cost: one marked and named point per model, with its interval.
+def draw_trade_off(name: str, alt: str, points: Sequence[Series], x_label: str, y_label: str = "accuracy") -> str:
+    """Accuracy, or what `y_label` names, over a cost: one marked and named point per model, with its interval.
 
     >>> point = Series("teacher", 0, [5.0], [0.9], [0.88], [0.92])
     >>> "teacher" in draw_trade_off("a", "A point", [point], "milliseconds")
@@ -81,7 +81,7 @@ def draw_trade_off(name: str, alt: str, points: Sequence[Series], x_label: str) 
         ax.margins(x=0.15, y=0.15)
         _name_points(ax, points, middle=(min(costs) * max(costs)) ** 0.5)
         ax.set(xlabel=x_label)
-        ax.set_title("accuracy", color=SOFT)
+        ax.set_title(y_label, color=SOFT)
         ax.yaxis.set_major_locator(_ticker().MaxNLocator(5))
         ax.yaxis.set_major_formatter(percent_tick)
     return to_svg(ax.figure, name, alt)
@@ -112,13 +112,22 @@ def _name_points(ax: Any, points: Sequence[Series], middle: float) -> None:
             ax.annotate(point.name, (point.x[0], place), xytext=offset, color=SERIES[point.style], **position)
 
 
-def draw_reliability(name: str, alt: str, before: np.ndarray, after: np.ndarray | None, style: int) -> str:
+def draw_reliability(
+    name: str,
+    alt: str,
+    before: np.ndarray,
+    after: np.ndarray | None,
+    style: int,
+    labels: tuple[str, str] = ("confidence", "accuracy"),
+) -> str:
     """Accuracy over confidence by bin. A larger mark stands for more images; hollow marks are after scaling.
 
     Args:
         before: `(bins, 3)`: mean confidence, accuracy and number of images; bins of fewer than MIN_BIN images are left
             out, because their accuracy is mostly noise.
         after: the same after temperature scaling, or `None`.
+        style: an index into MARKS.
+        labels: what the axes show.
 
     >>> bins = np.array([[0.4, 0.5, 10], [0.9, 0.8, 90]])
     >>> "var(--series-1)" in draw_reliability("a", "Two bins", bins, None, 1)
@@ -134,8 +143,8 @@ def draw_reliability(name: str, alt: str, before: np.ndarray, after: np.ndarray 
             size = 14 + 100 * count / count.max(initial=1)
             edge = {"facecolor": fill, "edgecolor": SERIES[style], "linewidth": 1.3, "zorder": 3}
             ax.scatter(confidence, accuracy, s=size, marker=MARKS[style], **edge)
-        ax.set(xlabel="confidence", xlim=(0, 1.03), ylim=(0, 1.03), aspect="equal")
-        ax.set_title("accuracy", color=SOFT)
+        ax.set(xlabel=labels[0], xlim=(0, 1.03), ylim=(0, 1.03), aspect="equal")
+        ax.set_title(labels[1], color=SOFT)
         for axis in (ax.xaxis, ax.yaxis):
             axis.set_major_locator(_ticker().MultipleLocator(0.25))
             axis.set_major_formatter(lambda fraction, _: percent_tick(fraction, _) if fraction in (0.5, 1) else "")

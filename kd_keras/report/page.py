@@ -13,9 +13,12 @@ from kd_keras.evaluation.verdict import Requirement
 from kd_keras.report.figures import GLYPHS, MARKS
 from kd_keras.report.labels import shorten
 from kd_keras.report.sections import (
+    ACCURACY,
     Attention,
     Disagreement,
+    Metric,
     Network,
+    Section,
     describe_requirement,
     headlines,
     show_attention,
@@ -85,6 +88,8 @@ def render_page(
     attention: Sequence[Attention] = (),
     disagreements: Sequence[Disagreement] = (),
     command: str = "",
+    metric: Metric = ACCURACY,
+    sections: Mapping[str, Section | None] | None = None,
 ) -> str:
     r"""Renders the report as one HTML text, without scripts and without references to other files.
 
@@ -97,6 +102,9 @@ def render_page(
         attention: images with the attention maps of the networks.
         disagreements: images for which the judged network and the teacher predict different classes.
         command: the command that repeats the page.
+        metric: the metric that the page is about.
+        sections: by their headings, the sections below the trade-off, `None` for one whose data are missing; by default
+            those of classification. `name_networks` gives the networks as they are shown.
 
     Raises:
         ValueError: if there are no subjects, a role is unknown, two subjects have the same name, or the teacher is not
@@ -113,10 +121,12 @@ def render_page(
     named = name_networks(subjects)
     shown = list(named.values())
     teacher = shown[0] if subjects[0].role == "teacher" else None
-    classes = list(classes) or [str(place) for place in range(_count_classes(subjects))]
-    sections = {name: show(shown, classes) for name, show in SECTIONS.items()}
-    sections["attention"] = show_attention(named, classes, attention)
-    sections["disagreements"] = show_disagreements(named, classes, disagreements)
+    if sections is None:
+        classes = list(classes) or [str(place) for place in range(_count_classes(subjects))]
+        by_name = {name: show(shown, classes) for name, show in SECTIONS.items()}
+        by_name["attention"] = show_attention(named, classes, attention)
+        by_name["disagreements"] = show_disagreements(named, classes, disagreements)
+        sections = {heading: by_name[name] for name, heading in TITLES.items()}
     return _load_template().render(
         title=title,
         data=data,
@@ -125,12 +135,22 @@ def render_page(
         judged=subjects[-1],
         glyphs=GLYPHS,
         requirements=[describe_requirement(requirement, subjects[-1].findings) for requirement in requirements],
-        headlines=headlines(shown) if teacher and len(shown) > 1 else [],
-        rows=table_rows(shown, teacher),
-        figures=trade_off_figures(shown),
-        sections=[(key, heading, sections[key]) for key, heading in TITLES.items() if sections[key]],
-        omitted=[heading[0].lower() + heading[1:] for key, heading in TITLES.items() if not sections[key]],
+        metric=metric,
+        headlines=headlines(shown, metric) if teacher and len(shown) > 1 else [],
+        rows=table_rows(shown, teacher, metric),
+        figures=trade_off_figures(shown, metric),
+        sections=[(_anchor(heading), heading, section) for heading, section in sections.items() if section],
+        omitted=[heading[0].lower() + heading[1:] for heading, section in sections.items() if not section],
     )
+
+
+def _anchor(heading: str) -> str:
+    """The id of a section on the page.
+
+    >>> _anchor("Similarity of stages (CKA)")
+    'similarity-of-stages-cka'
+    """
+    return re.sub(r"[^a-z0-9]+", "-", heading.lower()).strip("-")
 
 
 def _load_template() -> Any:

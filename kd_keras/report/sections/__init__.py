@@ -7,12 +7,21 @@ Each function takes the networks, the teacher first and the judged one last, and
 from kd_keras.report.sections.base import Network, Section
 from kd_keras.report.sections.gallery import Attention, Disagreement, show_attention, show_disagreements
 from kd_keras.report.sections.predictions import show_classes, show_confusion, show_training
-from kd_keras.report.sections.trade_off import describe_requirement, headlines, table_rows, trade_off_figures
+from kd_keras.report.sections.trade_off import (
+    ACCURACY,
+    Metric,
+    describe_requirement,
+    headlines,
+    table_rows,
+    trade_off_figures,
+)
 from kd_keras.report.sections.trust import show_calibration, show_generalization, show_robustness, show_similarity
 
 __all__ = (
+    "ACCURACY",
     "Attention",
     "Disagreement",
+    "Metric",
     "Network",
     "Section",
     "describe_requirement",

@@ -8,24 +8,25 @@ import numpy as np
 
 from kd_keras.report.figures import MAX_NUMBERED, Numbers, Series, draw_dots, draw_heat_map, draw_lines
 from kd_keras.report.sections.base import Network, Plot, Section, Table, is_missing, percent
+from kd_keras.report.sections.trade_off import ACCURACY, Metric
 
 MAX_CLASSES = 20  # of more classes, those with the largest losses of the judged network are shown
 MAX_TERMS = 6
 OTHER_COLUMNS = ("epoch", "accuracy", "loss", "learning_rate")  # columns of the history that are not loss terms
 
 
-def show_training(networks: Sequence[Network], classes: Sequence[str]) -> Section | None:
-    """Test accuracy by epoch, and the terms of the judged network's loss."""
+def show_training(networks: Sequence[Network], classes: Sequence[str], metric: Metric = ACCURACY) -> Section | None:
+    """The metric on test images by epoch, and the terms of the judged network's loss."""
     plots = []
-    curves = [
-        _curve(network, "val_accuracy") for network in networks if not is_missing(network.history.get("val_accuracy"))
-    ]
+    column = f"val_{metric.finding}"
+    curves = [_curve(network, column) for network in networks if not is_missing(network.history.get(column))]
     if curves:
         ends = [f"{line.name} {percent(_last(line.y))} (best {percent(np.nanmax(line.y))})" for line in curves]
-        caption = "Accuracy on the test images after each epoch. Compare the last value with the best one:"
+        caption = f"{metric.title} on the test images after each epoch. Compare the last value with the best one:"
         caption += f" {', '.join(ends)}."
-        alt = "Test accuracy by epoch: " + ", ".join(ends)
-        plots.append(Plot(draw_lines("training-accuracy", alt, curves, "epoch", "test accuracy"), caption))
+        alt = f"Test {metric.word} by epoch: {', '.join(ends)}"
+        svg = draw_lines(f"training-{metric.finding}", alt, curves, "epoch", f"test {metric.word}")
+        plots.append(Plot(svg, caption))
     terms = _loss_terms(networks[-1])
     if terms:
         plots.append(_plot_terms(networks[-1], terms))

@@ -20,6 +20,28 @@ class RequirementRow(NamedTuple):
     passed: bool
 
 
+class Metric(NamedTuple):
+    """The metric that the page is about.
+
+    Attributes:
+        finding: its name among the findings; the ends of its interval are `<finding>_low` and `<finding>_high`.
+        word: its name in a sentence.
+        others: further findings in [0, 1] that the table shows, and their titles.
+    """
+
+    finding: str
+    word: str
+    others: Mapping[str, str]
+
+    @property
+    def title(self) -> str:
+        """Its name at the beginning of a line."""
+        return self.word[0].upper() + self.word[1:]
+
+
+ACCURACY = Metric("accuracy", "accuracy", {"top5": "Top-5 accuracy"})
+
+
 class Cell(NamedTuple):
     """A text, and notes in smaller letters below it."""
 
@@ -35,7 +57,7 @@ def describe_requirement(requirement: Requirement, findings: Mapping[str, Any]) 
     """
     bound, _, name = requirement.name.partition("_")
     text: Callable[..., str]
-    text = _points if name.endswith("drop") else percent if name in ("accuracy", "agreement") else decimal
+    text = _points if name.endswith("drop") else percent if name in ("accuracy", "ap", "agreement") else decimal
     text = _times if name.endswith("ratio") else text
     fewest = 1 if text is percent else 3 if text is decimal else 2
     distinct = (count for count in range(fewest, 7) if text(requirement.limit, count) != text(requirement.value, count))
@@ -45,18 +67,20 @@ def describe_requirement(requirement: Requirement, findings: Mapping[str, Any]) 
         low, high = (-findings[f"difference_{end}"] for end in ("high", "low"))
         note = f"95\u00a0%: {100 * low:.{digits}f}–{100 * high:.{digits}f}"
     words = name.replace("_", " ")
-    words = {"ece": "Calibration error (ECE)", "mce": "Corruption error (mCE)"}.get(name, words[0].upper() + words[1:])
+    words = {"ece": "Calibration error (ECE)", "mce": "Corruption error (mCE)", "ap drop": "AP drop", "ap": "AP"}.get(
+        name, words[0].upper() + words[1:]
+    )
     limit = f"at {'least' if bound == 'min' else 'most'} {text(requirement.limit, digits)}"
     return RequirementRow(words, limit, text(requirement.value, digits), note, bool(requirement.passed))
 
 
-def headlines(networks: Sequence[Network]) -> list[Cell]:
+def headlines(networks: Sequence[Network], metric: Metric = ACCURACY) -> list[Cell]:
     """The main numbers: the judged network, the last one, compared with the teacher, the first one."""
     teacher, judged = networks[0].findings, networks[-1].findings
     cells = []
-    if not is_missing(judged.get("accuracy")) and not is_missing(teacher.get("accuracy")):
-        change = _points(judged["accuracy"] - teacher["accuracy"])
-        cells.append(Cell(change.replace("-", "−"), [f"accuracy: {percent(judged['accuracy'])}"]))
+    if not is_missing(judged.get(metric.finding)) and not is_missing(teacher.get(metric.finding)):
+        change = _points(judged[metric.finding] - teacher[metric.finding])
+        cells.append(Cell(change.replace("-", "−"), [f"{metric.word}: {percent(judged[metric.finding])}"]))
     if not is_missing(judged.get("agreement")):
         cells.append(Cell(percent(judged["agreement"]), ["agreement with the teacher"]))
     for name, better, worse in (("kilobytes", "smaller", "larger"), ("milliseconds", "faster", "slower")):
@@ -67,13 +91,16 @@ def headlines(networks: Sequence[Network]) -> list[Cell]:
     return cells
 
 
-def table_rows(networks: Sequence[Network], teacher: Network | None) -> list[tuple[str, list[Cell]]]:
-    """The table of accuracy and costs: a name and a cell for each network; a row without any value is left out."""
-    rows = [("Accuracy", [_accuracy(network) for network in networks])]
+def table_rows(
+    networks: Sequence[Network], teacher: Network | None, metric: Metric = ACCURACY
+) -> list[tuple[str, list[Cell]]]:
+    """The table of the metric and costs: a name and a cell for each network; a row without any value is left out."""
+    rows = [(metric.title, [_value(network, metric) for network in networks])]
     if teacher is not None:
         differences = [Cell("–") if network is teacher else _difference(network) for network in networks]
         rows.append(("Difference from the teacher, points", differences))
-    rows.append(("Top-5 accuracy", [Cell(percent(network.findings.get("top5"))) for network in networks]))
+    for name, title in metric.others.items():
+        rows.append((title, [Cell(percent(network.findings.get(name))) for network in networks]))
     agreements = [
         Cell("–") if network is teacher else Cell(percent(network.findings.get("agreement"))) for network in networks
     ]
@@ -89,20 +116,21 @@ def table_rows(networks: Sequence[Network], teacher: Network | None) -> list[tup
     return [(title, cells) for title, cells in rows if any(cell.text != "–" for cell in cells)]
 
 
-def trade_off_figures(networks: Sequence[Network]) -> list[Plot]:
-    """Accuracy over each cost that is known for every network."""
+def trade_off_figures(networks: Sequence[Network], metric: Metric = ACCURACY) -> list[Plot]:
+    """The metric over each cost that is known for every network."""
     plots = []
     for name, label in (("parameters", "parameters"), ("macs", "MACs per image"), ("milliseconds", "ms per image")):
-        known = [network for network in networks if not is_missing(network.findings.get("accuracy"))]
+        known = [network for network in networks if not is_missing(network.findings.get(metric.finding))]
         if len(known) < 2 or any(is_missing(network.findings.get(name)) for network in known):
             continue
         texts = [
-            f"{network.label} {percent(network.findings['accuracy'])} at {COSTS[name][1](network.findings[name])}"
+            f"{network.label} {percent(network.findings[metric.finding])} at {COSTS[name][1](network.findings[name])}"
             for network in known
         ]
-        points = [_point(network, name) for network in known]
-        svg = draw_trade_off(f"trade-off-{name}", f"Accuracy over {label}: {'; '.join(texts)}", points, label)
-        plots.append(Plot(svg, f"Accuracy over {label}: {', '.join(texts[-1:] + texts[:1])}."))
+        points = [_point(network, name, metric) for network in known]
+        alt = f"{metric.title} over {label}: {'; '.join(texts)}"
+        svg = draw_trade_off(f"trade-off-{name}", alt, points, label, metric.word)
+        plots.append(Plot(svg, f"{metric.title} over {label}: {', '.join(texts[-1:] + texts[:1])}."))
     return plots
 
 
@@ -152,6 +180,7 @@ COSTS = {
     "macs": ("MACs per image", scaled),
     "kilobytes": ("File size", _bytes),
     "milliseconds": ("Latency, 1 image", _milliseconds),
+    "milliseconds_heads": ("Latency without NMS", _milliseconds),
     "milliseconds_32": ("Latency, 32 images", _milliseconds),
     "megabytes": ("Memory, 32 images", _megabytes),
 }
@@ -162,10 +191,10 @@ def _ratio(network: Network, teacher: Network, name: str) -> str:
     return "" if is_missing(value) or is_missing(reference) or not reference else f"{_digits(value / reference)}\u00a0×"
 
 
-def _accuracy(network: Network) -> Cell:
-    low, high = (network.findings.get(f"accuracy_{end}") for end in ("low", "high"))
+def _value(network: Network, metric: Metric) -> Cell:
+    low, high = (network.findings.get(f"{metric.finding}_{end}") for end in ("low", "high"))
     notes = [] if is_missing(low) or is_missing(high) else [f"{100 * low:.1f}–{100 * high:.1f}"]
-    return Cell(percent(network.findings.get("accuracy")), notes)
+    return Cell(percent(network.findings.get(metric.finding)), notes)
 
 
 def _difference(network: Network) -> Cell:
@@ -181,9 +210,8 @@ def _difference(network: Network) -> Cell:
     return Cell(f"{100 * value:.2f}".replace("-", "−"), notes)
 
 
-def _point(network: Network, name: str) -> Series:
+def _point(network: Network, name: str, metric: Metric) -> Series:
     values = network.findings
-    ends = [
-        None if is_missing(values.get(f"accuracy_{end}")) else [values[f"accuracy_{end}"]] for end in ("low", "high")
-    ]
-    return Series(network.label, network.style, [values[name]], [values["accuracy"]], *ends)
+    bounds = [f"{metric.finding}_{end}" for end in ("low", "high")]
+    ends = [None if is_missing(values.get(bound)) else [values[bound]] for bound in bounds]
+    return Series(network.label, network.style, [values[name]], [values[metric.finding]], *ends)

@@ -1,0 +1,72 @@
+"""A traced function as an ONNX model."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from kd_keras.export.runtimes import onnx_extra
+
+
+def convert_to_onnx(
+    serve: Callable[[tf.Tensor], Any], image_shape: Sequence[int], class_names: Sequence[str] | None, network: str
+) -> bytes:
+    """The content of an ONNX file of a function from uint8 images `(B, H, W, C)` to a dictionary of tensors `(B, ...)`.
+
+    Args:
+        serve: the function.
+        image_shape: `(H, W, C)`.
+        class_names: for the metadata entry `class_names`, or `None`.
+        network: the name of the network, for the error message.
+
+    Raises:
+        ValueError: if ONNX does not support the network, or the extra `onnx` is not installed.
+    """
+    tf2onnx = onnx_extra("tf2onnx")
+    onnx_extra("onnxruntime")
+    images = tf.TensorSpec((None, *image_shape), tf.uint8, name="images")
+    function = tf.function(serve)
+    try:
+        with _silenced(logging.getLogger("tf2onnx")):
+            written, _ = tf2onnx.convert.from_function(function, [images], opset=17)
+    except Exception as error:  # of many types, by the unsupported layer
+        raise ValueError(
+            f"ONNX cannot store the network {network!r}. The converter reports"
+            f" {type(error).__name__}: {str(error)[:500]}"
+        ) from error
+    _embed_captured_tensors(written.graph, function.get_concrete_function(images))
+    for value in [*written.graph.input, *written.graph.output]:
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    if class_names:
+        written.metadata_props.add(key="class_names", value="\n".join(class_names))
+    return written.SerializeToString()
+
+
+def _embed_captured_tensors(graph: Any, function: Any) -> None:
+    """Stores in an ONNX graph the tensors that a traced function captures.
+
+    tf2onnx stores captured variables, but turns other captured tensors into inputs of the graph. Layers with constant
+    tensors, such as Keras's Normalization, have them.
+    """
+    numpy_helper = onnx_extra("onnx").numpy_helper
+    captured = function.captured_inputs
+    names = [tensor.name for tensor in function.inputs[len(function.inputs) - len(captured) :]]
+    tensors = dict(zip(names, captured, strict=True))
+    for value in [value for value in graph.input if value.name in tensors]:
+        graph.initializer.append(numpy_helper.from_array(tensors[value.name].numpy(), value.name))
+        graph.input.remove(value)
+
+
+@contextlib.contextmanager
+def _silenced(logger: logging.Logger) -> Iterator[None]:
+    """Silences tf2onnx, which logs a traceback for attempts that it recovers from; the runtime finds real errors."""
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

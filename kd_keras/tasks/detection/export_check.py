@@ -1,0 +1,194 @@
+"""Verifies an exported detector against its Keras source on sample images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from kd_keras.detection.decoding import Detections
+from kd_keras.evaluation.average_precision import average_precision
+from kd_keras.evaluation.box_matches import match_detections
+from kd_keras.export.paths import replace
+from kd_keras.export.runtimes import latency, load_outputs, size_in_bytes, weight_shapes
+from kd_keras.export.verification import check_images
+from kd_keras.tasks.detection.predictions import BoxPredictions, predict_boxes
+from kd_keras.tasks.detection.served import ServedDetector
+
+BATCH = 32
+
+
+class BoxTolerance(NamedTuple):
+    """How much an exported detector may differ from its source.
+
+    Attributes:
+        score: the largest difference of the scores of a pair of detections.
+        pixels: the largest difference of a coordinate of their boxes.
+        matched: the lowest fraction of the source's detections that the export finds.
+        ap_drop: the largest loss of AP; it is checked only if there are labels.
+    """
+
+    score: float = 1.0
+    pixels: float = math.inf
+    matched: float = 0.0
+    ap_drop: float = 1.0
+
+
+# In int8 a wrong detection may take the place of a right one of the same score, so the boxes are judged by the AP.
+BOX_TOLERANCES = {
+    "float32": BoxTolerance(score=1e-3, pixels=0.1, matched=0.99),
+    "float16": BoxTolerance(score=0.03, matched=0.95, ap_drop=0.01),
+    "int8": BoxTolerance(matched=0.7, ap_drop=0.05),
+}
+
+
+class BoxExport(NamedTuple):
+    """An accepted export of a detector, with what its own runtime measured on the sample.
+
+    Attributes:
+        path: of the file or directory.
+        format: "saved_model", "litert", "litert_float16", "litert_int8" or "onnx".
+        bytes: its size.
+        parameters: the number of weights in it, without constants for each anchor.
+        matched: the fraction of the source's detections that the export finds: the same class, an IoU of at least 0.5.
+        score_difference: the largest difference of the scores of such a pair; 0 if there are none.
+        box_difference: the largest difference of a coordinate of their boxes, in pixels.
+        ap: on the sample, or `None` without labels.
+        source_ap: that of the Keras model.
+        milliseconds: the median time for a single image, with non-maximum suppression if it is inside.
+        p95: the 95th percentile of that time.
+    """
+
+    path: Path
+    format: str
+    bytes: int
+    parameters: int
+    matched: float
+    score_difference: float
+    box_difference: float
+    ap: float | None
+    source_ap: float | None
+    milliseconds: float
+    p95: float
+
+
+class BoxReference:
+    """The detector, what its exports deliver, and the images on which they are compared with it.
+
+    Args:
+        served: what is exported.
+        sample: `(n, H, W, C)` uint8 images of the size of its input.
+        labels: "boxes" and "classes" of these images, as `data.load_boxes` gives them, or `None`.
+
+    Raises:
+        ValueError: if these do not match each other.
+    """
+
+    def __init__(self, served: ServedDetector, sample: np.ndarray, labels: Mapping[str, np.ndarray] | None):
+        self.served, self.network = served, served.network
+        self.sample = np.asarray(sample)
+        check_images("sample", self.sample, self.network.input_shape[1:])
+        if labels is not None and len(labels["classes"]) != len(self.sample):
+            raise ValueError(
+                f"labels= must be those of the {len(self.sample)} sample images, but received labels of"
+                f" {len(labels['classes'])}."
+            )
+        classes = self.network.output["class_logits"].shape[-1]
+        images = tf.data.Dataset.from_tensor_slices(self.sample.astype("float32")).batch(BATCH)
+        found = predict_boxes(self.network, images, classes=classes, **served.options)
+        self.source = found._replace(labels=labels)
+
+    def accept(self, name: str, staging: Path, path: Path, tolerance: BoxTolerance) -> BoxExport:
+        """Compares a written export with the detector and moves it to its path.
+
+        Raises:
+            ValueError: if its runtime does not load it, it differs too much, or it contains more than the detector.
+        """
+        parameters = self._count_parameters(name, staging)
+        try:
+            run = load_outputs(staging, self.served.names)
+            exported = self.served.detections(run, self.sample)
+        except Exception as error:  # of many types: each runtime has its own
+            raise ValueError(
+                f"The runtime of {name} cannot run the export of {self.network.name!r}. It reports"
+                f" {type(error).__name__}: {str(error)[:500]}"
+            ) from error
+        matched, score, pixels = compare_detections(self.source, exported)
+        own, source = self._ap(exported), self._ap(self.source.detections)
+        drop = 0.0 if own is None or source is None else source - own
+        _check_tolerance(name, tolerance, BoxTolerance(score, pixels, matched, drop))
+        times = latency(run, self.sample)
+        export = BoxExport(path, name, size_in_bytes(staging), parameters, matched, score, pixels, own, source, *times)
+        replace(staging, path)
+        return export
+
+    def _ap(self, detections: Detections) -> float | None:
+        labels = self.source.labels
+        if labels is None:
+            return None
+        metrics = dict(average_precision(labels, detections, self.source.size, self.source.classes))
+        return float(metrics["ap"]) if "ap" in metrics else None
+
+    def _count_parameters(self, name: str, staging: Path) -> int:
+        """The number of weights in an export, at most that of the detector and, if converted, a bias for each kernel.
+
+        Constants that have a value for each anchor or candidate are not weights.
+        """
+        variables = [tuple(variable.shape) for variable in self.network.variables]
+        expected = sum(map(math.prod, variables))
+        limit = expected if name == "saved_model" else expected + sum(max(s[-2:]) for s in variables if len(s) > 1)
+        constants = {len(self.network.anchors), self.served.options.get("candidates", 300)}
+        shapes = [shape for shape in weight_shapes(staging) if not constants & set(shape)]
+        count = sum(map(math.prod, shapes))
+        if count > limit:
+            raise ValueError(
+                f"The {name} of {self.network.name!r} must contain only the detector's {expected:,} parameters, but it"
+                f" contains {count:,}, among them tensors of the shapes {sorted(set(shapes) - set(variables))[-5:]}."
+            )
+        return count
+
+
+def compare_detections(source: BoxPredictions, exported: Detections) -> tuple[float, float, float]:
+    """The fraction of the source's detections that the export finds, and the largest differences of score and pixels.
+
+    Two detections are a pair if they have the same class and an IoU of at least 0.5, as `match_detections` finds them;
+    their order does not matter, because detections of nearly equal scores may change places.
+
+    >>> boxes = np.array([[[0.0, 0.0, 50.0, 50.0]]])
+    >>> found = Detections(boxes, np.array([[0.9]]), np.array([[0]]), np.array([1]))
+    >>> source = BoxPredictions(found, None, (100, 100), 1)
+    >>> compare_detections(source, found._replace(boxes=boxes + 1.0, scores=np.array([[0.75]])))[::2]
+    (1.0, 1.0)
+    """
+    matches = match_detections(source.as_labels(0.0), exported, source.size, source.classes)
+    if not len(matches.object_images):
+        return (1.0, 0.0, 0.0) if not len(matches.scores) else (0.0, 0.0, 0.0)
+    pairs = np.flatnonzero(matches.finds >= 0)
+    partners = matches.finds[pairs]
+    own = matches.images[pairs], matches.rows[pairs]
+    others = matches.object_images[partners], matches.object_rows[partners]
+    scores = np.abs(exported.scores[own] - np.asarray(source.detections.scores)[others])
+    pixels = np.abs(exported.boxes[own] - np.asarray(source.detections.boxes)[others])
+    return len(pairs) / len(matches.object_images), float(scores.max(initial=0)), float(pixels.max(initial=0))
+
+
+def _check_tolerance(name: str, limits: BoxTolerance, measured: BoxTolerance) -> None:
+    is_met = {  # a comparison with NaN is false
+        field: getattr(measured, field) >= getattr(limits, field)
+        if field == "matched"
+        else getattr(measured, field) <= getattr(limits, field)
+        for field in BoxTolerance._fields
+    }
+    violated = [field for field, met in is_met.items() if not met]
+    if violated:
+        bounds = {field: "at least" if field == "matched" else "at most" for field in violated}
+        expected = ", ".join(f"{field} {bounds[field]} {getattr(limits, field):g}" for field in violated)
+        received = ", ".join(f"{field}={getattr(measured, field):.4g}" for field in violated)
+        raise ValueError(
+            f"The {name} export is rejected: compared with its source, expected {expected}, but received {received}."
+            " Examine the difference, or accept it with tolerance=."
+        )

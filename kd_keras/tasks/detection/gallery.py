@@ -1,0 +1,153 @@
+"""The sections of the report that show images: the boxes of all networks, and objects that only the teacher finds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from kd_keras.contracts import as_batch
+from kd_keras.evaluation.box_matches import Matches, match_detections
+from kd_keras.report.sections import Network, Section
+from kd_keras.report.sections.base import Card, Table, is_missing, percent
+from kd_keras.report.svg import thumbnail
+from kd_keras.tasks.detection.drawing import COLOR_NAMES, LONGER_SIDE, DrawnBox, draw_on_image
+from kd_keras.tasks.detection.evaluation import find_misses, score_threshold
+from kd_keras.tasks.detection.misses import Miss
+from kd_keras.tasks.detection.predictions import BoxPredictions
+
+IMAGES = 6
+MISSES = 8
+
+
+def show_boxes(
+    networks: Mapping[str, Network],
+    predictions: Mapping[str, BoxPredictions],
+    images: tf.data.Dataset,
+    classes: Sequence[str],
+) -> Section | None:
+    """Evenly spread images with the objects and with the boxes of each network.
+
+    Args:
+        networks: by the name of the subject.
+        predictions: by the same names.
+        images: batches of the test images in the order of the predictions.
+        classes: the names of the classes.
+    """
+    first = next(iter(predictions.values()))
+    count = len(first.detections.count)
+    places = np.unique(np.linspace(0, count - 1, IMAGES).astype(int))
+    lines: dict[int, list[tuple[str, str]]] = {place: [] for place in places}
+    panels: dict[int, list[tuple[str, list[DrawnBox]]]] = {place: [] for place in places}
+    for name, network in networks.items():
+        threshold = score_threshold(predictions[name])
+        own = predictions[name]
+        matches = None if own.labels is None else match_detections(own.labels, own.detections, own.size, own.classes)
+        for place in places:
+            boxes, text = _found(own, matches, place, threshold)
+            panels[place].append((network.label, boxes))
+            lines[place].append((network.label, text))
+    shown = []
+    for place, image in _images_at(images, places):
+        truth = [] if first.labels is None else [("objects", _truth(first, place))]
+        drawn = [(_uri(image, boxes), label) for label, boxes in [*truth, *panels[place]]]
+        alt = "; ".join(f"{name}: {text}" for name, text in lines[place])
+        shown.append(Card(drawn, alt, lines[place]))
+    colors = ", ".join(f"{name} {COLOR_NAMES[number % len(COLOR_NAMES)]}" for number, name in enumerate(classes[:7]))
+    intro = "The objects, and the detections of each network from its best threshold of the score on. A solid box finds"
+    intro += f" an object at the IoU threshold 0.5, a dashed one does not. Colors are classes: {colors}."
+    return Section(cards=shown, intro=intro)
+
+
+def show_misses(
+    networks: Mapping[str, Network],
+    predictions: Mapping[str, BoxPredictions],
+    images: tf.data.Dataset,
+    classes: Sequence[str],
+) -> Section | None:
+    """The objects that the teacher finds and the judged network does not, with tables by class and size.
+
+    Arguments as for `show_boxes`; the teacher is the first and the judged network the last one.
+    """
+    names = list(networks)
+    teacher, student = predictions[names[0]], predictions[names[-1]]
+    judged = networks[names[-1]]
+    if len(names) < 2 or is_missing(judged.findings.get("only_teacher_finds")) or student.labels is None:
+        return None
+    chosen: dict[int, Miss] = {}
+    for miss in find_misses(student, teacher):  # at most one of an image
+        if miss.image not in chosen and len(chosen) < MISSES:
+            chosen[miss.image] = miss
+    cards = []
+    for place, image in _images_at(images, np.array(sorted(chosen), int)):
+        miss = chosen[place]
+        label = int(student.labels["classes"][place, miss.row])
+        boxes = [DrawnBox(student.labels["boxes"][place, miss.row], label, is_wide=True)]
+        boxes += _found(student, None, place, score_threshold(student), is_dashed=True)[0]
+        own = f"{miss.student_score:.2f}" if miss.student_score else "nothing"
+        lines = [("missed", classes[label]), ("teacher", f"{miss.teacher_score:.2f}"), (judged.label, own)]
+        alt = f"an object of the class {classes[label]} that {judged.phrase} misses"
+        cards.append((miss.teacher_score, Card([(_uri(image, boxes), "")], alt, lines)))
+    cards = [card for _, card in sorted(cards, key=lambda pair: -pair[0])]
+    finds = {who: percent(judged.findings[f"only_{who}_finds"]) for who in ("teacher", "student")}
+    intro = f"The teacher alone finds {finds['teacher']} of the objects, {judged.phrase} alone {finds['student']}, each"
+    intro += (
+        " from its best threshold of the score on. The images show the objects that only the teacher finds with the"
+    )
+    intro += f" highest scores, at most one of an image (wide), and the boxes of {judged.phrase} (dashed)."
+    return Section(tables=list(_tables(judged, classes)), cards=cards, intro=intro)
+
+
+def _tables(judged: Network, classes: Sequence[str]) -> Iterator[Table]:
+    for kind, names, title in (
+        ("class", classes, "By class, the fractions of objects that one network alone finds"),
+        ("size", ("small", "medium", "large"), "By size"),
+    ):
+        values = [judged.findings[f"only_{who}_finds_by_{kind}"] for who in ("teacher", "student")]
+        order = [k for k in np.argsort(-np.nan_to_num(values[0]), kind="stable") if not np.isnan(values[0][k])][:20]
+        rows = [[names[k], percent(values[0][k]), percent(values[1][k])] for k in order]
+        yield Table(title, ["", "teacher alone", f"{judged.label} alone"], rows)
+
+
+def _truth(model: BoxPredictions, place: int) -> list[DrawnBox]:
+    if model.labels is None:
+        return []
+    rows = zip(model.labels["boxes"][place], model.labels["classes"][place], strict=True)
+    return [DrawnBox(box, int(label)) for box, label in rows if label >= 0]
+
+
+def _found(
+    model: BoxPredictions, matches: Matches | None, place: int, threshold: float, is_dashed: bool = False
+) -> tuple[list[DrawnBox], str]:
+    """The detections in an image as boxes, dashed if they find no object, and a text that counts them."""
+    labels = model.as_labels(threshold)
+    correct = set()
+    if matches is not None:
+        inside = (matches.images == place) & (matches.finds >= 0)
+        correct = set(matches.rows[inside].tolist())
+    boxes = [
+        DrawnBox(labels["boxes"][place, row], int(label), is_dashed or (matches is not None and row not in correct))
+        for row, label in enumerate(labels["classes"][place])
+        if label >= 0
+    ]
+    if matches is None:
+        return boxes, f"{len(boxes)} boxes"
+    right = sum(not box.is_dashed for box in boxes)
+    objects = int((matches.object_images == place).sum())
+    return boxes, f"{right} of {objects} objects, {len(boxes) - right} wrong"
+
+
+def _uri(image: np.ndarray, boxes: Sequence[DrawnBox]) -> str:
+    return thumbnail(draw_on_image(image, boxes), LONGER_SIDE)
+
+
+def _images_at(images: tf.data.Dataset, places: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """The test images at these places, in order, uint8."""
+    start = 0
+    for element in images:
+        batch = as_batch(element).inputs.numpy()
+        for place in places:
+            if start <= place < start + len(batch):
+                yield int(place), np.clip(np.round(batch[place - start]), 0, 255).astype("uint8")
+        start += len(batch)

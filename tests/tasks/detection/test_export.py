@@ -1,0 +1,121 @@
+"""Exported detectors find what the Keras model finds, and an export that does not is rejected."""
+
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from kd_keras import models
+from kd_keras.detection.decoding import Detections
+from kd_keras.export.runtimes import interpreter
+from kd_keras.tasks.detection.export import litert, onnx, saved_model
+from kd_keras.tasks.detection.export_check import BoxTolerance, compare_detections
+from kd_keras.tasks.detection.predictions import BoxPredictions
+from scripts import draw_boxes
+from tests.support.boxes import SIZE, detections
+from tests.support.reference import random
+from tests.support.shapes import colored_rectangles
+
+pytest.importorskip("pycocotools", reason="pycocotools is not installed")
+IMAGES, LABEL = colored_rectangles(4, size=32, sides=(8, 16))
+IMAGES = IMAGES.astype("uint8")
+OPTIONS = {"score_threshold": 0.02, "candidates": 40, "detections": 5}
+NAMES = ("red", "green", "blue")
+
+
+@pytest.fixture(scope="module")
+def network():
+    keras.utils.set_random_seed(0)
+    network = models.build("detector/resnet8", (32, 32, 3), 3, pyramid=(2, 3), width=8, depth=1, anchor_scale=2.5)
+    head = network.get_layer("class_predictions")  # before training it predicts nearly the same everywhere
+    head.pointwise_kernel.assign(random(*head.pointwise_kernel.shape, scale=0.5))
+    return network
+
+
+def check(export, name):
+    assert export.format == name and export.path.exists() and export.bytes > 0 and export.milliseconds > 0
+    assert export.matched == 1 and export.score_difference < 1e-4 and export.box_difference < 1e-2
+    assert export.ap == pytest.approx(export.source_ap, abs=1e-6)
+
+
+def test_a_saved_model_takes_any_batch_and_names_its_classes(network, tmp_path):
+    export = saved_model(network, tmp_path / "x", sample=IMAGES, labels=LABEL, class_names=NAMES, **OPTIONS)
+    check(export, "saved_model")
+    assert export.parameters == network.count_params()
+    loaded = tf.saved_model.load(str(export.path))
+    found, expected = loaded.serve(IMAGES[:3]), network.detect(IMAGES[:3].astype("float32"), **OPTIONS)
+    assert found["boxes"].shape == (3, 5, 4) and found["count"].numpy().max() > 1
+    np.testing.assert_array_equal(found["classes"], expected.classes)
+    np.testing.assert_allclose(found["boxes"], expected.boxes, atol=1e-3)
+    assert [name.decode() for name in loaded.signatures["class_names"]()["class_names"].numpy()] == list(NAMES)
+
+
+def test_a_litert_file_draws_boxes_on_a_photograph(network, tmp_path):
+    export = litert(network, tmp_path / "x.tflite", sample=IMAGES, labels=LABEL, class_names=NAMES, **OPTIONS)
+    check(export, "litert")
+    assert zipfile.ZipFile(export.path).read("labels.txt").decode().split("\n") == list(NAMES)
+    Image.fromarray(IMAGES[0]).resize((80, 60)).save(tmp_path / "photo.jpg")
+    draw_boxes.main(str(export.path), str(tmp_path / "photo.jpg"), str(tmp_path / "boxes.png"), lowest_score=0.02)
+    before, after = (np.asarray(Image.open(tmp_path / name)) for name in ("photo.jpg", "boxes.png"))
+    is_red = (after == (255, 0, 0)).all(-1)
+    assert after.shape == (60, 80, 3) and is_red.sum() > 20 and (after == before).all(-1).mean() > 0.5
+
+
+@pytest.mark.slow
+def test_all_other_forms_find_what_keras_finds(network, tmp_path):
+    options = {"sample": IMAGES, "labels": LABEL, **OPTIONS}
+    half = litert(network, tmp_path / "half.tflite", precision="float16", **options)
+    assert half.matched > 0.9 and half.score_difference < 0.01
+    pytest.importorskip("tf2onnx")
+    check(onnx(network, tmp_path / "x.onnx", class_names=NAMES, **options), "onnx")
+    check(onnx(network, tmp_path / "heads.onnx", suppression=False, **options), "onnx")
+    check(litert(network, tmp_path / "heads.tflite", suppression=False, **options), "litert")
+
+
+@pytest.mark.slow
+def test_int8_is_of_the_network_and_not_of_the_boxes(network, tmp_path):
+    loose = BoxTolerance()
+    options = {"sample": IMAGES, "labels": LABEL, "tolerance": loose, **OPTIONS}
+    export = litert(network, tmp_path / "x.tflite", precision="int8", representative=IMAGES, **options)
+    assert export.format == "litert_int8" and export.matched > 0.5
+    tensors = interpreter(export.path).get_tensor_details()
+    kernels = [tensor for tensor in tensors if tensor["dtype"] == np.int8 and len(tensor["shape"]) == 4]
+    assert len(kernels) > 20
+    of_boxes = [tensor for tensor in tensors if tensor["name"].startswith("postprocess/") and 4 in tensor["shape"]]
+    assert of_boxes and not [tensor["name"] for tensor in of_boxes if tensor["dtype"] == np.int8]
+
+
+def test_an_export_that_differs_is_rejected_and_the_earlier_one_is_kept(network, tmp_path):
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "saved_model.pb").write_text("earlier")
+    options = {"sample": IMAGES[:1], "suppression": False, **OPTIONS}
+    with pytest.raises(ValueError, match="saved_model export is rejected.*matched at least 1.1.*matched=1"):
+        saved_model(network, tmp_path / "x", tolerance=BoxTolerance(matched=1.1), **options)
+    assert (tmp_path / "x" / "saved_model.pb").read_text() == "earlier" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_what_cannot_be_exported_is_rejected(network, tmp_path):
+    with pytest.raises(ValueError, match="sample= must be uint8 images"):
+        saved_model(network, tmp_path / "x", sample=IMAGES.astype("float32"))
+    with pytest.raises(ValueError, match="3 class names.*received 1: red"):
+        saved_model(network, tmp_path / "x", sample=IMAGES, class_names=["red"], **OPTIONS)
+    with pytest.raises(ValueError, match="of the 2 sample images.*labels of 4"):
+        saved_model(network, tmp_path / "x", sample=IMAGES[:2], labels=LABEL, **OPTIONS)
+    with pytest.raises(ValueError, match="'int8' needs representative="):
+        litert(network, tmp_path / "x.tflite", sample=IMAGES, precision="int8")
+    with pytest.raises(ValueError, match="'int4' is not a precision"):
+        litert(network, tmp_path / "x.tflite", sample=IMAGES, precision="int4")
+    assert not list(tmp_path.iterdir())
+
+
+def test_detections_are_compared_as_pairs():
+    source = BoxPredictions(detections([(0.9, 0, 0, 0, 40, 40), (0.8, 1, 60, 0, 80, 20)]), None, SIZE, 2)
+    other_order = detections([(0.8, 1, 60, 0, 80, 22), (0.7, 0, 0, 0, 40, 40)])
+    assert compare_detections(source, other_order) == pytest.approx((1, 0.2, 2))
+    assert compare_detections(source, detections([(0.9, 0, 0, 0, 40, 40)]))[0] == 0.5
+    nothing = BoxPredictions(detections([]), None, SIZE, 2)
+    assert compare_detections(nothing, Detections(*detections([]))) == (1, 0, 0)
+    assert compare_detections(nothing, other_order)[0] == 0
