@@ -37,11 +37,12 @@ and squares, 64 pixels wide, with their boxes.
 
 # %%
 KINDS = ("bar", "disk", "square")
+SIZE = "<size><width>64</width><height>64</height><depth>3</depth></size>"
 OBJECT = "<object><name>{}</name><bndbox>{}</bndbox></object>"
 
 
 def draw(random: np.random.Generator) -> tuple[np.ndarray, str]:
-    """A picture `(64, 64, 3)` of one to three objects, and its VOC label."""
+    """A picture `(64, 64, 3)` of one or two objects, and their VOC labels."""
     picture, label = random.uniform(0, 100, 3) * np.ones((64, 64, 1)), ""
     for left in random.permutation([0, 32])[: random.integers(1, 3)]:
         kind, (height, width) = random.choice(KINDS), random.integers(12, 28, 2)
@@ -54,7 +55,7 @@ def draw(random: np.random.Generator) -> tuple[np.ndarray, str]:
         corners = {"xmin": start, "ymin": top, "xmax": start + width, "ymax": top + height}
         label += OBJECT.format(kind, "".join(f"<{name}>{value}</{name}>" for name, value in corners.items()))
     picture += random.normal(0, 8, picture.shape)
-    return np.clip(picture, 0, 255).astype("uint8"), f"<annotation>{label}</annotation>"
+    return np.clip(picture, 0, 255).astype("uint8"), label
 
 
 folder = Path(os.environ.get("KD_IMAGES", RUNS / "images"))
@@ -68,6 +69,7 @@ if not folder.exists():
         for stem in stems:
             pixels, label = draw(random)
             keras.utils.save_img(folder / "JPEGImages" / f"{stem}.jpg", pixels, scale=False)
+            label = f"<annotation><filename>{stem}.jpg</filename>{SIZE}{label}</annotation>"
             (folder / "Annotations" / f"{stem}.xml").write_text(label)
 
 # %% [markdown]
