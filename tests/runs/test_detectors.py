@@ -1,5 +1,7 @@
 """The task of a run is that of its labels: a network of another task is rejected when it enters."""
 
+import json
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -9,7 +11,7 @@ from kd_keras import data, models
 from kd_keras.evaluation import average_precision
 from tests.support.shapes import colored_rectangles
 
-DETECTOR = "detector/resnet8(pyramid=(2, 3), width=8, depth=1, anchor_scale=2.5)"
+DETECTOR = "detector/resnet8(pyramid=(2,), width=8, depth=1, anchor_scale=2.5)"
 
 
 @pytest.mark.parametrize(
@@ -58,7 +60,7 @@ def runs(shapes, tmp_path_factory):
     """A teacher, and a student of it and of its recorded outputs."""
     place = tmp_path_factory.mktemp("runs")
     options = {"data": shapes, "test_data": shapes, "batch_size": 4, "optimizer": "adam"}
-    teacher = kd.train(model=DETECTOR, run=place / "teacher", epochs=3, test_every=2, **options)
+    teacher = kd.train(model=DETECTOR, run=place / "teacher", epochs=2, test_every=2, **options)
     methods = ["bckd", "pkd(student_tap='pyramid_p*', teacher_tap='pyramid_p*')"]
     view = {"data": shapes, "batch_size": 4, "flip": True}
     recording = kd.record(teacher=teacher, output=place / "recording", methods=methods, views=1, **view)
@@ -85,9 +87,12 @@ def test_a_student_follows_recorded_class_logits_boxes_and_maps_of_the_pyramid(r
     assert {"bckd", "pkd", "hard", "val_ap50"} <= student.history.keys()
 
 
-def test_detectors_are_evaluated_on_their_boxes(runs, shapes):
+def test_detectors_are_evaluated_on_their_boxes(runs, shapes, tmp_path):
     teacher, student = runs
-    result = kd.evaluate([student], teacher=teacher, data=shapes, requirements={"max_ap_drop": 1.0})
+    page = tmp_path / "page.html"
+    result = kd.evaluate([student], teacher=teacher, data=shapes, requirements={"max_ap_drop": 1.0}, report=page)
+    text = page.read_text()
+    assert "Boxes on images" in text and f"May {student.path} replace {teacher.path}" in text
     findings = result.findings[str(student.path)]
     assert findings["ap"] == pytest.approx(student.result["last"]["val_ap"], abs=1e-6)
     assert findings["parameters"] == student.model().count_params() and findings["milliseconds"] > 0
@@ -100,3 +105,12 @@ def test_runs_of_detectors_are_compared_by_their_average_precision(runs):
     (row,) = kd.compare([runs[0]]).rows
     assert row["metric"] == "ap" and row["last"] == 100 * runs[0].result["last"]["val_ap"]
     assert "| recipe | seeds | ap, % |" in kd.compare(list(runs)).markdown()
+
+
+def test_a_detector_is_exported_with_its_detections(runs, shapes, tmp_path):
+    tolerance = {"score": 1.0, "pixels": 1e9, "matched": 0.0}  # hardly trained, all scores are nearly equal
+    (exported,) = kd.export(runs[0], ["litert"], output=tmp_path, data=shapes, tolerance=tolerance)
+    assert exported.path == tmp_path / "model.tflite" and exported.format == "litert"
+    table = json.loads((tmp_path / "export.json").read_text())
+    assert table["source_ap"] == pytest.approx(runs[0].result["last"]["val_ap"], abs=1e-6)
+    assert list(table["formats"]) == ["litert"] and not table["rejected"]

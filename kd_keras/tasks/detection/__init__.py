@@ -17,8 +17,10 @@ from kd_keras.errors import explain_mismatch
 from kd_keras.models import Detector
 from kd_keras.tasks.base import Task
 from kd_keras.tasks.detection.evaluator import DetectionEvaluator, describe
+from kd_keras.tasks.detection.export import litert, onnx, saved_model
+from kd_keras.tasks.detection.export_check import BOX_TOLERANCES, BoxExport
 from kd_keras.tasks.detection.monitoring import MeasurePrecision, detection_function, measure_precision
-from kd_keras.tasks.protocols import TaskExport
+from kd_keras.tasks.protocols import FORMATS
 from kd_keras.teacher import Teacher
 
 
@@ -102,8 +104,25 @@ class Detection(Task):
     def describe(self, name: str, findings: Mapping[str, Any]) -> str:
         return describe(name, findings)
 
-    def export(self, name: str, network: keras.Model, path: Path, **options: Any) -> TaskExport:
-        raise ValueError(explain_mismatch("a classifier to export", f"{network.name!r}, which is a detector"))
+    def export(
+        self,
+        name: str,
+        network: keras.Model,
+        path: Path,
+        *,
+        representative: np.ndarray | None,
+        tolerance: Mapping[str, float],
+        **options: Any,
+    ) -> BoxExport:
+        precision = FORMATS[name][1]
+        options["tolerance"] = BOX_TOLERANCES[precision]._replace(**tolerance)
+        if not isinstance(network, Detector):
+            raise ValueError(explain_mismatch("a detector to export", f"{network.name!r}, which is none"))
+        if name == "saved_model":
+            return saved_model(network, path, **options)
+        if name == "onnx":
+            return onnx(network, path, **options)
+        return litert(network, path, precision=precision, representative=representative, **options)
 
     def score(self, network: keras.Model, images: np.ndarray, labels: Any) -> float | None:
         if labels is None or not isinstance(network, Detector):

@@ -19,6 +19,7 @@ from kd_keras.report.page import Subject
 from kd_keras.tasks.detection.evaluation import evaluate_detections
 from kd_keras.tasks.detection.latency import latency
 from kd_keras.tasks.detection.predictions import BoxPredictions, predict_boxes
+from kd_keras.tasks.detection.report import write_detection_report
 
 
 class DetectionEvaluator:
@@ -83,7 +84,16 @@ class DetectionEvaluator:
         self, path: str | os.PathLike, subjects: Sequence[Subject], requirements: Sequence[Requirement], command: str
     ) -> None:
         """Writes the page about all candidates."""
-        raise ValueError("A report needs classifiers: there is no page about detectors. Leave out report=.")
+        write_detection_report(
+            path,
+            subjects,
+            requirements,
+            predictions=self.predictions,
+            images=self.images,
+            class_names=self.test.class_names,
+            data=self.describe_data(),
+            command=command,
+        )
 
 
 def describe(name: str, findings: Mapping[str, Any]) -> str:
