@@ -84,20 +84,15 @@ def detect(
 
 
 def _suppress(boxes: Tensor, classes: Tensor, is_candidate: Tensor, iou_threshold: float) -> Tensor:
-    """`(B, C)` bool, which candidates stay; they are in the order of falling scores.
-
-    A candidate stays if none before it that stays overlaps it. Applied to all candidates at once, this rule settles the
-    first candidate in the first round, and every other one in the round after those before it, so that it ends at the
-    greedy result: after as many rounds as the longest chain of overlapping candidates has members, usually a few.
-    """
+    """`(B, C)` bool, which candidates stay; they are in the order of falling scores."""
     overlaps = iou(boxes[:, :, None], boxes[:, None]) > iou_threshold
-    places = ops.arange(boxes.shape[1])
-    overlaps = overlaps & (classes[:, :, None] == classes[:, None]) & (places[:, None] < places)
+    overlaps = overlaps & (classes[:, :, None] == classes[:, None])
+    count = boxes.shape[1]
+    places = ops.arange(count)
 
-    def changes(stays: Tensor, before: Tensor) -> Tensor:
-        return ops.any(stays != before)
+    def visit(place: Tensor, stays: Tensor) -> Tensor:
+        suppressed = ops.take(overlaps, place, axis=1) & (places > place)
+        visited = ops.take(stays, place, axis=1)[:, None]
+        return stays & ~(suppressed & visited)
 
-    def visit(stays: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
-        return is_candidate & ~ops.any(overlaps & stays[:, :, None], axis=1), stays
-
-    return ops.while_loop(changes, visit, (is_candidate, ~is_candidate))[0]
+    return ops.fori_loop(0, count, visit, is_candidate)

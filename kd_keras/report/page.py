@@ -89,7 +89,7 @@ def render_page(
     disagreements: Sequence[Disagreement] = (),
     command: str = "",
     metric: Metric = ACCURACY,
-    sections: Mapping[str, Section | None] | None = None,
+    sections: Mapping[str, tuple[str, Section | None]] | None = None,
 ) -> str:
     r"""Renders the report as one HTML text, without scripts and without references to other files.
 
@@ -103,8 +103,8 @@ def render_page(
         disagreements: images for which the judged network and the teacher predict different classes.
         command: the command that repeats the page.
         metric: the metric that the page is about.
-        sections: by their headings, the sections below the trade-off, `None` for one whose data are missing; by default
-            those of classification. `name_networks` gives the networks as they are shown.
+        sections: below the trade-off: by a name of letters, the heading and the section, `None` if its data are
+            missing; by default those of classification. `name_networks` gives the networks as they are shown.
 
     Raises:
         ValueError: if there are no subjects, a role is unknown, two subjects have the same name, or the teacher is not
@@ -126,7 +126,7 @@ def render_page(
         by_name = {name: show(shown, classes) for name, show in SECTIONS.items()}
         by_name["attention"] = show_attention(named, classes, attention)
         by_name["disagreements"] = show_disagreements(named, classes, disagreements)
-        sections = {heading: by_name[name] for name, heading in TITLES.items()}
+        sections = {name: (heading, by_name[name]) for name, heading in TITLES.items()}
     return _load_template().render(
         title=title,
         data=data,
@@ -139,18 +139,9 @@ def render_page(
         headlines=headlines(shown, metric) if teacher and len(shown) > 1 else [],
         rows=table_rows(shown, teacher, metric),
         figures=trade_off_figures(shown, metric),
-        sections=[(_anchor(heading), heading, section) for heading, section in sections.items() if section],
-        omitted=[heading[0].lower() + heading[1:] for heading, section in sections.items() if not section],
+        sections=[(name, heading, section) for name, (heading, section) in sections.items() if section],
+        omitted=[heading[0].lower() + heading[1:] for heading, section in sections.values() if not section],
     )
-
-
-def _anchor(heading: str) -> str:
-    """The id of a section on the page.
-
-    >>> _anchor("Similarity of stages (CKA)")
-    'similarity-of-stages-cka'
-    """
-    return re.sub(r"[^a-z0-9]+", "-", heading.lower()).strip("-")
 
 
 def _load_template() -> Any:

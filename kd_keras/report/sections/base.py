@@ -68,6 +68,7 @@ class Section(NamedTuple):
         intro: the sentences under the heading; may be empty.
         legend: whether the marks of its figures need a legend.
         thirds: whether its figures are shown three side by side.
+        large: whether the images of its cards are large, those of a card with several in a row of their own.
     """
 
     plots: Sequence[Plot] = ()
@@ -76,6 +77,7 @@ class Section(NamedTuple):
     intro: str = ""
     legend: bool = False
     thirds: bool = False
+    large: bool = False
 
 
 def percent(fraction: float | None, digits: int = 1) -> str:

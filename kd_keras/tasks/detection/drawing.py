@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -12,6 +12,7 @@ COLORS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#00
 COLOR_NAMES = ("orange", "light blue", "green", "yellow", "pink", "red", "blue")
 LONGER_SIDE = 360  # pixels of a drawing
 DASH = 5
+Line: TypeAlias = "tuple[tuple[float, float], tuple[float, float]]"
 
 
 class DrawnBox(NamedTuple):
@@ -54,23 +55,25 @@ def draw_on_image(image: np.ndarray, boxes: Sequence[DrawnBox]) -> np.ndarray:
     for drawn in boxes:
         ymin, xmin, ymax, xmax = drawn.box
         corners = (xmin * picture.width, ymin * picture.height, xmax * picture.width, ymax * picture.height)
-        color, width = COLORS[drawn.label % len(COLORS)], 4 if drawn.is_wide else 2
-        for start, end in _dashes(*corners) if drawn.is_dashed else _sides(*corners):
-            pen.line([*start, *end], fill=color, width=width)
+        color, width = COLORS[drawn.label % len(COLORS)], 5 if drawn.is_wide else 3
+        lines = _dashes(*corners) if drawn.is_dashed else _sides(*corners)
+        for fill, extra in (("black", 2), (color, 0)):  # a dark edge, so that a line is visible on any image
+            for start, end in lines:
+                pen.line([*start, *end], fill=fill, width=width + extra)
     return np.asarray(picture)
 
 
-def _sides(x0: float, y0: float, x1: float, y1: float) -> list[tuple[tuple[float, float], tuple[float, float]]]:
+def _sides(x0: float, y0: float, x1: float, y1: float) -> list[Line]:
     corners = [(x0, y0), (x1, y0), (x1, y1), (x0, y1), (x0, y0)]
     return list(zip(corners[:-1], corners[1:], strict=True))
 
 
-def _dashes(x0: float, y0: float, x1: float, y1: float) -> list[tuple[tuple[float, float], tuple[float, float]]]:
-    pieces = []
+def _dashes(x0: float, y0: float, x1: float, y1: float) -> list[Line]:
+    pieces: list[Line] = []
     for start, end in _sides(x0, y0, x1, y1):
         begin, change = np.array(start), np.array(end) - np.array(start)
         count = max(1, int(np.abs(change).sum() / DASH))
         for place in range(0, count, 2):
             first, last = begin + change * place / count, begin + change * (place + 1) / count
-            pieces.append((tuple(map(float, first)), tuple(map(float, last))))
+            pieces.append(((float(first[0]), float(first[1])), (float(last[0]), float(last[1]))))
     return pieces

@@ -19,6 +19,7 @@ from kd_keras.tasks.detection.predictions import BoxPredictions
 
 IMAGES = 6
 MISSES = 8
+MAX_CLASSES = 20
 
 
 def show_boxes(
@@ -38,7 +39,6 @@ def show_boxes(
     first = next(iter(predictions.values()))
     count = len(first.detections.count)
     places = np.unique(np.linspace(0, count - 1, IMAGES).astype(int))
-    lines: dict[int, list[tuple[str, str]]] = {place: [] for place in places}
     panels: dict[int, list[tuple[str, list[DrawnBox]]]] = {place: [] for place in places}
     for name, network in networks.items():
         threshold = score_threshold(predictions[name])
@@ -46,18 +46,16 @@ def show_boxes(
         matches = None if own.labels is None else match_detections(own.labels, own.detections, own.size, own.classes)
         for place in places:
             boxes, text = _found(own, matches, place, threshold)
-            panels[place].append((network.label, boxes))
-            lines[place].append((network.label, text))
+            panels[place].append((f"{network.label}: {text}", boxes))
     shown = []
     for place, image in _images_at(images, places):
-        truth = [] if first.labels is None else [("objects", _truth(first, place))]
-        drawn = [(_uri(image, boxes), label) for label, boxes in [*truth, *panels[place]]]
-        alt = "; ".join(f"{name}: {text}" for name, text in lines[place])
-        shown.append(Card(drawn, alt, lines[place]))
+        truth = [] if first.labels is None else [(f"{len(_truth(first, place))} objects", _truth(first, place))]
+        drawn = [(_uri(image, boxes), text) for text, boxes in [*truth, *panels[place]]]
+        shown.append(Card(drawn, f"test image {place}", ()))
     colors = ", ".join(f"{name} {COLOR_NAMES[number % len(COLOR_NAMES)]}" for number, name in enumerate(classes[:7]))
     intro = "The objects, and the detections of each network from its best threshold of the score on. A solid box finds"
     intro += f" an object at the IoU threshold 0.5, a dashed one does not. Colors are classes: {colors}."
-    return Section(cards=shown, intro=intro)
+    return Section(cards=shown, intro=intro, large=True)
 
 
 def show_misses(
@@ -79,7 +77,7 @@ def show_misses(
     for miss in find_misses(student, teacher):  # at most one of an image
         if miss.image not in chosen and len(chosen) < MISSES:
             chosen[miss.image] = miss
-    cards = []
+    cards: dict[int, Card] = {}
     for place, image in _images_at(images, np.array(sorted(chosen), int)):
         miss = chosen[place]
         label = int(student.labels["classes"][place, miss.row])
@@ -88,15 +86,16 @@ def show_misses(
         own = f"{miss.student_score:.2f}" if miss.student_score else "nothing"
         lines = [("missed", classes[label]), ("teacher", f"{miss.teacher_score:.2f}"), (judged.label, own)]
         alt = f"an object of the class {classes[label]} that {judged.phrase} misses"
-        cards.append((miss.teacher_score, Card([(_uri(image, boxes), "")], alt, lines)))
-    cards = [card for _, card in sorted(cards, key=lambda pair: -pair[0])]
+        cards[place] = Card([(_uri(image, boxes), "")], alt, lines)
     finds = {who: percent(judged.findings[f"only_{who}_finds"]) for who in ("teacher", "student")}
     intro = f"The teacher alone finds {finds['teacher']} of the objects, {judged.phrase} alone {finds['student']}, each"
     intro += (
         " from its best threshold of the score on. The images show the objects that only the teacher finds with the"
     )
     intro += f" highest scores, at most one of an image (wide), and the boxes of {judged.phrase} (dashed)."
-    return Section(tables=list(_tables(judged, classes)), cards=cards, intro=intro)
+    return Section(
+        tables=list(_tables(judged, classes)), cards=[cards[place] for place in chosen], intro=intro, large=True
+    )
 
 
 def _tables(judged: Network, classes: Sequence[str]) -> Iterator[Table]:
@@ -105,8 +104,10 @@ def _tables(judged: Network, classes: Sequence[str]) -> Iterator[Table]:
         ("size", ("small", "medium", "large"), "By size"),
     ):
         values = [judged.findings[f"only_{who}_finds_by_{kind}"] for who in ("teacher", "student")]
-        order = [k for k in np.argsort(-np.nan_to_num(values[0]), kind="stable") if not np.isnan(values[0][k])][:20]
-        rows = [[names[k], percent(values[0][k]), percent(values[1][k])] for k in order]
+        order = np.flatnonzero(~np.isnan(values[0]))
+        if kind == "class":
+            order = order[np.argsort(-values[0][order], kind="stable")][:MAX_CLASSES]
+        rows = [[names[k], percent(values[0][k]), percent(values[1][k])] for k in order.tolist()]
         yield Table(title, ["", "teacher alone", f"{judged.label} alone"], rows)
 
 
@@ -135,7 +136,7 @@ def _found(
         return boxes, f"{len(boxes)} boxes"
     right = sum(not box.is_dashed for box in boxes)
     objects = int((matches.object_images == place).sum())
-    return boxes, f"{right} of {objects} objects, {len(boxes) - right} wrong"
+    return boxes, f"finds {right} of {objects}, {len(boxes) - right} wrong"
 
 
 def _uri(image: np.ndarray, boxes: Sequence[DrawnBox]) -> str:

@@ -58,13 +58,13 @@ def write_detection_report(
     judged = subjects[-1].name
     teacher = subjects[0].name if subjects[0].role == "teacher" else judged
     sections = {
-        "Boxes on images": show_boxes(named, predictions, images, classes),
-        "Missed objects": show_misses(named, predictions, images, classes) if teacher != judged else None,
-        "Precision and recall": show_precision_recall(shown, classes),
-        "Classes and sizes": show_classes_and_sizes(shown, classes),
-        "Agreement with the teacher": show_agreement(shown),
-        "Scores": show_scores(shown),
-        "Training curves": show_training(shown, classes, AP),
+        "boxes": ("Boxes on images", show_boxes(named, predictions, images, classes)),
+        "misses": ("Missed objects", show_misses(named, predictions, images, classes) if teacher != judged else None),
+        "precision": ("Precision and recall", show_precision_recall(shown, classes)),
+        "classes": ("Classes and sizes", show_classes_and_sizes(shown, classes)),
+        "agreement": ("Agreement with the teacher", show_agreement(shown)),
+        "scores": ("Scores", show_scores(shown)),
+        "training": ("Training curves", show_training(shown, classes, AP)),
     }
     title = f"May {judged} replace {teacher}?" if teacher != judged else judged
     html = render_page(subjects, requirements, title=title, data=data, command=command, metric=AP, sections=sections)

@@ -31,7 +31,7 @@ def show_precision_recall(networks: Sequence[Network], classes: Sequence[str]) -
     columns = [("the mean over the classes", [_mean_over_classes(curve) for curve in curves])]
     with_objects = np.flatnonzero(~np.isnan(curves[-1]).all(0))
     if 1 < len(with_objects) <= MAX_CURVES:
-        columns += [(classes[place], [curve[:, place] for curve in curves]) for place in with_objects]
+        columns += [(classes[place], [curve[:, place] for curve in curves]) for place in with_objects.tolist()]
     plots = []
     for number, (title, values) in enumerate(columns):
         lines = [
@@ -72,11 +72,11 @@ def show_classes_and_sizes(networks: Sequence[Network], classes: Sequence[str]) 
     lines = [
         Series(network.label, network.style, value[shown], ()) for network, value in zip(known, values, strict=True)
     ]
-    names = [classes[place] for place in shown]
+    names = [classes[place] for place in shown.tolist()]
     worst = names[0]
     plots = [Plot(draw_dots("ap-classes", f"AP by class; first {worst}", names, lines, "AP"), "AP by class.")]
     heads = [network.label for network in known]
-    rows = [[classes[k], f"{counts[k]:,}", *(percent(value[k]) for value in values)] for k in shown]
+    rows = [[classes[k], f"{counts[k]:,}", *(percent(value[k]) for value in values)] for k in shown.tolist()]
     by_class = Table("By class", ["", "objects", *heads], rows)
     rows = []
     for place, (title, name) in enumerate(zip(SIZES, ("small", "medium", "large"), strict=True)):
