@@ -10,6 +10,7 @@ from kd_keras.faces.margins import adaface_quality, margin_loss, published_margi
 from kd_keras.methods import KD, RKD
 from kd_keras.models import Recognizer, embedder, recognizer
 from kd_keras.networks.taps import Tapped
+from kd_keras.recording.constants import RecordedConstants, write_constants
 from tests.support.networks import mirrored, values
 
 SHAPE = (16, 12, 1)
@@ -119,7 +120,7 @@ def test_loading_from_a_file(tmp_path):
 
 def test_keras_trains_it():
     network = without_batch_norm()
-    network.compile(keras.optimizers.Adam(0.01))
+    network.compile(keras.optimizers.Adam(0.01), jit_compile=False)
     losses = network.fit(IMAGES, LABELS, epochs=20, verbose=0).history["loss"]
     assert losses[-1] < 0.8 * losses[0]
 
@@ -181,6 +182,15 @@ def test_the_centers_of_classes_are_found_in_both_kinds_of_classifiers():
     linear = models.build("mobilefacenet", (16, 16, 1), 3, width=0.125)
     centers = Tapped(linear, ["embedding"]).specs.class_centers()
     np.testing.assert_array_equal(centers, linear.get_layer("logits").kernel)
+
+
+def test_a_recording_keeps_the_centers_of_both_kinds_of_classifiers(tmp_path):
+    linear = models.build("mobilefacenet", (16, 16, 1), 3, width=0.125)
+    for name, network in {"angles": without_batch_norm(), "linear": linear}.items():
+        specs = Tapped(network, ["embedding", "logits"]).specs
+        (tmp_path / name).mkdir()
+        write_constants(tmp_path / name, specs)
+        np.testing.assert_array_equal(RecordedConstants(tmp_path / name).class_centers(), specs.class_centers())
 
 
 def test_invalid_options():

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from kd_keras.report.figures import DASHES, MARKS
-from kd_keras.report.labels import percent_tick, spread
+from kd_keras.report.labels import percent_tick
 from kd_keras.report.sections.base import Network
 from kd_keras.report.svg import INK, SERIES, SOFT, axes, to_svg
 from kd_keras.tasks.faces.verification import Roc
@@ -18,7 +18,7 @@ HEIGHT = 230
 
 
 def draw_roc(name: str, alt: str, networks: Sequence[tuple[Network, Roc]], impostors: int) -> str:
-    """TAR over FAR, from the lowest rate that the impostor pairs can measure to 1; each curve is named at its start.
+    """TAR over FAR, from the lowest rate that the impostor pairs can measure to 1; a legend names the curves.
 
     Args:
         name: unique on the page.
@@ -31,23 +31,22 @@ def draw_roc(name: str, alt: str, networks: Sequence[tuple[Network, Roc]], impos
     >>> "var(--series-1)" in draw_roc("roc", "A curve", [(Network("student", "", 1, {}, {}), roc)], 2)
     True
     """
+    from matplotlib import ticker
+
     lowest = 1 / impostors
     with axes(HEIGHT) as ax:
-        starts = []
         for network, roc in networks:
             rates = np.append(lowest, roc.far[roc.far > lowest])
             accepts = [roc.tar[roc.far <= rate + 1e-12][-1] for rate in rates]
             style = {"color": SERIES[network.style], "linestyle": DASHES[network.style]}
             marks = {"marker": MARKS[network.style], "markevery": [0], "drawstyle": "steps-post"}
-            ax.plot(rates, accepts, **style, **marks)
-            starts.append(accepts[-1] if len(accepts) == 1 else accepts[0])
-        ax.set(xscale="log", xlabel="FAR", xlim=(min(lowest, 0.5), 1), ylim=(min(0.0, *starts), 1.02))
+            ax.plot(rates, accepts, label=network.label, **style, **marks)
+        ax.set(xscale="log", xlabel="FAR", xlim=(min(lowest, 0.5), 1), ylim=(0, 1.03))
         ax.set_title("TAR", color=SOFT)
+        ax.xaxis.set_major_formatter(lambda rate, _: f"{rate:g}")
+        ax.xaxis.set_minor_formatter(ticker.NullFormatter())
         ax.yaxis.set_major_formatter(percent_tick)
-        places = spread(starts, 13 * 1.02 / (HEIGHT - 60))
-        for (network, _), place in zip(networks, places, strict=True):
-            position = {"transform": ax.get_yaxis_transform(), "va": "center", "clip_on": False}
-            ax.text(1.02, place, network.label, color=SERIES[network.style], **position)
+        ax.legend(frameon=False, loc="lower right")
     return to_svg(ax.figure, name, alt)
 
 

@@ -45,6 +45,7 @@ def test_the_table_has_the_findings_with_their_intervals(networks):
 
 def test_every_network_is_named_in_the_figures(networks):
     svg = show_verification(networks, PAIRS).plots[0].svg
+    assert ">0.01<" in svg and ">0.1<" in svg and "mathdefault" not in svg
     plots = show_similarities(networks, PAIRS).plots
     for place, (network, _) in enumerate(networks):
         assert f">{network.label}<" in svg and f"var(--series-{place})" in svg
