@@ -100,13 +100,13 @@ class AdaDistill(Method):
     student (`hard_weight=0`). Both embeddings must have the same width. All replicas have the same centers.
 
     Args:
-        identities: K, the number of training identities.
+        classes: K, the number of training identities.
         head: "arcface" or "cosface".
         scale: s > 0.
         margin: m, by default 0.45 for ArcFace and 0.35 for CosFace.
         **options: `weight`, by default 1, without a hard loss; `name`.
 
-    >>> AdaDistill(identities=40).identities
+    >>> AdaDistill(classes=40).classes
     40
     """
 
@@ -120,14 +120,14 @@ class AdaDistill(Method):
     def __init__(
         self,
         *,
-        identities: int,
+        classes: int,
         head: str = "arcface",
         scale: float = 64.0,
         margin: float | None = None,
         **options: Unpack[MethodOptions],
     ):
         super().__init__(**options)
-        self.identities = check_whole_number("AdaDistill", "identities", identities)
+        self.classes = check_whole_number("AdaDistill", "classes", classes)
         self.head = check_choice("AdaDistill", "head", head, HEADS)
         published_margin(head, scale, margin)
         self.scale, self.margin = scale, margin
@@ -140,7 +140,7 @@ class AdaDistill(Method):
             raise ValueError(explain_mismatch(expected, describe_pair(*specs), advice))
         self.centers = self.add_weight(
             name="centers",
-            shape=(self.identities, specs[1].shape[-1]),
+            shape=(self.classes, specs[1].shape[-1]),
             initializer=keras.initializers.RandomNormal(stddev=0.01),
             trainable=False,
             aggregation="only_first_replica",
@@ -152,8 +152,8 @@ class AdaDistill(Method):
         if labels is None:
             return
         values = ops.convert_to_numpy(labels)
-        if values.size and not 0 <= values.min() <= values.max() < self.identities:
-            expected = f"labels from 0 to {self.identities - 1} for AdaDistill(identities={self.identities})"
+        if values.size and not 0 <= values.min() <= values.max() < self.classes:
+            expected = f"labels from 0 to {self.classes - 1} for AdaDistill(classes={self.classes})"
             raise ValueError(explain_mismatch(expected, f"labels from {values.min()} to {values.max()}"))
 
     def call(self, student: Outputs, teacher: Outputs, batch: Batch, step: Step) -> Tensor:

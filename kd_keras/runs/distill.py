@@ -178,7 +178,12 @@ def _distill(session: Session, request: Request) -> Run:
         teacher = live if request.recording is None else teachers.load_recorded(request.recording, images, live)
         # Loading a teacher draws random numbers and a recorded one draws none; the student must not depend on it.
         keras.utils.set_random_seed(session.recipe.seed)
-        methods = make_methods(request.methods, examples=images.train.size, batch_size=session.recipe.batch_size)
+        known = {
+            "examples": images.train.size,
+            "classes": images.train.classes,
+            "batch_size": session.recipe.batch_size,
+        }
+        methods = make_methods(request.methods, **known)
         classes = images.train.classes or _teacher_classes(images, teacher)
         student = students.build_network(request.student, images, classes, request.weights)
         if request.quantize is not None:

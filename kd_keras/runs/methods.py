@@ -30,8 +30,8 @@ def make_methods(texts_or_methods: Sequence[str | Method], **known: Any) -> list
             raise TypeError(
                 f"A method must be a Method such as methods.KD(), or its text, but received {shorten(method)}."
             )
-        # Before the images are read, only the taps of a method matter, not the size of its memory.
-        arguments = {"examples": None} | known
+        # Before the images are read, only the taps of a method matter, not the size of its memory or of its classes.
+        arguments = {"examples": None, "classes": 2} | known
         methods.append(parse_method(method, **arguments) if isinstance(method, str) else method)
     return methods
 

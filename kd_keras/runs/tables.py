@@ -113,7 +113,7 @@ def adapter_parameters(
         names = (teacher, student_name)
         teacher_model, student_model = (models.build(name, image_shape, classes) for name in names)
         before = count(student_model.trainable_variables)
-        method = parse_method(kind.__name__.lower(), examples=2)  # the size of a memory, which is not trained
+        method = parse_method(kind.__name__.lower(), examples=2, classes=classes)  # examples: of a memory, not trained
         try:
             student_model = method.student_from(student_model, teacher_model)
             Distiller(student=student_model, teacher=teacher_model, methods=[method])

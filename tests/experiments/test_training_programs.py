@@ -15,7 +15,9 @@ import pytest
 from tests.support.programs import ROOT, SMALL, program
 
 CONFIGS = sorted((ROOT / "experiments" / "configs").glob("*.flags"))
-RESULT = {"epochs", "seconds", "seed", "last", "best_val_accuracy", "parameters", "data", "versions"}
+RESULT = {
+    "task", "metric", "epochs", "seconds", "seed", "last", "best_val_accuracy", "parameters", "data", "versions"
+}  # fmt: skip
 
 
 def load(run):

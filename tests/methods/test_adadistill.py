@@ -13,7 +13,7 @@ from kd_keras.methods.adadistill import adadistill_centers
 from tests.support.networks import CLASSES, convolutional, examples, mirrored
 from tests.support.reference import Case, log_softmax, random, unit
 
-OPTIONS = {"AdaDistill": {"identities": CLASSES, "scale": 8.0}}
+OPTIONS = {"AdaDistill": {"classes": CLASSES, "scale": 8.0}}
 LABELS = np.array([0, 3, 1, 1, 2])
 
 
@@ -82,7 +82,7 @@ def test_all_replicas_have_the_same_centers():
     for count in (1, 2):
         keras.utils.set_random_seed(0)
         with mirrored(count).scope():
-            method = AdaDistill(identities=CLASSES, scale=8.0)
+            method = AdaDistill(classes=CLASSES, scale=8.0)
             distiller = Distiller(student=convolutional(6), teacher=convolutional(6), methods=[method], hard_weight=0)
             distiller.compile(keras.optimizers.SGD(0.1), jit_compile=False)
         distiller.fit(images, labels, batch_size=8, epochs=2, shuffle=False, verbose=0)
@@ -91,9 +91,9 @@ def test_all_replicas_have_the_same_centers():
 
 
 def test_labels_beyond_the_identities_raise():
-    method = AdaDistill(identities=3)
+    method = AdaDistill(classes=3)
     distiller = Distiller(student=convolutional(6), teacher=convolutional(6), methods=[method], hard_weight=0)
     distiller.compile("sgd", jit_compile=False)
     images, labels = examples()
-    with pytest.raises(ValueError, match=r"0 to 2.*identities=3.*0 to 4"):
+    with pytest.raises(ValueError, match=r"0 to 2.*classes=3.*0 to 4"):
         distiller.fit(images, labels, verbose=0)
