@@ -178,7 +178,7 @@ def _distill(session: Session, request: Request) -> Run:
         teacher = live if request.recording is None else teachers.load_recorded(request.recording, images, live)
         # Loading a teacher draws random numbers and a recorded one draws none; the student must not depend on it.
         keras.utils.set_random_seed(session.recipe.seed)
-        known = {
+        known: dict[str, Any] = {
             "examples": images.train.size,
             "classes": images.train.classes,
             "batch_size": session.recipe.batch_size,
