@@ -178,13 +178,9 @@ def _distill(session: Session, request: Request) -> Run:
         teacher = live if request.recording is None else teachers.load_recorded(request.recording, images, live)
         # Loading a teacher draws random numbers and a recorded one draws none; the student must not depend on it.
         keras.utils.set_random_seed(session.recipe.seed)
-        known: dict[str, Any] = {
-            "examples": images.train.size,
-            "classes": images.train.classes,
-            "batch_size": session.recipe.batch_size,
-        }
-        methods = make_methods(request.methods, **known)
         classes = images.train.classes or _teacher_classes(images, teacher)
+        sizes: dict[str, Any] = {"classes": classes, "batch_size": session.recipe.batch_size}
+        methods = make_methods(request.methods, examples=images.train.size, **sizes)
         student = students.build_network(request.student, images, classes, request.weights)
         if request.quantize is not None:
             student = quantization_aware(student, _first_images(images))
