@@ -36,7 +36,10 @@ def convert_to_partial_int8(
     converter = _converter(saved_model)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.representative_dataset = calibration
-    options = tf.lite.experimental.QuantizationDebugOptions(denylisted_nodes=floats, denylisted_ops=["TOPK_V2"])
+    # The converter knows these two by other names.
+    options = tf.lite.experimental.QuantizationDebugOptions(
+        denylisted_nodes=[*floats, *(name.strip(";") for name in floats)], denylisted_ops=["TOPK_V2", "GATHER"]
+    )
     debugger = tf.lite.experimental.QuantizationDebugger(
         converter=converter, debug_dataset=calibration, debug_options=options
     )

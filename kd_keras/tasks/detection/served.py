@@ -63,7 +63,8 @@ class ServedDetector:
         outputs = {name: np.concatenate([row[name] for row in rows]) for name in self.names}
         if self.suppression:
             return Detections(**outputs)
-        probabilities = np.clip(outputs["scores"], 1e-7, 1 - 1e-7)
+        # In float32 the logits of scores near 1 would be so inexact that detections change places.
+        probabilities = np.clip(outputs["scores"].astype("float64"), 1e-30, 1 - 2.0**-25)
         logits = np.log(probabilities) - np.log1p(-probabilities)
         found = detect(outputs["boxes"], logits, size=self.network.input_shape[1:3], **self.options)
         return Detections(*map(np.asarray, found))

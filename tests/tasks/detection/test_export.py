@@ -16,31 +16,30 @@ from kd_keras.tasks.detection.export_check import BoxTolerance, compare_detectio
 from kd_keras.tasks.detection.predictions import BoxPredictions
 from scripts import draw_boxes
 from tests.support.boxes import SIZE, detections
-from tests.support.reference import random
 from tests.support.shapes import colored_rectangles
 
 pytest.importorskip("pycocotools", reason="pycocotools is not installed")
 IMAGES, LABEL = colored_rectangles(4, size=32, sides=(8, 16))
 IMAGES = IMAGES.astype("uint8")
-OPTIONS = {"score_threshold": 0.02, "candidates": 40, "detections": 5}
+OPTIONS = {"score_threshold": 0.2, "candidates": 40, "detections": 5}
 NAMES = ("red", "green", "blue")
 
 
 @pytest.fixture(scope="module")
 def network():
     keras.utils.set_random_seed(0)
-    network = models.build("detector/resnet8", (32, 32, 3), 3, pyramid=(2, 3), width=8, depth=1, anchor_scale=2.5)
-    # Before training the head predicts nearly the same everywhere. A scale of 0.5 would give logits above 100, whose
-    # scores are all 1 and have no order.
-    head = network.get_layer("class_predictions")
-    head.pointwise_kernel.assign(random(*head.pointwise_kernel.shape, scale=0.02))
+    network = models.build("detector/resnet8", (32, 32, 3), 3, pyramid=(2, 3), width=16, depth=1, anchor_scale=2.5)
+    # Detections of a network without training have nearly equal scores and change places with rounding.
+    network.compile(keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(1e-2, 80), clipnorm=1.0))
+    batch = tf.data.Dataset.from_tensors((IMAGES.astype("float32"), LABEL))
+    network.fit(batch.repeat(80), verbose=0, shuffle=False)
     return network
 
 
 def check(export, name):
     assert export.format == name and export.path.exists() and export.bytes > 0 and export.milliseconds > 0
     assert export.matched == 1 and export.score_difference < 1e-4 and export.box_difference < 1e-2
-    assert export.ap == pytest.approx(export.source_ap, abs=1e-6)
+    assert export.ap == pytest.approx(export.source_ap, abs=1e-6) and export.ap > 0.3
 
 
 def test_a_saved_model_takes_any_batch_and_names_its_classes(network, tmp_path):
@@ -60,7 +59,7 @@ def test_a_litert_file_draws_boxes_on_a_photograph(network, tmp_path):
     check(export, "litert")
     assert zipfile.ZipFile(export.path).read("labels.txt").decode().split("\n") == list(NAMES)
     Image.fromarray(IMAGES[0]).resize((80, 60)).save(tmp_path / "photo.jpg")
-    draw_boxes.main(str(export.path), str(tmp_path / "photo.jpg"), str(tmp_path / "boxes.png"), lowest_score=0.02)
+    draw_boxes.main(str(export.path), str(tmp_path / "photo.jpg"), str(tmp_path / "boxes.png"), lowest_score=0.2)
     before, after = (np.asarray(Image.open(tmp_path / name)) for name in ("photo.jpg", "boxes.png"))
     is_red = (after == (255, 0, 0)).all(-1)
     assert after.shape == (60, 80, 3) and is_red.sum() > 20 and (after == before).all(-1).mean() > 0.5
