@@ -25,6 +25,6 @@ def test_the_methods_with_a_temperature_are_found():
 @pytest.mark.parametrize("name, parameter", [*TAKING.items(), *BOUNDS])
 def test_a_temperature_that_is_not_above_zero_is_refused(name, parameter, value):
     given = (value,) if parameter == "temperatures" else value
-    required = {"examples": 40} if name == "CRD" else {}
+    required = {"CRD": {"examples": 40}, "CIRKD": {"classes": 4}}.get(name, {})
     with pytest.raises(ValueError, match=rf"{name}\({parameter}=...\) must be (greater than 0|finite)"):
         getattr(methods, name)(**{parameter: given}, **required)
