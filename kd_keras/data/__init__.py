@@ -9,7 +9,7 @@ from kd_keras.data.alignment import align_face, align_folder
 from kd_keras.data.augment import Augmentation
 from kd_keras.data.base import ImageAugmentation, Source
 from kd_keras.data.face_pairs import Pairs, all_pairs, read_pairs
-from kd_keras.data.identities import read_labels, split_identities
+from kd_keras.data.identities import read_labels, select_identities, split_identities
 from kd_keras.data.image_files import read_image
 from kd_keras.data.label_kinds import find_label_kind
 from kd_keras.data.pipeline import evaluation, steps_per_epoch, training
@@ -36,6 +36,7 @@ __all__ = (
     "read_image",
     "read_labels",
     "read_pairs",
+    "select_identities",
     "split_identities",
     "steps_per_epoch",
     "training",

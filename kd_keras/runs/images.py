@@ -154,7 +154,7 @@ class Images:
 
     def test_options(self, strategy: tf.distribute.Strategy) -> dict[str, Any]:
         """The arguments of `fit` that concern the test images."""
-        if self.test is None or not self.task.has_test_loss:
+        if self.test is None or self.task.is_open_set:
             return {}
         soft = self.recipe.has_soft_labels
         batches = distribute.batches(
@@ -201,7 +201,7 @@ def load_images(recipe: Recipe) -> Images:
             received = f"{test_channels} channels in {test.name!r}"
             advice = "pass image_channels=1 for gray or 3 for colors, or --image_channels in the shell"
             raise ValueError(explain_mismatch(f"test images of {channels} channels, as for training", received, advice))
-        if any(isinstance(images, tf.data.Dataset) for images in (recipe.data, test_data)):
+        if not task.is_open_set and any(isinstance(images, tf.data.Dataset) for images in (recipe.data, test_data)):
             train, test = unify_classes(train, test)
         if test.has_labels and train.has_labels:
             task.check_classes(train, test)

@@ -30,7 +30,8 @@ class Task(abc.ABC):
         class_tap: the tap whose last axis has an entry for each class.
         columns: the findings of `evaluator` that the table of an evaluation shows.
         optional_columns: those that it shows if a network has them.
-        has_test_loss: whether the loss of the labels of test images has a meaning; if not, only `callbacks` measure.
+        is_open_set: whether test images have other classes than training images, as faces do; their labels have then no
+            loss, and only `callbacks` measure.
         export_columns: the fields of an export that the table of an export shows, with the format of their values.
     """
 
@@ -41,7 +42,7 @@ class Task(abc.ABC):
     class_tap: ClassVar[str] = "logits"
     columns: ClassVar[tuple[str, ...]]
     optional_columns: ClassVar[tuple[str, ...]] = ()
-    has_test_loss: ClassVar[bool] = True
+    is_open_set: ClassVar[bool] = False
     export_columns: ClassVar[Mapping[str, str]]
 
     @property

@@ -142,7 +142,7 @@ def test_segmentation_networks_are_evaluated_on_their_masks(runs, shapes, tmp_pa
     limits = {"max_miou_drop": 1.0, "min_miou": 1.0}
     result = kd.evaluate([student], teacher=teacher, data=shapes, requirements=limits, report=page)
     text = page.read_text()
-    assert "Masks on images" in text and "Reliability of pixels" in text and "MIoU drop" in text
+    assert "Masks on images" in text and "Reliability of pixels" in text and "Mean IoU drop" in text
     findings = result.findings[str(student.path)]
     assert findings["miou"] == pytest.approx(student.result["last"]["val_miou"], abs=1e-6)
     teachers = result.findings[str(teacher.path)]["miou"]
