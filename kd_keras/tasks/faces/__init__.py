@@ -146,7 +146,10 @@ class Faces(Task):
             raise ValueError(f"{unknown[0]!r} is no tolerance of embeddings: {suggest(unknown[0], ['lowest_cosine'])}")
         if not is_face_network(network):
             raise ValueError(explain_mismatch("a network of faces to export", f"{network.name!r}, which is none"))
-        return export_embedder(network, name, path.parent, sample=sample, representative=representative, **tolerance)
+        lowest = tolerance.get("lowest_cosine")
+        return export_embedder(
+            network, name, path.parent, sample=sample, representative=representative, lowest_cosine=lowest
+        )
 
     def score(self, network: keras.Model, images: np.ndarray, labels: Any) -> float | None:
         if labels is None or not is_face_network(network):
