@@ -138,7 +138,7 @@ def evaluate(
             task = find_task(recipe.task, recipe.data, recipe.data_dir, recipe.download_timeout)
             questions = [*questions, *["all"] * (report is not None)]
             questions = task.select_questions(questions, limits, other_data is not None)
-            names = recorded_data(origin).get("class_names") or recipe.class_names
+            names = recipe.class_names or recorded_data(origin).get("class_names")
             reading = {**recipe.reading, "task": task, "class_names": names}
             test = open_source(recipe.data, recipe.test_split, recipe.data_dir, **reading)
             other = None

@@ -163,7 +163,7 @@ def _prepare(student: Network, settings: Recipe, directory: Path, calibration: i
     model, recorded = load_network(student), recorded_data(student)
     task = find_task(settings.task, settings.data, settings.data_dir, settings.download_timeout)
     names = recorded.get("class_names")
-    reading = {**settings.reading, "task": task, "class_names": names or settings.class_names}
+    reading = {**settings.reading, "task": task, "class_names": settings.class_names or names}
     test = open_source(settings.data, settings.test_split, settings.data_dir, **reading)
     size = (find_input_shape(model) or (None, None, None))[1:3]
     if None in size:

@@ -1,6 +1,7 @@
 """Faces as a task of runs: people of the test are in no training image, and verification is the metric."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from kd_keras.tasks.faces.evaluation import verification
 from kd_keras.tasks.faces.export import load_embedder
 from kd_keras.tasks.faces.splits import parse_split
 
+SHARED = Path(__file__).parents[3] / "shared" / "data"
 RECOGNIZER = "embedder/resnet8(dimension=8, scale=16.0)"
 SHAPE = (16, 16, 1)
 
@@ -74,6 +76,16 @@ def test_people_are_selected_by_number(folder):
         load_images(Recipe(data=str(folder), task="faces", **{**chosen, "test_split": "train/identities[6:]"}))
     with pytest.raises(ValueError, match="the form 'train.test/identities"):
         parse_split("train/people[3:]")
+
+
+@pytest.mark.skipif(not (SHARED / "orl_faces").is_dir(), reason="orl_faces is not prepared beside this repository")
+def test_the_people_of_a_dataset_are_selected_across_its_splits():
+    named = {"data": "orl_faces", "data_dir": str(SHARED), "task": "faces"}
+    splits = {"train_split": "train+test/identities[:30]", "test_split": "train+test/identities[30:]"}
+    images = load_images(Recipe(**named, **splits))
+    assert (images.train.size, images.train.classes, images.test.size, images.test.classes) == (300, 30, 100, 10)
+    with pytest.raises(ValueError, match="no training image, but received 40 people in both"):
+        load_images(Recipe(**named))
 
 
 @pytest.mark.parametrize(

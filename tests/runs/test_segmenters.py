@@ -1,6 +1,7 @@
 """Segmentation as a task of runs: its labels decide it, mean IoU is its metric, pages and exports are its own."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,10 +12,12 @@ import kd_keras as kd
 from kd_keras import data
 from kd_keras.runs.images import load_images
 from kd_keras.runs.recipe import Recipe
+from kd_keras.tasks import find_task
 from kd_keras.tasks.segmentation.export import load_class_maps
 from tests.support.shapes import colored_rectangles
 
 SEGMENTER = "segmenter/resnet8(width=8)"
+SHARED = Path(__file__).parents[3] / "shared" / "data"
 NAMES = ("ground", "red", "green", "blue")
 
 
@@ -87,6 +90,13 @@ def test_a_folder_of_masks_is_recognized_and_its_ignored_values_are_left_out(fol
     with pytest.raises(ValueError, match="the classes .'a', 'b'. in .* but received .'ground'"):
         load_images(Recipe(data=str(folder), class_names=("a", "b"), ignored=(255,)))
     (folder / "classes.txt").unlink()
+
+
+@pytest.mark.skipif(not (SHARED / "camvid").is_dir(), reason="camvid is not prepared beside this repository")
+def test_a_dataset_with_a_mask_is_recognized():
+    assert find_task(None, "camvid", SHARED).name == "segmentation"
+    with pytest.raises(ValueError, match="names of the classes of camvid.* pass class_names"):
+        load_images(Recipe(data="camvid", data_dir=str(SHARED)))
 
 
 def test_other_tasks_refuse_ignored_values():

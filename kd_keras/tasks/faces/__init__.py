@@ -71,7 +71,7 @@ class Faces(Task):
             warnings.filterwarnings("ignore", ".*has no images of")
             source = data.load(name, part, data_dir, **options)
         self.check_source(source)
-        if source.has_labels and (identities is not None or os.path.isdir(name)):
+        if identities is not None or (source.has_labels and os.path.isdir(name)):
             return data.select_identities(source, identities or slice(None))
         return source
 
