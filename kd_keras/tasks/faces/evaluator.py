@@ -102,10 +102,12 @@ class FaceEvaluator:
             findings |= dict(intervals(own, self.labels, self.pairs, reference, resamples=resamples))
         if reference is not None:
             findings |= dict(agreement(own, reference, self.pairs))
-            before = "verification_accuracy_difference"
-            findings |= {
-                key.replace(before, "difference"): value for key, value in findings.items() if key.startswith(before)
-            }
+            before = self.findings[self.teacher]["verification_accuracy"]
+            findings["difference"] = findings["verification_accuracy"] - before
+            # Of the decisions of all folds together, whose mean differs a little if folds differ in their size.
+            for end in ("low", "high"):
+                if f"verification_accuracy_difference_{end}" in findings:
+                    findings[f"difference_{end}"] = findings[f"verification_accuracy_difference_{end}"]
         sample = np.asarray(resize_to_input(network, as_batch(next(iter(self.images))).inputs))
         self._timed[name] = network, sample
         self.findings[name] = findings | {**dict(cost(network, sample.shape[1:])), "kilobytes": _kilobytes(network)}
@@ -162,6 +164,7 @@ def describe(name: str, findings: Mapping[str, Any]) -> str:
         text += f" (95 % over people: {low:.4f} to {high:.4f})"
     if "difference" in findings:
         text += f", difference from the teacher {findings['difference']:+.4f}"
+    if "difference_low" in findings:
         text += f" ({findings['difference_low']:+.4f} to {findings['difference_high']:+.4f})"
     if "threshold" in findings:
         text += f"; a pair is accepted from the cosine {findings['threshold']:.3f} on at a FAR of"
