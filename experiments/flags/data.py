@@ -19,6 +19,9 @@ def define_data() -> None:
     flags.DEFINE_integer("image_channels", None, text, lower_bound=1, upper_bound=3)
     text = "Of a folder of images with 16 bits per channel: the number of low bits that their values use."
     flags.DEFINE_integer("image_bits", None, text, lower_bound=8, upper_bound=16)
+    text = "Of masks whose dataset does not name their classes: the names in the order of the values 0, 1, ..."
+    flags.DEFINE_list("class_names", None, text)
+    flags.DEFINE_list("ignored", None, "Values of the pixels of masks that belong to no class.")
     text = "Seconds without progress after which the download of a dataset is given up."
     flags.DEFINE_float("download_timeout", Recipe.download_timeout, text, lower_bound=1.0)
     flags.DEFINE_integer("batch_size", Recipe.batch_size, "Images per step, over all devices.", lower_bound=1)
@@ -36,6 +39,8 @@ def define_views() -> None:
     flags.DEFINE_boolean("flip", Recipe.flip, "Augmentation: mirror left to right at random.")
     flags.DEFINE_integer("shift", Recipe.shift, "Augmentation: the largest random shift, in pixels.", lower_bound=0)
     flags.DEFINE_boolean("resized_crop", Recipe.resized_crop, "Augmentation: crop a random part and resize it.")
+    text = "Augmentation: smallest,largest factor of a random scale before a crop of the original size."
+    flags.DEFINE_list("scale", None, text)
     flags.DEFINE_list("rand_augment", None, "Augmentation: layers,magnitude of RandAugment.")
     flags.DEFINE_float(
         "mixup", Recipe.mixup, "Augmentation: alpha of mixup; 0 is off, 1 mixes evenly.", lower_bound=0.0

@@ -9,7 +9,7 @@ from kd_keras.data.alignment import align_face, align_folder
 from kd_keras.data.augment import Augmentation
 from kd_keras.data.base import ImageAugmentation, Source
 from kd_keras.data.face_pairs import Pairs, all_pairs, read_pairs
-from kd_keras.data.identities import read_labels, split_identities
+from kd_keras.data.identities import read_labels, select_identities, split_identities
 from kd_keras.data.image_files import read_image
 from kd_keras.data.label_kinds import find_label_kind
 from kd_keras.data.pipeline import evaluation, steps_per_epoch, training
@@ -32,9 +32,11 @@ __all__ = (
     "load_boxes",
     "load_masks",
     "measure",
+    "names_mask_classes",
     "read_image",
     "read_labels",
     "read_pairs",
+    "select_identities",
     "split_identities",
     "steps_per_epoch",
     "training",
@@ -148,6 +150,27 @@ def load_boxes(
 
     source = read_boxes(os.fspath(name), split, data_dir, max_boxes, download_timeout)
     return source if image_channels is None else source.with_channels(image_channels)
+
+
+def names_mask_classes(
+    name: str | os.PathLike, data_dir: str | os.PathLike | None = None, download_timeout: float = 60.0
+) -> bool:
+    """Whether the dataset or the folder of `load_masks` names its classes, so that `class_names` may be left out.
+
+    Args:
+        name, data_dir, download_timeout: as for `load_masks`.
+
+    Raises:
+        ValueError: if the dataset is unknown or has no masks.
+        FileNotFoundError: if it is neither prepared nor can be downloaded.
+    """
+    if os.path.isdir(name):
+        from kd_keras.data.mask_folders import names_classes
+
+        return names_classes(name)
+    from kd_keras.data import mask_sources
+
+    return mask_sources.names_classes(os.fspath(name), data_dir, download_timeout)
 
 
 def load_masks(

@@ -52,6 +52,30 @@ def split_identities(source: Source, held_out: int | Collection[int]) -> tuple[S
     return _select(source, labels, trained), _select(source, labels, tested)
 
 
+def select_identities(source: Source, chosen: slice) -> Source:
+    """The examples of some of the identities that have any; both are numbered from 0, in the earlier order.
+
+    Args:
+        source: examples with one label each, which are read once.
+        chosen: which of the identities with examples, in the order of their numbers.
+
+    Raises:
+        ValueError: if the source has no such labels, or no identity is chosen.
+
+    >>> examples = tf.data.Dataset.range(6).map(
+    ...     lambda i: {"image": tf.zeros((4, 4, 1), tf.uint8), "label": 2 * (i % 3), "index": i})
+    >>> people = Source(examples, name="people", size=6, classes=5, image_shape=(4, 4, 1))
+    >>> [int(example["label"]) for example in select_identities(people, slice(1, None)).examples]
+    [0, 1, 0, 1]
+    """
+    labels = read_labels(source)
+    existing = sorted({*labels.tolist()})
+    if not existing[chosen]:
+        received = f"those from {chosen.start} to {chosen.stop}"
+        raise ValueError(explain_mismatch(f"some of the {len(existing)} identities of {source.name!r}", received))
+    return _select(source, labels, existing[chosen])
+
+
 def read_labels(source: Source) -> np.ndarray:
     """All labels `(N,)` int64 of a source, in reading order.
 

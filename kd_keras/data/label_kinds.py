@@ -12,8 +12,8 @@ CLASS, BOXES, MASKS = "class", "boxes", "masks"
 def find_label_kind(name: str | os.PathLike, data_dir: str | os.PathLike | None, download_timeout: float) -> str:
     """The kind of the labels of a dataset that `load` or another reader of this room opens.
 
-    A dataset with several kinds of labels has the first of `CLASS` and `BOXES`; one with none of them has the kind
-    `CLASS`, whose reader says what is missing.
+    A dataset with several kinds of labels has the first of `CLASS`, `BOXES` and `MASKS`; one with none of them has the
+    kind `CLASS`, whose reader says what is missing.
 
     Args:
         name: as for `load`.
@@ -29,17 +29,19 @@ def find_label_kind(name: str | os.PathLike, data_dir: str | os.PathLike | None,
     """
     if os.path.isdir(name):
         from kd_keras.data.box_folders import has_boxes
+        from kd_keras.data.mask_folders import has_masks
 
-        return BOXES if has_boxes(name) else CLASS
+        return MASKS if has_masks(name) else BOXES if has_boxes(name) else CLASS
     if os.fspath(name) == "digits":
         return CLASS
     # Imported here because TFDS takes seconds to import, and a folder of images does not need it.
     from kd_keras.data.box_sources import find_box_keys
     from kd_keras.data.downloads import prepare
+    from kd_keras.data.mask_sources import find_mask_keys
     from kd_keras.data.sources import find_class_keys
 
     builder = prepare(os.fspath(name), data_dir, download_timeout)
-    kinds: dict[str, Callable[[Any], Any]] = {CLASS: find_class_keys, BOXES: find_box_keys}
+    kinds: dict[str, Callable[[Any], Any]] = {CLASS: find_class_keys, BOXES: find_box_keys, MASKS: find_mask_keys}
     return next((kind for kind, find_keys in kinds.items() if _has(find_keys, builder)), CLASS)
 
 

@@ -96,6 +96,25 @@ def read_mask_folder(
     )
 
 
+def has_masks(folder: str | os.PathLike) -> bool:
+    """Whether a folder has one of the layouts of `read_mask_folder`.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> for name in ("images", "masks"):
+    ...     (folder / "train" / name).mkdir(parents=True)
+    >>> has_masks(folder), has_masks(folder / "train" / "images")
+    (True, False)
+    """
+    masks = [path for pattern in ("masks", "*/masks") for path in Path(folder).glob(pattern)]
+    return any(path.is_dir() and (path.parent / "images").is_dir() for path in masks)
+
+
+def names_classes(folder: str | os.PathLike) -> bool:
+    """Whether a folder has a file with the names of the classes."""
+    return any((Path(folder) / name).is_file() for name in NAME_FILES)
+
+
 def read_mask(path: str | os.PathLike, values: MaskValues) -> np.ndarray:
     """The class of each pixel of a mask, `(H, W)` int32.
 

@@ -45,7 +45,7 @@ def read_masks(
         FileNotFoundError: if the dataset is neither prepared nor can be downloaded.
     """
     builder = prepare(name, data_dir, download_timeout)
-    (image_key, mask_key), size = _find_keys(builder), count_examples(builder, split)
+    (image_key, mask_key), size = find_mask_keys(builder), count_examples(builder, split)
     features = builder.info.features
     values = _find_values(builder, mask_key, class_names, ignored)
     in_order = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
@@ -86,6 +86,12 @@ def read_masks(
     )
 
 
+def names_classes(name: str, data_dir: str | os.PathLike | None = None, download_timeout: float = 60.0) -> bool:
+    """Whether a TFDS dataset of `read_masks` names the classes of its masks."""
+    builder = prepare(name, data_dir, download_timeout)
+    return isinstance(builder.info.features[find_mask_keys(builder)[1]], tfds.features.LabeledImage)
+
+
 def _find_values(
     builder: tfds.core.DatasetBuilder,
     key: str,
@@ -103,8 +109,12 @@ def _find_values(
     return make_mask_values(class_names, ignored)
 
 
-def _find_keys(builder: tfds.core.DatasetBuilder) -> tuple[str, str]:
-    """The keys of the image and of its mask."""
+def find_mask_keys(builder: tfds.core.DatasetBuilder) -> tuple[str, str]:
+    """The keys of the image and of its mask.
+
+    Raises:
+        ValueError: if the dataset has no 8-bit image with a mask.
+    """
     features = builder.info.features
     top = dict(features) if isinstance(features, tfds.features.FeaturesDict) else {}
     masks = [key for key, feature in top.items() if isinstance(feature, tfds.features.LabeledImage)]

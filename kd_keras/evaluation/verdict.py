@@ -17,6 +17,10 @@ REQUIREMENTS = {
     "max_accuracy_drop": ("accuracy", "drop"),
     "min_ap": ("ap", "value"),
     "max_ap_drop": ("ap", "drop"),
+    "min_miou": ("miou", "value"),
+    "max_miou_drop": ("miou", "drop"),
+    "min_verification_accuracy": ("verification_accuracy", "value"),
+    "max_verification_accuracy_drop": ("verification_accuracy", "drop"),
     "min_agreement": ("agreement", "value"),
     "max_ece": ("ece", "value"),
     "max_mce": ("mce", "value"),
@@ -59,9 +63,9 @@ def check_requirements(
     """Compares a student's findings with requirements.
 
     Args:
-        limits: by a name of `REQUIREMENTS`. A drop is the teacher's accuracy or average precision minus the student's
-            as a fraction (0.01 is one percentage point); these values themselves decide, and the text adds the
-            interval. A ratio is the student's value divided by the teacher's.
+        limits: by a name of `REQUIREMENTS`. A drop is the teacher's accuracy, average precision or mean IoU minus the
+            student's as a fraction (0.01 is one percentage point); these values themselves decide, and the text adds
+            the interval. A ratio is the student's value divided by the teacher's.
         student: the student's findings by name.
         teacher: those of the teacher.
 

@@ -35,7 +35,8 @@ LOGGER = logging.getLogger("kd_keras")
 TEACHER_SETTINGS = ("teacher", "recording", "method")  # a run with one of these was distilled
 OPTIONS = (
     "data_dir", "task", "test_split", "image_size", "batch_size", "strategy", "devices", "worker_timeout",
-    "deterministic", "image_channels", "image_bits", "download_timeout",
+    "deterministic", "image_channels", "image_bits", "class_names", "ignored",
+    "download_timeout",
 )  # fmt: skip
 
 
@@ -137,7 +138,8 @@ def evaluate(
             task = find_task(recipe.task, recipe.data, recipe.data_dir, recipe.download_timeout)
             questions = [*questions, *["all"] * (report is not None)]
             questions = task.select_questions(questions, limits, other_data is not None)
-            reading = {**recipe.reading, "task": task, "class_names": recorded_data(origin).get("class_names")}
+            names = recipe.class_names or recorded_data(origin).get("class_names")
+            reading = {**recipe.reading, "task": task, "class_names": names}
             test = open_source(recipe.data, recipe.test_split, recipe.data_dir, **reading)
             other = None
             if other_data is not None:

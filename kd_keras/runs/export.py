@@ -14,7 +14,7 @@ import numpy as np
 
 from kd_keras.data import Source
 from kd_keras.errors import suggest
-from kd_keras.evaluation.images import order_classes, take_evenly
+from kd_keras.evaluation.images import take_evenly
 from kd_keras.export.usage import reading_lines
 from kd_keras.files import write_json
 from kd_keras.networks.inputs import find_input_shape
@@ -27,7 +27,8 @@ from kd_keras.tasks import FORMATS, Task, TaskExport, find_task
 
 LOGGER = logging.getLogger("kd_keras")
 OPTIONS = (
-    "data_dir", "task", "train_split", "test_split", "batch_size", "image_channels", "image_bits", "download_timeout",
+    "data_dir", "task", "train_split", "test_split", "batch_size", "image_channels", "image_bits", "class_names",
+    "ignored", "download_timeout",
 )  # fmt: skip
 TITLES = {"difference": "largest difference"}  # of columns of the table
 
@@ -162,13 +163,13 @@ def _prepare(student: Network, settings: Recipe, directory: Path, calibration: i
     model, recorded = load_network(student), recorded_data(student)
     task = find_task(settings.task, settings.data, settings.data_dir, settings.download_timeout)
     names = recorded.get("class_names")
-    reading = {**settings.reading, "task": task, "class_names": names}
+    reading = {**settings.reading, "task": task, "class_names": settings.class_names or names}
     test = open_source(settings.data, settings.test_split, settings.data_dir, **reading)
     size = (find_input_shape(model) or (None, None, None))[1:3]
     if None in size:
         size = tuple(recorded.get("image_shape") or test.image_shape or ())[:2]
     images, labels = read_images(test, size, settings.batch_size)
-    labels = task.order_labels(labels, order_classes(names, test.class_names))
+    labels = task.order_labels(labels, names, test.class_names)
 
     def calibration_images() -> np.ndarray:
         data = _training_data(student, settings)

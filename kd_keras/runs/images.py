@@ -154,21 +154,26 @@ class Images:
 
     def test_options(self, strategy: tf.distribute.Strategy) -> dict[str, Any]:
         """The arguments of `fit` that concern the test images."""
-        if self.test is None:
+        if self.test is None or self.task.is_open_set:
             return {}
-        soft, every, epochs = self.recipe.has_soft_labels, self.recipe.test_every, self.recipe.epochs
+        soft = self.recipe.has_soft_labels
         batches = distribute.batches(
             strategy, lambda batch_slice: self.test_batches(batch_slice=batch_slice, one_hot=soft)
         )
         return {
             "validation_data": batches,
             "validation_steps": data.steps_per_epoch(self.test, self.recipe.batch_size),
-            "validation_freq": [*range(every, epochs, every), epochs],
+            "validation_freq": self.tested_epochs,
         }
+
+    @property
+    def tested_epochs(self) -> list[int]:
+        """The epochs after which there is a test, counted from 1."""
+        return [*range(self.recipe.test_every, self.recipe.epochs, self.recipe.test_every), self.recipe.epochs]
 
     def test_callbacks(self) -> list[keras.callbacks.Callback]:
         """The callbacks of `fit` that measure what the test images need besides `test_options`."""
-        return [] if self.test is None else self.task.callbacks(self.test, self.test_batches)
+        return [] if self.test is None else self.task.callbacks(self.test, self.test_batches, self.tested_epochs)
 
 
 def load_images(recipe: Recipe) -> Images:
@@ -180,25 +185,26 @@ def load_images(recipe: Recipe) -> Images:
     """
     task = find_task(recipe.task, recipe.data, recipe.data_dir, recipe.download_timeout)
     train = open_source(recipe.data, recipe.train_split, recipe.data_dir, task=task, **recipe.reading)
+    if recipe.class_names is not None and recipe.class_names != train.class_names:
+        received = f"class_names={','.join(recipe.class_names)}"
+        raise ValueError(
+            explain_mismatch(f"the classes of {train.name!r}, {train.class_names}", received, "leave it out")
+        )
     train = train.without(recipe.without_classes) if recipe.without_classes else train
     test = None
     if recipe.test_data is not None or (train.has_labels and isinstance(recipe.data, (str, os.PathLike))):
         test_data = recipe.data if recipe.test_data is None else recipe.test_data
-        options = {**recipe.reading, "task": task, "class_names": train.class_names}
+        options = {**recipe.reading, "task": task, "class_names": train.class_names or recipe.class_names}
         test = open_source(test_data, recipe.test_split, recipe.data_dir, **options)
         channels, test_channels = (side.examples.element_spec["image"].shape[-1] for side in (train, test))
         if test_channels != channels:
             received = f"{test_channels} channels in {test.name!r}"
             advice = "pass image_channels=1 for gray or 3 for colors, or --image_channels in the shell"
             raise ValueError(explain_mismatch(f"test images of {channels} channels, as for training", received, advice))
-        if any(isinstance(images, tf.data.Dataset) for images in (recipe.data, test_data)):
+        if not task.is_open_set and any(isinstance(images, tf.data.Dataset) for images in (recipe.data, test_data)):
             train, test = unify_classes(train, test)
-        same_classes = (test.class_names, test.classes) == (train.class_names, train.classes)
-        if test.has_labels and train.has_labels and not same_classes:
-            raise ValueError(
-                "Training and test images must have the same classes in the same order, but they have "
-                f"{train.class_names or train.classes} and {test.class_names or test.classes}."
-            )
+        if test.has_labels and train.has_labels:
+            task.check_classes(train, test)
         test = test if test.has_labels else None
     return Images(recipe, train, test, task)
 
@@ -212,6 +218,7 @@ def open_source(
     class_names: Sequence[str] | None = None,
     image_channels: int | None = None,
     image_bits: int | None = None,
+    ignored: Sequence[int] | None = None,
     download_timeout: float = 60.0,
 ) -> data.Source:
     """Opens the examples of a name, a folder, a `Source` or a `tf.data.Dataset`.
@@ -224,6 +231,7 @@ def open_source(
         class_names: the names of the classes in their order, if another split or a run has determined them.
         image_channels: 1 for gray images, 3 for colors; by default what the dataset has.
         image_bits: as for `data.load`.
+        ignored: values of masks that belong to no class.
         download_timeout: as for `data.load`.
 
     Raises:
@@ -238,6 +246,7 @@ def open_source(
             class_names=class_names,
             image_channels=image_channels,
             image_bits=image_bits,
+            ignored=ignored,
             download_timeout=download_timeout,
         )
     if not isinstance(images, (data.Source, tf.data.Dataset)):
@@ -256,6 +265,7 @@ def augmentation(recipe: Recipe) -> data.Augmentation:
         flip=recipe.flip,
         shift=recipe.shift,
         resized_crop=recipe.resized_crop,
+        scale=recipe.scale,
         rand_augment=recipe.rand_augment,
         mixup=recipe.mixup,
         cutmix=recipe.cutmix,

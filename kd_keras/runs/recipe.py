@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import tensorflow as tf
 
 from kd_keras import distribute
-from kd_keras.data import SHARDING, Source
+from kd_keras.data import SHARDING, Augmentation, Source
 from kd_keras.errors import check_choice, check_number, check_whole_number, suggest
 from kd_keras.runs.parsing import parse_normalization
 from kd_keras.runs.settings import GivenObject
@@ -37,7 +37,7 @@ class Recipe:
         data: training images: a TFDS name, a folder of `<split>/<class>/` or of images, "digits", a `Source`, or a
             `tf.data.Dataset` of (image or images in 0..255, label or labels), which `kd_keras.runs.images` describes.
         data_dir: where TFDS keeps prepared datasets; its usual place by default.
-        task: what the labels are, "classification" or "detection"; by default what the dataset has.
+        task: what the labels are, a name of `tasks.NAMES`; by default what the dataset has.
         train_split: split to train on, such as "train[:5000]"; unused for a `Source` or a `Dataset`.
         without_classes: numbers of classes to leave out of the training images.
         test_data: images to test on; by default `data`, if that is a name.
@@ -45,6 +45,8 @@ class Recipe:
         image_size: (height, width) to resize to, in pixels; by default the size of the images.
         image_channels: 1 to read gray images, 3 for colors; by default what the dataset has.
         image_bits: of a folder of images with 16 bits per channel, the number of low bits that their values use.
+        class_names: of masks whose dataset does not name their classes, the names in the order of the values 0, 1, ...
+        ignored: values of the pixels of masks that belong to no class, such as (255,).
         download_timeout: seconds without progress after which the download of a dataset is given up.
         normalization: the first layer of a model of the zoo: "fit" (mean 0 and standard deviation 1 of each channel
             over the training images), "unit" (to 0..1), "symmetric" (to -1..1), or ((mean, ...), (standard deviation,
@@ -73,6 +75,8 @@ class Recipe:
         flip: mirror left to right at random.
         shift: the largest random shift, in pixels; 0 is off.
         resized_crop: crop a random part of the image and resize it.
+        scale: the smallest and the largest factor of a random scale, which a random crop to the original size follows,
+            such as (0.5, 2.0) for masks.
         rand_augment: (layers, magnitude) of RandAugment.
         mixup: alpha of mixup; 0 is off.
         cutmix: alpha of CutMix; 0 is off.
@@ -109,6 +113,8 @@ class Recipe:
     image_size: tuple[int, int] | None = None
     image_channels: int | None = None
     image_bits: int | None = None
+    class_names: tuple[str, ...] | None = None
+    ignored: tuple[int, ...] | None = None
     download_timeout: float = 60.0
     normalization: Any = "fit"
     batch_size: int = 128
@@ -131,6 +137,7 @@ class Recipe:
     flip: bool = False
     shift: int = 0
     resized_crop: bool = False
+    scale: tuple[float, float] | None = None
     rand_augment: tuple[int, int] | None = None
     mixup: float = 0.0
     cutmix: float = 0.0
@@ -173,6 +180,8 @@ class Recipe:
                 check_choice("Recipe", name, value, choices)
         for name, count in TUPLES.items():
             object.__setattr__(self, name, _whole_numbers(name, self._value(name), count))
+        object.__setattr__(self, "scale", _factors(self.scale))
+        object.__setattr__(self, "class_names", _names(self.class_names))
         object.__setattr__(self, "normalization", parse_normalization(self.normalization))
         if self.warmup_epochs and self.schedule != "cosine":
             raise ValueError(
@@ -205,7 +214,7 @@ class Recipe:
     @property
     def reading(self) -> dict[str, Any]:
         """The options of `open_source` that say how a dataset is read."""
-        return {name: self._value(name) for name in ("image_channels", "image_bits", "download_timeout")}
+        return {name: self._value(name) for name in READING}
 
     def settings(self) -> dict[str, Any]:
         """The values as a flagfile records them, by name of the flag."""
@@ -237,6 +246,7 @@ WHOLE_NUMBERS = {
     "base_batch_size": 1, "steps_per_execution": 1, "checkpoint_every": 0, "keep": 2,
     "image_channels": 1, "image_bits": 8,
 }  # fmt: skip
+READING = ("class_names", "image_channels", "image_bits", "ignored", "download_timeout")
 OPTIONAL = ("views", "devices", "image_channels", "image_bits")
 NUMBERS = (
     "learning_rate",
@@ -249,7 +259,7 @@ NUMBERS = (
     "cutmix",
 )
 SWITCHES = ("drop_remainder", "flip", "resized_crop", "deterministic", "sync_batch_norm", "freeze_backbone")
-TUPLES = {"without_classes": None, "decay_epochs": None, "image_size": 2, "rand_augment": 2}
+TUPLES = {"without_classes": None, "decay_epochs": None, "image_size": 2, "rand_augment": 2, "ignored": None}
 CHOICES: dict[str, Sequence[str]] = {
     "optimizer": OPTIMIZERS,
     "schedule": SCHEDULES,
@@ -296,6 +306,28 @@ def _whole_numbers(name: str, value: Any, count: int | None) -> tuple[int, ...] 
     return tuple(int(text) for text in texts)
 
 
+def _factors(value: Any) -> tuple[float, float] | None:
+    """The two factors of a scale, from numbers or their texts."""
+    if value is None:
+        return None
+    try:
+        smallest, largest = (float(factor) for factor in value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"scale must be two numbers, such as (0.5, 2.0), but received {value!r}.") from error
+    Augmentation(scale=(smallest, largest))
+    return smallest, largest
+
+
+def _names(value: Any) -> tuple[str, ...] | None:
+    """The names of classes as a tuple of texts that a flag can hold."""
+    if value is None:
+        return None
+    names = (value,) if isinstance(value, str) else tuple(value)
+    if not names or not all(isinstance(name, str) and name.strip() and "," not in name for name in names):
+        raise ValueError(f"class_names must be names without commas, one for each class, but received {value!r}.")
+    return tuple(name.strip() for name in names)
+
+
 def _as_setting(data: Data | None) -> Any:
     if data is None or isinstance(data, (str, os.PathLike)):
         return None if data is None else os.fspath(data)
@@ -307,7 +339,7 @@ def _as_setting(data: Data | None) -> Any:
 def _from_text(name: str, text: Any) -> Any:
     if name in SWITCHES:
         return text == "true"
-    if name in TUPLES:
+    if name in (*TUPLES, "scale", "class_names"):
         return text.split(",")
     if name in WHOLE_NUMBERS:
         return int(text)

@@ -181,7 +181,9 @@ def _callbacks(session: Session, start: Position) -> list[keras.callbacks.Callba
         return [*measuring, guard]
     session.run.begin()  # not before, because an invalid request must not create a run
     progress = [progress_over_epochs(session.recipe)] if session.recipe.test_every > 1 else []
-    names = [f"val_{name}" for name in ("loss", *session.images.task.metrics)] if measuring else []
+    task = session.images.task
+    measured = task.metrics if task.is_open_set else ("loss", *task.metrics)
+    names = [f"val_{name}" for name in measured] if measuring else []
     return [*measuring, guard, *session.run.loggers(start.epoch, names), *progress]
 
 

@@ -102,7 +102,7 @@ def is_pretrained(source: Network, weights: str | os.PathLike | None = None) -> 
     if not isinstance(source, str):
         return False
     name, options = parse_call(source)
-    is_preset = name.removeprefix("multi_exit/").startswith("hub/") and not name.endswith("ImageClassifier")
+    is_preset = _without_family(name).startswith("hub/") and not name.endswith("ImageClassifier")
     return bool(options.get("weights", is_preset))
 
 
@@ -119,8 +119,14 @@ def names_model(source: str) -> bool:
     >>> names_model("applications/ResNet50(weights='imagenet')"), names_model("runs/teacher")
     (True, False)
     """
-    name = source.partition("(")[0].strip().removeprefix("multi_exit/").removeprefix("detector/")
+    name = _without_family(source.partition("(")[0].strip())
     return not is_saved(source) and (name in models.names() or name.startswith(("applications/", "hub/")))
+
+
+def _without_family(name: str) -> str:
+    """The name of the network in the name of a model such as "detector/resnet8"."""
+    family, _, member = name.partition("/")
+    return member if family in models.FAMILIES else name
 
 
 def describe(source: Network) -> str:

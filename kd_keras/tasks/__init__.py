@@ -10,12 +10,14 @@ from kd_keras.errors import check_choice
 from kd_keras.tasks.base import Task
 from kd_keras.tasks.classification import Classification
 from kd_keras.tasks.detection import Detection
+from kd_keras.tasks.faces import Faces
 from kd_keras.tasks.protocols import FORMATS, TaskExport
+from kd_keras.tasks.segmentation import Segmentation
 
 __all__ = ("CLASSIFICATION", "FORMATS", "NAMES", "TASKS", "Task", "TaskExport", "find_task")
 CLASSIFICATION = Classification()
 # Of several tasks with the same kind of labels, the first one is the default.
-TASKS: tuple[Task, ...] = (CLASSIFICATION, Detection())
+TASKS: tuple[Task, ...] = (CLASSIFICATION, Detection(), Segmentation(), Faces())
 NAMES = tuple(task.name for task in TASKS)
 
 

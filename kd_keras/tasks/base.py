@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from kd_keras.data import Source
 from kd_keras.errors import explain_mismatch
+from kd_keras.evaluation.images import order_classes
 from kd_keras.tasks.protocols import TaskEvaluator, TaskExport
 from kd_keras.teacher import Teacher
 
@@ -29,6 +30,8 @@ class Task(abc.ABC):
         class_tap: the tap whose last axis has an entry for each class.
         columns: the findings of `evaluator` that the table of an evaluation shows.
         optional_columns: those that it shows if a network has them.
+        is_open_set: whether test images have other classes than training images, as faces do; their labels have then no
+            loss, and only `callbacks` measure.
         export_columns: the fields of an export that the table of an export shows, with the format of their values.
     """
 
@@ -39,6 +42,7 @@ class Task(abc.ABC):
     class_tap: ClassVar[str] = "logits"
     columns: ClassVar[tuple[str, ...]]
     optional_columns: ClassVar[tuple[str, ...]] = ()
+    is_open_set: ClassVar[bool] = False
     export_columns: ClassVar[Mapping[str, str]]
 
     @property
@@ -67,6 +71,7 @@ class Task(abc.ABC):
         class_names: Sequence[str] | None,
         image_channels: int | None,
         image_bits: int | None,
+        ignored: Sequence[int] | None,
         download_timeout: float,
     ) -> Source:
         """Opens a split of a dataset or folder by its name.
@@ -74,7 +79,28 @@ class Task(abc.ABC):
         Args:
             name, split, data_dir, image_channels, image_bits, download_timeout: as `data.load` takes them.
             class_names: the names of the classes in their order, if another split or a run has determined them.
+            ignored: values of masks that belong to no class; a task without masks refuses them.
         """
+
+    def refuse_ignored(self, ignored: Sequence[int] | None) -> None:
+        """Raises a ValueError if there are ignored values of masks, for a task without masks."""
+        if ignored:
+            received = f"ignored={','.join(map(str, ignored))}"
+            raise ValueError(
+                explain_mismatch(f"{self.label_text} for {self.name}, without masks", received, "leave it out")
+            )
+
+    def check_classes(self, train: Source, test: Source) -> None:
+        """Checks that labeled test images have the classes that the task needs beside those of the training.
+
+        Raises:
+            ValueError: if they are not the same classes in the same order.
+        """
+        if (test.class_names, test.classes) != (train.class_names, train.classes):
+            raise ValueError(
+                "Training and test images must have the same classes in the same order, but they have "
+                f"{train.class_names or train.classes} and {test.class_names or test.classes}."
+            )
 
     @abc.abstractmethod
     def check_network(
@@ -103,12 +129,15 @@ class Task(abc.ABC):
         """
 
     @abc.abstractmethod
-    def callbacks(self, test: Source, batches: Callable[[], tf.data.Dataset]) -> list[keras.callbacks.Callback]:
+    def callbacks(
+        self, test: Source, batches: Callable[[], tf.data.Dataset], epochs: Collection[int]
+    ) -> list[keras.callbacks.Callback]:
         """Callbacks of `fit` that add the metrics to the logs, if `compile_options` has none.
 
         Args:
             test: the test images.
             batches: makes batches of them, as `data.evaluation`.
+            epochs: those after which there is a test, counted from 1.
         """
 
     @abc.abstractmethod
@@ -201,16 +230,18 @@ class Task(abc.ABC):
     def score(self, network: keras.Model, images: np.ndarray, labels: Any) -> float | None:
         """The `metric` of a network on images `(N, H, W, C)` uint8, or `None` if there are no labels."""
 
-    def order_labels(self, labels: Any, order: Sequence[int] | None) -> Any:
-        """Labels `(N, ...)` of the data in another order of the classes.
+    def order_labels(self, labels: Any, network: Sequence[str] | None, names: Sequence[str] | None) -> Any:
+        """Labels `(N, ...)` of the data in the order of a network's classes.
 
         Args:
             labels: of the data, or `None`.
-            order: for each class of the data its position among the network's classes, or `None` if they are the same.
+            network: the names of the network's classes, or `None` if they are not known.
+            names: those of the data's classes, or `None`.
 
         Raises:
-            ValueError: if the task needs the same order.
+            ValueError: if the network lacks a class of the data, or the task needs the same order.
         """
+        order = order_classes(network, names)
         if order is not None:
             expected = f"a network for {self.name} whose classes have the order of the data"
             raise ValueError(explain_mismatch(expected, f"one with the order {list(order)}"))

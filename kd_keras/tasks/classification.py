@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,6 +14,7 @@ import tensorflow as tf
 from kd_keras import data
 from kd_keras.data import Source
 from kd_keras.evaluation import Evaluator, Requirement, accuracy, predict, select_questions
+from kd_keras.evaluation.images import order_classes
 from kd_keras.evaluation.text import COLUMNS, OPTIONAL_COLUMNS, describe
 from kd_keras.export import TOLERANCES, Export, classes_of, litert, onnx, saved_model
 from kd_keras.report.assembly import write_report
@@ -65,8 +66,10 @@ class Classification(Task):
         data_dir: str | os.PathLike | None,
         *,
         class_names: Sequence[str] | None,
+        ignored: Sequence[int] | None,
         **options: Any,
     ) -> Source:
+        self.refuse_ignored(ignored)
         return data.load(name, split, data_dir, **options)  # which finds the classes of all splits
 
     def check_network(
@@ -76,7 +79,8 @@ class Classification(Task):
         if len(outputs) > 1 and type(network).compute_loss is not keras.Model.compute_loss:
             raise ValueError(
                 f"Expected a classifier, because each image has one class, but {name} has the outputs "
-                f"{', '.join(outputs)} and a loss of its own. Pass images with labels of that kind, or a classifier."
+                f"{', '.join(outputs)} and a loss of its own. Pass images with labels of that kind, task= if it is for "
+                "another task, or a classifier."
             )
         shape = getattr(network, "output_shape", None)
         if is_given and isinstance(shape, tuple) and shape[-1] != classes:
@@ -92,7 +96,9 @@ class Classification(Task):
         # Weighted, because the copies that fill up a last batch have weight 0.
         return {"loss": loss, "weighted_metrics": ["accuracy"]}
 
-    def callbacks(self, test: Source, batches: Callable[[], tf.data.Dataset]) -> list[keras.callbacks.Callback]:
+    def callbacks(
+        self, test: Source, batches: Callable[[], tf.data.Dataset], epochs: Collection[int]
+    ) -> list[keras.callbacks.Callback]:
         return []
 
     def measure(self, network: Teacher, test: Source, batches: tf.data.Dataset) -> dict[str, float]:
@@ -134,5 +140,6 @@ class Classification(Task):
         classes = classes_of(network.predict(images.astype("float32"), verbose=0))
         return None if labels is None else float((classes == labels).mean())
 
-    def order_labels(self, labels: Any, order: Sequence[int] | None) -> Any:
+    def order_labels(self, labels: Any, network: Sequence[str] | None, names: Sequence[str] | None) -> Any:
+        order = order_classes(network, names)
         return labels if labels is None or order is None else np.asarray(order)[labels]

@@ -8,12 +8,15 @@ from kd_keras.evaluation import Verdict, check_requirements
 from kd_keras.evaluation.verdict import REQUIREMENTS
 
 TEACHER = {"accuracy": 0.98, "milliseconds": 8.0, "kilobytes": 1000.0, "parameters": 1000, "macs": 500, "mce": 1.0}
-TEACHER |= {"ap": 0.5}
+TEACHER |= {"ap": 0.5, "miou": 0.6, "verification_accuracy": 0.95}
 STUDENT = {"accuracy": 0.97, "milliseconds": 2.0, "kilobytes": 100.0, "parameters": 50, "macs": 250, "mce": 1.2}
 STUDENT |= {"agreement": 0.9, "ece": 0.03, "auroc_probability": 0.8, "ap": 0.4}
+STUDENT |= {"miou": 0.4, "verification_accuracy": 0.9}
 MEASURED = {"min_accuracy": 0.97, "max_accuracy_drop": 0.01, "min_agreement": 0.9, "max_ece": 0.03, "max_mce": 1.2}
 MEASURED |= {"min_auroc": 0.8, "max_latency_ratio": 0.25, "max_size_ratio": 0.1, "max_parameters_ratio": 0.05}
 MEASURED |= {"max_macs_ratio": 0.5, "min_ap": 0.4, "max_ap_drop": 0.1}
+MEASURED |= {"min_miou": 0.4, "max_miou_drop": 0.2}
+MEASURED |= {"min_verification_accuracy": 0.9, "max_verification_accuracy_drop": 0.05}
 
 
 @pytest.mark.parametrize("name", REQUIREMENTS)

@@ -39,7 +39,8 @@ def evaluated(runs, tmp_path_factory):
 def test_what_a_run_recorded_is_used_unless_told_otherwise(runs):
     teacher, student, _ = runs
     recorded = {"data": "digits", "test_split": "test[:200]", "data_dir": str(teacher.parent / "data")}
-    reading = {"image_channels": None, "image_bits": None, "download_timeout": 60.0}  # as the run read its images
+    reading = dict.fromkeys(("image_channels", "image_bits", "class_names", "ignored"))  # as the run read its images
+    reading["download_timeout"] = 60.0
     for data, options, changed in (
         (None, {}, {}),
         ("digits", {}, {}),  # the same data keep their split

@@ -114,6 +114,7 @@ def test_a_recipe_goes_through_a_flagfile_unchanged():
     changed = Recipe(
         data="cifar10", data_dir="/data", without_classes=(3,), test_data="other", image_size=(8, 9), views=2,
         flip=True, normalization=((1.5,), (2.0,)), rand_augment=(2, 9), mixup=0.5, devices=2,
+        class_names=("sky", "a road"), ignored=(11, 255), scale=(0.5, 2.0),
         strategy="mirrored", seed=7,
         on_nonfinite="skip", precision="mixed_bfloat16", warmup_epochs=0.5, drop_remainder=True,
     )  # fmt: skip

@@ -39,6 +39,7 @@ class Metric(NamedTuple):
         return self.word[0].upper() + self.word[1:]
 
 
+FRACTIONS = ("accuracy", "ap", "miou", "verification_accuracy", "agreement")
 ACCURACY = Metric("accuracy", "accuracy", {"top5": "Top-5 accuracy"})
 
 
@@ -57,7 +58,7 @@ def describe_requirement(requirement: Requirement, findings: Mapping[str, Any]) 
     """
     bound, _, name = requirement.name.partition("_")
     text: Callable[..., str]
-    text = _points if name.endswith("drop") else percent if name in ("accuracy", "ap", "agreement") else decimal
+    text = _points if name.endswith("drop") else percent if name in FRACTIONS else decimal
     text = _times if name.endswith("ratio") else text
     fewest = 1 if text is percent else 3 if text is decimal else 2
     distinct = (count for count in range(fewest, 7) if text(requirement.limit, count) != text(requirement.value, count))
@@ -67,9 +68,9 @@ def describe_requirement(requirement: Requirement, findings: Mapping[str, Any]) 
         low, high = (-findings[f"difference_{end}"] for end in ("high", "low"))
         note = f"95\u00a0%: {100 * low:.{digits}f}–{100 * high:.{digits}f}"
     words = name.replace("_", " ")
-    words = {"ece": "Calibration error (ECE)", "mce": "Corruption error (mCE)", "ap_drop": "AP drop", "ap": "AP"}.get(
-        name, words[0].upper() + words[1:]
-    )
+    titles = {"ece": "Calibration error (ECE)", "mce": "Corruption error (mCE)", "ap_drop": "AP drop", "ap": "AP"}
+    titles |= {"miou_drop": "Mean IoU drop", "miou": "Mean IoU"}
+    words = titles.get(name, words[0].upper() + words[1:])
     limit = f"at {'least' if bound == 'min' else 'most'} {text(requirement.limit, digits)}"
     return RequirementRow(words, limit, text(requirement.value, digits), note, bool(requirement.passed))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -47,8 +47,10 @@ class Detection(Task):
         class_names: Sequence[str] | None,
         image_channels: int | None,
         image_bits: int | None,
+        ignored: Sequence[int] | None,
         download_timeout: float,
     ) -> Source:
+        self.refuse_ignored(ignored)
         is_folder = os.path.isdir(name)
         options: dict[str, Any] = {"image_channels": image_channels, "download_timeout": download_timeout}
         if is_folder and data.find_label_kind(name, data_dir, download_timeout) != self.label_kind:
@@ -81,7 +83,9 @@ class Detection(Task):
             raise ValueError(explain_mismatch("boxes with one class each", received, "leave these options out"))
         return {}
 
-    def callbacks(self, test: Source, batches: Callable[[], tf.data.Dataset]) -> list[keras.callbacks.Callback]:
+    def callbacks(
+        self, test: Source, batches: Callable[[], tf.data.Dataset], epochs: Collection[int]
+    ) -> list[keras.callbacks.Callback]:
         return [MeasurePrecision(batches, test.classes or 1, self.metrics)]
 
     def measure(self, network: Teacher, test: Source, batches: tf.data.Dataset) -> dict[str, float]:

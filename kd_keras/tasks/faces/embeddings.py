@@ -36,12 +36,24 @@ def embed(network: keras.Model, images: np.ndarray, *, batch_size: int = 64, fli
     total = _predict(network, images, batch_size)
     if flip:
         total = total + _predict(network, images[:, :, ::-1], batch_size)
-    norms = np.linalg.norm(total, axis=-1, keepdims=True)
+    return unit_vectors(total, network.name)
+
+
+def unit_vectors(embedding: np.ndarray, name: str) -> np.ndarray:
+    """Embeddings `(N, D)` divided by their lengths.
+
+    Raises:
+        ValueError: if one is not finite or has no direction; the message has the name of the network.
+
+    >>> unit_vectors(np.array([[3.0, 4.0]]), "network").tolist()
+    [[0.6, 0.8]]
+    """
+    norms = np.linalg.norm(embedding, axis=-1, keepdims=True)
     wrong = ~(np.isfinite(norms) & (norms > 1e-12))[:, 0]
     if wrong.any():
-        received = f"{total[wrong.argmax()][:3]}... for image {wrong.argmax()} and {wrong.sum() - 1} others"
-        raise ValueError(explain_mismatch(f"finite embeddings of {network.name!r} with a direction", received))
-    return total / norms
+        received = f"{embedding[wrong.argmax()][:3]}... for image {wrong.argmax()} and {wrong.sum() - 1} others"
+        raise ValueError(explain_mismatch(f"finite embeddings of {name!r} with a direction", received))
+    return embedding / norms
 
 
 def _predict(network: keras.Model, images: np.ndarray, batch_size: int) -> np.ndarray:

@@ -1,1 +1,132 @@
-"""Segmentation: evaluation, figures and the export of class maps."""
+"""Semantic segmentation: each pixel has a class."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from kd_keras import data
+from kd_keras.contracts import as_batch
+from kd_keras.data import Source
+from kd_keras.errors import explain_mismatch, suggest
+from kd_keras.segmentation import SegmentationLoss
+from kd_keras.tasks.base import Task
+from kd_keras.tasks.segmentation.counts import logits_of
+from kd_keras.tasks.segmentation.evaluator import SegmentationEvaluator, describe
+from kd_keras.tasks.segmentation.export import ClassMapExport, export_class_maps
+from kd_keras.tasks.segmentation.monitoring import MeasureIou, measure_iou
+from kd_keras.teacher import Teacher
+
+
+class Segmentation(Task):
+    """Masks, cross-entropy over the valid pixels, mean IoU over the dataset.
+
+    >>> Segmentation().metric
+    'miou'
+    """
+
+    name, label_kind, label_text = "segmentation", "masks", "masks with a class for each pixel"
+    metrics = ("miou", "pixel_accuracy")
+    columns = ("parameters", "macs", "miou", "pixel_accuracy", "boundary_f", "agreement", "kilobytes", "milliseconds")
+    optional_columns = ("agreement_miou", "ece")
+    export_columns: ClassVar = {"agreement": ".4f"}
+
+    def load(
+        self,
+        name: str | os.PathLike,
+        split: str,
+        data_dir: str | os.PathLike | None,
+        *,
+        class_names: Sequence[str] | None,
+        image_channels: int | None,
+        image_bits: int | None,
+        ignored: Sequence[int] | None,
+        download_timeout: float,
+    ) -> Source:
+        options: dict[str, Any] = {"image_channels": image_channels, "download_timeout": download_timeout}
+        if os.path.isdir(name) and data.find_label_kind(name, data_dir, download_timeout) != self.label_kind:
+            unlabeled = data.load(name, split, data_dir, image_bits=image_bits, **options)
+            self.check_source(unlabeled)
+            return unlabeled
+        if image_bits is not None:
+            raise ValueError(f"Images with masks must have 8 bits, but received image_bits={image_bits}. Leave it out.")
+        is_named = data.names_mask_classes(name, data_dir, download_timeout)
+        options |= {"class_names": None if is_named else class_names, "ignored": tuple(ignored or ())}
+        source = data.load_masks(name, split, data_dir, **options)
+        if class_names is not None and list(class_names) != list(source.class_names or ()):
+            expected = f"the classes {list(class_names)} in {source.name!r}"
+            raise ValueError(
+                explain_mismatch(expected, str(list(source.class_names or ())), "use data of the same classes")
+            )
+        return source
+
+    def check_network(
+        self, network: keras.Model, name: str, image_shape: tuple[int, int, int], classes: int, is_given: bool
+    ) -> None:
+        shape, expected = getattr(network, "output_shape", None), (None, *image_shape[:2], classes)
+        if isinstance(shape, tuple) and len(shape) == 4 and (None, *shape[1:]) == expected:
+            return
+        advice = "build one with models.build('segmenter/...')" if is_given else f"write segmenter/{name}"
+        if isinstance(shape, tuple) and len(shape) == 4:
+            advice = "use images of the size and the classes for which it was built"
+        received = f"{name} with the output {shape}"
+        raise ValueError(
+            explain_mismatch(f"a segmentation network with logits {expected}, a class for each pixel", received, advice)
+        )
+
+    def compile_options(self, has_soft_labels: bool, label_smoothing: float) -> dict[str, Any]:
+        if has_soft_labels:
+            received = f"label_smoothing={label_smoothing}, or mixup or cutmix"
+            raise ValueError(
+                explain_mismatch("masks with one class for each pixel", received, "leave these options out")
+            )
+        return {"loss": SegmentationLoss()}
+
+    def callbacks(
+        self, test: Source, batches: Callable[[], tf.data.Dataset], epochs: Collection[int]
+    ) -> list[keras.callbacks.Callback]:
+        return [MeasureIou(batches, test.classes or 1)]
+
+    def measure(self, network: Teacher, test: Source, batches: tf.data.Dataset) -> dict[str, float]:
+        shapes = [getattr(model, "output_shape", None) for model in network.networks]
+        if any(not isinstance(shape, tuple) or len(shape) != 4 or shape[-1] != test.classes for shape in shapes):
+            return {}  # such a teacher has features only
+        return measure_iou(logits_of(network, as_batch(batches.element_spec).inputs), batches, test.classes or 1)
+
+    def evaluator(
+        self, test: Source, questions: Sequence[str], other: Source | None, **options: Any
+    ) -> SegmentationEvaluator:
+        return SegmentationEvaluator(test, batch_size=options["batch_size"], image_size=options["image_size"])
+
+    def describe(self, name: str, findings: Mapping[str, Any]) -> str:
+        return describe(name, findings)
+
+    def export(
+        self,
+        name: str,
+        network: keras.Model,
+        path: Path,
+        *,
+        sample: np.ndarray,
+        labels: Any,
+        tolerance: Mapping[str, float],
+        **options: Any,
+    ) -> ClassMapExport:
+        unknown = [key for key in tolerance if key != "agreement"]
+        if unknown:
+            raise ValueError(f"{unknown[0]!r} is no tolerance of a class map: {suggest(unknown[0], ['agreement'])}")
+        return export_class_maps(network, path, name, sample=sample, agreement=tolerance.get("agreement"), **options)
+
+    def score(self, network: keras.Model, images: np.ndarray, labels: Any) -> float | None:
+        if labels is None:
+            return None
+        batches = tf.data.Dataset.from_tensor_slices((images, labels)).batch(32)
+        batches = batches.map(lambda pixels, label: (tf.cast(pixels, tf.float32), label))
+        predict = logits_of(network, as_batch(batches.element_spec).inputs)
+        return measure_iou(predict, batches, network.output_shape[-1])["miou"]

@@ -75,10 +75,10 @@ def count_pixels(
     >>> counts["a"].confusion.sum()
     np.int64(3)
     """
-    runs = {name: _logits_of(model, as_batch(data.element_spec).inputs) for name, model in networks.items()}
+    runs = {name: logits_of(model, as_batch(data.element_spec).inputs) for name, model in networks.items()}
     parts: dict[str, list[PixelCounts]] = {name: [] for name in networks}
     agreements: dict[str, list[AgreementCounts]] = {name: [] for name in list(networks)[1:]}
-    for mask, batch in _masks(data):
+    for mask, batch in masks_of(data):
         teacher = None
         for name, run in runs.items():
             logits = np.asarray(resize_bilinear(run(batch), mask.shape[1:3]), "float32")
@@ -141,7 +141,12 @@ def _count_batch(mask: np.ndarray, logits: np.ndarray, tolerance: float) -> Pixe
     return PixelCounts(confusion, boundaries, bins, float(nll), float(brier))
 
 
-def _logits_of(model: keras.Model | Teacher, spec: Any) -> Callable[[Any], Tensor]:
+def logits_of(model: keras.Model | Teacher, spec: Any) -> Callable[[Any], Tensor]:
+    """A compiled function from inputs of a specification to the logits `(B, H, W, K)` of a network.
+
+    Raises:
+        ValueError: if it has other logits.
+    """
     tapped = (model if isinstance(model, Teacher) else Teacher(model)).tapped(["logits"])
     shape = tapped.specs["logits"].shape
     if len(shape) != 4:
@@ -150,8 +155,12 @@ def _logits_of(model: keras.Model | Teacher, spec: Any) -> Callable[[Any], Tenso
     return tf.function(map_over_replicas(lambda inputs: tapped(inputs)["logits"]), input_signature=[spec])
 
 
-def _masks(data: tf.data.Dataset) -> Iterator[tuple[np.ndarray, Any]]:
-    """The masks `(B, H, W)` and the inputs of each batch."""
+def masks_of(data: tf.data.Dataset) -> Iterator[tuple[np.ndarray, Any]]:
+    """Yields the masks `(B, H, W)` int64 and the inputs of each batch.
+
+    Raises:
+        ValueError: if there are no masks.
+    """
     for element in data:
         batch = as_batch(element)
         mask = None if batch.label is None or isinstance(batch.label, Mapping) else np.asarray(batch.label)

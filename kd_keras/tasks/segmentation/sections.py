@@ -1,0 +1,93 @@
+"""The sections of the report about numbers: the IoU of classes, agreement, calibration.
+
+Each function takes the networks, the teacher first and the judged one last, and returns a `Section`, or `None` if the
+findings contain nothing for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from kd_keras.report.figures import Series, draw_dots, draw_reliability
+from kd_keras.report.sections.base import Network, Plot, Section, Table, decimal, is_missing, percent
+
+MAX_CLASSES = 30
+
+
+def _known(networks: Sequence[Network], name: str) -> list[Network]:
+    return [network for network in networks if not is_missing(network.findings.get(name))]
+
+
+def show_class_iou(networks: Sequence[Network], classes: Sequence[str]) -> Section | None:
+    """IoU and boundary F of each class, those that the judged network loses most first.
+
+    >>> findings = {"iou_by_class": np.array([0.5, 0.7]), "boundary_f_by_class": np.array([0.5, np.nan])}
+    >>> show_class_iou([Network("student", "the student", 1, findings, {})], ["sky", "road"]).tables[0].rows[0]
+    ['sky', '50.0\\xa0%', '50.0\\xa0%']
+    """
+    known = _known(networks, "iou_by_class")
+    if not known:
+        return None
+    values = np.stack([network.findings["iou_by_class"] for network in known])
+    shown = np.flatnonzero(np.isfinite(values).all(0))
+    shown = shown[np.argsort(values[-1, shown] - values[0, shown], kind="stable")][:MAX_CLASSES]
+    plots = []
+    if len(shown):
+        lines = [
+            Series(network.label, network.style, row[shown], ()) for network, row in zip(known, values, strict=True)
+        ]
+        names = [classes[place] for place in shown.tolist()]
+        plots = [
+            Plot(draw_dots("iou-classes", f"IoU by class; first {names[0]}", names, lines, "IoU"), "IoU by class.")
+        ]
+    rows = [
+        [
+            classes[k],
+            *(percent(row[k]) for row in values),
+            *(percent(network.findings["boundary_f_by_class"][k]) for network in known),
+        ]
+        for k in [*shown.tolist(), *np.flatnonzero(~np.isfinite(values).all(0)).tolist()]
+    ]
+    heads = [f"{network.label}, {kind}" for kind in ("IoU", "boundary F") for network in known]
+    intro = "IoU of each class over all test images: the pixels that are of the class and predicted as it, divided by"
+    intro += f" those that are either. First what {known[-1].phrase} loses most against {known[0].phrase}. Boundary F"
+    intro += " says how exactly the edges are found. A class without a pixel has a dash."
+    return Section(plots, [Table("By class", ["", *heads], rows)], intro=intro, legend=True)
+
+
+def show_agreement(networks: Sequence[Network]) -> Section | None:
+    """How similar the class maps are to the teacher's.
+
+    >>> findings = {"agreement": 0.9, "agreement_miou": 0.5, "kl": 0.1}
+    >>> show_agreement([Network("student", "the student", 1, findings, {})]).tables[0].rows[1][1]
+    '50.0\\xa0%'
+    """
+    known = _known(networks, "agreement")
+    if not known:
+        return None
+    names = {
+        "agreement": ("pixels of the same class", percent),
+        "agreement_miou": ("mean IoU with the teacher's classes as truth", percent),
+        "kl": ("KL divergence from the teacher, nats", decimal),
+    }
+    rows = [[title, *(text(network.findings.get(name)) for network in known)] for name, (title, text) in names.items()]
+    intro = "Compared with the class maps and the probabilities of the teacher, over all pixels, also ignored ones."
+    return Section(tables=[Table("", ["", *(network.label for network in known)], rows)], intro=intro)
+
+
+def show_pixel_calibration(networks: Sequence[Network]) -> Section | None:
+    """Accuracy over confidence of pixels."""
+    known = _known(networks, "reliability")
+    if not known:
+        return None
+    plots = []
+    for place, network in enumerate(known):
+        ece = f"ECE {decimal(network.findings.get('ece'))}"
+        alt = f"Accuracy of pixels over confidence of {network.phrase}; {ece}"
+        svg = draw_reliability(f"pixels-{place}", alt, network.findings["reliability"], None, network.style)
+        plots.append(Plot(svg, f"{network.label}: {ece}."))
+    intro = "How far the probabilities of pixels can be trusted: on the dashed diagonal they are right as often as they"
+    intro += " say; below it the network is overconfident. Larger marks stand for more pixels."
+    return Section(plots, intro=intro, thirds=True)

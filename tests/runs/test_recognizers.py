@@ -1,0 +1,180 @@
+"""Faces as a task of runs: people of the test are in no training image, and verification is the metric."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+import kd_keras as kd
+from kd_keras import data
+from kd_keras.runs.images import load_images
+from kd_keras.runs.recipe import Recipe
+from kd_keras.tasks.faces.embeddings import embed
+from kd_keras.tasks.faces.evaluation import verification
+from kd_keras.tasks.faces.export import load_embedder
+from kd_keras.tasks.faces.splits import parse_split
+
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+RECOGNIZER = "embedder/resnet8(dimension=8, scale=16.0)"
+SHAPE = (16, 16, 1)
+
+
+def people(numbers, images=4):
+    """Images of people, each a pattern with noise, and the number of the person."""
+    random = np.random.default_rng(0)
+    patterns = random.uniform(40, 215, (10, *SHAPE))
+    labels = np.repeat(numbers, images)
+    noisy = patterns[labels] + random.normal(0, 30, (len(labels), *SHAPE))
+    return noisy.clip(0, 255).astype("uint8"), labels
+
+
+def source(numbers, name):
+    images, labels = people(numbers)
+    rows = {"image": images, "index": np.arange(len(labels)), "label": labels - min(numbers)}
+    names = tuple(f"p{number}" for number in numbers)
+    return data.Source(tf.data.Dataset.from_tensor_slices(rows), name, len(labels), len(numbers), names, SHAPE)
+
+
+@pytest.fixture(scope="module")
+def known():
+    return source(range(6), "known")
+
+
+@pytest.fixture(scope="module")
+def strangers():
+    return source(range(6, 10), "strangers")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    place = tmp_path_factory.mktemp("folder")
+    for split, numbers in (("train", range(6)), ("test", range(6, 10))):
+        for place_in_list, (image, number) in enumerate(zip(*people(numbers), strict=True)):
+            (place / split / f"p{number}").mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image[..., 0]).save(place / split / f"p{number}" / f"{place_in_list:02}.png")
+    return place
+
+
+def test_the_people_of_a_folder_are_those_of_each_split(folder):
+    images = load_images(Recipe(data=str(folder), task="faces"))
+    assert (images.train.classes, images.test.classes) == (6, 4)
+    assert images.test.class_names == ("p6", "p7", "p8", "p9")
+    assert sorted({int(row["label"]) for row in images.test.examples}) == [0, 1, 2, 3]
+
+
+def test_people_are_selected_by_number(folder):
+    chosen = {"train_split": "train/identities[:4]", "test_split": "train/identities[4:]"}
+    images = load_images(Recipe(data=str(folder), task="faces", **chosen))
+    assert (images.train.size, images.train.class_names) == (16, ("p0", "p1", "p2", "p3"))
+    assert (images.test.size, images.test.class_names) == (8, ("p4", "p5"))
+    with pytest.raises(ValueError, match="no training image, but received 2 people in both, such as 'p2'"):
+        load_images(Recipe(data=str(folder), task="faces", **{**chosen, "test_split": "train/identities[2:4]"}))
+    with pytest.raises(ValueError, match="some of the 6 identities of .*, but received those from 6 to None"):
+        load_images(Recipe(data=str(folder), task="faces", **{**chosen, "test_split": "train/identities[6:]"}))
+    with pytest.raises(ValueError, match="the form 'train.test/identities"):
+        parse_split("train/people[3:]")
+
+
+@pytest.mark.skipif(not (SHARED / "orl_faces").is_dir(), reason="orl_faces is not prepared beside this repository")
+def test_the_people_of_a_dataset_are_selected_across_its_splits():
+    named = {"data": "orl_faces", "data_dir": str(SHARED), "task": "faces"}
+    splits = {"train_split": "train+test/identities[:30]", "test_split": "train+test/identities[30:]"}
+    images = load_images(Recipe(**named, **splits))
+    assert (images.train.size, images.train.classes, images.test.size, images.test.classes) == (300, 30, 100, 10)
+    with pytest.raises(ValueError, match="no training image, but received 40 people in both"):
+        load_images(Recipe(**named))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model": "resnet8"}, "a recognizer of identities, but received resnet8.* Write embedder/resnet8"),
+        ({"task": None}, "loss of its own. Pass images with labels of that kind, task="),
+        ({"label_smoothing": 0.1}, "one identity for each image, but received label_smoothing=0.1"),
+        ({"ignored": (3,)}, None),
+    ],
+)
+def test_wrong_requests_are_rejected(known, strangers, folder, options, message, tmp_path):
+    request = {"model": RECOGNIZER, "data": known, "test_data": strangers, "task": "faces", **options}
+    if message is None:
+        request |= {"data": str(folder), "test_data": None}
+        message = "without masks, but received ignored=3"
+    if request["task"] is None:
+        request["test_data"] = known
+    with pytest.raises(ValueError, match=message):
+        kd.train(epochs=1, run=tmp_path / "run", **request)
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
+@pytest.fixture(scope="module")
+def runs(known, strangers, folder, tmp_path_factory):
+    place = tmp_path_factory.mktemp("runs")
+    options = {"task": "faces", "batch_size": 12, "optimizer": "adam", "learning_rate": 0.003}
+    named = {"data": str(folder), "test_every": 2}
+    teacher = kd.train(model=RECOGNIZER, run=place / "teacher", epochs=3, **named, **options)
+    options |= {"data": known, "test_data": strangers, "teacher": teacher}
+    student = kd.distill(student=RECOGNIZER, methods=["embedding"], run=place / "student", epochs=1, **options)
+    return teacher, student
+
+
+def accuracy(network):
+    images, labels = people(range(6, 10))
+    pairs = data.all_pairs(labels)
+    return dict(verification(embed(network, images, flip=False), pairs))["verification_accuracy"]
+
+
+def test_verification_of_strangers_decides_which_epoch_is_the_best(runs):
+    result, history = runs[0].result, runs[0].history
+    assert (result["task"], result["metric"]) == ("faces", "verification_accuracy")
+    assert [np.isnan(value) for value in history["val_verification_accuracy"]] == [True, False, False]
+    assert result["best_val_verification_accuracy"] == np.nanmax(history["val_verification_accuracy"])
+    assert result["last"]["val_verification_accuracy"] == pytest.approx(accuracy(runs[0].model()), abs=1e-6)
+    assert "val_loss" not in history  # the head has no centers of these people
+
+
+def test_a_student_follows_embeddings(runs):
+    teacher, student = runs
+    expected = accuracy(teacher.model())
+    assert student.result["teacher_verification_accuracy"] == pytest.approx(expected, abs=1e-6)
+    assert {"embedding", "hard", "val_auc"} <= student.history.keys()
+
+
+def test_networks_of_faces_are_evaluated_on_strangers(runs, strangers, tmp_path):
+    teacher, student = runs
+    page = tmp_path / "page.html"
+    limits = {"max_verification_accuracy_drop": 1.0}
+    result = kd.evaluate([student], teacher=teacher, data=strangers, requirements=limits, report=page)
+    text = page.read_text()
+    assert "Hardest pairs" in text and "Verification accuracy drop" in text and "Rank-1" in text
+    findings = result.findings[str(student.path)]
+    assert findings["verification_accuracy"] == pytest.approx(accuracy(student.model()), abs=1e-6)
+    before = result.findings[str(teacher.path)]["verification_accuracy"]
+    assert findings["difference"] == pytest.approx(findings["verification_accuracy"] - before, abs=1e-9)
+    assert findings["parameters"] == student.model().embedder.count_params() < student.model().count_params()
+    assert result.verdict.passed and "| rank1 |" in result.table and "24 genuine and 96 impostor" in str(result)
+    with pytest.raises(ValueError, match="no questions that take more time, for faces, but received similarity"):
+        kd.evaluate(teacher, data=strangers, questions=["similarity"])
+    with pytest.raises(ValueError, match="a network of faces to evaluate"):
+        kd.evaluate(kd.models.build("resnet8", SHAPE, 4), data=strangers, task="faces")
+
+
+def test_runs_are_compared_by_their_verification_accuracy(runs):
+    (row,) = kd.compare([runs[0]]).rows
+    assert row["metric"] == "verification_accuracy"
+    assert row["last"] == 100 * runs[0].result["last"]["val_verification_accuracy"]
+
+
+def test_a_network_is_exported_with_unit_embeddings(runs, tmp_path):
+    (exported,) = kd.export(runs[0], ["litert"], output=tmp_path)
+    assert exported.path == tmp_path / "model.tflite"
+    table = json.loads((tmp_path / "export.json").read_text())
+    assert table["source_verification_accuracy"] == pytest.approx(accuracy(runs[0].model()), abs=1e-6)
+    images, _ = people(range(6, 10))
+    run, _ = load_embedder(exported.path)
+    cosines = (run(images) * embed(runs[0].model(), images, flip=False)).sum(-1)
+    assert cosines.min() > 1 - 1e-5
+    with pytest.raises(ValueError, match="'score' is no tolerance of embeddings"):
+        kd.export(runs[0], ["litert"], output=tmp_path, tolerance={"score": 1.0})
