@@ -95,7 +95,7 @@ def test_a_folder_of_masks_is_recognized_and_its_ignored_values_are_left_out(fol
 @pytest.mark.skipif(not (SHARED / "camvid").is_dir(), reason="camvid is not prepared beside this repository")
 def test_a_dataset_with_a_mask_is_recognized():
     assert find_task(None, "camvid", SHARED).name == "segmentation"
-    with pytest.raises(ValueError, match="names of the classes of camvid.* pass class_names"):
+    with pytest.raises(ValueError, match="names of the classes of camvid.* Pass class_names"):
         load_images(Recipe(data="camvid", data_dir=str(SHARED)))
 
 
