@@ -1,0 +1,131 @@
+# %% [markdown]
+"""
+# Segmentation
+
+From a folder of images and masks to a distilled network that gives each pixel a class, and to a LiteRT file.
+"""
+
+# %%
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+import kd_keras as kd
+from kd_keras.tasks.segmentation.export import load_class_maps
+
+logging.basicConfig(format="%(message)s")
+logging.getLogger("kd_keras").setLevel(logging.INFO)
+RUNS = Path("runs/tutorials/segmentation")
+SHORT = bool(os.environ.get("KD_SHORT"))
+EPOCHS, COUNT = (1, 8) if SHORT else (40, 200)
+
+# %% [markdown]
+"""
+## Images and masks
+
+Set `KD_IMAGES` to your own folder: `train/images/`, `train/masks/`, `test/images/` and `test/masks/`. A mask is a PNG
+with the name of its image and the number of the class of each pixel; `classes.json` has the names of the classes, or an
+object with the value or the color of each class by its name. Pixels of the value 255 belong to no class here. Without a
+folder, the tutorial draws pictures of disks and squares, 64 pixels wide, with their masks.
+"""
+
+# %%
+NAMES, IGNORED = ("ground", "disk", "square"), 255
+
+
+def draw(random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """A picture `(64, 64, 3)` of a disk and a square, and its mask `(64, 64, 1)`; edges have no class."""
+    picture, mask = random.uniform(0, 100, 3) * np.ones((64, 64, 1)), np.zeros((64, 64, 1))
+    y, x = np.mgrid[:64, :64]
+    for number, left in enumerate(random.permutation([0, 32]), start=1):
+        radius, middle = random.uniform(6, 14), (random.uniform(16, 48), left + 16)
+        places = np.stack([y - middle[0], x - middle[1]])
+        distance = np.hypot(*places) if number == 1 else np.abs(places).max(0)
+        picture[distance <= radius] = random.uniform(150, 255, 3)
+        mask[distance <= radius] = number
+        mask[np.abs(distance - radius) < 0.5] = IGNORED
+    picture += random.normal(0, 8, picture.shape)
+    return picture.clip(0, 255), mask
+
+
+folder = Path(os.environ.get("KD_IMAGES", RUNS / "images"))
+if not folder.exists():
+    random = np.random.default_rng(0)
+    for split, count in (("train", COUNT), ("test", COUNT // 2)):
+        for kind in ("images", "masks"):
+            (folder / split / kind).mkdir(parents=True)
+        for place in range(count):
+            for kind, pixels in zip(("images", "masks"), draw(random), strict=True):
+                keras.utils.save_img(folder / split / kind / f"{place:03}.png", pixels, scale=False)
+    (folder / "classes.json").write_text(json.dumps(NAMES))
+
+# %% [markdown]
+"""
+## Teacher and baseline
+
+`segmenter/<network>` puts the light head LR-ASPP on the stages of any network of the zoo. Masks follow the random
+scale, crop and flip. The mean IoU over all test images decides which epoch is the best one. A dataset of TFDS whose
+mask does not name its classes needs `class_names=`.
+"""
+
+# %%
+recipe: dict[str, Any] = {
+    "data": str(folder),
+    "ignored": (IGNORED,),
+    "image_size": (64, 64),
+    "batch_size": 8,
+    "epochs": EPOCHS,
+    "test_every": max(1, EPOCHS // 4),
+    "optimizer": "adam",
+    "learning_rate": 0.003,
+    "scale": (0.5, 2.0),
+    "flip": True,
+}
+STUDENT = "segmenter/resnet8(width=16)"
+teacher = kd.train(model="segmenter/resnet14(width=64)", run=RUNS / "teacher", **recipe)
+baseline = kd.train(model=STUDENT, run=RUNS / "baseline", **recipe)
+
+# %% [markdown]
+"""
+## The distilled student
+
+`KD` follows the probabilities of each pixel, `CWD` where in the image a class is likely. In the shell:
+
+    python -m experiments.distill --teacher=RUN --student="segmenter/resnet8(width=16)" --data=FOLDER --ignored=255 \
+        --method=kd --method=cwd --scale=0.5,2.0 --run=runs/student
+"""
+
+# %%
+student = kd.distill(teacher=teacher, student=STUDENT, methods=["kd", "cwd"], run=RUNS / "student", **recipe)
+
+# %% [markdown]
+"""
+## Side by side
+
+Mean IoU, pixel accuracy, boundary F, the pixels to which the teacher gives the same class, size and time. With
+`requirements=` the last model is judged; `report=` writes a page with masks on images.
+"""
+
+# %%
+page = RUNS / "page.html"
+print(kd.evaluate([baseline, student], teacher=teacher, requirements={"max_miou_drop": 0.02}, report=page))
+
+# %% [markdown]
+"""
+## A LiteRT file
+
+It takes one uint8 image and returns the class of each pixel. The export is compared with the Keras model on the test
+images, and must give the same class to 99.9 % of the pixels.
+"""
+
+# %%
+(exported,) = kd.export(student, ["litert"])
+print(f"{exported.path.name}: {exported.bytes / 1000:.0f} kB, {exported.milliseconds:.2f} ms")
+picture = kd.data.read_image(sorted((folder / "test" / "images").iterdir())[0])
+classes, counts = np.unique(load_class_maps(exported.path)(picture[None]), return_counts=True)
+print({NAMES[number]: int(count) for number, count in zip(classes, counts, strict=True)}, "pixels")
