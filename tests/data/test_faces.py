@@ -44,6 +44,13 @@ def test_images_without_identities_raise():
         split_identities(Source(examples, "images", 3), held_out=1)
 
 
+def test_masks_are_no_identities():
+    columns = {"image": np.zeros((3, 2, 2, 1), "uint8"), "index": np.arange(3), "label": np.zeros((3, 2, 2), "int32")}
+    source = Source(tf.data.Dataset.from_tensor_slices(columns), "masks", 3, 2)
+    with pytest.raises(ValueError, match="one identity for each image of 'masks', but received labels that are masks"):
+        split_identities(source, held_out=1)
+
+
 def test_all_pairs_and_balanced_folds():
     pairs = all_pairs(np.arange(24) // 4, folds=3)
     assert len(pairs.same) == 24 * 23 // 2 and pairs.same.sum() == 6 * 6
