@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 from kd_keras.detection.boxes import FORMATS, box_area, convert_boxes, diou, giou, iou
+from tests.support.boxes import overlap
 
 # One box of an image of height 50 and width 200, in every format.
 SAME = {
@@ -36,16 +37,6 @@ def test_a_missing_size_or_unknown_format_raises():
     with pytest.raises(ValueError, match="target=.*'yxyx'"):
         convert_boxes([SAME["xyxy"]], "xyxy", "yxyx")
     assert convert_boxes([SAME["xyxy"]], "xyxy", "xywh").shape == (1, 4)
-
-
-def overlap(one, other):
-    """IoU and GIoU of two boxes, by intervals."""
-    sides = [max(0.0, min(one[i + 2], other[i + 2]) - max(one[i], other[i])) for i in (0, 1)]
-    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)]
-    shared = sides[0] * sides[1]
-    union = sum(areas) - shared
-    hull = np.prod([max(one[i + 2], other[i + 2]) - min(one[i], other[i]) for i in (0, 1)])
-    return shared / union, shared / union - (hull - union) / hull
 
 
 def test_iou_and_giou_of_all_pairs_are_those_of_intervals():

@@ -8,6 +8,7 @@ import tensorflow as tf
 from kd_keras import models
 from kd_keras.evaluation import average_precision
 from kd_keras.models import Detector
+from tests.support.boxes import overlap
 from tests.support.detectors import loss_of_two_replicas, random_boxes, varied_detector
 from tests.support.reference import softmax
 from tests.support.shapes import colored_rectangles
@@ -32,16 +33,6 @@ def box(logits, n):
     left, up, right, down = softmax(logits) @ np.arange(17) * STRIDES[n]
     x, y = center(n)
     return np.array([x - left, y - up, x + right, y + down])
-
-
-def overlap(one, other):
-    """IoU and GIoU of two boxes."""
-    sides = [max(0.0, min(one[i + 2], other[i + 2]) - max(one[i], other[i])) for i in (0, 1)]
-    areas = [(edges[2] - edges[0]) * (edges[3] - edges[1]) for edges in (one, other)]
-    shared = sides[0] * sides[1]
-    union = sum(areas) - shared
-    hull = np.prod([max(one[i + 2], other[i + 2]) - min(one[i], other[i]) for i in (0, 1)])
-    return shared / union, shared / union - (hull - union) / hull
 
 
 def reference(class_logits, box_logits, targets, frozen=None):
