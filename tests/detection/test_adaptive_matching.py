@@ -26,9 +26,9 @@ def center(box):
     return np.array([box[0] + box[2], box[1] + box[3]]) / 2
 
 
-def distance_iou(one, other):
-    hull = [max(one[i + 2], other[i + 2]) - min(one[i], other[i]) for i in (0, 1)]
-    return overlap(one, other)[0] - ((center(one) - center(other)) ** 2).sum() / (hull[0] ** 2 + hull[1] ** 2)
+def distance_iou(box, target):
+    hull = [max(box[i + 2], target[i + 2]) - min(box[i], target[i]) for i in (0, 1)]
+    return overlap(box, target)[0] - ((center(box) - center(target)) ** 2).sum() / (hull[0] ** 2 + hull[1] ** 2)
 
 
 def candidates_of(box, candidates):

@@ -48,12 +48,12 @@ def test_iou_and_giou_of_all_pairs_are_those_of_intervals():
 
 
 def test_diou_subtracts_the_distance_of_the_centers():
-    ones, others = random_boxes(6, 5), random_boxes(7, 6)
-    for one, other in itertools.product(ones.astype("float64"), others.astype("float64")):
-        hull = [max(one[i + 2], other[i + 2]) - min(one[i], other[i]) for i in (0, 1)]
-        apart = [(one[i] + one[i + 2] - other[i] - other[i + 2]) / 2 for i in (0, 1)]
-        expected = overlap(one, other)[0] - (apart[0] ** 2 + apart[1] ** 2) / (hull[0] ** 2 + hull[1] ** 2)
-        assert float(diou(one, other)) == pytest.approx(expected, abs=1e-6)
+    ones, targets = random_boxes(6, 5), random_boxes(7, 6)
+    for box, target in itertools.product(ones.astype("float64"), targets.astype("float64")):
+        hull = [max(box[i + 2], target[i + 2]) - min(box[i], target[i]) for i in (0, 1)]
+        apart = [(box[i] + box[i + 2] - target[i] - target[i + 2]) / 2 for i in (0, 1)]
+        expected = overlap(box, target)[0] - (apart[0] ** 2 + apart[1] ** 2) / (hull[0] ** 2 + hull[1] ** 2)
+        assert float(diou(box, target)) == pytest.approx(expected, abs=1e-6)
 
 
 def test_the_gradient_of_giou_is_that_of_central_differences():

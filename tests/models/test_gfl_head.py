@@ -6,12 +6,10 @@ import pytest
 import tensorflow as tf
 
 from kd_keras import models
-from kd_keras.evaluation import average_precision
 from kd_keras.models import Detector
 from tests.support.boxes import overlap
 from tests.support.detectors import loss_of_two_replicas, random_boxes, varied_detector
 from tests.support.reference import softmax
-from tests.support.shapes import colored_rectangles
 
 SHAPE = (32, 24, 3)
 IMAGES = np.random.default_rng(0).uniform(0, 255, (6, *SHAPE)).astype("float32")
@@ -146,19 +144,5 @@ def test_a_file_contains_positions_and_loss(network, tmp_path):
     for key, value in network(IMAGES).items():
         np.testing.assert_array_equal(outputs[key], value)
     assert float(loaded.compute_loss(IMAGES, LABEL, outputs)) == float(network.compute_loss(IMAGES, LABEL, outputs))
-    found = loaded.detect(IMAGES, score_threshold=0.001, detections=4)
-    assert (found.boxes.numpy() >= 0).all() and (found.boxes.numpy() <= [24, 32, 24, 32]).all()
-
-
-def test_it_overfits_eight_images():
-    pytest.importorskip("pycocotools", reason="pycocotools is not installed")
-    keras.utils.set_random_seed(0)
-    steps, (images, label) = 90, colored_rectangles(8)
-    options = {"head": "gfl", "pyramid": (2, 3), "width": 24, "depth": 1, "anchor_scale": 2.5}
-    network = models.build("detector/resnet8", (48, 48, 3), 3, **options)
-    schedule = keras.optimizers.schedules.CosineDecay(1e-2, steps)
-    network.compile(keras.optimizers.Adam(schedule, clipnorm=1.0))
-    before = dict(average_precision(label, network.detect(images), (48, 48), 3))
-    network.fit(tf.data.Dataset.from_tensors((images, label)).repeat(steps), verbose=0, shuffle=False)
-    after = dict(average_precision(label, network.detect(images), (48, 48), 3))
-    assert before["ap"] < 0.1 and after["ap"] > 0.9, (before, after)
+    detected = loaded.detect(IMAGES, score_threshold=0.001, detections=4)
+    assert (detected.boxes.numpy() >= 0).all() and (detected.boxes.numpy() <= [24, 32, 24, 32]).all()
