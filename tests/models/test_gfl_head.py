@@ -1,4 +1,4 @@
-"""The GFL head: its outputs, its loss by its definition in NumPy, its files, two devices, and its training."""
+"""The GFL head: its outputs, its loss by its definition in NumPy, its files, and two devices."""
 
 import keras
 import numpy as np
