@@ -51,9 +51,9 @@ def test_all_pairs_and_balanced_folds():
     np.testing.assert_array_equal(pairs.same, pairs.first // 4 == pairs.second // 4)
     for kind in (pairs.same, ~pairs.same):
         assert np.bincount(pairs.fold[kind]).tolist() == [kind.sum() // 3] * 3
-    again, other = all_pairs(np.arange(24) // 4, folds=3), all_pairs(np.arange(24) // 4, folds=3, seed=1)
+    again, reseeded = all_pairs(np.arange(24) // 4, folds=3), all_pairs(np.arange(24) // 4, folds=3, seed=1)
     np.testing.assert_array_equal(pairs.fold, again.fold)
-    assert (pairs.fold != other.fold).any()
+    assert (pairs.fold != reseeded.fold).any()
     with pytest.raises(ValueError, match="genuine"):
         all_pairs(np.array([0, 0, 1, 2]), folds=2)
 

@@ -8,6 +8,7 @@ import tensorflow as tf
 from kd_keras import models
 from kd_keras.evaluation import average_precision
 from kd_keras.models import Detector
+from tests.support.boxes import box_giou, box_iou
 from tests.support.detectors import loss_of_two_replicas, random_boxes, varied_detector
 from tests.support.reference import softmax
 from tests.support.shapes import colored_rectangles
@@ -34,16 +35,6 @@ def box(logits, n):
     return np.array([x - left, y - up, x + right, y + down])
 
 
-def overlap(one, other):
-    """IoU and GIoU of two boxes."""
-    sides = [max(0.0, min(one[i + 2], other[i + 2]) - max(one[i], other[i])) for i in (0, 1)]
-    areas = [(edges[2] - edges[0]) * (edges[3] - edges[1]) for edges in (one, other)]
-    shared = sides[0] * sides[1]
-    union = sum(areas) - shared
-    hull = np.prod([max(one[i + 2], other[i + 2]) - min(one[i], other[i]) for i in (0, 1)])
-    return shared / union, shared / union - (hull - union) / hull
-
-
 def reference(class_logits, box_logits, targets, frozen=None):
     """The loss of a batch, one position at a time; scores and IoUs that have no gradient are those of `frozen`."""
     frozen = (class_logits, box_logits) if frozen is None else frozen
@@ -53,14 +44,14 @@ def reference(class_logits, box_logits, targets, frozen=None):
         y = np.zeros(len(p))
         if targets.number[b, n] >= 0:
             truth = np.asarray(targets.boxes[b, n], "float64")
-            y[int(targets.classes[b, n])] = overlap(box(frozen[1][b, n], n), truth)[0]
+            y[int(targets.classes[b, n])] = box_iou(box(frozen[1][b, n], n), truth)
             weight = 1 / (1 + np.exp(-frozen[0][b, n].max()))
             distances = np.concatenate([center(n) - truth[:2], truth[2:] - center(n)]) / STRIDES[n]
             edges = []
             for distance, logits in zip(np.clip(distances, 0, 15.9), box_logits[b, n], strict=True):
                 i, s = int(distance), np.log(softmax(logits))
                 edges.append(-((i + 1 - distance) * s[i] + (distance - i) * s[i + 1]))
-            box_loss += weight * (2 * (1 - overlap(box(box_logits[b, n], n), truth)[1]) + np.mean(edges) / 4)
+            box_loss += weight * (2 * (1 - box_giou(box(box_logits[b, n], n), truth)) + np.mean(edges) / 4)
             positives, weights = positives + 1, weights + weight
         quality_loss += (np.abs(y - p) ** 2 * -(y * np.log(p) + (1 - y) * np.log(1 - p))).sum()
     return quality_loss / max(positives, 1) + box_loss / max(weights, 1)
@@ -155,8 +146,8 @@ def test_a_file_contains_positions_and_loss(network, tmp_path):
     for key, value in network(IMAGES).items():
         np.testing.assert_array_equal(outputs[key], value)
     assert float(loaded.compute_loss(IMAGES, LABEL, outputs)) == float(network.compute_loss(IMAGES, LABEL, outputs))
-    found = loaded.detect(IMAGES, score_threshold=0.001, detections=4)
-    assert (found.boxes.numpy() >= 0).all() and (found.boxes.numpy() <= [24, 32, 24, 32]).all()
+    detected = loaded.detect(IMAGES, score_threshold=0.001, detections=4)
+    assert (detected.boxes.numpy() >= 0).all() and (detected.boxes.numpy() <= [24, 32, 24, 32]).all()
 
 
 def test_it_overfits_eight_images():
