@@ -123,7 +123,7 @@ print(f"{exported.path.name}: {exported.bytes / 1000:.0f} kB, {exported.millisec
 threshold = result.findings[str(student.path)]["threshold"]
 first, *_, last = sorted((folder / "test").iterdir())
 photographs = sorted(first.iterdir())[:2] + sorted(last.iterdir())[:1]
-embed, _ = load_embedder(exported.path)
+embed, image_shape = load_embedder(exported.path)
 embeddings = embed(np.stack([kd.data.read_image(photograph) for photograph in photographs]))
 for photograph, embedding in zip(photographs[1:], embeddings[1:], strict=True):
     similarity = float(embeddings[0] @ embedding)
