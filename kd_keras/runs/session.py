@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from kd_keras import distribute
 from kd_keras.distiller import Distiller
+from kd_keras.networks.saving import check_savable
 from kd_keras.recording.reader import Recording
 from kd_keras.runs import devices
 from kd_keras.runs.directory import check_place
@@ -104,8 +105,12 @@ def train_student(
         recording: the recorded outputs of the teacher, if any.
         conclude: called by the chief after the last epoch, before the run is complete; it may write further files to
             the directory of the run, and returns further entries of the result.
+
+    Raises:
+        ValueError: if Keras cannot save the student; no run is created.
     """
     started, recipe, images = time.perf_counter(), session.recipe, session.images
+    check_savable(distiller.student)
     labeled = images.train.has_labels or images.test is not None
     with session.building():
         soft = recipe.has_soft_labels, recipe.label_smoothing

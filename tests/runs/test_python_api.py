@@ -86,6 +86,21 @@ def test_a_wrong_request_creates_no_run(small, tmp_path):
         assert not run.exists(), options
 
 
+def test_a_network_that_cannot_be_saved_is_refused_before_training(small, tmp_path):
+    class Scaled(keras.layers.Layer):
+        def __init__(self, function):
+            super().__init__()
+            self.function = function
+
+        def call(self, inputs):
+            return self.function(inputs)
+
+    layers = [keras.Input((8, 8, 1)), keras.layers.Flatten(), Scaled(lambda x: x / 16), keras.layers.Dense(10)]
+    with pytest.raises(ValueError, match="a network that Keras can save.*Object Scaled.*get_config"):
+        kd.train(model=keras.Sequential(layers), **small, run=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("form", ["run", "path", "text", "file", "model", "Teacher", "list"])
 def test_a_teacher_in_every_form_teaches_the_same(form, teacher, small, tmp_path):
     file = teacher.path / "model.keras"
