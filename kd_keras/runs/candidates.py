@@ -12,7 +12,7 @@ import keras
 
 from kd_keras.data import Source
 from kd_keras.evaluation.evaluator import Candidate
-from kd_keras.runs.images import open_source
+from kd_keras.runs.images import check_ignored, open_source
 from kd_keras.runs.recipe import Data, Recipe
 from kd_keras.runs.run import Run, Trained, advise_on_path, find_run, load_network, recorded_data
 from kd_keras.tasks import find_task
@@ -72,7 +72,8 @@ def resolve_data(data: Data | None, source: Network, options: Mapping[str, Any])
     """The options of `Recipe` that name test images: those that are passed, else those of a network's run.
 
     Raises:
-        ValueError: if the network does not exist, or if neither names the images.
+        ValueError: if the network does not exist, if neither names the images, or if `ignored` is passed for a Python
+            object.
     """
     check_exists(source)
     recorded = evaluation_settings(source)
@@ -81,6 +82,7 @@ def resolve_data(data: Data | None, source: Network, options: Mapping[str, Any])
         recorded = {**recorded, "data": data, "test_split": Recipe.test_split}
     if "data" not in recorded:
         raise ValueError(f"The test images of {source!r} are not known, because no run records their name. Pass data=.")
+    check_ignored(options.get("ignored"), recorded["data"])
     run = find_run(source)
     reading = {} if run is None else Recipe.from_settings(run.settings).reading
     return {**reading, **recorded, **{name: value for name, value in options.items() if value is not None}}

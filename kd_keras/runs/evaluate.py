@@ -26,7 +26,7 @@ from kd_keras.runs.candidates import (
     training_images,
 )
 from kd_keras.runs.devices import chosen_strategy
-from kd_keras.runs.images import open_source
+from kd_keras.runs.images import check_class_names, open_source
 from kd_keras.runs.recipe import Data, Recipe, make_recipe
 from kd_keras.runs.run import find_run, recorded_data
 from kd_keras.tasks import CLASSIFICATION, Task, find_task
@@ -35,8 +35,7 @@ LOGGER = logging.getLogger("kd_keras")
 TEACHER_SETTINGS = ("teacher", "recording", "method")  # a run with one of these was distilled
 OPTIONS = (
     "data_dir", "task", "test_split", "image_size", "batch_size", "strategy", "devices", "worker_timeout",
-    "deterministic", "image_channels", "image_bits", "class_names", "ignored",
-    "download_timeout",
+    "deterministic", "image_channels", "image_bits", "class_names", "ignored", "download_timeout",
 )  # fmt: skip
 
 
@@ -108,15 +107,17 @@ def evaluate(
         other_split: the split of `other_data`, "test" by default.
         report: the path of an HTML page to write; all questions are then asked.
         command: the command that repeats this evaluation, shown on the page.
-        **options: `data_dir`, `task`, `test_split` and `image_size`, by default those of the teacher's run;
-            `batch_size`, `strategy`, `devices`, `worker_timeout` and `deterministic` as `Recipe` describes them.
+        **options: `data_dir`, `task`, `test_split`, `image_size`, `image_channels`, `image_bits`, `class_names` and
+            `ignored`, by default those of the teacher's run; `download_timeout`, `batch_size`, `strategy`, `devices`,
+            `worker_timeout` and `deterministic` as `Recipe` describes them.
 
     Returns:
         The findings, a table of them, and the verdict.
 
     Raises:
         TypeError: if an option is unknown.
-        ValueError: if a network or the images do not exist, or a question or a requirement is unknown.
+        ValueError: if a network or the images do not exist, a question or a requirement is unknown, or the images have
+            other classes than `class_names`.
 
     >>> import keras
     >>> layers = [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
@@ -141,9 +142,9 @@ def evaluate(
             names = recipe.class_names or recorded_data(origin).get("class_names")
             reading = {**recipe.reading, "task": task, "class_names": names}
             test = open_source(recipe.data, recipe.test_split, recipe.data_dir, **reading)
-            other = None
-            if other_data is not None:
-                other = open_source(other_data, other_split, recipe.data_dir, **reading)
+            if options.get("class_names") is not None:
+                check_class_names(recipe.class_names, test)
+            other = None if other_data is None else open_source(other_data, other_split, recipe.data_dir, **reading)
         evaluator = task.evaluator(
             test, questions, other, batch_size=recipe.batch_size, image_size=recipe.image_size, examples=examples
         )

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from kd_keras import data, distribute
-from kd_keras.contracts import as_batch
+from kd_keras.contracts import IGNORED, as_batch
 from kd_keras.errors import explain_mismatch
 from kd_keras.networks.preprocessing import PixelStatistics
 from kd_keras.recording.reader import Recording
@@ -181,15 +181,13 @@ def load_images(recipe: Recipe) -> Images:
 
     Raises:
         TypeError: if the data are of another type than `open_source` takes.
-        ValueError: if they do not exist, or training and test images have different classes.
+        ValueError: if they do not exist, training and test images have different classes, or the recipe has `ignored`
+            values or `class_names` that these images do not have.
     """
+    check_ignored(recipe.ignored, recipe.data, recipe.test_data)
     task = find_task(recipe.task, recipe.data, recipe.data_dir, recipe.download_timeout)
     train = open_source(recipe.data, recipe.train_split, recipe.data_dir, task=task, **recipe.reading)
-    if recipe.class_names is not None and recipe.class_names != train.class_names:
-        received = f"class_names={','.join(recipe.class_names)}"
-        raise ValueError(
-            explain_mismatch(f"the classes of {train.name!r}, {train.class_names}", received, "leave it out")
-        )
+    check_class_names(recipe.class_names, train)
     train = train.without(recipe.without_classes) if recipe.without_classes else train
     test = None
     if recipe.test_data is not None or (train.has_labels and isinstance(recipe.data, (str, os.PathLike))):
@@ -207,6 +205,31 @@ def load_images(recipe: Recipe) -> Images:
             task.check_classes(train, test)
         test = test if test.has_labels else None
     return Images(recipe, train, test, task)
+
+
+def check_ignored(ignored: Sequence[int] | None, *images: Data | None) -> None:
+    """Checks that ignored values of masks come with a dataset or a folder whose masks are read with them.
+
+    Raises:
+        ValueError: if all images are Python objects, in whose masks ignored pixels are -1.
+    """
+    if ignored and not any(isinstance(place, (str, os.PathLike)) for place in images):
+        expected = f"a dataset or a folder whose masks are read with ignored={ignored}"
+        advice = f"leave it out, and give ignored pixels of masks the value {IGNORED}"
+        raise ValueError(explain_mismatch(expected, "images as a Python object", advice))
+
+
+def check_class_names(class_names: Sequence[str] | None, source: data.Source) -> None:
+    """Checks that names of classes which the user passes are those of the images.
+
+    Raises:
+        ValueError: if the images have other classes, or name none.
+    """
+    if class_names is not None and tuple(class_names) != source.class_names:
+        received = f"class_names={','.join(class_names)}"
+        raise ValueError(
+            explain_mismatch(f"the classes of {source.name!r}, {source.class_names}", received, "leave it out")
+        )
 
 
 def open_source(

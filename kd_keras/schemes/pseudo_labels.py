@@ -215,7 +215,7 @@ def _write(
     test: Source | None,
     pseudo: tf.data.Dataset,
 ) -> None:
-    """Writes the dataset by TFDS, which writes to a folder beside it and renames that at the end."""
+    """Writes the dataset by TFDS, which writes to a folder next to it and renames that at the end."""
     import tensorflow_datasets as tfds  # here, because it takes seconds and `import kd_keras` does not need it
 
     splits: dict[str, Any] = {"labeled": _given(train), "pseudo": pseudo}

@@ -104,6 +104,17 @@ def test_other_tasks_refuse_ignored_values():
         load_images(Recipe(data="digits", ignored=(255,)))
 
 
+def test_ignored_values_of_images_that_are_a_python_object_are_refused(shapes, folder, runs, tmp_path):
+    message = "masks are read with ignored=.*255.*, but received images as a Python object. Leave it out"
+    with pytest.raises(ValueError, match=message):
+        kd.train(model=SEGMENTER, data=shapes, ignored=(255,), epochs=1, run=tmp_path / "run")
+    with pytest.raises(ValueError, match=message):
+        kd.evaluate(runs[0], data=shapes, ignored=(255,))
+    assert not (tmp_path / "run").exists()
+    mixed = Recipe(data=shapes, test_data=str(folder), ignored=(255,), class_names=NAMES)
+    assert [int(row["label"][0, 0]) for row in load_images(mixed).test.examples] == [-1, -1]
+
+
 @pytest.fixture(scope="module")
 def runs(shapes, folder, tmp_path_factory):
     """A teacher of a folder, and a student of it and of its recorded outputs on a source."""

@@ -64,13 +64,13 @@ def operating_point(matches: Matches) -> OperatingPoint | None:
     >>> operating_point(match_detections(labels, found, (100, 100), 1))
     OperatingPoint(score=0.75, f1=1.0, precision=1.0, recall=1.0)
     """
-    found = np.cumsum(matches.is_correct[0])
-    if not len(found) or not found[-1]:
+    correct = np.cumsum(matches.is_correct[0])
+    if not len(correct) or not correct[-1]:
         return None
-    detections = np.arange(1, len(found) + 1)
-    f1 = 2 * found / (detections + len(matches.object_images))
+    detections = np.arange(1, len(correct) + 1)
+    f1 = 2 * correct / (detections + len(matches.object_images))
     # A threshold cannot separate detections of equal scores.
     f1[:-1][matches.scores[:-1] == matches.scores[1:]] = 0
     best = int(f1.argmax())
-    precision, recall = found[best] / detections[best], found[best] / len(matches.object_images)
+    precision, recall = correct[best] / detections[best], correct[best] / len(matches.object_images)
     return OperatingPoint(float(matches.scores[best]), float(f1[best]), float(precision), float(recall))

@@ -21,14 +21,9 @@ from kd_keras.tasks.faces.embeddings import embed
 from kd_keras.tasks.faces.evaluation import verification
 from kd_keras.tasks.faces.evaluator import FaceEvaluator, describe
 from kd_keras.tasks.faces.export import FaceExport, export_embedder
-from kd_keras.tasks.faces.monitoring import (
-    IMAGES,
-    MeasureVerification,
-    embed_all,
-    embedding_function,
-    is_face_network,
-)
+from kd_keras.tasks.faces.monitoring import IMAGES, is_face_network, verification_function
 from kd_keras.tasks.faces.splits import parse_split
+from kd_keras.tasks.monitoring import MeasureStudent
 from kd_keras.teacher import Teacher
 
 
@@ -45,7 +40,6 @@ class Faces(Task):
 
     name, label_kind, label_text = "faces", "class", "one identity for each image"
     metrics = ("verification_accuracy", "auc", "equal_error_rate")
-    class_tap = "logits"
     is_open_set = True
     columns = (
         "parameters", "macs", "verification_accuracy", "equal_error_rate", "rank1", "similarity_spearman", "kilobytes",
@@ -98,31 +92,23 @@ class Faces(Task):
             received = f"{name}, which has {network.head.identities}"
             advice = "add a new head with models.recognizer(network.embedder, ...)"
             raise ValueError(explain_mismatch(f"a recognizer of the {classes} identities", received, advice))
-        if tuple(network.input_shape[1:]) != tuple(image_shape):
-            expected = f"images {tuple(network.input_shape[1:])}, for which {name} was built"
-            size = ",".join(map(str, network.input_shape[1:3]))
-            advice = f"pass image_size=({size}), or --image_size={size} in the shell"
-            raise ValueError(explain_mismatch(expected, f"images {tuple(image_shape)}", advice))
+        self.check_image_shape(network, name, image_shape)
 
     def compile_options(self, has_soft_labels: bool, label_smoothing: float) -> dict[str, Any]:
-        if has_soft_labels:
-            received = f"label_smoothing={label_smoothing}, or mixup or cutmix"
-            raise ValueError(explain_mismatch("one identity for each image", received, "leave these options out"))
+        self.refuse_soft_labels(has_soft_labels, label_smoothing, self.label_text)
         return {}
 
     def callbacks(
         self, test: Source, batches: Callable[[], tf.data.Dataset], epochs: Collection[int]
     ) -> list[keras.callbacks.Callback]:
-        return [MeasureVerification(batches, self.metrics, epochs)]
+        return [MeasureStudent(batches, verification_function, self.metrics, epochs)]
 
     def measure(self, network: Teacher, test: Source, batches: tf.data.Dataset) -> dict[str, float]:
         face = network.networks[0]
         if len(network.networks) > 1 or not is_face_network(face):
             return {}  # such a teacher has other features
-        function = embedding_function(face, batches, network.preprocess[0])
-        embedding, labels = embed_all(function, batches, face.name)
-        found = dict(verification(embedding, all_pairs(labels)))
-        return {name: found[name] for name in self.metrics}
+        values = verification_function(face, batches, network.preprocess[0])()
+        return {name: values[name] for name in self.metrics}
 
     def evaluator(self, test: Source, questions: Sequence[str], other: Source | None, **options: Any) -> FaceEvaluator:
         return FaceEvaluator(test, **options)

@@ -11,10 +11,10 @@ from kd_keras.data import Pairs
 from kd_keras.errors import check_whole_number, explain_mismatch
 from kd_keras.tasks.faces.embeddings import pair_similarities
 from kd_keras.tasks.faces.verification import equal_error_rate, fold_accuracy, measure_roc, tar_at_far
+from kd_keras.tasks.findings import interval_of
 
 RATES = (1e-1, 1e-2, 1e-3, 1e-4)
 RESAMPLES = 1000
-LEVEL = 0.95
 
 
 def measurable_rates(pairs: Pairs, rates: Sequence[float] = RATES) -> tuple[float, ...]:
@@ -139,8 +139,7 @@ def intervals(
             yield f"{name}_difference", whole[0][name] - whole[1][name]
             values[f"{name}_difference"] = np.array([draw[0][name] - draw[1][name] for draw in drawn])
     for name, column in values.items():
-        for end, value in zip(("low", "high"), np.quantile(column, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]), strict=True):
-            yield f"{name}_{end}", float(value)
+        yield from interval_of(name, column)
 
 
 def draw_pair_weights(labels: np.ndarray, pairs: Pairs, resamples: int, seed: int) -> Iterator[np.ndarray]:

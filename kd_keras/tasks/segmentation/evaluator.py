@@ -68,19 +68,14 @@ class SegmentationEvaluator:
         if order_classes(candidate.class_names, self.test.class_names) is not None:
             expected = f"a network of the classes {self.test.class_names} of {self.test.name}, in this order"
             raise ValueError(explain_mismatch(expected, f"{name} with {candidate.class_names}"))
-        if not self.teacher:
-            counts, _ = count_pixels({name: network}, self.images)
-            findings: dict[str, Any] = {}
-            reference = None
-            self.teacher = name
-        else:
-            counts, agreements = count_pixels({"": self.networks[self.teacher], name: network}, self.images)
-            findings = dict(segmentation_agreement(agreements[name]))
-            reference = self.counts[self.teacher].confusion
-        own = self.counts[name] = counts[name]
-        self.networks[name] = network
-        findings |= {**dict(segmentation_quality(own)), **dict(pixel_calibration(own))}
+        own, agreement = count_pixels(network, self.images, self.networks.get(self.teacher))
+        reference = self.counts[self.teacher].confusion if self.teacher else None
+        self.teacher = self.teacher or name
+        self.counts[name], self.networks[name] = own, network
+        findings: dict[str, Any] = {**dict(segmentation_quality(own)), **dict(pixel_calibration(own))}
         findings |= dict(segmentation_intervals(own.confusion, reference))
+        if agreement is not None:
+            findings |= dict(segmentation_agreement(agreement))
         findings |= cost(network, self._sample(network).shape[1:])
         if candidate.kilobytes is not None:
             findings["kilobytes"] = candidate.kilobytes
