@@ -151,7 +151,7 @@ def python_inputs(place: Path) -> dict[str, Callable[[], object]]:
         "FitNet of a stage that is not there": lambda: distiller(methods.FitNet(student_tap="stages[7]")),
         "AT of logits": lambda: distiller(methods.AT(student_tap="logits", teacher_tap="logits")),
         "a tap with a typing error": lambda: distiller(methods.FitNet(student_tap="stagse[0]")),
-        "DIST of logits at many positions": lambda: dense(methods.DIST()),
+        "MLKD of logits at many positions": lambda: dense(methods.MLKD()),
         "fit without compile": lambda: distiller(compiled=False).fit(X, Y, verbose=0),
         "labels that are fractions": lambda: fit(y=Y + 0.5),
         "labels that are NaN": lambda: fit(y=changed(Y, 3, np.nan)),

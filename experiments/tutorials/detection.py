@@ -23,7 +23,7 @@ logging.basicConfig(format="%(message)s")
 logging.getLogger("kd_keras").setLevel(logging.INFO)
 RUNS = Path("runs/tutorials/detection")
 SHORT = bool(os.environ.get("KD_SHORT"))
-EPOCHS, COUNT = (1, 8) if SHORT else (40, 200)
+EPOCHS, COUNT, TEACHER = (1, 8, "resnet8") if SHORT else (40, 200, "resnet14")
 
 # %% [markdown]
 """
@@ -94,7 +94,7 @@ recipe: dict[str, Any] = {
 }
 HEADS = "pyramid=(2, 3), anchor_scale=2.0"
 STUDENT = f"detector/resnet8({HEADS}, width=16, depth=1)"
-teacher = kd.train(model=f"detector/resnet14({HEADS}, width=48)", run=RUNS / "teacher", **recipe)
+teacher = kd.train(model=f"detector/{TEACHER}({HEADS}, width=48)", run=RUNS / "teacher", **recipe)
 baseline = kd.train(model=STUDENT, run=RUNS / "baseline", **recipe)
 
 # %% [markdown]
@@ -116,8 +116,8 @@ student = kd.distill(teacher=teacher, student=STUDENT, methods=methods, run=RUNS
 """
 ## Side by side
 
-AP by COCO's rules, agreement (the AP with the teacher's boxes as objects), size and time. With `requirements=` the last
-model is judged: `{"max_ap_drop": 0.02}` accepts a loss of two percentage points.
+AP by COCO's rules (`pip install pycocotools`), agreement (the AP with the teacher's boxes as objects), size and time.
+With `requirements=` the last model is judged: `{"max_ap_drop": 0.02}` accepts a loss of two percentage points.
 """
 
 # %%
@@ -132,7 +132,8 @@ with the Keras model on the test images.
 """
 
 # %%
-# In the short form the student is hardly trained: all scores are nearly equal, and rounding decides which boxes win.
+# In the short form, which tests run, the student is hardly trained: all scores are nearly equal, and rounding decides
+# which boxes win. The default tolerance of exports is tested in tests/runs/test_detectors.py.
 tolerance = {"score": 1.0, "pixels": 1e9, "matched": 0.0} if SHORT else None
 (exported,) = kd.export(student, ["litert"], tolerance=tolerance)
 print(f"{exported.path.name}: {exported.bytes / 1000:.0f} kB, {exported.milliseconds:.2f} ms")
@@ -160,9 +161,9 @@ names = zipfile.ZipFile(file).read("labels.txt").decode().splitlines()
 run = Interpreter(file).get_signature_runner("serving_default")
 height, width = run.get_input_details()["images"]["shape"][1:3]
 image = Image.open(source).convert("RGB")
-found = run(images=np.asarray(image.resize((width, height), Image.BILINEAR), "uint8")[None])
+detected = run(images=np.asarray(image.resize((width, height), Image.BILINEAR), "uint8")[None])
 draw = ImageDraw.Draw(image)
-for box, score, number in zip(found["boxes"][0], found["scores"][0], found["classes"][0]):
+for box, score, number in zip(detected["boxes"][0], detected["scores"][0], detected["classes"][0]):
     if score > 0.5:
         draw.rectangle((box.reshape(2, 2) * [image.width / width, image.height / height]).flatten().tolist())
         print(names[number], round(float(score), 3), box.round(1).tolist())
@@ -170,5 +171,5 @@ image.save(target)
 """
 (RUNS / "detect.py").write_text(PROGRAM.strip() + "\n")
 photograph = next(path for path in sorted(folder.rglob("*")) if path.suffix.lower() in (".jpg", ".png"))
-sys.argv = ["detect.py", str(exported.path), str(photograph), str(RUNS / "found.jpg")]
+sys.argv = ["detect.py", str(exported.path), str(photograph), str(RUNS / "boxes.jpg")]
 runpy.run_path(str(RUNS / "detect.py"))

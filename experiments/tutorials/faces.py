@@ -21,7 +21,7 @@ logging.basicConfig(format="%(message)s")
 logging.getLogger("kd_keras").setLevel(logging.INFO)
 RUNS = Path("runs/tutorials/faces")
 SHORT = bool(os.environ.get("KD_SHORT"))
-EPOCHS, PEOPLE, STRANGERS = (1, 6, 4) if SHORT else (40, 60, 20)
+EPOCHS, PEOPLE, STRANGERS, TEACHER = (1, 6, 4, "resnet8") if SHORT else (40, 60, 20, "resnet14")
 
 # %% [markdown]
 """
@@ -61,9 +61,10 @@ if not folder.exists():
 ## Teacher and baseline
 
 `embedder/<network>` gives any network of the zoo an embedding, and a margin softmax over the people of the training,
-which is not exported. Classes could also be a classification, so that `task="faces"` says what they are. After an epoch
-all pairs of test images are verified; the accuracy decides which epoch is the best one. If the splits of a dataset
-share people, `train_split="train+test/identities[:30]"` and `test_split="train+test/identities[30:]"` separate them.
+which is not exported. The same folder could be a classification; `task="faces"` says that its classes are people. All
+pairs of test images are verified every `test_every` epochs; the accuracy decides which of these epochs is the best one.
+If the splits of a dataset share people, `train_split="train+test/identities[:30]"` and
+`test_split="train+test/identities[30:]"` separate them.
 """
 
 # %%
@@ -78,15 +79,15 @@ recipe: dict[str, Any] = {
     "flip": True,
 }
 STUDENT = "embedder/resnet8(dimension=32, scale=16.0)"
-teacher = kd.train(model="embedder/resnet14(dimension=64, scale=16.0)", run=RUNS / "teacher", **recipe)
+teacher = kd.train(model=f"embedder/{TEACHER}(dimension=64, scale=16.0)", run=RUNS / "teacher", **recipe)
 baseline = kd.train(model=STUDENT, run=RUNS / "baseline", **recipe)
 
 # %% [markdown]
 """
 ## The distilled student
 
-`Embedding` turns the student's embedding to that of the teacher, through a linear adapter because they differ in their
-dimension. It needs no labels. In the shell:
+`Embedding` pulls the student's embedding toward the teacher's, through a linear adapter because their dimensions
+differ. It needs no labels. In the shell:
 
     python -m experiments.distill --teacher=RUN --student="embedder/resnet8(dimension=32)" --data=FOLDER --task=faces \
         --method=embedding --run=runs/student
@@ -104,25 +105,25 @@ size and time. `report=` writes a page with ROC curves and the hardest pairs as 
 """
 
 # %%
-page = RUNS / "page.html"
-result = kd.evaluate([baseline, student], teacher=teacher, report=page)
+result = kd.evaluate([baseline, student], teacher=teacher, report=None if SHORT else RUNS / "page.html")
 print(result)
 
 # %% [markdown]
 """
 ## A LiteRT file
 
-It takes one uint8 image and returns an embedding of length 1. With the threshold of the evaluation it says whether two
-photographs show the same person; in the shell `python -m scripts.same_person MODEL IMAGE IMAGE THRESHOLD`.
+It takes one uint8 image and returns an embedding of length 1. Two photographs show the same person if the cosine of
+their embeddings is at least the threshold of the evaluation. In the shell: `python -m scripts.same_person MODEL IMAGE
+IMAGE THRESHOLD`.
 """
 
 # %%
 (exported,) = kd.export(student, ["litert"])
 print(f"{exported.path.name}: {exported.bytes / 1000:.0f} kB, {exported.milliseconds:.2f} ms")
 threshold = result.findings[str(student.path)]["threshold"]
-first, *_, other = sorted((folder / "test").iterdir())
-photographs = sorted(first.iterdir())[:2] + sorted(other.iterdir())[:1]
-embed, shape = load_embedder(exported.path)
+first, *_, last = sorted((folder / "test").iterdir())
+photographs = sorted(first.iterdir())[:2] + sorted(last.iterdir())[:1]
+embed, _ = load_embedder(exported.path)
 embeddings = embed(np.stack([kd.data.read_image(photograph) for photograph in photographs]))
 for photograph, embedding in zip(photographs[1:], embeddings[1:], strict=True):
     similarity = float(embeddings[0] @ embedding)

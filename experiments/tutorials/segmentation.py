@@ -22,16 +22,16 @@ logging.basicConfig(format="%(message)s")
 logging.getLogger("kd_keras").setLevel(logging.INFO)
 RUNS = Path("runs/tutorials/segmentation")
 SHORT = bool(os.environ.get("KD_SHORT"))
-EPOCHS, COUNT = (1, 8) if SHORT else (40, 200)
+EPOCHS, COUNT, TEACHER = (1, 8, "resnet8") if SHORT else (40, 200, "resnet14")
 
 # %% [markdown]
 """
 ## Images and masks
 
 Set `KD_IMAGES` to your own folder: `train/images/`, `train/masks/`, `test/images/` and `test/masks/`. A mask is a PNG
-with the name of its image and the number of the class of each pixel; `classes.json` has the names of the classes, or an
-object with the value or the color of each class by its name. Pixels of the value 255 belong to no class here. Without a
-folder, the tutorial draws pictures of disks and squares, 64 pixels wide, with their masks.
+with the name of its image, whose pixels are numbers of classes; `classes.json` lists the names of the classes, or maps
+each name to its number or color in the masks. Pixels of the value 255 belong to no class here. Without a folder, the
+tutorial draws pictures of disks and squares, 64 pixels wide, with their masks.
 """
 
 # %%
@@ -87,14 +87,15 @@ recipe: dict[str, Any] = {
     "flip": True,
 }
 STUDENT = "segmenter/resnet8(width=16)"
-teacher = kd.train(model="segmenter/resnet14(width=64)", run=RUNS / "teacher", **recipe)
+teacher = kd.train(model=f"segmenter/{TEACHER}(width=64)", run=RUNS / "teacher", **recipe)
 baseline = kd.train(model=STUDENT, run=RUNS / "baseline", **recipe)
 
 # %% [markdown]
 """
 ## The distilled student
 
-`KD` follows the probabilities of each pixel, `CWD` where in the image a class is likely. In the shell:
+`KD` compares the class probabilities of each pixel, and `CWD` the places of the image where a class is likely. In the
+shell:
 
     python -m experiments.distill --teacher=RUN --student="segmenter/resnet8(width=16)" --data=FOLDER --ignored=255 \
         --method=kd --method=cwd --scale=0.5,2.0 --run=runs/student
@@ -107,12 +108,12 @@ student = kd.distill(teacher=teacher, student=STUDENT, methods=["kd", "cwd"], ru
 """
 ## Side by side
 
-Mean IoU, pixel accuracy, boundary F, the pixels to which the teacher gives the same class, size and time. With
-`requirements=` the last model is judged; `report=` writes a page with masks on images.
+Mean IoU, pixel accuracy, boundary F, agreement (the fraction of pixels to which student and teacher give the same
+class), size and time. With `requirements=` the last model is judged; `report=` writes a page with masks on images.
 """
 
 # %%
-page = RUNS / "page.html"
+page = None if SHORT else RUNS / "page.html"
 print(kd.evaluate([baseline, student], teacher=teacher, requirements={"max_miou_drop": 0.02}, report=page))
 
 # %% [markdown]

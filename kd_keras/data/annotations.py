@@ -12,7 +12,8 @@ import numpy as np
 import tensorflow as tf
 
 from kd_keras.data.base import Source
-from kd_keras.data.image_files import SUFFIXES, Header, read_header, read_image
+from kd_keras.data.file_sources import source_of_files
+from kd_keras.data.image_files import SUFFIXES, Header, common_channels, common_size, read_header, read_image
 from kd_keras.data.python_calls import call_python
 from kd_keras.detection.boxes import NO_OBJECT, BoxFormat, convert_boxes
 from kd_keras.errors import check_integer, explain_mismatch
@@ -78,32 +79,18 @@ def annotated_source(
         raise FileNotFoundError(f"Expected annotated images in {name}, but found none ({' '.join(SUFFIXES)}).")
     headers = [_read_header(image) for image in images]
     boxes, classes = _padded_labels(images, headers, box_format, max_boxes)
-    depth = channels or (1 if all(header.is_gray for header in headers) else 3)
-    size = headers[0].size if len({header.size for header in headers}) == 1 else None
-    paths = [os.fsencode(image.path) for image in images]
+    depth = channels or common_channels(headers)
+    shape = (*(common_size(headers) or (None, None)), depth)
+    paths = tf.constant([os.fsencode(image.path) for image in images])
 
     def decode(index: tf.Tensor, row: tuple[tf.Tensor, dict]) -> dict:
         image = call_python(lambda path: read_image(os.fsdecode(path), depth), [row[0]], tf.uint8)
-        return {"image": tf.ensure_shape(image, (*(size or (None, None)), depth)), "index": index, "label": row[1]}
-
-    def read_range(begin: int, end: int) -> tf.data.Dataset:
-        label = {"boxes": boxes[begin:end], "classes": classes[begin:end]}
-        part = tf.data.Dataset.from_tensor_slices((paths[begin:end], label))
-        return part.enumerate(begin).map(decode, tf.data.AUTOTUNE, deterministic=True)
+        return {"image": tf.ensure_shape(image, shape), "index": index, "label": row[1]}
 
     listing = [(image.path.name, image.path.stat().st_size) for image in images]
     digest = hashlib.sha256(repr([depth, listing]).encode() + boxes.tobytes() + classes.tobytes()).hexdigest()
-    return Source(
-        examples=read_range(0, len(images)),
-        name=name,
-        size=len(images),
-        classes=len(class_names),
-        class_names=class_names,
-        image_shape=(*size, depth) if size else None,
-        version=f"{Path(name).name} {digest}",
-        files=len(images),
-        read_range=read_range,
-    )
+    columns, version = (paths, {"boxes": boxes, "classes": classes}), f"{Path(name).name} {digest}"
+    return source_of_files(columns, decode, name=name, image_shape=shape, class_names=class_names, version=version)
 
 
 def _read_header(image: AnnotatedImage) -> Header:

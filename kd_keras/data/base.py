@@ -191,9 +191,10 @@ class Source:
         """
         if not self.has_labels:
             raise ValueError(f"Classes {sorted(classes)} cannot be left out of {self.name!r}, which has no labels.")
-        if self.has_boxes or self.has_masks:
-            kind = "boxes" if self.has_boxes else "masks"
-            raise ValueError(f"Classes {sorted(classes)} cannot be left out of {self.name!r}, whose labels are {kind}.")
+        if self.label_kind != CLASS:
+            raise ValueError(
+                f"Classes {sorted(classes)} cannot be left out of {self.name!r}, whose labels are {self.label_kind}."
+            )
         unknown = [number for number in classes if not 0 <= number < (self.classes or number + 1)]
         if unknown:
             raise ValueError(

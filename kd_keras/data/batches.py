@@ -90,7 +90,7 @@ def check_label_can_follow(source: Source, views: ViewSettings, one_hot: bool) -
     Raises:
         ValueError: if they cannot.
     """
-    augmentation, kind = views.augmentation, "boxes" if source.has_boxes else "masks"
+    augmentation, kind = views.augmentation, source.label_kind
     if one_hot:
         received = "one_hot=True, mixup or cutmix"
         advice = f"a label has a class for each {'box' if source.has_boxes else 'pixel'}: leave these out"

@@ -26,7 +26,7 @@ def read_box_folder(
     """Opens a folder of images with boxes as a source.
 
     * COCO: `FOLDER/annotations/instances_<split>.json` with the images in `FOLDER/<split>`, or
-      `FOLDER/<split>/_annotations.coco.json` with the images beside it;
+      `FOLDER/<split>/_annotations.coco.json` with the images in the same folder;
     * Pascal VOC: as `pascal_voc.read_voc` describes, if there are XML files;
     * YOLO: as `yolo.read_yolo` describes, otherwise.
 
@@ -74,16 +74,16 @@ def _read(
     )
     for file, directory in pairs:
         if file.is_file():
-            images, found = read_coco(file, directory)
-            if names not in (None, found):
+            images, listed = read_coco(file, directory)
+            if names not in (None, listed):
                 received = f"class_names={names}"
-                raise ValueError(explain_mismatch(f"the categories {found} of {file}", received, "leave it out"))
-            return images, "xywh", found
+                raise ValueError(explain_mismatch(f"the categories {listed} of {file}", received, "leave it out"))
+            return images, "xywh", listed
     if (folder / "Annotations").is_dir() or any(folder.glob("*.xml")):
-        images, found = read_voc(folder, split, names)
-        return images, "xyxy", found
+        images, listed = read_voc(folder, split, names)
+        return images, "xyxy", listed
     if (folder / "annotations").is_dir():
         files = sorted(path.name for path in (folder / "annotations").glob("*.json"))
         raise ValueError(explain_mismatch(f"a split of {folder}", f"{split!r}, but it has {files}"))
-    images, found = read_yolo(folder, split, names)
-    return images, "rel_center_xywh", found
+    images, listed = read_yolo(folder, split, names)
+    return images, "rel_center_xywh", listed

@@ -11,7 +11,7 @@ import tensorflow_datasets as tfds
 
 from kd_keras.data.base import Source
 from kd_keras.data.downloads import prepare
-from kd_keras.data.sources import count_examples, is_image, select_range
+from kd_keras.data.sources import count_examples, is_image, read_raw, source_of_split
 from kd_keras.detection.boxes import NO_OBJECT, box_area
 from kd_keras.errors import check_integer, explain_mismatch
 
@@ -53,40 +53,16 @@ def read_boxes(
     """
     builder = prepare(name, data_dir, download_timeout)
     keys, size = find_box_keys(builder), count_examples(builder, split)
-    features = builder.info.features
-    in_order = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
-    skipped = {
-        key: tfds.decode.SkipDecoding()
-        for key, feature in features.items()
-        if isinstance(feature, tfds.features.Image) and key != keys.image
-    }
-
-    def open_range(begin: int, end: int, decoders: dict) -> tf.data.Dataset:
-        instruction = select_range(builder, split, begin, end)
-        return builder.as_dataset(split=instruction, shuffle_files=False, read_config=in_order, decoders=decoders)
-
-    annotations = open_range(0, size, {**skipped, keys.image: tfds.decode.SkipDecoding()})
+    annotations = read_raw(builder, split, 0, size, decoded=())
     rows = _choose_rows(_count_objects(annotations, keys, name), max_boxes, name)
+    numbers = builder.info.features[keys.objects][keys.number]
 
     def convert(index: tf.Tensor, example: dict) -> dict:
         label = _padded(*_objects(example[keys.objects], keys), rows)
         return {"image": example[keys.image], "label": label, "index": index}
 
-    def read_range(begin: int, end: int) -> tf.data.Dataset:
-        raw = open_range(begin, end, skipped).enumerate(begin)
-        return raw.map(convert, tf.data.AUTOTUNE, deterministic=True)
-
-    numbers, shape = features[keys.objects][keys.number], features[keys.image].shape
-    return Source(
-        examples=read_range(0, size),
-        name=name,
-        size=size,
-        classes=numbers.num_classes,
-        class_names=tuple(numbers.names) if numbers.names else None,
-        image_shape=None if None in shape else tuple(shape),
-        version=f"{builder.info.full_name} {split}",
-        files=len(builder.info.splits[split].file_instructions),
-        read_range=read_range,
+    return source_of_split(
+        builder, split, convert, name=name, image=keys.image, classes=numbers.num_classes, class_names=numbers.names
     )
 
 

@@ -94,15 +94,15 @@ def read_pairs(file: str | os.PathLike, folder: str | os.PathLike, split: str = 
     lines = Path(file).read_text(encoding="utf-8").splitlines()
     while lines and not lines[-1].strip():
         lines.pop()
-    folds, each = _read_header(file, lines)
-    if len(lines) - 1 != 2 * folds * each:
+    folds, count = _read_header(file, lines)
+    if len(lines) - 1 != 2 * folds * count:
         received = f"{len(lines) - 1} lines"
-        raise ValueError(explain_mismatch(f"{2 * folds * each} lines after the first one of {file}", received))
+        raise ValueError(explain_mismatch(f"{2 * folds * count} lines after the first one of {file}", received))
     numbers = _number_images(Path(folder), split)
     rows = [_read_line(f"line {place} of {file}", line, numbers) for place, line in enumerate(lines[1:], start=2)]
     pairs = np.array([row[:2] for row in rows], "int64")
-    same, fold = np.array([row[2] for row in rows]), np.arange(len(rows)) // (2 * each)
-    expected = np.arange(len(rows)) % (2 * each) < each
+    same, fold = np.array([row[2] for row in rows]), np.arange(len(rows)) // (2 * count)
+    expected = np.arange(len(rows)) % (2 * count) < count
     if (same != expected).any():
         place = int(np.flatnonzero(same != expected)[0]) + 2
         kinds = ("a genuine pair", "an impostor pair")

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
 from pathlib import Path
 
 import tensorflow as tf
 
 from kd_keras.data.base import Source
+from kd_keras.data.file_sources import source_of_files
 from kd_keras.data.folder_layout import find_images
-from kd_keras.data.image_files import DEEP_SUFFIXES, Header, highest_value, read_header, read_image
+from kd_keras.data.image_files import (
+    DEEP_SUFFIXES,
+    common_channels,
+    common_size,
+    highest_value,
+    read_header,
+    read_image,
+)
 from kd_keras.data.python_calls import call_python
 
 READER = 2  # changes when the same files give other pixels
@@ -53,49 +60,24 @@ def read(
     everything = [str(path) for path, _ in layout.select("all")]
     if bits is None:
         _check_bits(folder, everything)
-    depth = channels or _channels(map(read_header, everything))
-    size = _common_size(map(read_header, paths))
+    depth = channels or common_channels(map(read_header, everything))
+    shape = (*(common_size(map(read_header, paths)) or (None, None)), depth)
     layout.log(split, "gray" if depth == 1 else "in colors")
-    columns = {"path": [os.fsencode(path) for path in paths], "index": tf.range(len(paths), dtype=tf.int64)}
+    columns = {"path": tf.constant([os.fsencode(path) for path in paths])}
     names = layout.class_names
     if names is not None:
         numbers = {name: number for number, name in enumerate(names)}
         columns["label"] = tf.constant([numbers[str(name)] for _, name in files], tf.int64)
 
-    def decode(example: dict) -> dict:
-        image = call_python(lambda path: read_image(os.fsdecode(path), depth, bits or 16), [example["path"]], tf.uint8)
-        others = {key: value for key, value in example.items() if key != "path"}
-        return {"image": tf.ensure_shape(image, (*(size or (None, None)), depth)), **others}
-
-    def read_range(begin: int, end: int) -> tf.data.Dataset:
-        rows = tf.data.Dataset.from_tensor_slices({key: column[begin:end] for key, column in columns.items()})
-        return rows.map(decode, tf.data.AUTOTUNE, deterministic=True)
+    def decode(index: tf.Tensor, row: dict) -> dict:
+        image = call_python(lambda path: read_image(os.fsdecode(path), depth, bits or 16), [row["path"]], tf.uint8)
+        label = {"label": row["label"]} if "label" in row else {}
+        return {"image": tf.ensure_shape(image, shape), "index": index, **label}
 
     listing = [(str(path.relative_to(folder)), path.stat().st_size) for path, _ in files]
     digest = hashlib.sha256(repr([READER, depth, bits, listing]).encode()).hexdigest()
-    return Source(
-        examples=read_range(0, len(paths)),
-        name=str(folder),
-        size=len(paths),
-        classes=len(names) if names else None,
-        class_names=names,
-        image_shape=(*size, depth) if size else None,
-        version=f"{folder.name} {split} {digest}",
-        files=len(paths),
-        read_range=read_range,
-    )
-
-
-def _channels(headers: Iterable[Header]) -> int:
-    """1 if all images are gray, else 3; reads no further than the first image with colors."""
-    return 1 if all(header.is_gray for header in headers) else 3
-
-
-def _common_size(headers: Iterable[Header]) -> tuple[int, int] | None:
-    """The size of all images, or `None` if they differ; reads no further than the first that differs."""
-    headers = iter(headers)
-    first = next(headers).size
-    return first if all(header.size == first for header in headers) else None
+    version = f"{folder.name} {split} {digest}"
+    return source_of_files(columns, decode, name=str(folder), image_shape=shape, class_names=names, version=version)
 
 
 def _check_bits(folder: Path, paths: list[str]) -> None:

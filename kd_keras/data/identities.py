@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from kd_keras.data.base import Source
+from kd_keras.data.label_kinds import CLASS
 from kd_keras.errors import check_integers, explain_mismatch
 
 
@@ -87,11 +88,12 @@ def read_labels(source: Source) -> np.ndarray:
     >>> read_labels(Source(examples, name="people", size=3, classes=2)).tolist()
     [0, 1, 0]
     """
-    if not source.has_labels or source.has_boxes:
-        received = "labels that are boxes" if source.has_boxes else "no labels"
+    if source.label_kind != CLASS:
+        received = f"labels that are {source.label_kind}" if source.has_labels else "no labels"
         advice = "sort the images into one folder for each identity"
         raise ValueError(explain_mismatch(f"one identity for each image of {source.name!r}", received, advice))
-    return np.array([int(label) for label in source.examples.map(lambda example: example["label"])], "int64")
+    labels = source.examples.map(lambda example: example["label"])
+    return np.fromiter(labels.as_numpy_iterator(), "int64")
 
 
 def _select(source: Source, labels: np.ndarray, identities: list[int]) -> Source:

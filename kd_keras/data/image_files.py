@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -56,6 +56,18 @@ def read_header(path: str | os.PathLike) -> Header:
         if image.format != "TIFF" and _orientation(image) >= 5:
             width, height = height, width
         return Header((height, width), _is_gray(image, path), _is_deep(image, path))
+
+
+def common_channels(headers: Iterable[Header]) -> int:
+    """1 if all images are gray, else 3; reads no further than the first image with colors."""
+    return 1 if all(header.is_gray for header in headers) else 3
+
+
+def common_size(headers: Iterable[Header]) -> tuple[int, int] | None:
+    """The size of all images, or `None` if they differ; reads no further than the first that differs."""
+    headers = iter(headers)
+    first = next(headers).size
+    return first if all(header.size == first for header in headers) else None
 
 
 def highest_value(path: str | os.PathLike) -> int:

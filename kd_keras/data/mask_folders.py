@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from PIL import Image
 
 from kd_keras.data.annotations import image_files
 from kd_keras.data.base import Source
-from kd_keras.data.image_files import SUFFIXES, read_header, read_image
+from kd_keras.data.file_sources import source_of_files
+from kd_keras.data.image_files import SUFFIXES, Header, common_channels, common_size, read_header, read_image
 from kd_keras.data.mask_values import MaskValues, Value, make_mask_values
 from kd_keras.data.python_calls import call_python
 from kd_keras.errors import explain_mismatch, suggest
@@ -55,44 +57,28 @@ def read_mask_folder(
     images, masks = _find_folders(folder, split)
     values = make_mask_values(_read_names(folder) if class_names is None else class_names, ignored)
     pairs = _find_pairs(images, masks)
-    headers = [read_header(image) for image, _ in pairs]
-    for (image, mask), header in zip(pairs, headers, strict=True):
-        mask_size = read_header(mask).size
-        if mask_size != header.size:
-            expected = f"a mask of height and width {header.size}, the size of {image}"
-            raise ValueError(explain_mismatch(expected, f"{mask_size} in {mask}", "make the mask again at this size"))
-    depth = channels or (1 if all(header.is_gray for header in headers) else 3)
-    size = headers[0].size if len({header.size for header in headers}) == 1 else None
-    paths = [[os.fsencode(path) for path in pair] for pair in pairs]
+    headers = [_read_header(*pair) for pair in pairs]
+    depth = channels or common_channels(headers)
+    size = common_size(headers) or (None, None)
+    paths = tf.constant([[os.fsencode(path) for path in pair] for pair in pairs])
+
+    def read(image: bytes, mask: bytes) -> tuple[np.ndarray, np.ndarray]:
+        return read_image(os.fsdecode(image), depth), read_mask(os.fsdecode(mask), values)
 
     def decode(index: tf.Tensor, row: tf.Tensor) -> dict:
-        def read(image: bytes, mask: bytes) -> tuple[np.ndarray, np.ndarray]:
-            return read_image(os.fsdecode(image), depth), read_mask(os.fsdecode(mask), values)
-
         image, mask = call_python(read, [row[0], row[1]], [tf.uint8, tf.int32])
-        shape = size or (None, None)
-        return {
-            "image": tf.ensure_shape(image, (*shape, depth)),
-            "index": index,
-            "label": tf.ensure_shape(mask, shape),
-        }
-
-    def read_range(begin: int, end: int) -> tf.data.Dataset:
-        rows = tf.data.Dataset.from_tensor_slices(paths[begin:end])
-        return rows.enumerate(begin).map(decode, tf.data.AUTOTUNE, deterministic=True)
+        image, mask = tf.ensure_shape(image, (*size, depth)), tf.ensure_shape(mask, size)
+        return {"image": image, "index": index, "label": mask}
 
     listing = [(file.name, file.stat().st_size) for pair in pairs for file in pair]
     digest = hashlib.sha256(repr([depth, values, listing]).encode()).hexdigest()
-    return Source(
-        examples=read_range(0, len(pairs)),
+    return source_of_files(
+        paths,
+        decode,
         name=f"{folder} {split}",
-        size=len(pairs),
-        classes=len(values.names),
+        image_shape=(*size, depth),
         class_names=values.names,
-        image_shape=(*size, depth) if size else None,
         version=f"{folder.name} {split} {digest}",
-        files=len(pairs),
-        read_range=read_range,
     )
 
 
@@ -129,12 +115,11 @@ def read_mask(path: str | os.PathLike, values: MaskValues) -> np.ndarray:
     """
     try:
         with Image.open(path) as image:
-            if values.are_colors:
+            bands = len(image.getbands())
+            if values.are_colors or bands > 2:
                 image = image.convert("RGB")
-            elif image.mode == "RGBA":
-                image = image.convert("RGB")
-            elif image.mode == "LA":
-                image = image.convert("L")
+            elif bands == 2:  # the second one is transparency
+                image = image.getchannel(0)
             pixels = np.asarray(image)
     except Exception as error:  # Pillow raises many types for damaged files
         reason = (str(error).splitlines() or [""])[0][:200] or type(error).__name__
@@ -165,8 +150,8 @@ def _find_pairs(images: Path, masks: Path) -> list[tuple[Path, Path]]:
     files = image_files(images)
     if not files:
         raise FileNotFoundError(f"Expected images in {images}, but found none ({' '.join(SUFFIXES)}).")
-    stems = [file.stem for file in files]
-    repeated = sorted({stem for stem in stems if stems.count(stem) > 1})
+    stems = Counter(file.stem for file in files)
+    repeated = sorted(stem for stem, count in stems.items() if count > 1)
     if repeated:
         raise ValueError(explain_mismatch(f"one image for each mask in {images}", f"several called {repeated}"))
     by_stem: dict[str, Path] = {}
@@ -183,6 +168,15 @@ def _find_pairs(images: Path, masks: Path) -> list[tuple[Path, Path]]:
         if file.stem not in by_stem:
             raise FileNotFoundError(f"Expected a mask for {file} in {masks}, but it is missing.")
     return [(file, by_stem[file.stem]) for file in files]
+
+
+def _read_header(image: Path, mask: Path) -> Header:
+    """The header of an image, whose mask has the same size."""
+    header, mask_size = read_header(image), read_header(mask).size
+    if mask_size != header.size:
+        expected = f"a mask of height and width {header.size}, the size of {image}"
+        raise ValueError(explain_mismatch(expected, f"{mask_size} in {mask}", "make the mask again at this size"))
+    return header
 
 
 def _read_names(folder: Path) -> Sequence[str] | Mapping[str, Value]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import tensorflow as tf
@@ -13,7 +14,7 @@ from kd_keras.data.base import Source
 from kd_keras.data.downloads import prepare
 from kd_keras.data.mask_values import MaskValues, Value, make_mask_values
 from kd_keras.data.python_calls import call_python
-from kd_keras.data.sources import count_examples, is_image, select_range
+from kd_keras.data.sources import is_image, source_of_split
 from kd_keras.errors import explain_mismatch
 
 MASK_WORDS = ("mask", "segmentation", "label", "annotation")  # in the name of a feature
@@ -45,45 +46,33 @@ def read_masks(
         FileNotFoundError: if the dataset is neither prepared nor can be downloaded.
     """
     builder = prepare(name, data_dir, download_timeout)
-    (image_key, mask_key), size = find_mask_keys(builder), count_examples(builder, split)
-    features = builder.info.features
+    image_key, mask_key = find_mask_keys(builder)
     values = _find_values(builder, mask_key, class_names, ignored)
-    in_order = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
-    skipped = {
-        key: tfds.decode.SkipDecoding()
-        for key, feature in features.items()
-        if isinstance(feature, tfds.features.Image) and key not in (image_key, mask_key)
-    }
-    shape = features[image_key].shape
+    size = builder.info.features[image_key].shape[:2]
+
+    def to_classes(mask: np.ndarray, image_size: np.ndarray, number: np.ndarray) -> np.ndarray:
+        place = f"example {int(number)} of {name} {split}"
+        if mask.shape[:2] != tuple(image_size):
+            expected = f"a mask of the size {image_size.tolist()} of its image"
+            raise ValueError(explain_mismatch(expected, f"{list(mask.shape[:2])} at {place}"))
+        return values.to_classes(mask, place)
 
     def convert(index: tf.Tensor, example: dict) -> dict:
-        def to_classes(mask: np.ndarray, number: np.ndarray) -> np.ndarray:
-            return values.to_classes(mask, f"example {int(number)} of {name} {split}")
+        image = example[image_key]
+        classes = call_python(to_classes, [example[mask_key], tf.shape(image)[:2], index], tf.int32)
+        return {"image": image, "label": tf.ensure_shape(classes, size), "index": index}
 
-        image, mask = example[image_key], example[mask_key]
-        sizes = tf.shape(image)[:2], tf.shape(mask)[:2]
-        text = explain_mismatch("a mask of the size {} of its image", "{} at example {}" + f" of {name} {split}")
-        same_size = tf.debugging.Assert(tf.reduce_all(sizes[0] == sizes[1]), [tf.strings.format(text, (*sizes, index))])
-        with tf.control_dependencies([same_size]):
-            classes = call_python(to_classes, [mask, index], tf.int32)
-        return {"image": image, "label": tf.ensure_shape(classes, shape[:2]), "index": index}
-
-    def read_range(begin: int, end: int) -> tf.data.Dataset:
-        instruction = select_range(builder, split, begin, end)
-        raw = builder.as_dataset(split=instruction, shuffle_files=False, read_config=in_order, decoders=skipped)
-        return raw.enumerate(begin).map(convert, tf.data.AUTOTUNE, deterministic=True)
-
-    return Source(
-        examples=read_range(0, size),
+    source = source_of_split(
+        builder,
+        split,
+        convert,
         name=name,
-        size=size,
+        image=image_key,
+        masks=(mask_key,),
         classes=len(values.names),
         class_names=values.names,
-        image_shape=None if None in shape else tuple(shape),
-        version=f"{builder.info.full_name} {split} {values.values} {values.ignored}",
-        files=len(builder.info.splits[split].file_instructions),
-        read_range=read_range,
     )
+    return replace(source, version=f"{source.version} {values.values} {values.ignored}")
 
 
 def names_classes(name: str, data_dir: str | os.PathLike | None = None, download_timeout: float = 60.0) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import operator
 import os
+from collections.abc import Callable, Collection, Sequence
 
 import tensorflow as tf
 import tensorflow_datasets as tfds
@@ -30,32 +31,71 @@ def read(name: str, split: str, data_dir: str | os.PathLike | None = None, downl
     """
     builder = prepare(name, data_dir, download_timeout)
     image, label = find_class_keys(builder)
-    size = count_examples(builder, split)
-    # The index is the same in every run only if files are read one after the other, without shuffling.
-    in_order = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
-    images = [key for key, feature in builder.info.features.items() if isinstance(feature, tfds.features.Image)]
-    skipped = {key: tfds.decode.SkipDecoding() for key in images if key != image}
+    feature = builder.info.features[label]
 
     def convert(index: tf.Tensor, features: dict) -> dict:
         return {"image": features[image], "label": tf.cast(features[label], tf.int64), "index": index}
 
+    return source_of_split(
+        builder, split, convert, name=name, image=image, classes=feature.num_classes, class_names=feature.names
+    )
+
+
+def source_of_split(
+    builder: tfds.core.DatasetBuilder,
+    split: str,
+    convert: Callable[[tf.Tensor, dict], dict],
+    *,
+    name: str,
+    image: str,
+    masks: Collection[str] = (),
+    classes: int,
+    class_names: Sequence[str] | None,
+) -> Source:
+    """A source of the examples of a split.
+
+    Args:
+        builder: of the dataset.
+        split: a split or a slice of one.
+        convert: a function from the index and the features of an example to an example of a source.
+        name: of the source.
+        image: the key of the image.
+        masks: the keys of further images that `convert` needs; all others are not decoded.
+        classes: K.
+        class_names: K names, or none.
+
+    Raises:
+        ValueError: if the split is unknown or empty.
+    """
+    size, shape = count_examples(builder, split), builder.info.features[image].shape
+
     def read_range(begin: int, end: int) -> tf.data.Dataset:
-        instruction = select_range(builder, split, begin, end)
-        raw = builder.as_dataset(split=instruction, shuffle_files=False, read_config=in_order, decoders=skipped)
+        raw = read_raw(builder, split, begin, end, decoded=(image, *masks))
         return raw.enumerate(begin).map(convert, tf.data.AUTOTUNE, deterministic=True)
 
-    feature, shape = builder.info.features[label], builder.info.features[image].shape
     return Source(
         examples=read_range(0, size),
         name=name,
         size=size,
-        classes=feature.num_classes,
-        class_names=tuple(feature.names) if feature.names else None,
+        classes=classes,
+        class_names=tuple(class_names) if class_names else None,
         image_shape=None if None in shape else tuple(shape),
         version=f"{builder.info.full_name} {split}",
         files=len(builder.info.splits[split].file_instructions),
         read_range=read_range,
     )
+
+
+def read_raw(
+    builder: tfds.core.DatasetBuilder, split: str, begin: int, end: int, decoded: Collection[str]
+) -> tf.data.Dataset:
+    """The features of the examples from `begin` to `end - 1` in reading order, with the images `decoded` decoded."""
+    # The index is the same in every run only if files are read one after the other, without shuffling.
+    in_order = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
+    images = [key for key, feature in builder.info.features.items() if isinstance(feature, tfds.features.Image)]
+    skipped = {key: tfds.decode.SkipDecoding() for key in images if key not in decoded}
+    instruction = select_range(builder, split, begin, end)
+    return builder.as_dataset(split=instruction, shuffle_files=False, read_config=in_order, decoders=skipped)
 
 
 def select_range(builder: tfds.core.DatasetBuilder, split: str, begin: int, end: int) -> tfds.core.ReadInstruction:

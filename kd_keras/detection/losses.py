@@ -68,6 +68,11 @@ def giou_loss(deltas: Tensor, anchors: Tensor, targets: Targets) -> Tensor:
     return ops.sum(ops.where(targets.is_positive, 1 - giou(predicted, targets.boxes), 0.0), axis=1)
 
 
+def giou_of_deltas(deltas: Tensor, others: Tensor) -> Tensor:
+    """The GIoU `(...)` float32 of boxes with the offsets `(..., 4)` from the same anchors, whatever these are."""
+    return giou(*(decode_deltas(side, (0.0, 0.0, 1.0, 1.0)) for side in (deltas, others)))
+
+
 def smooth_l1_loss(deltas: Tensor, anchors: Tensor, targets: Targets, *, beta: float = 1 / 9) -> Tensor:
     """The sum of smooth L1 of the differences of the offsets, over the four offsets of all positive anchors.
 

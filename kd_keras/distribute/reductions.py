@@ -73,17 +73,21 @@ def weighted_global_mean(
 
 
 def _weighted_mean(loss: Tensor, weight: Any) -> Tensor:
-    """The mean over the slice as Keras's losses compute it: the sum of weighted values, divided by their number.
-
-    Weights of pixels `(B, H, W)`, for the loss of a smaller map `(B, h, w)`, are those of the nearest pixels.
-    """
+    """The mean over the slice as Keras's losses compute it: the sum of weighted values, divided by their number."""
     loss = ops.cast(loss, "float32")
     if len(loss.shape) == 0:
         return loss
-    if weight is not None and _is_of_pixels(weight, loss):
-        weight = resize_nearest(weight, tuple(loss.shape[1:]))
     count = ops.cast(ops.maximum(ops.size(loss), 1), "float32")
-    return ops.sum(loss if weight is None else loss * weight_like(loss, weight)) / count
+    return ops.sum(loss if weight is None else loss * weight_at(loss, weight)) / count
+
+
+def weight_at(loss: Tensor, weight: Any) -> Tensor:
+    """As `weight_like`; of weights of pixels `(B, H, W)`, a loss `(B, h, w)` of a smaller map takes the nearest ones.
+
+    >>> weight_at(tf.zeros((1, 1, 2)), tf.constant([[[1.0, 2.0, 3.0, 4.0]]])).numpy().tolist()
+    [[[2.0, 4.0]]]
+    """
+    return weight_like(loss, resize_nearest(weight, tuple(loss.shape[1:])) if _is_of_pixels(weight, loss) else weight)
 
 
 def _is_of_pixels(weight: Any, loss: Tensor) -> bool:

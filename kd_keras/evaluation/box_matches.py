@@ -43,8 +43,8 @@ class Matches(NamedTuple):
     def scores_of_objects(self) -> np.ndarray:
         """`(G,)` float64: the score of the detection that finds an object at the IoU threshold 0.5, or 0."""
         scores = np.zeros(len(self.object_images))
-        found = self.finds >= 0
-        scores[self.finds[found]] = self.scores[found]
+        is_correct = self.finds >= 0
+        scores[self.finds[is_correct]] = self.scores[is_correct]
         return scores
 
 
@@ -63,13 +63,14 @@ def match_detections(labels: Mapping[str, Any], detections: Detections, size: tu
         ValueError: if the numbers of images differ, or a class is outside 0..K-1.
 
     >>> labels = {"boxes": np.array([[[0.0, 0.0, 0.5, 0.5]]]), "classes": np.array([[1]])}
-    >>> found = Detections(np.array([[[0.0, 0.0, 40.0, 50.0]]]), np.array([[0.9]]), np.array([[1]]), np.array([1]))
-    >>> int(match_detections(labels, found, (100, 100), 3).is_correct[:, 0].sum())  # an IoU of 0.8: 0.5, 0.55, ..., 0.8
+    >>> detections = Detections(np.array([[[0.0, 0.0, 40.0, 50.0]]]), np.array([[0.9]]), np.array([[1]]), np.array([1]))
+    >>> matches = match_detections(labels, detections, (100, 100), 3)
+    >>> int(matches.is_correct[:, 0].sum())  # an IoU of 0.8: 0.5, 0.55, ..., 0.8
     7
     """
-    numbers, found = np.asarray(labels["classes"]), np.asarray(detections.classes)
+    numbers, detected = np.asarray(labels["classes"]), np.asarray(detections.classes)
     object_images, object_rows = np.nonzero(numbers != NO_OBJECT)
-    places = np.stack(np.nonzero(found != NO_OBJECT))
+    places = np.stack(np.nonzero(detected != NO_OBJECT))
     evaluation = compare_boxes(labels, detections, size, classes, by_size=False)
     if evaluation is not None:
         results = [result for result in evaluation.evalImgs if result is not None]
@@ -86,7 +87,7 @@ def match_detections(labels: Mapping[str, Any], detections: Detections, size: tu
         scores[order],
         images[order],
         rows[order],
-        found[images, rows][order].astype("int64"),
+        detected[images, rows][order].astype("int64"),
         matches >= 0,
         matches[0],
         object_images,
@@ -123,8 +124,8 @@ def _at_thresholds(matches: Matches, weights: np.ndarray, number: int) -> np.nda
         return None
     chosen = matches.classes == number
     weight, is_correct = weights[matches.images[chosen]], matches.is_correct[:, chosen]
-    found = np.cumsum(weight * is_correct, axis=1)
-    recall, precision = found / total, found / (np.cumsum(weight) + np.spacing(1))
+    correct = np.cumsum(weight * is_correct, axis=1)
+    recall, precision = correct / total, correct / (np.cumsum(weight) + np.spacing(1))
     precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
     precision = np.pad(precision, ((0, 0), (0, 1)))  # beyond the largest recall
     return np.array([row[np.searchsorted(r, RECALLS)].mean() for row, r in zip(precision, recall, strict=True)])

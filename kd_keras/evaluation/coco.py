@@ -32,10 +32,10 @@ def compare_boxes(
         ValueError: if the numbers of images differ, or a class is outside 0..K-1.
     """
     coco, coco_eval = _pycocotools()
-    numbers, found = np.asarray(labels["classes"]), np.asarray(detections.classes)
-    if len(numbers) != len(found):
-        raise ValueError(explain_mismatch(f"detections in {len(numbers)} images", f"those of {len(found)}"))
-    for kind, values in (("labels", numbers), ("detections", found)):
+    numbers, detected = np.asarray(labels["classes"]), np.asarray(detections.classes)
+    if len(numbers) != len(detected):
+        raise ValueError(explain_mismatch(f"detections in {len(numbers)} images", f"those of {len(detected)}"))
+    for kind, values in (("labels", numbers), ("detections", detected)):
         if values.size and not NO_OBJECT <= values.min() <= values.max() < classes:
             expected = f"{kind} with classes from 0 to {classes - 1}, or -1 for no object"
             raise ValueError(explain_mismatch(expected, f"{values.min()} to {values.max()}"))
@@ -44,7 +44,7 @@ def compare_boxes(
     if not truth.anns:
         return None
     boxes = np.asarray(convert_boxes(detections.boxes, "xyxy", "xywh"), "float64")
-    results = _index(coco, len(numbers), classes, _rows(boxes, found, np.asarray(detections.scores)))
+    results = _index(coco, len(numbers), classes, _rows(boxes, detected, np.asarray(detections.scores)))
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation = coco_eval(truth, results, "bbox")
         if not by_size:

@@ -63,9 +63,9 @@ def check_requirements(
     """Compares a student's findings with requirements.
 
     Args:
-        limits: by a name of `REQUIREMENTS`. A drop is the teacher's accuracy, average precision or mean IoU minus the
-            student's as a fraction (0.01 is one percentage point); these values themselves decide, and the text adds
-            the interval. A ratio is the student's value divided by the teacher's.
+        limits: by a name of `REQUIREMENTS`. A drop is the teacher's metric minus the student's as a fraction (0.01 is
+            one percentage point); these values themselves decide, and the text adds the interval. A ratio is the
+            student's value divided by the teacher's.
         student: the student's findings by name.
         teacher: those of the teacher.
 

@@ -8,10 +8,7 @@ the student; the parameter count is verified (`kd_keras.export.verification`).
 
 from __future__ import annotations
 
-import functools
-import tempfile
-import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +19,10 @@ import tensorflow as tf
 from kd_keras.distiller import Distiller
 from kd_keras.errors import suggest
 from kd_keras.export.onnx_graph import convert_to_onnx
-from kd_keras.export.paths import check_suffix, staging_path
+from kd_keras.export.paths import check_directory, check_suffix, staging_path
 from kd_keras.export.quantized import learned_int8
 from kd_keras.export.verification import TOLERANCES, Export, Reference, Tolerance, check_images
+from kd_keras.export.writing import append_labels, convert_to_litert, explain_converter_errors
 from kd_keras.networks.quantized_layers import is_quantization_aware
 
 
@@ -62,6 +60,7 @@ def saved_model(
         ValueError: if the export differs by more than `tolerance`, contains more than the student, or would replace
             something else.
 
+    >>> import tempfile
     >>> student = keras.Sequential([keras.Input((2, 2, 1)), keras.layers.Flatten(), keras.layers.Dense(3)])
     >>> path, images = Path(tempfile.mkdtemp()) / "student", np.zeros((1, 2, 2, 1), "uint8")
     >>> export = saved_model(student, path, image_shape=(2, 2, 1), sample=images)
@@ -69,12 +68,7 @@ def saved_model(
     (15, 1.0)
     """
     reference = Reference(_student_of(model), image_shape, sample, labels, class_names)
-    path = Path(directory)
-    if path.is_dir() and any(path.iterdir()) and not (path / "saved_model.pb").exists():
-        raise ValueError(
-            f"A SavedModel is written to a directory that is new, empty or a SavedModel, but {path} contains other"
-            " files. Choose another directory."
-        )
+    path = check_directory(directory)
     with staging_path(path) as staging:
         reference.write_saved_model(staging, tf.uint8, with_names=class_names is not None)
         return reference.accept("saved_model", staging, path, tolerance)
@@ -129,48 +123,19 @@ def litert(
     if representative is not None:
         check_images("representative", representative, reference.image_shape)
     with staging_path(path) as staging:
-        try:
-            content = learned_int8(reference) if is_learned else _flatbuffer(reference, precision, representative)
-        except OSError:  # a full disk
-            raise
-        except Exception as error:  # of many types, from several layers of the converter
-            raise ValueError(
-                f"LiteRT cannot store the network {reference.student.name!r} in {precision}. Export it as a SavedModel"
-                f" or to ONNX. The converter reports {type(error).__name__}: {str(error)[:500]}"
-            ) from error
+        student = reference.student
+        with explain_converter_errors(student.name, precision):
+            if is_learned:
+                content = learned_int8(reference)
+            else:
+                serve = reference.serve.__call__
+                content = convert_to_litert(
+                    serve, student, image_shape, precision, representative, integer_outputs=True
+                )
         staging.write_bytes(content)
-        if class_names:
-            with zipfile.ZipFile(staging, "a") as archive:
-                archive.writestr("labels.txt", "\n".join(class_names))
+        append_labels(staging, class_names)
         name = "litert" if precision == "float32" else f"litert_{precision}"
         return reference.accept(name, staging, path, TOLERANCES[precision] if tolerance is None else tolerance)
-
-
-def _flatbuffer(reference: Reference, precision: str, representative: np.ndarray | None) -> bytes:
-    """The content of the LiteRT file."""
-    # The converter quantizes only float inputs. A float32 input of 0..255 becomes a uint8 input of scale 1 and zero 0,
-    # which represents raw pixels exactly.
-    with tempfile.TemporaryDirectory() as directory:
-        reference.write_saved_model(Path(directory), tf.float32 if precision == "int8" else tf.uint8)
-        converter = tf.lite.TFLiteConverter.from_saved_model(directory, signature_keys=["serving_default"])
-        if precision != "float32":
-            converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        if precision == "float16":
-            converter.target_spec.supported_types = [tf.float16]
-        if precision == "int8" and representative is not None:
-            converter.representative_dataset = functools.partial(calibration_inputs, representative)
-            converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-            converter.inference_input_type = converter.inference_output_type = tf.uint8
-        return converter.convert()
-
-
-def calibration_inputs(images: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
-    """The images one by one. Two corners of the first one cover the full range, so that the input's scale is 1."""
-    for number, image in enumerate(np.asarray(images, "float32")):
-        if number == 0:
-            image = image.copy()
-            image[0, 0], image[-1, -1] = 0, 255
-        yield {"images": image[None]}
 
 
 def onnx(

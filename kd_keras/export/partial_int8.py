@@ -21,7 +21,9 @@ def convert_to_partial_int8(
 
     In eight bits a box of 0 to 300 pixels is known to more than a pixel, and a product of quantized offsets and sizes
     is worse; divisions by a quantized area are divisions by 0. So everything after the network is computed in float.
-    So is the concatenation of a network's outputs of several levels, which would give all levels a single scale.
+    So is the concatenation of a network's outputs of several levels, which would give all levels a single scale. The
+    converter still rounds a sigmoid to multiples of 1/256, and values that are only selected and reshaped to 255 steps
+    if their range differs between these operations, as it may for a few images.
 
     Args:
         saved_model: the directory of a SavedModel with the signature "serving_default".
@@ -36,10 +38,8 @@ def convert_to_partial_int8(
     converter = _converter(saved_model)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.representative_dataset = calibration
-    # The converter knows these two by other names.
-    options = tf.lite.experimental.QuantizationDebugOptions(
-        denylisted_nodes=[*floats, *(name.strip(";") for name in floats)], denylisted_ops=["TOPK_V2", "GATHER"]
-    )
+    # The converter knows an operation of several outputs by another name.
+    options = tf.lite.experimental.QuantizationDebugOptions(denylisted_nodes=floats, denylisted_ops=["TOPK_V2"])
     debugger = tf.lite.experimental.QuantizationDebugger(
         converter=converter, debug_dataset=calibration, debug_options=options
     )

@@ -24,6 +24,21 @@ def check_suffix(file: str | Path, suffix: str) -> Path:
     return Path(file)
 
 
+def check_directory(directory: str | Path) -> Path:
+    """Checks that a SavedModel can be written to a directory without deleting anything else.
+
+    Raises:
+        ValueError: if the directory contains other files than those of a SavedModel.
+    """
+    path = Path(directory)
+    if path.is_dir() and any(path.iterdir()) and not (path / "saved_model.pb").exists():
+        raise ValueError(
+            f"A SavedModel is written to a directory that is new, empty or a SavedModel, but {path} contains other"
+            " files. Choose another directory."
+        )
+    return path
+
+
 def replace(staging: Path, path: Path) -> None:
     """Moves a finished export to its path; a directory that is there is deleted only afterwards."""
     earlier = temporary_path(path)

@@ -6,8 +6,9 @@ if it contains no more weights than the student has, so that an adapter or a tea
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ from kd_keras.contracts import Tensor
 from kd_keras.export.outputs import ServedOutputs, classes_of
 from kd_keras.export.paths import replace
 from kd_keras.export.runtimes import CHECK, Predict, latency, load, size_in_bytes, weight_shapes
+from kd_keras.export.writing import write_saved_model
 
 
 class Tolerance(NamedTuple):
@@ -131,18 +133,9 @@ class Reference:
             with_names: whether it returns the names of the classes.
             serve: the function that it contains, by default `self.serve`.
         """
-        # Not by Keras's ExportArchive, which would write every weight twice.
-        images = tf.TensorSpec((None, *self.image_shape), dtype, name="images")
-        module = tf.Module()
-        module.weights = [variable.value for variable in self.student.variables]
-        outputs = self._serve_with_names if with_names else self.serve.__call__
-        module.serve = tf.function(serve or outputs, input_signature=[images])
-        signatures = {"serving_default": module.serve}
-        if with_names and self.class_names is not None:
-            names = self.class_names
-            list_names = tf.function(lambda: {"class_names": tf.constant(names)}, input_signature=[])
-            signatures["class_names"] = list_names
-        tf.saved_model.save(module, str(directory), signatures)
+        outputs = serve or (self._serve_with_names if with_names else self.serve.__call__)
+        names = self.class_names if with_names else None
+        write_saved_model(outputs, self.student, directory, self.image_shape, dtype=dtype, class_names=names)
 
     def accept(self, name: str, staging: Path, path: Path, tolerance: Tolerance | float) -> Export:
         """Compares a written export with the student and moves it to its path.
@@ -152,14 +145,9 @@ class Reference:
         """
         limits = tolerance if isinstance(tolerance, Tolerance) else Tolerance(tolerance)
         parameters = count_parameters(self.student, name, staging)
-        try:
+        with explain_runtime_errors(name, self.student.name):
             predict = load(staging)
             exported = _in_batches(predict, self.sample)
-        except Exception as error:  # of many types: each runtime has its own
-            raise ValueError(
-                f"The runtime of {name} cannot run the export of {self.student.name!r}. It reports"
-                f" {type(error).__name__}: {str(error)[:500]}"
-            ) from error
         original = self.serve.predicted
         classes, original_classes = classes_of(exported), classes_of(original)
         measured = Tolerance(float(np.abs(exported - original).max()), float((classes == original_classes).mean()), 0.0)
@@ -168,7 +156,7 @@ class Reference:
             accuracy = float((classes == self.labels).mean())
             source_accuracy = float((original_classes == self.labels).mean())
             measured = measured._replace(accuracy_drop=source_accuracy - accuracy)
-        _check_tolerance(name, limits, measured)
+        check_tolerance(name, limits._asdict(), measured._asdict(), at_least=("agreement",))
         times = latency(predict, self.sample)
         size = size_in_bytes(staging)
         export = Export(path, name, size, parameters, *measured[:2], accuracy, source_accuracy, *times)
@@ -178,7 +166,19 @@ class Reference:
         return export
 
 
-def count_parameters(student: keras.Model, name: str, staging: Path) -> int:
+@contextlib.contextmanager
+def explain_runtime_errors(name: str, network: str) -> Iterator[None]:
+    """Turns the errors of a format's runtime into a ValueError that names the format and the network."""
+    try:
+        yield
+    except Exception as error:  # of many types: each runtime has its own
+        raise ValueError(
+            f"The runtime of {name} cannot run the export of {network!r}. It reports"
+            f" {type(error).__name__}: {str(error)[:500]}"
+        ) from error
+
+
+def count_parameters(student: keras.Model, name: str, staging: Path, lengths: Collection[int] = ()) -> int:
     """The number of weights in an export: that of the student in a SavedModel, at most that plus biases otherwise.
 
     A folded BatchNorm adds a bias to its kernel, and LiteRT adds one to every kernel.
@@ -187,15 +187,19 @@ def count_parameters(student: keras.Model, name: str, staging: Path) -> int:
         student: the network that was exported.
         name: of the format, "saved_model" or another.
         staging: the path of the export.
+        lengths: tensors with an axis of one of these lengths are no weights, such as constants for each anchor; fewer
+            weights than those of the student are then accepted.
 
     Raises:
         ValueError: if the export contains more, or a SavedModel fewer weights.
     """
     shapes = [tuple(variable.shape) for variable in student.variables]
-    exported = list(weight_shapes(staging))
+    exported = [shape for shape in weight_shapes(staging) if not set(lengths) & set(shape)]
     expected, count = sum(map(math.prod, shapes)), sum(map(math.prod, exported))
     biases = sum(max(shape[-2:]) for shape in shapes if len(shape) > 1)
-    if not (count == expected if name == "saved_model" else count <= expected + biases):
+    is_saved_model = name == "saved_model"
+    limit = expected if is_saved_model else expected + biases
+    if count > limit or (is_saved_model and not lengths and count < limit):
         known = set(map(_canonical, shapes))
         foreign = sorted({shape for shape in exported if _canonical(shape) not in known}, key=math.prod)
         raise ValueError(
@@ -228,17 +232,31 @@ def _in_batches(predict: Predict, images: np.ndarray, batch_size: int = 100) -> 
     return np.concatenate([predict(images[start : start + batch_size]) for start in range(0, len(images), batch_size)])
 
 
-def _check_tolerance(name: str, limits: Tolerance, measured: Tolerance) -> None:
-    is_met = {  # a comparison with NaN is false
-        "difference": measured.difference <= limits.difference,
-        "agreement": measured.agreement >= limits.agreement,
-        "accuracy_drop": measured.accuracy_drop <= limits.accuracy_drop,
-    }
-    violated = [field for field, met in is_met.items() if not met]
+def check_tolerance(
+    name: str, limits: Mapping[str, float], measured: Mapping[str, float], at_least: Collection[str]
+) -> None:
+    """Checks what was measured of an export.
+
+    Args:
+        name: of the format.
+        limits: by name.
+        measured: by the same names.
+        at_least: the names whose limit is the lowest value; that of all others is the highest one.
+
+    Raises:
+        ValueError: if a value is beyond its limit, or NaN.
+
+    >>> check_tolerance("onnx", {"agreement": 0.9, "difference": 0.1}, {"agreement": 1, "difference": 0}, ["agreement"])
+    """
+    violated = [  # a comparison with NaN is false
+        field
+        for field, limit in limits.items()
+        if not (measured[field] >= limit if field in at_least else measured[field] <= limit)
+    ]
     if violated:
-        bounds = {"difference": "at most", "agreement": "at least", "accuracy_drop": "at most"}
-        expected = ", ".join(f"{field} {bounds[field]} {getattr(limits, field):g}" for field in violated)
-        received = ", ".join(f"{field}={getattr(measured, field):.4g}" for field in violated)
+        bounds = {field: "at least" if field in at_least else "at most" for field in violated}
+        expected = ", ".join(f"{field} {bounds[field]} {limits[field]:g}" for field in violated)
+        received = ", ".join(f"{field}={measured[field]:.4g}" for field in violated)
         raise ValueError(
             f"The {name} export is rejected: compared with its source, expected {expected}, but received {received}."
             " Examine the difference, or accept it with tolerance=."

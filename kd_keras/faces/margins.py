@@ -12,7 +12,7 @@ from typing import NamedTuple
 from keras import ops
 
 from kd_keras.contracts import Tensor
-from kd_keras.errors import check_choice, check_number
+from kd_keras.errors import check_choice, check_number, explain_mismatch
 from kd_keras.primitives import l2_normalize
 
 EDGE = 1e-4  # cosines are clipped to 1 - EDGE before arccos, whose slope at 1 is infinite
@@ -101,6 +101,23 @@ def margin_loss(cosines: Tensor, labels: Tensor, softmax: Margin, quality: Tenso
     logit = softmax.scale * target_with_margin(target, softmax, quality)
     logits = ops.where(is_target, logit[:, None], softmax.scale * cosines)
     return ops.where(ops.any(is_target, axis=-1), ops.logsumexp(logits, axis=-1) - logit, math.nan)
+
+
+def check_identities(labels: Tensor, identities: int, owner: str) -> None:
+    """Checks labels outside of a training step, whose `margin_loss` would be NaN.
+
+    Args:
+        labels: of any shape.
+        identities: K.
+        owner: what has these identities, for the error message.
+
+    Raises:
+        ValueError: if a label is not from 0 to K - 1.
+    """
+    values = ops.convert_to_numpy(labels)
+    if values.size and not 0 <= values.min() <= values.max() < identities:
+        received = f"labels from {values.min()} to {values.max()}"
+        raise ValueError(explain_mismatch(f"labels from 0 to {identities - 1} for {owner}", received))
 
 
 def target_with_margin(cosine: Tensor, softmax: Margin, quality: Tensor | None = None) -> Tensor:

@@ -9,7 +9,7 @@ from typing_extensions import Unpack
 
 from kd_keras.contracts import Batch, Outputs, Step, Tensor
 from kd_keras.errors import check_choice, check_whole_number, explain_mismatch
-from kd_keras.faces.margins import center_cosines, margin_loss, published_margin
+from kd_keras.faces.margins import center_cosines, check_identities, margin_loss, published_margin
 from kd_keras.methods.adapters import describe_pair
 from kd_keras.methods.base import Method, MethodOptions, Specs, Taps
 from kd_keras.methods.labels import class_indices, weighted_batch_mean
@@ -149,12 +149,8 @@ class AdaDistill(Method):
 
     def check_batch(self, batch: Batch) -> None:
         labels = class_indices(batch.label)
-        if labels is None:
-            return
-        values = ops.convert_to_numpy(labels)
-        if values.size and not 0 <= values.min() <= values.max() < self.classes:
-            expected = f"labels from 0 to {self.classes - 1} for AdaDistill(classes={self.classes})"
-            raise ValueError(explain_mismatch(expected, f"labels from {values.min()} to {values.max()}"))
+        if labels is not None:
+            check_identities(labels, self.classes, f"AdaDistill(classes={self.classes})")
 
     def call(self, student: Outputs, teacher: Outputs, batch: Batch, step: Step) -> Tensor:
         labels = class_indices(batch.label)

@@ -8,14 +8,11 @@ from keras import ops
 from typing_extensions import Unpack
 
 from kd_keras.contracts import Batch, Outputs, Step, TapSpec, Tensor
-from kd_keras.detection.anchors import decode_deltas
-from kd_keras.detection.boxes import giou
+from kd_keras.detection.losses import giou_of_deltas
 from kd_keras.detection.quality_losses import soft_focal_loss
 from kd_keras.errors import check_number, explain_mismatch
 from kd_keras.methods.adapters import describe_pair
 from kd_keras.methods.base import Specs, TapPairMethod, TapPairOptions, Taps
-
-UNIT_ANCHOR = (0.0, 0.0, 1.0, 1.0)
 
 
 def bckd_loss(student: Tensor, teacher: Tensor) -> Tensor:
@@ -62,8 +59,7 @@ def bckd_box_loss(student: Tensor, teacher: Tensor, student_logits: Tensor, teac
     """
     differences = ops.abs(ops.sigmoid(_as_rows(teacher_logits)) - ops.sigmoid(_as_rows(student_logits)))
     weight = ops.stop_gradient(ops.max(differences, axis=-1))
-    boxes, targets = (decode_deltas(deltas, UNIT_ANCHOR) for deltas in (student, teacher))
-    return ops.sum(weight * (1 - giou(boxes, targets)), axis=1)
+    return ops.sum(weight * (1 - giou_of_deltas(student, teacher)), axis=1)
 
 
 def _as_rows(logits: Tensor) -> Tensor:

@@ -7,11 +7,12 @@ from keras import layers, ops
 from typing_extensions import Unpack
 
 from kd_keras.contracts import Batch, Outputs, Step, Tensor
-from kd_keras.errors import check_number, check_whole_number
+from kd_keras.errors import check_number, check_whole_number, explain_mismatch
 from kd_keras.methods.adapters import batch_norm, chain, conv
 from kd_keras.methods.base import Specs, TapPairMethod, TapPairOptions, Taps
 from kd_keras.methods.class_memory import ClassMemory, means_per_class, sample_per_class
-from kd_keras.methods.positions import classes_at, mean_over_valid
+from kd_keras.methods.labels import class_indices
+from kd_keras.methods.positions import as_mask, classes_at, mean_over_valid
 from kd_keras.primitives import l2_normalize, resize_bilinear, softened_kl
 
 
@@ -24,7 +25,7 @@ def cirkd_loss(student: Tensor, teacher: Tensor, valid: Tensor | None = None, *,
     Args:
         student: a map `(B, H, W, C)`.
         teacher: a map `(B, H, W, C')`.
-        valid: the positions that take part, `(B, H, W)` bool, or `None` for all; the loss of any other is 0.
+        valid: the positions that take part, `(B, H, W)` bool, or `None` for all; the loss of all others is 0.
         temperature: T > 0.
 
     Returns:
@@ -120,7 +121,7 @@ class CIRKD(TapPairMethod):
         temperature: T > 0.
         kd_temperature: T_kd > 0, of the memory terms.
         pooling: the side of the cells over which the maps are averaged for the mini-batch term.
-        pixel_weight: the weight of the memory of pixels, beside 1 for the mini-batch term.
+        pixel_weight: the weight of the memory of pixels; that of the mini-batch term is 1.
         region_weight: the weight of the memory of regions.
         pixels: the rows of the memory of pixels for each class. It takes 4 K `pixels` C bytes for C channels of the
             teacher: 0.8 GB for the published 20000 at 19 classes and 512 channels. Less suits small sets.
@@ -183,6 +184,14 @@ class CIRKD(TapPairMethod):
         self.generator = keras.random.SeedGenerator(self.seed)
         self.drawn = self.generator.state  # a weight of this layer, so that a weights file contains it
         super().bind(student, teacher)
+
+    def check_batch(self, batch: Batch) -> None:
+        label = class_indices(batch.label) if (mask := as_mask(batch.label)) is None else mask
+        if label is not None and int(ops.max(label)) >= self.classes:
+            expected = (
+                f"labels from 0 to {self.classes - 1}, or below 0 to be ignored, for CIRKD(classes={self.classes})"
+            )
+            raise ValueError(explain_mismatch(expected, f"the label {int(ops.max(label))}"))
 
     def call(self, student: Outputs, teacher: Outputs, batch: Batch, step: Step) -> Tensor:
         (maps,), (target,) = self.tensors(student, teacher)

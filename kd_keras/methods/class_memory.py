@@ -80,7 +80,7 @@ def sample_per_class(
         generator: of the random numbers.
 
     Returns:
-        The features `(K, B * n, C)`, and which of them are some, `(K, B * n)` bool.
+        The features `(K, B * n, C)`, and which rows are filled, `(K, B * n)` bool.
 
     >>> maps, label = ops.ones((2, 1, 3, 4)), ops.convert_to_tensor([[[0, 0, 1]], [[-1, 0, 0]]])
     >>> ops.sum(ops.cast(sample_per_class(maps, label, 2, 5, keras.random.SeedGenerator(0))[1], "int32"), 1).numpy()
@@ -94,15 +94,15 @@ def sample_per_class(
     values, places = ops.top_k(keys, count)  # (B, K, n)
     rows = ops.take_along_axis(features, ops.reshape(places, (-1, classes * count, 1)), axis=1)
     rows = ops.transpose(ops.reshape(rows, (-1, classes, count, width)), (1, 0, 2, 3))
-    is_some = ops.reshape(ops.transpose(values >= 0, (1, 0, 2)), (classes, -1))
-    return ops.reshape(rows, (classes, -1, width)), is_some
+    is_filled = ops.reshape(ops.transpose(values >= 0, (1, 0, 2)), (classes, -1))
+    return ops.reshape(rows, (classes, -1, width)), is_filled
 
 
 def means_per_class(maps: Tensor, label: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    """The mean features of each class in each image as unit vectors `(K, B, C)`, and which classes are there `(K, B)`.
+    """The mean features of each class in each image as unit vectors `(K, B, C)`, and which images have it `(K, B)`.
 
-    >>> means, is_there = means_per_class(ops.ones((1, 1, 2, 4)), ops.convert_to_tensor([[[0, -1]]]), 2)
-    >>> means[:, 0, 0].numpy().tolist(), is_there.numpy().tolist()
+    >>> means, has_class = means_per_class(ops.ones((1, 1, 2, 4)), ops.convert_to_tensor([[[0, -1]]]), 2)
+    >>> means[:, 0, 0].numpy().tolist(), has_class.numpy().tolist()
     ([0.5, 0.0], [[True], [False]])
     """
     positions = label.shape[1] * label.shape[2]

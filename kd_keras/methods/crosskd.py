@@ -9,8 +9,8 @@ from keras import ops, tree
 from typing_extensions import Unpack
 
 from kd_keras.contracts import Batch, Outputs, Step, Tensor
-from kd_keras.detection.anchors import decode_deltas
-from kd_keras.detection.boxes import convert_boxes, giou
+from kd_keras.detection.boxes import convert_boxes
+from kd_keras.detection.losses import giou_of_deltas
 from kd_keras.detection.matching import Targets
 from kd_keras.detection.quality_losses import soft_focal_loss
 from kd_keras.errors import check_choice, check_number, explain_mismatch
@@ -23,7 +23,6 @@ __all__ = ("align_statistics",)
 
 BOXES = {"retinanet": "box_deltas", "gfl": "box_logits"}
 BOX_WEIGHTS = {"retinanet": 1.0, "gfl": 4.0}  # in the authors' configurations
-UNIT_ANCHOR = (0.0, 0.0, 1.0, 1.0)
 
 
 def crosskd_loss(student: Tensor, teacher: Tensor, weight: Tensor) -> Tensor:
@@ -62,8 +61,7 @@ def crosskd_box_loss(student: Tensor, teacher: Tensor, weight: Tensor) -> Tensor
     >>> float(crosskd_box_loss(half, np.zeros((1, 1, 4)), np.ones((1, 1)))[0])
     0.5
     """
-    boxes, targets = (decode_deltas(deltas, UNIT_ANCHOR) for deltas in (student, teacher))
-    return ops.sum(ops.cast(weight, "float32") * (1 - giou(boxes, targets)), axis=1)
+    return ops.sum(ops.cast(weight, "float32") * (1 - giou_of_deltas(student, teacher)), axis=1)
 
 
 def crosskd_edge_loss(student: Tensor, teacher: Tensor, weight: Tensor) -> Tensor:
@@ -179,11 +177,8 @@ class CrossKD(TapPairMethod):
 
     def call(self, student: Outputs, teacher: Outputs, batch: Batch, step: Step) -> Tensor:
         if self._rest is None:
-            expected, received = (
-                f"the layers of a teacher for method {self.name!r}",
-                "only its outputs, from a recording",
-            )
-            raise ValueError(explain_mismatch(expected, received, "use the teacher itself"))
+            expected = f"the layers of a teacher for method {self.name!r}"
+            raise ValueError(explain_mismatch(expected, "only its outputs, from a recording", "use the teacher itself"))
         sides = [
             [maps[number] for number in order]
             for maps, order in zip(self.tensors(student, teacher), self._orders, strict=True)

@@ -144,8 +144,8 @@ class EKD(TapPairMethod):
         temperature: T > 0 of the ranks.
         momentum: the part of a batch's thresholds in the running means. At 0.01 they need hundreds of batches to leave
             0, where they start; raise it for short trainings.
-        **options: `student_tap` and `teacher_tap`, by default the embedding; `weight`, by default 1 as published beside
-            ArcFace; `name`.
+        **options: `student_tap` and `teacher_tap`, by default the embedding; `weight`, by default 1 as published with
+            the loss of ArcFace; `name`.
 
     >>> EKD(momentum=0.1).momentum
     0.1

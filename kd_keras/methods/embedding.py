@@ -59,7 +59,7 @@ class Embedding(TapPairMethod):
     Args:
         form: "cosine", "squared_cosine" or "mean_square".
         **options: `student_tap` and `teacher_tap`, by default the embedding; `weight`, by default 128, the better one
-            of two that Keras_insightface published for the cosine beside ArcFace at scale 64 (the other is 7); `name`.
+            of two that Keras_insightface published for the cosine with ArcFace at scale 64 (the second is 7); `name`.
 
     >>> Embedding(form="squared_cosine").form
     'squared_cosine'

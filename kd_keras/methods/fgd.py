@@ -200,10 +200,8 @@ class FGD(TapPairMethod):
         pairs = self.pairs(student, teacher, rank=4)
         for pair in pairs:
             if pair[0].shape[1:3] != pair[1].shape[1:3]:
-                expected, advice = (
-                    f"maps of the same size for method {self.name!r}",
-                    "use the same pyramid and image size",
-                )
+                expected = f"maps of the same size for method {self.name!r}"
+                advice = "use the same pyramid and image size"
                 raise ValueError(explain_mismatch(expected, describe_pair(*pair), advice))
         self.adapters = [_build_adapter(*pair) for pair in pairs]
         self.contexts = [[GlobalContext(dtype="float32") for _ in range(2)] for _ in pairs]

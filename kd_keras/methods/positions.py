@@ -7,7 +7,7 @@ from typing import Any
 from keras import ops, tree
 
 from kd_keras.contracts import Batch, Tensor
-from kd_keras.distribute.reductions import sum_over_replicas, weight_like
+from kd_keras.distribute.reductions import sum_over_replicas, weight_at
 from kd_keras.errors import explain_mismatch
 from kd_keras.methods.labels import class_indices
 from kd_keras.primitives import resize_nearest
@@ -98,9 +98,7 @@ def mean_over_valid(loss: Tensor, valid: Tensor, batch: Batch) -> Tensor:
     >>> float(mean_over_valid(loss, valid, Batch(None, weight=np.array([3.0]))))
     6.0
     """
-    weight, count = batch.weight, ops.sum(ops.cast(valid, "float32"))
-    if weight is not None:
-        is_map = not tree.is_nested(weight) and len(weight.shape) == 3
-        weight = resize_nearest(weight, tuple(loss.shape[1:])) if is_map else weight
-        loss = loss * weight_like(loss, weight)
+    count = ops.sum(ops.cast(valid, "float32"))
+    if batch.weight is not None:
+        loss = loss * weight_at(loss, batch.weight)
     return ops.sum(ops.where(valid, loss, 0.0)) / ops.maximum(count, 1.0)

@@ -8,7 +8,7 @@ from typing_extensions import Unpack
 
 from kd_keras.contracts import Batch, Outputs, Step, Tensor
 from kd_keras.errors import check_choice, explain_mismatch
-from kd_keras.faces.margins import center_cosines, margin_loss, published_margin
+from kd_keras.faces.margins import center_cosines, check_identities, margin_loss, published_margin
 from kd_keras.methods.adapters import add_class_centers, describe_pair
 from kd_keras.methods.base import Method, MethodOptions, Specs, Taps
 from kd_keras.methods.labels import class_indices
@@ -95,6 +95,11 @@ class ProxylessKD(Method):
             raise ValueError(explain_mismatch(expected, describe_pair(*specs), advice))
         self.centers = add_class_centers(self, teacher)
         super().bind(student, teacher)
+
+    def check_batch(self, batch: Batch) -> None:
+        labels = class_indices(batch.label)
+        if labels is not None:
+            check_identities(labels, self.centers.shape[-1], f"the teacher's identities in method {self.name!r}")
 
     def call(self, student: Outputs, teacher: Outputs, batch: Batch, step: Step) -> Tensor:
         labels = class_indices(batch.label)

@@ -11,7 +11,7 @@ from kd_keras.errors import check_number, explain_mismatch
 from kd_keras.methods.adapters import describe_pair
 from kd_keras.methods.base import Specs, TapPairMethod, TapPairOptions, Taps
 from kd_keras.methods.positions import valid_positions
-from kd_keras.primitives import l2_normalize
+from kd_keras.primitives import l2_normalize, resize_nearest
 
 LOWEST = -1e30  # less than any feature
 
@@ -55,8 +55,7 @@ def valid_like(valid: Tensor, maps: Tensor) -> Tensor:
     >>> valid_like(np.array([[[True, False]]]), np.zeros((1, 1, 4, 3))).numpy().tolist()
     [[[True, True, False, False]]]
     """
-    found = valid_positions(ops.where(valid, 0, -1), maps)
-    return valid if found is None else found
+    return resize_nearest(valid, tuple(maps.shape[1:3]))
 
 
 def patch_counts(size: tuple[int, int], patch: float) -> tuple[int, int]:

@@ -18,6 +18,7 @@ from kd_keras.faces.margins import (
     Margin,
     adaface_quality,
     center_cosines,
+    check_identities,
     embedding_norms,
     margin_loss,
     published_margin,
@@ -226,6 +227,14 @@ class Recognizer(keras.Model):
         """The network from images to embeddings, sharing this model's layers."""
         name = self.name.removeprefix("recognizer_")
         return keras.Model(self.input, self.output["embedding"], name=name if name != self.name else "embedder")
+
+    def check_labels(self, labels: Any) -> None:
+        """Checks the labels of a batch before it is trained on, because the loss of an unknown identity is NaN.
+
+        Raises:
+            ValueError: if a label is not from 0 to K - 1.
+        """
+        check_identities(labels, self.head.identities, f"the identities of {self.name!r}")
 
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True

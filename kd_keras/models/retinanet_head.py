@@ -20,7 +20,7 @@ from kd_keras.models.detection_model import Detector
 from kd_keras.models.feature_pyramid import predict, predict_classes
 
 ANCHOR_SCALE = 4.0
-# The loss of the boxes and its weight beside the focal loss: mmdetection's with GIoU, the paper's with smooth L1.
+# The loss of the boxes and its weight, with 1 for the focal loss: mmdetection's with GIoU, the paper's with smooth L1.
 BOX_LOSSES = {"giou": (giou_loss, 2.0), "smooth_l1": (smooth_l1_loss, 1.0)}
 
 

@@ -6,7 +6,6 @@ attention branch, as in torchvision.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import keras
@@ -15,6 +14,7 @@ from keras import layers
 from kd_keras.contracts import Tensor
 from kd_keras.errors import check_number, check_whole_number, explain_mismatch
 from kd_keras.models.base import batch_norm, convolution
+from kd_keras.models.feature_pyramid import stages_by_level
 from kd_keras.networks.stages import StagedGraph
 
 
@@ -58,7 +58,7 @@ def segmenter(
     check_whole_number("segmenter", "width", width)
     check_number("segmenter", "dropout", dropout, least=0, below=1)
     graph = StagedGraph(backbone)
-    stages = _stages_by_level(graph, backbone)
+    stages = stages_by_level(graph, backbone)
     fine, coarse = (stages[level] for level in _choose_levels(stages, levels))
     x = convolution(coarse, width, "segmentation_conv", kernel_size=1)
     x = layers.ReLU(name="segmentation_relu")(batch_norm(x, "segmentation_bn"))
@@ -81,16 +81,6 @@ def segmenter(
 
 def _logits(x: Tensor, classes: int, name: str) -> Tensor:
     return layers.Conv2D(classes, 1, kernel_initializer=keras.initializers.RandomNormal(stddev=0.01), name=name)(x)
-
-
-def _stages_by_level(graph: StagedGraph, backbone: keras.Model) -> dict[int, Tensor]:
-    """The last stage of each stride 2^level, from fine to coarse."""
-    size = backbone.input_shape[1:3] if isinstance(backbone.input_shape, tuple) else None
-    if size is None or None in size:
-        expected = "a backbone with one input (H, W, C) of a fixed size"
-        raise ValueError(explain_mismatch(expected, f"{backbone.name!r} with the input {backbone.input_shape}"))
-    stages = [graph.channels_last(stage) for stage in graph.stages()]
-    return {round(math.log2(size[0] / stage.shape[1])): stage for stage in stages}
 
 
 def _choose_levels(stages: dict[int, Tensor], levels: Sequence[int] | None) -> tuple[int, int]:

@@ -91,7 +91,9 @@ def warn_of_nonfinite_images(inputs: Any, place: str) -> None:
 
 
 def check_labels_and_weights(model: keras.Model, label: Any, weight: Any, place: str) -> None:
-    """Checks labels of a cross-entropy, and that sample weights are finite and not negative.
+    """Checks labels of a cross-entropy or by the student itself, and that sample weights are finite and not negative.
+
+    A student with a loss of its own may have a function `check_labels`, as `models.Recognizer` has.
 
     Raises:
         ValueError: if a value is invalid.
@@ -100,6 +102,8 @@ def check_labels_and_weights(model: keras.Model, label: Any, weight: Any, place:
         if hasattr(values, "shape"):  # NaN is not at least 0 either
             _require(values, lambda w: w >= 0, "sample weights of at least 0", "remove or correct them", place)
     shape = getattr(model.student, "output_shape", None)
+    if label is not None and model.hard_weight != 0 and hasattr(model.student, "check_labels"):
+        model.student.check_labels(label)
     if label is None or tree.is_nested(label) or not isinstance(shape, tuple) or isinstance(shape[0], tuple):
         return
     losses = wrap_compiled_losses(model, MeanLoss) if compiled_loss(model) is not None else []

@@ -44,8 +44,7 @@ def findings_of(options: argparse.Namespace, runs: dict[str, Run]) -> dict[str, 
     """What is measured on the test images, by name of the run."""
     students = [run for name, run in runs.items() if name != "teacher"]
     evaluation = evaluate(students, teacher=runs["teacher"], data="bccd", test_split="test", data_dir=options.data_dir)
-    by_path = list(evaluation.findings.values())
-    return dict(zip(runs, by_path, strict=True))
+    return dict(zip(runs, evaluation.findings.values(), strict=True))  # the teacher first, as in `runs`
 
 
 def row(name: str, results: list[dict[str, Any]]) -> str:
@@ -71,8 +70,8 @@ def main() -> None:
         for name, findings in findings_of(options, runs_of(options, seed)).items():
             results.setdefault(name, []).append(findings)
     print("| | AP | spread | AP50 | AP75 | each seed | parameters | ms |\n|---|---:|---:|---:|---:|---|---:|---:|")
-    for name, found in results.items():
-        print(row(name, found))
+    for name, findings in results.items():
+        print(row(name, findings))
 
 
 if __name__ == "__main__":

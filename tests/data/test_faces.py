@@ -44,6 +44,13 @@ def test_images_without_identities_raise():
         split_identities(Source(examples, "images", 3), held_out=1)
 
 
+def test_masks_are_no_identities():
+    columns = {"image": np.zeros((3, 2, 2, 1), "uint8"), "index": np.arange(3), "label": np.zeros((3, 2, 2), "int32")}
+    source = Source(tf.data.Dataset.from_tensor_slices(columns), "masks", 3, 2)
+    with pytest.raises(ValueError, match="one identity for each image of 'masks', but received labels that are masks"):
+        split_identities(source, held_out=1)
+
+
 def test_all_pairs_and_balanced_folds():
     pairs = all_pairs(np.arange(24) // 4, folds=3)
     assert len(pairs.same) == 24 * 23 // 2 and pairs.same.sum() == 6 * 6
@@ -51,9 +58,9 @@ def test_all_pairs_and_balanced_folds():
     np.testing.assert_array_equal(pairs.same, pairs.first // 4 == pairs.second // 4)
     for kind in (pairs.same, ~pairs.same):
         assert np.bincount(pairs.fold[kind]).tolist() == [kind.sum() // 3] * 3
-    again, other = all_pairs(np.arange(24) // 4, folds=3), all_pairs(np.arange(24) // 4, folds=3, seed=1)
+    again, reseeded = all_pairs(np.arange(24) // 4, folds=3), all_pairs(np.arange(24) // 4, folds=3, seed=1)
     np.testing.assert_array_equal(pairs.fold, again.fold)
-    assert (pairs.fold != other.fold).any()
+    assert (pairs.fold != reseeded.fold).any()
     with pytest.raises(ValueError, match="genuine"):
         all_pairs(np.array([0, 0, 1, 2]), folds=2)
 

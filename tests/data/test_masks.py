@@ -275,6 +275,17 @@ def test_errors_name_the_file(tmp_path):
         data.load_masks(tmp_path, "train", **options)
 
 
+def test_numbers_are_not_read_from_colors_for_printing(tmp_path):
+    write(tmp_path / "images", tmp_path / "masks", Image.fromarray(NUMBERS), names="a")
+    (tmp_path / "masks" / "a.png").unlink()
+    Image.fromarray(np.array([[[0, 255, 255, 0], [1, 0, 0, 0], [2, 0, 0, 0]]] * 2, "uint8"), "CMYK").save(
+        tmp_path / "masks" / "a.tif"
+    )
+    source = data.load_masks(tmp_path, "train", class_names=list(COLORS))
+    with pytest.raises(tf.errors.OpError, match=r"numbers of classes in .*a\.tif, but received colors"):
+        next(iter(source.examples))
+
+
 @pytest.mark.parametrize(
     "names, ignored, expected",
     [

@@ -6,6 +6,7 @@ import pytest
 from kd_keras.detection.adaptive_matching import match_adaptively, valuable_region
 from kd_keras.detection.distributions import square_anchors
 from kd_keras.detection.matching import BACKGROUND
+from tests.support.boxes import overlap
 
 SIZES = [(6, 5), (3, 3), (1, 2)]
 ANCHORS, COUNTS = square_anchors(SIZES, [4, 8, 16], scale=2.0), [h * w for h, w in SIZES]
@@ -21,19 +22,13 @@ def objects(seed, batch=4, count=6):
     return boxes, classes
 
 
-def overlap(one, other):
-    sides = [max(0.0, min(one[i + 2], other[i + 2]) - max(one[i], other[i])) for i in (0, 1)]
-    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)]
-    return sides[0] * sides[1] / (sum(areas) - sides[0] * sides[1])
-
-
 def center(box):
     return np.array([box[0] + box[2], box[1] + box[3]]) / 2
 
 
-def distance_iou(one, other):
-    hull = [max(one[i + 2], other[i + 2]) - min(one[i], other[i]) for i in (0, 1)]
-    return overlap(one, other) - ((center(one) - center(other)) ** 2).sum() / (hull[0] ** 2 + hull[1] ** 2)
+def distance_iou(box, target):
+    hull = [max(box[i + 2], target[i + 2]) - min(box[i], target[i]) for i in (0, 1)]
+    return overlap(box, target)[0] - ((center(box) - center(target)) ** 2).sum() / (hull[0] ** 2 + hull[1] ** 2)
 
 
 def candidates_of(box, candidates):
@@ -55,13 +50,13 @@ def reference(boxes, classes, candidates=9, fraction=0.25):
     for image, row in zip(*np.nonzero(classes >= 0), strict=True):
         box = boxes[image, row].astype("float64")
         chosen = candidates_of(box, candidates)
-        ious = np.array([overlap(anchor, box) for anchor in anchors])
+        ious = np.array([overlap(anchor, box)[0] for anchor in anchors])
         threshold = ious[chosen].mean() + ious[chosen].std(ddof=1)
         margins = [min(*(center(anchor) - box[:2]), *(box[2:] - center(anchor))) for anchor in anchors]
         limit = min([threshold, max([ious[n] for n in chosen if margins[n] > 0.01], default=2)])
         for n in chosen:
             number = numbers[image, n]
-            best = -1 if number < 0 else overlap(anchors[n], boxes[image, number].astype("float64"))
+            best = -1 if number < 0 else overlap(anchors[n], boxes[image, number].astype("float64"))[0]
             if ious[n] >= limit - 1e-6 and margins[n] > 0.01 and ious[n] > best:
                 numbers[image, n] = row
         for n, anchor in enumerate(anchors):

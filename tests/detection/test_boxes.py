@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 from kd_keras.detection.boxes import FORMATS, box_area, convert_boxes, diou, giou, iou
+from tests.support.boxes import overlap
 
 # One box of an image of height 50 and width 200, in every format.
 SAME = {
@@ -38,16 +39,6 @@ def test_a_missing_size_or_unknown_format_raises():
     assert convert_boxes([SAME["xyxy"]], "xyxy", "xywh").shape == (1, 4)
 
 
-def overlap(one, other):
-    """IoU and GIoU of two boxes, by intervals."""
-    sides = [max(0.0, min(one[i + 2], other[i + 2]) - max(one[i], other[i])) for i in (0, 1)]
-    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)]
-    shared = sides[0] * sides[1]
-    union = sum(areas) - shared
-    hull = np.prod([max(one[i + 2], other[i + 2]) - min(one[i], other[i]) for i in (0, 1)])
-    return shared / union, shared / union - (hull - union) / hull
-
-
 def test_iou_and_giou_of_all_pairs_are_those_of_intervals():
     ones, others = random_boxes(20, 0), random_boxes(15, 1)
     expected = np.array([[overlap(one, other) for other in others] for one in ones.astype("float64")])
@@ -57,12 +48,12 @@ def test_iou_and_giou_of_all_pairs_are_those_of_intervals():
 
 
 def test_diou_subtracts_the_distance_of_the_centers():
-    ones, others = random_boxes(6, 5), random_boxes(7, 6)
-    for one, other in itertools.product(ones.astype("float64"), others.astype("float64")):
-        hull = [max(one[i + 2], other[i + 2]) - min(one[i], other[i]) for i in (0, 1)]
-        apart = [(one[i] + one[i + 2] - other[i] - other[i + 2]) / 2 for i in (0, 1)]
-        expected = overlap(one, other)[0] - (apart[0] ** 2 + apart[1] ** 2) / (hull[0] ** 2 + hull[1] ** 2)
-        assert float(diou(one, other)) == pytest.approx(expected, abs=1e-6)
+    ones, targets = random_boxes(6, 5), random_boxes(7, 6)
+    for box, target in itertools.product(ones.astype("float64"), targets.astype("float64")):
+        hull = [max(box[i + 2], target[i + 2]) - min(box[i], target[i]) for i in (0, 1)]
+        apart = [(box[i] + box[i + 2] - target[i] - target[i + 2]) / 2 for i in (0, 1)]
+        expected = overlap(box, target)[0] - (apart[0] ** 2 + apart[1] ** 2) / (hull[0] ** 2 + hull[1] ** 2)
+        assert float(diou(box, target)) == pytest.approx(expected, abs=1e-6)
 
 
 def test_the_gradient_of_giou_is_that_of_central_differences():

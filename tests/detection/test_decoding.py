@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from kd_keras.detection.decoding import detect
+from tests.support.boxes import overlap
 
 SIZE = (20, 30)
 
@@ -14,13 +15,6 @@ def predictions(seed, anchors=40, classes=3):
     centers, sides = random.uniform(0, 25, (2, anchors, 2)), random.uniform(4, 14, (2, anchors, 2))
     boxes = np.concatenate([centers - sides / 2, centers + sides / 2], -1).astype("float32")
     return boxes, random.normal(-1, 2, (2, anchors, classes)).astype("float32")
-
-
-def overlap(one, other):
-    sides = [max(0.0, min(one[i + 2], other[i + 2]) - max(one[i], other[i])) for i in (0, 1)]
-    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)]
-    union = sum(areas) - sides[0] * sides[1]
-    return sides[0] * sides[1] / union if union > 0 else 0.0
 
 
 def reference(boxes, logits, score_threshold, iou_threshold, candidates, detections):
@@ -33,7 +27,7 @@ def reference(boxes, logits, score_threshold, iou_threshold, candidates, detecti
     kept = []
     for score, k, n in pairs:
         if score > score_threshold and all(
-            other_k != k or overlap(boxes[n], box) <= iou_threshold for _, other_k, box in kept
+            other_k != k or overlap(boxes[n], box)[0] <= iou_threshold for _, other_k, box in kept
         ):
             kept.append((score, k, boxes[n]))
     return kept[:detections]

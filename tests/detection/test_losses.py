@@ -7,6 +7,7 @@ import tensorflow as tf
 from kd_keras.detection.anchors import decode_deltas, make_anchors
 from kd_keras.detection.losses import count_positives, focal_loss, giou_loss, smooth_l1_loss
 from kd_keras.detection.matching import BACKGROUND, IGNORED, Targets, match_anchors
+from tests.support.boxes import moved_box, overlap
 
 ANCHORS = make_anchors([(2, 2)], [8], scale=1.5)
 CLASSES = 3
@@ -42,16 +43,8 @@ def giou_reference(deltas, targets):
     for b, n in np.ndindex(*deltas.shape[:2]):
         if int(targets.number[b, n]) < 0:
             continue
-        x0, y0, x1, y1 = ANCHORS[n].astype("float64")
-        dx, dy, dw, dh = deltas[b, n]
-        x, y = (x0 + x1) / 2 + dx * (x1 - x0), (y0 + y1) / 2 + dy * (y1 - y0)
-        w, h = (x1 - x0) * np.exp(dw), (y1 - y0) * np.exp(dh)
-        one = (x - w / 2, y - h / 2, x + w / 2, y + h / 2)
-        other = np.asarray(targets.boxes[b, n], "float64")
-        sides = [max(0.0, min(one[i + 2], other[i + 2]) - max(one[i], other[i])) for i in (0, 1)]
-        union = w * h + (other[2] - other[0]) * (other[3] - other[1]) - sides[0] * sides[1]
-        hull = np.prod([max(one[i + 2], other[i + 2]) - min(one[i], other[i]) for i in (0, 1)])
-        losses[b] += 1 - (sides[0] * sides[1] / union - (hull - union) / hull)
+        box = moved_box(deltas[b, n], ANCHORS[n].astype("float64"))
+        losses[b] += 1 - overlap(box, np.asarray(targets.boxes[b, n], "float64"))[1]
     return losses
 
 

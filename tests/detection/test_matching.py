@@ -5,6 +5,7 @@ import pytest
 
 from kd_keras.detection.anchors import make_anchors
 from kd_keras.detection.matching import BACKGROUND, IGNORED, match_anchors
+from tests.support.boxes import overlap
 
 ANCHORS = make_anchors([(6, 6), (3, 3)], [4, 8], scale=2.0)
 
@@ -19,19 +20,13 @@ def objects(seed, batch=3, count=6):
     return boxes, classes
 
 
-def overlap(one, other):
-    sides = [max(0.0, min(one[i + 2], other[i + 2]) - max(one[i], other[i])) for i in (0, 1)]
-    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)]
-    return sides[0] * sides[1] / (sum(areas) - sides[0] * sides[1])
-
-
 def reference(anchors, boxes, classes, positive=0.5, negative=0.4):
     """The number of each anchor's object, one image and one anchor at a time."""
     anchors = anchors.astype("float64")
     numbers = np.full((len(boxes), len(anchors)), BACKGROUND)
     for image, (image_boxes, image_classes) in enumerate(zip(boxes.astype("float64"), classes, strict=True)):
         present = [m for m in range(len(image_classes)) if image_classes[m] >= 0]
-        table = {m: np.array([overlap(anchor, image_boxes[m]) for anchor in anchors]) for m in present}
+        table = {m: np.array([overlap(anchor, image_boxes[m])[0] for anchor in anchors]) for m in present}
         for n in range(len(anchors)):
             if not present:
                 continue

@@ -12,11 +12,11 @@ pytest.importorskip("pycocotools", reason="pycocotools is not installed")
 
 def test_each_object_is_found_once_by_the_detection_of_the_highest_score():
     truth = labels([(0, 0, 0, 40, 40)], [(1, 0, 0, 40, 40), (0, 100, 0, 140, 40)])
-    found = detections(
+    predicted = detections(
         [(0.5, 0, 0, 0, 40, 40), (0.7, 0, 0, 0, 40, 25)],  # the second has an IoU of 0.625 and comes first
         [(0.9, 0, 0, 0, 40, 40), (0.2, 0, 100, 0, 140, 40)],  # the first is of the wrong class
     )
-    matches = match_detections(truth, found, SIZE, 2)
+    matches = match_detections(truth, predicted, SIZE, 2)
     np.testing.assert_allclose(matches.scores, [0.9, 0.7, 0.5, 0.2], atol=1e-7)
     assert matches.images.tolist() == [1, 0, 0, 1] and matches.rows.tolist() == [0, 1, 0, 1]
     assert matches.finds.tolist() == [-1, 0, -1, 2]
@@ -25,21 +25,21 @@ def test_each_object_is_found_once_by_the_detection_of_the_highest_score():
 
 
 def test_the_average_precision_of_matches_is_that_of_pycocotools():
-    truth, found = random_case(12)
-    expected = dict(average_precision(truth, found, SIZE, 3))
+    truth, predicted = random_case(12)
+    expected = dict(average_precision(truth, predicted, SIZE, 3))
     assert 0.05 < expected["ap"] < 0.8
-    computed = average_precision_of(match_detections(truth, found, SIZE, 3))
+    computed = average_precision_of(match_detections(truth, predicted, SIZE, 3))
     np.testing.assert_allclose(computed, [expected["ap"], expected["ap50"]], atol=1e-12)
 
 
 def test_a_weight_counts_as_copies_of_the_image():
-    truth, found = random_case(6)
-    matches, random = match_detections(truth, found, SIZE, 3), np.random.default_rng(1)
+    truth, predicted = random_case(6)
+    matches, random = match_detections(truth, predicted, SIZE, 3), np.random.default_rng(1)
     for _ in range(5):
         weights = random.multinomial(6, np.full(6, 1 / 6))
         drawn = np.repeat(np.arange(6), weights)
         copies = {key: value[drawn] for key, value in truth.items()}
-        expected = dict(average_precision(copies, type(found)(*(value[drawn] for value in found)), SIZE, 3))
+        expected = dict(average_precision(copies, type(predicted)(*(value[drawn] for value in predicted)), SIZE, 3))
         np.testing.assert_allclose(
             average_precision_of(matches, weights), [expected["ap"], expected["ap50"]], atol=1e-12
         )

@@ -8,6 +8,7 @@ import tensorflow as tf
 from kd_keras import Distiller, models
 from kd_keras.contracts import Batch, Outputs, TapSpec
 from kd_keras.methods import BCKD, bckd_box_loss, bckd_loss
+from tests.support.boxes import moved_box, overlap
 from tests.support.reference import Case, random
 
 OPTIONS = {"BCKD": {"student_tap": "logits", "teacher_tap": "logits"}}
@@ -26,25 +27,11 @@ def reference(student, teacher):
     return total
 
 
-def box(deltas, anchor=(3.0, 1.0, 11.0, 6.0)):
-    """A box as its offsets from some anchor say."""
-    x0, y0, x1, y1 = anchor
-    dx, dy, dw, dh = deltas
-    x, y = (x0 + x1) / 2 + dx * (x1 - x0), (y0 + y1) / 2 + dy * (y1 - y0)
-    w, h = (x1 - x0) * np.exp(dw), (y1 - y0) * np.exp(dh)
-    return x - w / 2, y - h / 2, x + w / 2, y + h / 2
-
-
 def box_reference(student, teacher, student_logits, teacher_logits):
     total = np.zeros(len(student))
     for b, n in np.ndindex(*student.shape[:2]):
         weight = np.abs(sigmoid(teacher_logits[b, n]) - sigmoid(student_logits[b, n])).max()
-        one, other = box(student[b, n]), box(teacher[b, n])
-        sides = [max(0.0, min(one[i + 2], other[i + 2]) - max(one[i], other[i])) for i in (0, 1)]
-        areas = [(edges[2] - edges[0]) * (edges[3] - edges[1]) for edges in (one, other)]
-        union = sum(areas) - sides[0] * sides[1]
-        hull = np.prod([max(one[i + 2], other[i + 2]) - min(one[i], other[i]) for i in (0, 1)])
-        total[b] += weight * (1 - (sides[0] * sides[1] / union - (hull - union) / hull))
+        total[b] += weight * (1 - overlap(moved_box(student[b, n]), moved_box(teacher[b, n]))[1])
     return total
 
 

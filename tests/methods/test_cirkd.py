@@ -112,16 +112,16 @@ def test_more_rows_than_a_memory_has_are_cut_and_empty_classes_are_not_drawn():
 def test_samples_and_means_are_those_of_the_class():
     maps, label = random(3, 4, 5, 2), RANDOM.integers(-1, 4, (3, 4, 5)).astype("int32")
     label[0][label[0] == 2] = 1  # no pixel of class 2
-    rows, is_some = sample_per_class(maps, tf.constant(label), 4, 6, keras.random.SeedGenerator(1))
-    means, is_there = means_per_class(maps, tf.constant(label), 4)
+    rows, is_filled = sample_per_class(maps, tf.constant(label), 4, 6, keras.random.SeedGenerator(1))
+    means, has_class = means_per_class(maps, tf.constant(label), 4)
     assert rows.shape == (4, 18, 2) and means.shape == (4, 3, 2)
     for k, b in np.ndindex(4, 3):
         pixels = maps[b][label[b] == k]
         part = slice(6 * b, 6 * b + 6)
-        chosen = rows.numpy()[k, part][is_some.numpy()[k, part]]
+        chosen = rows.numpy()[k, part][is_filled.numpy()[k, part]]
         assert len(chosen) == len({tuple(row) for row in chosen}) == min(6, len(pixels))
         assert {tuple(row) for row in chosen} <= {tuple(row) for row in pixels}
-        assert bool(is_there[k, b]) == bool(len(pixels))
+        assert bool(has_class[k, b]) == bool(len(pixels))
         np.testing.assert_allclose(means[k, b], unit(pixels.mean(0)) if len(pixels) else np.zeros(2), atol=1e-6)
 
 
@@ -145,6 +145,12 @@ def test_the_method_adds_its_terms_without_ignored_pixels_and_with_weights():
     assert loss(pixel_weight=0.5)[0] > only_batch
     filled = np.array(method.memories[1].filled)
     np.testing.assert_array_equal(filled, [(at == k).any((1, 2)).sum() for k in range(3)])
+
+
+@pytest.mark.parametrize("label", [np.array([[[0, -1, 5]]]), np.array([5, 1])], ids=["mask", "classes"])
+def test_labels_beyond_the_classes_raise_before_training(label):
+    with pytest.raises(ValueError, match=r"0 to 4.*classes=5.*the label 5"):
+        CIRKD(classes=5, **SMALL).check_batch(Batch(None, label=label))
 
 
 def test_invalid_arguments_raise():

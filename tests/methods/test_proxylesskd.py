@@ -68,5 +68,10 @@ def test_what_does_not_fit_raises():
     distiller.compile("sgd", jit_compile=False)
     with pytest.raises(ValueError, match="labels"):
         distiller.fit(examples()[0], verbose=0)
+    classes = distiller.teacher.networks[0].output_shape[-1]
+    with pytest.raises(
+        ValueError, match=rf"labels from 0 to {classes - 1} for the teacher's identities.* to {classes}"
+    ):
+        distiller.fit(examples(3)[0], np.array([0, 1, classes]), verbose=0)
     with pytest.raises(ValueError, match="arcface"):
         ProxylessKD(head="adaface")

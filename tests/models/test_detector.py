@@ -147,9 +147,9 @@ def test_a_file_contains_anchors_and_loss(network, tmp_path):
     for key, value in network(IMAGES).items():
         np.testing.assert_array_equal(outputs[key], value)
     assert float(loaded.compute_loss(IMAGES, LABEL, outputs)) > 0
-    found = loaded.detect(IMAGES, score_threshold=0.001, detections=4)
-    assert found.boxes.shape == (6, 4, 4) and int(found.count[0]) == 4
-    assert (found.boxes.numpy() >= 0).all() and (found.boxes.numpy() <= [24, 32, 24, 32]).all()
+    detected = loaded.detect(IMAGES, score_threshold=0.001, detections=4)
+    assert detected.boxes.shape == (6, 4, 4) and int(detected.count[0]) == 4
+    assert (detected.boxes.numpy() >= 0).all() and (detected.boxes.numpy() <= [24, 32, 24, 32]).all()
 
 
 def batches(count=1):

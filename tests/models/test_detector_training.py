@@ -11,11 +11,13 @@ from tests.support.shapes import colored_rectangles
 STEPS = 90
 
 
-def test_a_detector_overfits_eight_images():
+@pytest.mark.parametrize("head", ["retinanet", "gfl"])
+def test_a_detector_overfits_eight_images(head):
     pytest.importorskip("pycocotools", reason="pycocotools is not installed")
     keras.utils.set_random_seed(0)
     images, label = colored_rectangles(8)
-    network = models.build("detector/resnet8", (48, 48, 3), 3, pyramid=(2, 3), width=24, depth=1, anchor_scale=2.5)
+    options = {"head": head, "pyramid": (2, 3), "width": 24, "depth": 1, "anchor_scale": 2.5}
+    network = models.build("detector/resnet8", (48, 48, 3), 3, **options)
     schedule = keras.optimizers.schedules.CosineDecay(1e-2, STEPS)
     network.compile(keras.optimizers.Adam(schedule, clipnorm=1.0))
     before = dict(average_precision(label, network.detect(images), (48, 48), 3))

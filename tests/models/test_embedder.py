@@ -90,6 +90,15 @@ def test_one_hot_labels_raise():
         network.compute_loss(IMAGES, np.eye(4)[LABELS], network(IMAGES))
 
 
+@pytest.mark.parametrize("as_dataset", [True, False])
+def test_labels_beyond_the_identities_raise_before_training(as_dataset):
+    distiller = Distiller(student=without_batch_norm(), hard_weight=1.0)
+    distiller.compile("sgd", jit_compile=False)
+    data = (tf.data.Dataset.from_tensor_slices((IMAGES, LABELS + 1)).batch(6),) if as_dataset else (IMAGES, LABELS + 1)
+    with pytest.raises(ValueError, match=r"labels from 0 to 3 for the identities of 'recognizer_.*labels from 1 to 4"):
+        distiller.fit(*data, verbose=0)
+
+
 def test_adaface_follows_the_norms_in_training_alone():
     network = without_batch_norm(head="adaface")
     norms = np.linalg.norm(network(IMAGES)["embedding"], axis=-1)

@@ -9,6 +9,7 @@ import tensorflow as tf
 import kd_keras as kd
 from kd_keras import data, models
 from kd_keras.evaluation import average_precision
+from tests.support.detectors import varied_detector
 from tests.support.shapes import colored_rectangles
 
 DETECTOR = "detector/resnet8(pyramid=(2,), width=8, depth=1, anchor_scale=2.5)"
@@ -114,3 +115,12 @@ def test_a_detector_is_exported_with_its_detections(runs, shapes, tmp_path):
     table = json.loads((tmp_path / "export.json").read_text())
     assert table["source_ap"] == pytest.approx(runs[0].result["last"]["val_ap"], abs=1e-6)
     assert list(table["formats"]) == ["litert"] and not table["rejected"]
+
+
+def test_an_export_agrees_with_the_network_within_the_default_tolerance(shapes, tmp_path):
+    # Its scores differ, so that rounding reorders no boxes, and none of its boxes is empty.
+    network = varied_detector("resnet8", (32, 32, 3), 3, head="gfl", pyramid=(2,), width=8, depth=1)
+    (exported,) = kd.export(network, ["litert"], output=tmp_path, data=shapes)
+    assert exported.matched >= 0.99 and exported.score_difference <= 1e-3 and exported.box_difference <= 0.1
+    with pytest.raises(ValueError, match="litert export is rejected.*matched at least 1.1"):
+        kd.export(network, ["litert"], output=tmp_path, data=shapes, tolerance={"matched": 1.1})

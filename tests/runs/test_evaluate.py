@@ -36,7 +36,7 @@ def evaluated(runs, tmp_path_factory):
     return result, page
 
 
-def test_what_a_run_recorded_is_used_unless_told_otherwise(runs):
+def test_what_a_run_recorded_is_used_unless_other_data_are_passed(runs):
     teacher, student, _ = runs
     recorded = {"data": "digits", "test_split": "test[:200]", "data_dir": str(teacher.parent / "data")}
     reading = dict.fromkeys(("image_channels", "image_bits", "class_names", "ignored"))  # as the run read its images

@@ -125,8 +125,8 @@ def train(devices, images, label):
 def test_two_devices_train_as_one():
     images, label = data(7)
     alone, together = train(1, images, label), train(2, images, label)
-    for one, other in zip(alone[0], together[0], strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-5)
+    for one, two in zip(alone[0], together[0], strict=True):
+        np.testing.assert_allclose(one, two, atol=1e-5)
     np.testing.assert_allclose(alone[1], together[1], rtol=1e-5)
 
 

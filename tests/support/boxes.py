@@ -1,10 +1,33 @@
-"""Labels with boxes and detections, written down as rows of numbers; images are 100 pixels high and 200 wide."""
+"""Labels with boxes and detections, written down as rows of numbers; images are 100 pixels high and 200 wide.
+
+And the overlap of two boxes by plain arithmetic.
+"""
 
 import numpy as np
 
 from kd_keras.detection.decoding import Detections
 
 SIZE = (100, 200)
+
+
+def overlap(box, target):
+    """IoU and GIoU of two boxes, by intervals."""
+    sides = [max(0.0, min(box[i + 2], target[i + 2]) - max(box[i], target[i])) for i in (0, 1)]
+    areas = [(edges[2] - edges[0]) * (edges[3] - edges[1]) for edges in (box, target)]
+    shared = sides[0] * sides[1]
+    union = sum(areas) - shared
+    hull = np.prod([max(box[i + 2], target[i + 2]) - min(box[i], target[i]) for i in (0, 1)])
+    iou = shared / union if union > 0 else 0.0
+    return iou, iou - ((hull - union) / hull if hull > 0 else 0.0)
+
+
+def moved_box(deltas, anchor=(3.0, 1.0, 11.0, 6.0)):
+    """A box as its offsets from some anchor say."""
+    x0, y0, x1, y1 = anchor
+    dx, dy, dw, dh = deltas
+    x, y = (x0 + x1) / 2 + dx * (x1 - x0), (y0 + y1) / 2 + dy * (y1 - y0)
+    w, h = (x1 - x0) * np.exp(dw), (y1 - y0) * np.exp(dh)
+    return x - w / 2, y - h / 2, x + w / 2, y + h / 2
 
 
 def labels(*images):
@@ -31,7 +54,7 @@ def detections(*images):
 def random_case(images, classes=3, seed=0, noise=4.0):
     """Labels of random objects, and detections of most of them with noise, and of some places without an object."""
     random = np.random.default_rng(seed)
-    truth, found = [], []
+    truth, predicted = [], []
     for _ in range(images):
         corners = random.uniform((0, 0), (150, 60), (random.integers(1, 6), 2))
         boxes = np.concatenate([corners, corners + random.uniform(5, 40, corners.shape)], 1)
@@ -43,5 +66,5 @@ def random_case(images, classes=3, seed=0, noise=4.0):
         for _ in range(random.integers(0, 4)):
             x, y = random.uniform((0, 0), (150, 60))
             rows.append((random.uniform(0.05, 0.8), random.integers(0, classes), x, y, x + 30, y + 20))
-        found.append(rows)
-    return labels(*truth), detections(*found)
+        predicted.append(rows)
+    return labels(*truth), detections(*predicted)

@@ -81,3 +81,10 @@ def test_wrong_arguments_raise(network, sample, tmp_path):
         export_class_maps(network, tmp_path / "a.tflite", "litert", sample=sample.astype("float32"))
     with pytest.raises(ValueError, match=r"logits \(B, H, W, K\)"):
         ClassMaps(models.build("resnet8", SHAPE, 3))
+
+
+def test_a_saved_model_replaces_no_other_files(network, sample, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="contains other files"):
+        export_class_maps(network, tmp_path, "saved_model", sample=sample)
+    assert (tmp_path / "notes.txt").read_text() == "mine"

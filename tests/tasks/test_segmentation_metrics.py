@@ -54,42 +54,42 @@ def logits(networks):
 
 
 def test_quality_is_that_of_all_pixels_together(counted, logits):
-    found = dict(segmentation_quality(counted[0]["student"]))
+    findings = dict(segmentation_quality(counted[0]["student"]))
     predicted, valid = logits["student"].argmax(-1)[MASKS >= 0], MASKS[MASKS >= 0]
     ious = []
     for k in range(CLASSES):
         either = ((predicted == k) | (valid == k)).sum()
         ious.append(((predicted == k) & (valid == k)).sum() / either if either else np.nan)
     assert np.isnan(ious[4]) and np.isfinite(ious[:4]).all()
-    np.testing.assert_allclose(found["iou_by_class"], ious)
-    assert found["miou"] == pytest.approx(np.nanmean(ious))
-    assert found["pixel_accuracy"] == pytest.approx((predicted == valid).mean())
-    assert found["fwiou"] == pytest.approx(sum((valid == k).mean() * ious[k] for k in range(4)))
-    assert found["mean_accuracy"] == pytest.approx(np.mean([(predicted == k)[valid == k].mean() for k in range(4)]))
+    np.testing.assert_allclose(findings["iou_by_class"], ious)
+    assert findings["miou"] == pytest.approx(np.nanmean(ious))
+    assert findings["pixel_accuracy"] == pytest.approx((predicted == valid).mean())
+    assert findings["fwiou"] == pytest.approx(sum((valid == k).mean() * ious[k] for k in range(4)))
+    assert findings["mean_accuracy"] == pytest.approx(np.mean([(predicted == k)[valid == k].mean() for k in range(4)]))
 
 
 def test_calibration_is_that_of_valid_pixels(counted, logits):
-    found = dict(pixel_calibration(counted[0]["student"]))
+    findings = dict(pixel_calibration(counted[0]["student"]))
     z, label = logits["student"][MASKS >= 0], MASKS[MASKS >= 0]
     p = softmax(z)
-    assert found["nll"] == pytest.approx(-log_softmax(z)[np.arange(len(z)), label].mean(), rel=1e-6)
-    assert found["brier"] == pytest.approx(((p - np.eye(CLASSES)[label]) ** 2).sum(-1).mean(), rel=1e-6)
+    assert findings["nll"] == pytest.approx(-log_softmax(z)[np.arange(len(z)), label].mean(), rel=1e-6)
+    assert findings["brier"] == pytest.approx(((p - np.eye(CLASSES)[label]) ** 2).sum(-1).mean(), rel=1e-6)
     confidence, correct, ece = p.max(-1), p.argmax(-1) == label, 0.0
     for m in range(15):
         inside = (confidence > m / 15) & (confidence <= (m + 1) / 15)
         if inside.any():
             ece += inside.mean() * abs(confidence[inside].mean() - correct[inside].mean())
-    assert found["ece"] == pytest.approx(ece, rel=1e-5) and found["reliability"][:, 2].sum() == len(z)
+    assert findings["ece"] == pytest.approx(ece, rel=1e-5) and findings["reliability"][:, 2].sum() == len(z)
 
 
 def test_agreement_has_the_teacher_as_truth(counted, logits):
-    found = dict(segmentation_agreement(counted[1]))
+    findings = dict(segmentation_agreement(counted[1]))
     teacher, student = (logits[name].argmax(-1) for name in ("teacher", "student"))
     ious = [((teacher == k) & (student == k)).sum() / ((teacher == k) | (student == k)).sum() for k in range(4)]
-    assert found["agreement_miou"] == pytest.approx(np.mean(ious))
-    assert found["agreement"] == pytest.approx((teacher == student).mean())
+    assert findings["agreement_miou"] == pytest.approx(np.mean(ious))
+    assert findings["agreement"] == pytest.approx((teacher == student).mean())
     log_t, log_s = (log_softmax(logits[name]) for name in ("teacher", "student"))
-    assert found["kl"] == pytest.approx((np.exp(log_t) * (log_t - log_s)).sum(-1).mean(), rel=1e-4)
+    assert findings["kl"] == pytest.approx((np.exp(log_t) * (log_t - log_s)).sum(-1).mean(), rel=1e-4)
 
 
 def edges(mask, k):
@@ -112,40 +112,40 @@ def test_boundaries_match_within_the_tolerance(tolerance):
     for k in range(4):
         maps = [edges(np.where(truth < 0, -1, mask), k) for mask in (predicted, truth)]
         expected = []
-        for one, other in (maps, maps[::-1]):
-            far = ndimage.distance_transform_edt(~other) if other.any() else np.full(one.shape, np.inf)
-            expected += [(one & (far <= limit + 1e-9)).sum(), one.sum()]
+        for own, opposite in (maps, maps[::-1]):
+            far = ndimage.distance_transform_edt(~opposite) if opposite.any() else np.full(own.shape, np.inf)
+            expected += [(own & (far <= limit + 1e-9)).sum(), own.sum()]
         assert counts[k].tolist() == expected
 
 
 def test_boundary_f_is_a_mean_over_images(counted):
-    found = dict(segmentation_quality(counted[0]["student"]))
+    findings = dict(segmentation_quality(counted[0]["student"]))
     f = boundary_f_of(counted[0]["student"].boundaries)
-    assert found["boundary_f"] == pytest.approx(np.mean([np.nanmean(row) for row in f]))
-    np.testing.assert_allclose(found["boundary_f_by_class"][:4], np.nanmean(f[:, :4], 0))
+    assert findings["boundary_f"] == pytest.approx(np.mean([np.nanmean(row) for row in f]))
+    np.testing.assert_allclose(findings["boundary_f_by_class"][:4], np.nanmean(f[:, :4], 0))
     same = count_boundaries(MASKS[0], np.maximum(MASKS[0], 0), CLASSES)
     assert np.nanmean(boundary_f_of(same)) == 1
 
 
 def test_intervals_resample_images(counted):
-    confusion, other = counted[0]["student"].confusion, counted[0]["teacher"].confusion
-    found = dict(segmentation_intervals(confusion, other, resamples=500))
+    confusion, teachers = counted[0]["student"].confusion, counted[0]["teacher"].confusion
+    findings = dict(segmentation_intervals(confusion, teachers, resamples=500))
     random_state = np.random.default_rng(1)
     values, differences = [], []
     for _ in range(500):
         chosen = random_state.integers(0, len(confusion), len(confusion))
         pair = []
-        for matrices in (confusion, other):
+        for matrices in (confusion, teachers):
             matrix = matrices[chosen].sum(0)[:4, :4]
             pair.append(np.mean(np.diag(matrix) / (matrix.sum(0) + matrix.sum(1) - np.diag(matrix))))
         values.append(pair[0])
         differences.append(pair[0] - pair[1])
     for name, sample in (("miou", values), ("difference", differences)):
         expected = np.quantile(sample, [0.025, 0.975])
-        np.testing.assert_allclose([found[f"{name}_low"], found[f"{name}_high"]], expected, atol=0.012)
-    assert found["difference_low"] <= found["difference"] <= found["difference_high"]
+        np.testing.assert_allclose([findings[f"{name}_low"], findings[f"{name}_high"]], expected, atol=0.012)
+    assert findings["difference_low"] <= findings["difference"] <= findings["difference_high"]
     with pytest.raises(ValueError, match="the same images"):
-        dict(segmentation_intervals(confusion, other[:-1]))
+        dict(segmentation_intervals(confusion, teachers[:-1]))
 
 
 def test_logits_of_a_smaller_map_are_resized():
@@ -166,7 +166,7 @@ def test_wrong_data_raises(networks):
             count_pixels(networks["teacher"], tf.data.Dataset.from_tensors((IMAGES, label)))
     with pytest.raises(ValueError, match="masks.*none"):
         count_pixels(networks["teacher"], tf.data.Dataset.from_tensors(IMAGES))
-    other = keras.Sequential([keras.Input((9, 12, 3)), keras.layers.Conv2D(3, 1)])
+    fewer_classes = keras.Sequential([keras.Input((9, 12, 3)), keras.layers.Conv2D(3, 1)])
     with pytest.raises(ValueError, match="same classes"):
         data = tf.data.Dataset.from_tensors((IMAGES, np.zeros((7, 9, 12), int)))
-        count_pixels(other, data, networks["teacher"])
+        count_pixels(fewer_classes, data, networks["teacher"])

@@ -10,19 +10,24 @@ from __future__ import annotations
 
 import functools
 import tempfile
-import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from kd_keras.errors import explain_mismatch, suggest
 from kd_keras.export.onnx_graph import convert_to_onnx
 from kd_keras.export.partial_int8 import convert_to_partial_int8
-from kd_keras.export.paths import check_suffix, staging_path
+from kd_keras.export.paths import check_directory, check_suffix, staging_path
 from kd_keras.export.verification import check_images
+from kd_keras.export.writing import (
+    append_labels,
+    calibration_inputs,
+    convert_to_litert,
+    explain_converter_errors,
+    write_saved_model,
+)
 from kd_keras.models import Detector
 from kd_keras.tasks.detection.export_check import BOX_TOLERANCES, BoxExport, BoxReference, BoxTolerance
 from kd_keras.tasks.detection.served import SCOPE, ServedDetector
@@ -63,14 +68,10 @@ def saved_model(
             something else.
     """
     reference = _reference(network, sample, labels, class_names, suppression, options)
-    path = Path(directory)
-    if path.is_dir() and any(path.iterdir()) and not (path / "saved_model.pb").exists():
-        raise ValueError(
-            f"A SavedModel is written to a directory that is new, empty or a SavedModel, but {path} contains other"
-            " files. Choose another directory."
-        )
+    path = check_directory(directory)
     with staging_path(path) as staging:
-        _write_saved_model(reference.served, staging, None, class_names)
+        served, image_shape = reference.served, network.input_shape[1:]
+        write_saved_model(served.__call__, network, staging, image_shape, class_names=class_names)
         return reference.accept("saved_model", staging, path, tolerance)
 
 
@@ -113,18 +114,9 @@ def litert(
     if representative is not None:
         check_images("representative", representative, network.input_shape[1:])
     with staging_path(path) as staging:
-        try:
+        with explain_converter_errors(network.name, precision):
             staging.write_bytes(_flatbuffer(reference.served, precision, representative))
-        except OSError:  # a full disk
-            raise
-        except Exception as error:  # of many types, from several layers of the converter
-            raise ValueError(
-                f"LiteRT cannot store the network {network.name!r} in {precision}. Export it as a SavedModel"
-                f" or to ONNX. The converter reports {type(error).__name__}: {str(error)[:500]}"
-            ) from error
-        if class_names:
-            with zipfile.ZipFile(staging, "a") as archive:
-                archive.writestr("labels.txt", "\n".join(class_names))
+        append_labels(staging, class_names)
         name = "litert" if precision == "float32" else f"litert_{precision}"
         return reference.accept(name, staging, path, BOX_TOLERANCES[precision] if tolerance is None else tolerance)
 
@@ -171,38 +163,12 @@ def _reference(
     return reference
 
 
-def _write_saved_model(
-    served: ServedDetector, directory: Path, batch: int | None, class_names: Sequence[str] | None = None
-) -> None:
-    module = tf.Module()
-    module.weights = [variable.value for variable in served.network.variables]
-    images = tf.TensorSpec((batch, *served.network.input_shape[1:]), tf.uint8, name="images")
-    module.serve = tf.function(served.__call__, input_signature=[images])
-    signatures = {"serving_default": module.serve}
-    if class_names is not None:
-        names = list(class_names)
-        signatures["class_names"] = tf.function(lambda: {"class_names": tf.constant(names)}, input_signature=[])
-    tf.saved_model.save(module, str(directory), signatures)
-
-
 def _flatbuffer(served: ServedDetector, precision: str, representative: np.ndarray | None) -> bytes:
-    """The content of the LiteRT file."""
+    """The content of the LiteRT file, for one image at a time."""
+    network, image_shape = served.network, served.network.input_shape[1:]
+    if precision != "int8" or representative is None:
+        return convert_to_litert(served.__call__, network, image_shape, precision, batch=1)
     with tempfile.TemporaryDirectory() as directory:
-        _write_saved_model(served, Path(directory), 1)
-        if representative is not None and precision == "int8":
-            inputs = functools.partial(_calibration_inputs, representative)
-            return convert_to_partial_int8(directory, inputs, SCOPE, list(served.network.output))
-        converter = tf.lite.TFLiteConverter.from_saved_model(directory, signature_keys=["serving_default"])
-        if precision == "float16":
-            converter.optimizations = [tf.lite.Optimize.DEFAULT]
-            converter.target_spec.supported_types = [tf.float16]
-        return converter.convert()
-
-
-def _calibration_inputs(images: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
-    """The images one by one. Two corners of the first one cover the full range, so that no pixel is clipped."""
-    for number, image in enumerate(images):
-        if number == 0:
-            image = image.copy()
-            image[0, 0], image[-1, -1] = 0, 255
-        yield {"images": image[None]}
+        write_saved_model(served.__call__, network, directory, image_shape, batch=1)
+        inputs = functools.partial(calibration_inputs, representative)
+        return convert_to_partial_int8(directory, inputs, SCOPE, list(network.output))

@@ -14,8 +14,13 @@ from kd_keras.detection.decoding import Detections
 from kd_keras.evaluation.average_precision import average_precision
 from kd_keras.evaluation.box_matches import match_detections
 from kd_keras.export.paths import replace
-from kd_keras.export.runtimes import latency, load_outputs, size_in_bytes, weight_shapes
-from kd_keras.export.verification import check_images
+from kd_keras.export.runtimes import latency, load_outputs, size_in_bytes
+from kd_keras.export.verification import (
+    check_images,
+    check_tolerance,
+    count_parameters,
+    explain_runtime_errors,
+)
 from kd_keras.tasks.detection.predictions import BoxPredictions, predict_boxes
 from kd_keras.tasks.detection.served import ServedDetector
 
@@ -108,19 +113,17 @@ class BoxReference:
         Raises:
             ValueError: if its runtime does not load it, it differs too much, or it contains more than the detector.
         """
-        parameters = self._count_parameters(name, staging)
-        try:
+        # Constants that have a value for each anchor or candidate are no weights.
+        lengths = (len(self.network.anchors), self.served.options.get("candidates", 300))
+        parameters = count_parameters(self.network, name, staging, lengths)
+        with explain_runtime_errors(name, self.network.name):
             run = load_outputs(staging, self.served.names)
             exported = self.served.detections(run, self.sample)
-        except Exception as error:  # of many types: each runtime has its own
-            raise ValueError(
-                f"The runtime of {name} cannot run the export of {self.network.name!r}. It reports"
-                f" {type(error).__name__}: {str(error)[:500]}"
-            ) from error
         matched, score, pixels = compare_detections(self.source, exported)
         own, source = self._ap(exported), self._ap(self.source.detections)
         drop = 0.0 if own is None or source is None else source - own
-        _check_tolerance(name, tolerance, BoxTolerance(score, pixels, matched, drop))
+        measured = BoxTolerance(score, pixels, matched, drop)
+        check_tolerance(name, tolerance._asdict(), measured._asdict(), at_least=("matched",))
         times = latency(run, self.sample)
         export = BoxExport(path, name, size_in_bytes(staging), parameters, matched, score, pixels, own, source, *times)
         replace(staging, path)
@@ -132,24 +135,6 @@ class BoxReference:
             return None
         metrics = dict(average_precision(labels, detections, self.source.size, self.source.classes))
         return float(metrics["ap"]) if "ap" in metrics else None
-
-    def _count_parameters(self, name: str, staging: Path) -> int:
-        """The number of weights in an export, at most that of the detector and, if converted, a bias for each kernel.
-
-        Constants that have a value for each anchor or candidate are not weights.
-        """
-        variables = [tuple(variable.shape) for variable in self.network.variables]
-        expected = sum(map(math.prod, variables))
-        limit = expected if name == "saved_model" else expected + sum(max(s[-2:]) for s in variables if len(s) > 1)
-        constants = {len(self.network.anchors), self.served.options.get("candidates", 300)}
-        shapes = [shape for shape in weight_shapes(staging) if not constants & set(shape)]
-        count = sum(map(math.prod, shapes))
-        if count > limit:
-            raise ValueError(
-                f"The {name} of {self.network.name!r} must contain only the detector's {expected:,} parameters, but it"
-                f" contains {count:,}, among them tensors of the shapes {sorted(set(shapes) - set(variables))[-5:]}."
-            )
-        return count
 
 
 def compare_detections(source: BoxPredictions, exported: Detections) -> tuple[float, float, float]:
@@ -174,21 +159,3 @@ def compare_detections(source: BoxPredictions, exported: Detections) -> tuple[fl
     scores = np.abs(exported.scores[own] - np.asarray(source.detections.scores)[others])
     pixels = np.abs(exported.boxes[own] - np.asarray(source.detections.boxes)[others])
     return len(pairs) / len(matches.object_images), float(scores.max(initial=0)), float(pixels.max(initial=0))
-
-
-def _check_tolerance(name: str, limits: BoxTolerance, measured: BoxTolerance) -> None:
-    is_met = {  # a comparison with NaN is false
-        field: getattr(measured, field) >= getattr(limits, field)
-        if field == "matched"
-        else getattr(measured, field) <= getattr(limits, field)
-        for field in BoxTolerance._fields
-    }
-    violated = [field for field, met in is_met.items() if not met]
-    if violated:
-        bounds = {field: "at least" if field == "matched" else "at most" for field in violated}
-        expected = ", ".join(f"{field} {bounds[field]} {getattr(limits, field):g}" for field in violated)
-        received = ", ".join(f"{field}={getattr(measured, field):.4g}" for field in violated)
-        raise ValueError(
-            f"The {name} export is rejected: compared with its source, expected {expected}, but received {received}."
-            " Examine the difference, or accept it with tolerance=."
-        )

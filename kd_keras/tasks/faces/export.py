@@ -9,10 +9,7 @@ images. Only then does it replace what is at its path.
 
 from __future__ import annotations
 
-import functools
-import math
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,20 +19,15 @@ import tensorflow as tf
 
 from kd_keras.errors import explain_mismatch, suggest
 from kd_keras.export.onnx_graph import convert_to_onnx
-from kd_keras.export.paths import check_suffix, replace, staging_path
-from kd_keras.export.runtimes import interpreter, latency, load_outputs, onnx_extra, size_in_bytes, weight_shapes
-from kd_keras.export.verification import check_images
+from kd_keras.export.paths import check_directory, replace, staging_path
+from kd_keras.export.runtimes import interpreter, latency, load_outputs, onnx_extra, size_in_bytes
+from kd_keras.export.verification import check_images, count_parameters, explain_runtime_errors
+from kd_keras.export.writing import convert_to_litert, explain_converter_errors, write_saved_model
 from kd_keras.models import Recognizer
 from kd_keras.networks.precision import computing_in_float32
+from kd_keras.tasks.protocols import FORMATS
 
 LOWEST_COSINES = {"float32": 1 - 1e-5, "float16": 1 - 1e-3, "int8": 0.95}
-FORMATS = {
-    "saved_model": ("saved_model", "float32"),
-    "onnx": ("model.onnx", "float32"),
-    "litert": ("model.tflite", "float32"),
-    "litert_float16": ("model_float16.tflite", "float16"),
-    "litert_int8": ("model_int8.tflite", "int8"),
-}  # for each format the name of its file or directory, and its precision
 
 
 class FaceExport(NamedTuple):
@@ -87,6 +79,7 @@ def export_embedder(
             more than the network.
 
     >>> network = keras.Sequential([keras.Input((2, 2, 1)), keras.layers.Flatten(), keras.layers.Dense(3)])
+    >>> import tempfile
     >>> images = np.arange(8, dtype="uint8").reshape(2, 2, 2, 1)
     >>> export = export_embedder(network, "saved_model", tempfile.mkdtemp(), sample=images)
     >>> export.parameters, export.path.name
@@ -103,14 +96,17 @@ def export_embedder(
             raise ValueError("'litert_int8' needs representative= images. Pass a hundred or more training images.")
         check_images("representative", representative, served.image_shape)
     path = Path(directory) / file
+    if format == "saved_model":
+        check_directory(path)
     with staging_path(path) as staging:
+        serve, image_shape = served.__call__, served.image_shape
         if format == "saved_model":
-            served.write_saved_model(staging, tf.uint8)
+            write_saved_model(serve, network, staging, image_shape)
         elif format == "onnx":
-            check_suffix(path, ".onnx")
-            staging.write_bytes(convert_to_onnx(served.__call__, served.image_shape, None, network.name))
+            staging.write_bytes(convert_to_onnx(serve, image_shape, None, network.name))
         else:
-            staging.write_bytes(_flatbuffer(served, precision, representative))
+            with explain_converter_errors(network.name, precision):
+                staging.write_bytes(convert_to_litert(serve, network, image_shape, precision, representative))
         lowest = LOWEST_COSINES[precision] if lowest_cosine is None else lowest_cosine
         return _accept(served, sample, format, staging, path, lowest)
 
@@ -142,53 +138,15 @@ class ServedEmbedder:
                 total = total + self.network(tf.reverse(images, [2]), training=False)
         return {"embedding": tf.math.l2_normalize(tf.cast(total, tf.float32), axis=-1)}
 
-    def write_saved_model(self, directory: Path, dtype: tf.DType) -> None:
-        """Writes a SavedModel that takes images of a dtype."""
-        images = tf.TensorSpec((None, *self.image_shape), dtype, name="images")
-        module = tf.Module()
-        module.weights = [variable.value for variable in self.network.variables]
-        module.serve = tf.function(self.__call__, input_signature=[images])
-        tf.saved_model.save(module, str(directory), {"serving_default": module.serve})
-
-
-def _flatbuffer(served: ServedEmbedder, precision: str, representative: np.ndarray | None) -> bytes:
-    """The content of the LiteRT file; in int8 it computes in integers and returns float32."""
-    with tempfile.TemporaryDirectory() as directory:
-        served.write_saved_model(Path(directory), tf.float32 if precision == "int8" else tf.uint8)
-        converter = tf.lite.TFLiteConverter.from_saved_model(directory, signature_keys=["serving_default"])
-        if precision != "float32":
-            converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        if precision == "float16":
-            converter.target_spec.supported_types = [tf.float16]
-        if precision == "int8" and representative is not None:
-            converter.representative_dataset = functools.partial(_calibration_inputs, representative)
-            converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-            converter.inference_input_type = tf.uint8
-        try:
-            return converter.convert()
-        except Exception as error:  # of many types, from several layers of the converter
-            raise ValueError(
-                f"LiteRT cannot store the network {served.network.name!r} in {precision}. Export it as a SavedModel or"
-                f" to ONNX. The converter reports {type(error).__name__}: {str(error)[:500]}"
-            ) from error
-
-
-def _calibration_inputs(images: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
-    """The images one by one; two corners of the first cover the full range, so that the scale of the input is 1."""
-    for number, image in enumerate(np.asarray(images, "float32")):
-        if number == 0:
-            image = image.copy()
-            image[0, 0], image[-1, -1] = 0, 255
-        yield {"images": image[None]}
-
 
 def _accept(
     served: ServedEmbedder, sample: np.ndarray, format: str, staging: Path, path: Path, lowest: float
 ) -> FaceExport:
     """Compares a written export with the network and moves it to its path."""
-    parameters = _count_parameters(served.network, format, staging)
-    embed, _ = load_embedder(staging)
-    exported = np.concatenate([embed(sample[start : start + 100]) for start in range(0, len(sample), 100)])
+    parameters = count_parameters(served.network, format, staging)
+    with explain_runtime_errors(format, served.network.name):
+        embed, _ = load_embedder(staging)
+        exported = np.concatenate([embed(sample[start : start + 100]) for start in range(0, len(sample), 100)])
     original = np.concatenate(
         [served(tf.constant(sample[start : start + 100]))["embedding"] for start in range(0, len(sample), 100)]
     )
@@ -205,18 +163,6 @@ def _accept(
     size = size_in_bytes(staging)
     replace(staging, path)
     return FaceExport(path, format, size, parameters, cosine, *times)
-
-
-def _count_parameters(network: keras.Model, format: str, staging: Path) -> int:
-    """The number of weights in an export: that of the network in a SavedModel, at most that plus biases otherwise."""
-    shapes = [tuple(variable.shape) for variable in network.variables]
-    exported = list(weight_shapes(staging))
-    expected, count = sum(map(math.prod, shapes)), sum(map(math.prod, exported))
-    biases = sum(max(shape[-2:]) for shape in shapes if len(shape) > 1)
-    if not (count == expected if format == "saved_model" else count <= expected + biases):
-        expected_text = f"only the {expected:,} parameters of {network.name!r} in its {format}"
-        raise ValueError(explain_mismatch(expected_text, f"{count:,}, among them {sorted(exported)[-3:]}"))
-    return count
 
 
 def load_embedder(path: str | Path) -> tuple[Callable[[np.ndarray], np.ndarray], tuple[int, int, int]]:

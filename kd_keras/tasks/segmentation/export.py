@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import tempfile
-import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -15,14 +12,15 @@ import tensorflow as tf
 
 from kd_keras.contracts import Tensor
 from kd_keras.errors import check_choice, explain_mismatch
-from kd_keras.export.formats import calibration_inputs
 from kd_keras.export.onnx_graph import convert_to_onnx
-from kd_keras.export.paths import check_suffix, replace, staging_path
-from kd_keras.export.runtimes import interpreter, latency, onnx_extra, size_in_bytes
-from kd_keras.export.verification import check_images, count_parameters
+from kd_keras.export.paths import check_directory, check_suffix, replace, staging_path
+from kd_keras.export.runtimes import latency, load_outputs, size_in_bytes
+from kd_keras.export.verification import check_images, count_parameters, explain_runtime_errors
+from kd_keras.export.writing import append_labels, convert_to_litert, explain_converter_errors, write_saved_model
 from kd_keras.networks.precision import computing_in_float32
 from kd_keras.networks.taps import Tapped
 from kd_keras.primitives import resize_bilinear
+from kd_keras.tasks.protocols import FORMATS
 
 # The lowest fraction of pixels for which an export and its source predict the same class.
 AGREEMENT = {"saved_model": 0.999, "litert": 0.999, "litert_float16": 0.99, "litert_int8": 0.9, "onnx": 0.999}
@@ -119,7 +117,7 @@ def export_class_maps(
             the file has more weights. What was at `path` is then kept.
     """
     check_choice("export_class_maps", "format", format, AGREEMENT)
-    path = check_suffix(path, SUFFIXES.get(format, ".tflite")) if format != "saved_model" else Path(path)
+    path = check_suffix(path, SUFFIXES.get(format, ".tflite")) if format != "saved_model" else check_directory(path)
     sample = np.asarray(sample)
     maps = ClassMaps(network, sample.shape[1:3] if sample.ndim == 4 else None)
     check_images("sample", sample, maps.image_shape)
@@ -128,15 +126,7 @@ def export_class_maps(
             raise ValueError("Format 'litert_int8' needs representative= images. Pass a hundred or more of training.")
         check_images("representative", representative, maps.image_shape)
     with staging_path(path) as staging:
-        try:
-            _write(maps, staging, format, class_names, representative)
-        except OSError:  # a full disk
-            raise
-        except Exception as error:  # of many types, from several layers of the converters
-            raise ValueError(
-                f"The format {format} cannot store the network {network.name!r}. The converter reports"
-                f" {type(error).__name__}: {str(error)[:500]}"
-            ) from error
+        _write(maps, staging, format, class_names, representative)
         export = _verify(maps, staging, path, format, sample, AGREEMENT[format] if agreement is None else agreement)
         replace(staging, path)
         return export
@@ -144,29 +134,17 @@ def export_class_maps(
 
 def load_class_maps(path: str | Path) -> Callable[[np.ndarray], np.ndarray]:
     """Loads an export with its own runtime: a function from images `(B, h, w, C)` uint8 to class maps `(B, h, w)`."""
-    path = Path(path)
-    if path.is_dir():
-        serve = tf.saved_model.load(str(path)).signatures["serving_default"]
-        return lambda images: serve(images=tf.constant(images))["classes"].numpy()
-    if path.suffix == ".onnx":
-        session = onnx_extra("onnxruntime").InferenceSession(str(path), providers=["CPUExecutionProvider"])
-        return lambda images: session.run(["classes"], {"images": images})[0]
-    run = interpreter(path).get_signature_runner("serving_default")
-    return lambda images: run(images=images)["classes"]
+    run = load_outputs(path, ["classes"])
+    return lambda images: run(images)["classes"]
 
 
 def _verify(
     maps: ClassMaps, staging: Path, path: Path, format: str, sample: np.ndarray, least: float
 ) -> ClassMapExport:
     count = count_parameters(maps.network, format, staging)
-    try:
+    with explain_runtime_errors(format, maps.network.name):
         predict = load_class_maps(staging)
         exported = np.concatenate([predict(image[None]) for image in sample])
-    except Exception as error:  # of many types: each runtime has its own
-        raise ValueError(
-            f"The runtime of {format} cannot run the export of {maps.network.name!r}. It reports"
-            f" {type(error).__name__}: {str(error)[:500]}"
-        ) from error
     original = np.concatenate([maps(image[None])["classes"].numpy() for image in sample])
     agreement = float((exported == original).mean())
     if not agreement >= least:
@@ -184,43 +162,13 @@ def _write(
     class_names: Sequence[str] | None,
     representative: np.ndarray | None,
 ) -> None:
+    serve, network = maps.__call__, maps.network
     if format == "saved_model":
-        _write_saved_model(maps, path, tf.uint8, class_names)
+        write_saved_model(serve, network, path, maps.image_shape, class_names=class_names)
     elif format == "onnx":
-        path.write_bytes(convert_to_onnx(maps.__call__, maps.image_shape, class_names, maps.network.name))
+        path.write_bytes(convert_to_onnx(serve, maps.image_shape, class_names, network.name))
     else:
-        path.write_bytes(_flatbuffer(maps, format, representative))
-        if class_names:
-            with zipfile.ZipFile(path, "a") as archive:
-                archive.writestr("labels.txt", "\n".join(class_names))
-
-
-def _write_saved_model(
-    maps: ClassMaps, directory: Path, dtype: tf.DType, class_names: Sequence[str] | None = None
-) -> None:
-    module = tf.Module()
-    module.weights = [variable.value for variable in maps.network.variables]
-    images = tf.TensorSpec((None, *maps.image_shape), dtype, name="images")
-    module.serve = tf.function(maps.__call__, input_signature=[images])
-    signatures = {"serving_default": module.serve}
-    if class_names:
-        names = list(class_names)
-        signatures["class_names"] = tf.function(lambda: {"class_names": tf.constant(names)}, input_signature=[])
-    tf.saved_model.save(module, str(directory), signatures)
-
-
-def _flatbuffer(maps: ClassMaps, format: str, representative: np.ndarray | None) -> bytes:
-    # The converter quantizes only float inputs; see `kd_keras.export.formats`.
-    is_int8 = format == "litert_int8"
-    with tempfile.TemporaryDirectory() as directory:
-        _write_saved_model(maps, Path(directory), tf.float32 if is_int8 else tf.uint8)
-        converter = tf.lite.TFLiteConverter.from_saved_model(directory, signature_keys=["serving_default"])
-        if format != "litert":
-            converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        if format == "litert_float16":
-            converter.target_spec.supported_types = [tf.float16]
-        if is_int8 and representative is not None:
-            converter.representative_dataset = functools.partial(calibration_inputs, representative)
-            converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-            converter.inference_input_type = tf.uint8
-        return converter.convert()
+        precision = FORMATS[format][1]
+        with explain_converter_errors(network.name, precision):
+            path.write_bytes(convert_to_litert(serve, network, maps.image_shape, precision, representative))
+        append_labels(path, class_names)

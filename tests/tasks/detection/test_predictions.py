@@ -33,45 +33,47 @@ def brightness(images):
 
 
 def test_all_images_are_searched_in_order():
-    found = predict_boxes(Brightness(), tf.data.Dataset.from_tensor_slices((IMAGES, LABEL)).batch(2), classes=3)
-    np.testing.assert_allclose(found.detections.scores, brightness(IMAGES), rtol=1e-5)
+    predictions = predict_boxes(Brightness(), tf.data.Dataset.from_tensor_slices((IMAGES, LABEL)).batch(2), classes=3)
+    np.testing.assert_allclose(predictions.detections.scores, brightness(IMAGES), rtol=1e-5)
     for key in LABEL:
-        np.testing.assert_array_equal(found.labels[key], LABEL[key])
-    assert found.size == (24, 24) and found.classes == 3 and found.detections.count.tolist() == [1] * 5
+        np.testing.assert_array_equal(predictions.labels[key], LABEL[key])
+    assert (
+        predictions.size == (24, 24) and predictions.classes == 3 and predictions.detections.count.tolist() == [1] * 5
+    )
 
 
 def test_boxes_are_in_pixels_of_the_data_or_of_a_given_size():
     large = np.repeat(np.repeat(IMAGES, 2, 1), 3, 2)
-    found = predict_boxes(Brightness(), tf.data.Dataset.from_tensors(large), classes=3)
-    assert found.size == (48, 72) and found.labels is None
-    np.testing.assert_allclose(found.detections.boxes[:, 0], [[6, 0, 36, 12]] * 5)
-    np.testing.assert_allclose(found.detections.scores, brightness(IMAGES), rtol=1e-2)
+    predictions = predict_boxes(Brightness(), tf.data.Dataset.from_tensors(large), classes=3)
+    assert predictions.size == (48, 72) and predictions.labels is None
+    np.testing.assert_allclose(predictions.detections.boxes[:, 0], [[6, 0, 36, 12]] * 5)
+    np.testing.assert_allclose(predictions.detections.scores, brightness(IMAGES), rtol=1e-2)
     given = predict_boxes(Brightness(), tf.data.Dataset.from_tensors(IMAGES), classes=3, size=(12, 24))
     np.testing.assert_allclose(given.detections.boxes[:, 0], [[2, 0, 12, 3]] * 5)
 
 
 def test_images_are_preprocessed():
     data = tf.data.Dataset.from_tensors(IMAGES)
-    found = predict_boxes(Brightness(), data, classes=3, preprocess=lambda images: images / 2)
-    np.testing.assert_allclose(found.detections.scores, brightness(IMAGES) / 2, rtol=1e-5)
+    predictions = predict_boxes(Brightness(), data, classes=3, preprocess=lambda images: images / 2)
+    np.testing.assert_allclose(predictions.detections.scores, brightness(IMAGES) / 2, rtol=1e-5)
 
 
 def test_rows_of_weight_0_are_left_out():
     weight = np.array([1, 1, 0, 1, 0], "float32")
-    found = predict_boxes(Brightness(), tf.data.Dataset.from_tensors((IMAGES, LABEL, weight)), classes=3)
-    np.testing.assert_allclose(found.detections.scores, brightness(IMAGES)[[0, 1, 3]], rtol=1e-5)
-    np.testing.assert_array_equal(found.labels["classes"], LABEL["classes"][[0, 1, 3]])
+    predictions = predict_boxes(Brightness(), tf.data.Dataset.from_tensors((IMAGES, LABEL, weight)), classes=3)
+    np.testing.assert_allclose(predictions.detections.scores, brightness(IMAGES)[[0, 1, 3]], rtol=1e-5)
+    np.testing.assert_array_equal(predictions.labels["classes"], LABEL["classes"][[0, 1, 3]])
 
 
 def test_a_network_finds_what_it_finds_outside():
     keras.utils.set_random_seed(0)
     network = models.build("detector/resnet8", (24, 24, 3), 3, pyramid=(2,), width=8, depth=1, anchor_scale=2.5)
     options = {"score_threshold": 0.0, "candidates": 20, "detections": 6}
-    found = predict_boxes(network, tf.data.Dataset.from_tensors(IMAGES), classes=3, **options)
+    predictions = predict_boxes(network, tf.data.Dataset.from_tensors(IMAGES), classes=3, **options)
     expected = network.detect(IMAGES, **options)
-    assert found.detections.count.min() > 0
-    np.testing.assert_allclose(found.detections.boxes, expected.boxes, atol=1e-3)
-    np.testing.assert_allclose(found.detections.scores, expected.scores, atol=1e-5)
+    assert predictions.detections.count.min() > 0
+    np.testing.assert_allclose(predictions.detections.boxes, expected.boxes, atol=1e-3)
+    np.testing.assert_allclose(predictions.detections.scores, expected.scores, atol=1e-5)
 
 
 def test_what_cannot_be_handled_is_rejected():

@@ -24,7 +24,7 @@ COUNT = 9
 
 def write(path, predictions, findings, **options):
     roles = {"teacher": "teacher", "plain": "baseline", "small": "distilled"}
-    subjects = [Subject(name, roles[name], found, options.pop("history", {})) for name, found in findings.items()]
+    subjects = [Subject(name, roles[name], measured, options.pop("history", {})) for name, measured in findings.items()]
     images = tf.data.Dataset.from_tensor_slices(np.full((COUNT, 50, 100, 3), 128.0, "float32")).batch(4)
     write_detection_report(path, subjects, images=images, predictions=predictions, **options)
     return path.read_text()
@@ -34,20 +34,22 @@ def write(path, predictions, findings, **options):
 def evaluated():
     truth = random_case(COUNT)[0]
     noise = {"teacher": 1.0, "plain": 6.0, "small": 3.0}
-    found = {name: BoxPredictions(random_case(COUNT, noise=n)[1], truth, SIZE, 3) for name, n in noise.items()}
-    findings = {"teacher": evaluate_detections(found["teacher"], resamples=20)}
-    findings |= {name: evaluate_detections(found[name], found["teacher"], 20) for name in ("plain", "small")}
-    return found, findings
+    predictions = {name: BoxPredictions(random_case(COUNT, noise=n)[1], truth, SIZE, 3) for name, n in noise.items()}
+    findings = {"teacher": evaluate_detections(predictions["teacher"], resamples=20)}
+    findings |= {
+        name: evaluate_detections(predictions[name], predictions["teacher"], 20) for name in ("plain", "small")
+    }
+    return predictions, findings
 
 
 def test_all_sections_are_shown_and_the_verdict_is_about_the_ap(evaluated, tmp_path):
-    found, findings = evaluated
+    predictions, findings = evaluated
     required = check_requirements({"max_ap_drop": 0.01}, findings["small"], findings["teacher"])
     history = {"epoch": [0, 1], "val_ap": [0.1, 0.2], "loss": [2.0, 1.0]}
     html = write(
-        tmp_path / "x.html", found, findings, requirements=required, class_names=["a", "b", "c"], history=history
+        tmp_path / "x.html", predictions, findings, requirements=required, class_names=["a", "b", "c"], history=history
     )
-    shown = {each["id"] for each in Elements(html).all("section")}
+    shown = {element["id"] for element in Elements(html).all("section")}
     sections = {"boxes", "misses", "precision", "classes", "agreement", "scores", "training"}
     assert shown == {"verdict", "trade-off", "reproduce", *sections}
     assert "May small replace teacher?" in html and "FAIL" in html and "AP drop" in html
@@ -60,9 +62,14 @@ def test_all_sections_are_shown_and_the_verdict_is_about_the_ap(evaluated, tmp_p
 
 
 def test_a_single_detector_without_labels_has_its_boxes(tmp_path):
-    found = {"teacher": BoxPredictions(random_case(COUNT)[1], None, SIZE, 3)}
-    html = write(tmp_path / "x.html", found, {"teacher": {"parameters": 10}})
-    assert {each["id"] for each in Elements(html).all("section")} == {"verdict", "trade-off", "reproduce", "boxes"}
+    predictions = {"teacher": BoxPredictions(random_case(COUNT)[1], None, SIZE, 3)}
+    html = write(tmp_path / "x.html", predictions, {"teacher": {"parameters": 10}})
+    assert {element["id"] for element in Elements(html).all("section")} == {
+        "verdict",
+        "trade-off",
+        "reproduce",
+        "boxes",
+    }
 
 
 def test_the_counts_are_those_of_the_threshold(tmp_path):

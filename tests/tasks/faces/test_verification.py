@@ -159,10 +159,10 @@ def test_intervals_contain_the_finding_and_grow_with_fewer_identities():
     for count in (8, 40):
         labels = np.repeat(np.arange(count), 4)
         x, pairs = vectors(labels, 0.7, seed=1), all_pairs(labels)
-        found = dict(verification(x, pairs, rates=(0.1,)))
+        findings = dict(verification(x, pairs, rates=(0.1,)))
         ends = dict(intervals(x, labels, pairs, rates=(0.1,), resamples=200))
         for name in ("verification_accuracy", "auc", "equal_error_rate", "tar_at_far_0.1"):
-            assert ends[f"{name}_low"] <= found[name] <= ends[f"{name}_high"]
+            assert ends[f"{name}_low"] <= findings[name] <= ends[f"{name}_high"]
         widths.append(ends["tar_at_far_0.1_high"] - ends["tar_at_far_0.1_low"])
     assert widths[1] < 0.7 * widths[0]
 
@@ -172,8 +172,8 @@ def test_the_difference_of_two_networks_has_an_interval():
     pairs = all_pairs(labels)
     good, bad = vectors(labels, 0.3, seed=1), vectors(labels, 1.0, seed=2)
     ends = dict(intervals(good, labels, pairs, bad, rates=(0.1,), resamples=100))
-    found = [dict(verification(x, pairs, rates=(0.1,)))["tar_at_far_0.1"] for x in (good, bad)]
-    assert ends["tar_at_far_0.1_difference"] == pytest.approx(found[0] - found[1])
+    findings = [dict(verification(x, pairs, rates=(0.1,)))["tar_at_far_0.1"] for x in (good, bad)]
+    assert ends["tar_at_far_0.1_difference"] == pytest.approx(findings[0] - findings[1])
     assert ends["tar_at_far_0.1_difference_low"] > 0
     same = dict(intervals(good, labels, pairs, good, rates=(0.1,), resamples=20))
     assert same["auc_difference_low"] == same["auc_difference_high"] == 0

@@ -1,0 +1,49 @@
+"""A source of image files: what folders of classes, of boxes and of masks have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from kd_keras.data.base import Source
+
+
+def source_of_files(
+    columns: Any,
+    decode: Callable[[tf.Tensor, Any], dict],
+    *,
+    name: str,
+    image_shape: tuple[int | None, int | None, int],
+    class_names: tuple[str, ...] | None,
+    version: str,
+) -> Source:
+    """A source that reads one image file for each example.
+
+    Args:
+        columns: a tensor or an array of n rows, or a structure of them: the paths, and perhaps the labels.
+        decode: a function from the index and a row of each column to an example.
+        name: of the source.
+        image_shape: `(H, W, C)`, or `(None, None, C)` if images differ in size.
+        class_names: K names, or `None` if there are no labels.
+        version: of the source.
+    """
+    count = len(tf.nest.flatten(columns)[0])
+
+    def read_range(begin: int, end: int) -> tf.data.Dataset:
+        rows = tf.data.Dataset.from_tensor_slices(tf.nest.map_structure(lambda column: column[begin:end], columns))
+        return rows.enumerate(begin).map(decode, tf.data.AUTOTUNE, deterministic=True)
+
+    height, width, channels = image_shape
+    return Source(
+        examples=read_range(0, count),
+        name=name,
+        size=count,
+        classes=len(class_names) if class_names else None,
+        class_names=class_names,
+        image_shape=None if height is None or width is None else (height, width, channels),
+        version=version,
+        files=count,
+        read_range=read_range,
+    )
