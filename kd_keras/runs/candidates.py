@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -11,6 +10,7 @@ from typing import Any, TypeAlias
 import keras
 
 from kd_keras.data import Source
+from kd_keras.evaluation.cost import saved_kilobytes
 from kd_keras.evaluation.evaluator import Candidate
 from kd_keras.runs.images import check_ignored, open_source
 from kd_keras.runs.recipe import Data, Recipe
@@ -135,6 +135,4 @@ def _kilobytes(source: Network, network: keras.Model) -> float:
     if not isinstance(source, keras.Model):
         path = Path(source)
         return (path / "model.keras" if path.is_dir() else path).stat().st_size / 1000
-    with tempfile.TemporaryDirectory() as directory:
-        network.save(Path(directory) / "model.keras")
-        return (Path(directory) / "model.keras").stat().st_size / 1000
+    return saved_kilobytes(network)

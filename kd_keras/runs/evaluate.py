@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from kd_keras import distribute
+from kd_keras.evaluation.evaluator import Candidate
 from kd_keras.evaluation.generalization import SizedRun
 from kd_keras.evaluation.text import findings_table, size_tables, to_json
 from kd_keras.evaluation.verdict import Verdict, check_requirements
@@ -84,6 +85,7 @@ def evaluate(
     examples: int = 1000,
     other_data: Data | None = None,
     other_split: str = "test",
+    pairs: str | os.PathLike | None = None,
     report: str | os.PathLike | None = None,
     command: str = "",
     **options: Any,
@@ -105,6 +107,8 @@ def evaluate(
         other_data: images that belong to none of the classes; "generalization" measures how well the confidence of a
             model separates them from the test images.
         other_split: the split of `other_data`, "test" by default.
+        pairs: a file of pairs of images in the format of LFW, on which networks of faces are verified instead of on all
+            pairs of `examples` images; the test images must then be a folder.
         report: the path of an HTML page to write; all questions are then asked.
         command: the command that repeats this evaluation, shown on the page.
         **options: `data_dir`, `task`, `test_split`, `image_size`, `image_channels`, `image_bits`, `class_names` and
@@ -139,6 +143,7 @@ def evaluate(
             task = find_task(recipe.task, recipe.data, recipe.data_dir, recipe.download_timeout)
             questions = [*questions, *["all"] * (report is not None)]
             questions = task.select_questions(questions, limits, other_data is not None)
+            given_pairs = None if pairs is None else task.read_pairs(pairs, recipe.data, recipe.test_split)
             names = recipe.class_names or recorded_data(origin).get("class_names")
             reading = {**recipe.reading, "task": task, "class_names": names}
             test = open_source(recipe.data, recipe.test_split, recipe.data_dir, **reading)
@@ -146,11 +151,16 @@ def evaluate(
                 check_class_names(recipe.class_names, test)
             other = None if other_data is None else open_source(other_data, other_split, recipe.data_dir, **reading)
         evaluator = task.evaluator(
-            test, questions, other, batch_size=recipe.batch_size, image_size=recipe.image_size, examples=examples
+            test,
+            questions,
+            other,
+            batch_size=recipe.batch_size,
+            image_size=recipe.image_size,
+            examples=examples,
+            pairs=given_pairs,
         )
-        for number, (name, source) in enumerate(networks.items(), start=1):
-            LOGGER.info("Evaluating %s (%d of %d) on %s images.", name, number, len(networks), f"{test.size:,}")
-            evaluator.evaluate(load_candidate(source, name, options.get("data_dir")))
+        LOGGER.info("Evaluating %d networks on %s images.", len(networks), f"{test.size:,}")
+        evaluator.evaluate(_load_candidates(networks, options.get("data_dir")))
         LOGGER.info("Measuring latency.")
         evaluator.measure_latency()
         judged = list(networks)[-1]
@@ -188,6 +198,13 @@ def _make_recipe(
         for sentence in describe_differences(used, networks):
             LOGGER.warning("%s", sentence)
     return make_recipe(**used)
+
+
+def _load_candidates(networks: Mapping[str, Network], data_dir: str | None) -> Iterator[Candidate]:
+    """Loads the networks one by one, when the evaluator needs them."""
+    for number, (name, source) in enumerate(networks.items(), start=1):
+        LOGGER.info("Loading %s (%d of %d).", name, number, len(networks))
+        yield load_candidate(source, name, data_dir)
 
 
 def _subjects(networks: Mapping[str, Network], findings: Mapping[str, Any], teacher: str) -> list[Subject]:

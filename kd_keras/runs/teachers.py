@@ -83,7 +83,7 @@ def load_teacher(source: TeacherSource, images: Images, options: TeacherOptions,
     Raises:
         TypeError: if the source is of another type.
         ValueError: if a network does not exist, is damaged or lacks a class of the images, or if there are options
-            beside a `Teacher` object.
+            in addition to a `Teacher` object.
     """
     if isinstance(source, Teacher):
         if options != TeacherOptions():

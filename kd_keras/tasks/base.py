@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from kd_keras import data
-from kd_keras.data import Source
+from kd_keras.data import Pairs, Source
 from kd_keras.errors import explain_mismatch
 from kd_keras.evaluation.images import order_classes
 from kd_keras.tasks.protocols import TaskEvaluator, TaskExport
@@ -211,6 +211,21 @@ class Task(abc.ABC):
             raise ValueError(explain_mismatch(f"no questions that take more time, for {self.name}", received))
         return ()
 
+    def read_pairs(self, file: str | os.PathLike, images: Any, split: str) -> Pairs:
+        """Reads the pairs of test images that are verified; a task that compares no images refuses them.
+
+        Args:
+            file: the path.
+            images: the test images, as the `data` of `Recipe`.
+            split: of them.
+
+        Raises:
+            ValueError: if the task compares no images, or the file does not fit the images.
+        """
+        received = f"pairs={os.fspath(file)} for the task {self.name!r}"
+        advice = "leave them out, or pass task='faces'"
+        raise ValueError(explain_mismatch("the task 'faces' to verify pairs of images", received, advice))
+
     @abc.abstractmethod
     def evaluator(
         self,
@@ -221,6 +236,7 @@ class Task(abc.ABC):
         batch_size: int,
         image_size: tuple[int, int] | None,
         examples: int,
+        pairs: Pairs | None,
     ) -> TaskEvaluator:
         """Makes an evaluator.
 
@@ -231,6 +247,7 @@ class Task(abc.ABC):
             batch_size: images per forward pass.
             image_size: `(H, W)` that images are resized to; by default their own size.
             examples: the largest number of test images for the questions.
+            pairs: of `read_pairs`, or `None`.
         """
 
     @abc.abstractmethod

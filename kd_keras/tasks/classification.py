@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from kd_keras import data
-from kd_keras.data import Source
+from kd_keras.data import Pairs, Source
 from kd_keras.evaluation import Evaluator, Requirement, accuracy, predict, select_questions
 from kd_keras.evaluation.images import order_classes
 from kd_keras.evaluation.text import COLUMNS, OPTIONAL_COLUMNS, describe
@@ -107,7 +107,9 @@ class Classification(Task):
     def select_questions(self, names: Iterable[str], requirements: Iterable[str], with_other: bool) -> tuple[str, ...]:
         return select_questions(names, requirements, with_other)
 
-    def evaluator(self, test: Source, questions: Sequence[str], other: Source | None, **options: Any) -> ClassEvaluator:
+    def evaluator(
+        self, test: Source, questions: Sequence[str], other: Source | None, *, pairs: Pairs | None, **options: Any
+    ) -> ClassEvaluator:
         return ClassEvaluator(test, questions, other=other, **options)
 
     def describe(self, name: str, findings: Mapping[str, Any]) -> str:

@@ -40,12 +40,7 @@ def networks():
 
 @pytest.fixture(scope="module")
 def counted(networks):
-    """The counts of both networks, and the student's agreement with the teacher."""
-    data = tf.data.Dataset.from_tensor_slices((IMAGES, MASKS)).batch(3)
-    teacher, nothing = count_pixels(networks["teacher"], data)
-    student, agreement = count_pixels(networks["student"], data, networks["teacher"])
-    assert nothing is None
-    return {"teacher": teacher, "student": student}, agreement
+    return count_pixels(networks, tf.data.Dataset.from_tensor_slices((IMAGES, MASKS)).batch(3))
 
 
 @pytest.fixture(scope="module")
@@ -83,13 +78,14 @@ def test_calibration_is_that_of_valid_pixels(counted, logits):
 
 
 def test_agreement_has_the_teacher_as_truth(counted, logits):
-    findings = dict(segmentation_agreement(counted[1]))
+    findings = dict(segmentation_agreement(counted[1]["student"]))
     teacher, student = (logits[name].argmax(-1) for name in ("teacher", "student"))
     ious = [((teacher == k) & (student == k)).sum() / ((teacher == k) | (student == k)).sum() for k in range(4)]
     assert findings["agreement_miou"] == pytest.approx(np.mean(ious))
     assert findings["agreement"] == pytest.approx((teacher == student).mean())
     log_t, log_s = (log_softmax(logits[name]) for name in ("teacher", "student"))
     assert findings["kl"] == pytest.approx((np.exp(log_t) * (log_t - log_s)).sum(-1).mean(), rel=1e-4)
+    assert set(counted[1]) == {"student"}
 
 
 def edges(mask, k):
@@ -151,7 +147,7 @@ def test_intervals_resample_images(counted):
 def test_logits_of_a_smaller_map_are_resized():
     small = network(3, strides=2)
     data = tf.data.Dataset.from_tensors((IMAGES, MASKS[..., None]))
-    confusion = count_pixels(small, data)[0].confusion.sum(0)
+    confusion = count_pixels({"small": small}, data)[0]["small"].confusion.sum(0)
     predicted = resized(small.predict(IMAGES, verbose=0).astype("float64"), (9, 12)).argmax(-1)
     assert np.trace(confusion) == (predicted == MASKS).sum()
 
@@ -163,10 +159,11 @@ def test_wrong_data_raises(networks):
         (MASKS + 2, "of the 5 classes"),
     ):
         with pytest.raises(ValueError, match=expected):
-            count_pixels(networks["teacher"], tf.data.Dataset.from_tensors((IMAGES, label)))
+            count_pixels(networks, tf.data.Dataset.from_tensors((IMAGES, label)))
     with pytest.raises(ValueError, match="masks.*none"):
-        count_pixels(networks["teacher"], tf.data.Dataset.from_tensors(IMAGES))
+        count_pixels(networks, tf.data.Dataset.from_tensors(IMAGES))
     fewer_classes = keras.Sequential([keras.Input((9, 12, 3)), keras.layers.Conv2D(3, 1)])
     with pytest.raises(ValueError, match="same classes"):
-        data = tf.data.Dataset.from_tensors((IMAGES, np.zeros((7, 9, 12), int)))
-        count_pixels(fewer_classes, data, networks["teacher"])
+        count_pixels(
+            {**networks, "other": fewer_classes}, tf.data.Dataset.from_tensors((IMAGES, np.zeros((7, 9, 12), int)))
+        )

@@ -65,9 +65,9 @@ class Detection(Task):
             advice = f"write detector/{name}" if not is_given else "build one with models.build('detector/...')"
             received = f"{name}, which is another kind of network"
             raise ValueError(explain_mismatch("a detector for images whose labels are boxes", received, advice))
-        known = network.output["class_logits"].shape[-1]
-        if known != classes:
-            raise ValueError(explain_mismatch(f"a detector of {classes} classes", f"{name}, which has {known}"))
+        own_classes = network.output["class_logits"].shape[-1]
+        if own_classes != classes:
+            raise ValueError(explain_mismatch(f"a detector of {classes} classes", f"{name}, which has {own_classes}"))
         self.check_image_shape(network, name, image_shape)
 
     def compile_options(self, has_soft_labels: bool, label_smoothing: float) -> dict[str, Any]:

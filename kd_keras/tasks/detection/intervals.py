@@ -38,8 +38,8 @@ def intervals(
     >>> from kd_keras.detection.decoding import Detections
     >>> from kd_keras.evaluation.box_matches import match_detections
     >>> labels = {"boxes": np.array([[[0.0, 0.0, 0.5, 0.5]]]), "classes": np.array([[0]])}
-    >>> found = Detections(np.array([[[0.0, 0.0, 50.0, 50.0]]]), np.array([[0.9]]), np.array([[0]]), np.array([1]))
-    >>> perfect = match_detections(labels, found, (100, 100), 1)
+    >>> detections = Detections(np.array([[[0.0, 0.0, 50.0, 50.0]]]), np.array([[0.9]]), np.array([[0]]), np.array([1]))
+    >>> perfect = match_detections(labels, detections, (100, 100), 1)
     >>> {name: round(value, 3) for name, value in intervals(perfect, perfect, resamples=10)}["difference_high"]
     0.0
     """

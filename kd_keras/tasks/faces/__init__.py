@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from kd_keras import data
-from kd_keras.data import Source, all_pairs
+from kd_keras.data import Pairs, Source, all_pairs
 from kd_keras.errors import explain_mismatch, suggest
 from kd_keras.models import Recognizer
 from kd_keras.tasks.base import Task
@@ -22,6 +22,7 @@ from kd_keras.tasks.faces.evaluation import verification
 from kd_keras.tasks.faces.evaluator import FaceEvaluator, describe
 from kd_keras.tasks.faces.export import FaceExport, export_embedder
 from kd_keras.tasks.faces.monitoring import IMAGES, is_face_network, verification_function
+from kd_keras.tasks.faces.pairs import read_test_pairs
 from kd_keras.tasks.faces.splits import parse_split
 from kd_keras.tasks.monitoring import MeasureStudent
 from kd_keras.teacher import Teacher
@@ -109,6 +110,9 @@ class Faces(Task):
             return {}  # such a teacher has other features
         values = verification_function(face, batches, network.preprocess[0])()
         return {name: values[name] for name in self.metrics}
+
+    def read_pairs(self, file: str | os.PathLike, images: Any, split: str) -> Pairs:
+        return read_test_pairs(file, images, split)
 
     def evaluator(self, test: Source, questions: Sequence[str], other: Source | None, **options: Any) -> FaceEvaluator:
         return FaceEvaluator(test, **options)

@@ -125,19 +125,19 @@ def intervals(
     """
     check_whole_number("intervals", "resamples", resamples)
     rates = measurable_rates(pairs) if rates is None else tuple(rates)
-    networks = [embedding] if reference is None else [embedding, reference]
-    similarities = [pair_similarities(vectors, pairs) for vectors in networks]
-    correct = [fold_accuracy(similarity, pairs.same, pairs.fold).correct for similarity in similarities]
-    whole = [_measure(s, c, pairs, np.ones(len(pairs.same)), rates) for s, c in zip(similarities, correct, strict=True)]
-    drawn = [
-        [_measure(s, c, pairs, weight, rates) for s, c in zip(similarities, correct, strict=True)]
+    embeddings = [embedding] if reference is None else [embedding, reference]
+    similarities = [pair_similarities(vectors, pairs) for vectors in embeddings]
+    networks = [(values, fold_accuracy(values, pairs.same, pairs.fold).correct) for values in similarities]
+    measured = [_measure(*network, pairs, np.ones(len(pairs.same)), rates) for network in networks]
+    resampled = [
+        [_measure(*network, pairs, weight, rates) for network in networks]
         for weight in draw_pair_weights(labels, pairs, resamples, seed)
     ]
-    values = {name: np.array([draw[0][name] for draw in drawn]) for name in whole[0]}
+    values = {name: np.array([draw[0][name] for draw in resampled]) for name in measured[0]}
     if reference is not None:
-        for name in whole[0]:
-            yield f"{name}_difference", whole[0][name] - whole[1][name]
-            values[f"{name}_difference"] = np.array([draw[0][name] - draw[1][name] for draw in drawn])
+        for name in measured[0]:
+            yield f"{name}_difference", measured[0][name] - measured[1][name]
+            values[f"{name}_difference"] = np.array([draw[0][name] - draw[1][name] for draw in resampled])
     for name, column in values.items():
         yield from interval_of(name, column)
 

@@ -51,40 +51,47 @@ class AgreementCounts(NamedTuple):
 
 
 def count_pixels(
-    network: keras.Model | Teacher, data: tf.data.Dataset, teacher: keras.Model | Teacher | None = None
-) -> tuple[PixelCounts, AgreementCounts | None]:
-    """Counts the pixels of a network in one pass.
+    networks: Mapping[str, keras.Model | Teacher], data: tf.data.Dataset
+) -> tuple[dict[str, PixelCounts], dict[str, AgreementCounts]]:
+    """Counts the pixels of several networks in one pass, so that each network sees each image only once.
 
+    The agreement needs the logits of two networks for the same image, and those of all images are too large to keep.
     Logits of another size than the masks are resized to them, bilinearly.
 
     Args:
-        network: the network.
+        networks: by name; the first one is the teacher of the others.
         data: batches `(x, y)` as `data.evaluation` makes them, y masks `(B, H, W)` or `(B, H, W, 1)` of integers,
             `IGNORED` for pixels without a class.
-        teacher: a network to compare it with. It runs again for each student, because its logits of all images are too
-            large to keep.
 
     Returns:
-        The counts of the network, and its agreement with the teacher or `None`.
+        The counts of each network, and the agreement of all but the first with the first.
 
     Raises:
         ValueError: if there are no masks, a class is unknown, or the numbers of classes differ.
 
     >>> network = keras.Sequential([keras.Input((2, 2, 3)), keras.layers.Conv2D(2, 1)])
     >>> data = tf.data.Dataset.from_tensors((tf.ones((1, 2, 2, 3)), [[[0, 1], [1, -1]]]))
-    >>> counts, _ = count_pixels(network, data)
-    >>> counts.confusion.sum()
+    >>> counts, _ = count_pixels({"a": network}, data)
+    >>> counts["a"].confusion.sum()
     np.int64(3)
     """
-    spec = as_batch(data.element_spec).inputs
-    runs = [logits_of(model, spec) for model in (network, teacher) if model is not None]
-    counts, agreements = [], []
+    predict = {name: logits_of(model, as_batch(data.element_spec).inputs) for name, model in networks.items()}
+    teacher, *students = networks
+    counts: dict[str, list[PixelCounts]] = {name: [] for name in networks}
+    agreements: dict[str, list[AgreementCounts]] = {name: [] for name in students}
     for mask, images in masks_of(data):
-        student, *reference = (np.asarray(resize_bilinear(run(images), mask.shape[1:3]), "float32") for run in runs)
-        counts.append(_count_batch(mask, student))
-        agreements += [count_agreement(student, logits) for logits in reference]
-    agreement = AgreementCounts(*map(_join, zip(*agreements, strict=True))) if agreements else None
-    return PixelCounts(*map(_join, zip(*counts, strict=True))), agreement
+        reference = np.empty(0)
+        for name in networks:
+            logits = np.asarray(resize_bilinear(predict[name](images), mask.shape[1:3]), "float32")
+            counts[name].append(_count_batch(mask, logits))
+            if name == teacher:
+                reference = logits
+            else:
+                agreements[name].append(count_agreement(logits, reference))
+    return (
+        {name: PixelCounts(*map(_join, zip(*batches, strict=True))) for name, batches in counts.items()},
+        {name: AgreementCounts(*map(_join, zip(*batches, strict=True))) for name, batches in agreements.items()},
+    )
 
 
 def count_agreement(student: np.ndarray, teacher: np.ndarray) -> AgreementCounts:

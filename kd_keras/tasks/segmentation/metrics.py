@@ -53,9 +53,9 @@ def iou_of(confusion: np.ndarray) -> np.ndarray:
     >>> iou_of(np.array([[3, 1], [0, 4]])).tolist()
     [0.75, 0.8]
     """
-    both = np.diagonal(confusion, axis1=-2, axis2=-1).astype("float64")
-    either = confusion.sum(-1) + confusion.sum(-2) - both
-    return np.divide(both, either, out=np.full(both.shape, np.nan), where=either > 0)
+    intersection = np.diagonal(confusion, axis1=-2, axis2=-1).astype("float64")
+    union = confusion.sum(-1) + confusion.sum(-2) - intersection
+    return np.divide(intersection, union, out=np.full(intersection.shape, np.nan), where=union > 0)
 
 
 def boundary_f_of(boundaries: np.ndarray) -> np.ndarray:
