@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 
@@ -41,3 +42,13 @@ class MeasureStudent(keras.callbacks.Callback):
             self._measure = self._measuring(self.model.student, self._make_batches())
         values = self._measure()
         logs.update({f"val_{name}": values[name] for name in self.metrics})
+
+
+def batch_arrays(images: np.ndarray, labels: Any) -> tf.data.Dataset:
+    """Batches `(x, y)` of images `(N, H, W, C)`, as float32 pixel values, and their labels `(N, ...)`.
+
+    >>> batch_arrays(np.zeros((2, 4, 4, 3), "uint8"), np.zeros(2)).element_spec[0].dtype
+    tf.float32
+    """
+    batches = tf.data.Dataset.from_tensor_slices((images, labels)).batch(32)
+    return batches.map(lambda pixels, label: (tf.cast(pixels, tf.float32), label))

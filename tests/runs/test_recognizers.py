@@ -199,6 +199,7 @@ def test_networks_are_verified_on_the_pairs_of_a_file(runs, folder, tmp_path):
         ({}, "1 1\np6 0 1\np6 0 p7 4\n", "two or more folds in .*, but received one. Begin the file with"),
         ({}, PAIRS.replace("p9 12 13", "p9 12 99"), "Image 99 of 'p9', in line 7 of"),
     ],
+    ids=["classification", "dataset", "part of the people", "one fold", "missing image"],
 )
 def test_pairs_that_do_not_fit_the_images_are_refused(folder, tmp_path, options, text, message):
     (tmp_path / "pairs.txt").write_text(text)

@@ -18,10 +18,10 @@ from kd_keras.errors import explain_mismatch
 from kd_keras.models import Detector
 from kd_keras.tasks.base import Task
 from kd_keras.tasks.detection.evaluator import DetectionEvaluator, describe
-from kd_keras.tasks.detection.export import litert, onnx, saved_model
+from kd_keras.tasks.detection.export import export_detector
 from kd_keras.tasks.detection.export_check import BOX_TOLERANCES, BoxExport
 from kd_keras.tasks.detection.monitoring import precision_function
-from kd_keras.tasks.monitoring import MeasureStudent
+from kd_keras.tasks.monitoring import MeasureStudent, batch_arrays
 from kd_keras.tasks.protocols import FORMATS
 from kd_keras.teacher import Teacher
 
@@ -101,24 +101,17 @@ class Detection(Task):
         network: keras.Model,
         path: Path,
         *,
-        representative: np.ndarray | None,
         tolerance: Mapping[str, float],
         **options: Any,
     ) -> BoxExport:
-        precision = FORMATS[name][1]
-        options["tolerance"] = BOX_TOLERANCES[precision]._replace(**tolerance)
         if not isinstance(network, Detector):
             raise ValueError(explain_mismatch("a detector to export", f"{network.name!r}, which is none"))
-        if name == "saved_model":
-            return saved_model(network, path, **options)
-        if name == "onnx":
-            return onnx(network, path, **options)
-        return litert(network, path, precision=precision, representative=representative, **options)
+        options["tolerance"] = BOX_TOLERANCES[FORMATS[name][1]]._replace(**tolerance)
+        return export_detector(network, path, name, **options)
 
     def score(self, network: keras.Model, images: np.ndarray, labels: Any) -> float | None:
         if labels is None or not isinstance(network, Detector):
             return None
-        batches = tf.data.Dataset.from_tensor_slices((images, labels)).batch(32)
-        batches = batches.map(lambda pixels, label: (tf.cast(pixels, tf.float32), label))
+        batches = batch_arrays(images, labels)
         classes = network.output["class_logits"].shape[-1]
         return precision_function(network, batches, classes)()["ap"]

@@ -137,9 +137,7 @@ class Faces(Task):
         if not is_face_network(network):
             raise ValueError(explain_mismatch("a network of faces to export", f"{network.name!r}, which is none"))
         lowest = tolerance.get("lowest_cosine")
-        return export_embedder(
-            network, name, path.parent, sample=sample, representative=representative, lowest_cosine=lowest
-        )
+        return export_embedder(network, path, name, sample=sample, representative=representative, lowest_cosine=lowest)
 
     def score(self, network: keras.Model, images: np.ndarray, labels: Any) -> float | None:
         if labels is None or not is_face_network(network):

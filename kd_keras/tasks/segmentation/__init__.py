@@ -17,7 +17,7 @@ from kd_keras.data import Source
 from kd_keras.errors import explain_mismatch, suggest
 from kd_keras.segmentation import SegmentationLoss
 from kd_keras.tasks.base import Task
-from kd_keras.tasks.monitoring import MeasureStudent
+from kd_keras.tasks.monitoring import MeasureStudent, batch_arrays
 from kd_keras.tasks.segmentation.evaluator import SegmentationEvaluator, describe
 from kd_keras.tasks.segmentation.export import ClassMapExport, export_class_maps
 from kd_keras.tasks.segmentation.monitoring import iou_function
@@ -117,6 +117,5 @@ class Segmentation(Task):
     def score(self, network: keras.Model, images: np.ndarray, labels: Any) -> float | None:
         if labels is None:
             return None
-        batches = tf.data.Dataset.from_tensor_slices((images, labels)).batch(32)
-        batches = batches.map(lambda pixels, label: (tf.cast(pixels, tf.float32), label))
+        batches = batch_arrays(images, labels)
         return iou_function(network, batches, network.output_shape[-1])()["miou"]
