@@ -12,7 +12,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kd_keras import data
 from kd_keras.data import Pairs, Source
 from kd_keras.errors import explain_mismatch
 from kd_keras.evaluation.images import order_classes
@@ -83,46 +82,6 @@ class Task(abc.ABC):
             ignored: values of masks that belong to no class; a task without masks refuses them.
         """
 
-    def load_unlabeled(
-        self,
-        name: str | os.PathLike,
-        split: str,
-        data_dir: str | os.PathLike | None,
-        image_bits: int | None,
-        **options: Any,
-    ) -> Source | None:
-        """The images of a folder without labels of this kind, or `None` if the images that are named have them.
-
-        Args:
-            name, split, data_dir, image_bits, options: as `data.load` takes them.
-
-        Raises:
-            ValueError: if a folder has labels of another kind, or if labeled images should have more than 8 bits.
-        """
-        timeout = options["download_timeout"]
-        if os.path.isdir(name) and data.find_label_kind(name, data_dir, timeout) != self.label_kind:
-            unlabeled = data.load(name, split, data_dir, image_bits=image_bits, **options)
-            self.check_source(unlabeled)
-            return unlabeled
-        if image_bits is not None:
-            received = f"received image_bits={image_bits}"
-            raise ValueError(f"Images with {self.label_kind} must have 8 bits, but {received}. Leave it out.")
-        return None
-
-    def refuse_ignored(self, ignored: Sequence[int] | None) -> None:
-        """Raises a ValueError if there are ignored values of masks, for a task without masks."""
-        if ignored:
-            received = f"ignored={','.join(map(str, ignored))}"
-            raise ValueError(
-                explain_mismatch(f"{self.label_text} for {self.name}, without masks", received, "leave it out")
-            )
-
-    def refuse_soft_labels(self, has_soft_labels: bool, label_smoothing: float, expected: str) -> None:
-        """Raises a ValueError if labels are distributions over classes, for a task whose loss takes `expected` ones."""
-        if has_soft_labels:
-            received = f"label_smoothing={label_smoothing}, or mixup or cutmix"
-            raise ValueError(explain_mismatch(expected, received, "leave these options out"))
-
     def check_classes(self, train: Source, test: Source) -> None:
         """Checks that labeled test images have the classes that the task needs, given those of the training.
 
@@ -151,15 +110,6 @@ class Task(abc.ABC):
         Raises:
             ValueError: if it does not.
         """
-
-    def check_image_shape(self, network: keras.Model, name: str, image_shape: tuple[int, int, int]) -> None:
-        """Raises a ValueError if a network was built for images `(H, W, C)` of another shape."""
-        own = tuple(network.input_shape[1:])
-        if own != tuple(image_shape):
-            size = ",".join(map(str, own[:2]))
-            advice = f"pass image_size=({size}), or --image_size={size} in the shell"
-            expected = f"images {own}, for which {name} was built"
-            raise ValueError(explain_mismatch(expected, f"images {tuple(image_shape)}", advice))
 
     @abc.abstractmethod
     def compile_options(self, has_soft_labels: bool, label_smoothing: float) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from kd_keras.export import TOLERANCES, Export, classes_of, litert, onnx, saved_
 from kd_keras.report.assembly import write_report
 from kd_keras.report.page import Subject
 from kd_keras.tasks.base import Task
+from kd_keras.tasks.checks import refuse_ignored
 from kd_keras.tasks.protocols import FORMATS
 from kd_keras.teacher import Teacher
 
@@ -69,7 +70,7 @@ class Classification(Task):
         ignored: Sequence[int] | None,
         **options: Any,
     ) -> Source:
-        self.refuse_ignored(ignored)
+        refuse_ignored(self, ignored)
         return data.load(name, split, data_dir, **options)  # which finds the classes of all splits
 
     def check_network(

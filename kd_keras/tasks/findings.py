@@ -14,7 +14,7 @@ from kd_keras.report.sections.base import Network, Table, is_missing
 def interval_of(name: str, values: np.ndarray) -> Iterator[tuple[str, float]]:
     """Yields `<name>_low` and `<name>_high`, the ends of the 95 % percentile interval of resampled values without NaN.
 
-    >>> dict(interval_of("ap", np.array([0.0, 0.5, 1.0, np.nan])))
+    >>> {name: round(end, 3) for name, end in interval_of("ap", np.array([0.0, 0.5, 1.0, np.nan]))}
     {'ap_low': 0.025, 'ap_high': 0.975}
     """
     low, high = np.nanquantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])

@@ -19,14 +19,14 @@ def scenes():
     return data.Source(tf.data.Dataset.from_tensor_slices(rows), "scenes", 5, 2, NAMES, (16, 16, 3))
 
 
-def network(name):
-    return models.build("segmenter/resnet8", (16, 16, 3), 2, width=4, name=name)
+def network():
+    return models.build("segmenter/resnet8", (16, 16, 3), 2, width=4)
 
 
 def test_the_teacher_of_two_students_sees_each_batch_once(scenes):
-    teacher, passes = counted(network("teacher"))
+    teacher, passes = counted(network())
     evaluator = SegmentationEvaluator(scenes, batch_size=2)
-    candidates = [Candidate("teacher", teacher), Candidate("one", network("one")), Candidate("two", network("two"))]
+    candidates = [Candidate("teacher", teacher), Candidate("one", network()), Candidate("two", network())]
     evaluator.evaluate(iter(candidates))
     assert passes.read() == (0, 3)  # batches of 2, 2 and 1 images
     assert evaluator.teacher == "teacher" and list(evaluator.findings) == ["teacher", "one", "two"]
@@ -34,8 +34,8 @@ def test_the_teacher_of_two_students_sees_each_batch_once(scenes):
 
 
 def test_classes_of_every_network_are_checked_before_any_runs(scenes):
-    teacher, passes = counted(network("teacher"))
+    teacher, passes = counted(network())
     with pytest.raises(ValueError, match="in this order, but received one with .*'road', 'sky'"):
-        candidates = [Candidate("teacher", teacher), Candidate("one", network("one"), NAMES[::-1])]
+        candidates = [Candidate("teacher", teacher), Candidate("one", network(), NAMES[::-1])]
         SegmentationEvaluator(scenes).evaluate(candidates)
     assert passes.read() == (0, 0)

@@ -17,6 +17,7 @@ from kd_keras.data import Source
 from kd_keras.errors import explain_mismatch
 from kd_keras.models import Detector
 from kd_keras.tasks.base import Task
+from kd_keras.tasks.checks import check_image_shape, load_unlabeled, refuse_ignored, refuse_soft_labels
 from kd_keras.tasks.detection.evaluator import DetectionEvaluator, describe
 from kd_keras.tasks.detection.export import export_detector
 from kd_keras.tasks.detection.export_check import BOX_TOLERANCES, BoxExport
@@ -51,8 +52,8 @@ class Detection(Task):
         ignored: Sequence[int] | None,
         **options: Any,
     ) -> Source:
-        self.refuse_ignored(ignored)
-        unlabeled = self.load_unlabeled(name, split, data_dir, image_bits, **options)
+        refuse_ignored(self, ignored)
+        unlabeled = load_unlabeled(self, name, split, data_dir, image_bits, **options)
         if unlabeled is not None:
             return unlabeled
         names = class_names if os.path.isdir(name) else None
@@ -68,10 +69,10 @@ class Detection(Task):
         own_classes = network.output["class_logits"].shape[-1]
         if own_classes != classes:
             raise ValueError(explain_mismatch(f"a detector of {classes} classes", f"{name}, which has {own_classes}"))
-        self.check_image_shape(network, name, image_shape)
+        check_image_shape(network, name, image_shape)
 
     def compile_options(self, has_soft_labels: bool, label_smoothing: float) -> dict[str, Any]:
-        self.refuse_soft_labels(has_soft_labels, label_smoothing, "boxes with one class each")
+        refuse_soft_labels(has_soft_labels, label_smoothing, "boxes with one class each")
         return {}
 
     def callbacks(

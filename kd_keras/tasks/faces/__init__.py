@@ -17,6 +17,7 @@ from kd_keras.data import Pairs, Source, all_pairs
 from kd_keras.errors import explain_mismatch, suggest
 from kd_keras.models import Recognizer
 from kd_keras.tasks.base import Task
+from kd_keras.tasks.checks import check_image_shape, refuse_ignored, refuse_soft_labels
 from kd_keras.tasks.faces.embeddings import embed
 from kd_keras.tasks.faces.evaluation import verification
 from kd_keras.tasks.faces.evaluator import FaceEvaluator, describe
@@ -59,7 +60,7 @@ class Faces(Task):
         ignored: Sequence[int] | None,
         **options: Any,
     ) -> Source:
-        self.refuse_ignored(ignored)
+        refuse_ignored(self, ignored)
         part, identities = parse_split(split)
         with warnings.catch_warnings():
             # A folder numbers the classes of all of its splits; that people of others are not in this one is right.
@@ -93,10 +94,10 @@ class Faces(Task):
             received = f"{name}, which has {network.head.identities}"
             advice = "add a new head with models.recognizer(network.embedder, ...)"
             raise ValueError(explain_mismatch(f"a recognizer of the {classes} identities", received, advice))
-        self.check_image_shape(network, name, image_shape)
+        check_image_shape(network, name, image_shape)
 
     def compile_options(self, has_soft_labels: bool, label_smoothing: float) -> dict[str, Any]:
-        self.refuse_soft_labels(has_soft_labels, label_smoothing, self.label_text)
+        refuse_soft_labels(has_soft_labels, label_smoothing, self.label_text)
         return {}
 
     def callbacks(

@@ -17,6 +17,7 @@ from kd_keras.data import Source
 from kd_keras.errors import explain_mismatch, suggest
 from kd_keras.segmentation import SegmentationLoss
 from kd_keras.tasks.base import Task
+from kd_keras.tasks.checks import load_unlabeled, refuse_soft_labels
 from kd_keras.tasks.monitoring import MeasureStudent, batch_arrays
 from kd_keras.tasks.segmentation.evaluator import SegmentationEvaluator, describe
 from kd_keras.tasks.segmentation.export import ClassMapExport, export_class_maps
@@ -48,7 +49,7 @@ class Segmentation(Task):
         ignored: Sequence[int] | None,
         **options: Any,
     ) -> Source:
-        unlabeled = self.load_unlabeled(name, split, data_dir, image_bits, **options)
+        unlabeled = load_unlabeled(self, name, split, data_dir, image_bits, **options)
         if unlabeled is not None:
             return unlabeled
         is_named = data.names_mask_classes(name, data_dir, options["download_timeout"])
@@ -76,7 +77,7 @@ class Segmentation(Task):
         )
 
     def compile_options(self, has_soft_labels: bool, label_smoothing: float) -> dict[str, Any]:
-        self.refuse_soft_labels(has_soft_labels, label_smoothing, "masks with one class for each pixel")
+        refuse_soft_labels(has_soft_labels, label_smoothing, "masks with one class for each pixel")
         return {"loss": SegmentationLoss()}
 
     def callbacks(
