@@ -141,19 +141,20 @@ def evaluate(
     with chosen_strategy(recipe) as strategy, strategy.scope():
         with distribute.chief_first(strategy):
             task = find_task(recipe.task, recipe.data, recipe.data_dir, recipe.download_timeout)
-            questions = [*questions, *["all"] * (report is not None)]
-            questions = task.select_questions(questions, limits, other_data is not None)
+            names = questions if report is None else [*questions, "all"]
+            questions = task.select_questions(names, limits, other_data is not None)
             given_pairs = None if pairs is None else task.read_pairs(pairs, recipe.data, recipe.test_split)
-            names = recipe.class_names or recorded_data(origin).get("class_names")
-            reading = {**recipe.reading, "task": task, "class_names": names}
+            reading = _reading(recipe, task, origin)
             test = open_source(recipe.data, recipe.test_split, recipe.data_dir, **reading)
             if options.get("class_names") is not None:
                 check_class_names(recipe.class_names, test)
-            other = None if other_data is None else open_source(other_data, other_split, recipe.data_dir, **reading)
+            other_images = None
+            if other_data is not None:
+                other_images = open_source(other_data, other_split, recipe.data_dir, **reading)
         evaluator = task.evaluator(
             test,
             questions,
-            other,
+            other_images,
             batch_size=recipe.batch_size,
             image_size=recipe.image_size,
             examples=examples,
@@ -198,6 +199,12 @@ def _make_recipe(
         for sentence in describe_differences(used, networks):
             LOGGER.warning("%s", sentence)
     return make_recipe(**used)
+
+
+def _reading(recipe: Recipe, task: Task, origin: Network) -> dict[str, Any]:
+    """How images are opened, with the classes in the order that is passed or that a network's run recorded."""
+    names = recipe.class_names or recorded_data(origin).get("class_names")
+    return {**recipe.reading, "task": task, "class_names": names}
 
 
 def _load_candidates(networks: Mapping[str, Network], data_dir: str | None) -> Iterator[Candidate]:

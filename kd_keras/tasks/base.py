@@ -181,7 +181,7 @@ class Task(abc.ABC):
         self,
         test: Source,
         questions: Sequence[str],
-        other: Source | None,
+        other_images: Source | None,
         *,
         batch_size: int,
         image_size: tuple[int, int] | None,
@@ -193,7 +193,7 @@ class Task(abc.ABC):
         Args:
             test: the test images.
             questions: of `select_questions`.
-            other: images of another dataset, or `None`.
+            other_images: images of another dataset, or `None`.
             batch_size: images per forward pass.
             image_size: `(H, W)` that images are resized to; by default their own size.
             examples: the largest number of test images for the questions.

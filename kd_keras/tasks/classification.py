@@ -109,9 +109,15 @@ class Classification(Task):
         return select_questions(names, requirements, with_other)
 
     def evaluator(
-        self, test: Source, questions: Sequence[str], other: Source | None, *, pairs: Pairs | None, **options: Any
+        self,
+        test: Source,
+        questions: Sequence[str],
+        other_images: Source | None,
+        *,
+        pairs: Pairs | None,
+        **options: Any,
     ) -> ClassEvaluator:
-        return ClassEvaluator(test, questions, other=other, **options)
+        return ClassEvaluator(test, questions, other=other_images, **options)
 
     def describe(self, name: str, findings: Mapping[str, Any]) -> str:
         return describe(name, findings)

@@ -89,7 +89,7 @@ class Detection(Task):
         return {name: values[name] for name in self.metrics}
 
     def evaluator(
-        self, test: Source, questions: Sequence[str], other: Source | None, **options: Any
+        self, test: Source, questions: Sequence[str], other_images: Source | None, **options: Any
     ) -> DetectionEvaluator:
         return DetectionEvaluator(test, batch_size=options["batch_size"], image_size=options["image_size"])
 

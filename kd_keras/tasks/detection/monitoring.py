@@ -1,4 +1,4 @@
-"""The average precision of a detector on test images, as often as it is asked for."""
+"""Measures the average precision of a detector on test images, also during a training."""
 
 from __future__ import annotations
 

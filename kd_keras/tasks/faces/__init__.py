@@ -115,7 +115,9 @@ class Faces(Task):
     def read_pairs(self, file: str | os.PathLike, images: Any, split: str) -> Pairs:
         return read_test_pairs(file, images, split)
 
-    def evaluator(self, test: Source, questions: Sequence[str], other: Source | None, **options: Any) -> FaceEvaluator:
+    def evaluator(
+        self, test: Source, questions: Sequence[str], other_images: Source | None, **options: Any
+    ) -> FaceEvaluator:
         return FaceEvaluator(test, **options)
 
     def describe(self, name: str, findings: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""The embeddings and the verification accuracy of a network on test images, as often as they are asked for."""
+"""Measures the verification accuracy of a network of faces on test images, also during a training."""
 
 from __future__ import annotations
 

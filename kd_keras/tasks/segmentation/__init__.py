@@ -92,7 +92,7 @@ class Segmentation(Task):
         return iou_function(network, batches, test.classes or 1)()
 
     def evaluator(
-        self, test: Source, questions: Sequence[str], other: Source | None, **options: Any
+        self, test: Source, questions: Sequence[str], other_images: Source | None, **options: Any
     ) -> SegmentationEvaluator:
         return SegmentationEvaluator(test, batch_size=options["batch_size"], image_size=options["image_size"])
 

@@ -1,4 +1,4 @@
-"""The mean IoU of a network on test images, as often as it is asked for."""
+"""Measures the mean IoU of a network on test images, also during a training."""
 
 from __future__ import annotations
 
