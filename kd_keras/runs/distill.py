@@ -134,7 +134,7 @@ def distill(
         recording: directory of the recorded outputs of a teacher, from `record`. If `teacher` is passed too, its
             outputs for one batch are compared with the recorded ones.
         weights: a file to start the student from, as for `train`.
-        quantize: "int8" to train a trained student for its LiteRT int8 file, as `kd_keras.quantization_aware` says. The
+        quantize: "int8" to train a trained classifier for its LiteRT int8 file, as `kd_keras.quantization_aware` says. The
             float student may be its own teacher. A tenth of the epochs of its training is enough; `export` in the
             format "litert_int8" writes the file.
         overwrite: whether to delete an earlier run in that directory.
@@ -171,6 +171,11 @@ def distill(
 
 def _distill(session: Session, request: Request) -> Run:
     images, live = session.images, None
+    if request.quantize is not None and not images.task.exports_learned_ranges:
+        raise ValueError(
+            f"quantize={request.quantize!r} needs a classifier, because int8 exports for {images.task.name} do not have"
+            " learned ranges, but received images for this task. Leave it out, and export the float student in int8."
+        )
     with session.building():
         if request.teacher is not None:
             taps = {tap for method in make_methods(request.methods) for tap in method.taps.teacher}

@@ -99,6 +99,12 @@ def test_a_dataset_with_a_mask_is_recognized():
         load_images(Recipe(data="camvid", data_dir=str(SHARED)))
 
 
+def test_a_student_whose_learned_ranges_cannot_be_exported_is_refused(runs, shapes, tmp_path):
+    with pytest.raises(ValueError, match="quantize='int8' needs a classifier.*for segmentation do not have learned"):
+        kd.distill(student=runs[0], teacher=runs[0], data=shapes, quantize="int8", epochs=1, run=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_other_tasks_refuse_ignored_values():
     with pytest.raises(ValueError, match="without masks, but received ignored=255"):
         load_images(Recipe(data="digits", ignored=(255,)))
