@@ -122,9 +122,9 @@ IMAGE THRESHOLD`.
 (exported,) = kd.export(student, ["litert"])
 print(f"{exported.path.name}: {exported.bytes / 1000:.0f} kB, {exported.milliseconds:.2f} ms")
 threshold = result.findings[str(student.path)]["threshold"]
-persons = sorted((folder / "test").iterdir())
-photographs = sorted(persons[0].iterdir())[:2] + sorted(persons[-1].iterdir())[:1]
-embed, _ = load_embedder(exported.path)
+first, *_, last = sorted((folder / "test").iterdir())
+photographs = sorted(first.iterdir())[:2] + sorted(last.iterdir())[:1]
+embed, image_shape = load_embedder(exported.path)
 embeddings = embed(np.stack([kd.data.read_image(photograph) for photograph in photographs]))
 for photograph, embedding in zip(photographs[1:], embeddings[1:], strict=True):
     similarity = float(embeddings[0] @ embedding)

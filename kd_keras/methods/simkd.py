@@ -15,8 +15,9 @@ from kd_keras.contracts import Batch, Outputs, Step, Tensor
 from kd_keras.errors import check_integer, explain_mismatch
 from kd_keras.methods.adapters import describe_pair, fan_in_uniform
 from kd_keras.methods.base import Method, MethodOptions, Specs, Taps
-from kd_keras.networks.graph import Graph, Renamed, is_walkable
+from kd_keras.networks.graph import is_walkable
 from kd_keras.networks.layouts import contains_channels_first
+from kd_keras.networks.own_layers import on_own_layers
 from kd_keras.networks.stages import StagedGraph
 from kd_keras.primitives import average_pool_to, mean_square, pooled_to_common_size
 
@@ -73,7 +74,8 @@ def simkd_student(student: keras.Model, teacher: keras.Model, *, reduction: int 
     """
     check_integer("simkd_student", "reduction", reduction, least=1)
     size, width, kernel, bias = _read_head(teacher)
-    inputs, x = _rebuild_backbone(student)
+    backbone = _walk(student, "student")
+    inputs, (x,) = on_own_layers(backbone, backbone.stages()[-1:])
     names = {layer.name for layer in keras.Model(inputs, x).operations}
     add = functools.partial(_add_layer, student.dtype_policy, names)
     x = _add_adapter(x, size, width, max(1, width // reduction), add)
@@ -130,30 +132,6 @@ def _read_head(teacher: keras.Model) -> tuple[tuple[int, int], int, np.ndarray, 
         received = f"last map {graph.spec(maps)[:]} and embedding {graph.spec(embedding)[:]}, which is another value"
         raise ValueError(explain_mismatch(expected, received, advice))
     return tuple(maps.shape[1:3]), maps.shape[-1], kernel, bias
-
-
-def _rebuild_backbone(student: keras.Model) -> tuple[Any, Any]:
-    """A student's inputs and its last map, computed by the student's own layers."""
-    graph, whole = _walk(student, "student"), UnsplitGraph(student)
-    edges = [edge for edge in graph.edges if not edge.path.endswith(":linear")]
-    last = graph.stages()[-1]
-    pairs = zip(edges, whole.edges, strict=True)
-    x = next(new for edge, copy in pairs for t, new in zip(edge.results, copy.results, strict=True) if t is last)
-    renamed = [layer.name for layer in keras.Model(whole.inputs, x).operations if isinstance(layer, Renamed)]
-    if renamed:
-        expected = f"layers of {student.name!r} that differ in name"
-        advice = "rename them, or pass a student without models nested in it"
-        raise ValueError(explain_mismatch(expected, f"repeated names, {renamed}", advice))
-    return whole.inputs, x
-
-
-class UnsplitGraph(Graph):
-    """The operations of a model, called again unchanged, so that a model made of them can be saved."""
-
-    def _call(self, operation: Any, args: tuple, kwargs: dict, prefix: str) -> Any:
-        if isinstance(operation, keras.Model) and is_walkable(operation):
-            return super()._call(operation, args, kwargs, prefix)
-        return self._record(prefix + operation.name, operation, args, kwargs)
 
 
 def _walk(model: keras.Model, role: str) -> StagedGraph:

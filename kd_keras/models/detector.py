@@ -11,7 +11,6 @@ from kd_keras.errors import check_choice, check_number, check_whole_number, expl
 from kd_keras.models import gfl_head, retinanet_head
 from kd_keras.models.detection_model import Detector
 from kd_keras.models.feature_pyramid import feature_pyramid, stages_by_level
-from kd_keras.networks.stages import StagedGraph
 
 HEADS = ("retinanet", "gfl")
 
@@ -73,15 +72,15 @@ def detector(
         raise ValueError(explain_mismatch(expected, f"box_loss={box_loss!r}", advice))
     if not pyramid or list(pyramid) != [*range(pyramid[0], pyramid[0] + len(pyramid))]:
         raise ValueError(explain_mismatch("a pyramid of consecutive levels, such as (3, 4, 5)", str(pyramid)))
-    graph = StagedGraph(backbone)
-    maps = feature_pyramid(stages_by_level(graph, backbone), pyramid, width)
+    inputs, stages = stages_by_level(backbone)
+    maps = feature_pyramid(stages, pyramid, width)
     name = name or f"detector_{backbone.name}"
     if head == "gfl":
         scale = anchor_scale or gfl_head.ANCHOR_SCALE
         outputs = gfl_head.gfl_outputs(maps, classes, width=width, depth=depth, anchor_scale=scale)
-        return gfl_head.GFL(inputs=graph.inputs, outputs=outputs, name=name)
+        return gfl_head.GFL(inputs=inputs, outputs=outputs, name=name)
     scale = anchor_scale or retinanet_head.ANCHOR_SCALE
     outputs = retinanet_head.retinanet_outputs(
         maps, classes, width=width, depth=depth, anchor_scale=scale, box_loss=box_loss
     )
-    return retinanet_head.RetinaNet(inputs=graph.inputs, outputs=outputs, name=name)
+    return retinanet_head.RetinaNet(inputs=inputs, outputs=outputs, name=name)

@@ -17,21 +17,28 @@ from kd_keras.contracts import Tensor
 from kd_keras.detection.losses import PRIOR
 from kd_keras.errors import explain_mismatch
 from kd_keras.models.base import batch_norm, convolution, fan_out
+from kd_keras.networks.own_layers import on_own_layers
 from kd_keras.networks.stages import StagedGraph
 
 
-def stages_by_level(graph: StagedGraph, backbone: keras.Model) -> dict[int, Tensor]:
-    """The last stage of each stride 2^level, from fine to coarse.
+def stages_by_level(backbone: keras.Model) -> tuple[Any, dict[int, Tensor]]:
+    """The inputs of a backbone, and its last stage of each stride 2^level, `(B, H, W, C)`, from fine to coarse.
 
     Raises:
-        ValueError: if the backbone's input has no fixed size.
+        ValueError: if the backbone's input has no fixed size, or it has no stages.
     """
     size = backbone.input_shape[1:3] if isinstance(backbone.input_shape, tuple) else None
     if size is None or None in size:
         expected = "a backbone with one input (H, W, C) of a fixed size"
         raise ValueError(explain_mismatch(expected, f"{backbone.name!r} with the input {backbone.input_shape}"))
-    stages = [graph.channels_last(stage) for stage in graph.stages()]
-    return {round(math.log2(size[0] / stage.shape[1])): stage for stage in stages}
+    graph = StagedGraph(backbone)
+    stages = graph.stages()
+    inputs, maps = on_own_layers(graph, stages)
+    levels: dict[int, Tensor] = {}
+    for stage, x in zip(stages, maps, strict=True):
+        x = layers.Permute((2, 3, 1))(x) if graph.is_channels_first(stage) else x
+        levels[round(math.log2(size[0] / x.shape[1]))] = x
+    return inputs, levels
 
 
 def feature_pyramid(stages: dict[int, Tensor], pyramid: Sequence[int], width: int) -> dict[int, Tensor]:

@@ -15,7 +15,6 @@ from kd_keras.contracts import Tensor
 from kd_keras.errors import check_number, check_whole_number, explain_mismatch
 from kd_keras.models.base import batch_norm, convolution
 from kd_keras.models.feature_pyramid import stages_by_level
-from kd_keras.networks.stages import StagedGraph
 
 
 def segmenter(
@@ -57,8 +56,7 @@ def segmenter(
     check_whole_number("segmenter", "classes", classes, least=2)
     check_whole_number("segmenter", "width", width)
     check_number("segmenter", "dropout", dropout, least=0, below=1)
-    graph = StagedGraph(backbone)
-    stages = stages_by_level(graph, backbone)
+    inputs, stages = stages_by_level(backbone)
     fine, coarse = (stages[level] for level in _choose_levels(stages, levels))
     x = convolution(coarse, width, "segmentation_conv", kernel_size=1)
     x = layers.ReLU(name="segmentation_relu")(batch_norm(x, "segmentation_bn"))
@@ -76,7 +74,7 @@ def segmenter(
         x = layers.Identity(name="logits_map")(x)
     options = {"data_format": "channels_last", "dtype": "float32", "name": "logits"}
     outputs = layers.Resizing(*backbone.input_shape[1:3], "bilinear", **options)(x)
-    return keras.Model(graph.inputs, outputs, name=name or f"segmenter_{backbone.name}")
+    return keras.Model(inputs, outputs, name=name or f"segmenter_{backbone.name}")
 
 
 def _logits(x: Tensor, classes: int, name: str) -> Tensor:

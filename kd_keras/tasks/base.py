@@ -32,7 +32,7 @@ class Task(abc.ABC):
         optional_columns: those that it shows if a network has them.
         is_open_set: whether test images have other classes than training images, as faces do; their labels have then no
             loss, and only `callbacks` measure.
-        exports_learned_ranges: whether an export in "litert_int8" has the ranges that a quantization-aware network learned.
+        exports_learned_ranges: whether a "litert_int8" export has the ranges that a quantization-aware network learned.
         export_columns: the fields of an export that the table of an export shows, with the format of their values.
     """
 
