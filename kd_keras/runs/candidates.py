@@ -12,10 +12,10 @@ import keras
 from kd_keras.data import Source
 from kd_keras.evaluation.cost import saved_kilobytes
 from kd_keras.evaluation.evaluator import Candidate
-from kd_keras.runs.images import check_ignored, open_source
 from kd_keras.runs.recipe import Data, Recipe
 from kd_keras.runs.run import Run, Trained, advise_on_path, find_run, load_network, recorded_data
-from kd_keras.tasks import find_task
+from kd_keras.runs.sources import check_class_names, check_ignored, open_source
+from kd_keras.tasks import Task, find_task
 
 Network: TypeAlias = Trained
 
@@ -86,6 +86,28 @@ def resolve_data(data: Data | None, source: Network, options: Mapping[str, Any])
     run = find_run(source)
     reading = {} if run is None else Recipe.from_settings(run.settings).reading
     return {**reading, **recorded, **{name: value for name, value in options.items() if value is not None}}
+
+
+def open_test_images(
+    recipe: Recipe, task: Task, source: Network, options: Mapping[str, Any]
+) -> tuple[Source, dict[str, Any]]:
+    """The test images, and the keyword arguments with which `open_source` reads them and other images alike.
+
+    Args:
+        recipe: of `resolve_data`.
+        task: what the labels are.
+        source: a network; the order of the classes is that which its run recorded, unless the recipe names them.
+        options: those that are passed.
+
+    Raises:
+        ValueError: if the images do not exist, or have other classes than the `class_names` that are passed.
+    """
+    names = recipe.class_names or recorded_data(source).get("class_names")
+    reading = {**recipe.reading, "task": task, "class_names": names}
+    test = open_source(recipe.data, recipe.test_split, recipe.data_dir, **reading)
+    if options.get("class_names") is not None:
+        check_class_names(recipe.class_names, test)
+    return test, reading
 
 
 def check_exists(source: Network) -> None:

@@ -23,13 +23,14 @@ from kd_keras.runs.candidates import (
     evaluation_settings,
     load_candidate,
     name_networks,
+    open_test_images,
     resolve_data,
     training_images,
 )
 from kd_keras.runs.devices import chosen_strategy
-from kd_keras.runs.images import check_class_names, open_source
 from kd_keras.runs.recipe import Data, Recipe, make_recipe
-from kd_keras.runs.run import find_run, recorded_data
+from kd_keras.runs.run import find_run
+from kd_keras.runs.sources import open_source
 from kd_keras.tasks import CLASSIFICATION, Task, find_task
 
 LOGGER = logging.getLogger("kd_keras")
@@ -144,10 +145,7 @@ def evaluate(
             names = questions if report is None else [*questions, "all"]
             questions = task.select_questions(names, limits, other_data is not None)
             given_pairs = None if pairs is None else task.read_pairs(pairs, recipe.data, recipe.test_split)
-            reading = _reading(recipe, task, origin)
-            test = open_source(recipe.data, recipe.test_split, recipe.data_dir, **reading)
-            if options.get("class_names") is not None:
-                check_class_names(recipe.class_names, test)
+            test, reading = open_test_images(recipe, task, origin, options)
             other_images = None
             if other_data is not None:
                 other_images = open_source(other_data, other_split, recipe.data_dir, **reading)
@@ -199,12 +197,6 @@ def _make_recipe(
         for sentence in describe_differences(used, networks):
             LOGGER.warning("%s", sentence)
     return make_recipe(**used)
-
-
-def _reading(recipe: Recipe, task: Task, origin: Network) -> dict[str, Any]:
-    """How images are opened, with the classes in the order that is passed or that a network's run recorded."""
-    names = recipe.class_names or recorded_data(origin).get("class_names")
-    return {**recipe.reading, "task": task, "class_names": names}
 
 
 def _load_candidates(networks: Mapping[str, Network], data_dir: str | None) -> Iterator[Candidate]:

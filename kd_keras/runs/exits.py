@@ -14,9 +14,9 @@ from kd_keras import data, distribute, models
 from kd_keras.contracts import as_batch
 from kd_keras.evaluation import accuracy, cost, latency, predict
 from kd_keras.runs.candidates import resolve_data
-from kd_keras.runs.images import open_source
 from kd_keras.runs.recipe import Data, make_recipe
 from kd_keras.runs.run import Trained, load_network, recorded_data
+from kd_keras.runs.sources import open_source
 from kd_keras.teacher import Teacher
 
 THRESHOLDS = (0.6, 0.8, 0.9, 0.95, 0.99)

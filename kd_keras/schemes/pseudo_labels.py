@@ -28,8 +28,9 @@ import tensorflow as tf
 from kd_keras.data import Source, evaluation
 from kd_keras.errors import check_number, explain_mismatch
 from kd_keras.evaluation import predict
-from kd_keras.runs.images import load_images, open_source
+from kd_keras.runs.images import load_images
 from kd_keras.runs.recipe import Data, Recipe, make_recipe
+from kd_keras.runs.sources import open_source
 from kd_keras.runs.teachers import TEACHER_OPTIONS, TeacherOptions, TeacherSource, load_teacher
 
 VERSION = "1.0.0"
