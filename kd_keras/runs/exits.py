@@ -96,10 +96,10 @@ def _threshold_table(
     running = running_means([prediction.logits for prediction in predictions])
     for threshold in thresholds:
         stopped = stopping_exits(running, threshold)
-        right = running.argmax(-1)[stopped, np.arange(len(stopped))] == predictions[0].labels
+        is_correct = running.argmax(-1)[stopped, np.arange(len(stopped))] == predictions[0].labels
         fractions = " | ".join(f"{(stopped == number).mean():.3f}" for number in range(len(predictions)))
         milliseconds = mean_milliseconds(models.EarlyExit(network, threshold), sample)
-        yield f"| {threshold:g} | {fractions} | {milliseconds:.2f} | {right.mean():.4f} |"
+        yield f"| {threshold:g} | {fractions} | {milliseconds:.2f} | {is_correct.mean():.4f} |"
 
 
 def mean_milliseconds(model: keras.Model, images: np.ndarray) -> float:
