@@ -173,8 +173,9 @@ def _distill(session: Session, request: Request) -> Run:
     images, live = session.images, None
     if request.quantize is not None and not images.task.exports_learned_ranges:
         raise ValueError(
-            f"quantize={request.quantize!r} needs a classifier, because int8 exports for {images.task.name} do not have"
-            " learned ranges, but received images for this task. Leave it out, and export the float student in int8."
+            f"quantize={request.quantize!r} needs images for classification, but received images for"
+            f" {images.task.name}, whose int8 exports do not have learned ranges. Leave it out, and export the float"
+            " student in int8."
         )
     with session.building():
         if request.teacher is not None:

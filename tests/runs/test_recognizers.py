@@ -211,7 +211,7 @@ def test_pairs_that_do_not_fit_the_images_are_refused(folder, tmp_path, options,
 
 def test_given_pairs_that_contradict_the_labels_are_refused(strangers):
     pairs = data.Pairs(np.array([0, 0]), np.array([1, 4]), np.array([True, True]), np.array([0, 1]))
-    with pytest.raises(ValueError, match="as the labels of 'strangers' have them, but received 1 others"):
+    with pytest.raises(ValueError, match="'strangers' have them, but received labels that contradict 1 of 2 pairs"):
         FaceEvaluator(strangers, pairs=pairs)
 
 

@@ -71,7 +71,8 @@ class FaceEvaluator(NetworkEvaluator):
         is_same = self.labels[self.pairs.first] == self.labels[self.pairs.second]
         if wrong := np.count_nonzero(is_same != self.pairs.same):
             expected = f"genuine and impostor pairs as the labels of {test.name!r} have them"
-            raise ValueError(explain_mismatch(expected, f"{wrong} others", "pass the pairs of these images"))
+            received = f"labels that contradict {wrong} of {len(is_same)} pairs"
+            raise ValueError(explain_mismatch(expected, received, "pass the pairs of these images"))
         self.embeddings: dict[str, np.ndarray] = {}
 
     def evaluate(self, candidates: Iterable[Candidate]) -> None:
