@@ -1,9 +1,11 @@
-"""Residual networks for small images: He et al. 2016, *Deep Residual Learning*, 1512.03385.
+"""Residual networks: He et al. 2016, *Deep Residual Learning*, 1512.03385.
 
 `resnet8` to `resnet110` are those of section 4.2: three stages of n basic blocks, depth 6 n + 2, whose shortcut is a
 1x1 convolution if the shape changes; `resnet8x4` and `resnet32x4` are four times as wide, as the published
 distillation tables use them. `resnet18`, `resnet34` and `resnet50` are those of table 1 with a 3x3 stem of stride 1 and
-no pooling after it, as is usual on CIFAR.
+no pooling after it, as is usual on CIFAR. `resnet18_imagenet`, `resnet34_imagenet` and `resnet50_imagenet` are those of
+table 1 themselves, whose stem and pooling quarter the size, with the stride of a bottleneck in its 3x3 convolution as
+in torchvision: for images of more than 64 pixels, and below a detector or a segmentation head.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ def resnet(
     blocks: tuple[int, ...],
     widths: tuple[int, ...] = (16, 16, 32, 64),
     bottleneck: bool = False,
+    quarter: bool = False,
     name: str,
 ) -> keras.Model:
     """A residual network whose output is `(B, classes)` logits; every stage but the first halves the size.
@@ -37,6 +40,7 @@ def resnet(
         blocks: the number of blocks of each stage.
         widths: channels of the stem and of the stages; a bottleneck's output has four times as many.
         bottleneck: whether a block has three convolutions, 1x1, 3x3 and 1x1, instead of two of 3x3.
+        quarter: whether the stem is a 7x7 convolution and a pooling, both of stride 2, instead of a 3x3 convolution.
         name: the model's name.
 
     >>> model = resnet8((32, 32, 3), 100)
@@ -44,7 +48,9 @@ def resnet(
     83892
     """
     inputs, x = image_input(input_shape, normalization)
-    x = layers.ReLU(name="stem_out")(conv_bn(x, widths[0], "stem"))
+    stem = {"kernel_size": 7, "strides": 2} if quarter else {}
+    x = layers.ReLU(name="stem_out")(conv_bn(x, widths[0], "stem", **stem))
+    x = layers.MaxPooling2D(3, 2, padding="same", name="stem_pool")(x) if quarter else x
     for stage, (count, width) in enumerate(zip(blocks, widths[1:], strict=True), start=1):
         for block in range(1, count + 1):
             unit = f"stage{stage}_block{block}"
@@ -83,3 +89,6 @@ resnet32x4 = functools.partial(resnet, blocks=(5, 5, 5), widths=WIDE, name="resn
 resnet18 = functools.partial(resnet, blocks=(2, 2, 2, 2), widths=FULL, name="resnet18")
 resnet34 = functools.partial(resnet, blocks=(3, 4, 6, 3), widths=FULL, name="resnet34")
 resnet50 = functools.partial(resnet, blocks=(3, 4, 6, 3), widths=FULL, bottleneck=True, name="resnet50")
+resnet18_imagenet = functools.partial(resnet18, quarter=True, name="resnet18_imagenet")
+resnet34_imagenet = functools.partial(resnet34, quarter=True, name="resnet34_imagenet")
+resnet50_imagenet = functools.partial(resnet50, quarter=True, name="resnet50_imagenet")

@@ -2,8 +2,8 @@
 
     python -m scripts.reproduce.bccd_detection --data_dir=DIR --runs=runs/bccd --seeds 0 1 2
 
-For each seed: a teacher, the student trained without a teacher, and the student taught in three ways. The epoch that is
-best on the validation images is measured on the 72 test images. Complete runs are not run again.
+One teacher; for each seed, the student trained without it, and the student taught in three ways. The epoch that is best
+on the validation images is measured on the 72 test images. Complete runs are not run again.
 """
 
 from __future__ import annotations
@@ -18,33 +18,40 @@ from scripts.reproduce.programs import complete, data_flags
 
 CONFIG = "--flagfile=experiments/configs/bccd.flags"
 HEAD = "head='gfl', pyramid=(2, 3, 4), anchor_scale=4"
-TEACHER = f"detector/resnet18({HEAD}, width=64)"
-STUDENT = f"detector/mobilenet_v3_small({HEAD}, width=24, depth=1)"
+TEACHER = f"detector/resnet18_imagenet({HEAD}, width=64)"
+STUDENT = f"detector/applications/MobileNetV3Small({HEAD}, width=24, depth=1)"
 LOGITS = ["bckd(student_tap='class_logits', teacher_tap='class_logits')", "ld"]
 FEATURES = ["pkd"]
 RECIPES = {"logits and LD": LOGITS, "features (PKD)": FEATURES, "both": LOGITS + FEATURES}
 COLUMNS = ("ap", "ap50", "ap75")
 
 
-def runs_of(options: argparse.Namespace, seed: int) -> dict[str, Run]:
+def teacher_of(options: argparse.Namespace) -> Run:
+    """The complete run of the teacher, which all students share."""
+    return complete(Path(options.runs) / "teacher", "train", *flags_of(options, 0), f"--model={TEACHER}")
+
+
+def flags_of(options: argparse.Namespace, seed: int) -> list[str]:
+    """The flags of all programs."""
+    return [CONFIG, f"--seed={seed}", *data_flags(options.data_dir), *options.flags]
+
+
+def students_of(options: argparse.Namespace, teacher: Run, seed: int) -> dict[str, Run]:
     """The complete runs of a seed, by name."""
-    directory = Path(options.runs) / f"seed{seed}"
-    shared = [CONFIG, f"--seed={seed}", *data_flags(options.data_dir), *options.flags]
-    runs = {"teacher": complete(directory / "teacher", "train", *shared, f"--model={TEACHER}")}
-    runs["student alone"] = complete(directory / "baseline", "train", *shared, f"--model={STUDENT}")
+    directory, shared = Path(options.runs) / f"seed{seed}", flags_of(options, seed)
+    runs = {"student alone": complete(directory / "baseline", "train", *shared, f"--model={STUDENT}")}
     for name, methods in RECIPES.items():
         flags = [f"--method={method}" for method in methods]
-        flags += [f"--teacher={directory / 'teacher'}", f"--student={STUDENT}", "--hard_weight=1"]
-        place = directory / name.partition(" ")[0]
-        runs[name] = complete(place, "distill", *shared, *flags)
+        flags += [f"--teacher={teacher.path}", f"--student={STUDENT}", "--hard_weight=1"]
+        runs[name] = complete(directory / name.partition(" ")[0], "distill", *shared, *flags)
     return runs
 
 
-def findings_of(options: argparse.Namespace, runs: dict[str, Run]) -> dict[str, dict[str, Any]]:
-    """What is measured on the test images, by name of the run."""
-    students = [run for name, run in runs.items() if name != "teacher"]
-    evaluation = evaluate(students, teacher=runs["teacher"], data="bccd", test_split="test", data_dir=options.data_dir)
-    return dict(zip(runs, evaluation.findings.values(), strict=True))  # the teacher first, as in `runs`
+def findings_of(options: argparse.Namespace, teacher: Run, students: dict[str, Run]) -> dict[str, dict[str, Any]]:
+    """What is measured on the test images, by name of the network, the teacher first."""
+    where: dict[str, Any] = {"data": "bccd", "test_split": "test", "data_dir": options.data_dir}
+    findings = evaluate(list(students.values()), teacher=teacher, **where).findings
+    return dict(zip(["teacher", *students], findings.values(), strict=True))
 
 
 def row(name: str, results: list[dict[str, Any]]) -> str:
@@ -65,9 +72,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("flags", nargs="*", help="further flags of all programs")
     options = parser.parse_args()
-    results: dict[str, list[dict[str, Any]]] = {}
+    teacher, results = teacher_of(options), {}  # the findings of all seeds, by name
     for seed in options.seeds:
-        for name, findings in findings_of(options, runs_of(options, seed)).items():
+        for name, findings in findings_of(options, teacher, students_of(options, teacher, seed)).items():
             results.setdefault(name, []).append(findings)
     print("| | AP | spread | AP50 | AP75 | each seed | parameters | ms |\n|---|---:|---:|---:|---:|---|---:|---:|")
     for name, findings in results.items():
