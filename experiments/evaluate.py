@@ -32,6 +32,7 @@ flags.DEFINE_list("questions", [], f"Questions that take more time: {', '.join(Q
 flags.DEFINE_integer("examples", 1000, "The largest number of test images for these questions.", lower_bound=4)
 flags.DEFINE_string("other_data", None, "Images that belong to none of the classes, for the question generalization.")
 flags.DEFINE_string("other_split", "test", "Split of --other_data.")
+flags.DEFINE_string("pairs", None, "For faces in a folder: a file of the pairs to verify, in the format of LFW.")
 
 
 def main() -> int:
@@ -44,6 +45,7 @@ def main() -> int:
         examples=FLAGS.examples,
         other_data=FLAGS.other_data,
         other_split=FLAGS.other_split,
+        pairs=FLAGS.pairs,
         report=FLAGS.report,
         command=command_line("evaluate"),
         **given_options(OPTIONS),

@@ -105,7 +105,7 @@ def test_the_evaluation(case, source):
     batches = data.evaluation(source, batch_size=3)
     np.testing.assert_allclose(predict(case.front, batches).logits, case.values, rtol=0, atol=case.tolerance)
     evaluator = Evaluator(source, batch_size=3)
-    evaluator.evaluate(Candidate("network", case.network))
+    evaluator.evaluate([Candidate("network", case.network)])
     np.testing.assert_allclose(evaluator.predictions["network"].logits, case.logits, rtol=0, atol=1e-4)
 
 

@@ -101,7 +101,8 @@ student = kd.distill(teacher=teacher, student=STUDENT, methods=["embedding"], ru
 ## Side by side
 
 Verification accuracy and TAR at FAR with intervals over people, the rank correlation of similarities with the teacher,
-size and time. `report=` writes a page with ROC curves and the hardest pairs as images.
+size and time. `report=` writes a page with ROC curves and the hardest pairs as images. All pairs of the test images are
+verified, or with `pairs="pairs.txt"` those of a file in the format of LFW.
 """
 
 # %%

@@ -47,6 +47,12 @@ class Matches(NamedTuple):
         scores[self.finds[is_correct]] = self.scores[is_correct]
         return scores
 
+    def pairs(self) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+        """The detections that find an object at the IoU threshold 0.5, and these objects: images and rows, `(P,)`."""
+        finding = np.flatnonzero(self.finds >= 0)
+        objects = self.finds[finding]
+        return (self.images[finding], self.rows[finding]), (self.object_images[objects], self.object_rows[objects])
+
 
 def match_detections(labels: Mapping[str, Any], detections: Detections, size: tuple[int, int], classes: int) -> Matches:
     """Matches detections with objects as COCO does: within an image and a class, from the highest score to the lowest.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -25,6 +27,18 @@ def cost(model: keras.Model, input_shape: tuple[int, ...] | None = None) -> Iter
     """
     yield "parameters", model.count_params()
     yield "macs", macs(model, input_shape)
+
+
+def saved_kilobytes(model: keras.Model) -> float:
+    """The size of the `.keras` file of a model, in 1000 bytes.
+
+    >>> saved_kilobytes(keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])) > 1
+    True
+    """
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "model.keras"
+        model.save(path)
+        return path.stat().st_size / 1000
 
 
 def latency(models: Mapping[str, tuple[keras.Model, np.ndarray]], runs: int = 100) -> dict[str, dict[str, float]]:

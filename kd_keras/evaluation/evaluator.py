@@ -155,8 +155,12 @@ class Evaluator:
             "memory": self._memory,
         }
 
-    def evaluate(self, candidate: Candidate) -> None:
-        """Adds a candidate's findings; the first candidate is the teacher of those after it."""
+    def evaluate(self, candidates: Iterable[Candidate]) -> None:
+        """Adds the findings of candidates, one after the other; the first one is the teacher of the others."""
+        for candidate in candidates:
+            self._evaluate(candidate)
+
+    def _evaluate(self, candidate: Candidate) -> None:
         name, reader = candidate.name, candidate.as_teacher(self.test)
         self.teacher = self.teacher or name
         predictions = self.predictions[name] = predict(reader, self.images)

@@ -48,18 +48,37 @@ def describe(name: str, findings: Mapping[str, Any]) -> str:
     """
     if "accuracy" not in findings:
         return f"{name}: accuracy is not known, because the images have no labels."
-    interval = f"{findings['accuracy_low']:.4f} to {findings['accuracy_high']:.4f}"
-    text = f"{name}: accuracy {findings['accuracy']:.4f} (95 %: {interval})"
-    if "difference" in findings:
-        interval = f"{findings['difference_low']:+.4f} to {findings['difference_high']:+.4f}"
-        text += f", difference from the teacher {findings['difference']:+.4f}"
-        text += f" ({interval}; McNemar p {findings['mcnemar']:.3g})"
+    text = f"{name}: {describe_metric('accuracy', 'accuracy', findings)}"
     if "ece_scaled" in findings:
         text += f"; calibration error {findings['ece']:.4f}, {findings['ece_scaled']:.4f} after scaling by temperature"
         text += f" {findings['temperature']:.2f}"
     if "cka" in findings:
         text += f"; CKA of stages {findings['cka'].round(2).tolist()}"
     return text + "."
+
+
+def describe_metric(label: str, metric: str, findings: Mapping[str, Any], basis: str = "95 %") -> str:
+    """A metric with its interval and its difference from the teacher, as far as they are known.
+
+    Args:
+        label: the metric in words.
+        metric: the name of its finding.
+        findings: about a network.
+        basis: the probability of the interval, and what is resampled.
+
+    >>> findings = {"ap": 0.5, "ap_low": 0.4, "ap_high": 0.6, "difference": -0.1}
+    >>> describe_metric("AP", "ap", findings)
+    'AP 0.5000 (95 %: 0.4000 to 0.6000), difference from the teacher -0.1000'
+    """
+    text = f"{label} {findings[metric]:.4f}"
+    if f"{metric}_low" in findings:
+        text += f" ({basis}: {findings[f'{metric}_low']:.4f} to {findings[f'{metric}_high']:.4f})"
+    if "difference" in findings:
+        text += f", difference from the teacher {findings['difference']:+.4f}"
+    if "difference_low" in findings:
+        text += f" ({findings['difference_low']:+.4f} to {findings['difference_high']:+.4f}"
+        text += f"; McNemar p {findings['mcnemar']:.3g})" if "mcnemar" in findings else ")"
+    return text
 
 
 def size_tables(runs: Mapping[str, SizedRun], metric: str = "accuracy") -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -11,11 +10,12 @@ from typing import Any, TypeAlias
 import keras
 
 from kd_keras.data import Source
+from kd_keras.evaluation.cost import saved_kilobytes
 from kd_keras.evaluation.evaluator import Candidate
-from kd_keras.runs.images import open_source
 from kd_keras.runs.recipe import Data, Recipe
 from kd_keras.runs.run import Run, Trained, advise_on_path, find_run, load_network, recorded_data
-from kd_keras.tasks import find_task
+from kd_keras.runs.sources import check_class_names, check_ignored, open_source
+from kd_keras.tasks import Task, find_task
 
 Network: TypeAlias = Trained
 
@@ -72,7 +72,8 @@ def resolve_data(data: Data | None, source: Network, options: Mapping[str, Any])
     """The options of `Recipe` that name test images: those that are passed, else those of a network's run.
 
     Raises:
-        ValueError: if the network does not exist, or if neither names the images.
+        ValueError: if the network does not exist, if neither names the images, or if `ignored` is passed for a Python
+            object.
     """
     check_exists(source)
     recorded = evaluation_settings(source)
@@ -81,9 +82,32 @@ def resolve_data(data: Data | None, source: Network, options: Mapping[str, Any])
         recorded = {**recorded, "data": data, "test_split": Recipe.test_split}
     if "data" not in recorded:
         raise ValueError(f"The test images of {source!r} are not known, because no run records their name. Pass data=.")
+    check_ignored(options.get("ignored"), recorded["data"])
     run = find_run(source)
     reading = {} if run is None else Recipe.from_settings(run.settings).reading
     return {**reading, **recorded, **{name: value for name, value in options.items() if value is not None}}
+
+
+def open_test_images(
+    recipe: Recipe, task: Task, source: Network, options: Mapping[str, Any]
+) -> tuple[Source, dict[str, Any]]:
+    """The test images, and the keyword arguments with which `open_source` reads them and other images alike.
+
+    Args:
+        recipe: of `resolve_data`.
+        task: what the labels are.
+        source: a network; the order of the classes is that which its run recorded, unless the recipe names them.
+        options: those that are passed.
+
+    Raises:
+        ValueError: if the images do not exist, or have other classes than the `class_names` that are passed.
+    """
+    names = recipe.class_names or recorded_data(source).get("class_names")
+    reading = {**recipe.reading, "task": task, "class_names": names}
+    test = open_source(recipe.data, recipe.test_split, recipe.data_dir, **reading)
+    if options.get("class_names") is not None:
+        check_class_names(recipe.class_names, test)
+    return test, reading
 
 
 def check_exists(source: Network) -> None:
@@ -133,6 +157,4 @@ def _kilobytes(source: Network, network: keras.Model) -> float:
     if not isinstance(source, keras.Model):
         path = Path(source)
         return (path / "model.keras" if path.is_dir() else path).stat().st_size / 1000
-    with tempfile.TemporaryDirectory() as directory:
-        network.save(Path(directory) / "model.keras")
-        return (Path(directory) / "model.keras").stat().st_size / 1000
+    return saved_kilobytes(network)

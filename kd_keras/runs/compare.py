@@ -191,8 +191,8 @@ def group_runs(paths: Sequence[Path], names: Mapping[Path, str] | None = None) -
         )
     for group in groups.values():
         for seed in group.repeated_seeds:
-            same = [run for run, other in zip(group.runs, group.seeds, strict=True) if other == seed]
-            LOGGER.warning("The runs %s have the same seed %s and count as one seed.", ", ".join(same), seed)
+            runs = [run for run, own_seed in zip(group.runs, group.seeds, strict=True) if own_seed == seed]
+            LOGGER.warning("The runs %s have the same seed %s and count as one seed.", ", ".join(runs), seed)
     return list(groups.values()), unfinished
 
 

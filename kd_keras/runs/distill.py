@@ -134,8 +134,8 @@ def distill(
         recording: directory of the recorded outputs of a teacher, from `record`. If `teacher` is passed too, its
             outputs for one batch are compared with the recorded ones.
         weights: a file to start the student from, as for `train`.
-        quantize: "int8" to train a trained student for its LiteRT int8 file, as `kd_keras.quantization_aware` says. The
-            float student may be its own teacher. A tenth of the epochs of its training is enough; `export` in the
+        quantize: "int8" to train a trained classifier for its LiteRT int8 file, as `kd_keras.quantization_aware` says.
+            The float student may be its own teacher. A tenth of the epochs of its training is enough; `export` in the
             format "litert_int8" writes the file.
         overwrite: whether to delete an earlier run in that directory.
         **options: `teacher_weights`, `teacher_precision`, `teacher_range` and `combine` as `TeacherOptions` describes
@@ -171,6 +171,12 @@ def distill(
 
 def _distill(session: Session, request: Request) -> Run:
     images, live = session.images, None
+    if request.quantize is not None and not images.task.exports_learned_ranges:
+        raise ValueError(
+            f"quantize={request.quantize!r} needs images for classification, but received images for"
+            f" {images.task.name}, whose int8 exports do not have learned ranges. Leave it out, and export the float"
+            " student in int8."
+        )
     with session.building():
         if request.teacher is not None:
             taps = {tap for method in make_methods(request.methods) for tap in method.taps.teacher}

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from kd_keras import distribute
+from kd_keras.evaluation.evaluator import Candidate
 from kd_keras.evaluation.generalization import SizedRun
 from kd_keras.evaluation.text import findings_table, size_tables, to_json
 from kd_keras.evaluation.verdict import Verdict, check_requirements
@@ -22,21 +23,21 @@ from kd_keras.runs.candidates import (
     evaluation_settings,
     load_candidate,
     name_networks,
+    open_test_images,
     resolve_data,
     training_images,
 )
 from kd_keras.runs.devices import chosen_strategy
-from kd_keras.runs.images import open_source
 from kd_keras.runs.recipe import Data, Recipe, make_recipe
-from kd_keras.runs.run import find_run, recorded_data
+from kd_keras.runs.run import find_run
+from kd_keras.runs.sources import open_source
 from kd_keras.tasks import CLASSIFICATION, Task, find_task
 
 LOGGER = logging.getLogger("kd_keras")
 TEACHER_SETTINGS = ("teacher", "recording", "method")  # a run with one of these was distilled
 OPTIONS = (
     "data_dir", "task", "test_split", "image_size", "batch_size", "strategy", "devices", "worker_timeout",
-    "deterministic", "image_channels", "image_bits", "class_names", "ignored",
-    "download_timeout",
+    "deterministic", "image_channels", "image_bits", "class_names", "ignored", "download_timeout",
 )  # fmt: skip
 
 
@@ -85,6 +86,7 @@ def evaluate(
     examples: int = 1000,
     other_data: Data | None = None,
     other_split: str = "test",
+    pairs: str | os.PathLike | None = None,
     report: str | os.PathLike | None = None,
     command: str = "",
     **options: Any,
@@ -106,17 +108,21 @@ def evaluate(
         other_data: images that belong to none of the classes; "generalization" measures how well the confidence of a
             model separates them from the test images.
         other_split: the split of `other_data`, "test" by default.
+        pairs: a file of pairs of images in the format of LFW, on which networks of faces are verified instead of on all
+            pairs of `examples` images; the test images must then be a folder.
         report: the path of an HTML page to write; all questions are then asked.
         command: the command that repeats this evaluation, shown on the page.
-        **options: `data_dir`, `task`, `test_split` and `image_size`, by default those of the teacher's run;
-            `batch_size`, `strategy`, `devices`, `worker_timeout` and `deterministic` as `Recipe` describes them.
+        **options: `data_dir`, `task`, `test_split`, `image_size`, `image_channels`, `image_bits`, `class_names` and
+            `ignored`, by default those of the teacher's run; `download_timeout`, `batch_size`, `strategy`, `devices`,
+            `worker_timeout` and `deterministic` as `Recipe` describes them.
 
     Returns:
         The findings, a table of them, and the verdict.
 
     Raises:
         TypeError: if an option is unknown.
-        ValueError: if a network or the images do not exist, or a question or a requirement is unknown.
+        ValueError: if a network or the images do not exist, a question or a requirement is unknown, or the images have
+            other classes than `class_names`.
 
     >>> import keras
     >>> layers = [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
@@ -136,20 +142,24 @@ def evaluate(
     with chosen_strategy(recipe) as strategy, strategy.scope():
         with distribute.chief_first(strategy):
             task = find_task(recipe.task, recipe.data, recipe.data_dir, recipe.download_timeout)
-            questions = [*questions, *["all"] * (report is not None)]
-            questions = task.select_questions(questions, limits, other_data is not None)
-            names = recipe.class_names or recorded_data(origin).get("class_names")
-            reading = {**recipe.reading, "task": task, "class_names": names}
-            test = open_source(recipe.data, recipe.test_split, recipe.data_dir, **reading)
-            other = None
+            names = questions if report is None else [*questions, "all"]
+            questions = task.select_questions(names, limits, other_data is not None)
+            given_pairs = None if pairs is None else task.read_pairs(pairs, recipe.data, recipe.test_split)
+            test, reading = open_test_images(recipe, task, origin, options)
+            other_images = None
             if other_data is not None:
-                other = open_source(other_data, other_split, recipe.data_dir, **reading)
+                other_images = open_source(other_data, other_split, recipe.data_dir, **reading)
         evaluator = task.evaluator(
-            test, questions, other, batch_size=recipe.batch_size, image_size=recipe.image_size, examples=examples
+            test,
+            questions,
+            other_images,
+            batch_size=recipe.batch_size,
+            image_size=recipe.image_size,
+            examples=examples,
+            pairs=given_pairs,
         )
-        for number, (name, source) in enumerate(networks.items(), start=1):
-            LOGGER.info("Evaluating %s (%d of %d) on %s images.", name, number, len(networks), f"{test.size:,}")
-            evaluator.evaluate(load_candidate(source, name, options.get("data_dir")))
+        LOGGER.info("Evaluating %d networks on %s images.", len(networks), f"{test.size:,}")
+        evaluator.evaluate(_load_candidates(networks, options.get("data_dir")))
         LOGGER.info("Measuring latency.")
         evaluator.measure_latency()
         judged = list(networks)[-1]
@@ -187,6 +197,13 @@ def _make_recipe(
         for sentence in describe_differences(used, networks):
             LOGGER.warning("%s", sentence)
     return make_recipe(**used)
+
+
+def _load_candidates(networks: Mapping[str, Network], data_dir: str | None) -> Iterator[Candidate]:
+    """Loads the networks one by one, when the evaluator needs them."""
+    for number, (name, source) in enumerate(networks.items(), start=1):
+        LOGGER.info("Loading %s (%d of %d).", name, number, len(networks))
+        yield load_candidate(source, name, data_dir)
 
 
 def _subjects(networks: Mapping[str, Network], findings: Mapping[str, Any], teacher: str) -> list[Subject]:

@@ -14,9 +14,9 @@ from kd_keras import data, distribute, models
 from kd_keras.contracts import as_batch
 from kd_keras.evaluation import accuracy, cost, latency, predict
 from kd_keras.runs.candidates import resolve_data
-from kd_keras.runs.images import open_source
 from kd_keras.runs.recipe import Data, make_recipe
 from kd_keras.runs.run import Trained, load_network, recorded_data
+from kd_keras.runs.sources import open_source
 from kd_keras.teacher import Teacher
 
 THRESHOLDS = (0.6, 0.8, 0.9, 0.95, 0.99)
@@ -96,10 +96,10 @@ def _threshold_table(
     running = running_means([prediction.logits for prediction in predictions])
     for threshold in thresholds:
         stopped = stopping_exits(running, threshold)
-        right = running.argmax(-1)[stopped, np.arange(len(stopped))] == predictions[0].labels
+        is_correct = running.argmax(-1)[stopped, np.arange(len(stopped))] == predictions[0].labels
         fractions = " | ".join(f"{(stopped == number).mean():.3f}" for number in range(len(predictions)))
         milliseconds = mean_milliseconds(models.EarlyExit(network, threshold), sample)
-        yield f"| {threshold:g} | {fractions} | {milliseconds:.2f} | {right.mean():.4f} |"
+        yield f"| {threshold:g} | {fractions} | {milliseconds:.2f} | {is_correct.mean():.4f} |"
 
 
 def mean_milliseconds(model: keras.Model, images: np.ndarray) -> float:

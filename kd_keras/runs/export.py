@@ -19,10 +19,11 @@ from kd_keras.export.usage import reading_lines
 from kd_keras.files import write_json
 from kd_keras.networks.inputs import find_input_shape
 from kd_keras.networks.quantized_layers import is_quantization_aware
-from kd_keras.runs.candidates import Network, name_networks, resolve_data
-from kd_keras.runs.images import open_source, read_images
+from kd_keras.runs.candidates import Network, name_networks, open_test_images, resolve_data
+from kd_keras.runs.images import read_images
 from kd_keras.runs.recipe import Data, Recipe, make_recipe
 from kd_keras.runs.run import find_run, load_network, recorded_data
+from kd_keras.runs.sources import open_source
 from kd_keras.tasks import FORMATS, Task, TaskExport, find_task
 
 LOGGER = logging.getLogger("kd_keras")
@@ -94,15 +95,16 @@ def export(
         calibration: the largest number of training images from which "litert_int8" takes the ranges of the activations,
             200 by default, evenly spread over `train_split`.
         tolerance: replaces `difference`, `agreement` or `accuracy_drop` of the formats' tolerances.
-        **options: `data_dir`, `train_split` and `test_split`, by default those of the run, and `batch_size`.
+        **options: `data_dir`, `task`, `train_split`, `test_split`, `image_channels`, `image_bits`, `class_names` and
+            `ignored`, by default those of the run; `download_timeout` and `batch_size`.
 
     Returns:
         The exports in the order of `formats`.
 
     Raises:
         TypeError: if an option is unknown, or `formats` is not a list.
-        ValueError: if a format is unknown, the images do not exist, or an export is rejected; the other formats are
-            exported nevertheless.
+        ValueError: if a format is unknown, the images do not exist or have other classes than `class_names`, or an
+            export is rejected; the other formats are exported nevertheless.
 
     >>> import tempfile
     >>> layers = [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
@@ -114,7 +116,7 @@ def export(
     _check_request(formats, options)
     source_name = next(iter(name_networks(None, student)))
     settings = _settings(student, data, options)
-    exporter, test = _prepare(student, settings, _output(student, output), calibration)
+    exporter, test = _prepare(student, settings, _output(student, output), calibration, options)
     LOGGER.info("%s test images of %s; exports are compared with %s.\n", f"{test.size:,}", test.name, source_name)
     exports, rejected = _write_all(exporter, list(dict.fromkeys(formats)), dict(tolerance or {}))
     score = _record(exporter, exports, rejected, {"model": source_name, "dataset": test.name})
@@ -159,12 +161,13 @@ def _output(student: Network, output: str | os.PathLike | None) -> Path:
     return (path if path.is_dir() else path.parent) / "export"
 
 
-def _prepare(student: Network, settings: Recipe, directory: Path, calibration: int) -> tuple[_Exporter, Source]:
+def _prepare(
+    student: Network, settings: Recipe, directory: Path, calibration: int, options: Mapping[str, Any]
+) -> tuple[_Exporter, Source]:
     model, recorded = load_network(student), recorded_data(student)
     task = find_task(settings.task, settings.data, settings.data_dir, settings.download_timeout)
+    test, reading = open_test_images(settings, task, student, options)
     names = recorded.get("class_names")
-    reading = {**settings.reading, "task": task, "class_names": settings.class_names or names}
-    test = open_source(settings.data, settings.test_split, settings.data_dir, **reading)
     size = (find_input_shape(model) or (None, None, None))[1:3]
     if None in size:
         size = tuple(recorded.get("image_shape") or test.image_shape or ())[:2]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +16,9 @@ from kd_keras.contracts import as_batch
 from kd_keras.errors import explain_mismatch
 from kd_keras.networks.preprocessing import PixelStatistics
 from kd_keras.recording.reader import Recording
-from kd_keras.runs.datasets import source_from, unify_classes
-from kd_keras.runs.recipe import Data, Recipe
+from kd_keras.runs.datasets import unify_classes
+from kd_keras.runs.recipe import Recipe
+from kd_keras.runs.sources import check_class_names, check_ignored, open_source
 from kd_keras.tasks import CLASSIFICATION, Task, find_task
 from kd_keras.training import Position
 
@@ -181,15 +181,13 @@ def load_images(recipe: Recipe) -> Images:
 
     Raises:
         TypeError: if the data are of another type than `open_source` takes.
-        ValueError: if they do not exist, or training and test images have different classes.
+        ValueError: if they do not exist, training and test images have different classes, or the recipe has `ignored`
+            values or `class_names` that these images do not have.
     """
+    check_ignored(recipe.ignored, recipe.data, recipe.test_data)
     task = find_task(recipe.task, recipe.data, recipe.data_dir, recipe.download_timeout)
     train = open_source(recipe.data, recipe.train_split, recipe.data_dir, task=task, **recipe.reading)
-    if recipe.class_names is not None and recipe.class_names != train.class_names:
-        received = f"class_names={','.join(recipe.class_names)}"
-        raise ValueError(
-            explain_mismatch(f"the classes of {train.name!r}, {train.class_names}", received, "leave it out")
-        )
+    check_class_names(recipe.class_names, train)
     train = train.without(recipe.without_classes) if recipe.without_classes else train
     test = None
     if recipe.test_data is not None or (train.has_labels and isinstance(recipe.data, (str, os.PathLike))):
@@ -207,55 +205,6 @@ def load_images(recipe: Recipe) -> Images:
             task.check_classes(train, test)
         test = test if test.has_labels else None
     return Images(recipe, train, test, task)
-
-
-def open_source(
-    images: Data,
-    split: str,
-    data_dir: str | None = None,
-    *,
-    task: Task = CLASSIFICATION,
-    class_names: Sequence[str] | None = None,
-    image_channels: int | None = None,
-    image_bits: int | None = None,
-    ignored: Sequence[int] | None = None,
-    download_timeout: float = 60.0,
-) -> data.Source:
-    """Opens the examples of a name, a folder, a `Source` or a `tf.data.Dataset`.
-
-    Args:
-        images: as the `data` of `Recipe`.
-        split: the split of a name or a folder; all examples of a `Source` or a `tf.data.Dataset` are used.
-        data_dir: where TFDS keeps prepared datasets; its usual place by default.
-        task: what the labels are.
-        class_names: the names of the classes in their order, if another split or a run has determined them.
-        image_channels: 1 for gray images, 3 for colors; by default what the dataset has.
-        image_bits: as for `data.load`.
-        ignored: values of masks that belong to no class.
-        download_timeout: as for `data.load`.
-
-    Raises:
-        TypeError: if the images are of another type.
-        ValueError: if there are no such images, or their labels are of another task.
-    """
-    if isinstance(images, (str, os.PathLike)):
-        return task.load(
-            os.fspath(images),
-            split,
-            data_dir,
-            class_names=class_names,
-            image_channels=image_channels,
-            image_bits=image_bits,
-            ignored=ignored,
-            download_timeout=download_timeout,
-        )
-    if not isinstance(images, (data.Source, tf.data.Dataset)):
-        raise TypeError(
-            f"data must be a name, a folder, a Source or a tf.data.Dataset, but received {type(images).__name__}."
-        )
-    source = source_from(images) if isinstance(images, tf.data.Dataset) else images
-    task.check_source(source)
-    return source if image_channels is None else source.with_channels(image_channels)
 
 
 def augmentation(recipe: Recipe) -> data.Augmentation:

@@ -157,6 +157,16 @@ class Recipe:
     on_nonfinite: str = "stop"
 
     def __post_init__(self) -> None:
+        self._check_values()
+        for name, count in TUPLES.items():
+            object.__setattr__(self, name, _whole_numbers(name, self._value(name), count))
+        object.__setattr__(self, "scale", _factors(self.scale))
+        object.__setattr__(self, "class_names", _names(self.class_names))
+        object.__setattr__(self, "normalization", parse_normalization(self.normalization))
+        self._check_combinations()
+
+    def _check_values(self) -> None:
+        """Checks each value by itself."""
         for name, least in WHOLE_NUMBERS.items():
             if self._value(name) is not None or name not in OPTIONAL:
                 check_whole_number("Recipe", name, self._value(name), least=least)
@@ -178,11 +188,9 @@ class Recipe:
             value = self._value(name)
             if not (name == "strategy" and isinstance(value, tf.distribute.Strategy)):
                 check_choice("Recipe", name, value, choices)
-        for name, count in TUPLES.items():
-            object.__setattr__(self, name, _whole_numbers(name, self._value(name), count))
-        object.__setattr__(self, "scale", _factors(self.scale))
-        object.__setattr__(self, "class_names", _names(self.class_names))
-        object.__setattr__(self, "normalization", parse_normalization(self.normalization))
+
+    def _check_combinations(self) -> None:
+        """Checks values that need others."""
         if self.warmup_epochs and self.schedule != "cosine":
             raise ValueError(
                 f"warmup_epochs={self.warmup_epochs} needs schedule='cosine', but received {self.schedule!r}."

@@ -47,7 +47,7 @@ class PlannedRun:
 
     @property
     def log(self) -> Path:
-        """The file beside the run with its progress and its error."""
+        """The file next to the run with its progress and its error."""
         return self.path.with_name(f"{self.path.name}.log")
 
 

@@ -83,7 +83,7 @@ def load_teacher(source: TeacherSource, images: Images, options: TeacherOptions,
     Raises:
         TypeError: if the source is of another type.
         ValueError: if a network does not exist, is damaged or lacks a class of the images, or if there are options
-            beside a `Teacher` object.
+            in addition to a `Teacher` object.
     """
     if isinstance(source, Teacher):
         if options != TeacherOptions():
@@ -162,10 +162,10 @@ def measure(teacher: Teacher, images: Images) -> dict[str, float]:
     """The teacher's metrics on the test images, as a result records them; empty if there are no test images."""
     if images.test is None:
         return {}
-    found = images.task.measure(teacher, images.test, images.test_batches())
-    for name, value in found.items():
+    metrics = images.task.measure(teacher, images.test, images.test_batches())
+    for name, value in metrics.items():
         logger.info("The teacher's %s on %s test images is %.4f.", name, f"{images.test.size:,}", value)
-    return {f"teacher_{name}": value for name, value in found.items()}
+    return {f"teacher_{name}": value for name, value in metrics.items()}
 
 
 def to_range(lowest: float, highest: float) -> Callable[[Tensor], Tensor]:

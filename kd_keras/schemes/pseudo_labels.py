@@ -28,8 +28,9 @@ import tensorflow as tf
 from kd_keras.data import Source, evaluation
 from kd_keras.errors import check_number, explain_mismatch
 from kd_keras.evaluation import predict
-from kd_keras.runs.images import load_images, open_source
+from kd_keras.runs.images import load_images
 from kd_keras.runs.recipe import Data, Recipe, make_recipe
+from kd_keras.runs.sources import open_source
 from kd_keras.runs.teachers import TEACHER_OPTIONS, TeacherOptions, TeacherSource, load_teacher
 
 VERSION = "1.0.0"
@@ -215,7 +216,7 @@ def _write(
     test: Source | None,
     pseudo: tf.data.Dataset,
 ) -> None:
-    """Writes the dataset by TFDS, which writes to a folder beside it and renames that at the end."""
+    """Writes the dataset by TFDS, which writes to a folder next to it and renames that at the end."""
     import tensorflow_datasets as tfds  # here, because it takes seconds and `import kd_keras` does not need it
 
     splits: dict[str, Any] = {"labeled": _given(train), "pseudo": pseudo}

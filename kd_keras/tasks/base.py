@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kd_keras.data import Source
+from kd_keras.data import Pairs, Source
 from kd_keras.errors import explain_mismatch
 from kd_keras.evaluation.images import order_classes
 from kd_keras.tasks.protocols import TaskEvaluator, TaskExport
@@ -32,6 +32,7 @@ class Task(abc.ABC):
         optional_columns: those that it shows if a network has them.
         is_open_set: whether test images have other classes than training images, as faces do; their labels have then no
             loss, and only `callbacks` measure.
+        exports_learned_ranges: whether a "litert_int8" export has the ranges that a quantization-aware network learned.
         export_columns: the fields of an export that the table of an export shows, with the format of their values.
     """
 
@@ -43,6 +44,7 @@ class Task(abc.ABC):
     columns: ClassVar[tuple[str, ...]]
     optional_columns: ClassVar[tuple[str, ...]] = ()
     is_open_set: ClassVar[bool] = False
+    exports_learned_ranges: ClassVar[bool] = False
     export_columns: ClassVar[Mapping[str, str]]
 
     @property
@@ -82,16 +84,8 @@ class Task(abc.ABC):
             ignored: values of masks that belong to no class; a task without masks refuses them.
         """
 
-    def refuse_ignored(self, ignored: Sequence[int] | None) -> None:
-        """Raises a ValueError if there are ignored values of masks, for a task without masks."""
-        if ignored:
-            received = f"ignored={','.join(map(str, ignored))}"
-            raise ValueError(
-                explain_mismatch(f"{self.label_text} for {self.name}, without masks", received, "leave it out")
-            )
-
     def check_classes(self, train: Source, test: Source) -> None:
-        """Checks that labeled test images have the classes that the task needs beside those of the training.
+        """Checks that labeled test images have the classes that the task needs, given those of the training.
 
         Raises:
             ValueError: if they are not the same classes in the same order.
@@ -169,26 +163,43 @@ class Task(abc.ABC):
             raise ValueError(explain_mismatch(f"no questions that take more time, for {self.name}", received))
         return ()
 
+    def read_pairs(self, file: str | os.PathLike, images: Any, split: str) -> Pairs:
+        """Reads the pairs of test images that are verified; a task that compares no images refuses them.
+
+        Args:
+            file: the path.
+            images: the test images, as the `data` of `Recipe`.
+            split: of them.
+
+        Raises:
+            ValueError: if the task compares no images, or the file does not fit the images.
+        """
+        received = f"pairs={os.fspath(file)} for the task {self.name!r}"
+        advice = "leave them out, or pass task='faces'"
+        raise ValueError(explain_mismatch("the task 'faces' to verify pairs of images", received, advice))
+
     @abc.abstractmethod
     def evaluator(
         self,
         test: Source,
         questions: Sequence[str],
-        other: Source | None,
+        other_images: Source | None,
         *,
         batch_size: int,
         image_size: tuple[int, int] | None,
         examples: int,
+        pairs: Pairs | None,
     ) -> TaskEvaluator:
         """Makes an evaluator.
 
         Args:
             test: the test images.
             questions: of `select_questions`.
-            other: images of another dataset, or `None`.
+            other_images: images of another dataset, or `None`.
             batch_size: images per forward pass.
             image_size: `(H, W)` that images are resized to; by default their own size.
             examples: the largest number of test images for the questions.
+            pairs: of `read_pairs`, or `None`.
         """
 
     @abc.abstractmethod

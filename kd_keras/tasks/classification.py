@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from kd_keras import data
-from kd_keras.data import Source
+from kd_keras.data import Pairs, Source
 from kd_keras.evaluation import Evaluator, Requirement, accuracy, predict, select_questions
 from kd_keras.evaluation.images import order_classes
 from kd_keras.evaluation.text import COLUMNS, OPTIONAL_COLUMNS, describe
@@ -20,6 +20,7 @@ from kd_keras.export import TOLERANCES, Export, classes_of, litert, onnx, saved_
 from kd_keras.report.assembly import write_report
 from kd_keras.report.page import Subject
 from kd_keras.tasks.base import Task
+from kd_keras.tasks.checks import refuse_ignored
 from kd_keras.tasks.protocols import FORMATS
 from kd_keras.teacher import Teacher
 
@@ -56,6 +57,7 @@ class Classification(Task):
 
     name, label_kind, label_text = "classification", "class", "one class for each image"
     metrics = ("accuracy",)
+    exports_learned_ranges = True
     columns, optional_columns = COLUMNS, OPTIONAL_COLUMNS
     export_columns: ClassVar = {"difference": ".1e", "agreement": ".4f", "accuracy": ".4f"}
 
@@ -69,7 +71,7 @@ class Classification(Task):
         ignored: Sequence[int] | None,
         **options: Any,
     ) -> Source:
-        self.refuse_ignored(ignored)
+        refuse_ignored(self, ignored)
         return data.load(name, split, data_dir, **options)  # which finds the classes of all splits
 
     def check_network(
@@ -107,8 +109,16 @@ class Classification(Task):
     def select_questions(self, names: Iterable[str], requirements: Iterable[str], with_other: bool) -> tuple[str, ...]:
         return select_questions(names, requirements, with_other)
 
-    def evaluator(self, test: Source, questions: Sequence[str], other: Source | None, **options: Any) -> ClassEvaluator:
-        return ClassEvaluator(test, questions, other=other, **options)
+    def evaluator(
+        self,
+        test: Source,
+        questions: Sequence[str],
+        other_images: Source | None,
+        *,
+        pairs: Pairs | None,
+        **options: Any,
+    ) -> ClassEvaluator:
+        return ClassEvaluator(test, questions, other=other_images, **options)
 
     def describe(self, name: str, findings: Mapping[str, Any]) -> str:
         return describe(name, findings)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -48,7 +48,7 @@ class TaskExport(Protocol):
 
 
 class TaskEvaluator(Protocol):
-    """Evaluates networks one after the other on the same images; the first one is the teacher of the others.
+    """Evaluates networks on the same images; the first one is the teacher of the others.
 
     Attributes:
         test: the test images.
@@ -60,8 +60,8 @@ class TaskEvaluator(Protocol):
     findings: dict[str, dict[str, Any]]
     teacher: str
 
-    def evaluate(self, candidate: Candidate) -> None:
-        """Adds the findings of a network."""
+    def evaluate(self, candidates: Iterable[Candidate]) -> None:
+        """Adds the findings of all networks that are compared, the teacher first, without their latency."""
 
     def measure_latency(self) -> None:
         """Adds the latency of all networks to their findings."""

@@ -42,8 +42,7 @@ def scaled(width):
 def evaluated():
     networks = {"teacher": scaled(6), "student": scaled(4), "mlp": models.build("mlp", SHAPE, CLASSES)}
     evaluator = Evaluator(source(37), QUESTIONS, batch_size=16, examples=20, other=gray())
-    for name, network in networks.items():
-        evaluator.evaluate(Candidate(name, network, kilobytes=12.5))
+    evaluator.evaluate(Candidate(name, network, kilobytes=12.5) for name, network in networks.items())
     evaluator.measure_latency()
     return evaluator, networks
 
@@ -83,7 +82,7 @@ def test_each_question_uses_its_images(evaluated):
 def test_a_question_that_does_not_apply_is_left_out_with_its_reason(caplog):
     evaluator = Evaluator(source(8), ("generalization", "attention"), batch_size=8)
     with caplog.at_level(logging.INFO, "kd_keras"):
-        evaluator.evaluate(Candidate("mlp", models.build("mlp", SHAPE, CLASSES)))
+        evaluator.evaluate([Candidate("mlp", models.build("mlp", SHAPE, CLASSES))])
     lines = [record.getMessage() for record in caplog.records]
     assert lines[::2] == ["  generalization of mlp", "  attention of mlp"]  # the progress
     lines = lines[1::2]
@@ -91,7 +90,7 @@ def test_a_question_that_does_not_apply_is_left_out_with_its_reason(caplog):
     assert all("mlp is left out" in line for line in lines)
     assert "training images" in lines[0] and "stages" in lines[1] and evaluator.findings["mlp"]["ece"] >= 0
     with pytest.raises(ValueError, match="three must have the 5 classes of the images of random, but it has 3"):
-        evaluator.evaluate(Candidate("three", models.build("mlp", SHAPE, 3)))
+        evaluator.evaluate([Candidate("three", models.build("mlp", SHAPE, 3))])
 
 
 def test_the_questions_that_requirements_need():

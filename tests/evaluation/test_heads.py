@@ -93,9 +93,8 @@ def test_the_evaluator_takes_a_network_of_one_unit_for_two_classes():
     evaluator = Evaluator(test, ["attention"], batch_size=16, examples=16)
     teacher, unit = network(2, None), network(1, "sigmoid")
     correct = (unit.predict(IMAGES.astype("float32"), verbose=0)[:, 0] > 0.5) == LABELS
-    evaluator.evaluate(Candidate("teacher", teacher, names))
-    evaluator.evaluate(Candidate("unit", unit, names))
-    evaluator.evaluate(Candidate("reversed", unit, names[::-1]))
+    networks = Candidate("teacher", teacher, names), Candidate("unit", unit, names)
+    evaluator.evaluate([*networks, Candidate("reversed", unit, names[::-1])])
     found = {name: findings["accuracy"] for name, findings in evaluator.findings.items()}
     assert found["unit"] == pytest.approx(correct.mean()) == 1 - found["reversed"]
     assert evaluator.findings["unit"]["attention_correlation"] <= 1

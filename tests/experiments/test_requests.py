@@ -46,6 +46,12 @@ def test_a_damaged_model_and_a_directory_of_something_else(teacher, data_dir, tm
     assert ran.returncode == 2 and (tmp_path / "mine" / "thesis.txt").exists()
 
 
+def test_pairs_are_refused_for_a_classifier(teacher, data_dir):
+    ran = program("evaluate", f"--teacher={teacher}", "--pairs=pairs.txt", data_dir, check=False)
+    assert ran.returncode == 2
+    assert "the task 'faces' to verify pairs of images, but received pairs=pairs.txt" in ran.stderr
+
+
 def test_a_wrong_request_leaves_no_run_in_the_way(data_dir, tmp_path):
     run = f"--run={tmp_path / 'run'}"
     assert program("train", "--model=mlq", *SMALL, data_dir, run, check=False).returncode == 2

@@ -52,6 +52,11 @@ def test_what_a_run_recorded_is_used_unless_other_data_are_passed(runs):
     assert "data" not in evaluation_settings(convolutional(4, 10, (8, 8, 1)))
 
 
+def test_names_of_other_classes_than_those_of_the_images_are_refused(runs):
+    with pytest.raises(ValueError, match="the classes of 'digits', .*'9'.*, but received class_names=a,b. Leave it"):
+        kd.evaluate(runs[0], class_names=("a", "b"))
+
+
 def test_test_images_that_were_a_python_object_are_not_replaced_by_others(runs, tmp_path):
     run = trained(tmp_path, "object", 3, "# --test_data is not a flag of this run: a Source, given from Python")
     with pytest.raises(ValueError, match="are not known.*Pass data="):

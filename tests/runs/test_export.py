@@ -107,6 +107,8 @@ def test_invalid_requests(run, tmp_path):
         kd.export(run, "litert")
     with pytest.raises(TypeError, match="epochs"):
         kd.export(run, epochs=3)
+    with pytest.raises(ValueError, match="received class_names=a,b. Leave it out"):
+        kd.export(run, ["litert"], output=tmp_path, class_names=("a", "b"))
     with pytest.raises(ValueError, match="Pass output="):
         kd.export(convolutional(), data=source(12))
     with pytest.raises(ValueError, match="Pass data="):

@@ -14,6 +14,7 @@ from kd_keras.runs.images import load_images
 from kd_keras.runs.recipe import Recipe
 from kd_keras.tasks.faces.embeddings import embed
 from kd_keras.tasks.faces.evaluation import verification
+from kd_keras.tasks.faces.evaluator import FaceEvaluator
 from kd_keras.tasks.faces.export import load_embedder
 from kd_keras.tasks.faces.splits import parse_split
 
@@ -159,6 +160,59 @@ def test_networks_of_faces_are_evaluated_on_strangers(runs, strangers, tmp_path)
         kd.evaluate(teacher, data=strangers, questions=["similarity"])
     with pytest.raises(ValueError, match="a network of faces to evaluate"):
         kd.evaluate(kd.models.build("resnet8", SHAPE, 4), data=strangers, task="faces")
+
+
+PAIRS = """2 2
+p6 0 1
+p7 4 5
+p6 0 p7 4
+p8 8 p9 12
+p8 8 9
+p9 12 13
+p6 1 p9 13
+p7 5 p8 9
+"""  # images 2 and 3 of each person are in no pair
+
+
+def test_networks_are_verified_on_the_pairs_of_a_file(runs, folder, tmp_path):
+    file, page = tmp_path / "pairs.txt", tmp_path / "page.html"
+    file.write_text(PAIRS)
+    result = kd.evaluate([runs[1]], teacher=runs[0], pairs=file, report=page)
+    first, second = np.array([0, 4, 0, 8, 8, 12, 1, 5]), np.array([1, 5, 4, 12, 9, 13, 13, 9])
+    pairs = data.Pairs(first, second, first // 4 == second // 4, np.repeat([0, 1], 4))
+    images = people(range(6, 10))[0]
+    for run in runs:
+        expected = dict(verification(embed(run.model(), images, flip=False), pairs))
+        findings = result.findings[str(run.path)]
+        for name in ("verification_accuracy", "auc", "equal_error_rate"):
+            assert findings[name] == pytest.approx(expected[name], abs=1e-6)
+    assert "8 test images of 4 people" in result.data and "4 genuine and 4 impostor pairs of a file." in result.data
+    assert "Hardest pairs" in page.read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "text", "message"),
+    [
+        ({"data": "digits", "task": None}, PAIRS, "the task 'faces' to verify pairs of images, but received pairs="),
+        ({"data": "digits"}, PAIRS, "a folder of images, whose files the lines of .* name, but received 'digits'"),
+        ({"test_split": "test/identities[1:]"}, PAIRS, "a split with all identities"),
+        ({}, "1 1\np6 0 1\np6 0 p7 4\n", "two or more folds in .*, but received one. Begin the file with"),
+        ({}, PAIRS.replace("p9 12 13", "p9 12 99"), "Image 99 of 'p9', in line 7 of"),
+    ],
+    ids=["classification", "dataset", "part of the people", "one fold", "missing image"],
+)
+def test_pairs_that_do_not_fit_the_images_are_refused(folder, tmp_path, options, text, message):
+    (tmp_path / "pairs.txt").write_text(text)
+    network = kd.models.build("embedder/resnet8", SHAPE, 4, dimension=8)
+    options = {"data": str(folder), "task": "faces", **options}
+    with pytest.raises(ValueError, match=message):
+        kd.evaluate(network, pairs=tmp_path / "pairs.txt", **options)
+
+
+def test_given_pairs_that_contradict_the_labels_are_refused(strangers):
+    pairs = data.Pairs(np.array([0, 0]), np.array([1, 4]), np.array([True, True]), np.array([0, 1]))
+    with pytest.raises(ValueError, match="'strangers' have them, but received labels that contradict 1 of 2 pairs"):
+        FaceEvaluator(strangers, pairs=pairs)
 
 
 def test_runs_are_compared_by_their_verification_accuracy(runs):

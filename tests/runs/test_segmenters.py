@@ -99,9 +99,26 @@ def test_a_dataset_with_a_mask_is_recognized():
         load_images(Recipe(data="camvid", data_dir=str(SHARED)))
 
 
+def test_a_student_whose_learned_ranges_cannot_be_exported_is_refused(runs, shapes, tmp_path):
+    with pytest.raises(ValueError, match="quantize='int8' needs images for classification, .* for segmentation"):
+        kd.distill(student=runs[0], teacher=runs[0], data=shapes, quantize="int8", epochs=1, run=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_other_tasks_refuse_ignored_values():
     with pytest.raises(ValueError, match="without masks, but received ignored=255"):
         load_images(Recipe(data="digits", ignored=(255,)))
+
+
+def test_ignored_values_of_images_that_are_a_python_object_are_refused(shapes, folder, runs, tmp_path):
+    message = "masks are read with ignored=.*255.*, but received images as a Python object. Leave it out"
+    with pytest.raises(ValueError, match=message):
+        kd.train(model=SEGMENTER, data=shapes, ignored=(255,), epochs=1, run=tmp_path / "run")
+    with pytest.raises(ValueError, match=message):
+        kd.evaluate(runs[0], data=shapes, ignored=(255,))
+    assert not (tmp_path / "run").exists()
+    mixed = Recipe(data=shapes, test_data=str(folder), ignored=(255,), class_names=NAMES)
+    assert [int(row["label"][0, 0]) for row in load_images(mixed).test.examples] == [-1, -1]
 
 
 @pytest.fixture(scope="module")

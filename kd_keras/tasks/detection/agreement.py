@@ -39,8 +39,8 @@ def agreement(
 
     >>> from kd_keras.detection.decoding import Detections
     >>> boxes = np.array([[[0.0, 0.0, 50.0, 50.0]]])
-    >>> found = Detections(boxes, np.array([[0.9]]), np.array([[0]]), np.array([1]))
-    >>> same = BoxPredictions(found, None, (100, 100), 1)
+    >>> detections = Detections(boxes, np.array([[0.9]]), np.array([[0]]), np.array([1]))
+    >>> same = BoxPredictions(detections, None, (100, 100), 1)
     >>> {name: round(float(value), 3) for name, value in agreement(same, same) if np.ndim(value) == 0}
     {'agreement': 1.0, 'agreement50': 1.0, 'matched': 1.0, 'matched_iou': 1.0}
     """
@@ -53,15 +53,13 @@ def agreement(
     yield "agreement50", metrics["ap50"]
     yield "agreement_by_class", metrics["ap_by_class"]
     matches = match_detections(truth, student.detections, student.size, student.classes)
-    pairs = np.flatnonzero(matches.finds >= 0)
-    partners = matches.finds[pairs]
-    yield "matched", len(pairs) / len(matches.object_images)
-    if not len(pairs):
+    of_student, of_teacher = matches.pairs()
+    count = len(of_student[0])
+    yield "matched", count / len(matches.object_images)
+    if not count:
         return
-    own = matches.images[pairs], matches.rows[pairs]
-    others = matches.object_images[partners], matches.object_rows[partners]
-    overlaps = iou(np.asarray(student.detections.boxes)[own], np.asarray(teacher.detections.boxes)[others])
+    overlaps = iou(np.asarray(student.detections.boxes)[of_student], np.asarray(teacher.detections.boxes)[of_teacher])
     yield "matched_iou", float(np.mean(overlaps))
-    scores = np.asarray(student.detections.scores)[own], np.asarray(teacher.detections.scores)[others]
-    if len(pairs) >= MIN_PAIRS and all(np.ptp(values) > 0 for values in scores):
+    scores = np.asarray(student.detections.scores)[of_student], np.asarray(teacher.detections.scores)[of_teacher]
+    if count >= MIN_PAIRS and all(np.ptp(values) > 0 for values in scores):
         yield "score_correlation", float(spearmanr(*scores).statistic)

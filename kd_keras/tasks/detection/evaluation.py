@@ -39,8 +39,8 @@ def evaluate_detections(
     >>> import numpy as np
     >>> from kd_keras.detection.decoding import Detections
     >>> labels = {"boxes": np.array([[[0.0, 0.0, 0.5, 0.5]]]), "classes": np.array([[0]])}
-    >>> found = Detections(np.array([[[0.0, 0.0, 50.0, 50.0]]]), np.array([[0.9]]), np.array([[0]]), np.array([1]))
-    >>> same = BoxPredictions(found, labels, (100, 100), 1)
+    >>> detections = Detections(np.array([[[0.0, 0.0, 50.0, 50.0]]]), np.array([[0.9]]), np.array([[0]]), np.array([1]))
+    >>> same = BoxPredictions(detections, labels, (100, 100), 1)
     >>> findings = evaluate_detections(same, same, resamples=10)
     >>> round(findings["ap"], 3), round(findings["agreement"], 3), findings["difference"], findings["score_threshold"]
     (1.0, 1.0, 0.0, 0.9)
@@ -51,17 +51,17 @@ def evaluate_detections(
         check_same_images(model, teacher)
         threshold, reference = _threshold_and_matches(teacher)
         findings |= agreement(model, teacher, threshold)
-    own_threshold, own = _threshold_and_matches(model)
-    if model.labels is None or own is None:
+    own_threshold, matches = _threshold_and_matches(model)
+    if model.labels is None or matches is None:
         return findings
     findings |= average_precision(model.labels, model.detections, model.size, model.classes)
-    findings |= {**dict(intervals(own, reference, resamples)), **dict(calibration(own))}
-    point = operating_point(own)
+    findings |= {**dict(intervals(matches, reference, resamples)), **dict(calibration(matches))}
+    point = operating_point(matches)
     if point is not None:
         names = ("score_threshold", "f1", "precision", "recall")
         findings |= dict(zip(names, point, strict=True))
     if reference is not None:
-        findings |= misses(own, reference, object_sizes(model, own), (own_threshold, threshold))
+        findings |= misses(matches, reference, object_sizes(model, matches), (own_threshold, threshold))
     return findings
 
 
@@ -72,10 +72,11 @@ def find_misses(student: BoxPredictions, teacher: BoxPredictions) -> list[Miss]:
         ValueError: if the two are detections in different images, or there are no labels.
     """
     check_same_images(student, teacher)
-    (low, own), (high, reference) = _threshold_and_matches(student), _threshold_and_matches(teacher)
-    if own is None or reference is None:
+    low, matches = _threshold_and_matches(student)
+    high, reference = _threshold_and_matches(teacher)
+    if matches is None or reference is None:
         raise ValueError("Labels are needed to know which objects a network misses, but received none.")
-    return list_misses(own, reference, (low, high))
+    return list_misses(matches, reference, (low, high))
 
 
 def score_threshold(model: BoxPredictions) -> float:

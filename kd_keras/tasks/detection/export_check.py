@@ -104,8 +104,8 @@ class BoxReference:
             )
         classes = self.network.output["class_logits"].shape[-1]
         images = tf.data.Dataset.from_tensor_slices(self.sample.astype("float32")).batch(BATCH)
-        found = predict_boxes(self.network, images, classes=classes, **served.options)
-        self.source = found._replace(labels=labels)
+        predictions = predict_boxes(self.network, images, classes=classes, **served.options)
+        self.source = predictions._replace(labels=labels)
 
     def accept(self, name: str, staging: Path, path: Path, tolerance: BoxTolerance) -> BoxExport:
         """Compares a written export with the detector and moves it to its path.
@@ -120,12 +120,14 @@ class BoxReference:
             run = load_outputs(staging, self.served.names)
             exported = self.served.detections(run, self.sample)
         matched, score, pixels = compare_detections(self.source, exported)
-        own, source = self._ap(exported), self._ap(self.source.detections)
-        drop = 0.0 if own is None or source is None else source - own
+        ap, source_ap = self._ap(exported), self._ap(self.source.detections)
+        drop = 0.0 if ap is None or source_ap is None else source_ap - ap
         measured = BoxTolerance(score, pixels, matched, drop)
         check_tolerance(name, tolerance._asdict(), measured._asdict(), at_least=("matched",))
         times = latency(run, self.sample)
-        export = BoxExport(path, name, size_in_bytes(staging), parameters, matched, score, pixels, own, source, *times)
+        export = BoxExport(
+            path, name, size_in_bytes(staging), parameters, matched, score, pixels, ap, source_ap, *times
+        )
         replace(staging, path)
         return export
 
@@ -144,18 +146,15 @@ def compare_detections(source: BoxPredictions, exported: Detections) -> tuple[fl
     their order does not matter, because detections of nearly equal scores may change places.
 
     >>> boxes = np.array([[[0.0, 0.0, 50.0, 50.0]]])
-    >>> found = Detections(boxes, np.array([[0.9]]), np.array([[0]]), np.array([1]))
-    >>> source = BoxPredictions(found, None, (100, 100), 1)
-    >>> compare_detections(source, found._replace(boxes=boxes + 1.0, scores=np.array([[0.75]])))[::2]
+    >>> detections = Detections(boxes, np.array([[0.9]]), np.array([[0]]), np.array([1]))
+    >>> source = BoxPredictions(detections, None, (100, 100), 1)
+    >>> compare_detections(source, detections._replace(boxes=boxes + 1.0, scores=np.array([[0.75]])))[::2]
     (1.0, 1.0)
     """
     matches = match_detections(source.as_labels(0.0), exported, source.size, source.classes)
     if not len(matches.object_images):
         return (1.0, 0.0, 0.0) if not len(matches.scores) else (0.0, 0.0, 0.0)
-    pairs = np.flatnonzero(matches.finds >= 0)
-    partners = matches.finds[pairs]
-    own = matches.images[pairs], matches.rows[pairs]
-    others = matches.object_images[partners], matches.object_rows[partners]
-    scores = np.abs(exported.scores[own] - np.asarray(source.detections.scores)[others])
-    pixels = np.abs(exported.boxes[own] - np.asarray(source.detections.boxes)[others])
-    return len(pairs) / len(matches.object_images), float(scores.max(initial=0)), float(pixels.max(initial=0))
+    of_export, of_source = matches.pairs()
+    scores = np.abs(exported.scores[of_export] - np.asarray(source.detections.scores)[of_source])
+    pixels = np.abs(exported.boxes[of_export] - np.asarray(source.detections.boxes)[of_source])
+    return len(scores) / len(matches.object_images), float(scores.max(initial=0)), float(pixels.max(initial=0))

@@ -41,21 +41,22 @@ def show_boxes(
     places = np.unique(np.linspace(0, count - 1, IMAGES).astype(int))
     panels: dict[int, list[tuple[str, list[DrawnBox]]]] = {place: [] for place in places}
     for name, network in networks.items():
-        threshold = score_threshold(predictions[name])
-        own = predictions[name]
-        matches = None if own.labels is None else match_detections(own.labels, own.detections, own.size, own.classes)
+        model = predictions[name]
+        threshold, matches = score_threshold(model), None
+        if model.labels is not None:
+            matches = match_detections(model.labels, model.detections, model.size, model.classes)
         for place in places:
-            boxes, text = _found(own, matches, place, threshold)
+            boxes, text = _detected(model, matches, place, threshold)
             panels[place].append((f"{network.label}: {text}", boxes))
-    shown = []
+    cards = []
     for place, image in _images_at(images, places):
         truth = [] if first.labels is None else [(f"{len(_truth(first, place))} objects", _truth(first, place))]
-        drawn = [(_uri(image, boxes), text) for text, boxes in [*truth, *panels[place]]]
-        shown.append(Card(drawn, f"test image {place}", ()))
+        drawings = [(_uri(image, boxes), text) for text, boxes in [*truth, *panels[place]]]
+        cards.append(Card(drawings, f"test image {place}", ()))
     colors = ", ".join(f"{name} {COLOR_NAMES[number % len(COLOR_NAMES)]}" for number, name in enumerate(classes[:7]))
     intro = "The objects, and the detections of each network from its best threshold of the score on. A solid box finds"
     intro += f" an object at the IoU threshold 0.5, a dashed one does not. Colors are classes: {colors}."
-    return Section(cards=shown, intro=intro, large=True)
+    return Section(cards=cards, intro=intro, large=True)
 
 
 def show_misses(
@@ -82,9 +83,9 @@ def show_misses(
         miss = chosen[place]
         label = int(student.labels["classes"][place, miss.row])
         boxes = [DrawnBox(student.labels["boxes"][place, miss.row], label, is_wide=True)]
-        boxes += _found(student, None, place, score_threshold(student), is_dashed=True)[0]
-        own = f"{miss.student_score:.2f}" if miss.student_score else "nothing"
-        lines = [("missed", classes[label]), ("teacher", f"{miss.teacher_score:.2f}"), (judged.label, own)]
+        boxes += _detected(student, None, place, score_threshold(student), is_dashed=True)[0]
+        score = f"{miss.student_score:.2f}" if miss.student_score else "nothing"
+        lines = [("missed", classes[label]), ("teacher", f"{miss.teacher_score:.2f}"), (judged.label, score)]
         alt = f"an object of the class {classes[label]} that {judged.phrase} misses"
         cards[place] = Card([(_uri(image, boxes), "")], alt, lines)
     finds = {who: percent(judged.findings[f"only_{who}_finds"]) for who in ("teacher", "student")}
@@ -118,7 +119,7 @@ def _truth(model: BoxPredictions, place: int) -> list[DrawnBox]:
     return [DrawnBox(box, int(label)) for box, label in rows if label >= 0]
 
 
-def _found(
+def _detected(
     model: BoxPredictions, matches: Matches | None, place: int, threshold: float, is_dashed: bool = False
 ) -> tuple[list[DrawnBox], str]:
     """The detections in an image as boxes, dashed if they find no object, and a text that counts them."""
@@ -134,9 +135,9 @@ def _found(
     ]
     if matches is None:
         return boxes, f"{len(boxes)} boxes"
-    right = sum(not box.is_dashed for box in boxes)
+    hits = sum(not box.is_dashed for box in boxes)
     objects = int((matches.object_images == place).sum())
-    return boxes, f"finds {right} of {objects}, {len(boxes) - right} wrong"
+    return boxes, f"finds {hits} of {objects}, {len(boxes) - hits} wrong"
 
 
 def _uri(image: np.ndarray, boxes: Sequence[DrawnBox]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from kd_keras.evaluation.box_matches import Matches, average_precision_of
-from kd_keras.evaluation.intervals import LEVEL
+from kd_keras.tasks.findings import interval_of
 
 RESAMPLES = 1000
 
@@ -38,8 +38,8 @@ def intervals(
     >>> from kd_keras.detection.decoding import Detections
     >>> from kd_keras.evaluation.box_matches import match_detections
     >>> labels = {"boxes": np.array([[[0.0, 0.0, 0.5, 0.5]]]), "classes": np.array([[0]])}
-    >>> found = Detections(np.array([[[0.0, 0.0, 50.0, 50.0]]]), np.array([[0.9]]), np.array([[0]]), np.array([1]))
-    >>> perfect = match_detections(labels, found, (100, 100), 1)
+    >>> detections = Detections(np.array([[[0.0, 0.0, 50.0, 50.0]]]), np.array([[0.9]]), np.array([[0]]), np.array([1]))
+    >>> perfect = match_detections(labels, detections, (100, 100), 1)
     >>> {name: round(value, 3) for name, value in intervals(perfect, perfect, resamples=10)}["difference_high"]
     0.0
     """
@@ -53,15 +53,10 @@ def intervals(
     # (detectors, resamples, 2); a resample of images without an object has no value
     values = np.array([[average_precision_of(matches, weights) for weights in draws] for matches in compared])
     for place, name in enumerate(("ap", "ap50")):
-        yield from _ends(name, values[0, :, place])
+        yield from interval_of(name, values[0, :, place])
     if reference is not None:
         yield "difference", average_precision_of(model)[0] - average_precision_of(reference)[0]
-        yield from _ends("difference", values[0, :, 0] - values[1, :, 0])
-
-
-def _ends(name: str, values: np.ndarray) -> Iterator[tuple[str, float]]:
-    for end, value in zip(("low", "high"), np.nanquantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]), strict=True):
-        yield f"{name}_{end}", float(value)
+        yield from interval_of("difference", values[0, :, 0] - values[1, :, 0])
 
 
 def _check_same_objects(model: Matches, reference: Matches) -> None:

@@ -51,8 +51,9 @@ def misses(
     >>> from kd_keras.detection.decoding import Detections
     >>> from kd_keras.evaluation.box_matches import match_detections
     >>> labels = {"boxes": np.array([[[0.0, 0.0, 0.5, 0.5]]]), "classes": np.array([[0]])}
-    >>> found = Detections(np.array([[[0.0, 0.0, 50.0, 50.0]]]), np.array([[0.75]]), np.array([[0]]), np.array([1]))
-    >>> matches = match_detections(labels, found, (100, 100), 1)
+    >>> boxes, one = np.array([[[0.0, 0.0, 50.0, 50.0]]]), np.array([1])
+    >>> detections = Detections(boxes, np.array([[0.75]]), np.array([[0]]), one)
+    >>> matches = match_detections(labels, detections, (100, 100), 1)
     >>> dict(misses(matches, matches, np.array([1]), (0.8, 0.5)))["only_teacher_finds"]
     1.0
     """

@@ -46,8 +46,8 @@ class BoxPredictions(NamedTuple):
         """The detections of a score of at least `threshold` as labels of a dataset.
 
         >>> boxes, one = np.array([[[0.0, 0.0, 50.0, 100.0]]]), np.array([1])
-        >>> found = BoxPredictions(Detections(boxes, np.array([[0.9]]), np.array([[1]]), one), None, (100, 100), 2)
-        >>> found.as_labels(0.5)["boxes"].tolist(), found.as_labels(0.95)["classes"].tolist()
+        >>> one_box = BoxPredictions(Detections(boxes, np.array([[0.9]]), np.array([[1]]), one), None, (100, 100), 2)
+        >>> one_box.as_labels(0.5)["boxes"].tolist(), one_box.as_labels(0.95)["classes"].tolist()
         ([[[0.0, 0.0, 1.0, 0.5]]], [[-1]])
         """
         height, width = self.size
@@ -57,6 +57,43 @@ class BoxPredictions(NamedTuple):
             "boxes": np.where(stays[..., None], boxes, 0.0),
             "classes": np.where(stays, self.detections.classes, NO_OBJECT),
         }
+
+
+def detection_function(
+    network: Detecting,
+    data: tf.data.Dataset,
+    preprocess: Callable[[Tensor], Tensor] | None = None,
+    **options: Any,
+) -> Callable[[Tensor], Detections]:
+    """A compiled function from images to the objects that a detector finds, in pixels of its input.
+
+    Arguments as for `predict_boxes`.
+    """
+
+    def detect(images: Tensor) -> Detections:
+        return network.detect(prepare_images(network, preprocess, images), **options)
+
+    return tf.function(detect, input_signature=[as_batch(data.element_spec).inputs])
+
+
+def detect_all(
+    detect: Callable[[Tensor], Detections], data: tf.data.Dataset
+) -> tuple[Detections, dict[str, np.ndarray] | None]:
+    """The objects in all images as arrays, and the "boxes" and "classes" of the labels, or `None` without labels.
+
+    Args:
+        detect: as `detection_function` makes it.
+        data: as for `predict_boxes`.
+    """
+    rows, labels = [], []
+    for element in data:
+        batch = as_batch(element)
+        stays = slice(None) if batch.weight is None else np.asarray(batch.weight) > 0
+        rows.append([np.asarray(value)[stays] for value in detect(batch.inputs)])
+        if batch.label is not None:
+            labels.append({key: np.asarray(batch.label[key])[stays] for key in ("boxes", "classes")})
+    joined = {key: np.concatenate([label[key] for label in labels]) for key in labels[0]} if labels else None
+    return Detections(*(np.concatenate(column) for column in zip(*rows, strict=True))), joined
 
 
 def predict_boxes(
@@ -107,25 +144,12 @@ def predict_boxes(
             explain_mismatch("images of one size, or size=(height, width)", f"images of the shape {spec.inputs.shape}")
         )
     height, width = shape if size is None else size
-
-    def detect(images: Tensor) -> Detections:
-        return network.detect(prepare_images(network, preprocess, images), **options)
-
-    run = tf.function(detect, input_signature=[spec.inputs])
-    rows, labels = [], []
-    for element in data:
-        batch = as_batch(element)
-        stays = slice(None) if batch.weight is None else np.asarray(batch.weight) > 0
-        rows.append([np.asarray(value)[stays] for value in run(batch.inputs)])
-        if batch.label is not None:
-            labels.append({key: np.asarray(batch.label[key])[stays] for key in ("boxes", "classes")})
-    found = Detections(*(np.concatenate(column) for column in zip(*rows, strict=True)))
-    if found.classes.max(initial=0) >= classes:
+    detections, labels = detect_all(detection_function(network, data, preprocess, **options), data)
+    if detections.classes.max(initial=0) >= classes:
         expected = f"detections of the {classes} classes of the data"
-        raise ValueError(explain_mismatch(expected, f"the class {found.classes.max()}"))
-    joined = {key: np.concatenate([label[key] for label in labels]) for key in labels[0]} if labels else None
+        raise ValueError(explain_mismatch(expected, f"the class {detections.classes.max()}"))
     size = (height, width)
-    return BoxPredictions(_rescaled(found, network.input_shape[1:3], size), joined, size, classes)
+    return BoxPredictions(_rescaled(detections, network.input_shape[1:3], size), labels, size, classes)
 
 
 def _rescaled(detections: Detections, source: tuple[int, int], target: tuple[int, int]) -> Detections:

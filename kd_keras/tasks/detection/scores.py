@@ -25,8 +25,9 @@ def calibration(matches: Matches) -> Iterator[tuple[str, float | np.ndarray]]:
     >>> from kd_keras.detection.decoding import Detections
     >>> from kd_keras.evaluation.box_matches import match_detections
     >>> labels = {"boxes": np.array([[[0.0, 0.0, 0.5, 0.5]]]), "classes": np.array([[0]])}
-    >>> found = Detections(np.array([[[0.0, 0.0, 50.0, 50.0]]]), np.array([[0.75]]), np.array([[0]]), np.array([1]))
-    >>> dict(calibration(match_detections(labels, found, (100, 100), 1)))["ece"]
+    >>> boxes, one = np.array([[[0.0, 0.0, 50.0, 50.0]]]), np.array([1])
+    >>> detections = Detections(boxes, np.array([[0.75]]), np.array([[0]]), one)
+    >>> dict(calibration(match_detections(labels, detections, (100, 100), 1)))["ece"]
     0.25
     """
     if not len(matches.scores) or not len(matches.object_images):
@@ -60,17 +61,17 @@ def operating_point(matches: Matches) -> OperatingPoint | None:
     >>> from kd_keras.evaluation.box_matches import match_detections
     >>> labels = {"boxes": np.array([[[0.0, 0.0, 0.5, 0.5]]]), "classes": np.array([[0]])}
     >>> boxes = np.array([[[0.0, 0.0, 50.0, 50.0], [50.0, 50.0, 99.0, 99.0]]])
-    >>> found = Detections(boxes, np.array([[0.75, 0.25]]), np.array([[0, 0]]), np.array([2]))
-    >>> operating_point(match_detections(labels, found, (100, 100), 1))
+    >>> detections = Detections(boxes, np.array([[0.75, 0.25]]), np.array([[0, 0]]), np.array([2]))
+    >>> operating_point(match_detections(labels, detections, (100, 100), 1))
     OperatingPoint(score=0.75, f1=1.0, precision=1.0, recall=1.0)
     """
-    found = np.cumsum(matches.is_correct[0])
-    if not len(found) or not found[-1]:
+    correct = np.cumsum(matches.is_correct[0])
+    if not len(correct) or not correct[-1]:
         return None
-    detections = np.arange(1, len(found) + 1)
-    f1 = 2 * found / (detections + len(matches.object_images))
+    detections = np.arange(1, len(correct) + 1)
+    f1 = 2 * correct / (detections + len(matches.object_images))
     # A threshold cannot separate detections of equal scores.
     f1[:-1][matches.scores[:-1] == matches.scores[1:]] = 0
     best = int(f1.argmax())
-    precision, recall = found[best] / detections[best], found[best] / len(matches.object_images)
+    precision, recall = correct[best] / detections[best], correct[best] / len(matches.object_images)
     return OperatingPoint(float(matches.scores[best]), float(f1[best]), float(precision), float(recall))

@@ -6,25 +6,22 @@ findings contain nothing for it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from kd_keras.report.figures import MIN_BIN, Series, draw_dots, draw_lines, draw_reliability
 from kd_keras.report.sections.base import Network, Plot, Section, Table, decimal, is_missing, percent
+from kd_keras.tasks.findings import networks_with, tabulate
 
 MAX_CLASSES = 20
 MAX_CURVES = 5  # classes with a figure of their own
 SIZES = ("small, below 32² pixels", "medium, up to 96²", "large")
 
 
-def _known(networks: Sequence[Network], name: str) -> list[Network]:
-    return [network for network in networks if not is_missing(network.findings.get(name))]
-
-
 def show_precision_recall(networks: Sequence[Network], classes: Sequence[str]) -> Section | None:
     """Precision over recall at the IoU threshold 0.5: the mean over the classes, and each class if they are few."""
-    known = _known(networks, "precision_by_recall")
+    known = networks_with("precision_by_recall", networks)
     if not known:
         return None
     curves = [network.findings["precision_by_recall"] for network in known]
@@ -62,7 +59,7 @@ def _mean_over_classes(curve: np.ndarray) -> np.ndarray:
 
 def show_classes_and_sizes(networks: Sequence[Network], classes: Sequence[str]) -> Section | None:
     """AP by class, those that the judged network loses most first, and by the size of objects."""
-    known = _known(networks, "ap_by_class")
+    known = networks_with("ap_by_class", networks)
     if not known:
         return None
     last = known[-1].findings
@@ -93,24 +90,23 @@ def show_classes_and_sizes(networks: Sequence[Network], classes: Sequence[str]) 
 
 def show_agreement(networks: Sequence[Network]) -> Section | None:
     """How similar the boxes and scores are to the teacher's."""
-    known = _known(networks, "agreement")
-    names: dict[str, tuple[str, Callable]] = {
+    known = networks_with("agreement", networks)
+    if not known:
+        return None
+    rows = {
         "agreement": ("AP with the teacher's boxes as objects", percent),
         "agreement50": ("AP50 with the teacher's boxes as objects", percent),
         "matched": ("the teacher's boxes that are found", percent),
         "matched_iou": ("mean IoU with these boxes", decimal),
         "score_correlation": ("rank correlation of the scores", decimal),
     }
-    if not known:
-        return None
-    rows = [[title, *(text(network.findings.get(name)) for network in known)] for name, (title, text) in names.items()]
     intro = "The boxes of the teacher with a score of at least its best threshold, as if they were the objects."
-    return Section(tables=[Table("", ["", *(network.label for network in known)], rows)], intro=intro)
+    return Section(tables=[tabulate(known, rows)], intro=intro)
 
 
 def show_scores(networks: Sequence[Network]) -> Section | None:
     """Precision over score, and the threshold of the score with the largest F1."""
-    known = _known(networks, "reliability")
+    known = networks_with("reliability", networks)
     if not known:
         return None
     plots = []
@@ -120,14 +116,13 @@ def show_scores(networks: Sequence[Network]) -> Section | None:
         curve, labels = network.findings["reliability"], ("score", "precision")
         svg = draw_reliability(f"scores-{place}", alt, curve, None, network.style, labels)
         plots.append(Plot(svg, f"{network.label}: {ece}."))
-    names = {
+    rows = {
         "score_threshold": ("threshold of the score", decimal),
         "f1": ("F1", percent),
         "precision": ("precision", percent),
         "recall": ("recall", percent),
     }
-    rows = [[title, *(text(network.findings.get(name)) for network in known)] for name, (title, text) in names.items()]
-    table = Table("The threshold of the largest F1", ["", *(network.label for network in known)], rows)
+    table = tabulate(known, rows, "The threshold of the largest F1")
     intro = "How far the scores can be trusted: on the dashed diagonal a score is the probability that the detection"
     intro += " finds an object at the IoU threshold 0.5; below it the network is overconfident. Larger marks stand for"
     intro += f" more detections; bins of fewer than {MIN_BIN} are left out."

@@ -66,5 +66,5 @@ class ServedDetector:
         # In float32 the logits of scores near 1 would be so inexact that detections change places.
         probabilities = np.clip(outputs["scores"].astype("float64"), 1e-30, 1 - 2.0**-25)
         logits = np.log(probabilities) - np.log1p(-probabilities)
-        found = detect(outputs["boxes"], logits, size=self.network.input_shape[1:3], **self.options)
-        return Detections(*map(np.asarray, found))
+        detections = detect(outputs["boxes"], logits, size=self.network.input_shape[1:3], **self.options)
+        return Detections(*map(np.asarray, detections))

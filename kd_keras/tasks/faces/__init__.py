@@ -13,22 +13,19 @@ import numpy as np
 import tensorflow as tf
 
 from kd_keras import data
-from kd_keras.data import Source, all_pairs
+from kd_keras.data import Pairs, Source, all_pairs
 from kd_keras.errors import explain_mismatch, suggest
 from kd_keras.models import Recognizer
 from kd_keras.tasks.base import Task
+from kd_keras.tasks.checks import check_image_shape, refuse_ignored, refuse_soft_labels
 from kd_keras.tasks.faces.embeddings import embed
 from kd_keras.tasks.faces.evaluation import verification
 from kd_keras.tasks.faces.evaluator import FaceEvaluator, describe
 from kd_keras.tasks.faces.export import FaceExport, export_embedder
-from kd_keras.tasks.faces.monitoring import (
-    IMAGES,
-    MeasureVerification,
-    embed_all,
-    embedding_function,
-    is_face_network,
-)
+from kd_keras.tasks.faces.monitoring import IMAGES, is_face_network, verification_function
+from kd_keras.tasks.faces.pairs import read_test_pairs
 from kd_keras.tasks.faces.splits import parse_split
+from kd_keras.tasks.monitoring import MeasureStudent
 from kd_keras.teacher import Teacher
 
 
@@ -45,7 +42,6 @@ class Faces(Task):
 
     name, label_kind, label_text = "faces", "class", "one identity for each image"
     metrics = ("verification_accuracy", "auc", "equal_error_rate")
-    class_tap = "logits"
     is_open_set = True
     columns = (
         "parameters", "macs", "verification_accuracy", "equal_error_rate", "rank1", "similarity_spearman", "kilobytes",
@@ -64,7 +60,7 @@ class Faces(Task):
         ignored: Sequence[int] | None,
         **options: Any,
     ) -> Source:
-        self.refuse_ignored(ignored)
+        refuse_ignored(self, ignored)
         part, identities = parse_split(split)
         with warnings.catch_warnings():
             # A folder numbers the classes of all of its splits; that people of others are not in this one is right.
@@ -98,33 +94,30 @@ class Faces(Task):
             received = f"{name}, which has {network.head.identities}"
             advice = "add a new head with models.recognizer(network.embedder, ...)"
             raise ValueError(explain_mismatch(f"a recognizer of the {classes} identities", received, advice))
-        if tuple(network.input_shape[1:]) != tuple(image_shape):
-            expected = f"images {tuple(network.input_shape[1:])}, for which {name} was built"
-            size = ",".join(map(str, network.input_shape[1:3]))
-            advice = f"pass image_size=({size}), or --image_size={size} in the shell"
-            raise ValueError(explain_mismatch(expected, f"images {tuple(image_shape)}", advice))
+        check_image_shape(network, name, image_shape)
 
     def compile_options(self, has_soft_labels: bool, label_smoothing: float) -> dict[str, Any]:
-        if has_soft_labels:
-            received = f"label_smoothing={label_smoothing}, or mixup or cutmix"
-            raise ValueError(explain_mismatch("one identity for each image", received, "leave these options out"))
+        refuse_soft_labels(has_soft_labels, label_smoothing, self.label_text)
         return {}
 
     def callbacks(
         self, test: Source, batches: Callable[[], tf.data.Dataset], epochs: Collection[int]
     ) -> list[keras.callbacks.Callback]:
-        return [MeasureVerification(batches, self.metrics, epochs)]
+        return [MeasureStudent(batches, verification_function, self.metrics, epochs)]
 
     def measure(self, network: Teacher, test: Source, batches: tf.data.Dataset) -> dict[str, float]:
         face = network.networks[0]
         if len(network.networks) > 1 or not is_face_network(face):
             return {}  # such a teacher has other features
-        function = embedding_function(face, batches, network.preprocess[0])
-        embedding, labels = embed_all(function, batches, face.name)
-        found = dict(verification(embedding, all_pairs(labels)))
-        return {name: found[name] for name in self.metrics}
+        values = verification_function(face, batches, network.preprocess[0])()
+        return {name: values[name] for name in self.metrics}
 
-    def evaluator(self, test: Source, questions: Sequence[str], other: Source | None, **options: Any) -> FaceEvaluator:
+    def read_pairs(self, file: str | os.PathLike, images: Any, split: str) -> Pairs:
+        return read_test_pairs(file, images, split)
+
+    def evaluator(
+        self, test: Source, questions: Sequence[str], other_images: Source | None, **options: Any
+    ) -> FaceEvaluator:
         return FaceEvaluator(test, **options)
 
     def describe(self, name: str, findings: Mapping[str, Any]) -> str:
@@ -147,9 +140,7 @@ class Faces(Task):
         if not is_face_network(network):
             raise ValueError(explain_mismatch("a network of faces to export", f"{network.name!r}, which is none"))
         lowest = tolerance.get("lowest_cosine")
-        return export_embedder(
-            network, name, path.parent, sample=sample, representative=representative, lowest_cosine=lowest
-        )
+        return export_embedder(network, path, name, sample=sample, representative=representative, lowest_cosine=lowest)
 
     def score(self, network: keras.Model, images: np.ndarray, labels: Any) -> float | None:
         if labels is None or not is_face_network(network):

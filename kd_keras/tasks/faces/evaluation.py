@@ -11,10 +11,10 @@ from kd_keras.data import Pairs
 from kd_keras.errors import check_whole_number, explain_mismatch
 from kd_keras.tasks.faces.embeddings import pair_similarities
 from kd_keras.tasks.faces.verification import equal_error_rate, fold_accuracy, measure_roc, tar_at_far
+from kd_keras.tasks.findings import interval_of
 
 RATES = (1e-1, 1e-2, 1e-3, 1e-4)
 RESAMPLES = 1000
-LEVEL = 0.95
 
 
 def measurable_rates(pairs: Pairs, rates: Sequence[float] = RATES) -> tuple[float, ...]:
@@ -125,22 +125,21 @@ def intervals(
     """
     check_whole_number("intervals", "resamples", resamples)
     rates = measurable_rates(pairs) if rates is None else tuple(rates)
-    networks = [embedding] if reference is None else [embedding, reference]
-    similarities = [pair_similarities(vectors, pairs) for vectors in networks]
-    correct = [fold_accuracy(similarity, pairs.same, pairs.fold).correct for similarity in similarities]
-    whole = [_measure(s, c, pairs, np.ones(len(pairs.same)), rates) for s, c in zip(similarities, correct, strict=True)]
-    drawn = [
-        [_measure(s, c, pairs, weight, rates) for s, c in zip(similarities, correct, strict=True)]
+    embeddings = [embedding] if reference is None else [embedding, reference]
+    similarities = [pair_similarities(vectors, pairs) for vectors in embeddings]
+    networks = [(values, fold_accuracy(values, pairs.same, pairs.fold).correct) for values in similarities]
+    measured = [_measure(*network, pairs, np.ones(len(pairs.same)), rates) for network in networks]
+    resampled = [
+        [_measure(*network, pairs, weight, rates) for network in networks]
         for weight in draw_pair_weights(labels, pairs, resamples, seed)
     ]
-    values = {name: np.array([draw[0][name] for draw in drawn]) for name in whole[0]}
+    values = {name: np.array([draw[0][name] for draw in resampled]) for name in measured[0]}
     if reference is not None:
-        for name in whole[0]:
-            yield f"{name}_difference", whole[0][name] - whole[1][name]
-            values[f"{name}_difference"] = np.array([draw[0][name] - draw[1][name] for draw in drawn])
+        for name in measured[0]:
+            yield f"{name}_difference", measured[0][name] - measured[1][name]
+            values[f"{name}_difference"] = np.array([draw[0][name] - draw[1][name] for draw in resampled])
     for name, column in values.items():
-        for end, value in zip(("low", "high"), np.quantile(column, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]), strict=True):
-            yield f"{name}_{end}", float(value)
+        yield from interval_of(name, column)
 
 
 def draw_pair_weights(labels: np.ndarray, pairs: Pairs, resamples: int, seed: int) -> Iterator[np.ndarray]:

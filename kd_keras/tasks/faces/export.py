@@ -17,14 +17,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kd_keras.errors import explain_mismatch, suggest
-from kd_keras.export.onnx_graph import convert_to_onnx
-from kd_keras.export.paths import check_directory, replace, staging_path
+from kd_keras.errors import explain_mismatch
+from kd_keras.export.paths import replace, staging_path
 from kd_keras.export.runtimes import interpreter, latency, load_outputs, onnx_extra, size_in_bytes
-from kd_keras.export.verification import check_images, count_parameters, explain_runtime_errors
-from kd_keras.export.writing import convert_to_litert, explain_converter_errors, write_saved_model
+from kd_keras.export.verification import count_parameters, explain_runtime_errors
+from kd_keras.export.writing import convert_to_litert
 from kd_keras.models import Recognizer
 from kd_keras.networks.precision import computing_in_float32
+from kd_keras.tasks.exporting import check_request, write_format
 from kd_keras.tasks.protocols import FORMATS
 
 LOWEST_COSINES = {"float32": 1 - 1e-5, "float16": 1 - 1e-3, "int8": 0.95}
@@ -54,20 +54,20 @@ class FaceExport(NamedTuple):
 
 def export_embedder(
     network: keras.Model,
+    path: str | Path,
     format: str,
-    directory: str | Path,
     *,
     sample: np.ndarray,
     representative: np.ndarray | None = None,
     flip: bool = False,
     lowest_cosine: float | None = None,
 ) -> FaceExport:
-    """Writes a network in one format, into a directory.
+    """Writes a network in a format, runs it in its own runtime and compares it with the Keras model.
 
     Args:
         network: from images to embeddings `(B, D)`; of a `models.Recognizer`, its `embedder` is exported.
-        format: "saved_model", "onnx", "litert", "litert_float16" or "litert_int8".
-        directory: where the file or directory of `FORMATS` is written; an earlier export is replaced.
+        path: a directory for "saved_model", else a file `.tflite` or `.onnx`; an earlier export is replaced.
+        format: a key of `FORMATS`.
         sample: `(N, H, W, C)` uint8 images to compare on.
         representative: `(N, H, W, C)` uint8 images for "litert_int8", a hundred or more of the training images.
         flip: whether the embedding is that of the image plus that of the mirrored image, as `embed` has it by default:
@@ -81,33 +81,21 @@ def export_embedder(
     >>> network = keras.Sequential([keras.Input((2, 2, 1)), keras.layers.Flatten(), keras.layers.Dense(3)])
     >>> import tempfile
     >>> images = np.arange(8, dtype="uint8").reshape(2, 2, 2, 1)
-    >>> export = export_embedder(network, "saved_model", tempfile.mkdtemp(), sample=images)
-    >>> export.parameters, export.path.name
-    (15, 'saved_model')
+    >>> export = export_embedder(network, tempfile.mkdtemp(), "saved_model", sample=images)
+    >>> export.parameters, export.lowest_cosine > 0.999
+    (15, True)
     """
-    if format not in FORMATS:
-        raise ValueError(f"{format!r} is not a format of an export: {suggest(format, FORMATS)}")
-    file, precision = FORMATS[format]
     network = network.embedder if isinstance(network, Recognizer) else network
     served, sample = ServedEmbedder(network, flip), np.asarray(sample)
-    check_images("sample", sample, served.image_shape)
-    if format == "litert_int8":
-        if representative is None:
-            raise ValueError("'litert_int8' needs representative= images. Pass a hundred or more training images.")
-        check_images("representative", representative, served.image_shape)
-    path = Path(directory) / file
-    if format == "saved_model":
-        check_directory(path)
+    serve, image_shape = served.__call__, served.image_shape
+    path = check_request(format, path, sample, representative, image_shape)
+    lowest = LOWEST_COSINES[FORMATS[format][1]] if lowest_cosine is None else lowest_cosine
+
+    def convert(precision: str) -> bytes:
+        return convert_to_litert(serve, network, image_shape, precision, representative)
+
     with staging_path(path) as staging:
-        serve, image_shape = served.__call__, served.image_shape
-        if format == "saved_model":
-            write_saved_model(serve, network, staging, image_shape)
-        elif format == "onnx":
-            staging.write_bytes(convert_to_onnx(serve, image_shape, None, network.name))
-        else:
-            with explain_converter_errors(network.name, precision):
-                staging.write_bytes(convert_to_litert(serve, network, image_shape, precision, representative))
-        lowest = LOWEST_COSINES[precision] if lowest_cosine is None else lowest_cosine
+        write_format(format, serve, network, staging, image_shape, convert)
         return _accept(served, sample, format, staging, path, lowest)
 
 

@@ -1,9 +1,8 @@
-"""The verification accuracy of a network on test images, also after each tested epoch of a training."""
+"""Measures the verification accuracy of a network of faces on test images, also during a training."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import keras
 import numpy as np
@@ -66,30 +65,19 @@ def embed_all(
     return unit_vectors(embedding[::step].astype("float64"), name), labels[::step]
 
 
-class MeasureVerification(keras.callbacks.Callback):
-    """Adds metrics of verification of a Distiller's student to the logs, after those epochs that have a test.
-
-    It must come before the callbacks that read the logs.
+def verification_function(
+    network: keras.Model, batches: tf.data.Dataset, preprocess: Callable[[Tensor], Tensor] | None = None
+) -> Callable[[], dict[str, float]]:
+    """A function that measures a network with its present weights, as `verification` does, and compiles it once.
 
     Args:
-        batches: makes the batches of the test images, whose identities are other people than those of the training.
-        metrics: findings of `verification`; the logs have them as `val_<name>`.
-        epochs: those after which there is a test, counted from 1.
+        network, preprocess: as for `embedding_function`.
+        batches: images with identities of people who are in no training image.
     """
+    embed = embedding_function(network, batches, preprocess)
 
-    def __init__(self, batches: Callable[[], tf.data.Dataset], metrics: Collection[str], epochs: Collection[int]):
-        super().__init__()
-        self.metrics, self.epochs = tuple(metrics), frozenset(epochs)
-        self._make_batches = batches
-        self._batches: tf.data.Dataset | None = None
+    def measure() -> dict[str, float]:
+        embedding, labels = embed_all(embed, batches, network.name)
+        return dict(verification(embedding, all_pairs(labels)))
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        if logs is None or epoch + 1 not in self.epochs:
-            return
-        student = self.model.student
-        if self._batches is None:
-            self._batches = self._make_batches()  # which keeps the decoded images
-            self._embed = embedding_function(student, self._batches)
-        embedding, labels = embed_all(self._embed, self._batches, student.name)
-        found = dict(verification(embedding, all_pairs(labels)))
-        logs.update({f"val_{name}": found[name] for name in self.metrics})
+    return measure

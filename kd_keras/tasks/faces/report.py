@@ -93,7 +93,7 @@ def show_hardest_pairs(
 
     Args:
         network: the judged network with its unit embeddings.
-        teacher: the teacher with its own, whose similarity is shown beside, or `None`.
+        teacher: the teacher with its own, whose similarity is shown too, or `None`.
         images: `(N, H, W, C)` uint8, the test images.
         pairs: of these.
         names: of the images by number, or `None`.

@@ -18,11 +18,11 @@ def parse_split(text: str) -> tuple[str, slice | None]:
     """
     if "/" not in text:
         return text, None
-    found = FORM.fullmatch(text)
-    if found is None:
+    match = FORM.fullmatch(text)
+    if match is None:
         raise ValueError(
             "A split with a part of the identities must have the form 'train+test/identities[:30]', but received "
             f"{text!r}."
         )
-    begin, end = (int(found[name]) if found[name] else None for name in ("begin", "end"))
-    return found["split"], slice(begin, end)
+    begin, end = (int(match[name]) if match[name] else None for name in ("begin", "end"))
+    return match["split"], slice(begin, end)

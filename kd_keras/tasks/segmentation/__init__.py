@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,15 +13,15 @@ import numpy as np
 import tensorflow as tf
 
 from kd_keras import data
-from kd_keras.contracts import as_batch
 from kd_keras.data import Source
 from kd_keras.errors import explain_mismatch, suggest
 from kd_keras.segmentation import SegmentationLoss
 from kd_keras.tasks.base import Task
-from kd_keras.tasks.segmentation.counts import logits_of
+from kd_keras.tasks.checks import load_unlabeled, refuse_soft_labels
+from kd_keras.tasks.monitoring import MeasureStudent, batch_arrays
 from kd_keras.tasks.segmentation.evaluator import SegmentationEvaluator, describe
 from kd_keras.tasks.segmentation.export import ClassMapExport, export_class_maps
-from kd_keras.tasks.segmentation.monitoring import MeasureIou, measure_iou
+from kd_keras.tasks.segmentation.monitoring import iou_function
 from kd_keras.teacher import Teacher
 
 
@@ -44,19 +45,14 @@ class Segmentation(Task):
         data_dir: str | os.PathLike | None,
         *,
         class_names: Sequence[str] | None,
-        image_channels: int | None,
         image_bits: int | None,
         ignored: Sequence[int] | None,
-        download_timeout: float,
+        **options: Any,
     ) -> Source:
-        options: dict[str, Any] = {"image_channels": image_channels, "download_timeout": download_timeout}
-        if os.path.isdir(name) and data.find_label_kind(name, data_dir, download_timeout) != self.label_kind:
-            unlabeled = data.load(name, split, data_dir, image_bits=image_bits, **options)
-            self.check_source(unlabeled)
+        unlabeled = load_unlabeled(self, name, split, data_dir, image_bits, **options)
+        if unlabeled is not None:
             return unlabeled
-        if image_bits is not None:
-            raise ValueError(f"Images with masks must have 8 bits, but received image_bits={image_bits}. Leave it out.")
-        is_named = data.names_mask_classes(name, data_dir, download_timeout)
+        is_named = data.names_mask_classes(name, data_dir, options["download_timeout"])
         options |= {"class_names": None if is_named else class_names, "ignored": tuple(ignored or ())}
         source = data.load_masks(name, split, data_dir, **options)
         if class_names is not None and list(class_names) != list(source.class_names or ()):
@@ -81,26 +77,22 @@ class Segmentation(Task):
         )
 
     def compile_options(self, has_soft_labels: bool, label_smoothing: float) -> dict[str, Any]:
-        if has_soft_labels:
-            received = f"label_smoothing={label_smoothing}, or mixup or cutmix"
-            raise ValueError(
-                explain_mismatch("masks with one class for each pixel", received, "leave these options out")
-            )
+        refuse_soft_labels(has_soft_labels, label_smoothing, "masks with one class for each pixel")
         return {"loss": SegmentationLoss()}
 
     def callbacks(
         self, test: Source, batches: Callable[[], tf.data.Dataset], epochs: Collection[int]
     ) -> list[keras.callbacks.Callback]:
-        return [MeasureIou(batches, test.classes or 1)]
+        return [MeasureStudent(batches, partial(iou_function, classes=test.classes or 1), self.metrics, epochs)]
 
     def measure(self, network: Teacher, test: Source, batches: tf.data.Dataset) -> dict[str, float]:
         shapes = [getattr(model, "output_shape", None) for model in network.networks]
         if any(not isinstance(shape, tuple) or len(shape) != 4 or shape[-1] != test.classes for shape in shapes):
             return {}  # such a teacher has features only
-        return measure_iou(logits_of(network, as_batch(batches.element_spec).inputs), batches, test.classes or 1)
+        return iou_function(network, batches, test.classes or 1)()
 
     def evaluator(
-        self, test: Source, questions: Sequence[str], other: Source | None, **options: Any
+        self, test: Source, questions: Sequence[str], other_images: Source | None, **options: Any
     ) -> SegmentationEvaluator:
         return SegmentationEvaluator(test, batch_size=options["batch_size"], image_size=options["image_size"])
 
@@ -126,7 +118,5 @@ class Segmentation(Task):
     def score(self, network: keras.Model, images: np.ndarray, labels: Any) -> float | None:
         if labels is None:
             return None
-        batches = tf.data.Dataset.from_tensor_slices((images, labels)).batch(32)
-        batches = batches.map(lambda pixels, label: (tf.cast(pixels, tf.float32), label))
-        predict = logits_of(network, as_batch(batches.element_spec).inputs)
-        return measure_iou(predict, batches, network.output_shape[-1])["miou"]
+        batches = batch_arrays(images, labels)
+        return iou_function(network, batches, network.output_shape[-1])()["miou"]

@@ -14,7 +14,7 @@ from kd_keras.distribute.slices import map_over_replicas
 from kd_keras.errors import explain_mismatch
 from kd_keras.evaluation.calibration import BINS
 from kd_keras.primitives import resize_bilinear, softened_kl
-from kd_keras.tasks.segmentation.boundaries import TOLERANCE, count_boundaries
+from kd_keras.tasks.segmentation.boundaries import count_boundaries
 from kd_keras.teacher import Teacher
 
 
@@ -51,20 +51,20 @@ class AgreementCounts(NamedTuple):
 
 
 def count_pixels(
-    networks: Mapping[str, keras.Model | Teacher], data: tf.data.Dataset, tolerance: float = TOLERANCE
+    networks: Mapping[str, keras.Model | Teacher], data: tf.data.Dataset
 ) -> tuple[dict[str, PixelCounts], dict[str, AgreementCounts]]:
-    """Counts the pixels of several networks in one pass.
+    """Counts the pixels of several networks in one pass, so that each network sees each image only once.
 
+    The agreement needs the logits of two networks for the same image, and those of all images are too large to keep.
     Logits of another size than the masks are resized to them, bilinearly.
 
     Args:
         networks: by name; the first one is the teacher of the others.
         data: batches `(x, y)` as `data.evaluation` makes them, y masks `(B, H, W)` or `(B, H, W, 1)` of integers,
             `IGNORED` for pixels without a class.
-        tolerance: of boundaries, a share of the image's diagonal.
 
     Returns:
-        The counts of each network, and the agreement of all but the first with it.
+        The counts of each network, and the agreement of all but the first with the first.
 
     Raises:
         ValueError: if there are no masks, a class is unknown, or the numbers of classes differ.
@@ -75,33 +75,38 @@ def count_pixels(
     >>> counts["a"].confusion.sum()
     np.int64(3)
     """
-    runs = {name: logits_of(model, as_batch(data.element_spec).inputs) for name, model in networks.items()}
-    parts: dict[str, list[PixelCounts]] = {name: [] for name in networks}
-    agreements: dict[str, list[AgreementCounts]] = {name: [] for name in list(networks)[1:]}
-    for mask, batch in masks_of(data):
-        teacher = None
-        for name, run in runs.items():
-            logits = np.asarray(resize_bilinear(run(batch), mask.shape[1:3]), "float32")
-            parts[name].append(_count_batch(mask, logits, tolerance))
-            if teacher is None:
-                teacher = logits
-                continue
-            if logits.shape != teacher.shape:
-                expected = f"logits {teacher.shape} of {name!r}, as of the teacher"
-                raise ValueError(explain_mismatch(expected, str(logits.shape), "compare networks of the same classes"))
-            agreements[name].append(count_agreement(logits, teacher))
-    counts = {name: PixelCounts(*map(_join, zip(*batches, strict=True))) for name, batches in parts.items()}
-    shared = {name: AgreementCounts(*map(_join, zip(*batches, strict=True))) for name, batches in agreements.items()}
-    return counts, shared
+    predict = {name: logits_of(model, as_batch(data.element_spec).inputs) for name, model in networks.items()}
+    teacher, *students = networks
+    counts: dict[str, list[PixelCounts]] = {name: [] for name in networks}
+    agreements: dict[str, list[AgreementCounts]] = {name: [] for name in students}
+    for mask, images in masks_of(data):
+        reference = np.empty(0)
+        for name in networks:
+            logits = np.asarray(resize_bilinear(predict[name](images), mask.shape[1:3]), "float32")
+            counts[name].append(_count_batch(mask, logits))
+            if name == teacher:
+                reference = logits
+            else:
+                agreements[name].append(count_agreement(logits, reference))
+    return (
+        {name: PixelCounts(*map(_join, zip(*batches, strict=True))) for name, batches in counts.items()},
+        {name: AgreementCounts(*map(_join, zip(*batches, strict=True))) for name, batches in agreements.items()},
+    )
 
 
 def count_agreement(student: np.ndarray, teacher: np.ndarray) -> AgreementCounts:
     """The counts of a batch of logits `(B, H, W, K)`.
 
+    Raises:
+        ValueError: if their shapes differ.
+
     >>> logits = np.array([[[[1.0, 0.0], [0.0, 1.0]]]])
     >>> count_agreement(logits, logits).confusion.tolist()
     [[[1, 0], [0, 1]]]
     """
+    if student.shape != teacher.shape:
+        expected = f"logits {teacher.shape} of a student, as of its teacher"
+        raise ValueError(explain_mismatch(expected, str(student.shape), "compare networks of the same classes"))
     predictions = student.argmax(-1), teacher.argmax(-1)
     confusion = [
         confusion_of(truth, predicted, student.shape[-1]) for predicted, truth in zip(*predictions, strict=True)
@@ -120,14 +125,14 @@ def confusion_of(truth: np.ndarray, predicted: np.ndarray, classes: int) -> np.n
     return np.bincount(places, minlength=classes**2).reshape(classes, classes)
 
 
-def _count_batch(mask: np.ndarray, logits: np.ndarray, tolerance: float) -> PixelCounts:
+def _count_batch(mask: np.ndarray, logits: np.ndarray) -> PixelCounts:
     classes, predicted = logits.shape[-1], logits.argmax(-1)
     if mask.size and not IGNORED <= mask.min() <= mask.max() < classes:
         expected = f"masks of the {classes} classes of the network, or {IGNORED} for an ignored pixel"
         raise ValueError(explain_mismatch(expected, f"values from {mask.min()} to {mask.max()}"))
     pairs = list(zip(mask, predicted, strict=True))
     confusion = np.stack([confusion_of(*pair, classes) for pair in pairs])
-    boundaries = np.stack([count_boundaries(*pair, classes, tolerance) for pair in pairs])
+    boundaries = np.stack([count_boundaries(*pair, classes) for pair in pairs])
     valid = mask != IGNORED
     label, z = mask[valid], logits[valid].astype("float64")
     z -= z.max(-1, keepdims=True, initial=-np.inf)

@@ -11,20 +11,18 @@ import numpy as np
 import tensorflow as tf
 
 from kd_keras.contracts import Tensor
-from kd_keras.errors import check_choice, explain_mismatch
-from kd_keras.export.onnx_graph import convert_to_onnx
-from kd_keras.export.paths import check_directory, check_suffix, replace, staging_path
+from kd_keras.errors import explain_mismatch
+from kd_keras.export.paths import replace, staging_path
 from kd_keras.export.runtimes import latency, load_outputs, size_in_bytes
-from kd_keras.export.verification import check_images, count_parameters, explain_runtime_errors
-from kd_keras.export.writing import append_labels, convert_to_litert, explain_converter_errors, write_saved_model
+from kd_keras.export.verification import count_parameters, explain_runtime_errors
+from kd_keras.export.writing import convert_to_litert
 from kd_keras.networks.precision import computing_in_float32
 from kd_keras.networks.taps import Tapped
 from kd_keras.primitives import resize_bilinear
-from kd_keras.tasks.protocols import FORMATS
+from kd_keras.tasks.exporting import check_request, write_format
 
 # The lowest fraction of pixels for which an export and its source predict the same class.
 AGREEMENT = {"saved_model": 0.999, "litert": 0.999, "litert_float16": 0.99, "litert_int8": 0.9, "onnx": 0.999}
-SUFFIXES = {"saved_model": "", "onnx": ".onnx"}  # of all others ".tflite"
 
 
 class ClassMapExport(NamedTuple):
@@ -32,7 +30,7 @@ class ClassMapExport(NamedTuple):
 
     Attributes:
         path: of the file or directory.
-        format: one of `AGREEMENT`.
+        format: a key of `FORMATS`.
         bytes: its size.
         parameters: the number of weights in it.
         agreement: the fraction of pixels for which it and the Keras model predict the same class.
@@ -106,7 +104,7 @@ def export_class_maps(
     Args:
         network: the network; only it is in the file, which the parameter count verifies.
         path: a directory for "saved_model", else a file `.tflite` or `.onnx`.
-        format: "saved_model", "litert", "litert_float16", "litert_int8" or "onnx".
+        format: a key of `FORMATS`.
         sample: `(N, h, w, C)` uint8 images to compare on; their size is that of the export's input.
         class_names: K names in the order of the classes.
         representative: `(N, h, w, C)` uint8 images for "litert_int8".
@@ -116,17 +114,16 @@ def export_class_maps(
         ValueError: if the network is no segmentation network, the format does not support it, it differs too much, or
             the file has more weights. What was at `path` is then kept.
     """
-    check_choice("export_class_maps", "format", format, AGREEMENT)
-    path = check_suffix(path, SUFFIXES.get(format, ".tflite")) if format != "saved_model" else check_directory(path)
     sample = np.asarray(sample)
     maps = ClassMaps(network, sample.shape[1:3] if sample.ndim == 4 else None)
-    check_images("sample", sample, maps.image_shape)
-    if format == "litert_int8":
-        if representative is None:
-            raise ValueError("Format 'litert_int8' needs representative= images. Pass a hundred or more of training.")
-        check_images("representative", representative, maps.image_shape)
+    serve, image_shape = maps.__call__, maps.image_shape
+    path = check_request(format, path, sample, representative, image_shape)
+
+    def convert(precision: str) -> bytes:
+        return convert_to_litert(serve, network, image_shape, precision, representative)
+
     with staging_path(path) as staging:
-        _write(maps, staging, format, class_names, representative)
+        write_format(format, serve, network, staging, image_shape, convert, class_names)
         export = _verify(maps, staging, path, format, sample, AGREEMENT[format] if agreement is None else agreement)
         replace(staging, path)
         return export
@@ -153,22 +150,3 @@ def _verify(
             f" the pixels, but received {agreement:.4g}. Examine the difference, or accept it with agreement=."
         )
     return ClassMapExport(path, format, size_in_bytes(staging), count, agreement, *latency(predict, sample, runs=30))
-
-
-def _write(
-    maps: ClassMaps,
-    path: Path,
-    format: str,
-    class_names: Sequence[str] | None,
-    representative: np.ndarray | None,
-) -> None:
-    serve, network = maps.__call__, maps.network
-    if format == "saved_model":
-        write_saved_model(serve, network, path, maps.image_shape, class_names=class_names)
-    elif format == "onnx":
-        path.write_bytes(convert_to_onnx(serve, maps.image_shape, class_names, network.name))
-    else:
-        precision = FORMATS[format][1]
-        with explain_converter_errors(network.name, precision):
-            path.write_bytes(convert_to_litert(serve, network, maps.image_shape, precision, representative))
-        append_labels(path, class_names)

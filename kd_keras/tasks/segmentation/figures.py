@@ -84,7 +84,7 @@ def show_masks(
     predictions: Mapping[str, np.ndarray],
     class_names: Sequence[str],
 ) -> Section:
-    """Each image beside the masks of the truth and of the networks, and the difference of the first and the last one.
+    """Each image next to the masks of the truth and of the networks, and the difference of the first and the last one.
 
     Args:
         images: `(N, H, W, C)` uint8.

@@ -8,7 +8,8 @@ import numpy as np
 
 from kd_keras.errors import explain_mismatch
 from kd_keras.evaluation.calibration import BINS
-from kd_keras.evaluation.intervals import LEVEL, RESAMPLES
+from kd_keras.evaluation.intervals import RESAMPLES
+from kd_keras.tasks.findings import interval_of
 from kd_keras.tasks.segmentation.counts import AgreementCounts, PixelCounts
 
 
@@ -52,9 +53,9 @@ def iou_of(confusion: np.ndarray) -> np.ndarray:
     >>> iou_of(np.array([[3, 1], [0, 4]])).tolist()
     [0.75, 0.8]
     """
-    both = np.diagonal(confusion, axis1=-2, axis2=-1).astype("float64")
-    either = confusion.sum(-1) + confusion.sum(-2) - both
-    return np.divide(both, either, out=np.full(both.shape, np.nan), where=either > 0)
+    intersection = np.diagonal(confusion, axis1=-2, axis2=-1).astype("float64")
+    union = confusion.sum(-1) + confusion.sum(-2) - intersection
+    return np.divide(intersection, union, out=np.full(intersection.shape, np.nan), where=union > 0)
 
 
 def boundary_f_of(boundaries: np.ndarray) -> np.ndarray:
@@ -142,20 +143,15 @@ def segmentation_intervals(
     names: dict[str, Callable] = {"miou": _miou, "pixel_accuracy": _accuracy}
     matrices = _resampled(draws, confusion)
     for name, measure in names.items():
-        yield from _ends(name, measure(matrices))
+        yield from interval_of(name, measure(matrices))
     if reference is not None:
         yield "difference", float(_miou(confusion.sum(0)) - _miou(reference.sum(0)))
-        yield from _ends("difference", _miou(matrices) - _miou(_resampled(draws, reference)))
+        yield from interval_of("difference", _miou(matrices) - _miou(_resampled(draws, reference)))
 
 
 def _resampled(draws: np.ndarray, confusion: np.ndarray) -> np.ndarray:
     """The sums `(R, K, K)` of the matrices of the drawn images."""
     return np.tensordot(draws.astype("float64"), confusion.astype("float64"), 1)
-
-
-def _ends(name: str, values: np.ndarray) -> Iterator[tuple[str, float]]:
-    low, high = np.nanquantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    yield from ((f"{name}_low", float(low)), (f"{name}_high", float(high)))
 
 
 def _miou(matrices: np.ndarray) -> np.ndarray:

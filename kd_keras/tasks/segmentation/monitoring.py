@@ -1,4 +1,4 @@
-"""The mean IoU of a network on test images, also after each tested epoch of a training."""
+"""Measures the mean IoU of a network on test images, also during a training."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from kd_keras.contracts import as_batch
 from kd_keras.primitives import resize_bilinear
 from kd_keras.tasks.segmentation.counts import confusion_of, logits_of, masks_of
 from kd_keras.tasks.segmentation.metrics import iou_of
+from kd_keras.teacher import Teacher
 
 
 def measure_iou(predict: Callable[[Any], Any], batches: tf.data.Dataset, classes: int) -> dict[str, float]:
@@ -37,27 +38,9 @@ def measure_iou(predict: Callable[[Any], Any], batches: tf.data.Dataset, classes
     return {"miou": float(np.nanmean(iou)), "pixel_accuracy": float(np.trace(matrix) / pixels)}
 
 
-class MeasureIou(keras.callbacks.Callback):
-    """Adds the mean IoU of a Distiller's student to the logs of each epoch that has a validation.
-
-    It must come before the callbacks that read the logs.
-
-    Args:
-        batches: makes the batches of the validation images.
-        classes: K.
-    """
-
-    def __init__(self, batches: Callable[[], tf.data.Dataset], classes: int):
-        super().__init__()
-        self.classes = classes
-        self._make_batches = batches
-        self._batches: tf.data.Dataset | None = None
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        if logs is None or not any(name.startswith("val_") for name in logs):
-            return
-        if self._batches is None:
-            self._batches = self._make_batches()  # which keeps the decoded images
-            self._predict = logits_of(self.model.student, as_batch(self._batches.element_spec).inputs)
-        found = measure_iou(self._predict, self._batches, self.classes)
-        logs.update({f"val_{name}": value for name, value in found.items()})
+def iou_function(
+    network: keras.Model | Teacher, batches: tf.data.Dataset, classes: int
+) -> Callable[[], dict[str, float]]:
+    """A function that returns `measure_iou` of a network with its present weights, and compiles it once."""
+    predict = logits_of(network, as_batch(batches.element_spec).inputs)
+    return lambda: measure_iou(predict, batches, classes)

@@ -1,8 +1,7 @@
-"""Writes the page about segmentation networks."""
+"""What the page about segmentation networks shows."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 
 import keras
@@ -10,10 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from kd_keras.contracts import as_batch
-from kd_keras.evaluation.verdict import Requirement
-from kd_keras.files import write_text
 from kd_keras.primitives import resize_bilinear
-from kd_keras.report.page import Subject, name_networks, render_page
 from kd_keras.report.sections import Metric, Network, Section, show_training
 from kd_keras.tasks.segmentation.counts import logits_of, masks_of
 from kd_keras.tasks.segmentation.figures import choose_examples, show_masks
@@ -26,58 +22,40 @@ MEAN_IOU = Metric(
 )
 
 
-def write_segmentation_report(
-    path: str | os.PathLike,
-    subjects: Sequence[Subject],
-    requirements: Sequence[Requirement] = (),
-    *,
-    networks: Mapping[str, keras.Model],
+def segmentation_sections(
+    networks: Mapping[str, Network],
+    models: Mapping[str, keras.Model],
     confusion: Mapping[str, np.ndarray],
     images: tf.data.Dataset,
     class_names: Sequence[str] | None = None,
-    data: str = "",
-    command: str = "",
-) -> None:
-    """Writes one HTML page that says whether a segmentation network may replace its teacher, and why.
+) -> dict[str, tuple[str, Section | None]]:
+    """The sections of the page, as `write_page` takes them.
 
     Args:
-        path: the path of the HTML file.
-        subjects: the networks with their findings: the teacher first, the judged one last.
-        requirements: the requirements on the judged network.
-        networks: by the name of each subject, the network.
-        confusion: by the name of each subject, `(N, K, K)`, as `PixelCounts` has it.
+        networks: by name, as the page shows them: the teacher first, the judged one last.
+        models: by name, the Keras model.
+        confusion: by name, `(N, K, K)`, as `PixelCounts` has it.
         images: batches `(x, y)` of the test images in the same order, y masks.
         class_names: the names of the classes; numbers by default.
-        data: a sentence about the test images.
-        command: the command that repeats the page.
-
-    Raises:
-        ValueError: as `render_page`.
-        ImportError: if Jinja2, matplotlib or Pillow is not installed.
     """
-    named = name_networks(subjects)
-    shown, judged, first = list(named.values()), subjects[-1].name, subjects[0].name
+    shown, teacher, judged = list(networks.values()), next(iter(networks)), list(networks)[-1]
     classes = list(class_names or map(str, range(confusion[judged].shape[-1])))
     masks = None
-    if judged != first:
-        masks = _show_examples(named, networks, choose_examples(confusion[judged], confusion[first]), images, classes)
-    sections = {
+    if judged != teacher:
+        numbers = choose_examples(confusion[judged], confusion[teacher])
+        masks = _show_examples(networks, models, numbers, images, classes)
+    return {
         "masks": ("Masks on images", masks),
         "classes": ("Classes", show_class_iou(shown, classes)),
         "agreement": ("Agreement with the teacher", show_agreement(shown)),
         "calibration": ("Reliability of pixels", show_pixel_calibration(shown)),
         "training": ("Training curves", show_training(shown, classes, MEAN_IOU)),
     }
-    title = f"May {judged} replace {first}?" if judged != first else judged
-    html = render_page(
-        subjects, requirements, title=title, data=data, command=command, metric=MEAN_IOU, sections=sections
-    )
-    write_text(path, html)
 
 
 def _show_examples(
-    named: Mapping[str, Network],
-    networks: Mapping[str, keras.Model],
+    networks: Mapping[str, Network],
+    models: Mapping[str, keras.Model],
     numbers: Sequence[int],
     images: tf.data.Dataset,
     classes: Sequence[str],
@@ -93,8 +71,8 @@ def _show_examples(
     spec = as_batch(images.element_spec).inputs
     predictions = {
         network.label: np.asarray(
-            tf.argmax(resize_bilinear(logits_of(networks[name], spec)(tf.constant(pixels)), truth.shape[1:3]), -1)
+            tf.argmax(resize_bilinear(logits_of(models[name], spec)(tf.constant(pixels)), truth.shape[1:3]), -1)
         )
-        for name, network in named.items()
+        for name, network in networks.items()
     }
     return show_masks(pixels.round().astype("uint8"), truth, predictions, classes)

@@ -11,13 +11,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from kd_keras.report.figures import Series, draw_dots, draw_reliability
-from kd_keras.report.sections.base import Network, Plot, Section, Table, decimal, is_missing, percent
+from kd_keras.report.sections.base import Network, Plot, Section, Table, decimal, percent
+from kd_keras.tasks.findings import networks_with, tabulate
 
 MAX_CLASSES = 30
-
-
-def _known(networks: Sequence[Network], name: str) -> list[Network]:
-    return [network for network in networks if not is_missing(network.findings.get(name))]
 
 
 def show_class_iou(networks: Sequence[Network], classes: Sequence[str]) -> Section | None:
@@ -27,7 +24,7 @@ def show_class_iou(networks: Sequence[Network], classes: Sequence[str]) -> Secti
     >>> show_class_iou([Network("student", "the student", 1, findings, {})], ["sky", "road"]).tables[0].rows[0]
     ['sky', '50.0\\xa0%', '50.0\\xa0%']
     """
-    known = _known(networks, "iou_by_class")
+    known = networks_with("iou_by_class", networks)
     if not known:
         return None
     values = np.stack([network.findings["iou_by_class"] for network in known])
@@ -64,22 +61,21 @@ def show_agreement(networks: Sequence[Network]) -> Section | None:
     >>> show_agreement([Network("student", "the student", 1, findings, {})]).tables[0].rows[1][1]
     '50.0\\xa0%'
     """
-    known = _known(networks, "agreement")
+    known = networks_with("agreement", networks)
     if not known:
         return None
-    names = {
+    rows = {
         "agreement": ("pixels of the same class", percent),
         "agreement_miou": ("mean IoU with the teacher's classes as truth", percent),
         "kl": ("KL divergence from the teacher, nats", decimal),
     }
-    rows = [[title, *(text(network.findings.get(name)) for network in known)] for name, (title, text) in names.items()]
     intro = "Compared with the class maps and the probabilities of the teacher, over all pixels, also ignored ones."
-    return Section(tables=[Table("", ["", *(network.label for network in known)], rows)], intro=intro)
+    return Section(tables=[tabulate(known, rows)], intro=intro)
 
 
 def show_pixel_calibration(networks: Sequence[Network]) -> Section | None:
     """Accuracy over confidence of pixels."""
-    known = _known(networks, "reliability")
+    known = networks_with("reliability", networks)
     if not known:
         return None
     plots = []

@@ -11,7 +11,7 @@ from PIL import Image
 from kd_keras import models
 from kd_keras.detection.decoding import Detections
 from kd_keras.export.runtimes import interpreter, load_outputs
-from kd_keras.tasks.detection.export import litert, onnx, saved_model
+from kd_keras.tasks.detection.export import export_detector
 from kd_keras.tasks.detection.export_check import BoxTolerance, compare_detections
 from kd_keras.tasks.detection.predictions import BoxPredictions
 from scripts import draw_boxes
@@ -43,7 +43,9 @@ def check(export, name):
 
 
 def test_a_saved_model_takes_any_batch_and_names_its_classes(network, tmp_path):
-    export = saved_model(network, tmp_path / "x", sample=IMAGES, labels=LABEL, class_names=NAMES, **OPTIONS)
+    export = export_detector(
+        network, tmp_path / "x", "saved_model", sample=IMAGES, labels=LABEL, class_names=NAMES, **OPTIONS
+    )
     check(export, "saved_model")
     assert export.parameters == network.count_params()
     loaded = tf.saved_model.load(str(export.path))
@@ -55,7 +57,9 @@ def test_a_saved_model_takes_any_batch_and_names_its_classes(network, tmp_path):
 
 
 def test_a_litert_file_draws_boxes_on_a_photograph(network, tmp_path):
-    export = litert(network, tmp_path / "x.tflite", sample=IMAGES, labels=LABEL, class_names=NAMES, **OPTIONS)
+    export = export_detector(
+        network, tmp_path / "x.tflite", "litert", sample=IMAGES, labels=LABEL, class_names=NAMES, **OPTIONS
+    )
     check(export, "litert")
     assert zipfile.ZipFile(export.path).read("labels.txt").decode().split("\n") == list(NAMES)
     Image.fromarray(IMAGES[0]).resize((80, 60)).save(tmp_path / "photo.jpg")
@@ -68,22 +72,22 @@ def test_a_litert_file_draws_boxes_on_a_photograph(network, tmp_path):
 @pytest.mark.slow
 def test_all_other_forms_find_what_keras_finds(network, tmp_path):
     options = {"sample": IMAGES, "labels": LABEL, **OPTIONS}
-    half = litert(network, tmp_path / "half.tflite", precision="float16", **options)
+    half = export_detector(network, tmp_path / "half.tflite", "litert_float16", **options)
     assert half.matched > 0.9 and half.score_difference < 0.01
     pytest.importorskip("tf2onnx")
-    check(onnx(network, tmp_path / "x.onnx", class_names=NAMES, **options), "onnx")
-    check(onnx(network, tmp_path / "heads.onnx", suppression=False, **options), "onnx")
-    check(litert(network, tmp_path / "heads.tflite", suppression=False, **options), "litert")
+    check(export_detector(network, tmp_path / "x.onnx", "onnx", class_names=NAMES, **options), "onnx")
+    check(export_detector(network, tmp_path / "heads.onnx", "onnx", suppression=False, **options), "onnx")
+    check(export_detector(network, tmp_path / "heads.tflite", "litert", suppression=False, **options), "litert")
 
 
 @pytest.fixture(scope="module")
 def int8(network, tmp_path_factory):
     """The int8 exports with suppression inside and without."""
     options = {"sample": IMAGES, "labels": LABEL, "tolerance": BoxTolerance(), "score_threshold": 0.2}
-    options |= {"precision": "int8", "representative": IMAGES}
+    options |= {"format": "litert_int8", "representative": IMAGES}
     folder = tmp_path_factory.mktemp("int8")
-    whole = litert(network, folder / "x.tflite", **options)
-    return whole, litert(network, folder / "heads.tflite", suppression=False, **options)
+    whole = export_detector(network, folder / "x.tflite", **options)
+    return whole, export_detector(network, folder / "heads.tflite", suppression=False, **options)
 
 
 @pytest.mark.slow
@@ -118,21 +122,21 @@ def test_an_export_that_differs_is_rejected_and_the_earlier_one_is_kept(network,
     (tmp_path / "x" / "saved_model.pb").write_text("earlier")
     options = {"sample": IMAGES[:1], "suppression": False, **OPTIONS}
     with pytest.raises(ValueError, match="saved_model export is rejected.*matched at least 1.1.*matched=1"):
-        saved_model(network, tmp_path / "x", tolerance=BoxTolerance(matched=1.1), **options)
+        export_detector(network, tmp_path / "x", "saved_model", tolerance=BoxTolerance(matched=1.1), **options)
     assert (tmp_path / "x" / "saved_model.pb").read_text() == "earlier" and len(list(tmp_path.iterdir())) == 1
 
 
 def test_what_cannot_be_exported_is_rejected(network, tmp_path):
     with pytest.raises(ValueError, match="sample= must be uint8 images"):
-        saved_model(network, tmp_path / "x", sample=IMAGES.astype("float32"))
+        export_detector(network, tmp_path / "x", "saved_model", sample=IMAGES.astype("float32"))
     with pytest.raises(ValueError, match="3 class names.*received 1: red"):
-        saved_model(network, tmp_path / "x", sample=IMAGES, class_names=["red"], **OPTIONS)
+        export_detector(network, tmp_path / "x", "saved_model", sample=IMAGES, class_names=["red"], **OPTIONS)
     with pytest.raises(ValueError, match="of the 2 sample images.*labels of 4"):
-        saved_model(network, tmp_path / "x", sample=IMAGES[:2], labels=LABEL, **OPTIONS)
-    with pytest.raises(ValueError, match="'int8' needs representative="):
-        litert(network, tmp_path / "x.tflite", sample=IMAGES, precision="int8")
-    with pytest.raises(ValueError, match="'int4' is not a precision"):
-        litert(network, tmp_path / "x.tflite", sample=IMAGES, precision="int4")
+        export_detector(network, tmp_path / "x", "saved_model", sample=IMAGES[:2], labels=LABEL, **OPTIONS)
+    with pytest.raises(ValueError, match="'litert_int8' needs representative="):
+        export_detector(network, tmp_path / "x.tflite", "litert_int8", sample=IMAGES)
+    with pytest.raises(ValueError, match="'litert_int4' is not a format"):
+        export_detector(network, tmp_path / "x.tflite", "litert_int4", sample=IMAGES)
     assert not list(tmp_path.iterdir())
 
 

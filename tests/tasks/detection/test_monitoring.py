@@ -1,5 +1,6 @@
 """The average precision of detectors on the validation images of a training."""
 
+from functools import partial
 from types import SimpleNamespace
 
 import keras
@@ -8,7 +9,8 @@ import pytest
 import tensorflow as tf
 
 from kd_keras.detection.decoding import Detections
-from kd_keras.tasks.detection.monitoring import MeasurePrecision
+from kd_keras.tasks.detection.monitoring import precision_function
+from kd_keras.tasks.monitoring import MeasureStudent
 
 LABEL = {"boxes": np.array([[[0.0, 0.0, 0.5, 1.0]]] * 3, "float32"), "classes": np.array([[0], [1], [0]])}
 IMAGES = np.zeros((3, 8, 8, 3), "float32")
@@ -29,7 +31,8 @@ class FindsEveryBoxAsClassZero(keras.Model):
 @pytest.fixture
 def callback():
     batches = tf.data.Dataset.from_tensor_slices((IMAGES, LABEL)).batch(2)
-    callback = MeasurePrecision(lambda: batches, classes=2, metrics=("ap", "ap50"))
+    measuring = partial(precision_function, classes=2)
+    callback = MeasureStudent(lambda: batches, measuring, metrics=("ap", "ap50"), epochs=(1, 2))
     images = keras.Input((8, 8, 3))
     callback.set_model(SimpleNamespace(student=FindsEveryBoxAsClassZero(inputs=images, outputs=images)))
     return callback
@@ -48,5 +51,5 @@ def test_the_logs_of_a_validation_have_the_average_precision(callback):
 
 def test_an_epoch_without_validation_has_none(callback):
     logs = {"loss": 1.0}
-    callback.on_epoch_end(0, logs)
+    callback.on_epoch_end(2, logs)
     assert logs == {"loss": 1.0}

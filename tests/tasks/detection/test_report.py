@@ -10,11 +10,12 @@ import tensorflow as tf
 from PIL import Image
 
 from kd_keras.evaluation import check_requirements
-from kd_keras.report.page import Subject
+from kd_keras.report.page import Subject, name_networks
 from kd_keras.tasks.detection.drawing import DrawnBox, draw_on_image
 from kd_keras.tasks.detection.evaluation import evaluate_detections
 from kd_keras.tasks.detection.predictions import BoxPredictions
-from kd_keras.tasks.detection.report import write_detection_report
+from kd_keras.tasks.detection.report import AP, detector_sections
+from kd_keras.tasks.page import write_page
 from tests.support.boxes import SIZE, detections, labels, random_case
 from tests.support.pages import Elements
 
@@ -22,11 +23,12 @@ pytest.importorskip("pycocotools", reason="pycocotools is not installed")
 COUNT = 9
 
 
-def write(path, predictions, findings, **options):
+def write(path, predictions, findings, requirements=(), class_names=None, history=None):
     roles = {"teacher": "teacher", "plain": "baseline", "small": "distilled"}
-    subjects = [Subject(name, roles[name], measured, options.pop("history", {})) for name, measured in findings.items()]
+    subjects = [Subject(name, roles[name], measured, history or {}) for name, measured in findings.items()]
     images = tf.data.Dataset.from_tensor_slices(np.full((COUNT, 50, 100, 3), 128.0, "float32")).batch(4)
-    write_detection_report(path, subjects, images=images, predictions=predictions, **options)
+    sections = detector_sections(name_networks(subjects), predictions, images, class_names)
+    write_page(path, subjects, requirements, metric=AP, sections=sections)
     return path.read_text()
 
 

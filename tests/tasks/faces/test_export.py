@@ -24,7 +24,7 @@ def network():
 def exports(network, tmp_path_factory):
     directory = tmp_path_factory.mktemp("export")
     return {
-        name: export_embedder(network, name, directory, sample=IMAGES, representative=IMAGES)
+        name: export_embedder(network, directory / FORMATS[name][0], name, sample=IMAGES, representative=IMAGES)
         for name in FORMATS
         if name != "onnx"
     }
@@ -52,21 +52,21 @@ def test_the_head_is_not_exported(network, exports):
 def test_mobilefacenet_in_litert(name, tmp_path):
     keras.utils.set_random_seed(0)
     network = models.build("embedder/mobilefacenet", SHAPE, 50, backbone={"width": 0.125, "dimension": 8})
-    export = export_embedder(network, name, tmp_path, sample=IMAGES, representative=IMAGES)
+    export = export_embedder(network, tmp_path / FORMATS[name][0], name, sample=IMAGES, representative=IMAGES)
     assert export.lowest_cosine > (0.95 if name == "litert_int8" else 0.99999)
 
 
 def test_an_onnx_file(network, tmp_path):
     pytest.importorskip("tf2onnx")
     pytest.importorskip("onnxruntime")
-    export = export_embedder(network, "onnx", tmp_path, sample=IMAGES, flip=True)
+    export = export_embedder(network, tmp_path / "model.onnx", "onnx", sample=IMAGES, flip=True)
     run, shape = load_embedder(export.path)
     assert shape == SHAPE
     np.testing.assert_allclose(run(IMAGES), embed(network, IMAGES, flip=True), atol=1e-5)
 
 
 def test_a_mirrored_image_counts_too(network, tmp_path):
-    export = export_embedder(network, "saved_model", tmp_path, sample=IMAGES, flip=True)
+    export = export_embedder(network, tmp_path / "saved_model", "saved_model", sample=IMAGES, flip=True)
     run, _ = load_embedder(export.path)
     np.testing.assert_allclose(run(IMAGES), run(IMAGES[:, :, ::-1]), atol=1e-5)
     np.testing.assert_allclose(run(IMAGES), embed(network, IMAGES, flip=True), atol=1e-5)
@@ -74,20 +74,20 @@ def test_a_mirrored_image_counts_too(network, tmp_path):
 
 def test_an_export_that_differs_is_rejected_and_the_earlier_one_stays(network, tmp_path):
     with pytest.raises(ValueError, match="rejected.*at least 1.5"):
-        export_embedder(network, "litert", tmp_path, sample=IMAGES, lowest_cosine=1.5)
+        export_embedder(network, tmp_path / "model.tflite", "litert", sample=IMAGES, lowest_cosine=1.5)
     assert not list(tmp_path.iterdir())
 
 
 def test_wrong_requests_raise(network, tmp_path):
     with pytest.raises(ValueError, match="Did you mean|did you mean"):
-        export_embedder(network, "litert8", tmp_path, sample=IMAGES)
+        export_embedder(network, tmp_path / "model.tflite", "litert8", sample=IMAGES)
     with pytest.raises(ValueError, match="representative="):
-        export_embedder(network, "litert_int8", tmp_path, sample=IMAGES)
+        export_embedder(network, tmp_path / "model_int8.tflite", "litert_int8", sample=IMAGES)
     with pytest.raises(ValueError, match="uint8 images"):
-        export_embedder(network, "litert", tmp_path, sample=IMAGES.astype("float32"))
+        export_embedder(network, tmp_path / "model.tflite", "litert", sample=IMAGES.astype("float32"))
     maps = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Conv2D(2, 1)])
     with pytest.raises(ValueError, match=r"embeddings \(B, D\)"):
-        export_embedder(maps, "litert", tmp_path, sample=IMAGES)
+        export_embedder(maps, tmp_path / "model.tflite", "litert", sample=IMAGES)
 
 
 def test_the_script_compares_two_photographs(network, exports, tmp_path, capsys):
