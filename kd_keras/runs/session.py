@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from kd_keras import distribute
 from kd_keras.distiller import Distiller
+from kd_keras.networks.moving_statistics import warn_of_lag
 from kd_keras.networks.saving import check_savable
 from kd_keras.recording.reader import Recording
 from kd_keras.runs import devices
@@ -111,6 +112,7 @@ def train_student(
     """
     started, recipe, images = time.perf_counter(), session.recipe, session.images
     check_savable(distiller.student)
+    warn_of_lag(distiller.student, images.steps * recipe.epochs)
     labeled = images.train.has_labels or images.test is not None
     with session.building():
         soft = recipe.has_soft_labels, recipe.label_smoothing
