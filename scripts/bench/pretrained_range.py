@@ -44,8 +44,9 @@ def give_trained_values(network: keras.Model, images: np.ndarray) -> None:
     norms = [layer for layer in network.layers if isinstance(layer, keras.layers.BatchNormalization)]
     for layer in network.layers:
         if isinstance(layer, keras.layers.Normalization):
-            layer.mean.assign(np.reshape([0.485, 0.456, 0.406], layer.mean.shape))
-            layer.variance.assign(np.reshape([0.229, 0.224, 0.225], layer.variance.shape))
+            count = layer.get_weights()[-1]
+            layer.set_weights([np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225]), count])
+            layer.finalize_state()
     momenta = [layer.momentum for layer in norms]
     for layer in norms:
         layer.momentum = 0.0
