@@ -46,3 +46,5 @@ def define_views() -> None:
         "mixup", Recipe.mixup, "Augmentation: alpha of mixup; 0 is off, 1 mixes evenly.", lower_bound=0.0
     )
     flags.DEFINE_float("cutmix", Recipe.cutmix, "Augmentation: alpha of CutMix; 0 is off.", lower_bound=0.0)
+    text = "Augmentation for boxes: the share of images that become a window of four images."
+    flags.DEFINE_float("mosaic", Recipe.mosaic, text, lower_bound=0.0, upper_bound=1.0)

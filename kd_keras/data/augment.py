@@ -1,8 +1,9 @@
 """Views of images, each a pure function of the image and a seed, so that every view can be repeated.
 
 On one image: `pad_crop_flip`, `shift`, `random_resized_crop`, `rand_augment`. They take `(H, W, C)`, uint8 in 0..255 or
-floating point in 0..1, and return the same type and range. On a batch: `mixup` and `cutmix` of `mixing.py`. A seed is a
-tensor `(2,)` of integers; nothing here reads or changes a random state. `Augmentation` combines them.
+floating point in 0..1, and return the same type and range. On a batch: `mixup` and `cutmix` of `mixing.py`, for boxes
+`mosaic` and `mixup_boxes` of `box_mixing.py`. A seed is a tensor `(2,)` of integers; nothing here reads or changes a
+random state. `Augmentation` combines them.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from typing import Any
 
 import tensorflow as tf
 
+from kd_keras.data.box_mixing import mixup_boxes, mosaic
 from kd_keras.data.labels import Label, Window, label_in_window, whole_image
-from kd_keras.data.mixing import Mixed, cutmix, mixup
+from kd_keras.data.mixing import cutmix, mixup
 from kd_keras.data.rand_augment import rand_augment
 from kd_keras.data.scaling import check_scale, scale_and_crop
 from kd_keras.errors import shorten
@@ -125,6 +127,7 @@ class Augmentation:
         resized_crop: whether to crop a random part and resize it to the size of the image.
         scale: the smallest and the largest factor of a random scale, which a random crop of the image's size follows,
             such as (0.5, 2.0) for segmentation.
+        mosaic: for images with boxes, the share of images that become a window of four images, from 0 to 1.
         rand_augment: (layers, magnitude from 0 to 10), applied after the crop.
         mixup: its alpha, 0 for none.
         cutmix: its alpha, 0 for none. If mixup and cutmix are both above 0, each batch takes one of them at random.
@@ -144,6 +147,7 @@ class Augmentation:
     mixup: float = 0.0
     cutmix: float = 0.0
     scale: tuple[float, float] | None = None
+    mosaic: float = 0.0
 
     def __post_init__(self) -> None:
         for field in ("crop", "shift"):
@@ -156,6 +160,8 @@ class Augmentation:
             value = getattr(self, field)
             if not isinstance(value, (int, float)) or not 0 <= value < math.inf:
                 raise ValueError(f"{field} must be a finite alpha, 0 for none, but received {shorten(value)}.")
+        if not isinstance(self.mosaic, (int, float)) or not 0 <= self.mosaic <= 1:
+            raise ValueError(f"mosaic must be a share of the images from 0 to 1, but received {shorten(self.mosaic)}.")
         crops = [field for field in ("crop", "shift", "resized_crop", "scale") if getattr(self, field)]
         if len(crops) > 1:
             raise ValueError(
@@ -174,8 +180,8 @@ class Augmentation:
 
     @property
     def mixes(self) -> bool:
-        """Whether `mix` changes batches at all; labels are then probabilities."""
-        return self.mixup > 0 or self.cutmix > 0
+        """Whether `mix` changes batches at all; labels that are classes are then probabilities."""
+        return self.mixup > 0 or self.cutmix > 0 or self.mosaic > 0
 
     def view(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """The view of one image `(H, W, C)` for a seed `(2,)`, of the same shape and type.
@@ -219,13 +225,18 @@ class Augmentation:
         image = rand_augment(image, color_seed, *self.rand_augment) if self.rand_augment else image
         return image, window
 
-    def mix(self, images: tf.Tensor, labels: tf.Tensor | None, seed: tf.Tensor) -> Mixed:
-        """The mixed batch for a seed `(2,)`: `(B, H, W, C)` with `(B, K)` labels or `None`.
+    def mix(self, images: tf.Tensor, labels: Any, seed: tf.Tensor) -> tuple[tf.Tensor, Any]:
+        """The mixed batch for a seed `(2,)`: `(B, H, W, C)` with `(B, K)` labels, boxes or `None`.
+
+        A label of N boxes has 4 N rows after `mosaic` and 2 N after `mixup`.
 
         >>> Augmentation(mixup=1.0).mix(tf.zeros((2, 4, 4, 1)), tf.eye(2), [1, 2])[1].shape
         TensorShape([2, 2])
         """
         choice_seed, mix_seed = tf.unstack(tf.random.split(seed, 2))
+        if isinstance(labels, dict):
+            images, labels = mosaic(images, labels, choice_seed, self.mosaic) if self.mosaic else (images, labels)
+            return mixup_boxes(images, labels, mix_seed, self.mixup) if self.mixup else (images, labels)
         # One column of zeros replaces missing labels, because both branches of a condition must return one structure.
         targets = tf.zeros((tf.shape(images)[0], 1)) if labels is None else labels
         mixers = [

@@ -230,13 +230,13 @@ class ImageAugmentation(Protocol):
 
     @property
     def mixes(self) -> bool:
-        """Whether `mix` changes batches at all: labels are then one-hot."""
+        """Whether `mix` changes batches at all: labels that are classes are then one-hot."""
 
     def view(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """The view of an image `(H, W, C)` uint8 for a seed `(2,)` integer, with the same shape and type."""
 
-    def mix(self, images: tf.Tensor, labels: tf.Tensor | None, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor | None]:
-        """Mixes a batch `(B, H, W, C)` float32, 0..255, and its labels `(B, K)` float32 or `None`."""
+    def mix(self, images: tf.Tensor, labels: Any, seed: tf.Tensor) -> tuple[tf.Tensor, Any]:
+        """Mixes a batch `(B, H, W, C)` float32, 0..255, and its labels: `(B, K)` float32, boxes or `None`."""
 
 
 class RecordedOutputs(Protocol):

@@ -22,7 +22,7 @@ class BatchMaker:
     Args:
         source: where the examples come from.
         views: the augmentation.
-        one_hot: whether labels are `(B, K)` float32; always so if batches are mixed.
+        one_hot: whether labels are `(B, K)` float32; always so if batches are mixed and labels are classes.
         with_index: whether batches contain the example numbers.
         recorded: the teacher's outputs to join, or `None`.
 
@@ -40,10 +40,13 @@ class BatchMaker:
         recorded: RecordedOutputs | None = None,
     ):
         self.views, self.recorded, self.classes = views, recorded, source.classes
-        self.one_hot = one_hot or (views.mixes_batches and source.has_labels)
+        self.one_hot = one_hot or (views.mixes_batches and source.has_labels and not source.has_boxes)
         self.with_index = with_index or recorded is not None
         if source.has_boxes or source.has_masks:
             check_label_can_follow(source, views, self.one_hot)
+        if getattr(views.augmentation, "mosaic", 0) and not source.has_boxes:
+            expected = f"images with boxes for mosaic, which joins four images in {source.name}"
+            raise ValueError(explain_mismatch(expected, f"labels that are {source.label_kind}", "leave mosaic out"))
         if self.one_hot and not (source.has_labels and self.classes):
             received = f"{source.name}, which has {self.classes or 'no'} classes"
             received += "" if source.has_labels else " and no labels"
@@ -91,14 +94,15 @@ def check_label_can_follow(source: Source, views: ViewSettings, one_hot: bool) -
         ValueError: if they cannot.
     """
     augmentation, kind = views.augmentation, source.label_kind
-    if one_hot:
-        received = "one_hot=True, mixup or cutmix"
+    is_cut = source.has_boxes and getattr(augmentation, "cutmix", 0) > 0
+    if one_hot or is_cut:
+        received = "cutmix" if is_cut else "one_hot=True, mixup, cutmix or mosaic"
         advice = f"a label has a class for each {'box' if source.has_boxes else 'pixel'}: leave these out"
         raise ValueError(explain_mismatch(f"labels with {kind} as they are for {source.name}", received, advice))
-    if augmentation is None or not augmentation.changes_images:
+    if augmentation is None or not (augmentation.changes_images or augmentation.mixes):
         return
     if not isinstance(augmentation, Augmentation) or augmentation.rand_augment:
-        names = "crop, shift, resized_crop, scale and flip"
+        names = "crop, shift, resized_crop, scale and flip" + ", mixup and mosaic" * source.has_boxes
         expected = f"an Augmentation of {names}, which the {kind} of {source.name} can follow"
         raise ValueError(explain_mismatch(expected, shorten(augmentation)))
 

@@ -25,9 +25,9 @@ def mixup(images: tf.Tensor, labels: tf.Tensor | None, seed: tf.Tensor, alpha: f
     >>> mixup(tf.constant([0.0, 255.0])[:, None, None, None], None, [1, 2], alpha=1.0)[0].shape
     TensorShape([2, 1, 1, 1])
     """
-    ratio = _draw_beta(seed, alpha, tf.shape(images)[0])
-    labels = None if labels is None else _blend(labels, ratio[:, None])
-    return _blend(images, ratio[:, None, None, None]), labels
+    ratio = draw_beta(seed, alpha, tf.shape(images)[0])
+    labels = None if labels is None else blend(labels, ratio[:, None])
+    return blend(images, ratio[:, None, None, None]), labels
 
 
 def cutmix(images: tf.Tensor, labels: tf.Tensor | None, seed: tf.Tensor, alpha: float) -> Mixed:
@@ -41,7 +41,7 @@ def cutmix(images: tf.Tensor, labels: tf.Tensor | None, seed: tf.Tensor, alpha: 
     """
     count, height, width = tf.unstack(tf.shape(images)[:3])
     side_seed, center_seed = tf.unstack(tf.random.split(seed, 2))
-    cut = tf.sqrt(1 - _draw_beta(side_seed, alpha, count))
+    cut = tf.sqrt(1 - draw_beta(side_seed, alpha, count))
     centers = tf.random.stateless_uniform((2, count), center_seed)
 
     def is_inside(length: tf.Tensor, center: tf.Tensor) -> tf.Tensor:
@@ -52,15 +52,17 @@ def cutmix(images: tf.Tensor, labels: tf.Tensor | None, seed: tf.Tensor, alpha: 
 
     box = is_inside(height, centers[0])[:, :, None] & is_inside(width, centers[1])[:, None, :]
     remaining = 1 - tf.cast(box, tf.float32)
-    labels = None if labels is None else _blend(labels, tf.reduce_mean(remaining, [1, 2])[:, None])
+    labels = None if labels is None else blend(labels, tf.reduce_mean(remaining, [1, 2])[:, None])
     return tf.where(box[..., None], images[::-1], images), labels
 
 
-def _blend(values: tf.Tensor, ratio: tf.Tensor) -> tf.Tensor:
+def blend(values: tf.Tensor, ratio: tf.Tensor) -> tf.Tensor:
+    """Each value, weighted by its ratio, and its partner's in the reversed batch, weighted by the rest."""
     return ratio * values + (1 - ratio) * values[::-1]
 
 
-def _draw_beta(seed: tf.Tensor, alpha: float, count: tf.Tensor) -> tf.Tensor:
+def draw_beta(seed: tf.Tensor, alpha: float, count: tf.Tensor) -> tf.Tensor:
+    """Draws `count` ratios from Beta(alpha, alpha)."""
     # A ratio of gammas is a beta. At a small alpha both may underflow to 0; the ratio 0 is then the nearest value.
     first, second = tf.unstack(tf.random.stateless_gamma((2, count), seed, alpha))
     return tf.math.divide_no_nan(first, first + second)

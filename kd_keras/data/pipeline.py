@@ -80,7 +80,7 @@ def training(
         epochs: the number of epochs, or `None` for an endless dataset.
         shuffle: whether each epoch has a new order, or the reading order.
         cache: whether decoded images may be kept in memory.
-        one_hot: whether labels are `(B, K)` float32; always so if the augmentation mixes.
+        one_hot: whether labels are `(B, K)` float32; always so if the augmentation mixes labels that are classes.
         with_index: whether x is `{INPUTS: images, INDEX: (B,) int64}`, to join other data by example.
         drop_remainder: whether to leave out the smaller last batch of an epoch; shapes are then static.
         views: the number of views of each example, or `None` for a new view in each epoch.

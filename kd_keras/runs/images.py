@@ -218,6 +218,7 @@ def augmentation(recipe: Recipe) -> data.Augmentation:
         rand_augment=recipe.rand_augment,
         mixup=recipe.mixup,
         cutmix=recipe.cutmix,
+        mosaic=recipe.mosaic,
     )
 
 

@@ -78,8 +78,9 @@ class Recipe:
         scale: the smallest and the largest factor of a random scale, which a random crop to the original size follows,
             such as (0.5, 2.0) for masks.
         rand_augment: (layers, magnitude) of RandAugment.
-        mixup: alpha of mixup; 0 is off.
+        mixup: alpha of mixup; 0 is off. For boxes, the objects of both images count.
         cutmix: alpha of CutMix; 0 is off.
+        mosaic: for boxes, the share of images that become a window of four images, from 0 to 1.
         strategy: how to use the devices: a name of `distribute.NAMES`, or a `tf.distribute.Strategy`.
         devices: number of devices of this machine: GPUs, or logical CPUs if it has no GPU.
         worker_timeout: seconds after which a worker that does not start or does not respond counts as lost.
@@ -141,6 +142,7 @@ class Recipe:
     rand_augment: tuple[int, int] | None = None
     mixup: float = 0.0
     cutmix: float = 0.0
+    mosaic: float = 0.0
     strategy: str | tf.distribute.Strategy = "auto"
     devices: int | None = None
     worker_timeout: float = 60.0
@@ -265,6 +267,7 @@ NUMBERS = (
     "label_smoothing",
     "mixup",
     "cutmix",
+    "mosaic",
 )
 SWITCHES = ("drop_remainder", "flip", "resized_crop", "deterministic", "sync_batch_norm", "freeze_backbone")
 TUPLES = {"without_classes": None, "decay_epochs": None, "image_size": 2, "rand_augment": 2, "ignored": None}

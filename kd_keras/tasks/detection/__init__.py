@@ -72,8 +72,8 @@ class Detection(Task):
         check_image_shape(network, name, image_shape)
 
     def compile_options(self, has_soft_labels: bool, label_smoothing: float) -> dict[str, Any]:
-        refuse_soft_labels(has_soft_labels, label_smoothing, "boxes with one class each")
-        return {}
+        refuse_soft_labels(label_smoothing > 0, label_smoothing, "boxes with one class each")
+        return {}  # mixup joins boxes without making their classes soft
 
     def callbacks(
         self, test: Source, batches: Callable[[], tf.data.Dataset], epochs: Collection[int]
