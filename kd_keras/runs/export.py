@@ -19,7 +19,7 @@ from kd_keras.export.usage import reading_lines
 from kd_keras.files import write_json
 from kd_keras.networks.inputs import find_input_shape
 from kd_keras.networks.quantized_layers import is_quantization_aware
-from kd_keras.runs.candidates import Network, name_networks, resolve_data
+from kd_keras.runs.candidates import Network, check_has_head, name_networks, resolve_data
 from kd_keras.runs.images import open_source, read_images
 from kd_keras.runs.recipe import Data, Recipe, make_recipe
 from kd_keras.runs.run import find_run, load_network, recorded_data
@@ -161,6 +161,7 @@ def _output(student: Network, output: str | os.PathLike | None) -> Path:
 
 def _prepare(student: Network, settings: Recipe, directory: Path, calibration: int) -> tuple[_Exporter, Source]:
     model, recorded = load_network(student), recorded_data(student)
+    check_has_head(model, str(getattr(student, "name", student)))
     task = find_task(settings.task, settings.data, settings.data_dir, settings.download_timeout)
     names = recorded.get("class_names")
     reading = {**settings.reading, "task": task, "class_names": settings.class_names or names}
