@@ -8,6 +8,7 @@ those after the last normalization.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import keras
@@ -21,35 +22,7 @@ from kd_keras.networks.features import DECLARED_EMBEDDING
 from kd_keras.networks.preprocessing import PixelStatistics
 
 EPSILON = 1e-6  # of the normalizations
-
-
-def deit_tiny(
-    input_shape: tuple[int, ...], classes: int, normalization: PixelStatistics | None = None, **options: Any
-) -> keras.Model:
-    """DeiT-Ti: 12 blocks of width 192 with 3 heads.
-
-    Args:
-        input_shape: `(H, W, C)`, a multiple of the size of a patch.
-        classes: number of classes K.
-        normalization: of the pixels.
-        options: `distillation_token=` (True), `patch_size=` (16) and `drop_path=` (0.1, the stochastic depth of the
-            last block).
-
-    Returns:
-        A model from pixels to logits `(B, K)`: with the distillation token those of the mean prediction, from the
-        layers `class_head` and `distillation_head`.
-
-    >>> deit_tiny((32, 32, 3), 10).get_layer("distillation_head").output.shape
-    (None, 10)
-    """
-    return _deit("deit_tiny", input_shape, classes, normalization, width=192, heads=3, **options)
-
-
-def deit_small(
-    input_shape: tuple[int, ...], classes: int, normalization: PixelStatistics | None = None, **options: Any
-) -> keras.Model:
-    """DeiT-S: 12 blocks of width 384 with 6 heads; the arguments are those of `deit_tiny`."""
-    return _deit("deit_small", input_shape, classes, normalization, width=384, heads=6, **options)
+SMALL_IMAGE = 64  # the fewest rows of an image that patches of 16 pixels suit
 
 
 def vit_lite(
@@ -83,20 +56,42 @@ def vit_lite(
     return keras.Model(inputs, _head(_token(x, 0, DECLARED_EMBEDDING), classes, "logits"), name="vit_lite")
 
 
-def _deit(
-    name: str,
+def deit(
     input_shape: tuple[int, ...],
     classes: int,
-    normalization: PixelStatistics | None,
+    normalization: PixelStatistics | None = None,
     *,
     width: int,
     heads: int,
+    name: str,
     distillation_token: bool = True,
-    patch_size: int = 16,
+    patch_size: int | None = None,
     depth: int = 12,
     drop_path: float = 0.1,
 ) -> keras.Model:
+    """DeiT: `deit_tiny` has the width 192 and 3 heads, `deit_small` 384 and 6.
+
+    Args:
+        input_shape: `(H, W, C)`, a multiple of the size of a patch.
+        classes: number of classes K.
+        normalization: of the pixels.
+        width: of the tokens.
+        heads: of the attention.
+        name: of the model.
+        distillation_token: whether there is a second token with a head of its own.
+        patch_size: the side of a patch in pixels; by default 16, or 4 if the image has fewer than 64 rows.
+        depth: number of blocks.
+        drop_path: the stochastic depth of the last block, from 0 to below 1.
+
+    Returns:
+        A model from pixels to logits `(B, K)`: with the distillation token those of the mean prediction of the layers
+        `class_head` and `distillation_head`.
+
+    >>> deit_tiny((32, 32, 3), 10, depth=1).get_layer("distillation_head").output.shape
+    (None, 10)
+    """
     inputs, x = image_input(input_shape, normalization)
+    patch_size = patch_size or (16 if input_shape[0] >= SMALL_IMAGE else 4)
     x = _patches(x, patch_size, width, 2 if distillation_token else 1)
     x = _blocks(x, depth, width=width, heads=heads, hidden=4 * width, drop_path=drop_path, qkv_bias=True)
     embedding = _token(x, 0, DECLARED_EMBEDDING)
@@ -107,6 +102,10 @@ def _deit(
         _head(_token(x, 1, "distillation_token"), classes, "distillation_head"),
     ]
     return keras.Model(inputs, MeanOfPredictions(name="mean_of_predictions")(logits), name=name)
+
+
+deit_tiny = functools.partial(deit, width=192, heads=3, name="deit_tiny")
+deit_small = functools.partial(deit, width=384, heads=6, name="deit_small")
 
 
 def _patches(x: Tensor, patch_size: int, width: int, extra: int) -> Tensor:

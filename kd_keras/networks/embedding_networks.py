@@ -1,7 +1,8 @@
 """Networks that end in their embedding, as pretraining leaves them, and the classifier that is put on them.
 
-Such a network declares its embedding by the name of its last layer, `embedding_out`, an identity. It consists of the
-layers of the network that was pretrained and of Keras's own layers, so its file needs nothing else.
+Such a network declares its embedding by the name of its last layer, `embedding_out`, an identity unless the network has
+a layer of that name itself. It consists of the layers of the network that was pretrained and of Keras's own layers, so
+its file needs nothing else.
 """
 
 from __future__ import annotations
@@ -51,7 +52,9 @@ def remove_classifier(network: keras.Model) -> keras.Model:
     if is_mean:
         order = "channels_first" if graph.is_channels_first(source) else "channels_last"
         output = layers.GlobalAveragePooling2D(data_format=order, name="embedding_pool")(output)
-    return keras.Model(inputs, layers.Identity(name=DECLARED_EMBEDDING)(output), name=network.name)
+    if graph.spec(source).layer.rsplit("/", 1)[-1] != DECLARED_EMBEDDING:
+        output = layers.Identity(name=DECLARED_EMBEDDING)(output)
+    return keras.Model(inputs, output, name=network.name)
 
 
 def ends_in_embedding(network: keras.Model) -> bool:
@@ -60,8 +63,8 @@ def ends_in_embedding(network: keras.Model) -> bool:
     >>> ends_in_embedding(keras.Sequential([keras.Input((4,)), layers.Identity(name="embedding_out")]))
     True
     """
-    last = network.layers[-1] if network.layers else None
-    return isinstance(last, layers.Identity) and last.name == DECLARED_EMBEDDING
+    outputs = getattr(network, "outputs", None) or ()
+    return len(outputs) == 1 and bool(network.layers) and network.layers[-1].name == DECLARED_EMBEDDING
 
 
 def add_classifier(network: keras.Model, classes: int) -> keras.Model:
@@ -78,6 +81,6 @@ def add_classifier(network: keras.Model, classes: int) -> keras.Model:
     >>> add_classifier(remove_classifier(network), 5).output_shape
     (None, 5)
     """
-    embedding = network.get_layer(DECLARED_EMBEDDING).input
-    inputs = network.input
-    return keras.Model(inputs, layers.Dense(classes, name="logits")(embedding), name=network.name)
+    last = network.layers[-1]
+    embedding = last.input if isinstance(last, layers.Identity) else network.outputs[0]
+    return keras.Model(network.input, layers.Dense(classes, name="logits")(embedding), name=network.name)

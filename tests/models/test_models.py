@@ -25,12 +25,14 @@ IN_REFERENCE += ["mobilenet_v2", "shufflenet_v1", "shufflenet_v2"]
 OTHER_NAMES = {"mobilenet_v2": "MobileNetV2", "shufflenet_v1": "ShuffleV1", "shufflenet_v2": "ShuffleV2"}
 SMALLEST = ["mlp", "mobilenet_v1", "mobilenet_v2", "mobilenet_v3_small", "resnet8", "resnet50", "shufflenet_v1"]
 SMALLEST += [
+    "deit_tiny",
     "resnet18_imagenet",
     "mobilefacenet",
     "shufflenet_v1_imagenet",
     "shufflenet_v2",
     "shufflenet_v2_imagenet",
     "vgg8",
+    "vit_lite",
     "wrn_16_1",
 ]  # one per form
 
