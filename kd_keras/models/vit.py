@@ -53,7 +53,7 @@ def vit_lite(
     inputs, x = image_input(input_shape, normalization)
     x = _patches(x, patch_size, 256, 1)
     x = _blocks(x, depth, width=256, heads=4, hidden=512, drop_path=drop_path, qkv_bias=False)
-    return keras.Model(inputs, _head(_token(x, 0, DECLARED_EMBEDDING), classes, "logits"), name="vit_lite")
+    return keras.Model(inputs, _head(TokenAt(0, name=DECLARED_EMBEDDING)(x), classes, "logits"), name="vit_lite")
 
 
 def deit(
@@ -94,13 +94,11 @@ def deit(
     patch_size = patch_size or (16 if input_shape[0] >= SMALL_IMAGE else 4)
     x = _patches(x, patch_size, width, 2 if distillation_token else 1)
     x = _blocks(x, depth, width=width, heads=heads, hidden=4 * width, drop_path=drop_path, qkv_bias=True)
-    embedding = _token(x, 0, DECLARED_EMBEDDING)
+    embedding = TokenAt(0, name=DECLARED_EMBEDDING)(x)
     if not distillation_token:
         return keras.Model(inputs, _head(embedding, classes, "logits"), name=name)
-    logits = [
-        _head(embedding, classes, "class_head"),
-        _head(_token(x, 1, "distillation_token"), classes, "distillation_head"),
-    ]
+    tokens = {"class_head": embedding, "distillation_head": TokenAt(1, name="distillation_token")(x)}
+    logits = [_head(token, classes, head) for head, token in tokens.items()]
     return keras.Model(inputs, MeanOfPredictions(name="mean_of_predictions")(logits), name=name)
 
 
@@ -134,10 +132,6 @@ def _blocks(x: Tensor, depth: int, *, width: int, heads: int, hidden: int, drop_
 def _drop_path(x: Tensor, rate: float, name: str) -> Tensor:
     """Leaves out a branch for some examples: Huang et al. 2016, 1603.09382."""
     return layers.Dropout(rate, noise_shape=(None, 1, 1), name=name)(x) if rate else x
-
-
-def _token(x: Tensor, place: int, name: str) -> Tensor:
-    return TokenAt(place, name=name)(x)
 
 
 def _head(token: Tensor, classes: int, name: str) -> Tensor:

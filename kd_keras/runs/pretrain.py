@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from kd_keras import data as room
 from kd_keras.data.unlabeled import read_unlabeled, without_labels
@@ -165,31 +166,50 @@ def _setting(labeled: Data | None) -> Any:
 
 
 def _load_images(recipe: Recipe, labeled: Data | None, labeled_split: str) -> Images:
-    """The images to train on, without labels, and the test images if there are labeled ones."""
+    """The images to train on, without labels, and the test images if there are labeled ones.
+
+    Raises:
+        ValueError: if an option needs labels, if there are no images, or if the labeled ones do not fit.
+    """
     place = recipe.data
+    if recipe.without_classes:
+        received = f"without_classes={','.join(map(str, recipe.without_classes))}"
+        raise ValueError(explain_mismatch("images without labels", received, "leave it out"))
     if isinstance(place, (str, os.PathLike)) and (os.path.isdir(place) or Path(place).suffix == ".txt"):
+        if recipe.train_split != Recipe.train_split:
+            received = f"train_split={recipe.train_split!r}"
+            advice = "name the folder of the images to train on"
+            raise ValueError(explain_mismatch(f"no split, because all images of {place} are read", received, advice))
         train = read_unlabeled(place, recipe.image_channels, recipe.image_bits)
     else:
         train = without_labels(open_source(place, recipe.train_split, recipe.data_dir, **recipe.reading))
     if labeled is None:
-        return Images(recipe, train, None, Pretraining(lambda: None))
+        return Images(recipe, train, None, Pretraining())
     names = ((labeled, labeled_split), (recipe.test_data or labeled, recipe.test_split))
-    known, test = (open_source(images, split, recipe.data_dir, **recipe.reading) for images, split in names)
-    channels = train.examples.element_spec["image"].shape[-1]
-    for source in (known, test):
-        if not source.has_labels:
-            raise ValueError(explain_mismatch("labeled images to measure the embeddings", f"{source.name!r} without"))
-        if source.examples.element_spec["image"].shape[-1] != channels:
-            advice = "pass image_channels=1 for gray or 3 for colors"
-            expected = f"labeled images of {channels} channels, as for training"
-            raise ValueError(explain_mismatch(expected, f"others in {source.name!r}", advice))
-    known, test = (take_evenly(source, PROBED) if source.size > PROBED else source for source in (known, test))
+    known, test = (_load_labeled(recipe, train, images, split) for images, split in names)
     task = Pretraining(functools.partial(_batches, recipe, known, train))
     task.check_classes(known, test)
     return Images(recipe, train, test, task)
 
 
-def _batches(recipe: Recipe, source: room.Source, train: room.Source) -> Any:
+def _load_labeled(recipe: Recipe, train: room.Source, images: Data, split: str) -> room.Source:
+    """Labeled images that measure the embeddings; of many, evenly spread ones."""
+    source = open_source(images, split, recipe.data_dir, **recipe.reading)
+    channels = train.examples.element_spec["image"].shape[-1]
+    if not source.has_labels:
+        raise ValueError(explain_mismatch("labeled images to measure the embeddings", f"{source.name!r} without"))
+    if source.examples.element_spec["image"].shape[-1] != channels:
+        advice = "pass image_channels=1 for gray or 3 for colors"
+        expected = f"labeled images of {channels} channels, as for training"
+        raise ValueError(explain_mismatch(expected, f"others in {source.name!r}", advice))
+    if source.size > PROBED:
+        logger.info(
+            "Of %d labeled images of %s every %dth is used.", source.size, source.name, -(-source.size // PROBED)
+        )
+    return take_evenly(source, PROBED) if source.size > PROBED else source
+
+
+def _batches(recipe: Recipe, source: room.Source, train: room.Source) -> tf.data.Dataset:
     size = recipe.image_size or (train.image_shape or ())[:2] or None
     return room.evaluation(source, batch_size=recipe.batch_size, image_size=size)
 

@@ -19,16 +19,17 @@ class Pretraining(Classification):
     """Images whose labels, if there are any, are not trained on.
 
     Args:
-        labeled: makes the batches of the labeled images from which the classes of the test images are predicted.
+        labeled: makes the batches of the labeled images from which the classes of the test images are predicted;
+            `None` if there are no test images.
 
-    >>> Pretraining(lambda: None).metric
+    >>> Pretraining().metric
     'knn'
     """
 
     metrics = ("knn", "linear_probe")
     is_open_set = True  # the test images have no loss; `callbacks` measures
 
-    def __init__(self, labeled: Callable[[], tf.data.Dataset]):
+    def __init__(self, labeled: Callable[[], tf.data.Dataset] | None = None):
         self.labeled = labeled
 
     def compile_options(self, has_soft_labels: bool, label_smoothing: float) -> dict[str, Any]:
@@ -37,7 +38,7 @@ class Pretraining(Classification):
     def callbacks(
         self, test: Source, batches: Callable[[], tf.data.Dataset], epochs: Collection[int]
     ) -> list[keras.callbacks.Callback]:
-        return [MeasureEmbeddings(self.labeled, batches, epochs)]
+        return [] if self.labeled is None else [MeasureEmbeddings(self.labeled, batches, epochs)]
 
 
 class MeasureEmbeddings(keras.callbacks.Callback):

@@ -180,6 +180,8 @@ def test_requests_that_cannot_work_leave_no_run(options, place, tmp_path):
     for changed, message in (
         ({"data": tmp_path / "empty"}, "but received 1 files, none of which is an image"),
         ({"data": tmp_path / "notes.txt"}, "nothing here is not an image"),
+        ({"train_split": "train[:9]"}, "no split, because all images"),
+        ({"without_classes": (1,)}, "images without labels, but received without_classes=1"),
         ({"methods": ["kd"]}, "no class|classes"),
         ({"test_data": "digits"}, "received no labeled="),
         ({"student": "mlp(hidden=(4,))"}, "tap|map"),
