@@ -45,5 +45,7 @@ def define_training() -> None:
         "student and adapters. With momentum 0.9 it decays ten times as much as the same --weight_decay."
     )
     flags.DEFINE_float("coupled_weight_decay", Recipe.coupled_weight_decay, text, lower_bound=0.0)
+    text = "Highest norm of all gradients together, to which longer ones are scaled down; 0 is off."
+    flags.DEFINE_float("clip_norm", Recipe.clip_norm, text, lower_bound=0.0)
     text = "Fraction of a label that is spread evenly over all classes."
     flags.DEFINE_float("label_smoothing", Recipe.label_smoothing, text, lower_bound=0.0)

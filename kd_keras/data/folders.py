@@ -59,7 +59,7 @@ def read(
     paths = [str(path) for path, _ in files]
     everything = [str(path) for path, _ in layout.select("all")]
     if bits is None:
-        _check_bits(folder, everything)
+        check_bits(folder, everything)
     depth = channels or common_channels(map(read_header, everything))
     shape = (*(common_size(map(read_header, paths)) or (None, None)), depth)
     layout.log(split, "gray" if depth == 1 else "in colors")
@@ -80,7 +80,7 @@ def read(
     return source_of_files(columns, decode, name=str(folder), image_shape=shape, class_names=names, version=version)
 
 
-def _check_bits(folder: Path, paths: list[str]) -> None:
+def check_bits(folder: Path, paths: list[str]) -> None:
     """Checks that 16-bit images use their range; reads no further than the first that does.
 
     Cameras and scanners store 10 or 12 bits in such files. Nearly all of these would become black.

@@ -58,6 +58,24 @@ def read_header(path: str | os.PathLike) -> Header:
         return Header((height, width), _is_gray(image, path), _is_deep(image, path))
 
 
+def check_image(path: str | os.PathLike) -> Header:
+    """Reads the header of an image file, and decodes the file to find out whether it is damaged.
+
+    A JPEG is decoded at an eighth of its size, which takes a fraction of the time and fails for the same files.
+
+    Raises:
+        ValueError: if the file is not an image that can be decoded; the message names it.
+    """
+    header = read_header(path)
+    if header.is_deep:
+        highest_value(path)
+        return header
+    with _opened(path) as image:
+        image.draft(None, (1, 1))
+        image.load()
+    return header
+
+
 def common_channels(headers: Iterable[Header]) -> int:
     """1 if all images are gray, else 3; reads no further than the first image with colors."""
     return 1 if all(header.is_gray for header in headers) else 3

@@ -37,6 +37,8 @@ from kd_keras.methods.ctkd import CTKD as CTKD
 from kd_keras.methods.ctkd import ctkd_loss as ctkd_loss
 from kd_keras.methods.cwd import CWD as CWD
 from kd_keras.methods.cwd import cwd_loss as cwd_loss
+from kd_keras.methods.deit import DeiT as DeiT
+from kd_keras.methods.deit import deit_loss as deit_loss
 from kd_keras.methods.dense import Dense as Dense
 from kd_keras.methods.dense import dense_loss as dense_loss
 from kd_keras.methods.dgkd import DGKD as DGKD

@@ -43,6 +43,7 @@ from kd_keras.models.segmenter import segmenter
 from kd_keras.models.shufflenet_v1 import shufflenet_v1, shufflenet_v1_imagenet
 from kd_keras.models.shufflenet_v2 import shufflenet_v2, shufflenet_v2_imagenet
 from kd_keras.models.vgg import vgg8, vgg11, vgg13, vgg16, vgg19
+from kd_keras.models.vit import deit_small, deit_tiny, vit_lite
 from kd_keras.models.wide_resnet import wrn_16_1, wrn_16_2, wrn_40_1, wrn_40_2
 from kd_keras.networks.preprocessing import PixelStatistics
 
@@ -52,6 +53,8 @@ __all__ = (
     "Recognizer",
     "build",
     "cohort",
+    "deit_small",
+    "deit_tiny",
     "detector",
     "embedder",
     "exit_count",
@@ -90,6 +93,7 @@ __all__ = (
     "vgg13",
     "vgg16",
     "vgg19",
+    "vit_lite",
     "wrn_16_1",
     "wrn_16_2",
     "wrn_40_1",

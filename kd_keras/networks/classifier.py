@@ -16,7 +16,7 @@ from keras import layers, tree
 
 from kd_keras.contracts import Tensor
 from kd_keras.errors import explain_mismatch, shorten
-from kd_keras.networks.features import has_kernel, is_pooling, returns_features
+from kd_keras.networks.features import DECLARED_EMBEDDING, has_kernel, is_pooling, returns_features
 from kd_keras.networks.graph import Edge, Graph
 from kd_keras.networks.heads import Head, find_head
 from kd_keras.networks.layouts import find_channels_first
@@ -72,16 +72,20 @@ class ClassifierGraph(Graph):
     def embedding(self) -> Tensor:
         """What the classifier reads, `(B, D)`, before dropout and averaged over height and width.
 
-        Of a network without a classifier, such as a backbone, it is the network's output.
+        Of a network without a classifier, such as a backbone, it is the network's output. A network may declare it: it
+        is the output of a layer called `embedding_out`.
 
         Raises:
             ValueError: if no single layer computes the logits, or if a network without a classifier returns tokens.
         """
-        if self._returns_features():
+        declared = [edge for edge in self.edges if edge.path.rsplit("/", 1)[-1] == DECLARED_EMBEDDING]
+        if len(declared) == 1:
+            tensor = declared[0].results[0]
+        elif self._returns_features():
             tensor = self.logits()
             if len(tensor.shape) == 3:
-                advice = "it returns tokens, without a classifier that reads a vector. Add GlobalAveragePooling1D() "
-                raise self.missing_tap("embedding", f"{advice}or [:, 0] of a class token, or pass the path of a layer")
+                advice = "it returns tokens, without a classifier that reads a vector. Add GlobalAveragePooling1D(), "
+                raise self.missing_tap("embedding", f'{advice}or tap "cls", its class token, or the path of a layer')
         else:
             tensor = self.classifier().sources[0]
         while (edge := self.producer(tensor)) and isinstance(edge.operation, DROPOUTS):

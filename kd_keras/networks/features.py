@@ -15,6 +15,7 @@ NORMALIZATIONS = (
     layers.RMSNormalization,
     layers.UnitNormalization,
 )
+DECLARED_EMBEDDING = "embedding_out"  # the last layer of a network that `embedding_networks` made
 POOLINGS = (layers.GlobalAveragePooling2D, layers.GlobalMaxPooling2D, layers.Flatten)
 RECTIFIERS = ("relu", "relu6", "leakyrelu", "prelu", "elu", "selu", "celu", "gelu", "silu", "hardsilu", "swish", "mish")
 
@@ -23,7 +24,8 @@ def returns_features(graph: Graph, output: Tensor) -> bool:
     """Whether an output is one of features instead of logits.
 
     Features are normalized or rectified after the last kernel, pooled from a sum or a concatenation, or the result of a
-    layer that contains layers, such as a transformer's encoder. What a softmax reads are logits.
+    layer that contains layers, such as a transformer's encoder. What a softmax reads are logits. A network whose last
+    layer is called `embedding_out` declares that it returns its embedding.
 
     >>> import keras
     >>> network = [layers.Conv2D(4, 3), layers.ReLU(), layers.GlobalAveragePooling2D(), layers.Dense(5)]
@@ -34,6 +36,8 @@ def returns_features(graph: Graph, output: Tensor) -> bool:
     if any(output is source for call in graph.calls for source in call.sources):
         return False
     edge, is_pooled = graph.producer(output), False
+    if edge is not None and edge.path.rsplit("/", 1)[-1] == DECLARED_EMBEDDING:
+        return True
     while edge is not None:
         operation = edge.original
         if isinstance(operation, NORMALIZATIONS) or _is_rectifier(operation):

@@ -2,7 +2,8 @@
 
 They are the maps that the network declares: the outputs of its layers `stage1_out`, `stage2_out`, ..., or of a network
 with a pyramid, on whose levels its heads stand, those of `pyramid_p2`, `pyramid_p3`, ... Of a network without layers of
-these names, they are the last maps of each resolution that every path from input to logits passes.
+these names, they are the last maps of each resolution that every path from input to logits passes; of a transformer,
+the map of its tokens.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from kd_keras.networks.classifier import DROPOUTS as DROPOUTS
 from kd_keras.networks.classifier import ClassifierGraph
 from kd_keras.networks.features import has_kernel, is_pooling
 from kd_keras.networks.graph import Edge, Operation
+from kd_keras.networks.transformers import PatchTokens, find_tokens
 
 ACTIVATIONS = (layers.Activation, layers.ReLU, layers.LeakyReLU, layers.PReLU, layers.ELU, layers.Softmax)
 ACTIVATION_NAMES = {name.replace("_", "") for name in dir(keras.activations) if name.islower()}
@@ -41,7 +43,7 @@ class StagedGraph(ClassifierGraph):
         """The maps `(B, H, W, C)` of the stages that the network declares, in their order.
 
         Of a network that declares none, the last map of each resolution that every path to the logits passes, largest
-        first.
+        first. Of a transformer, whose tokens have one resolution, the map of its last tokens.
 
         Raises:
             ValueError: if there is none, or the size of one is unknown.
@@ -89,11 +91,38 @@ class StagedGraph(ClassifierGraph):
                 break
             if len(tensor.shape) == 4:
                 stages[size] = tensor
+        if not stages and self._find_tokens() is not None:
+            return [self.tokens()]
         if not stages:
             raise self.missing_tap("stages", "no map is on every path from input to logits. Pass the paths of layers")
         if any(None in size for size in stages):
             raise self.missing_tap("stages", "the size of its maps is unknown. Build it with a fixed input_shape")
         return list(stages.values())
+
+    def tokens(self) -> Tensor:
+        """The last tokens of the patches of a transformer as a map `(B, h, w, D)`, without class and register tokens.
+
+        Raises:
+            ValueError: if the network is no transformer whose patches are known.
+        """
+        found = self._find_tokens()
+        if found is None:
+            raise self.missing_tap("tokens", "no layer cuts its image into patches. Pass the path of a layer")
+        return self.derive(found.tensor, found.as_map, "tokens")
+
+    def class_token(self) -> Tensor:
+        """The class token `(B, D)` of a transformer after its last layer.
+
+        Raises:
+            ValueError: if there is none.
+        """
+        found = self._find_tokens()
+        if found is None or not found.has_class_token:
+            raise self.missing_tap("cls", "it is no transformer with a class token. Tap the embedding")
+        return self.derive(found.tensor, lambda tokens: tokens[:, 0], "cls")
+
+    def _find_tokens(self) -> PatchTokens | None:
+        return find_tokens(self, self._dominators())
 
     def learned(self) -> set[int]:
         """The ids of the tensors that depend on a layer with a kernel; all others are forms of the input image."""

@@ -13,6 +13,9 @@ A tap is named by what it reads:
   activation after them, else the same maps;
 * `"stages:stem"` are the stages after the output of the layer `stem_out`, if the network declares stages and has one;
 * `"stages[1]"` and `"stages:pre[1]"` are one of these, counted from 0, or from the end if negative;
+* `"tokens"` are the last tokens of the patches of a transformer, as a map `(B, h, w, D)` of the grid of the patches,
+  without class, distillation and register tokens; they are its stages, too;
+* `"cls"` is its class token after the last layer, `(B, D)`;
 * any other name is a layer's path, `"backbone/conv4_block6_out"`; with `*` or `?` in it, a list of all that match.
 
 Maps of a network in channels_first are transposed to `(B, H, W, C)`.
@@ -156,6 +159,8 @@ def find_tap(graph: StagedGraph, name: str) -> Tensor | list[Tensor]:
         return named_outputs[name]
     if name == "embedding":
         return graph.embedding()
+    if name in ("tokens", "cls"):
+        return _token_tap(graph, name)
     if name == "embedding:map":
         return graph.embedding_map()
     if name == "stages:stem":
@@ -169,6 +174,13 @@ def find_tap(graph: StagedGraph, name: str) -> Tensor | list[Tensor]:
         if paths:
             return [_layer_output(graph, path) for path in paths]
     return _layer_output(graph, name)
+
+
+def _token_tap(graph: StagedGraph, name: str) -> Tensor:
+    """The tokens or the class token of a transformer; a layer of that name takes precedence."""
+    if any(edge.path == name for edge in graph.edges):
+        return _layer_output(graph, name)
+    return graph.tokens() if name == "tokens" else graph.class_token()
 
 
 def _find_head(graph: StagedGraph, name: str) -> Tensor | None:

@@ -4,6 +4,7 @@ from kd_keras.runs.compare import Comparison, compare
 from kd_keras.runs.distill import distill
 from kd_keras.runs.evaluate import Evaluation, evaluate
 from kd_keras.runs.export import export
+from kd_keras.runs.pretrain import pretrain
 from kd_keras.runs.recipe import Recipe
 from kd_keras.runs.record import record
 from kd_keras.runs.run import Run, find_run, load_network, recorded_data
@@ -20,6 +21,7 @@ __all__ = (
     "export",
     "find_run",
     "load_network",
+    "pretrain",
     "record",
     "recorded_data",
     "train",

@@ -12,6 +12,7 @@ import keras
 from kd_keras.data import Source
 from kd_keras.evaluation.cost import saved_kilobytes
 from kd_keras.evaluation.evaluator import Candidate
+from kd_keras.networks.embedding_networks import ends_in_embedding
 from kd_keras.runs.recipe import Data, Recipe
 from kd_keras.runs.run import Run, Trained, advise_on_path, find_run, load_network, recorded_data
 from kd_keras.runs.sources import check_class_names, check_ignored, open_source
@@ -21,8 +22,13 @@ Network: TypeAlias = Trained
 
 
 def load_candidate(source: Network, name: str, data_dir: str | None = None) -> Candidate:
-    """Loads a network with what its run recorded."""
+    """Loads a network with what its run recorded.
+
+    Raises:
+        ValueError: if it does not exist or is damaged, or has no classifier.
+    """
     network = load_network(source)
+    check_has_head(network, name)
     run = find_run(source)
     return Candidate(
         name,
@@ -31,6 +37,15 @@ def load_candidate(source: Network, name: str, data_dir: str | None = None) -> C
         kilobytes=_kilobytes(source, network),
         training_images=None if run is None else lambda: training_images(run, data_dir),
     )
+
+
+def check_has_head(network: keras.Model, name: str) -> None:
+    """Raises a ValueError if a network is only pretrained, so that it returns embeddings and no predictions."""
+    if ends_in_embedding(network):
+        raise ValueError(
+            f"Expected a network with a classifier, but {name} is pretrained without labels and returns embeddings "
+            f"{network.output_shape}. Fine-tune it first, with train(model=...)."
+        )
 
 
 def training_images(run: Run, data_dir: str | None = None) -> Source:

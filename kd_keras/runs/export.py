@@ -19,7 +19,7 @@ from kd_keras.export.usage import reading_lines
 from kd_keras.files import write_json
 from kd_keras.networks.inputs import find_input_shape
 from kd_keras.networks.quantized_layers import is_quantization_aware
-from kd_keras.runs.candidates import Network, name_networks, open_test_images, resolve_data
+from kd_keras.runs.candidates import Network, check_has_head, name_networks, open_test_images, resolve_data
 from kd_keras.runs.images import read_images
 from kd_keras.runs.recipe import Data, Recipe, make_recipe
 from kd_keras.runs.run import find_run, load_network, recorded_data
@@ -165,6 +165,7 @@ def _prepare(
     student: Network, settings: Recipe, directory: Path, calibration: int, options: Mapping[str, Any]
 ) -> tuple[_Exporter, Source]:
     model, recorded = load_network(student), recorded_data(student)
+    check_has_head(model, str(getattr(student, "name", student)))
     task = find_task(settings.task, settings.data, settings.data_dir, settings.download_timeout)
     test, reading = open_test_images(settings, task, student, options)
     names = recorded.get("class_names")

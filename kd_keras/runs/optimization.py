@@ -45,16 +45,23 @@ def compile_distiller(
 def optimizer(recipe: Recipe, steps: int) -> keras.optimizers.Optimizer:
     """The optimizer of a recipe, with its learning rate over epochs of `steps` updates."""
     rate = learning_rate(recipe, steps)
-    decay: dict[str, Any] = {"weight_decay": recipe.weight_decay or None}
+    clip = {"global_clipnorm": recipe.clip_norm or None}
+    decay: dict[str, Any] = {"weight_decay": recipe.weight_decay or None, **clip}
     if recipe.optimizer == "sgd":
         if recipe.coupled_weight_decay:
             return CoupledSGD(rate, momentum=0.9, coupled_weight_decay=recipe.coupled_weight_decay, **decay)
         return keras.optimizers.SGD(rate, momentum=0.9, **decay)
     if recipe.optimizer == "dot":
-        return DOT(rate, 0.9, recipe.dot_delta, coupled_weight_decay=recipe.coupled_weight_decay, **decay)
+        return DOT(
+            rate,
+            0.9,
+            recipe.dot_delta,
+            coupled_weight_decay=recipe.coupled_weight_decay,
+            weight_decay=recipe.weight_decay or None,
+        )
     if recipe.optimizer == "adam":
         return keras.optimizers.Adam(rate, **decay)
-    return keras.optimizers.AdamW(rate, weight_decay=recipe.weight_decay)
+    return keras.optimizers.AdamW(rate, weight_decay=recipe.weight_decay, **clip)
 
 
 def learning_rate(recipe: Recipe, steps: int) -> Any:

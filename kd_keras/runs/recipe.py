@@ -68,6 +68,7 @@ class Recipe:
         weight_decay: decoupled weight decay, as Keras's optimizers apply it.
         coupled_weight_decay: weight decay as published recipes apply it, added to the gradient before momentum; of
             "sgd" and "dot" only. See `training.CoupledSGD`.
+        clip_norm: the highest norm of all gradients together, to which longer ones are scaled down; 0 is off.
         label_smoothing: fraction of a label that is spread evenly over all classes.
         seed: of weights, order and augmentation.
         views: number of views of every image: epoch e shows view e mod `views`; by default a new one in every epoch.
@@ -131,6 +132,7 @@ class Recipe:
     warmup_epochs: float = 0.0
     weight_decay: float = 0.0
     coupled_weight_decay: float = 0.0
+    clip_norm: float = 0.0
     label_smoothing: float = 0.0
     seed: int = 0
     views: int | None = None
@@ -210,6 +212,8 @@ class Recipe:
                 f"coupled_weight_decay={self.coupled_weight_decay} needs optimizer='sgd' or 'dot', but received "
                 f"{self.optimizer!r}. Pass weight_decay instead."
             )
+        if self.clip_norm and self.optimizer == "dot":
+            raise ValueError(f"clip_norm={self.clip_norm} needs another optimizer than 'dot', which does not clip.")
         if self.dot_delta != Recipe.dot_delta and self.optimizer != "dot":
             raise ValueError(f"dot_delta={self.dot_delta} needs optimizer='dot', but received {self.optimizer!r}.")
 
@@ -264,6 +268,7 @@ NUMBERS = (
     "warmup_epochs",
     "weight_decay",
     "coupled_weight_decay",
+    "clip_norm",
     "label_smoothing",
     "mixup",
     "cutmix",

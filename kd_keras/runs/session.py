@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,11 +63,17 @@ class Session:
 
 @contextlib.contextmanager
 def open_session(
-    path: str | os.PathLike, settings: Settings, recipe: Recipe, strategy: tf.distribute.Strategy, overwrite: bool
+    path: str | os.PathLike,
+    settings: Settings,
+    recipe: Recipe,
+    strategy: tf.distribute.Strategy,
+    overwrite: bool,
+    load: Callable[[Recipe], Images] = load_images,
 ) -> Iterator[Session | Run]:
     """Opens a session and its images, or the run if it is already complete.
 
     Within the context the chief worker holds the lock of the directory. A run that is overwritten is not yet deleted.
+    `load` loads the images of the recipe.
 
     Raises:
         ValueError: if the directory contains something other than this run, if another process trains it, or if the
@@ -80,7 +86,7 @@ def open_session(
             if distribute.is_chief(strategy) and not run.is_complete:
                 stack.enter_context(lock_directory(run.path))
                 run = Run.prepare(path, settings, overwrite)  # another process may have changed it before the lock
-            images = None if run.is_complete else load_images(recipe)
+            images = None if run.is_complete else load(recipe)
         if images is None:
             run.check_result()
             logger.info("%s is complete: nothing to do.", run.path)
@@ -96,6 +102,7 @@ def train_student(
     known: dict[str, Any] | None = None,
     recording: Recording | None = None,
     conclude: Callable[[], dict[str, Any]] = dict,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> Run:
     """Trains the student of a Distiller from the last checkpoint of the run, and completes the run.
 
@@ -106,6 +113,7 @@ def train_student(
         recording: the recorded outputs of the teacher, if any.
         conclude: called by the chief after the last epoch, before the run is complete; it may write further files to
             the directory of the run, and returns further entries of the result.
+        callbacks: further callbacks of the chief.
 
     Raises:
         ValueError: if Keras cannot save the student; no run is created.
@@ -128,7 +136,7 @@ def train_student(
             within = f" and {start.step} of {images.steps} steps of the next" * (start.step > 0)
             logger.info("Resuming after epoch %d of %d%s.", start.epoch, recipe.epochs, within)
         distribute.seed_replicas(session.strategy, distiller)
-        _fit(session, distiller, checkpoint, recording)
+        _fit(session, distiller, checkpoint, recording, callbacks)
     except Exception as error:
         checkpoint.on_train_end()  # restores the signal handlers; Keras does not call this after an error
         if session.is_chief and not checkpoint.has_trained and not isinstance(error, FloatingPointError):
@@ -152,7 +160,13 @@ def _checkpoint(session: Session) -> Checkpoint:
     )
 
 
-def _fit(session: Session, distiller: Distiller, checkpoint: Checkpoint, recording: Recording | None) -> None:
+def _fit(
+    session: Session,
+    distiller: Distiller,
+    checkpoint: Checkpoint,
+    recording: Recording | None,
+    further: Sequence[keras.callbacks.Callback],
+) -> None:
     recipe, images, strategy = session.recipe, session.images, session.strategy
     indexed = any(method.needs_index for method in distiller.methods)
     fit(
@@ -164,7 +178,7 @@ def _fit(session: Session, distiller: Distiller, checkpoint: Checkpoint, recordi
         ),
         epochs=recipe.epochs,
         steps_per_epoch=images.steps,
-        callbacks=lambda start: _callbacks(session, start),
+        callbacks=lambda start: [*_callbacks(session, start), *(further if session.is_chief else ())],
         shuffle=False,  # the pipeline has shuffled
         verbose=0 if recipe.test_every > 1 or not session.is_chief else _verbosity(),
         **images.test_options(strategy),

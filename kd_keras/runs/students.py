@@ -14,6 +14,7 @@ import tensorflow as tf
 from kd_keras import models
 from kd_keras.errors import shorten
 from kd_keras.networks.backbone import freeze_backbone
+from kd_keras.networks.embedding_networks import add_classifier, ends_in_embedding
 from kd_keras.networks.loading import load_weights, pixel_statistics
 from kd_keras.runs.images import Images
 from kd_keras.runs.parsing import parse_call
@@ -26,15 +27,16 @@ Network: TypeAlias = Trained  # or a text that names a model of the zoo
 
 
 def build_network(
-    source: Network, images: Images, classes: int, weights: str | os.PathLike | None = None
+    source: Network, images: Images, classes: int | None, weights: str | os.PathLike | None = None
 ) -> keras.Model:
     """Builds or loads the network to train, under the current strategy and dtype policy.
 
     Args:
         source: a model of the zoo with options such as "mlp(hidden=(32,))", a run, a `.keras` file, or a Keras model.
-            A Keras model itself is trained, or a copy of it under a strategy of several replicas.
+            A Keras model itself is trained, or a copy of it under a strategy of several replicas. A pretrained network
+            of images with one class each gets a new classifier.
         images: the images of the run, which determine the input shape and the normalization of a model of the zoo.
-        classes: the number of classes.
+        classes: the number of classes; `None` for a network whose classifier is taken off.
         weights: a `.keras` or `.weights.h5` file to start from, as a whole or in part. If it is of a model of the zoo,
             the network takes over its normalization too.
 
@@ -47,6 +49,9 @@ def build_network(
     if is_given:
         model = _of_this_strategy(load_network(source))
         images.check_channels(model, "student")
+        if classes is not None and images.task.name == "classification" and ends_in_embedding(model):
+            logger.info("%s gets a new classifier of %d classes.", describe(source), classes)
+            model = add_classifier(model, classes)
     elif isinstance(source, str):
         name, options = parse_call(source)
         if models.takes_normalization(name):
@@ -54,10 +59,11 @@ def build_network(
             options["normalization"] = trained or images.normalization
             if weights is not None and trained is None:
                 logger.info("%s has no normalization: %s normalizes as %s.", weights, name, images.normalization)
-        model = models.build(name, images.shape, classes, **options)
+        model = models.build(name, images.shape, classes or 2, **options)
     else:
         raise TypeError(f"Expected a name, a path, a Run or a Keras model to train, but received {shorten(source)}.")
-    images.task.check_network(model, describe(source), images.shape, classes, is_given)
+    if classes is not None:
+        images.task.check_network(model, describe(source), images.shape, classes, is_given)
     if weights is not None:
         report = load_weights(model, weights)
         logger.info("%s: %s", os.fspath(weights), report)

@@ -56,7 +56,7 @@ class Classification(Task):
     """
 
     name, label_kind, label_text = "classification", "class", "one class for each image"
-    metrics = ("accuracy",)
+    metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
     exports_learned_ranges = True
     columns, optional_columns = COLUMNS, OPTIONAL_COLUMNS
     export_columns: ClassVar = {"difference": ".1e", "agreement": ".4f", "accuracy": ".4f"}

@@ -16,6 +16,7 @@ from kd_keras.evaluation import macs
 from kd_keras.export.formats import onnx
 from kd_keras.models import ZOO, applications, build, names
 from kd_keras.networks.taps import Tapped
+from kd_keras.runs.parsing import parse_call
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT.parent / "shared" / "reference" / "models.json"
@@ -24,12 +25,14 @@ IN_REFERENCE += ["mobilenet_v2", "shufflenet_v1", "shufflenet_v2"]
 OTHER_NAMES = {"mobilenet_v2": "MobileNetV2", "shufflenet_v1": "ShuffleV1", "shufflenet_v2": "ShuffleV2"}
 SMALLEST = ["mlp", "mobilenet_v1", "mobilenet_v2", "mobilenet_v3_small", "resnet8", "resnet50", "shufflenet_v1"]
 SMALLEST += [
+    "deit_tiny",
     "resnet18_imagenet",
     "mobilefacenet",
     "shufflenet_v1_imagenet",
     "shufflenet_v2",
     "shufflenet_v2_imagenet",
     "vgg8",
+    "vit_lite",
     "wrn_16_1",
 ]  # one per form
 
@@ -93,8 +96,8 @@ def test_counts_as_published(name):
 @pytest.mark.parametrize("row", [row for row in published() if row["source"] != "RepDistiller"], ids=str)
 def test_counts_of_other_sources(row):
     """To the digits in print, unless the row says why not."""
-    width = {"width": float(row["options"][6:])} if row["options"] else {}
-    model = build(row["model"], (int(row["size"]), int(row["size"]), 3), int(row["classes"]), **width)
+    _, options = parse_call(f"f({row['options']})")
+    model = build(row["model"], (int(row["size"]), int(row["size"]), 3), int(row["classes"]), **options)
     for count, text in ((trainable(model), row["parameters"]), (macs(model) if row["macs"] else 0, row["macs"])):
         unit = {"M": 10**6, "G": 10**9}.get(text[-1:], 1)
         number = text.rstrip("MG")

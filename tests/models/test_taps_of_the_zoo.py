@@ -55,6 +55,9 @@ STAGES |= {
 }
 
 
+WITHOUT_STAGES = ("mlp", "deit_small", "deit_tiny", "vit_lite")
+
+
 def marked(names, quick):
     return [pytest.param(name, marks=() if name in quick else pytest.mark.slow) for name in names]
 
@@ -81,7 +84,7 @@ def test_every_application(application):
         assert graph.embedding().shape[-1] == STAGES[name][-1][1]
 
 
-@pytest.mark.parametrize("name", marked([name for name in ZOO if name != "mlp"], SMALLEST))
+@pytest.mark.parametrize("name", marked([name for name in ZOO if name not in WITHOUT_STAGES], SMALLEST))
 def test_every_model_of_the_zoo(name):
     graph = StagedGraph(build(name, (32, 32, 3), 7))
     stages, before = graph.stages(), find_tap(graph, "stages:pre")
@@ -97,6 +100,13 @@ def test_every_model_of_the_zoo(name):
     assert graph.logits().shape == (None, 7)
     hidden = graph.spec(graph.embedding()).layer
     assert hidden == {"mobilenet_v3_small": "embedding_out", "mobilefacenet": "embedding"}.get(name, "pool")
+
+
+def test_the_zoo_has_no_other_models_without_stages():
+    assert set(ZOO) >= set(WITHOUT_STAGES)
+    for name in WITHOUT_STAGES[1:]:
+        graph = StagedGraph(build(name, (32, 32, 3), 7, depth=1))
+        assert [graph.spec(stage).layer for stage in graph.stages()] == ["norm:tokens"]
 
 
 BRUTE_FORCE = ["resnet20", "applications/MobileNetV2", "applications/DenseNet121"]
