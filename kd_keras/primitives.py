@@ -97,6 +97,18 @@ def mean_square(student: Tensor, teacher: Tensor) -> Tensor:
     return ops.mean(ops.square(difference), axis=tuple(range(1, len(difference.shape))))
 
 
+def smooth_l1(student: Tensor, teacher: Tensor) -> Tensor:
+    """The mean over all elements of an example of d^2 / 2 below |d| = 1 and of |d| - 1/2 above, of the difference d of
+    two tensors `(B, ...)`: `(B,)` float32.
+
+    >>> float(smooth_l1(np.zeros((1, 2)), np.array([[0.5, 3.0]]))[0])  # (0.125 + 2.5) / 2
+    1.3125
+    """
+    size = ops.abs(ops.cast(student, "float32") - ops.cast(teacher, "float32"))
+    terms = ops.where(size < 1.0, 0.5 * ops.square(size), size - 0.5)
+    return ops.mean(terms, axis=tuple(range(1, len(terms.shape))))
+
+
 def l2_normalize(x: Tensor, axis: int = -1) -> Tensor:
     """`x / ||x||_2` along an axis, float32, the same shape.
 

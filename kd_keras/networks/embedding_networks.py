@@ -7,14 +7,18 @@ its file needs nothing else.
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 from keras import layers
 
+from kd_keras.contracts import Tensor
 from kd_keras.errors import explain_mismatch
 from kd_keras.networks.features import DECLARED_EMBEDDING
-from kd_keras.networks.graph import is_walkable
+from kd_keras.networks.graph import functional, is_walkable
 from kd_keras.networks.own_layers import on_own_layers
 from kd_keras.networks.stages import StagedGraph
+from kd_keras.private_api import nodes_in_order
 
 
 def remove_classifier(network: keras.Model) -> keras.Model:
@@ -48,13 +52,26 @@ def remove_classifier(network: keras.Model) -> keras.Model:
     if len(tensor.shape) != 2:
         received = f"{graph.spec(tensor).layer!r} {tuple(tensor.shape)}"
         raise ValueError(explain_mismatch(f"an embedding (B, D) of {network.name!r}", received))
-    inputs, (output,) = on_own_layers(graph, [source])
+    inputs, output = _own_tensor(network, graph, source)
     if is_mean:
         order = "channels_first" if graph.is_channels_first(source) else "channels_last"
         output = layers.GlobalAveragePooling2D(data_format=order, name="embedding_pool")(output)
     if graph.spec(source).layer.rsplit("/", 1)[-1] != DECLARED_EMBEDDING:
         output = layers.Identity(name=DECLARED_EMBEDDING)(output)
     return keras.Model(inputs, output, name=network.name)
+
+
+def _own_tensor(network: keras.Model, graph: StagedGraph, tensor: Tensor) -> tuple[Any, Tensor]:
+    """The inputs and a tensor of a network, whose nested models stay whole if the tensor is not inside of one.
+
+    Some layers of KerasHub can be saved as parts of their backbone only.
+    """
+    path, own = graph.spec(tensor).layer, functional(network)
+    outputs = [node.outputs for node in nodes_in_order(own) if node.operation.name == path]
+    if len(outputs) == 1 and len(outputs[0]) == 1:
+        return own.input, outputs[0][0]
+    inputs, (output,) = on_own_layers(graph, [tensor])
+    return inputs, output
 
 
 def ends_in_embedding(network: keras.Model) -> bool:
@@ -83,4 +100,7 @@ def add_classifier(network: keras.Model, classes: int) -> keras.Model:
     """
     last = network.layers[-1]
     embedding = last.input if isinstance(last, layers.Identity) else network.outputs[0]
-    return keras.Model(network.input, layers.Dense(classes, name="logits")(embedding), name=network.name)
+    name, taken = "logits", {layer.name for layer in network.layers}
+    while name in taken:
+        name += "_"
+    return keras.Model(network.input, layers.Dense(classes, name=name)(embedding), name=network.name)

@@ -1,5 +1,7 @@
 """Dense against NumPy in float64, and its resize against bilinear interpolation by hand."""
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -21,11 +23,39 @@ def reference(student, teacher):
     )
 
 
+def cosine_reference(student, teacher):
+    """Position by position."""
+    losses = np.zeros(len(student))
+    for b, i, j in np.ndindex(student.shape[:3]):
+        s, t = student[b, i, j], teacher[b, i, j]
+        losses[b] += (1 - s @ t / np.linalg.norm(s) / np.linalg.norm(t)) / (student.shape[1] * student.shape[2])
+    return losses
+
+
+def smooth_l1_reference(student, teacher):
+    def term(d):
+        return d**2 / 2 if abs(d) < 1 else abs(d) - 0.5
+
+    return np.array([np.mean([term(d) for d in (s - t).ravel()]) for s, t in zip(student, teacher, strict=True)])
+
+
 def several(student, teacher):
     return sum(reference(*pair) for pair in zip(student, teacher, strict=True))
 
 
+FORMS = {"cosine": cosine_reference, "smooth_l1": smooth_l1_reference}
 CASES = [
+    Case(
+        form,
+        functools.partial(dense_loss, form=form),
+        expected,
+        random(4, 5, 3, 6, seed=1),
+        (random(4, 5, 3, 6, seed=2),),
+        step=1e-6,
+    )
+    for form, expected in FORMS.items()
+]
+CASES += [
     Case("one map", dense_loss, reference, random(4, 5, 3, 6, seed=1), (random(4, 5, 3, 6, seed=2),)),
     Case(
         "two maps",

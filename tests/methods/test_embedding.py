@@ -19,6 +19,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*shuffle")
 def reference(student, teacher, form="cosine"):
     if form == "mean_square":
         return ((student - teacher) ** 2).mean(-1)
+    if form == "smooth_l1":
+        terms = [[d**2 / 2 if abs(d) < 1 else abs(d) - 0.5 for d in row] for row in student - teacher]
+        return np.mean(terms, -1)
     distance = np.array([1 - s @ t for s, t in zip(unit(student), unit(teacher), strict=True)])
     return distance**2 if form == "squared_cosine" else distance
 
@@ -31,7 +34,7 @@ CASES = [
         random(5, 7, seed=1),
         (random(5, 7, seed=2),),
     )
-    for form in ("cosine", "squared_cosine", "mean_square")
+    for form in ("cosine", "squared_cosine", "mean_square", "smooth_l1")
 ]
 
 
