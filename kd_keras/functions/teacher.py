@@ -15,6 +15,7 @@ import numpy as np
 
 from kd_keras.contracts import Outputs, TapSpec
 from kd_keras.errors import check_choice, check_integers, explain_mismatch, shorten
+from kd_keras.functions.outputs import check_outputs
 from kd_keras.networks.heads import logits_of, recognize_probabilities
 from kd_keras.networks.specs import Specs
 
@@ -81,7 +82,7 @@ class FunctionTeacher:
         self.origin, self._ask, self._preprocess, self._probabilities = origin, ask, preprocess, bool(probabilities)
         self.class_order: list[int] | None = None
         self.specs = Specs({})
-        self._first: tuple[np.ndarray, np.ndarray] | None = None  # the example numbers and outputs of `probed`
+        self._first: tuple[np.ndarray, np.ndarray] | None = None  # the images and the outputs of `probed`
         if tap != "logits" and (probabilities or class_order is not None):
             raise ValueError("probabilities= and class_order= describe logits, but received tap='embedding'.")
         if class_order is not None:
@@ -123,7 +124,7 @@ class FunctionTeacher:
         return self
 
     def probed(self, images: np.ndarray, index: np.ndarray, classes: int | None) -> FunctionTeacher:
-        """Asks for one batch and checks the outputs, which the next call for the same examples returns.
+        """Asks for one batch and checks the outputs, which the next call for the same images returns.
 
         Args:
             images: `(B, H, W, C)` float32, 0..255.
@@ -139,7 +140,7 @@ class FunctionTeacher:
         """
         outputs = self._outputs(images, index)
         teacher = self.with_specs(Specs({self.tap: self._spec(outputs.shape)}), classes)
-        teacher._first = (index, outputs)
+        teacher._first = (images, outputs)
         return teacher
 
     def with_specs(self, specs: Specs, classes: int | None) -> FunctionTeacher:
@@ -166,7 +167,7 @@ class FunctionTeacher:
             ValueError: if they have another shape than those of the first batch, or are not finite.
         """
         first, self._first = self._first, None
-        outputs = first[1] if first and np.array_equal(first[0], index) else self._outputs(images, index)
+        outputs = first[1] if first and np.array_equal(first[0], images) else self._outputs(images, index)
         expected = self.specs[self.tap].shape
         if outputs.shape[1:] != tuple(expected[1:]):
             received = f"outputs of shape {outputs.shape}"
@@ -209,34 +210,6 @@ class FunctionTeacher:
                 f"{self.origin.name}, but received {max(self.class_order)}."
             )
         return logits[..., self.class_order]
-
-
-def check_outputs(outputs: Any, count: int, name: str) -> np.ndarray:
-    """The outputs of a function as an array `(B, ...)` float32.
-
-    Args:
-        outputs: what the function returned.
-        count: B, the number of images.
-        name: of the function, for messages.
-
-    Raises:
-        ValueError: if they are no finite numbers with an entry for each image.
-
-    >>> check_outputs([[1, 2], [3, 4]], 3, "the function 'ask'")
-    Traceback (most recent call last):
-    ValueError: Expected outputs of shape (3, ..., K) from the function 'ask', but received an array of shape (2, 2).
-    """
-    try:
-        values = np.asarray(outputs).astype("float32")
-        received = f"an array of shape {values.shape}"
-    except (TypeError, ValueError):  # a dictionary, or rows of different lengths
-        values, received = np.zeros(()), f"{shorten(outputs)} ({type(outputs).__name__})"
-    if values.ndim < 2 or len(values) != count or not values.size:
-        raise ValueError(explain_mismatch(f"outputs of shape ({count}, ..., K) from {name}", received))
-    if not np.isfinite(values).all():
-        kind = "NaN" if np.isnan(values).any() else "infinity"
-        raise ValueError(explain_mismatch(f"finite outputs from {name}", f"{kind} for some images"))
-    return values
 
 
 def python_teacher(

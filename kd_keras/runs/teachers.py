@@ -20,7 +20,13 @@ from kd_keras.private_api import sub_layers
 from kd_keras.recording.teacher import RecordedTeacher
 from kd_keras.runs import students
 from kd_keras.runs.images import Images
-from kd_keras.runs.own_teachers import as_function, load_saved_model, refuse_options, saved_class_names
+from kd_keras.runs.own_teachers import (
+    as_function,
+    load_saved_model,
+    refuse_function,
+    refuse_options,
+    saved_class_names,
+)
 from kd_keras.runs.parsing import parse_call
 from kd_keras.runs.run import Run, Trained, load_network, recorded_data
 from kd_keras.runs.settings import GivenObject
@@ -93,6 +99,7 @@ def load_teacher(source: TeacherSource, images: Images, options: TeacherOptions,
                 f"A Teacher object must come without further options, but received {options}. Pass them to Teacher()."
             )
         return source
+    refuse_function(source)
     sources = as_list(source)
     names = images.train.class_names
     orders = [order_classes(_class_names(network), names) for network in sources]
