@@ -118,7 +118,7 @@ def test_arrays_by_the_names_of_the_files_of_a_folder(tmp_path):
     names = file_names(tmp_path / "images")
     assert names == ["cat/a.png", "cat/b.png", "dog/a.png", "dog/c.png"]
     values = random.normal(size=(4, 2)).astype("float32")
-    order, options = [2, 0, 3, 1], {"data": tmp_path / "images", "batch_size": 2}
+    order, options = [2, 0, 3, 1], {"data": tmp_path / "images", "batch_size": 2, "test_split": "train"}
     files = np.array([names[place] for place in order])
     np.savez(tmp_path / "p.npz", logits=values[order][:, ::-1], files=files, class_names=["dog", "cat"])
     recording = kd.record(teacher=tmp_path / "p.npz", output=tmp_path / "recording", **options)
