@@ -4,11 +4,14 @@
         --logits=top-5 --output=recordings/teacher
     python -m experiments.distill --data=cifar10 --student=resnet8 --crop=4 --flip \\
         --recording=recordings/teacher --run=runs/student
+    python -m experiments.record --data=cifar10 --teacher=http://localhost:8501/v1/models/resnet --output=recordings/b
 
 The flags of data, seed and augmentation must be those of the training, and with mixup or CutMix --batch_size too. The
-same command resumes an interrupted recording. Several workers write parts of one recording with --shard=0/4 to
---shard=3/4, or without this flag if TF_CONFIG or Slurm describes a cluster. The devices of one machine divide every
-batch (--strategy). --verify reads a complete recording and compares its checksums.
+same command resumes an interrupted recording. --teacher also takes what is no TensorFlow graph: teacher.onnx,
+teacher.tflite, predictions.npz, or the address of a server in TensorFlow Serving's REST form. Several workers write
+parts of one recording with --shard=0/4 to --shard=3/4, or without this flag if TF_CONFIG or Slurm describes a cluster.
+The devices of one machine divide every batch (--strategy). --verify reads a complete recording and compares its
+checksums.
 """
 
 from absl import flags

@@ -6,7 +6,7 @@ from kd_keras.contracts import Batch, Outputs, Step, TapSpec
 from kd_keras.distiller import Distiller
 from kd_keras.networks.freezing import frozen
 from kd_keras.networks.quantization import quantization_aware
-from kd_keras.runs import Recipe, Run, compare, distill, evaluate, export, pretrain, record, train
+from kd_keras.runs import Recipe, Run, compare, distill, embed, evaluate, export, predict, pretrain, record, train
 from kd_keras.schemes import choose
 from kd_keras.teacher import Teacher
 from kd_keras.version import __version__
@@ -27,12 +27,14 @@ __all__ = (
     "data",
     "distill",
     "distribute",
+    "embed",
     "evaluate",
     "evaluation",
     "export",
     "frozen",
     "methods",
     "models",
+    "predict",
     "pretrain",
     "quantization_aware",
     "record",

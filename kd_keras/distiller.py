@@ -14,6 +14,7 @@ from keras import ops
 from kd_keras.contracts import Batch, Step, Tensor, as_batch
 from kd_keras.distribute.reductions import count_rows, mean_of_counted_rows, replica_count, weighted_global_mean
 from kd_keras.distribute.replicas import require_rows, run_without_rows, synchronize_ranges
+from kd_keras.functions import refuse_live
 from kd_keras.methods.base import Method
 from kd_keras.methods.hard_weight import agreed_hard_weight
 from kd_keras.methods.schedules import Weight, as_weight, deserialize_weight, serialize_weight
@@ -109,6 +110,7 @@ class Distiller(LogsTerms):
             raise ValueError(f"The methods {names} need a teacher, but received none. Pass Distiller(teacher=...).")
         teacher = AbsentTeacher({}) if teacher is None else teacher
         teacher = teacher if isinstance(teacher, AnyTeacher) else Teacher(teacher)
+        refuse_live(teacher)
         if isinstance(teacher, Teacher):
             teacher.check_student(self.student)
         self.supports_jit = teacher.supports_jit(find_input_shape(self.student))

@@ -13,7 +13,17 @@ from keras import ops
 
 from kd_keras.contracts import Batch, Outputs, TapSpec, Tensor
 from kd_keras.errors import check_choice, check_integers, shorten
-from kd_keras.networks.foreign import as_networks
+from kd_keras.functions import (
+    FunctionTeacher,
+    arrays_teacher,
+    litert_teacher,
+    onnx_teacher,
+    python_teacher,
+    read_saved_model,
+    refuse_live,
+    served_teacher,
+)
+from kd_keras.networks.foreign import as_networks, is_plain_function
 from kd_keras.networks.inputs import (
     check_same_images,
     reads_smaller_images,
@@ -41,7 +51,8 @@ class Teacher:
 
     Args:
         networks: a built Keras model, or several. A built layer, a `keras.layers.TFSMLayer`, what
-            `tf.saved_model.load` returns and a model of tf_keras are accepted too; they have only logits.
+            `tf.saved_model.load` returns and a model of tf_keras are accepted too; they have only logits. For a Python
+            function, `Teacher(function)` is a `FunctionTeacher`, as `functions.python_teacher` makes it, to record.
         weights: the weight of each of several networks, 0 or more, normalized to sum to 1; equal by default.
         combine: "probabilities", the logarithm of the weighted mean of the softmax at temperature 1 (of sigmoids: the
             logit of their weighted mean), or "logits", their weighted mean.
@@ -64,6 +75,15 @@ class Teacher:
     2
     """
 
+    litert = staticmethod(litert_teacher)
+    onnx = staticmethod(onnx_teacher)
+    served = staticmethod(served_teacher)
+    arrays = staticmethod(arrays_teacher)
+
+    def __new__(cls, networks: Any = None, **options: Any) -> Any:
+        """A `FunctionTeacher` for a function, which is no part of a graph; else an empty `Teacher`."""
+        return python_teacher(networks, **options) if is_plain_function(networks) else super().__new__(cls)
+
     def __init__(
         self,
         networks: keras.Model | Sequence[keras.Model],
@@ -73,6 +93,7 @@ class Teacher:
         preprocess: Callable[[Tensor], Tensor] | Sequence[Callable[[Tensor], Tensor]] | None = None,
         class_order: Sequence[int] | None = None,
     ):
+        refuse_live(networks)
         self.networks = as_networks(networks)
         if not self.networks:
             raise ValueError("A Teacher needs at least one network, but received none.")
@@ -94,7 +115,7 @@ class Teacher:
         self._tapped: list[Tapped] = []
 
     @staticmethod
-    def recorded(directory: str | os.PathLike, live: Teacher | None = None) -> RecordedTeacher:
+    def recorded(directory: str | os.PathLike, live: Teacher | FunctionTeacher | None = None) -> RecordedTeacher:
         """Opens a recording of a teacher's outputs as a teacher; its networks are not needed.
 
         Give its `recording` to the pipeline, `data.training(..., recorded=teacher.recording)`, and the teacher to a
@@ -111,6 +132,21 @@ class Teacher:
         if live is not None:
             recording.check("teacher", teacher_identity(live))
         return RecordedTeacher(recording)
+
+    @staticmethod
+    def saved_model(
+        directory: str | os.PathLike, *, output: str | None = None, probabilities: bool = False, **options: Any
+    ) -> Teacher:
+        """A SavedModel as a teacher, which can be recorded or used directly; it has only logits.
+
+        Args:
+            directory, output, probabilities: as `functions.read_saved_model` takes them.
+            **options: `preprocess` and `class_order` as for `Teacher`.
+
+        Raises:
+            ValueError: if it is no SavedModel from one tensor of images, or the output is not clear.
+        """
+        return Teacher(read_saved_model(directory, output=output, probabilities=probabilities), **options)
 
     def tapped(self, wanted: Iterable[str]) -> Teacher:
         """A copy of the teacher that delivers the wanted taps; its `specs` say which shapes they have.

@@ -25,6 +25,7 @@ ROOMS = (
     "data",
     "models",
     "methods",
+    "functions",
     "recording",
     "teacher",
     "training",

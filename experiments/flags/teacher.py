@@ -15,7 +15,8 @@ FLAGS = flags.FLAGS
 
 def define_teacher() -> None:
     """Defines the flags of the teacher or teachers."""
-    text = "A run, a .keras file, or a model with trained weights: applications/ResNet50(weights='imagenet')"
+    text = "A run, a .keras file, a SavedModel, or a model with trained weights: "
+    text += "applications/ResNet50(weights='imagenet'); to record also a file .onnx, .tflite or .npz, or an address."
     flags.DEFINE_multi_string("teacher", None, text)
     flags.DEFINE_list("teacher_weights", None, "Weights of several teachers in their average; equal by default.")
     text = "Use a frozen copy in this precision with folded BatchNorm; by default the network is used as it is."

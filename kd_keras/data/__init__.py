@@ -9,6 +9,7 @@ from kd_keras.data.alignment import align_face, align_folder
 from kd_keras.data.augment import Augmentation
 from kd_keras.data.base import ImageAugmentation, Source
 from kd_keras.data.face_pairs import Pairs, all_pairs, read_pairs
+from kd_keras.data.file_names import file_names
 from kd_keras.data.identities import read_labels, select_identities, split_identities
 from kd_keras.data.image_files import read_image
 from kd_keras.data.label_kinds import find_label_kind
@@ -27,6 +28,7 @@ __all__ = (
     "align_folder",
     "all_pairs",
     "evaluation",
+    "file_names",
     "find_label_kind",
     "load",
     "load_boxes",

@@ -6,16 +6,16 @@ A directory is a SavedModel, `.tflite` is LiteRT (`ai_edge_litert` if it is inst
 
 from __future__ import annotations
 
-import importlib
 import math
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import tensorflow as tf
+
+from kd_keras.functions.runtimes import interpreter, onnx_extra
 
 Predict: TypeAlias = Callable[[np.ndarray], np.ndarray]
 CHECK = "check.npz"  # in a SavedModel: the sample images, and the classes that the network predicts for them
@@ -86,34 +86,34 @@ def _load_litert(path: Path, names: Sequence[str]) -> Callable[[np.ndarray], dic
     return outputs
 
 
-def interpreter(path: str | Path) -> Any:
-    """LiteRT's interpreter for a `.tflite` file."""
-    try:
-        from ai_edge_litert.interpreter import Interpreter
-    except ImportError:
-        Interpreter = tf.lite.Interpreter
-    with warnings.catch_warnings():  # TensorFlow's copy warns that it is deprecated
-        warnings.simplefilter("ignore")
-        return Interpreter(str(path))
-
-
 def _load_onnx(path: Path, names: Sequence[str]) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
     session = onnx_extra("onnxruntime").InferenceSession(str(path), providers=["CPUExecutionProvider"])
     return lambda images: dict(zip(names, session.run(list(names), {"images": images}), strict=True))
 
 
-def onnx_extra(name: str) -> Any:
-    """Imports a package of the extra `onnx`.
+def image_shape(path: str | Path) -> tuple[int, int, int]:
+    """The shape `(H, W, C)` of the images that an export takes.
+
+    Args:
+        path: as for `load`.
 
     Raises:
-        ValueError: if it cannot be imported.
+        ValueError: if it takes no images of one size.
     """
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ValueError(
-            f"An ONNX export needs the package {name} ({error}). Install it with pip install 'kd_keras[onnx]'."
-        ) from error
+    path = Path(path)
+    shape: Any
+    if path.is_dir():
+        inputs = tf.saved_model.load(str(path)).signatures["serving_default"].structured_input_signature[1]
+        shape = next(iter(inputs.values())).shape[1:] if inputs else ()
+    elif path.suffix == ".tflite":
+        shape = interpreter(path).get_input_details()[0]["shape"][1:]
+    else:
+        session = onnx_extra("onnxruntime").InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        shape = session.get_inputs()[0].shape[1:]
+    if len(shape) != 3 or not all(isinstance(size, (int, np.integer)) for size in shape):
+        raise ValueError(f"Expected an export that takes images (B, H, W, C) of one size, but {path} takes {shape}.")
+    height, width, channels = (int(size) for size in shape)
+    return height, width, channels
 
 
 def weight_shapes(path: str | Path) -> Iterator[tuple[int, ...]]:

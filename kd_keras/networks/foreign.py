@@ -7,8 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+from keras import ops
 
 from kd_keras.errors import explain_mismatch, shorten
+from kd_keras.networks.heads import SMALLEST
 
 EXPECTED = "a built Keras model, or several, as teacher"
 
@@ -32,11 +34,28 @@ def as_networks(networks: Any) -> list[keras.Model]:
     return [_as_model(network) for network in (networks if isinstance(networks, (list, tuple)) else [networks])]
 
 
-class ForeignFunction(keras.layers.Layer):
-    """A function as a layer; Keras tracks none of its variables."""
+def is_plain_function(network: Any) -> bool:
+    """Whether a teacher is a function that `as_networks` cannot make a network of.
 
-    def __init__(self, function: Callable[[Any], Any], name: str):
+    >>> is_plain_function(lambda images: images), is_plain_function(keras.layers.Dense(2))
+    (True, False)
+    """
+    is_network = isinstance(network, keras.layers.Layer) or hasattr(network, "signatures")
+    return callable(network) and not is_network and not isinstance(getattr(network, "input_shape", None), tuple)
+
+
+class ForeignFunction(keras.layers.Layer):
+    """A function as a layer; Keras tracks none of its variables.
+
+    Args:
+        function: the function.
+        name: of the layer.
+        digest: identifies the function with its variables, or "" if that is unknown.
+    """
+
+    def __init__(self, function: Callable[[Any], Any], name: str, digest: str = ""):
         super().__init__(name=name, trainable=False)
+        self.digest = digest
         self._functions = (lambda inputs: function(inputs),)
 
     def call(self, inputs: Any) -> Any:
@@ -50,7 +69,7 @@ def _as_model(network: Any) -> keras.Model:
         return _model_of_layer(network, _shape_of_layer(network))
     signatures = getattr(network, "signatures", None)
     if signatures is not None and "serving_default" in signatures:
-        return _model_of_signature(signatures["serving_default"])
+        return model_of_signature(signatures["serving_default"], network)
     shape = getattr(network, "input_shape", None)
     if callable(network) and isinstance(shape, tuple):  # a model of tf_keras, which is no class of Keras 3
         layer = ForeignFunction(lambda inputs: network(inputs, training=False), getattr(network, "name", "teacher"))
@@ -62,7 +81,7 @@ def _advice(network: Any) -> str:
     if isinstance(network, (str, os.PathLike)):
         return "load a file with keras.saving.load_model(path), or a SavedModel with tf.saved_model.load(path)"
     if callable(network):
-        return "wrap a function in keras.Sequential([keras.Input(shape), keras.layers.Lambda(function)])"
+        return "pass Teacher(function) alone to record it, or wrap it in keras.layers.Lambda in a Sequential model"
     return "pass the model itself"
 
 
@@ -74,16 +93,40 @@ def _model_of_layer(layer: keras.layers.Layer, shape: tuple) -> keras.Model:
     return model
 
 
-def _model_of_signature(signature: Any) -> keras.Model:
-    """The model of a signature of a SavedModel that takes one tensor by name."""
+def model_of_signature(
+    signature: Any, owner: Any, output: str | None = None, *, probabilities: bool = False, digest: str = ""
+) -> keras.Model:
+    """The model of a signature of a SavedModel that takes one tensor by name.
+
+    Args:
+        signature: a concrete function; integer images are rounded and clipped for it.
+        owner: the loaded SavedModel, which has the variables.
+        output: the name of the output; by default everything that the signature returns.
+        probabilities: whether the output is probabilities; the model then returns their logarithm.
+        digest: identifies the SavedModel, or "" if that is unknown.
+
+    Raises:
+        ValueError: if it takes several tensors.
+    """
     inputs = signature.structured_input_signature[1]
     if len(inputs) != 1:
         received = f"a SavedModel with the inputs {shorten(sorted(inputs))}"
         raise ValueError(explain_mismatch("a SavedModel with one input as teacher", received, "export one with one"))
     ((name, spec),) = inputs.items()
-    return _model_of_layer(
-        ForeignFunction(lambda images: signature(**{name: images}), "saved_model"), tuple(spec.shape)
-    )
+
+    def call(images: Any, owner: Any = owner) -> Any:  # keeps the owner, and with it the variables
+        outputs = signature(**{name: _as_type(images, spec.dtype)})
+        values = outputs if output is None else outputs[output]
+        return ops.log(ops.maximum(values, SMALLEST)) if probabilities else values
+
+    return _model_of_layer(ForeignFunction(call, "saved_model", digest), tuple(spec.shape))
+
+
+def _as_type(images: Any, dtype: Any) -> Any:
+    """Images as the type that a SavedModel reads; integers are rounded and clipped to 0..255."""
+    if dtype.is_integer:
+        images = ops.clip(ops.round(ops.cast(images, "float32")), 0, 255)
+    return ops.cast(images, dtype.name)
 
 
 def _shape_of_layer(layer: keras.layers.Layer) -> tuple:

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from kd_keras.errors import explain_mismatch
 from kd_keras.files import write_atomically, write_json
-from kd_keras.recording.identity import file_digest
+from kd_keras.functions.digests import file_digest
 
 RECORD_AGAIN = "record again with the same settings, which writes only missing and damaged files"
 FRAME_HEAD = 12  # bytes of a TFRecord before its content

@@ -6,14 +6,16 @@ import hashlib
 import importlib.metadata
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import keras
 import numpy as np
 
 from kd_keras.contracts import Outputs
+from kd_keras.functions.teacher import FunctionTeacher
+from kd_keras.networks.foreign import ForeignFunction
 from kd_keras.networks.specs import Specs
+from kd_keras.private_api import sub_layers
 
 PACKAGES = ("tensorflow", "keras", "kd_keras")
 
@@ -52,11 +54,13 @@ def software_versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
-def teacher_identity(teacher: LiveTeacher) -> dict[str, Any]:
+def teacher_identity(teacher: LiveTeacher | FunctionTeacher) -> dict[str, Any]:
     """What identifies a `Teacher`: the weights of its networks and how they are combined.
 
     A `preprocess` function has no identity; `Recording.compare` detects a different one on a sample of images.
     """
+    if isinstance(teacher, FunctionTeacher):
+        return teacher.identity
     has_several = len(teacher.networks) > 1
     return {
         "weights": [weights_digest(network) for network in teacher.networks],
@@ -77,22 +81,9 @@ def weights_digest(network: keras.Model) -> str:
         array = np.asarray(variable)
         digest.update(f"{array.dtype} {array.shape}".encode())
         digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file.
-
-    >>> import tempfile
-    >>> with tempfile.NamedTemporaryFile() as file:
-    ...     _, _ = file.write(b"whole"), file.flush()
-    ...     print(file_digest(Path(file.name))[:8])
-    5d5766cf
-    """
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(2**20):
-            digest.update(chunk)
+    for layer in sub_layers(network):
+        if isinstance(layer, ForeignFunction):
+            digest.update(layer.digest.encode())
     return digest.hexdigest()
 
 

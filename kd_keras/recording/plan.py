@@ -26,6 +26,7 @@ from kd_keras.data.base import Source
 from kd_keras.data.descriptions import describe_views
 from kd_keras.data.settings import BatchSettings, ViewSettings, check_whole
 from kd_keras.errors import explain_mismatch
+from kd_keras.functions import FunctionTeacher
 from kd_keras.networks.specs import Specs
 from kd_keras.recording.files import explain_failed_write, read_json, save_json
 from kd_keras.recording.format import record_type
@@ -108,7 +109,7 @@ class Request:
             for part in range(count)
         ]
 
-    def plan(self, teacher: LiveTeacher, specs: Specs) -> dict[str, Any]:
+    def plan(self, teacher: LiveTeacher | FunctionTeacher, specs: Specs) -> dict[str, Any]:
         """The content of plan.json, the same for every worker."""
         shards = self.shards()
         plan = {

@@ -6,23 +6,26 @@ import itertools
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from kd_keras.contracts import Batch, Outputs, as_batch
+from kd_keras.contracts import Batch, as_batch
 from kd_keras.data import ImageAugmentation, Source, training
 from kd_keras.data.settings import BatchSettings, ViewSettings
 from kd_keras.distribute.slices import map_over_replicas
 from kd_keras.errors import explain_mismatch
+from kd_keras.functions import FunctionTeacher
+from kd_keras.functions.digests import file_digest
 from kd_keras.networks.specs import Specs
 from kd_keras.recording import constants
+from kd_keras.recording.answers import Answers, ready_function
 from kd_keras.recording.files import read_json, save_file, save_json
 from kd_keras.recording.format import TEMPERATURES, decode, divergence, encode
-from kd_keras.recording.identity import LiveTeacher, file_digest
+from kd_keras.recording.identity import LiveTeacher
 from kd_keras.recording.plan import Request, Shard, begin, plan_digest
 from kd_keras.recording.reader import Recording
 
@@ -32,7 +35,7 @@ NOTE_KEYS = ("rows", "sha256", "error")
 
 def record(
     directory: str | os.PathLike,
-    teacher: LiveTeacher,
+    teacher: LiveTeacher | FunctionTeacher,
     source: Source,
     *,
     taps: Sequence[str] = ("logits",),
@@ -53,7 +56,8 @@ def record(
 
     Args:
         directory: the directory of the recording; created if necessary.
-        teacher: a `Teacher`, which receives float32 images 0..255.
+        teacher: a `Teacher`, which receives float32 images 0..255, or a function, which is asked once for each batch,
+            also if the recording is interrupted.
         source: the examples.
         taps: the names of the taps to record.
         views: V, the number of views of every example, at least 1; epoch e of a training shows view e mod V.
@@ -85,25 +89,31 @@ def record(
     """
     if not 0 <= shard[0] < shard[1]:
         raise ValueError(f"shard must be (i, n) with i from 0 to n - 1, but received {shard!r}.")
-    tapped = teacher.tapped(taps)
     settings = ViewSettings(image_size, augmentation, seed)
     batching = BatchSettings(batch_size, drop_remainder, settings.mixes_batches, cache)
     request = Request(source, settings, batching, views, logits)
     directory, shards = Path(directory), request.shards()
+    assigned = shards[shard[0] * len(shards) // shard[1] : (shard[0] + 1) * len(shards) // shard[1]]
+    tapped: Any = teacher.tapped(taps)
+    if isinstance(tapped, FunctionTeacher):
+        first = _make_batches(request, assigned[:1] or shards[:1])
+        tapped = ready_function(tapped, request, directory, lambda: next(iter(first)))
     row_bytes = request.row_bytes(tapped.specs)  # before anything is written, because it checks the storage form
     plan = request.plan(teacher, tapped.specs)
     begin(directory, plan)
-    assigned = shards[shard[0] * len(shards) // shard[1] : (shard[0] + 1) * len(shards) // shard[1]]
     missing = [file for file in assigned if not _is_complete(directory, file)]
     _check_disk_space(directory, row_bytes, plan, missing)
     if missing or not _has_constants(directory):
         (directory / "manifest.json").unlink(missing_ok=True)  # incomplete until the missing files exist
         constants.write_constants(directory, tapped.specs)
-    run = tf.function(map_over_replicas(lambda images: dict(tapped(images))), reduce_retracing=True)
+    answers = Answers(directory, plan) if isinstance(tapped, FunctionTeacher) else None
+    run = _live_runner(tapped) if answers is None else answers.runner(tapped)
     for group in _group_consecutive(missing):
         batches = iter(_make_batches(request, group))
         for file in group:
             _write_shard(directory, file, plan, *_run_teacher(file, batches, run, tapped.specs, logits))
+            if answers is not None:
+                answers.forget(file)
             LOG.info(f"{directory / file.file}: {file.rows:,} examples of view {file.view}.")
     return _finish(directory, plan, shards)
 
@@ -165,14 +175,24 @@ def _make_batches(request: Request, shards: list[Shard]) -> tf.data.Dataset:
     )
 
 
+def _live_runner(teacher: LiveTeacher) -> Callable[[Shard, int, Batch], Mapping[str, Any]]:
+    """Runs the networks of a teacher on the devices."""
+    run = tf.function(map_over_replicas(lambda images: dict(teacher(images))), reduce_retracing=True)
+    return lambda shard, step, batch: run(batch.inputs)
+
+
 def _run_teacher(
-    shard: Shard, batches: Iterator[Any], run: Callable[[Any], Outputs], specs: Specs, logits: str
+    shard: Shard,
+    batches: Iterator[Any],
+    run: Callable[[Shard, int, Batch], Mapping[str, Any]],
+    specs: Specs,
+    logits: str,
 ) -> tuple[np.ndarray, dict[str, list[float]]]:
     """The records of a shard, and the mean and largest KL divergence between the logits and their stored form."""
     records, errors = [], []
-    for _ in range(shard.begin, shard.end):
+    for step in range(shard.begin, shard.end):
         batch: Batch = as_batch(next(batches))
-        outputs = run(batch.inputs)
+        outputs = run(shard, step, batch)
         records.append(encode(outputs, np.asarray(batch.index), specs, logits))
         if "logits" in specs and logits != "float32":
             (stored,) = decode(records[-1], {"logits": specs["logits"]})

@@ -127,7 +127,7 @@ def render_page(
         by_name["attention"] = show_attention(named, classes, attention)
         by_name["disagreements"] = show_disagreements(named, classes, disagreements)
         sections = {name: (heading, by_name[name]) for name, heading in TITLES.items()}
-    return _load_template().render(
+    return load_template().render(
         title=title,
         data=data,
         command=command,
@@ -144,7 +144,8 @@ def render_page(
     )
 
 
-def _load_template() -> Any:
+def load_template(name: str = "page.html.jinja") -> Any:
+    """A template of a page by the name of its file."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -154,7 +155,7 @@ def _load_template() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("page.html.jinja")
+    return environment.get_template(name)
 
 
 def _check_subjects(subjects: Sequence[Subject]) -> None:

@@ -2,8 +2,10 @@
 
 from kd_keras.runs.compare import Comparison, compare
 from kd_keras.runs.distill import distill
+from kd_keras.runs.embed import Embeddings, embed
 from kd_keras.runs.evaluate import Evaluation, evaluate
 from kd_keras.runs.export import export
+from kd_keras.runs.predict import FolderPredictions, predict
 from kd_keras.runs.pretrain import pretrain
 from kd_keras.runs.recipe import Recipe
 from kd_keras.runs.record import record
@@ -12,15 +14,19 @@ from kd_keras.runs.train import train
 
 __all__ = (
     "Comparison",
+    "Embeddings",
     "Evaluation",
+    "FolderPredictions",
     "Recipe",
     "Run",
     "compare",
     "distill",
+    "embed",
     "evaluate",
     "export",
     "find_run",
     "load_network",
+    "predict",
     "pretrain",
     "record",
     "recorded_data",

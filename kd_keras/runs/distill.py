@@ -21,6 +21,7 @@ from kd_keras.recording.teacher import RecordedTeacher
 from kd_keras.runs import devices, students, teachers
 from kd_keras.runs.images import Images, read_images
 from kd_keras.runs.methods import make_methods, methods_setting, weight_description, weight_setting
+from kd_keras.runs.own_teachers import refuse_function
 from kd_keras.runs.recipe import DEFAULTS, Data, Recipe, make_recipe
 from kd_keras.runs.run import Run
 from kd_keras.runs.session import Session, open_session, train_student
@@ -84,6 +85,7 @@ class Request:
                     f"quantize={self.quantize!r} starts from a trained student, but {students.describe(self.student)!r}"
                     " starts from new weights. Train it first, and pass its run as student=."
                 )
+        refuse_function(self.teacher)
         methods = make_methods(self.methods)
         needing = [method.name for method in methods if method.taps.teacher]
         if needing and self.teacher is None and self.recording is None:

@@ -39,7 +39,9 @@ def record(
     CutMix the batch size too. The same call resumes an interrupted recording.
 
     Args:
-        teacher: as for `distill`; may be `None` if `verify` is true.
+        teacher: as for `distill`, or a teacher that is no TensorFlow graph: a Python function, what `Teacher.litert`,
+            `Teacher.onnx`, `Teacher.served` or `Teacher.arrays` returns, or a text that names such a teacher, as
+            `own_teachers.as_function` takes it. May be `None` if `verify` is true.
         data: as for `distill`.
         output: the directory of the recording.
         methods: methods whose teacher taps are recorded.
@@ -75,7 +77,7 @@ def record(
         images = load_images(recipe)
         recording = writer.record(
             output,
-            teachers.load_teacher(teacher, images, for_teacher, taps),
+            teachers.load_any_teacher(teacher, images, for_teacher, taps),
             images.train,
             taps=taps,
             views=recipe.views or 1,
@@ -97,7 +99,7 @@ def _verify(
     recording = Recording(os.fspath(output))
     recording.verify()
     if teacher is not None:
-        Teacher.recorded(output, live=teachers.load_teacher(teacher, load_images(recipe), for_teacher))
+        Teacher.recorded(output, live=teachers.load_any_teacher(teacher, load_images(recipe), for_teacher))
     logger.info("%s: the checksums of all shards are correct.", output)
     _report(recording)
     return recording

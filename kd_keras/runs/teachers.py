@@ -14,11 +14,19 @@ import tensorflow as tf
 from kd_keras.contracts import Tensor, as_batch
 from kd_keras.errors import shorten
 from kd_keras.evaluation.images import order_classes
+from kd_keras.functions import FunctionTeacher
 from kd_keras.networks.freezing import PRECISIONS, frozen
 from kd_keras.private_api import sub_layers
 from kd_keras.recording.teacher import RecordedTeacher
 from kd_keras.runs import students
 from kd_keras.runs.images import Images
+from kd_keras.runs.own_teachers import (
+    as_function,
+    load_saved_model,
+    refuse_function,
+    refuse_options,
+    saved_class_names,
+)
 from kd_keras.runs.parsing import parse_call
 from kd_keras.runs.run import Run, Trained, load_network, recorded_data
 from kd_keras.runs.settings import GivenObject
@@ -28,7 +36,7 @@ from kd_keras.training import Position
 logger = logging.getLogger("kd_keras")
 IMAGENET_CLASSES = 1000
 TEACHER_OPTIONS = ("teacher_weights", "teacher_precision", "teacher_range", "combine")
-TeacherSource: TypeAlias = Trained | Teacher | Sequence[Trained]
+TeacherSource: TypeAlias = Trained | Teacher | FunctionTeacher | Sequence[Trained]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,9 +99,10 @@ def load_teacher(source: TeacherSource, images: Images, options: TeacherOptions,
                 f"A Teacher object must come without further options, but received {options}. Pass them to Teacher()."
             )
         return source
+    refuse_function(source)
     sources = as_list(source)
     names = images.train.class_names
-    orders = [order_classes(recorded_data(network).get("class_names"), names) for network in sources]
+    orders = [order_classes(_class_names(network), names) for network in sources]
     if any(order != orders[0] for order in orders):
         raise ValueError(
             f"All teachers must have their classes in the same order, but received the orders {orders} relative to the "
@@ -118,8 +127,34 @@ def load_teacher(source: TeacherSource, images: Images, options: TeacherOptions,
     )
 
 
+def load_any_teacher(
+    source: TeacherSource, images: Images, options: TeacherOptions, taps: Collection[str] = ()
+) -> Teacher | FunctionTeacher:
+    """Loads a teacher to record: as `load_teacher`, or a function, a file of another runtime, a server or arrays.
+
+    Raises:
+        TypeError: as `load_teacher`.
+        ValueError: as `load_teacher`, and if the function cannot be a teacher.
+    """
+    limits = options.teacher_range
+    function = as_function(source, None if limits is None else to_range(*limits), images.recipe)
+    if function is None:
+        return load_teacher(source, images, options, taps)
+    given = {name: value for name, value in vars(options).items() if value != getattr(TeacherOptions, name)}
+    refuse_options(source, {name: given[name] for name in given if name != "teacher_range"})
+    return function.ordered(order_classes(function.origin.class_names, images.train.class_names))
+
+
+def _class_names(source: Trained) -> Sequence[str] | None:
+    """The classes of a network in the order of its outputs, or `None` if they are not known."""
+    return saved_class_names(source) or recorded_data(source).get("class_names")
+
+
 def _load_or_build(source: Trained, images: Images, taps: Collection[str]) -> keras.Model:
-    """Loads a network, or builds the model with trained weights that a text names."""
+    """Loads a network or a SavedModel, or builds the model with trained weights that a text names."""
+    saved = load_saved_model(source)
+    if saved is not None:
+        return saved
     if not isinstance(source, str) or not students.names_model(source):
         return load_network(source)
     if not students.is_pretrained(source):

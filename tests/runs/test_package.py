@@ -16,7 +16,9 @@ ORDERS = (
 )
 
 
-@pytest.mark.parametrize("name", ["train", "distill", "record", "evaluate", "compare", "export", "frozen"])
+@pytest.mark.parametrize(
+    "name", ["train", "distill", "record", "evaluate", "compare", "export", "frozen", "predict", "embed"]
+)
 def test_the_functions(name):
     assert callable(vars(kd_keras)[name]) and name in kd_keras.__all__
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from kd_keras.errors import explain_mismatch
 from kd_keras.export.paths import replace, staging_path
-from kd_keras.export.runtimes import interpreter, latency, load_outputs, onnx_extra, size_in_bytes
+from kd_keras.export.runtimes import image_shape, latency, load_outputs, size_in_bytes
 from kd_keras.export.verification import count_parameters, explain_runtime_errors
 from kd_keras.export.writing import convert_to_litert
 from kd_keras.models import Recognizer
@@ -87,15 +87,15 @@ def export_embedder(
     """
     network = network.embedder if isinstance(network, Recognizer) else network
     served, sample = ServedEmbedder(network, flip), np.asarray(sample)
-    serve, image_shape = served.__call__, served.image_shape
-    path = check_request(format, path, sample, representative, image_shape)
+    serve, shape = served.__call__, served.image_shape
+    path = check_request(format, path, sample, representative, shape)
     lowest = LOWEST_COSINES[FORMATS[format][1]] if lowest_cosine is None else lowest_cosine
 
     def convert(precision: str) -> bytes:
-        return convert_to_litert(serve, network, image_shape, precision, representative)
+        return convert_to_litert(serve, network, shape, precision, representative)
 
     with staging_path(path) as staging:
-        write_format(format, serve, network, staging, image_shape, convert)
+        write_format(format, serve, network, staging, shape, convert)
         return _accept(served, sample, format, staging, path, lowest)
 
 
@@ -165,16 +165,5 @@ def load_embedder(path: str | Path) -> tuple[Callable[[np.ndarray], np.ndarray],
     Raises:
         ValueError: if it is another kind of file.
     """
-    path = Path(path)
     run = load_outputs(path, ["embedding"])
-    shape: Any
-    if path.is_dir():
-        signature = tf.saved_model.load(str(path)).signatures["serving_default"].structured_input_signature
-        shape = signature[1]["images"].shape[1:]
-    elif path.suffix == ".tflite":
-        shape = interpreter(path).get_input_details()[0]["shape"][1:]
-    else:
-        session = onnx_extra("onnxruntime").InferenceSession(str(path), providers=["CPUExecutionProvider"])
-        shape = session.get_inputs()[0].shape[1:]
-    height, width, channels = (int(size) for size in shape)
-    return lambda images: run(images)["embedding"], (height, width, channels)
+    return lambda images: run(images)["embedding"], image_shape(path)

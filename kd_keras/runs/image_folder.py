@@ -1,0 +1,118 @@
+"""The images of any folder or file, for `predict` and `embed`: unlabeled, nested, of any size and format."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from kd_keras.data.image_files import SUFFIXES, read_image
+from kd_keras.errors import explain_mismatch
+
+LOGGER = logging.getLogger("kd_keras")
+NAMED = 5  # the number of unreadable files that a message lists
+
+
+@dataclass
+class ImageFolder:
+    """The image files below a folder in the order of their paths, or a single file.
+
+    Attributes:
+        root: the folder, or that of the single file.
+        paths: of the files.
+        unreadable: after `batches`, the reason for each file that cannot be read.
+    """
+
+    root: Path
+    paths: Sequence[Path]
+    unreadable: dict[str, str] = field(default_factory=dict)
+
+    def name(self, path: Path) -> str:
+        """The path of a file in the folder, with `/` between folders."""
+        return path.relative_to(self.root).as_posix()
+
+    def batches(self, shape: tuple[int, int, int], batch_size: int) -> Iterator[tuple[list[str], np.ndarray]]:
+        """The names of readable files and their images, resized as test images are.
+
+        Args:
+            shape: `(H, W, C)` of the images.
+            batch_size: the largest number of images B in a batch.
+
+        Yields:
+            B names, and `(B, H, W, C)` uint8.
+
+        Raises:
+            ValueError: after the last file, if none can be read.
+        """
+        names: list[str] = []
+        images: list[np.ndarray] = []
+        count = 0
+        for path in self.paths:
+            try:
+                image = read_image(path, shape[2])
+            except ValueError as error:
+                self.unreadable[self.name(path)] = str(error)
+                continue
+            names.append(self.name(path))
+            images.append(_resize(image, shape[:2]))
+            count += 1
+            if len(names) == batch_size:
+                yield names, np.stack(images)
+                names, images = [], []
+        if names:
+            yield names, np.stack(images)
+        if not count:
+            raise ValueError(f"None of the {len(self.paths)} images can be read: {self._reasons()}")
+        if self.unreadable:
+            LOGGER.warning("%d of %d files are skipped: %s", len(self.unreadable), len(self.paths), self._reasons())
+
+    def _reasons(self) -> str:
+        more = len(self.unreadable) - NAMED
+        return " ".join(list(self.unreadable.values())[:NAMED]) + (f" And {more} more." if more > 0 else "")
+
+
+def find_files(images: str | os.PathLike) -> ImageFolder:
+    """Finds the image files at a path. Hidden files and folders are left out.
+
+    Args:
+        images: a file, or a folder with images at any depth.
+
+    Raises:
+        ValueError: if the path does not exist, or there is no image.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> (folder / "b").mkdir()
+    >>> for name in ("b/1.png", "a.jpg", ".hidden.png", "notes.txt"):
+    ...     (folder / name).touch()
+    >>> found = find_files(folder)
+    >>> [found.name(path) for path in found.paths]
+    ['a.jpg', 'b/1.png']
+    """
+    root = Path(images)
+    if root.is_file():
+        return ImageFolder(root.parent, [root])
+    if not root.is_dir():
+        raise ValueError(explain_mismatch("a folder of images or an image file", f"{root}, which does not exist"))
+    paths = [
+        path
+        for path in sorted(root.rglob("*"))
+        if path.suffix.lower() in SUFFIXES
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(root).parts)
+    ]
+    if not paths:
+        expected = f"images ({' '.join(SUFFIXES)}) in {root} or its folders"
+        raise ValueError(explain_mismatch(expected, "none"))
+    return ImageFolder(root, paths)
+
+
+def _resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    if image.shape[:2] == size:
+        return image
+    return tf.cast(tf.round(tf.image.resize(image, size, antialias=True)), tf.uint8).numpy()

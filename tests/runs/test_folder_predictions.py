@@ -1,0 +1,163 @@
+"""kd_keras.predict and kd_keras.embed: folders of images through runs, Keras models and exported files."""
+
+import csv
+import json
+import logging
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+import kd_keras as kd
+from tests.support.networks import convolutional
+from tests.support.programs import program
+from tests.support.runs import trained
+
+NAMES = [str(number) for number in range(10)][::-1]  # of the digits, in another order
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Gray images of three sizes in nested folders, one file that is damaged, and one that is none."""
+    place = tmp_path_factory.mktemp("images")
+    random = np.random.default_rng(0)
+    for number, size in enumerate([(8, 8), (8, 8), (20, 13), (40, 40), (8, 8), (8, 8)]):
+        path = place / ("left" if number % 2 else "right/deep") / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 256, size).astype("uint8")).save(path)
+    (place / "left" / "damaged.png").write_bytes(b"no image")
+    (place / "notes.txt").write_text("no image")
+    return place
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    run = trained(tmp_path_factory.mktemp("runs"), "student", 4)
+    data = {"class_names": NAMES, "image_shape": [8, 8, 1]}
+    (run / "result.json").write_text(json.dumps({"data": data, "metric": "accuracy", "last": {}}))
+    return run
+
+
+def pixels(folder, name):
+    """The image as the test images are read."""
+    image = np.asarray(Image.open(folder / name))[..., None]
+    resized = tf.image.resize(image, (8, 8), antialias=True)
+    return np.round(resized.numpy())
+
+
+FILES = ["left/1.png", "left/3.png", "left/5.png", "right/deep/0.png", "right/deep/2.png", "right/deep/4.png"]
+
+
+def test_the_predictions_of_a_run_are_those_of_its_network(run, folder, tmp_path, caplog):
+    with caplog.at_level(logging.WARNING, "kd_keras"):
+        found = kd.predict(run, folder, output=tmp_path / "p.csv", sheet=tmp_path / "s.png", top=2, batch_size=4)
+    assert [row.file for row in found.predictions] == FILES and list(found.unreadable) == ["left/damaged.png"]
+    assert any("1 of 7 files are skipped" in record.getMessage() for record in caplog.records)
+    images = np.stack([pixels(folder, name) for name in FILES])
+    expected = tf.nn.softmax(kd.Run(run).model()(images)).numpy()
+    for row, values in zip(found.predictions, expected, strict=True):
+        best = np.argsort(-values)[:2]
+        assert row.classes == tuple(NAMES[place] for place in best)
+        np.testing.assert_allclose(row.probabilities, values[best], atol=1e-5)
+    with open(tmp_path / "p.csv", newline="") as file:
+        table = list(csv.DictReader(file))
+    assert list(table[0]) == ["file", "class", "probability", "class_2", "probability_2"]
+    assert [(row["file"], row["class_2"]) for row in table] == [(row.file, row.classes[1]) for row in found.predictions]
+    sheet = Image.open(tmp_path / "s.png").convert("L")
+    assert sheet.size == (3 * 136 + 8, 2 * 164 + 8)
+    shown = np.asarray(sheet)[8 : 8 + 128, 8 : 8 + 128][8::16, 8::16]  # the first image, enlarged 16 times
+    np.testing.assert_array_equal(shown, np.asarray(Image.open(folder / FILES[0])))
+    found.save(tmp_path / "p.json")
+    assert json.loads((tmp_path / "p.json").read_text())[2]["file"] == FILES[2]
+
+
+def test_exported_files_predict_what_their_network_predicts(run, folder, tmp_path):
+    exports = kd.export(run, ["saved_model", "litert", "onnx"], output=tmp_path)
+    expected = kd.predict(run, folder)
+    for export in exports:
+        found = kd.predict(export.path, folder)
+        for row, other in zip(found.predictions, expected.predictions, strict=True):
+            assert row[:2] == other[:2]
+            np.testing.assert_allclose(row.probabilities, other.probabilities, atol=1e-5)
+
+
+def test_a_single_sigmoid_unit_has_two_classes(folder):
+    network = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(1, "sigmoid")])
+    for row in kd.predict(network, folder / FILES[0]).predictions:
+        output = float(network(pixels(folder, FILES[0])[None])[0, 0])
+        assert dict(zip(row.classes, row.probabilities, strict=True))["1"] == pytest.approx(output, abs=1e-4)
+
+
+def test_what_cannot_be_predicted_is_refused(run, folder, tmp_path):
+    with pytest.raises(ValueError, match="which does not exist"):
+        kd.predict(run, tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=r"Expected images .*, but received none"):
+        kd.predict(run, tmp_path)
+    (tmp_path / "a.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match="None of the 1 images can be read: .*a.png is not an image"):
+        kd.predict(run, tmp_path)
+    with pytest.raises(ValueError, match="an output that ends in .csv or .json"):
+        kd.predict(run, folder, output=tmp_path / "p.txt")
+    any_size = convolutional(4, 10, (None, None, 1))
+    with pytest.raises(ValueError, match="image_size= for 'net', which reads images of"):
+        kd.predict(any_size, folder)
+    assert len(kd.predict(any_size, folder, image_size=(8, 8)).predictions) == 6
+    maps = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Conv2D(3, 1)])
+    with pytest.raises(ValueError, match="a classifier, with one row of logits for each image"):
+        kd.predict(maps, folder)
+    detector = tmp_path / "detector"
+    detector.mkdir()
+    (detector / "flags.txt").write_text("--data=digits\n--task=detection\n")
+    with pytest.raises(ValueError, match="a network for classification, but received .*, which is for detection"):
+        kd.predict(detector, folder)
+
+
+def test_the_embeddings_of_a_folder(run, folder, tmp_path):
+    found = kd.embed(run, folder, output=tmp_path / "e.npz", page=tmp_path / "e.html", neighbors=2, batch_size=4)
+    network = kd.Run(run).model()
+    pooled = keras.Model(network.layers[-1].input, network.layers[-1].get_layer("pool").output)
+    images = np.stack([pixels(folder, name) for name in FILES])
+    np.testing.assert_allclose(found.vectors, pooled(images / 255), atol=1e-4)
+    with np.load(tmp_path / "e.npz") as file:
+        assert file["files"].tolist() == FILES
+        np.testing.assert_array_equal(file["embedding"], found.vectors)
+    unit = found.vectors / np.linalg.norm(found.vectors, axis=-1, keepdims=True)
+    cosines = unit @ unit.T - 2 * np.eye(6)
+    places, values = found.neighbors(2)
+    np.testing.assert_array_equal(places, np.argsort(-cosines, axis=-1, kind="stable")[:, :2])
+    np.testing.assert_allclose(values, -np.sort(-cosines, axis=-1)[:, :2], atol=1e-6)
+    centered = found.vectors - found.vectors.mean(0)
+    singular = np.linalg.svd(centered.astype("float64"), compute_uv=False)
+    np.testing.assert_allclose(np.linalg.norm(found.plane(), axis=0), singular[:2], rtol=1e-4, atol=1e-5)
+    page = (tmp_path / "e.html").read_text()
+    assert page.count("data:image/png") == 6 * 3 and "right/deep/0.png" in page and "<svg" in page
+    assert "http" not in page
+
+
+def test_equal_images_are_nearest_neighbors_and_one_image_has_none(run, folder, tmp_path):
+    for name in ("a", "b"):
+        Image.open(folder / FILES[0]).save(tmp_path / f"{name}.png")
+    Image.open(folder / FILES[1]).save(tmp_path / "c.png")
+    places, cosines = kd.embed(run, tmp_path).neighbors(1)
+    assert places[:2, 0].tolist() == [1, 0] and cosines[:2, 0] == pytest.approx(1, abs=1e-5)
+    alone = kd.embed(run, folder / FILES[0], page=tmp_path / "one.html")
+    assert alone.neighbors()[0].shape == (1, 0) and alone.plane().tolist() == [[0, 0]]
+
+
+def test_an_exported_classifier_has_no_embedding(run, folder, tmp_path):
+    (export,) = kd.export(run, ["litert"], output=tmp_path)
+    with pytest.raises(ValueError, match="Pass the run that it was exported from"):
+        kd.embed(export.path, folder)
+    with pytest.raises(ValueError, match="a file that ends in .npz"):
+        kd.embed(run, folder, output=tmp_path / "e.csv")
+
+
+def test_the_programs(run, folder, tmp_path):
+    ran = program("predict", f"--model={run}", f"--images={folder}", f"--output={tmp_path / 'p.json'}", "--top=1")
+    assert "6 images" in ran.stdout and len(json.loads((tmp_path / "p.json").read_text())) == 6
+    ran = program("predict", f"--model={run}", f"--images={folder / FILES[0]}", "--top=1")
+    assert f"\n{FILES[0].rpartition('/')[2]} " in f"\n{ran.stdout}"
+    ran = program("embed", f"--model={run}", f"--images={folder}", f"--output={tmp_path / 'e.npz'}")
+    assert "6 images, 8 values each" in ran.stdout and (tmp_path / "e.npz").exists()
