@@ -165,7 +165,7 @@ def test_a_wrong_box_or_class_raises_with_its_example(box, number, expected):
 @pytest.mark.parametrize(
     "options, expected",
     [
-        ({"augmentation": Augmentation(mixup=0.2)}, "mixup"),
+        ({"augmentation": Augmentation(cutmix=0.2)}, "cutmix"),
         ({"augmentation": Augmentation(rand_augment=(2, 9))}, "which the boxes of painted can follow"),
         ({"one_hot": True}, "one_hot"),
     ],
