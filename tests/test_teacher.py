@@ -145,3 +145,8 @@ def test_no_layer_after_the_wanted_taps_runs():
     network = keras.Model(inputs, layers.Dense(CLASSES)(layer(layers.GlobalAveragePooling2D()(x))))
     taps = Teacher(network).tapped(["first"])(np.zeros((2, *SHAPE), "float32"))
     assert taps["first"].shape == (2, 6, 6, 4) and layer.read() == (0, 0)
+
+
+def test_a_teacher_is_no_function_for_another_teacher():
+    with pytest.raises(TypeError, match="a built Keras model"):
+        Teacher(Teacher(convolutional()))

@@ -40,7 +40,8 @@ def is_plain_function(network: Any) -> bool:
     >>> is_plain_function(lambda images: images), is_plain_function(keras.layers.Dense(2))
     (True, False)
     """
-    is_network = isinstance(network, keras.layers.Layer) or hasattr(network, "signatures")
+    # A SavedModel has signatures, and a teacher, which is callable too, has the shapes of its taps.
+    is_network = isinstance(network, keras.layers.Layer) or hasattr(network, "signatures") or hasattr(network, "specs")
     return callable(network) and not is_network and not isinstance(getattr(network, "input_shape", None), tuple)
 
 

@@ -91,17 +91,17 @@ def refuse_function(source: Any) -> None:
 
 
 def refuse_options(source: Any, options: Mapping[str, Any]) -> None:
-    """Raises a ValueError if there are options for networks beside a function."""
+    """Raises a ValueError if options of networks come with a function."""
     if options:
         received = ", ".join(f"{name}={value!r}" for name, value in options.items())
         advice = "leave it out, or pass class_order= and preprocess= to the function's own constructor in Python"
-        raise ValueError(explain_mismatch(f"no options of networks beside {shorten(source)}", received, advice))
+        raise ValueError(explain_mismatch(f"no options of networks with {shorten(source)}", received, advice))
 
 
 def _refuse_range(preprocess: Any, name: str) -> None:
     if preprocess is not None:
         advice = "pass preprocess= where the teacher is made, or leave it out"
-        raise ValueError(explain_mismatch(f"no teacher_range= beside {name}", "one", advice))
+        raise ValueError(explain_mismatch(f"no teacher_range= with {name}", "one", advice))
 
 
 def _name(source: Any) -> str:

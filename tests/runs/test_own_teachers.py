@@ -161,11 +161,11 @@ def test_the_range_of_pixels_is_that_of_the_flag(small, tmp_path):
 
 def test_options_that_do_not_fit_are_refused(exports, small, tmp_path):
     options = {"output": tmp_path / "r", **small}
-    with pytest.raises(ValueError, match="no options of networks beside .* received teacher_precision='float16'"):
+    with pytest.raises(ValueError, match="no options of networks with .* received teacher_precision='float16'"):
         kd.record(teacher=exports["onnx"], teacher_precision="float16", **options)
     with pytest.raises(ValueError, match=r"takes output, probabilities, tap, class_order, but received outputs"):
         kd.record(teacher=f"{exports['onnx']}(outputs='logits')", **options)
-    with pytest.raises(ValueError, match="no teacher_range= beside the ONNX file"):
+    with pytest.raises(ValueError, match="no teacher_range= with the ONNX file"):
         kd.record(teacher=kd.Teacher.onnx(exports["onnx"]), teacher_range=(0, 1), **options)
     with pytest.raises(
         ValueError, match="a file for ONNX that ends in .onnx, but received .*none.onnx, which does not"
