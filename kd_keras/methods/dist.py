@@ -83,9 +83,11 @@ class DIST(Method):
 
     The default weight of 1 is used with a hard loss of 1, as in the authors' code for segmentation; the ImageNet recipe
     (ResNet-34 to ResNet-18) has `weight=2` and a hard loss of 1. In small batches the part over examples is noisy.
-    Of logits (B, H, W, K) each position is an example, without those that a mask of labels ignores.
 
     Args:
+        positions: whether the logits are `(B, ..., K)`, as for segmentation. Each position is then an example, without
+            those that a mask of labels ignores. Otherwise such logits are refused, because examples of a batch and
+            positions of one image are not the same to a correlation.
         beta: the weight of the part over classes.
         gamma: the weight of the part over examples.
         temperature: tau > 0; there is no factor tau^2.
@@ -102,6 +104,7 @@ class DIST(Method):
     def __init__(
         self,
         *,
+        positions: bool = False,
         beta: float = 1.0,
         gamma: float = 1.0,
         temperature: float = 1.0,
@@ -109,6 +112,7 @@ class DIST(Method):
         **options: Unpack[MethodOptions],
     ):
         super().__init__(**options)
+        self.positions = self.allows_positions = bool(positions)
         self.beta = check_number("DIST", "beta", beta)
         self.gamma = check_number("DIST", "gamma", gamma)
         self.temperature = check_number("DIST", "temperature", temperature, above=0)

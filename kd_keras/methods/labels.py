@@ -89,7 +89,7 @@ def check_one_prediction(method: str, shape: tuple) -> None:
         ValueError: if they are `(B, ..., K)`.
     """
     if len(shape) != 2:
-        advice = "Needed is one prediction for each example: use KD() for predictions at many positions"
+        advice = "Needed is one prediction for each example: use KD() or DIST(positions=True) for many positions"
         raise ValueError(explain_mismatch(f"logits (B, K) for method {method!r}", f"the shape {tuple(shape)}", advice))
 
 

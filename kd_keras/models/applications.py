@@ -11,7 +11,6 @@ import keras
 import numpy as np
 
 from kd_keras.errors import explain_mismatch, suggest
-from kd_keras.networks.moving_statistics import set_momentum
 from kd_keras.networks.preprocessing import PixelMap, prepend, probe
 
 
@@ -33,9 +32,6 @@ def application(
     Networks that contain their preprocessing (EfficientNet, MobileNetV3, ConvNeXt, ...) are not changed. Every other
     network starts with a layer that does what `preprocess_input` of its module does, because its published weights
     expect it. If C is not 3, all channels have the same scale and offset, the mean of those of the three channels.
-
-    The BatchNorm layers of a network with new weights have a momentum of 0.9 as those of the zoo, instead of Keras's
-    0.99 or 0.999, which would need thousands of steps.
 
     Args:
         name: as `keras.applications` spells it, in upper or lower case: `"ResNet50"` or `"resnet50"`.
@@ -65,8 +61,6 @@ def application(
     else:
         options = {"weights": weights, "input_shape": input_shape, "classes": classes} | options
         network = constructor(classifier_activation=None, **options)
-    if weights is None:
-        set_momentum(network)
     pixel_map = expected_pixels(spelled).for_channels(input_shape[-1])
     return network if pixel_map.is_identity else prepend(network, pixel_map)
 

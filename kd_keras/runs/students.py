@@ -16,6 +16,7 @@ from kd_keras.errors import shorten
 from kd_keras.networks.backbone import freeze_backbone
 from kd_keras.networks.embedding_networks import add_classifier, ends_in_embedding
 from kd_keras.networks.loading import load_weights, pixel_statistics
+from kd_keras.networks.moving_statistics import set_momentum
 from kd_keras.runs.images import Images
 from kd_keras.runs.parsing import parse_call
 from kd_keras.runs.recipe import Recipe
@@ -34,7 +35,8 @@ def build_network(
     Args:
         source: a model of the zoo with options such as "mlp(hidden=(32,))", a run, a `.keras` file, or a Keras model.
             A Keras model itself is trained, or a copy of it under a strategy of several replicas. A pretrained network
-            of images with one class each gets a new classifier.
+            of images with one class each gets a new classifier. BatchNorm layers of a named network with new weights
+            have a momentum of 0.9, because those of keras.applications and KerasHub would need thousands of steps.
         images: the images of the run, which determine the input shape and the normalization of a model of the zoo.
         classes: the number of classes; `None` for a network whose classifier is taken off.
         weights: a `.keras` or `.weights.h5` file to start from, as a whole or in part. If it is of a model of the zoo,
@@ -60,6 +62,8 @@ def build_network(
             if weights is not None and trained is None:
                 logger.info("%s has no normalization: %s normalizes as %s.", weights, name, images.normalization)
         model = models.build(name, images.shape, classes or 2, **options)
+        if not is_pretrained(source, weights):
+            set_momentum(model)
     else:
         raise TypeError(f"Expected a name, a path, a Run or a Keras model to train, but received {shorten(source)}.")
     if classes is not None:

@@ -2,9 +2,11 @@
 
 import functools
 
+import keras
 import numpy as np
 import pytest
 
+from kd_keras import Distiller
 from kd_keras.methods import DIST, dist_loss
 from tests.support.reference import Case, random, softmax
 
@@ -72,3 +74,18 @@ def test_invalid_arguments_raise():
     with pytest.raises(TypeError, match="gamma"):
         DIST(gamma=None)
     assert DIST().across_replicas is False and DIST(across_replicas=True).get_config()["across_replicas"] is True
+
+
+def test_logits_of_many_positions_are_an_explicit_choice():
+    network = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Conv2D(3, 1)])
+    images, masks = np.zeros((2, 4, 4, 1)), np.zeros((2, 4, 4), "int32")
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+    def train(method):
+        distiller = Distiller(student=keras.models.clone_model(network), teacher=network, methods=[method])
+        distiller.compile(loss=loss)
+        return distiller.train_on_batch(images, masks)
+
+    with pytest.raises(ValueError, match=r"logits \(B, K\).*Needed is one prediction.*DIST\(positions=True\)"):
+        train(DIST())
+    assert np.isfinite(train(DIST(positions=True))["dist"])

@@ -28,7 +28,7 @@ METHODS = [
     CWD(**FEATURES, name="cwd_of_features"),
     SKD(**FEATURES),
     IFVD(**FEATURES),
-    DIST(across_replicas=True),
+    DIST(positions=True, across_replicas=True),
     CIRKD(classes=CLASSES, pixels=20, regions=5, added=2, drawn_pixels=16, drawn_regions=8, seed=3, **FEATURES),
 ]
 pytestmark = [

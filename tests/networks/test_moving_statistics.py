@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 
 import kd_keras as kd
-from kd_keras import models
+from kd_keras import data, models
 from kd_keras.networks.moving_statistics import warn_of_lag
+from kd_keras.runs.images import Images
+from kd_keras.runs.recipe import Recipe
+from kd_keras.runs.students import build_network
 
 
 def network(momentum):
@@ -43,10 +46,16 @@ def test_trained_and_frozen_statistics_have_no_warning():
         warn_of_lag(frozen, 1)
 
 
-def test_new_networks_of_keras_applications_follow_in_a_few_steps():
-    model = models.build("applications/MobileNetV3Small", (32, 32, 3), 3)
+@pytest.mark.parametrize("weights, momentum", [(None, 0.9), ("network.weights.h5", 0.999)])
+def test_only_new_networks_of_keras_applications_follow_in_a_few_steps(weights, momentum, data_dir, tmp_path):
+    source = data.load("digits", "train[:8]", data_dir.partition("=")[2], image_channels=3)
+    images = Images(Recipe(image_size=(32, 32)), source, None)
+    if weights is not None:
+        weights = tmp_path / weights
+        models.build("applications/MobileNetV3Small", (32, 32, 3), 3).save_weights(weights)
+    model = build_network("applications/MobileNetV3Small", images, 3, weights)
     norms = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
-    assert len(norms) > 30 and {layer.momentum for layer in norms} == {0.9}
+    assert len(norms) > 30 and {layer.momentum for layer in norms} == {momentum}
 
 
 def test_a_training_warns(data_dir, tmp_path):
