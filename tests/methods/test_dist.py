@@ -84,7 +84,7 @@ def test_logits_of_many_positions_are_an_explicit_choice():
     def train(method):
         distiller = Distiller(student=keras.models.clone_model(network), teacher=network, methods=[method])
         distiller.compile(loss=loss)
-        return distiller.train_on_batch(images, masks)
+        return distiller.train_on_batch(images, masks, return_dict=True)
 
     with pytest.raises(ValueError, match=r"logits \(B, K\).*Needed is one prediction.*DIST\(positions=True\)"):
         train(DIST())
