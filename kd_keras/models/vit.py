@@ -232,7 +232,7 @@ class SelfAttention(layers.Layer):
 class TokenAt(layers.Layer):
     """One of the tokens `(B, N, D)`, `(B, D)`.
 
-    >>> TokenAt(1)(ops.reshape(ops.arange(6), (1, 3, 2))).numpy().tolist()
+    >>> TokenAt(1)(ops.reshape(ops.arange(6.0), (1, 3, 2))).numpy().tolist()
     [[2.0, 3.0]]
     """
 
