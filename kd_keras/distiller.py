@@ -18,6 +18,7 @@ from kd_keras.functions import refuse_live
 from kd_keras.methods.base import Method
 from kd_keras.methods.hard_weight import agreed_hard_weight
 from kd_keras.methods.schedules import Weight, as_weight, deserialize_weight, serialize_weight
+from kd_keras.networks.foreign import as_networks
 from kd_keras.networks.inputs import find_input_shape
 from kd_keras.networks.sharing import check_separate
 from kd_keras.networks.specs import Specs
@@ -109,8 +110,8 @@ class Distiller(LogsTerms):
             names = [method.name for method in self.methods]
             raise ValueError(f"The methods {names} need a teacher, but received none. Pass Distiller(teacher=...).")
         teacher = AbsentTeacher({}) if teacher is None else teacher
-        teacher = teacher if isinstance(teacher, AnyTeacher) else Teacher(teacher)
         refuse_live(teacher)
+        teacher = teacher if isinstance(teacher, AnyTeacher) else Teacher(as_networks(teacher))
         if isinstance(teacher, Teacher):
             teacher.check_student(self.student)
         self.supports_jit = teacher.supports_jit(find_input_shape(self.student))
