@@ -217,7 +217,7 @@ def test_a_recording_of_another_function_is_not_resumed(tmp_path):
 
 
 def test_a_student_is_not_trained_from_a_function_directly(files):
-    for teacher in (Teacher.onnx(files["onnx"]), lambda images: images):
+    for teacher in (Teacher.onnx(files["onnx"]), Teacher(lambda images: images)):
         with pytest.raises(ValueError, match=r"directly from .*, which is no TensorFlow graph. Record it first with"):
             Distiller(student=convolutional(4), teacher=teacher, methods=[kd.methods.KD()])
     for teacher in (files["onnx"], "http://localhost:1/v1/models/teacher", lambda images: images):
