@@ -22,7 +22,7 @@ flags.DEFINE_list("image_size", None, "Height,width to resize to, for a model th
 
 
 def main() -> None:
-    found = kd_keras.embed(
+    embeddings = kd_keras.embed(
         FLAGS.model,
         FLAGS.images,
         output=FLAGS.output,
@@ -31,7 +31,7 @@ def main() -> None:
         batch_size=FLAGS.batch_size,
         image_size=pair("image_size") if FLAGS.image_size else None,
     )
-    print(f"{FLAGS.output}: {len(found.files):,} images, {found.vectors.shape[1]:,} values each")
+    print(f"{FLAGS.output}: {len(embeddings.files):,} images, {embeddings.vectors.shape[1]:,} values each")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ flags.DEFINE_list("image_size", None, "Height,width to resize to, for a model th
 
 
 def main() -> None:
-    found = kd_keras.predict(
+    results = kd_keras.predict(
         FLAGS.model,
         FLAGS.images,
         output=FLAGS.output,
@@ -32,11 +32,11 @@ def main() -> None:
         batch_size=FLAGS.batch_size,
         image_size=pair("image_size") if FLAGS.image_size else None,
     )
-    for row in found.predictions if not FLAGS.output else ():
+    for row in results.predictions if not FLAGS.output else ():
         pairs = zip(row.classes, row.probabilities, strict=True)
         print(row.file, ", ".join(f"{name} {value:.3f}" for name, value in pairs))
     for path in filter(None, (FLAGS.output, FLAGS.sheet)):
-        print(f"{path}: {len(found.predictions):,} images")
+        print(f"{path}: {len(results.predictions):,} images")
 
 
 if __name__ == "__main__":

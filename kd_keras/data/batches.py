@@ -46,7 +46,9 @@ class BatchMaker:
             check_label_can_follow(source, views, self.one_hot)
         if getattr(views.augmentation, "mosaic", 0) and not source.has_boxes:
             expected = f"images with boxes for mosaic, which joins four images in {source.name}"
-            raise ValueError(explain_mismatch(expected, f"labels that are {source.label_kind}", "leave mosaic out"))
+            raise ValueError(
+                explain_mismatch(expected, source.label_kind or "images without labels", "leave mosaic out")
+            )
         if self.one_hot and not (source.has_labels and self.classes):
             received = f"{source.name}, which has {self.classes or 'no'} classes"
             received += "" if source.has_labels else " and no labels"

@@ -51,7 +51,7 @@ def read_unlabeled(place: str | os.PathLike, channels: int | None = None, bits: 
     (3, (4, 4, 3), False)
     """
     place = Path(place)
-    files = _find(place) if place.is_dir() else _listed(place)
+    files = find_images(place) if place.is_dir() else _listed(place)
     paths, headers = _readable(place, files)
     if bits is None:
         check_bits(place, paths)
@@ -99,8 +99,19 @@ def without_labels(source: Source) -> Source:
     )
 
 
-def _find(folder: Path) -> list[str]:
-    """The files below a folder that end as images do, in the order of their paths."""
+def find_images(folder: Path) -> list[str]:
+    """The files below a folder whose names end as those of images do, in the order of their paths.
+
+    Hidden files and folders are left out, and so are the folders that other programs leave behind.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> (folder / "b").mkdir()
+    >>> for name in ("b/1.png", "a.jpg", ".hidden.png", "notes.txt"):
+    ...     (folder / name).touch()
+    >>> [os.path.relpath(path, folder) for path in find_images(folder)]
+    ['a.jpg', 'b/1.png']
+    """
     files = []
     for parent, names, inner in os.walk(folder, followlinks=True):
         names[:] = sorted(name for name in names if not name.startswith(".") and name not in IGNORED)

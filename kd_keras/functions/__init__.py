@@ -6,7 +6,7 @@ from kd_keras.functions.litert import litert_teacher
 from kd_keras.functions.onnx import onnx_teacher
 from kd_keras.functions.saved_model import is_saved_model, read_saved_model, saved_model_names
 from kd_keras.functions.served import served_teacher
-from kd_keras.functions.teacher import FunctionTeacher, python_teacher, refuse_live
+from kd_keras.functions.teacher import FunctionTeacher, must_be_recorded, python_teacher, refuse_live
 
 __all__ = (
     "FunctionTeacher",
@@ -14,6 +14,7 @@ __all__ = (
     "class_names_of",
     "is_saved_model",
     "litert_teacher",
+    "must_be_recorded",
     "onnx_teacher",
     "python_teacher",
     "read_saved_model",

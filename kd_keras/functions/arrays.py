@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import zipfile
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import numpy as np
 from kd_keras.errors import explain_mismatch
 from kd_keras.functions.digests import describe_file, file_digest
 from kd_keras.functions.teacher import FunctionTeacher, Origin
+from kd_keras.networks.file_checks import check_archive
 
 COLUMNS = ("logits", "probabilities", "embedding")
 NAMED = 3  # the number of examples that a message lists
@@ -73,6 +76,8 @@ def arrays_teacher(
 
 def _read(path: Path) -> dict[str, np.ndarray]:
     try:
+        with zipfile.ZipFile(path) as archive:
+            check_archive(path, archive)
         with np.load(path) as file:
             return {name: file[name] for name in file.files}
     except Exception as error:  # NumPy and zipfile raise several types for a damaged file
@@ -85,10 +90,12 @@ def _rows_by_example(
     """The row of each example by its number."""
     column = next((key for key in ("index", "files") if key in arrays), None)
     keys = list(range(count)) if column is None else arrays[column].tolist()
+    if column == "index" and arrays[column].dtype.kind not in "iu":
+        raise ValueError(explain_mismatch(f"whole numbers in 'index' of {name}", f"{arrays[column].dtype} values"))
     if len(keys) != count:
         raise ValueError(explain_mismatch(f"{count} entries of {column!r} in {name}, one for each row", str(len(keys))))
     if len(set(keys)) != count:
-        repeated = sorted({key for key in keys if keys.count(key) > 1})[:NAMED]
+        repeated = sorted(key for key, times in Counter(keys).items() if times > 1)[:NAMED]
         raise ValueError(explain_mismatch(f"each example once in {column!r} of {name}", f"{repeated} several times"))
     if column != "files":
         return {int(key): row for row, key in enumerate(keys)}

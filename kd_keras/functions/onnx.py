@@ -54,7 +54,7 @@ def onnx_teacher(file: str | os.PathLike, *, output: str | None = None, **option
         pixels = to_type(fit_images(images, shape, name), TYPES[inputs[0].type])
         return in_batches(lambda part: session.run([chosen], {inputs[0].name: part})[0], pixels, shape[0])
 
-    digests = [path, *sorted(path.parent.glob(f"{path.name}?data"))]  # weights that PyTorch stores beside the file
+    digests = [path, *sorted(path.parent.glob(f"{path.name}?data"))]  # weights that PyTorch stores in a second file
     origin = Origin(name, {"onnx": file_digest(*digests), "output": chosen}, _names(session))
     return FunctionTeacher(ask, origin, **options)
 

@@ -235,7 +235,12 @@ def python_teacher(
 def refuse_live(teacher: Any) -> None:
     """Raises a ValueError if a teacher must be recorded before a student can be trained from it."""
     if isinstance(teacher, FunctionTeacher):
-        raise ValueError(
-            f"A student cannot be trained directly from {teacher.origin.name}, which is no TensorFlow graph. Record it "
-            "first with kd_keras.record (in the shell experiments.record), and pass recording= instead of teacher=."
-        )
+        raise must_be_recorded(teacher.origin.name)
+
+
+def must_be_recorded(name: str) -> ValueError:
+    """The error for a function, in the words of a message, from which a student is to be trained directly."""
+    return ValueError(
+        f"A student cannot be trained directly from {name}, which is no TensorFlow graph. Record it first with "
+        "kd_keras.record (in the shell experiments.record), and pass recording= instead of teacher=."
+    )

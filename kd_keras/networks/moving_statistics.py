@@ -18,8 +18,8 @@ MOMENTUM = 0.9  # of new networks, as in PyTorch, whose 0.1 is the factor of the
 MOST_LEFT = 0.1
 
 
-def set_momentum(network: keras.Model, momentum: float = MOMENTUM) -> None:
-    """Gives all BatchNorm layers of a network a momentum.
+def set_momentum(network: keras.Model) -> None:
+    """Gives all BatchNorm layers of a network the momentum 0.9.
 
     >>> network = keras.Sequential([keras.Input((4,)), keras.layers.BatchNormalization()])
     >>> set_momentum(network)
@@ -27,7 +27,7 @@ def set_momentum(network: keras.Model, momentum: float = MOMENTUM) -> None:
     0.9
     """
     for layer in _norms(network):
-        layer.momentum = momentum
+        layer.momentum = MOMENTUM
 
 
 def warn_of_lag(network: keras.Model, updates: int) -> None:

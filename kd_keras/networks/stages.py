@@ -105,10 +105,10 @@ class StagedGraph(ClassifierGraph):
         Raises:
             ValueError: if the network is no transformer whose patches are known.
         """
-        found = self._find_tokens()
-        if found is None:
+        tokens = self._find_tokens()
+        if tokens is None:
             raise self.missing_tap("tokens", "no layer cuts its image into patches. Pass the path of a layer")
-        return self.derive(found.tensor, found.as_map, "tokens")
+        return self.derive(tokens.tensor, tokens.as_map, "tokens")
 
     def class_token(self) -> Tensor:
         """The class token `(B, D)` of a transformer after its last layer.
@@ -116,10 +116,10 @@ class StagedGraph(ClassifierGraph):
         Raises:
             ValueError: if there is none.
         """
-        found = self._find_tokens()
-        if found is None or not found.has_class_token:
+        tokens = self._find_tokens()
+        if tokens is None or not tokens.has_class_token:
             raise self.missing_tap("cls", "it is no transformer with a class token. Tap the embedding")
-        return self.derive(found.tensor, lambda tokens: tokens[:, 0], "cls")
+        return self.derive(tokens.tensor, lambda rows: rows[:, 0], "cls")
 
     def _find_tokens(self) -> PatchTokens | None:
         return find_tokens(self, self._dominators())

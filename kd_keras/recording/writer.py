@@ -22,7 +22,7 @@ from kd_keras.functions import FunctionTeacher
 from kd_keras.functions.digests import file_digest
 from kd_keras.networks.specs import Specs
 from kd_keras.recording import constants
-from kd_keras.recording.answers import Answers, ready_function
+from kd_keras.recording.batch_outputs import BatchOutputs, ready_function
 from kd_keras.recording.files import read_json, save_file, save_json
 from kd_keras.recording.format import TEMPERATURES, decode, divergence, encode
 from kd_keras.recording.identity import LiveTeacher
@@ -106,14 +106,14 @@ def record(
     if missing or not _has_constants(directory):
         (directory / "manifest.json").unlink(missing_ok=True)  # incomplete until the missing files exist
         constants.write_constants(directory, tapped.specs)
-    answers = Answers(directory, plan) if isinstance(tapped, FunctionTeacher) else None
-    run = _live_runner(tapped) if answers is None else answers.runner(tapped)
+    kept = BatchOutputs(directory, plan) if isinstance(tapped, FunctionTeacher) else None
+    run = _live_runner(tapped) if kept is None else kept.runner(tapped)
     for group in _group_consecutive(missing):
         batches = iter(_make_batches(request, group))
         for file in group:
             _write_shard(directory, file, plan, *_run_teacher(file, batches, run, tapped.specs, logits))
-            if answers is not None:
-                answers.forget(file)
+            if kept is not None:
+                kept.forget(file)
             LOG.info(f"{directory / file.file}: {file.rows:,} examples of view {file.view}.")
     return _finish(directory, plan, shards)
 

@@ -131,17 +131,22 @@ def embed(
     for names, pixels in folder.batches(shape, batch_size):
         files += names
         vectors.append(run(pixels))
-    found = Embeddings(files, np.concatenate(vectors), folder.unreadable)
-    if not np.isfinite(found.vectors).all():
+    embeddings = Embeddings(files, np.concatenate(vectors), folder.unreadable)
+    if not np.isfinite(embeddings.vectors).all():
         raise ValueError(explain_mismatch(f"finite embeddings of {images}", "NaN or infinity", "train the model again"))
     if output is not None:
-        found.save(output)
+        embeddings.save(output)
     if page is not None:
         paths = [folder.root / name for name in files]
         write_page(
-            Path(page), files, paths, found.plane(), *found.neighbors(neighbors), title=f"Embeddings of {images}"
+            Path(page),
+            files,
+            paths,
+            embeddings.plane(),
+            *embeddings.neighbors(neighbors),
+            title=f"Embeddings of {images}",
         )
-    return found
+    return embeddings
 
 
 def _load(

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
 
+from kd_keras.data.examples import resize_pixels
 from kd_keras.data.image_files import SUFFIXES, read_image
+from kd_keras.data.unlabeled import find_images
 from kd_keras.errors import explain_mismatch
 
 LOGGER = logging.getLogger("kd_keras")
@@ -59,7 +60,7 @@ class ImageFolder:
                 self.unreadable[self.name(path)] = str(error)
                 continue
             names.append(self.name(path))
-            images.append(_resize(image, shape[:2]))
+            images.append(image if image.shape[:2] == shape[:2] else resize_pixels(image, shape[:2]).numpy())
             count += 1
             if len(names) == batch_size:
                 yield names, np.stack(images)
@@ -84,35 +85,14 @@ def find_files(images: str | os.PathLike) -> ImageFolder:
 
     Raises:
         ValueError: if the path does not exist, or there is no image.
-
-    >>> import tempfile
-    >>> folder = Path(tempfile.mkdtemp())
-    >>> (folder / "b").mkdir()
-    >>> for name in ("b/1.png", "a.jpg", ".hidden.png", "notes.txt"):
-    ...     (folder / name).touch()
-    >>> found = find_files(folder)
-    >>> [found.name(path) for path in found.paths]
-    ['a.jpg', 'b/1.png']
     """
     root = Path(images)
     if root.is_file():
         return ImageFolder(root.parent, [root])
     if not root.is_dir():
         raise ValueError(explain_mismatch("a folder of images or an image file", f"{root}, which does not exist"))
-    paths = [
-        path
-        for path in sorted(root.rglob("*"))
-        if path.suffix.lower() in SUFFIXES
-        and path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(root).parts)
-    ]
+    paths = [Path(path) for path in find_images(root)]
     if not paths:
         expected = f"images ({' '.join(SUFFIXES)}) in {root} or its folders"
         raise ValueError(explain_mismatch(expected, "none"))
     return ImageFolder(root, paths)
-
-
-def _resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    if image.shape[:2] == size:
-        return image
-    return tf.cast(tf.round(tf.image.resize(image, size, antialias=True)), tf.uint8).numpy()

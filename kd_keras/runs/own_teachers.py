@@ -84,10 +84,7 @@ def refuse_function(source: Any) -> None:
     for single in source if isinstance(source, (list, tuple)) else [source]:
         functions.refuse_live(single)
         if is_plain_function(single) or _kind(single):
-            raise ValueError(
-                f"A student cannot be trained directly from {shorten(single)}, which is no TensorFlow graph. Record it "
-                "first with kd_keras.record (in the shell experiments.record), and pass recording= instead of teacher=."
-            )
+            raise functions.must_be_recorded(shorten(single))
 
 
 def refuse_options(source: Any, options: Mapping[str, Any]) -> None:

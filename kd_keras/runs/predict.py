@@ -108,8 +108,8 @@ def predict(
     >>> folder = tempfile.mkdtemp()
     >>> Image.new("L", (20, 10), 255).save(f"{folder}/white.png")
     >>> layers = [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(3, "softmax")]
-    >>> found = predict(keras.Sequential(layers), folder, top=1)
-    >>> found.predictions[0].file
+    >>> results = predict(keras.Sequential(layers), folder, top=1)
+    >>> results.predictions[0].file
     'white.png'
     """
     check_whole_number("predict", "top", top)
@@ -125,13 +125,13 @@ def predict(
         files += names
         outputs.append(classifier.outputs(pixels))
     rows = _rows(files, classifier.probabilities(np.concatenate(outputs)), classifier.class_names, top)
-    found = FolderPredictions(rows, folder.unreadable)
+    results = FolderPredictions(rows, folder.unreadable)
     if output is not None:
-        found.save(output)
+        results.save(output)
     if sheet is not None:
         captions = {row.file: f"{row.classes[0]} {row.probabilities[0]:.0%}" for row in rows}
         write_sheet(Path(sheet), {folder.root / name: (caption, name) for name, caption in captions.items()})
-    return found
+    return results
 
 
 def _rows(names: list[str], values: np.ndarray, classes: Sequence[str] | None, top: int) -> list[Prediction]:

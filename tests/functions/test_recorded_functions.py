@@ -141,7 +141,7 @@ def test_a_function_is_asked_once_for_each_view_and_its_recording_trains_a_stude
     recording = record(tmp_path, teacher, source(), **OPTIONS, augmentation=CROP)
     assert sum(asked) == 2 * COUNT and asked == 2 * [8, 8, 8, 8, 5]
     np.testing.assert_allclose(table(recording, 1), expected[1], atol=1e-5)
-    assert not list(tmp_path.glob("answers-*"))
+    assert not list(tmp_path.glob("batches-*"))
     record(tmp_path, teacher, source(), **OPTIONS, augmentation=CROP)
     assert sum(asked) == 2 * COUNT
     batches = data.training(source(), batch_size=8, seed=5, augmentation=CROP, recorded=recording, epochs=1)
@@ -163,7 +163,7 @@ def test_an_interrupted_function_is_not_asked_again_for_batches_of_an_incomplete
     stop = 12
     with pytest.raises(KeyboardInterrupt):
         record(tmp_path / "interrupted", Teacher(ask), source(), **options)
-    assert list((tmp_path / "interrupted").glob("answers-*/*.npz"))
+    assert list((tmp_path / "interrupted").glob("batches-*/*.npz"))
     stop = -1
     recording = record(tmp_path / "interrupted", Teacher(ask), source(), **options)
     assert len(asked) == COUNT
@@ -249,6 +249,8 @@ def test_arrays_that_do_not_fit_are_refused(tmp_path):
         record(tmp_path / "r", arrays(path, logits=logits[:8]), source(), batch_size=37)
     with pytest.raises(ValueError, match=r"each example once in 'index' .* \[1\] several times"):
         arrays(path, logits=logits[:3], index=[0, 1, 1])
+    with pytest.raises(ValueError, match="whole numbers in 'index' .* but received float64 values"):
+        arrays(path, logits=logits[:3], index=[0, 1, 1.5])
     with pytest.raises(ValueError, match="3 entries of 'index' .* but received 2"):
         arrays(path, logits=logits[:3], index=[0, 1])
     with pytest.raises(

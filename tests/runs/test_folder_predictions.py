@@ -52,24 +52,26 @@ FILES = ["left/1.png", "left/3.png", "left/5.png", "right/deep/0.png", "right/de
 
 def test_the_predictions_of_a_run_are_those_of_its_network(run, folder, tmp_path, caplog):
     with caplog.at_level(logging.WARNING, "kd_keras"):
-        found = kd.predict(run, folder, output=tmp_path / "p.csv", sheet=tmp_path / "s.png", top=2, batch_size=4)
-    assert [row.file for row in found.predictions] == FILES and list(found.unreadable) == ["left/damaged.png"]
+        results = kd.predict(run, folder, output=tmp_path / "p.csv", sheet=tmp_path / "s.png", top=2, batch_size=4)
+    assert [row.file for row in results.predictions] == FILES and list(results.unreadable) == ["left/damaged.png"]
     assert any("1 of 7 files are skipped" in record.getMessage() for record in caplog.records)
     images = np.stack([pixels(folder, name) for name in FILES])
     expected = tf.nn.softmax(kd.Run(run).model()(images)).numpy()
-    for row, values in zip(found.predictions, expected, strict=True):
+    for row, values in zip(results.predictions, expected, strict=True):
         best = np.argsort(-values)[:2]
         assert row.classes == tuple(NAMES[place] for place in best)
         np.testing.assert_allclose(row.probabilities, values[best], atol=1e-5)
     with open(tmp_path / "p.csv", newline="") as file:
         table = list(csv.DictReader(file))
     assert list(table[0]) == ["file", "class", "probability", "class_2", "probability_2"]
-    assert [(row["file"], row["class_2"]) for row in table] == [(row.file, row.classes[1]) for row in found.predictions]
+    assert [(row["file"], row["class_2"]) for row in table] == [
+        (row.file, row.classes[1]) for row in results.predictions
+    ]
     sheet = Image.open(tmp_path / "s.png").convert("L")
     assert sheet.size == (3 * 136 + 8, 2 * 164 + 8)
     shown = np.asarray(sheet)[8 : 8 + 128, 8 : 8 + 128][8::16, 8::16]  # the first image, enlarged 16 times
     np.testing.assert_array_equal(shown, np.asarray(Image.open(folder / FILES[0])))
-    found.save(tmp_path / "p.json")
+    results.save(tmp_path / "p.json")
     assert json.loads((tmp_path / "p.json").read_text())[2]["file"] == FILES[2]
 
 
@@ -77,8 +79,8 @@ def test_exported_files_predict_what_their_network_predicts(run, folder, tmp_pat
     exports = kd.export(run, ["saved_model", "litert", "onnx"], output=tmp_path)
     expected = kd.predict(run, folder)
     for export in exports:
-        found = kd.predict(export.path, folder)
-        for row, other in zip(found.predictions, expected.predictions, strict=True):
+        results = kd.predict(export.path, folder)
+        for row, other in zip(results.predictions, expected.predictions, strict=True):
             assert row[:2] == other[:2]
             np.testing.assert_allclose(row.probabilities, other.probabilities, atol=1e-5)
 
@@ -115,22 +117,22 @@ def test_what_cannot_be_predicted_is_refused(run, folder, tmp_path):
 
 
 def test_the_embeddings_of_a_folder(run, folder, tmp_path):
-    found = kd.embed(run, folder, output=tmp_path / "e.npz", page=tmp_path / "e.html", neighbors=2, batch_size=4)
+    embeddings = kd.embed(run, folder, output=tmp_path / "e.npz", page=tmp_path / "e.html", neighbors=2, batch_size=4)
     network = kd.Run(run).model()
     pooled = keras.Model(network.layers[-1].input, network.layers[-1].get_layer("pool").output)
     images = np.stack([pixels(folder, name) for name in FILES])
-    np.testing.assert_allclose(found.vectors, pooled(images / 255), atol=1e-4)
+    np.testing.assert_allclose(embeddings.vectors, pooled(images / 255), atol=1e-4)
     with np.load(tmp_path / "e.npz") as file:
         assert file["files"].tolist() == FILES
-        np.testing.assert_array_equal(file["embedding"], found.vectors)
-    unit = found.vectors / np.linalg.norm(found.vectors, axis=-1, keepdims=True)
+        np.testing.assert_array_equal(file["embedding"], embeddings.vectors)
+    unit = embeddings.vectors / np.linalg.norm(embeddings.vectors, axis=-1, keepdims=True)
     cosines = unit @ unit.T - 2 * np.eye(6)
-    places, values = found.neighbors(2)
+    places, values = embeddings.neighbors(2)
     np.testing.assert_array_equal(places, np.argsort(-cosines, axis=-1, kind="stable")[:, :2])
     np.testing.assert_allclose(values, -np.sort(-cosines, axis=-1)[:, :2], atol=1e-6)
-    centered = found.vectors - found.vectors.mean(0)
+    centered = embeddings.vectors - embeddings.vectors.mean(0)
     singular = np.linalg.svd(centered.astype("float64"), compute_uv=False)
-    np.testing.assert_allclose(np.linalg.norm(found.plane(), axis=0), singular[:2], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(embeddings.plane(), axis=0), singular[:2], rtol=1e-4, atol=1e-5)
     page = (tmp_path / "e.html").read_text()
     assert page.count("data:image/png") == 6 * 3 and "right/deep/0.png" in page and "<svg" in page
     assert "http" not in page

@@ -17,7 +17,7 @@ from kd_keras.data import Source
 from kd_keras.errors import explain_mismatch
 from kd_keras.models import Detector
 from kd_keras.tasks.base import Task
-from kd_keras.tasks.checks import check_image_shape, load_unlabeled, refuse_ignored, refuse_soft_labels
+from kd_keras.tasks.checks import check_image_shape, load_unlabeled, refuse_ignored
 from kd_keras.tasks.detection.evaluator import DetectionEvaluator, describe
 from kd_keras.tasks.detection.export import export_detector
 from kd_keras.tasks.detection.export_check import BOX_TOLERANCES, BoxExport
@@ -72,8 +72,10 @@ class Detection(Task):
         check_image_shape(network, name, image_shape)
 
     def compile_options(self, has_soft_labels: bool, label_smoothing: float) -> dict[str, Any]:
-        refuse_soft_labels(label_smoothing > 0, label_smoothing, "boxes with one class each")
-        return {}  # mixup joins boxes without making their classes soft
+        if label_smoothing:  # mixup is allowed: it joins boxes without making their classes soft
+            received = f"label_smoothing={label_smoothing}"
+            raise ValueError(explain_mismatch("boxes with one class each", received, "leave it out"))
+        return {}
 
     def callbacks(
         self, test: Source, batches: Callable[[], tf.data.Dataset], epochs: Collection[int]

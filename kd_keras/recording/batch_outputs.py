@@ -1,6 +1,6 @@
 """Records a function as a teacher: it is asked once for each batch, also if the recording is interrupted.
 
-Its outputs for each batch are kept in `answers-<plan>/` until the shard of the batch is complete, because a function
+Its outputs for each batch are kept in `batches-<plan>/` until the shard of the batch is complete, because a function
 may be slow, or cost money.
 """
 
@@ -50,7 +50,7 @@ def ready_function(
     return teacher.probed(np.asarray(batch.inputs), np.asarray(batch.index), request.source.classes)
 
 
-class Answers:
+class BatchOutputs:
     """The outputs of a function for batches whose shard is not complete.
 
     Args:
@@ -59,7 +59,7 @@ class Answers:
     """
 
     def __init__(self, directory: Path, plan: Mapping[str, Any]):
-        self.directory = directory / f"answers-{plan_digest(plan)[:16]}"
+        self.directory = directory / f"batches-{plan_digest(plan)[:16]}"
 
     def runner(self, teacher: FunctionTeacher) -> Callable[[Shard, int, Batch], Mapping[str, Any]]:
         """Asks the function for batches whose outputs are not kept yet."""
