@@ -6,22 +6,12 @@
 set -uo pipefail
 cd "$(dirname "$0")/.."
 TOP="$PWD"
+. scripts/find_python.sh
 
 # Prints "3.10" and "3.13" for python_requires = >=3.10,<3.14.
 read -r OLDEST_PYTHON NEWEST_PYTHON < <(sed -nE 's/^python_requires = >=3\.([0-9]+),<3\.([0-9]+)$/\1 \2/p' setup.cfg |
     while read -r low high; do echo "3.$low 3.$((high - 1))"; done)
 lowest() { sed -nE "s/^ +$1>=([0-9.]+)$/$1==\1.*/p" setup.cfg | head -1; }
-
-find_python() {  # prints an interpreter of this version; returns 1 if there is none
-    local candidate
-    for candidate in "python$1" "${PYENV_ROOT:-$HOME/.pyenv}"/versions/"$1".*/bin/python; do
-        if "$candidate" -c "import sys, venv; sys.exit('%d.%d' % sys.version_info[:2] != '$1')" 2>/dev/null; then
-            echo "$candidate"
-            return
-        fi
-    done
-    return 1
-}
 
 run() {  # run NAME PYTHON_VERSION [PIP CONSTRAINT ...]; the remaining arguments of the script are in PYTEST
     local name="$1" version="$2" place="$TOP/.matrix/$1" interpreter

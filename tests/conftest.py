@@ -1,5 +1,6 @@
 """What every test starts with: four logical CPUs (to be made before TensorFlow runs), a seed, and the data."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -12,6 +13,10 @@ import tensorflow as tf
 
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 4)
+
+# A trace makes many objects that stay: by default Python would search all of TensorFlow for garbage again and again.
+gc.freeze()
+gc.set_threshold(100_000, 20, 20)
 
 PREPARED = Path(__file__).parent.parent.parent / "shared" / "data"
 

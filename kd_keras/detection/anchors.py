@@ -16,7 +16,9 @@ PER_POSITION = len(RATIOS) * len(OCTAVES)
 LARGEST_LOG_RATIO = math.log(1000 / 16)  # of a decoded box to its anchor, as in Detectron
 
 
-def make_anchors(map_sizes: Sequence[tuple[int, int]], strides: Sequence[int], scale: float = 4.0) -> np.ndarray:
+def make_anchors(
+    map_sizes: Sequence[tuple[int, int]], strides: Sequence[int], scale: float = 4.0, *, whole: bool = False
+) -> np.ndarray:
     """The anchors of RetinaNet: Lin et al. 2017, *Focal Loss for Dense Object Detection*, 1708.02002, section 4.
 
     At each position there are nine: areas of (scale * stride * 2^(i/3))^2 for i = 0, 1, 2, and heights of 1/2, 1 and 2
@@ -27,6 +29,8 @@ def make_anchors(map_sizes: Sequence[tuple[int, int]], strides: Sequence[int], s
         map_sizes: `(H, W)` of the map of each level.
         strides: of each level, in pixels.
         scale: above 0.
+        whole: whether anchors are those of torchvision and KerasHub: sides are cut and corners are rounded to whole
+            pixels, and centers are in the top left corner of the position.
 
     Returns:
         `(N, 4)` float32 in the format "xyxy", in pixels: levels one after the other, in each row by row, and at each
@@ -37,12 +41,13 @@ def make_anchors(map_sizes: Sequence[tuple[int, int]], strides: Sequence[int], s
     """
     levels = []
     for (height, width), stride in zip(map_sizes, strides, strict=True):
-        sides = np.array([(octave * ratio**-0.5, octave * ratio**0.5) for ratio in RATIOS for octave in OCTAVES]) * (
-            scale * stride
-        )  # (9, 2), width and height
+        squares = [int(scale * stride * octave) if whole else scale * stride * octave for octave in OCTAVES]
+        sides = [(square * ratio**-0.5, square * ratio**0.5) for ratio in RATIOS for square in squares]
+        corners = np.array(sides) / 2  # (9, 2), the lower right ones, from the center
+        corners = np.round(corners) if whole else corners
         rows, columns = np.meshgrid(np.arange(height), np.arange(width), indexing="ij")
-        centers = (np.stack([columns, rows], -1)[:, :, None] + 0.5) * stride
-        levels.append(np.concatenate([centers - sides / 2, centers + sides / 2], -1).reshape(-1, 4))
+        centers = (np.stack([columns, rows], -1)[:, :, None] + (0.0 if whole else 0.5)) * stride
+        levels.append(np.concatenate([centers - corners, centers + corners], -1).reshape(-1, 4))
     return np.concatenate(levels).astype("float32")
 
 

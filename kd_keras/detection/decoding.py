@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from keras import ops
@@ -35,6 +36,7 @@ def detect(
     iou_threshold: float = 0.5,
     candidates: int = 300,
     detections: int = 100,
+    select: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Detections:
     """The detected objects: greedy non-maximum suppression of each class separately.
 
@@ -49,6 +51,8 @@ def detect(
         iou_threshold: from 0 to 1.
         candidates: the number of pairs that are compared, at most N * K.
         detections: D, the number of rows of the result.
+        select: from boxes `(B, N, 4)` and C places `(B, C)` to the boxes there, `(B, C, 4)`; `ops.take_along_axis` by
+            default.
 
     >>> boxes = [[[0.0, 0.0, 4.0, 4.0], [0.0, 0.0, 4.0, 3.0], [5.0, 0.0, 9.0, 4.0]]]
     >>> found = detect(boxes, [[[2.0], [1.0], [0.0]]], size=(8, 8), detections=3)
@@ -61,7 +65,8 @@ def detect(
     boxes = ops.clip(boxes, 0.0, ops.convert_to_tensor([width, height, width, height], "float32"))
     anchors, kinds = scores.shape[1:]
     scores, pair = ops.top_k(ops.reshape(scores, (-1, anchors * kinds)), min(candidates, anchors * kinds))
-    boxes = ops.take_along_axis(boxes, (pair // kinds)[..., None], axis=1)
+    select = _select if select is None else select
+    boxes = select(boxes, pair // kinds)
     classes = ops.cast(pair % kinds, "int32")
     stays = _suppress(boxes, classes, scores > score_threshold, iou_threshold)
     # The objects first; candidates are already in the order of their scores.
@@ -69,7 +74,7 @@ def detect(
     first, place = ops.top_k(ops.where(stays, scores, -1.0), rows)
     is_object = first >= 0
     found = Detections(
-        ops.where(is_object[..., None], ops.take_along_axis(boxes, place[..., None], axis=1), 0.0),
+        ops.where(is_object[..., None], select(boxes, place), 0.0),
         ops.where(is_object, first, 0.0),
         ops.where(is_object, ops.take_along_axis(classes, place, axis=1), NO_OBJECT),
         ops.sum(ops.cast(is_object, "int32"), axis=1),
@@ -81,6 +86,10 @@ def detect(
         ops.pad(found.classes, [[0, 0], [0, missing]], constant_values=NO_OBJECT),
         found.count,
     )
+
+
+def _select(boxes: Tensor, places: Tensor) -> Tensor:
+    return ops.take_along_axis(boxes, places[..., None], axis=1)
 
 
 def _suppress(boxes: Tensor, classes: Tensor, is_candidate: Tensor, iou_threshold: float) -> Tensor:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import keras
+import numpy as np
 from keras import ops
 from typing_extensions import Unpack
 
@@ -104,6 +105,8 @@ class BCKD(TapPairMethod):
             raise ValueError(explain_mismatch(expected, f"{len(pairs)} taps of each side"))
         for number, pair in enumerate(pairs):
             self._check_pair(number, *pair)
+        if len(pairs) == 2:
+            self._check_anchors(student.layer(self.taps.student[1]), teacher.layer(self.taps.teacher[1]))
         super().bind(student, teacher)
 
     def _check_pair(self, number: int, student: TapSpec, teacher: TapSpec) -> None:
@@ -114,6 +117,15 @@ class BCKD(TapPairMethod):
             raise ValueError(explain_mismatch(expected, received, advice))
         if number == 1 and (len(student.shape) != 3 or student.shape[-1] != 4):
             raise ValueError(explain_mismatch(f"box offsets (B, N, 4) for method {self.name!r}", received))
+
+    def _check_anchors(self, student: keras.layers.Layer | None, teacher: keras.layers.Layer | None) -> None:
+        """Compares the anchors of the layers of the offsets, if both are known: a recording has none."""
+        own, other = getattr(student, "anchors", None), getattr(teacher, "anchors", None)
+        if own is not None and other is not None and not np.allclose(own, other, atol=1e-3):
+            expected = f"offsets from the same anchors for method {self.name!r}"
+            received = f"{own[0].tolist()} as the first anchor of the student and {other[0].tolist()} of the teacher"
+            advice = "build both detectors with the same anchor_scale (and anchors='whole' for a teacher of KerasHub)"
+            raise ValueError(explain_mismatch(expected, received, advice))
 
     def call(self, student: Outputs, teacher: Outputs, batch: Batch, step: Step) -> Tensor:
         (logits, *deltas), (teacher_logits, *teacher_deltas) = self.tensors(student, teacher)

@@ -16,6 +16,7 @@ from kd_keras.models.cohort import cohort
 from kd_keras.models.detector import Detector, detector
 from kd_keras.models.embedder import Recognizer, embedder, recognizer
 from kd_keras.models.hub import hub
+from kd_keras.models.hub_detector import hub_detector
 from kd_keras.models.mlp import mlp
 from kd_keras.models.mobilefacenet import mobilefacenet
 from kd_keras.models.mobilenet_v1 import mobilenet_v1
@@ -58,6 +59,7 @@ __all__ = (
     "detector",
     "embedder",
     "exit_count",
+    "hub_detector",
     "mlp",
     "mobilefacenet",
     "mobilenet_v1",
@@ -100,8 +102,8 @@ __all__ = (
     "wrn_40_2",
 )
 NO_MODEL = (
-    "Detector", "EarlyExit", "Recognizer", "build", "cohort", "detector", "embedder", "exit_count", "multi_exit",
-    "names", "recognizer", "segmenter", "single_exit", "takes_normalization",
+    "Detector", "EarlyExit", "Recognizer", "build", "cohort", "detector", "embedder", "exit_count", "hub_detector",
+    "multi_exit", "names", "recognizer", "segmenter", "single_exit", "takes_normalization",
 )  # fmt: skip
 FAMILIES = ("multi_exit", "detector", "segmenter", "embedder")  # before the name of a network: multi_exit/resnet20
 ZOO = tuple(name for name in __all__ if name not in NO_MODEL)
@@ -146,10 +148,10 @@ def build(
             `takes_normalization` is true; by default a mean of 127.5 and a standard deviation of 63.75.
         options: further arguments of that architecture: `width=` for the mobile networks, `hidden=` for mlp,
             `weights=` for applications and presets. Those of a detector are `head=`, `pyramid=`, `width=`, `depth=`,
-            `anchor_scale=` and `box_loss=` of `detector`; those of a segmentation network are `levels=`, `width=` and
-            `dropout=` of `segmenter`; those of a recognizer are `dimension=`, `dropout=` and `pooling=` of `embedder`,
-            and `head=`, `scale=` and `margin=` of `recognizer`. All of these take `backbone=`, a dictionary of the
-            options of the network.
+            `anchor_scale=`, `anchors=` and `box_loss=` of `detector`; those of a segmentation network are `levels=`,
+            `width=` and `dropout=` of `segmenter`; those of a recognizer are `dimension=`, `dropout=` and `pooling=` of
+            `embedder`, and `head=`, `scale=` and `margin=` of `recognizer`. All of these take `backbone=`, a
+            dictionary of the options of the network.
 
     Returns:
         A Functional model from images `(B, H, W, C)`, float32 pixel values from 0 to 255, to logits `(B, K)`; a

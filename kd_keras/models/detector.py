@@ -24,6 +24,7 @@ def detector(
     width: int = 64,
     depth: int = 2,
     anchor_scale: float | None = None,
+    anchors: Literal["exact", "whole"] = "exact",
     box_loss: Literal["giou", "smooth_l1"] = "giou",
     name: str | None = None,
 ) -> Detector:
@@ -44,6 +45,8 @@ def detector(
         depth: the number of convolutions of each head before the predictions, at least 1.
         anchor_scale: the side of the smallest square anchor of a level, in strides; 4 by default, for "gfl" 8. Images
             below 320 pixels need half of that.
+        anchors: of the head "retinanet": "exact" as in the paper, or "whole", rounded to pixels as torchvision and
+            KerasHub do, for a student of such a teacher.
         box_loss: of the head "retinanet": "giou", or "smooth_l1" of the offsets as in the paper.
         name: the model's name; by default `"detector_"` and the network's.
 
@@ -67,9 +70,11 @@ def detector(
     check_choice("detector", "box_loss", box_loss, tuple(retinanet_head.BOX_LOSSES))
     if anchor_scale is not None:
         check_number("detector", "anchor_scale", anchor_scale, above=0)
-    if head == "gfl" and box_loss != "giou":
-        expected, advice = "box_loss='giou' for the head 'gfl', whose boxes are no offsets", "leave box_loss out"
-        raise ValueError(explain_mismatch(expected, f"box_loss={box_loss!r}", advice))
+    check_choice("detector", "anchors", anchors, ("exact", "whole"))
+    if head == "gfl" and (box_loss, anchors) != ("giou", "exact"):
+        expected = "box_loss='giou' and anchors='exact' for the head 'gfl', whose boxes are no offsets"
+        received = f"box_loss={box_loss!r} and anchors={anchors!r}"
+        raise ValueError(explain_mismatch(expected, received, "leave both out"))
     if not pyramid or list(pyramid) != [*range(pyramid[0], pyramid[0] + len(pyramid))]:
         raise ValueError(explain_mismatch("a pyramid of consecutive levels, such as (3, 4, 5)", str(pyramid)))
     inputs, stages = stages_by_level(backbone)
@@ -81,6 +86,6 @@ def detector(
         return gfl_head.GFL(inputs=inputs, outputs=outputs, name=name)
     scale = anchor_scale or retinanet_head.ANCHOR_SCALE
     outputs = retinanet_head.retinanet_outputs(
-        maps, classes, width=width, depth=depth, anchor_scale=scale, box_loss=box_loss
+        maps, classes, width=width, depth=depth, anchor_scale=scale, box_loss=box_loss, whole=anchors == "whole"
     )
     return retinanet_head.RetinaNet(inputs=inputs, outputs=outputs, name=name)

@@ -1,9 +1,10 @@
-"""Every image classifier of KerasHub, by the name of its class or of a preset, from pixels of 0 to 255 to logits."""
+"""Networks of KerasHub by name, from pixels of 0 to 255: every image classifier, and presets of RetinaNet."""
 
 from __future__ import annotations
 
 import functools
 import inspect
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,16 @@ import keras
 import numpy as np
 
 from kd_keras.errors import explain_mismatch, suggest
+from kd_keras.models.hub_detector import hub_detector
 from kd_keras.networks.preprocessing import PixelMap, prepend
 
 
 def hub(
     name: str, input_shape: tuple[int, int, int], classes: int, *, weights: bool = True, **options: Any
 ) -> keras.Model:
-    """An image classifier of KerasHub from pixel values `(B, H, W, C)` from 0 to 255 to `(B, classes)` logits.
+    """A network of KerasHub for pixel values `(B, H, W, C)` from 0 to 255: a classifier with `(B, classes)` logits.
+
+    A preset of RetinaNet becomes a detector, as `hub_detector` makes it.
 
     The network starts with a layer that does to pixel values what the image converter of the preset does, except that
     it does not resize, because the network is built for `input_shape`. A network without an image converter reads
@@ -43,22 +47,39 @@ def hub(
     kind = getattr(models, name, None)
     if inspect.isclass(kind) and issubclass(kind, models.ImageClassifier) and kind is not models.ImageClassifier:
         return prepend(_new(kind, input_shape, classes, options), _pixel_map(None, input_shape[-1]))
-    if name not in models.ImageClassifier.presets and "://" not in name and not Path(name).is_dir():
+    task = _task_of(models, name)
+    if task is models.ImageClassifier and name not in task.presets and "://" not in name and not Path(name).is_dir():
         classifiers = [
             known for known in dir(models) if known.endswith("ImageClassifier") and known != "ImageClassifier"
         ]
-        advice = suggest(name, [*classifiers, *models.ImageClassifier.presets])
+        presets = [*models.ImageClassifier.presets, *models.RetinaNetObjectDetector.presets]
+        advice = suggest(name, [*classifiers, *presets])
         raise ValueError(explain_mismatch("an image classifier or a preset of KerasHub", repr(name), advice))
     try:
-        options = {"image_shape": tuple(input_shape), "load_weights": weights, "preprocessor": None} | options
-        network = _preset(functools.partial(models.ImageClassifier.from_preset, name, **options), classes)
+        options = {"load_weights": weights, "preprocessor": None} | options
+        if task is models.ImageClassifier:
+            options = {"image_shape": tuple(input_shape)} | options
+        network = _preset(functools.partial(task.from_preset, name, **options), classes)
         converter = _image_converter(keras_hub, name)
     except Exception as error:  # a download fails in many ways
         raise ValueError(
             f"KerasHub cannot load preset {name!r}. Check the connection or the folder: KerasHub downloads a preset "
             f"when it is first used. KerasHub reports {type(error).__name__}: {error}"
         ) from error
-    return prepend(network, _pixel_map(converter, input_shape[-1]))
+    pixel_map = _pixel_map(converter, input_shape[-1])
+    if task is models.RetinaNetObjectDetector:
+        return hub_detector(network, input_shape, pixel_map)
+    return prepend(network, pixel_map)
+
+
+def _task_of(models: Any, name: str) -> Any:
+    """`keras_hub.models.RetinaNetObjectDetector` for its presets and for a folder of one, else `ImageClassifier`."""
+    if name in models.RetinaNetObjectDetector.presets:
+        return models.RetinaNetObjectDetector
+    description = Path(name) / "task.json"  # which KerasHub writes beside the weights
+    if description.is_file() and json.loads(description.read_text())["class_name"] == "RetinaNetObjectDetector":
+        return models.RetinaNetObjectDetector
+    return models.ImageClassifier
 
 
 def _keras_hub() -> Any:

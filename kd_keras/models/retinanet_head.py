@@ -25,7 +25,14 @@ BOX_LOSSES = {"giou": (giou_loss, 2.0), "smooth_l1": (smooth_l1_loss, 1.0)}
 
 
 def retinanet_outputs(
-    maps: dict[int, Tensor], classes: int, *, width: int, depth: int, anchor_scale: float, box_loss: str
+    maps: dict[int, Tensor],
+    classes: int,
+    *,
+    width: int,
+    depth: int,
+    anchor_scale: float,
+    box_loss: str,
+    whole: bool = False,
 ) -> dict[str, Tensor]:
     """The outputs of the head for the maps of a pyramid, "class_logits" `(B, N, K)` and "box_deltas" `(B, N, 4)`."""
     class_logits = predict_classes(maps, width, depth, classes, PER_POSITION)
@@ -34,7 +41,7 @@ def retinanet_outputs(
     sizes, strides = [tuple(x.shape[1:3]) for x in maps.values()], [2**level for level in maps]
     return {
         "class_logits": class_logits,
-        "box_deltas": AnchorDeltas(sizes, strides, anchor_scale, box_loss, name="box_deltas")(rows),
+        "box_deltas": AnchorDeltas(sizes, strides, anchor_scale, box_loss, whole, name="box_deltas")(rows),
     }
 
 
@@ -47,6 +54,7 @@ class AnchorDeltas(layers.Layer):
         strides: of each level, in pixels.
         scale: of the anchors, in strides.
         box_loss: one of `BOX_LOSSES`, by which the offsets are trained.
+        whole: whether anchors are whole pixels, as KerasHub's are.
 
     >>> AnchorDeltas([(2, 2)], [8], 4.0).anchors.shape
     (36, 4)
@@ -58,16 +66,17 @@ class AnchorDeltas(layers.Layer):
         strides: Sequence[int],
         scale: float,
         box_loss: str = "giou",
+        whole: bool = False,
         **options: Any,
     ):
         super().__init__(**{**options, "dtype": "float32"})
         self.map_sizes, self.strides = [(int(h), int(w)) for h, w in map_sizes], [int(stride) for stride in strides]
-        self.scale, self.box_loss = float(scale), box_loss
+        self.scale, self.box_loss, self.whole = float(scale), box_loss, whole
 
     @property
     def anchors(self) -> np.ndarray:
         """`(N, 4)` float32, "xyxy" in pixels."""
-        return make_anchors(self.map_sizes, self.strides, self.scale)
+        return make_anchors(self.map_sizes, self.strides, self.scale, whole=self.whole)
 
     def match(self, boxes: Tensor, classes: Tensor) -> Targets:
         """The object of each anchor, for boxes `(B, M, 4)`, "xyxy" in pixels, and classes `(B, M)`."""
@@ -78,7 +87,7 @@ class AnchorDeltas(layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         own = {"map_sizes": self.map_sizes, "strides": self.strides, "scale": self.scale, "box_loss": self.box_loss}
-        return {**super().get_config(), **own}
+        return {**super().get_config(), **own, "whole": self.whole}
 
 
 @keras.saving.register_keras_serializable("kd_keras")

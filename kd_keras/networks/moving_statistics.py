@@ -42,10 +42,11 @@ def warn_of_lag(network: keras.Model, updates: int) -> None:
     momenta = [layer.momentum for layer in _norms(network) if layer.trainable and _is_new(layer)]
     left = max(momenta, default=0.0) ** updates
     if left > MOST_LEFT:
+        advice = "Build it with BatchNormalization(momentum=0.9), or train" if max(momenta) > 0.9 else "Train"
         warnings.warn(
             f"The BatchNorm layers of {network.name!r} have a momentum of {max(momenta):g}: after {updates:,} steps "
             f"{left:.0%} of their initial statistics is left, and the network's predictions in tests are worse than "
-            "what it learned. Build it with BatchNormalization(momentum=0.9), or train it longer.",
+            f"what it learned. {advice} it longer.",
             stacklevel=2,
         )
 

@@ -88,6 +88,26 @@ def test_a_student_follows_recorded_class_logits_boxes_and_maps_of_the_pyramid(r
     assert {"bckd", "pkd", "hard", "val_ap50"} <= student.history.keys()
 
 
+@pytest.mark.slow
+def test_an_interrupted_distillation_resumes_and_equals_a_whole_one(runs, shapes, tmp_path, monkeypatch):
+    options = {"teacher": runs[0], "student": DETECTOR, "methods": ["bckd"], "data": shapes, "test_data": shapes}
+    options |= {"batch_size": 4, "epochs": 3, "optimizer": "adam", "flip": True, "mosaic": 0.5}
+    whole = kd.distill(**options, run=tmp_path / "whole")
+    with monkeypatch.context() as patch:
+
+        def stop(self, epoch, logs=None):
+            if epoch == 1:
+                raise KeyboardInterrupt
+
+        patch.setattr(kd.callbacks.NonFinite, "on_epoch_end", stop)
+        with pytest.raises(KeyboardInterrupt):
+            kd.distill(**options, run=tmp_path / "stopped")
+    resumed = kd.distill(**options, run=tmp_path / "stopped")
+    assert resumed.history["loss"] == whole.history["loss"] and resumed.history["val_ap"] == whole.history["val_ap"]
+    for after, expected in zip(resumed.model().get_weights(), whole.model().get_weights(), strict=True):
+        np.testing.assert_array_equal(after, expected)
+
+
 def test_detectors_are_evaluated_on_their_boxes(runs, shapes, tmp_path):
     teacher, student = runs
     page = tmp_path / "page.html"

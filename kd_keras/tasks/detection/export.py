@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
+from kd_keras.contracts import Tensor
 from kd_keras.errors import explain_mismatch
 from kd_keras.export.partial_int8 import convert_to_partial_int8
 from kd_keras.export.paths import staging_path
@@ -89,7 +91,15 @@ def _convert_to_litert(served: ServedDetector, representative: np.ndarray | None
     network, image_shape = served.network, served.network.input_shape[1:]
     if precision != "int8" or representative is None:
         return convert_to_litert(served.__call__, network, image_shape, precision, batch=1)
+    options = {**served.options, "select": _select_bits} if served.suppression else served.options
+    served = ServedDetector(network, served.suppression, **options)
     with tempfile.TemporaryDirectory() as directory:
         write_saved_model(served.__call__, network, directory, image_shape, batch=1)
         inputs = functools.partial(calibration_inputs, representative)
         return convert_to_partial_int8(directory, inputs, SCOPE, list(network.output))
+
+
+def _select_bits(boxes: Tensor, places: Tensor) -> Tensor:
+    """The boxes at some places, by a selection of integers: of floats the converter makes int8, 1/255 image coarse."""
+    bits = tf.gather(tf.bitcast(boxes, tf.int32), places, batch_dims=1)
+    return tf.bitcast(bits, tf.float32)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from kd_keras.detection.boxes import iou
 from kd_keras.detection.decoding import Detections
 from kd_keras.evaluation.average_precision import average_precision
 from kd_keras.evaluation.box_matches import match_detections
@@ -27,11 +28,14 @@ from kd_keras.tasks.detection.served import ServedDetector
 BATCH = 32
 
 
+SAME_BOX = 0.9  # the lowest IoU of two detections of the same box
+
+
 class BoxTolerance(NamedTuple):
     """How much an exported detector may differ from its source.
 
     Attributes:
-        score: the largest difference of the scores of a pair of detections.
+        score: the largest difference of the scores of a pair of detections whose boxes have an IoU of at least 0.9.
         pixels: the largest difference of a coordinate of their boxes.
         matched: the lowest fraction of the source's detections that the export finds.
         ap_drop: the largest loss of AP; it is checked only if there are labels.
@@ -60,7 +64,8 @@ class BoxExport(NamedTuple):
         bytes: its size.
         parameters: the number of weights in it, without constants for each anchor.
         matched: the fraction of the source's detections that the export finds: the same class, an IoU of at least 0.5.
-        score_difference: the largest difference of the scores of such a pair; 0 if there are none.
+        score_difference: the largest difference of the scores of such a pair with an IoU of at least 0.9; 0 if there
+            are none.
         box_difference: the largest difference of a coordinate of their boxes, in pixels.
         ap: on the sample, or `None` without labels.
         source_ap: that of the Keras model.
@@ -143,7 +148,8 @@ def compare_detections(source: BoxPredictions, exported: Detections) -> tuple[fl
     """The fraction of the source's detections that the export finds, and the largest differences of score and pixels.
 
     Two detections are a pair if they have the same class and an IoU of at least 0.5, as `match_detections` finds them;
-    their order does not matter, because detections of nearly equal scores may change places.
+    their order does not matter, because detections of nearly equal scores may change places. Scores are compared if the
+    IoU is at least 0.9, because after rounding the suppression may keep another one of two overlapping boxes.
 
     >>> boxes = np.array([[[0.0, 0.0, 50.0, 50.0]]])
     >>> detections = Detections(boxes, np.array([[0.9]]), np.array([[0]]), np.array([1]))
@@ -155,6 +161,9 @@ def compare_detections(source: BoxPredictions, exported: Detections) -> tuple[fl
     if not len(matches.object_images):
         return (1.0, 0.0, 0.0) if not len(matches.scores) else (0.0, 0.0, 0.0)
     of_export, of_source = matches.pairs()
+    boxes, source_boxes = exported.boxes[of_export], np.asarray(source.detections.boxes)[of_source]
+    is_same = np.asarray(iou(boxes, source_boxes)) >= SAME_BOX
     scores = np.abs(exported.scores[of_export] - np.asarray(source.detections.scores)[of_source])
-    pixels = np.abs(exported.boxes[of_export] - np.asarray(source.detections.boxes)[of_source])
-    return len(scores) / len(matches.object_images), float(scores.max(initial=0)), float(pixels.max(initial=0))
+    pixels = np.abs(boxes - source_boxes)
+    matched = len(scores) / len(matches.object_images)
+    return matched, float(scores[is_same].max(initial=0)), float(pixels.max(initial=0))
