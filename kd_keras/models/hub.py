@@ -1,4 +1,4 @@
-"""Every image classifier of KerasHub, by the name of its class or of a preset, from pixels of 0 to 255 to logits."""
+"""Classifiers and segmentation networks of KerasHub, by the name of a class or a preset, from pixels to logits."""
 
 from __future__ import annotations
 
@@ -12,26 +12,30 @@ import keras
 import numpy as np
 
 from kd_keras.errors import explain_mismatch, suggest
+from kd_keras.models import hub_segmenters
 from kd_keras.networks.preprocessing import PixelMap, prepend
 
 
 def hub(
     name: str, input_shape: tuple[int, int, int], classes: int, *, weights: bool = True, **options: Any
 ) -> keras.Model:
-    """An image classifier of KerasHub from pixel values `(B, H, W, C)` from 0 to 255 to `(B, classes)` logits.
+    """A network of KerasHub from pixel values `(B, H, W, C)` from 0 to 255 to `(B, classes)` logits.
+
+    It is an image classifier, or a segmentation network with logits `(B, H, W, classes)`: SegFormer or DeepLabV3+.
 
     The network starts with a layer that does to pixel values what the image converter of the preset does, except that
     it does not resize, because the network is built for `input_shape`. A network without an image converter reads
     pixels divided by 255, as the documentation of KerasHub's `ImageConverter` shows.
 
     Args:
-        name: a class such as `"ResNetImageClassifier"`, which gets initial weights; or a preset: a name such as
-            `"resnet_50_imagenet"`, a URI such as `"hf://..."`, or the folder of a saved preset.
+        name: a class such as `"ResNetImageClassifier"` or `"SegFormerImageSegmenter"`, which gets initial weights; or a
+            preset: a name such as `"resnet_50_imagenet"`, a URI such as `"hf://..."`, or the folder of a saved preset.
         input_shape: `(H, W, C)` of an image.
         classes: number of classes K; the classifier is new if a preset has another number.
         weights: whether the weights of a preset are downloaded and loaded, or only its architecture.
         options: for a class, the arguments of its backbone (`stackwise_num_filters=`, ...) and of the class itself
-            (`dropout=`, ...); for a preset, those of its class.
+            (`dropout=`, ...), and of a segmentation network `encoder=`, a dictionary of the arguments of its
+            `MiTBackbone` or `ResNetBackbone`; for a preset, those of its class.
 
     Raises:
         ImportError: if KerasHub is not installed.
@@ -43,22 +47,31 @@ def hub(
     kind = getattr(models, name, None)
     if inspect.isclass(kind) and issubclass(kind, models.ImageClassifier) and kind is not models.ImageClassifier:
         return prepend(_new(kind, input_shape, classes, options), _pixel_map(None, input_shape[-1]))
-    if name not in models.ImageClassifier.presets and "://" not in name and not Path(name).is_dir():
-        classifiers = [
-            known for known in dir(models) if known.endswith("ImageClassifier") and known != "ImageClassifier"
-        ]
-        advice = suggest(name, [*classifiers, *models.ImageClassifier.presets])
+    if name in hub_segmenters.ENCODERS:
+        network = hub_segmenters.new_segmenter(models, name, input_shape, classes, options)
+        return hub_segmenters.on_images(network, _pixel_map(None, input_shape[-1]), input_shape)
+    presets = [*models.ImageClassifier.presets, *models.ImageSegmenter.presets]
+    if name not in presets and "://" not in name and not Path(name).is_dir():
+        known = [known for known in dir(models) if known.endswith("ImageClassifier") and known != "ImageClassifier"]
+        advice = suggest(name, [*known, *hub_segmenters.ENCODERS, *presets])
         raise ValueError(explain_mismatch("an image classifier or a preset of KerasHub", repr(name), advice))
     try:
-        options = {"image_shape": tuple(input_shape), "load_weights": weights, "preprocessor": None} | options
-        network = _preset(functools.partial(models.ImageClassifier.from_preset, name, **options), classes)
+        is_segmenter = _is_segmenter(models, name)
+        shape = {} if is_segmenter else {"image_shape": tuple(input_shape)}
+        options = shape | {"load_weights": weights, "preprocessor": None} | options
+        task = models.ImageSegmenter if is_segmenter else models.ImageClassifier
+        network = _preset(functools.partial(task.from_preset, name, **options), classes)
         converter = _image_converter(keras_hub, name)
     except Exception as error:  # a download fails in many ways
         raise ValueError(
             f"KerasHub cannot load preset {name!r}. Check the connection or the folder: KerasHub downloads a preset "
             f"when it is first used. KerasHub reports {type(error).__name__}: {error}"
         ) from error
-    return prepend(network, _pixel_map(converter, input_shape[-1]))
+    pixel_map = _pixel_map(converter, input_shape[-1])
+    if is_segmenter:
+        network = hub_segmenters.resized_segmenter(network, input_shape, classes)
+        return hub_segmenters.on_images(network, pixel_map, input_shape)
+    return prepend(network, pixel_map)
 
 
 def _keras_hub() -> Any:
@@ -79,6 +92,14 @@ def _preset(load: Callable[..., keras.Model], classes: int) -> keras.Model:
     except TypeError:  # a backbone alone, for which num_classes has no default
         return load(num_classes=classes)
     return network if network.num_classes == classes else load(num_classes=classes)
+
+
+def _is_segmenter(models: Any, name: str) -> bool:
+    """Whether a preset is a segmentation network and not an image classifier."""
+    if name in models.ImageClassifier.presets or name in models.ImageSegmenter.presets:
+        return name in models.ImageSegmenter.presets
+    backbone = models.Backbone.from_preset(name, load_weights=False)
+    return any(isinstance(backbone, getattr(models, kind).backbone_cls) for kind in hub_segmenters.ENCODERS)
 
 
 def _new(kind: Any, input_shape: tuple[int, int, int], classes: int, options: dict[str, Any]) -> keras.Model:
