@@ -75,7 +75,7 @@ def draw_key(numbers: Sequence[int], class_names: Sequence[str]) -> str:
     with axes(20 * -(-len(numbers) // KEY_COLUMNS) + 12, width=480) as ax:
         ax.axis("off")
         patches = [Patch(color=colors[number], label=name) for number, name in zip(numbers, names, strict=True)]
-        ax.legend(handles=patches, ncols=KEY_COLUMNS, frameon=False, loc="center")
+        ax.legend(handles=patches, ncols=KEY_COLUMNS, frameon=False, loc="upper left", borderaxespad=0)
     return to_svg(ax.figure, "mask-colors", f"The colors of the classes {', '.join(names)}")
 
 
