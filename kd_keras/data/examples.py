@@ -53,8 +53,9 @@ class InMemory:
             raise tf.errors.InvalidArgumentError(None, None, plain_message(error)) from error
         self.size, self.batching, self.remaining_slice = source.size, batching, batch_slice
         images = batching.images_per_identity
-        labels = None if images is None else self.columns["label"].numpy()
-        self.identity_order = None if labels is None else IdentityOrder(labels, images, source.name)
+        self.identity_order = (
+            None if images is None else IdentityOrder(self.columns["label"].numpy(), images, source.name)
+        )
 
     def batches(self, seed: tf.Tensor) -> tf.data.Dataset:
         order = tf.range(self.size)

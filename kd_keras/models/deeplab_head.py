@@ -75,7 +75,7 @@ class ResizedMap(layers.Layer):
 
     def __init__(self, size: Sequence[int], **options: Any):
         super().__init__(**options)
-        self.size = tuple(size)
+        self.size = (int(size[0]), int(size[1]))
 
     def call(self, x: Tensor) -> Tensor:
         return resize_bilinear(x, self.size)
