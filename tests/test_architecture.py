@@ -42,7 +42,17 @@ WITHOUT_TENSORFLOW = (
 )  # fmt: skip
 LISTS = {
     "methods": ("__init__", "base", "adapters", "class_memory", "hard_weight", "labels", "positions", "schedules"),
-    "models": ("__init__", "base", "detection_model", "feature_pyramid", "gfl_head", "hub_detector", "retinanet_head"),
+    "models": (
+        "__init__",
+        "base",
+        "detection_model",
+        "feature_pyramid",
+        "deeplab_head",
+        "gfl_head",
+        "hub_detector",
+        "hub_segmenters",
+        "retinanet_head",
+    ),
 }
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 

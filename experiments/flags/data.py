@@ -35,6 +35,8 @@ def define_views() -> None:
     flags.DEFINE_boolean(
         "drop_remainder", False, "Leave out the smaller last batch of an epoch; shapes are static (TPU)."
     )
+    text = "Images of each person in a batch, such as 4 for --method=ekd; by default they come in any order."
+    flags.DEFINE_integer("images_per_identity", None, text, lower_bound=2)
     flags.DEFINE_integer("crop", Recipe.crop, "Augmentation: pixels of padding before a random crop.", lower_bound=0)
     flags.DEFINE_boolean("flip", Recipe.flip, "Augmentation: mirror left to right at random.")
     flags.DEFINE_integer("shift", Recipe.shift, "Augmentation: the largest random shift, in pixels.", lower_bound=0)

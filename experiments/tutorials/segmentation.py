@@ -68,9 +68,12 @@ if not folder.exists():
 """
 ## Teacher and baseline
 
-`segmenter/<network>` puts the light head LR-ASPP on the stages of any network of the zoo. Masks follow the random
-scale, crop and flip. The mean IoU over all test images decides which epoch is the best one. A dataset of TFDS whose
-mask does not name its classes needs `class_names=`.
+`segmenter/<network>` puts the light head LR-ASPP on the stages of any network of the zoo. With
+`head='deeplab_v3_plus'` it has the larger head of DeepLabV3+, which looks around each place of the coarse map at
+several distances and joins it with an early stage; the teacher has it here. `hub/SegFormerImageSegmenter`,
+`hub/DeepLabV3ImageSegmenter` and their presets are those of KerasHub. Masks follow the random scale, crop and flip. The
+mean IoU over all test images decides which epoch is the best one. A dataset of TFDS whose mask does not name its
+classes needs `class_names=`.
 """
 
 # %%
@@ -87,7 +90,7 @@ recipe: dict[str, Any] = {
     "flip": True,
 }
 STUDENT = "segmenter/resnet8(width=16)"
-teacher = kd.train(model=f"segmenter/{TEACHER}(width=64)", run=RUNS / "teacher", **recipe)
+teacher = kd.train(model=f"segmenter/{TEACHER}(head='deeplab_v3_plus', width=64)", run=RUNS / "teacher", **recipe)
 baseline = kd.train(model=STUDENT, run=RUNS / "baseline", **recipe)
 
 # %% [markdown]

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import tensorflow as tf
 
 from kd_keras.data.base import Source
+from kd_keras.data.identity_order import IdentityOrder
 from kd_keras.data.labels import check_label, mask_in_window, whole_image
 from kd_keras.data.python_calls import plain_message
 from kd_keras.data.settings import BatchSettings
@@ -40,7 +41,10 @@ class Examples(Protocol):
 
 
 class InMemory:
-    """Keeps all decoded images; a batch is a list of example numbers, and each epoch is a full permutation."""
+    """Keeps all decoded images; a batch is a list of example numbers, and each epoch is a full permutation.
+
+    With `images_per_identity` it is one in which images of an identity follow each other, see `identity_order.py`.
+    """
 
     def __init__(self, source: Source, stored: tf.data.Dataset, batching: BatchSettings, batch_slice: BatchSlice):
         try:
@@ -48,10 +52,16 @@ class InMemory:
         except tf.errors.InvalidArgumentError as error:  # a damaged image or a label out of range
             raise tf.errors.InvalidArgumentError(None, None, plain_message(error)) from error
         self.size, self.batching, self.remaining_slice = source.size, batching, batch_slice
+        images = batching.images_per_identity
+        self.identity_order = (
+            None if images is None else IdentityOrder(self.columns["label"].numpy(), images, source.name)
+        )
 
     def batches(self, seed: tf.Tensor) -> tf.data.Dataset:
         order = tf.range(self.size)
-        if self.batching.shuffle:
+        if self.identity_order is not None:
+            order = self.identity_order(seed)
+        elif self.batching.shuffle:
             order = tf.random.experimental.stateless_shuffle(order, seed)
         numbers = tf.data.Dataset.from_tensor_slices(order)
         return numbers.batch(self.batching.batch_size, self.batching.drop_remainder)

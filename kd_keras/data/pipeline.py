@@ -53,6 +53,7 @@ def training(
     one_hot: bool = False,
     with_index: bool = False,
     drop_remainder: bool = False,
+    images_per_identity: int | None = None,
     views: int | None = None,
     recorded: RecordedOutputs | None = None,
     batch_slice: BatchSlice = WHOLE_BATCH,
@@ -83,6 +84,10 @@ def training(
         one_hot: whether labels are `(B, K)` float32; always so if the augmentation mixes labels that are classes.
         with_index: whether x is `{INPUTS: images, INDEX: (B,) int64}`, to join other data by example.
         drop_remainder: whether to leave out the smaller last batch of an epoch; shapes are then static.
+        images_per_identity: the number of images, at least 2, of each class in a batch, for losses that compare images
+            of one class, such as EKD of faces; by default they come in any order. Every example still occurs once in
+            each epoch, so that a group may have up to twice as many images, less one, and a batch may cut a group.
+            Images must be in memory, with one class each, not mixed, and twice as many in a batch.
         views: the number of views of each example, or `None` for a new view in each epoch.
         recorded: a teacher's outputs on disk, such as `Teacher.recorded(DIRECTORY).recording`. They travel in x under
             RECORDED, joined by index, and imply `with_index` and the recording's number of views.
@@ -109,7 +114,7 @@ def training(
     [2, 2, 1]
     """
     view_settings = ViewSettings(image_size, augmentation, seed)
-    batching = BatchSettings(batch_size, drop_remainder, shuffle, cache)
+    batching = BatchSettings(batch_size, drop_remainder, shuffle, cache, images_per_identity)
     span = EpochRange(start_epoch, start_step, epochs)
     steps = batching.count_steps(source)
     _check_steps(source, batching, span, batch_slice)

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from kd_keras.data.base import ImageAugmentation, Source
+from kd_keras.data.label_kinds import CLASS
 from kd_keras.errors import explain_mismatch, shorten
 
 
@@ -55,6 +56,33 @@ class BatchSettings:
     drop_remainder: bool = False
     shuffle: bool = True
     cache: bool = True
+    images_per_identity: int | None = None
+
+    def check_identities(self, source: Source, views: ViewSettings, is_in_memory: bool) -> None:
+        """Checks that batches can have several images of each identity, if `images_per_identity` is set.
+
+        Raises:
+            ValueError: if they cannot.
+        """
+        images = self.images_per_identity
+        if images is None:
+            return
+        check_whole(2, images_per_identity=images)
+        problems = {
+            f"labels of the kind {source.label_kind!r}": source.label_kind != CLASS,
+            f"batch_size={self.batch_size}, where at least {2 * images} have two identities": self.batch_size
+            < 2 * images,
+            "shuffle=False": not self.shuffle,
+            "mixup or cutmix": views.mixes_batches,
+            "images that are not kept in memory": not is_in_memory,
+        }
+        for received, is_wrong in problems.items():
+            if is_wrong:
+                expected = (
+                    f"shuffled images in memory with one identity each, for images_per_identity={images} of "
+                    f"{source.name!r}"
+                )
+                raise ValueError(explain_mismatch(expected, received, "change it, or leave images_per_identity out"))
 
     def count_steps(self, source: Source) -> int:
         """The number of batches in an epoch.

@@ -66,10 +66,12 @@ def open_examples(
     """Chooses how the examples are read: from memory if they fit, else by shards if possible, else in one stream.
 
     Raises:
-        ValueError: if `sharding` is unknown, or sharding by file is required but not possible.
+        ValueError: if `sharding` is unknown, sharding by file is required but not possible, or batches cannot have
+            several images of each identity as required.
     """
     stored = store(source, views.image_size)
     is_in_memory = batching.cache and fits_in_memory(source, stored)
+    batching.check_identities(source, views, is_in_memory)
     # A mixed batch, or one in reading order, depends on all shards.
     count = 1 if is_in_memory or views.mixes_batches or not batching.shuffle else _count_shards(source, batching)
     by_file = _reads_by_file(sharding, count, batch_slice)

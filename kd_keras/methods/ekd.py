@@ -3,6 +3,7 @@ section 3. In the form of the authors' code (Tencent's TFace)."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import keras
@@ -135,7 +136,9 @@ class EKD(TapPairMethod):
 
     Thresholds are the similarities of pairs of two identities at false positive rates of 1e-1 to 1e-6, running means
     over the batches. A batch must have several images of some identities: the authors fill half of it with four images
-    of each identity. The pairs are those of the global batch. There are no adapters: the widths may differ.
+    of each identity, and `images_per_identity=4` of a recipe or of `data.training` makes such batches. The first
+    batches are checked; without pairs of one identity there is a warning, because the loss then compares only pairs of
+    two identities. The pairs are those of the global batch. There are no adapters: the widths may differ.
 
     Args:
         positive_weight: the weight of pairs of one identity, 0.02.
@@ -180,6 +183,18 @@ class EKD(TapPairMethod):
         self.student_anchors = self.add_weight(name="student_anchors", shape=(len(RATES),), **options)
         self.teacher_anchors = self.add_weight(name="teacher_anchors", shape=(len(RATES),), **options)
         super().bind(student, teacher)
+
+    def check_batch(self, batch: Batch) -> None:
+        labels = class_indices(batch.label)
+        if labels is None:
+            return
+        values = ops.convert_to_numpy(labels)
+        if len(values) > 1 and len({*values.tolist()}) == len(values):
+            expected = f"several images of some identities in each batch for method {self.name!r}"
+            received = (
+                f"a batch of {len(values)} images of {len(values)} identities, whose pairs of one identity are none"
+            )
+            warnings.warn(explain_mismatch(expected, received, "pass images_per_identity=4"), stacklevel=2)
 
     def call(self, student: Outputs, teacher: Outputs, batch: Batch, step: Step) -> Tensor:
         labels = class_indices(batch.label)

@@ -148,10 +148,10 @@ def build(
             `takes_normalization` is true; by default a mean of 127.5 and a standard deviation of 63.75.
         options: further arguments of that architecture: `width=` for the mobile networks, `hidden=` for mlp,
             `weights=` for applications and presets. Those of a detector are `head=`, `pyramid=`, `width=`, `depth=`,
-            `anchor_scale=`, `anchors=` and `box_loss=` of `detector`; those of a segmentation network are `levels=`,
-            `width=` and `dropout=` of `segmenter`; those of a recognizer are `dimension=`, `dropout=` and `pooling=` of
-            `embedder`, and `head=`, `scale=` and `margin=` of `recognizer`. All of these take `backbone=`, a
-            dictionary of the options of the network.
+            `anchor_scale=`, `anchors=` and `box_loss=` of `detector`; those of a segmentation network are `head=`,
+            `levels=`, `width=`, `rates=` and `dropout=` of `segmenter`; those of a recognizer are `dimension=`,
+            `dropout=` and `pooling=` of `embedder`, and `head=`, `scale=` and `margin=` of `recognizer`. All of these
+            take `backbone=`, a dictionary of the options of the network.
 
     Returns:
         A Functional model from images `(B, H, W, C)`, float32 pixel values from 0 to 255, to logits `(B, K)`; a

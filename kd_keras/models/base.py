@@ -44,11 +44,10 @@ def conv_bn(x: Tensor, width: int, name: str, **options: Any) -> Tensor:
     return batch_norm(convolution(x, width, f"{name}_conv", **options), f"{name}_bn")
 
 
-def depthwise_bn(x: Tensor, name: str, *, kernel_size: int = 3, strides: int = 1) -> Tensor:
+def depthwise_bn(x: Tensor, name: str, *, kernel_size: int = 3, **options: Any) -> Tensor:
     """A convolution of each channel separately, and BatchNorm: the layers `<name>` and `<name>_bn`."""
-    x = layers.DepthwiseConv2D(
-        kernel_size, strides, padding="same", use_bias=False, depthwise_initializer=fan_out(), name=name
-    )(x)
+    options = {"padding": "same", "use_bias": False, "depthwise_initializer": fan_out(), **options}
+    x = layers.DepthwiseConv2D(kernel_size, name=name, **options)(x)
     return batch_norm(x, f"{name}_bn")
 
 

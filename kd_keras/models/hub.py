@@ -1,10 +1,9 @@
-"""Networks of KerasHub by name, from pixels of 0 to 255: every image classifier, and presets of RetinaNet."""
+"""Networks of KerasHub by name, from pixels of 0 to 255: classifiers, segmentation networks, presets of RetinaNet."""
 
 from __future__ import annotations
 
 import functools
 import inspect
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import keras
 import numpy as np
 
 from kd_keras.errors import explain_mismatch, suggest
+from kd_keras.models import hub_segmenters
 from kd_keras.models.hub_detector import hub_detector
 from kd_keras.networks.preprocessing import PixelMap, prepend
 
@@ -20,22 +20,24 @@ from kd_keras.networks.preprocessing import PixelMap, prepend
 def hub(
     name: str, input_shape: tuple[int, int, int], classes: int, *, weights: bool = True, **options: Any
 ) -> keras.Model:
-    """A network of KerasHub for pixel values `(B, H, W, C)` from 0 to 255: a classifier with `(B, classes)` logits.
+    """A network of KerasHub from pixel values `(B, H, W, C)` from 0 to 255 to `(B, classes)` logits.
 
-    A preset of RetinaNet becomes a detector, as `hub_detector` makes it.
+    It is an image classifier, a segmentation network with logits `(B, H, W, classes)` (SegFormer or DeepLabV3+), or
+    for a preset of RetinaNet a detector, as `hub_detector` makes it.
 
     The network starts with a layer that does to pixel values what the image converter of the preset does, except that
     it does not resize, because the network is built for `input_shape`. A network without an image converter reads
     pixels divided by 255, as the documentation of KerasHub's `ImageConverter` shows.
 
     Args:
-        name: a class such as `"ResNetImageClassifier"`, which gets initial weights; or a preset: a name such as
-            `"resnet_50_imagenet"`, a URI such as `"hf://..."`, or the folder of a saved preset.
+        name: a class such as `"ResNetImageClassifier"` or `"SegFormerImageSegmenter"`, which gets initial weights; or a
+            preset: a name such as `"resnet_50_imagenet"`, a URI such as `"hf://..."`, or the folder of a saved preset.
         input_shape: `(H, W, C)` of an image.
         classes: number of classes K; the classifier is new if a preset has another number.
         weights: whether the weights of a preset are downloaded and loaded, or only its architecture.
         options: for a class, the arguments of its backbone (`stackwise_num_filters=`, ...) and of the class itself
-            (`dropout=`, ...); for a preset, those of its class.
+            (`dropout=`, ...), and of a segmentation network `encoder=`, a dictionary of the arguments of its
+            `MiTBackbone` or `ResNetBackbone`; for a preset, those of its class.
 
     Raises:
         ImportError: if KerasHub is not installed.
@@ -47,18 +49,18 @@ def hub(
     kind = getattr(models, name, None)
     if inspect.isclass(kind) and issubclass(kind, models.ImageClassifier) and kind is not models.ImageClassifier:
         return prepend(_new(kind, input_shape, classes, options), _pixel_map(None, input_shape[-1]))
-    task = _task_of(models, name)
-    if task is models.ImageClassifier and name not in task.presets and "://" not in name and not Path(name).is_dir():
-        classifiers = [
-            known for known in dir(models) if known.endswith("ImageClassifier") and known != "ImageClassifier"
-        ]
-        presets = [*models.ImageClassifier.presets, *models.RetinaNetObjectDetector.presets]
-        advice = suggest(name, [*classifiers, *presets])
+    if name in hub_segmenters.ENCODERS:
+        network = hub_segmenters.new_segmenter(models, name, input_shape, classes, options)
+        return hub_segmenters.on_images(network, _pixel_map(None, input_shape[-1]), input_shape)
+    presets = [preset for task in _tasks(models) for preset in task.presets]
+    if name not in presets and "://" not in name and not Path(name).is_dir():
+        known = [known for known in dir(models) if known.endswith("ImageClassifier") and known != "ImageClassifier"]
+        advice = suggest(name, [*known, *hub_segmenters.ENCODERS, *presets])
         raise ValueError(explain_mismatch("an image classifier or a preset of KerasHub", repr(name), advice))
     try:
-        options = {"load_weights": weights, "preprocessor": None} | options
-        if task is models.ImageClassifier:
-            options = {"image_shape": tuple(input_shape)} | options
+        task = _task_of(models, name)
+        shape = {"image_shape": tuple(input_shape)} if task is models.ImageClassifier else {}
+        options = shape | {"load_weights": weights, "preprocessor": None} | options
         network = _preset(functools.partial(task.from_preset, name, **options), classes)
         converter = _image_converter(keras_hub, name)
     except Exception as error:  # a download fails in many ways
@@ -69,17 +71,10 @@ def hub(
     pixel_map = _pixel_map(converter, input_shape[-1])
     if task is models.RetinaNetObjectDetector:
         return hub_detector(network, input_shape, pixel_map)
+    if task is models.ImageSegmenter:
+        network = hub_segmenters.resized_segmenter(network, input_shape, classes)
+        return hub_segmenters.on_images(network, pixel_map, input_shape)
     return prepend(network, pixel_map)
-
-
-def _task_of(models: Any, name: str) -> Any:
-    """`keras_hub.models.RetinaNetObjectDetector` for its presets and for a folder of one, else `ImageClassifier`."""
-    if name in models.RetinaNetObjectDetector.presets:
-        return models.RetinaNetObjectDetector
-    description = Path(name) / "task.json"  # which KerasHub writes beside the weights
-    if description.is_file() and json.loads(description.read_text())["class_name"] == "RetinaNetObjectDetector":
-        return models.RetinaNetObjectDetector
-    return models.ImageClassifier
 
 
 def _keras_hub() -> Any:
@@ -100,6 +95,23 @@ def _preset(load: Callable[..., keras.Model], classes: int) -> keras.Model:
     except TypeError:  # a backbone alone, for which num_classes has no default
         return load(num_classes=classes)
     return network if network.num_classes == classes else load(num_classes=classes)
+
+
+def _tasks(models: Any) -> tuple[Any, Any, Any]:
+    return models.ImageClassifier, models.ImageSegmenter, models.RetinaNetObjectDetector
+
+
+def _task_of(models: Any, name: str) -> Any:
+    """The one of `_tasks` that a preset is for; `ImageClassifier` if its backbone is of no other."""
+    for task in _tasks(models):
+        if name in task.presets:
+            return task
+    backbone = models.Backbone.from_preset(name, load_weights=False)
+    if isinstance(backbone, models.RetinaNetObjectDetector.backbone_cls):
+        return models.RetinaNetObjectDetector
+    if any(isinstance(backbone, getattr(models, kind).backbone_cls) for kind in hub_segmenters.ENCODERS):
+        return models.ImageSegmenter
+    return models.ImageClassifier
 
 
 def _new(kind: Any, input_shape: tuple[int, int, int], classes: int, options: dict[str, Any]) -> keras.Model:

@@ -11,6 +11,7 @@ from keras import ops
 
 from kd_keras.errors import explain_mismatch, shorten
 from kd_keras.networks.heads import SMALLEST
+from kd_keras.networks.square_inputs import check_square_input
 
 EXPECTED = "a built Keras model, or several, as teacher"
 
@@ -24,7 +25,7 @@ def as_networks(networks: Any) -> list[keras.Model]:
 
     Raises:
         TypeError: if one is of another kind.
-        ValueError: if the shape of a layer's input is unknown.
+        ValueError: if the shape of a layer's input is unknown, or a network cannot be computed for its input.
 
     >>> layer = keras.layers.Dense(3, name="classify")
     >>> layer.build((None, 4))
@@ -65,6 +66,7 @@ class ForeignFunction(keras.layers.Layer):
 
 def _as_model(network: Any) -> keras.Model:
     if isinstance(network, keras.Model):
+        check_square_input(network)
         return network
     if isinstance(network, keras.layers.Layer):
         return _model_of_layer(network, _shape_of_layer(network))

@@ -136,6 +136,7 @@ class Images:
             views=views if recording is None else recording.views,
             recorded=recording,
             sharding=self.recipe.sharding,
+            images_per_identity=self.recipe.images_per_identity,
             **self.view_options,
             **options,
         )

@@ -53,6 +53,8 @@ class Recipe:
             ...)) in pixel units.
         batch_size: images per step, over all devices.
         drop_remainder: leave out the smaller last batch of an epoch; shapes are then static.
+        images_per_identity: the number of images of each person in a batch, such as 4 for the method EKD; by default
+            they come in any order. Images must fit into memory, and have one class each.
         epochs: passes over the training images.
         test_every: number of epochs between tests, each with a checkpoint.
         optimizer: "sgd" with momentum 0.9, "adam", "adamw", or for `distill` "dot" with momentum 0.9, as
@@ -121,6 +123,7 @@ class Recipe:
     normalization: Any = "fit"
     batch_size: int = 128
     drop_remainder: bool = False
+    images_per_identity: int | None = None
     epochs: int = 30
     test_every: int = 1
     optimizer: str = "sgd"
@@ -258,10 +261,10 @@ class Recipe:
 WHOLE_NUMBERS = {
     "batch_size": 1, "epochs": 1, "test_every": 1, "seed": 0, "views": 1, "crop": 0, "shift": 0, "devices": 1,
     "base_batch_size": 1, "steps_per_execution": 1, "checkpoint_every": 0, "keep": 2,
-    "image_channels": 1, "image_bits": 8,
+    "image_channels": 1, "image_bits": 8, "images_per_identity": 2,
 }  # fmt: skip
 READING = ("class_names", "image_channels", "image_bits", "ignored", "download_timeout")
-OPTIONAL = ("views", "devices", "image_channels", "image_bits")
+OPTIONAL = ("views", "devices", "image_channels", "image_bits", "images_per_identity")
 NUMBERS = (
     "learning_rate",
     "dot_delta",

@@ -12,6 +12,7 @@ import keras
 
 from kd_keras.errors import shorten
 from kd_keras.methods.base import Method
+from kd_keras.networks.square_inputs import check_square_input
 
 UNUSED = ("train_step", "test_step", "compute_metrics")
 
@@ -21,13 +22,14 @@ def check_parts(student: Any, methods: Sequence[Any]) -> None:
 
     Raises:
         TypeError: if the student is no Keras model, or the methods are no list of `Method`.
-        ValueError: if a method already belongs to another Distiller.
+        ValueError: if a method already belongs to another Distiller, or the student cannot be computed for its input.
     """
     if not isinstance(student, keras.Model):
         is_path = isinstance(student, (str, os.PathLike))
         advice = "Load the file with keras.saving.load_model(path)." if is_path else "Pass one built model."
         received = f"{shorten(student)} ({type(student).__name__})"
         raise TypeError(f"Distiller(student=...) must be a Keras model, but received {received}. {advice}")
+    check_square_input(student)
     expected = "Distiller(methods=...) must be a list of methods such as kd_keras.methods.KD(), but received"
     if not isinstance(methods, (list, tuple)):
         received = f"{shorten(methods)} ({type(methods).__name__})"

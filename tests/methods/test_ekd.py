@@ -94,3 +94,14 @@ def test_without_labels_it_raises():
     method.bind({"embedding": TapSpec("s", (None, 6))}, {"embedding": TapSpec("t", (None, 5))})
     with pytest.raises(ValueError, match="labels.*ekd"):
         method(*(Outputs({"embedding": random(4, width)}) for width in (6, 5)), Batch(None), STEP)
+
+
+def test_a_batch_without_pairs_of_one_identity_warns():
+    with pytest.warns(UserWarning, match="ekd.*4 images of 4 identities.*images_per_identity=4"):
+        EKD().check_batch(Batch(None, np.arange(4)))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("labels", [LABELS, np.zeros(1, "int64"), None])
+def test_other_batches_do_not_warn(labels):
+    EKD().check_batch(Batch(None, labels))

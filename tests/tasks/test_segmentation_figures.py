@@ -47,13 +47,15 @@ def test_the_difference_says_who_is_correct():
 
 def test_the_section_shows_all_masks():
     maps = {name: RANDOM.integers(0, 3, TRUTH.shape) for name in ("teacher", "baseline", "student")}
-    section = show_masks(IMAGES, TRUTH, maps, ["sky", "road", "car"])
+    section = show_masks(IMAGES, TRUTH, maps, ["sky", "road", "car", "lake"])
+    (key,) = section.plots
+    assert all(name in key.svg for name in ("sky", "road", "car")) and "lake" not in key.svg
     assert len(section.cards) == 4 and "blue where only student is correct" in section.intro
     names = [name for _, name in section.cards[2].images]
     assert names == ["image", "truth", "teacher", "baseline", "student", "difference"]
     shown = section.cards[2].images[3][0].split(",")[1]
     pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(shown))))
-    np.testing.assert_array_equal(pixels, color_mask(IMAGES[2], maps["baseline"][2], 3))
+    np.testing.assert_array_equal(pixels, color_mask(IMAGES[2], maps["baseline"][2], 4))
     valid = TRUTH[2] >= 0
     share = 100 * (maps["student"][2] == TRUTH[2])[valid].mean()
     assert dict(section.cards[2].lines)["student"] == f"{share:.1f} % of the pixels"

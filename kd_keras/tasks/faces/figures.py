@@ -51,7 +51,13 @@ def draw_roc(name: str, alt: str, networks: Sequence[tuple[Network, Roc]], impos
 
 
 def draw_similarities(
-    name: str, alt: str, network: Network, similarity: np.ndarray, same: np.ndarray, thresholds: Mapping[str, float]
+    name: str,
+    alt: str,
+    network: Network,
+    similarity: np.ndarray,
+    same: np.ndarray,
+    thresholds: Mapping[str, float],
+    lowest: float,
 ) -> str:
     """Histograms of the similarities of genuine and impostor pairs, each of area 1, with thresholds as vertical lines.
 
@@ -64,13 +70,15 @@ def draw_similarities(
         similarity: `(P,)` cosines.
         same: `(P,)` booleans.
         thresholds: cosines by their names.
+        lowest: the left end of the axis, equal for networks that are compared.
 
     >>> similarity, same = np.array([0.9, 0.1, 0.2]), np.array([True, False, False])
-    >>> svg = draw_similarities("h", "Two groups", Network("student", "", 1, {}, {}), similarity, same, {"FAR 1%": 0.5})
+    >>> student = Network("student", "", 1, {}, {})
+    >>> svg = draw_similarities("h", "Two groups", student, similarity, same, {"FAR 1%": 0.5}, lowest=0.0)
     >>> "genuine" in svg and "FAR 1%" in svg
     True
     """
-    edges = np.linspace(min(-0.2, float(similarity.min())), 1, BINS + 1)
+    edges = np.linspace(lowest, 1, BINS + 1)
     with axes(HEIGHT - 20) as ax:
         color = SERIES[network.style]
         options: dict[str, Any] = {"bins": edges, "density": True}
@@ -78,9 +86,8 @@ def draw_similarities(
         impostor, _, _ = ax.hist(similarity[~same], **options, histtype="step", color=INK, label="impostor")
         top = 1.12 * max(genuine.max(), impostor.max())
         for text, threshold in thresholds.items():
-            ax.axvline(threshold, color=SOFT, linestyle=":", linewidth=1.2)
-            ax.text(threshold, top, f"{text} ", color=SOFT, rotation=90, ha="right", va="top")
-        ax.set(xlabel="cosine", ylim=(0, top))
+            ax.axvline(threshold, color=SOFT, linestyle=":", linewidth=1.2, label=text)
+        ax.set(xlabel="cosine", xlim=(lowest, 1), ylim=(0, top))
         ax.set_yticks([])
         ax.set_title(network.label, color=color)
         ax.legend(frameon=False, loc="upper left")

@@ -55,7 +55,8 @@ def show_verification(networks: Sequence[tuple[Network, np.ndarray]], pairs: Pai
 def _with_interval(network: Network, name: str, form: Callable[[float | None], str]) -> str:
     text = form(network.findings.get(name))
     low, high = (network.findings.get(f"{name}_{end}") for end in ("low", "high"))
-    return text if low is None or high is None else f"{text} ({form(low)} to {form(high)})"
+    interval = f"({form(low)} to {form(high)})".replace(" ", "\u00a0")  # which is not broken into two lines
+    return text if low is None or high is None else f"{text} {interval}"
 
 
 def show_similarities(networks: Sequence[tuple[Network, np.ndarray]], pairs: Pairs) -> Section:
@@ -67,12 +68,13 @@ def show_similarities(networks: Sequence[tuple[Network, np.ndarray]], pairs: Pai
     1
     """
     plots = []
-    for place, (network, embedding) in enumerate(networks):
-        similarity = pair_similarities(embedding, pairs)
+    similarities = [pair_similarities(embedding, pairs) for _, embedding in networks]
+    lowest = min(-0.2, *(float(similarity.min()) for similarity in similarities))
+    for place, ((network, _), similarity) in enumerate(zip(networks, similarities, strict=True)):
         roc = measure_roc(similarity, pairs.same)
         thresholds = {f"FAR {rate:g}": threshold_at_far(roc, rate) for rate in measurable_rates(pairs)[-1:]}
         alt = f"Histograms of the similarities of genuine and impostor pairs for {network.phrase}"
-        svg = draw_similarities(f"similarities-{place}", alt, network, similarity, pairs.same, thresholds)
+        svg = draw_similarities(f"similarities-{place}", alt, network, similarity, pairs.same, thresholds, lowest)
         text = ", ".join(f"{name}: {threshold:.3f}" for name, threshold in thresholds.items())
         plots.append(Plot(svg, f"{network.label}; threshold at {text}" if text else network.label))
     intro = (

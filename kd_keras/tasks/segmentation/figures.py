@@ -8,8 +8,8 @@ import numpy as np
 
 from kd_keras.contracts import IGNORED
 from kd_keras.errors import explain_mismatch
-from kd_keras.report.sections.base import Card, Section
-from kd_keras.report.svg import PIXELATED, thumbnail
+from kd_keras.report.sections.base import Card, Plot, Section
+from kd_keras.report.svg import PIXELATED, axes, thumbnail, to_svg
 
 # Colors of pixels in the map of differences, and what they mean.
 DIFFERENCES = {
@@ -20,6 +20,7 @@ DIFFERENCES = {
     "no class": (255, 255, 255),
 }
 LARGEST = 240  # pixels of the longer side of an image on the page
+KEY_COLUMNS = 3
 
 
 def class_colors(classes: int) -> np.ndarray:
@@ -59,6 +60,23 @@ def color_mask(image: np.ndarray, mask: np.ndarray, classes: int, strength: floa
     gray = np.repeat(image.reshape(*mask.shape, -1).mean(-1, keepdims=True), 3, axis=-1)
     colored = (1 - strength) * gray + strength * class_colors(classes)[np.maximum(mask, 0)]
     return np.where((mask == IGNORED)[..., None], gray, colored).round().astype("uint8")
+
+
+def draw_key(numbers: Sequence[int], class_names: Sequence[str]) -> str:
+    """The colors of some classes with their names.
+
+    >>> "road" in draw_key([1], ["sky", "road"]), "sky" in draw_key([1], ["sky", "road"])
+    (True, False)
+    """
+    from matplotlib.patches import Patch
+
+    colors = class_colors(len(class_names)) / 255
+    names = [class_names[number] for number in numbers]
+    with axes(20 * -(-len(numbers) // KEY_COLUMNS) + 12, width=480) as ax:
+        ax.axis("off")
+        patches = [Patch(color=colors[number], label=name) for number, name in zip(numbers, names, strict=True)]
+        ax.legend(handles=patches, ncols=KEY_COLUMNS, frameon=False, loc="upper left", borderaxespad=0)
+    return to_svg(ax.figure, "mask-colors", f"The colors of the classes {', '.join(names)}")
 
 
 def difference_map(truth: np.ndarray, teacher: np.ndarray, student: np.ndarray) -> np.ndarray:
@@ -119,9 +137,11 @@ def show_masks(
         pictures = [(thumbnail(part, LARGEST), name) for name, part in parts.items()]
         alt = f"An image of {present}, the masks of the truth and of each network, and the difference"
         cards.append(Card(pictures, alt, shares, max(image.shape[:2]) <= PIXELATED))
+    shown = np.unique(np.stack([truth, *predictions.values()]))
+    plots = [Plot(draw_key(shown[shown != IGNORED].tolist(), class_names), "The colors of the classes.")]
     kinds = (f"{color_name} where {text}" for color_name, text in _legend(student))
     intro = f"Classes in color on the gray image; in the difference, {', '.join(kinds)}."
-    return Section(cards=cards, intro=intro)
+    return Section(plots, cards=cards, intro=intro, large=True)
 
 
 def _legend(student: str) -> list[tuple[str, str]]:
