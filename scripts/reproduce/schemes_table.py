@@ -109,6 +109,7 @@ def pseudo_labels(options: argparse.Namespace) -> list[str]:
         flags = [f"--data={options.data}", *data_flags(options.data_dir), f"--name={name}"]
         flags.append(f"--teacher={Path(options.runs) / 'teacher'}")
         splits = [f"--train_split={options.train}", f"--unlabeled_split={options.unlabeled}"]
+        flags.append(f"--threshold={options.threshold}")
         run_program(place, "label", *flags, *splits, f"--test_split={options.test}", f"--output={place}")
     return [f"--data={name}", f"--data_dir={place}", "--train_split=labeled+pseudo", "--test_split=test"]
 
@@ -173,6 +174,7 @@ def main() -> None:
     parser.add_argument(
         "--unlabeled", default="train[5000:10000]", help="split of as many images for the pseudo-labels"
     )
+    parser.add_argument("--threshold", type=float, default=0.9, help="the least probability of a pseudo-label")
     parser.add_argument("--test", default="test", help="split of the test images")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--schemes", type=int, nargs="+", default=list(range(1, 9)), help="numbers of the schemes")

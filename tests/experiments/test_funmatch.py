@@ -27,5 +27,12 @@ def test_a_student_of_recorded_mixed_batches_is_that_of_the_live_teacher(data_di
     live, recorded = (keras.saving.load_model(tmp_path / run / "model.keras") for run in ("live", "recorded"))
     for a, b in zip(live.get_weights(), recorded.get_weights(), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
-    other = program("distill", *student, "--mixup=0", f"--recording={tmp_path / 'recording'}", "--run=x", check=False)
+    other = program(
+        "distill",
+        *student,
+        "--mixup=0",
+        f"--recording={tmp_path / 'recording'}",
+        f"--run={tmp_path / 'other'}",
+        check=False,
+    )
     assert other.returncode == 2 and "mixup" in other.stderr
