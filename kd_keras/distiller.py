@@ -275,7 +275,7 @@ class Distiller(LogsTerms):
         arguments = inspect.signature(super().train_on_batch).bind(*args, **kwargs).arguments
         check_arrays(self, arguments, "the batch")
         if not self._has_checked_teacher:
-            check_outputs(self, arguments["x"])
+            check_outputs(self, arguments["x"], arguments.get("y"))
         self._has_checked_teacher = True
         logs = super().train_on_batch(*args, **kwargs)
         raise_if_nonfinite(self.guard.pop_nonfinite_step())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import numbers
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -12,6 +11,18 @@ import keras
 from keras import ops
 
 from kd_keras.contracts import Batch, Outputs, TapSpec, Tensor
+from kd_keras.ensembles import (
+    COMBINATIONS,
+    CROSS_ENTROPY,
+    EnsembleWeights,
+    NumberedConstants,
+    check_classes,
+    combine_logits,
+    cross_entropy_weights,
+    divide_taps,
+    normalize_weights,
+    stack_weights,
+)
 from kd_keras.errors import check_choice, check_integers, shorten
 from kd_keras.functions import (
     FunctionTeacher,
@@ -39,8 +50,6 @@ from kd_keras.recording.identity import teacher_identity
 from kd_keras.recording.reader import Recording
 from kd_keras.recording.teacher import RecordedTeacher
 
-COMBINATIONS = ("probabilities", "logits")
-
 
 class Teacher:
     """One network or several whose outputs a student follows.
@@ -53,7 +62,10 @@ class Teacher:
         networks: a built Keras model, or several. A built layer, a `keras.layers.TFSMLayer`, what
             `tf.saved_model.load` returns and a model of tf_keras are accepted too; they have only logits. For a Python
             function, `Teacher(function)` is a `FunctionTeacher`, as `functions.python_teacher` makes it, to record.
-        weights: the weight of each of several networks, 0 or more, normalized to sum to 1; equal by default.
+        weights: the weight of each of several networks, 0 or more, normalized to sum to 1; equal by default. A list of
+            K numbers for each network are the weights of the classes, normalized for each class. "cross_entropy" gives
+            each network a weight for each training example, `ensembles.cross_entropy_weights`; it needs labels, and
+            for predictions without labels, as in an evaluation, the weights are equal.
         combine: "probabilities", the logarithm of the weighted mean of the softmax at temperature 1 (of sigmoids: the
             logit of their weighted mean), or "logits", their weighted mean.
         preprocess: a function from the student's images `(B, H, W, C)` to the teacher's `(B, H', W', C')`, for example
@@ -88,7 +100,7 @@ class Teacher:
         self,
         networks: keras.Model | Sequence[keras.Model],
         *,
-        weights: Sequence[float] | None = None,
+        weights: EnsembleWeights | None = None,
         combine: str = "probabilities",
         preprocess: Callable[[Tensor], Tensor] | Sequence[Callable[[Tensor], Tensor]] | None = None,
         class_order: Sequence[int] | None = None,
@@ -108,11 +120,12 @@ class Teacher:
                 f"{shorten(class_order)}. Name each of the teacher's classes at most once."
             )
         self.combine = check_choice("Teacher", "combine", combine, COMBINATIONS)
-        self.weights = _normalize_weights(weights, len(self.networks))
+        self.weights = normalize_weights(weights, len(self.networks))
         self.preprocess = _for_each_network(preprocess, len(self.networks))
         self.class_order = None if class_order is None else [int(position) for position in class_order]
         self.specs = Specs({})
-        self._tapped: list[Tapped] = []
+        self._tapped: list[Tapped | None] = []
+        self._numbered: dict[str, tuple[int, str]] = {}
 
     @staticmethod
     def recorded(directory: str | os.PathLike, live: Teacher | FunctionTeacher | None = None) -> RecordedTeacher:
@@ -151,47 +164,65 @@ class Teacher:
     def tapped(self, wanted: Iterable[str]) -> Teacher:
         """A copy of the teacher that delivers the wanted taps; its `specs` say which shapes they have.
 
+        Several networks share only the tap "logits", which are combined. "1:embedding" is the embedding of network 1,
+        counted from 0, and "1:logits" are its own logits. A network without a wanted tap does not run.
+
         Raises:
-            ValueError: if a network lacks a tap, a tap other than logits is wanted of several networks, the networks
-                differ in their number of classes, or `class_order` contains a class that does not exist.
+            ValueError: if a network lacks a tap, a tap other than logits is wanted of several networks without a
+                number, the networks differ in their number of classes, the weights of classes have another number of
+                them, or `class_order` contains a class that does not exist.
         """
-        wanted = list(dict.fromkeys(wanted))
-        feature_taps = [tap for tap in wanted if tap != "logits"]
-        if feature_taps and len(self.networks) > 1:
-            raise ValueError(
-                f"A method that needs the taps {feature_taps} needs one teacher, but received {len(self.networks)}. "
-                "Only the logits of several teachers are combined: pass one of the teachers."
-            )
+        shared, numbered = divide_taps(list(dict.fromkeys(wanted)), len(self.networks))
         teacher = copy.copy(self)
-        teacher._tapped = [Tapped(network, wanted, output=False) for network in self.networks]
-        teacher.specs = teacher._tapped[0].specs.reordered(self.class_order)
-        if "logits" in teacher.specs:
-            teacher.specs["logits"] = teacher._logits_spec()
+        teacher._numbered = numbered
+        own = [[name for number, name in numbered.values() if number == n] for n in range(len(self.networks))]
+        teacher._tapped = [
+            Tapped(network, [*shared, *taps], output=False) if shared or taps else None
+            for network, taps in zip(self.networks, own, strict=True)
+        ]
+        teacher.specs = teacher._join_specs(shared)
         return teacher
+
+    def _join_specs(self, shared: list[str]) -> Specs:
+        """The specifications of the taps of all networks and of the numbered ones."""
+        every = [Specs({}) if tapped is None else tapped.specs for tapped in self._tapped]
+        if not self._numbered and len(every) == 1:
+            joined = every[0].reordered(self.class_order)
+        else:
+            numbered = {tap: self._ordered(every[number][name], name) for tap, (number, name) in self._numbered.items()}
+            joined = Specs({**{tap: every[0][tap] for tap in shared}, **numbered}, NumberedConstants(every))
+        if "logits" in joined:
+            joined["logits"] = self._logits_spec([specs["logits"] for specs in every])
+        return joined
 
     @property
     def head_specs(self) -> list[TapSpec]:
         """The specifications of the logits of each network, if they are wanted."""
-        return [tapped.specs["logits"] for tapped in self._tapped if "logits" in tapped.specs]
+        return [tapped.specs["logits"] for tapped in self._tapped if tapped] if "logits" in self.specs else []
 
-    def _logits_spec(self) -> TapSpec:
-        specs = self.head_specs
-        first, shapes = specs[0], [spec.shape for spec in specs]
+    def _logits_spec(self, specs: list[TapSpec]) -> TapSpec:
+        shapes = [spec.shape for spec in specs]
         if len({shape[-1] for shape in shapes}) > 1:
             raise ValueError(f"Several teachers must have one class count, but their logits have the shapes {shapes}.")
         if {"softmax", "sigmoid"} <= {spec.activation for spec in specs}:
             heads = [spec.activation for spec in specs]
             raise ValueError(f"Several teachers must all end in a softmax or all in a sigmoid, but received {heads}.")
-        if self.class_order is None:
-            return first
-        is_unit = first.shape[-1] == 1
-        classes, activation = (2, "softmax" if first.activation else "") if is_unit else (first.shape[-1], first[2])
+        ordered = self._ordered(specs[0], "logits")
+        check_classes(self.weights, ordered.shape[-1], any(spec.activation == "sigmoid" for spec in specs))
+        return ordered
+
+    def _ordered(self, spec: Any, tap: str) -> Any:
+        """The specification of a tap in the order of the student's classes."""
+        if tap != "logits" or self.class_order is None:
+            return spec
+        is_unit = spec.shape[-1] == 1
+        classes, activation = (2, "softmax" if spec.activation else "") if is_unit else (spec.shape[-1], spec[2])
         if max(self.class_order) >= classes:
             raise ValueError(
                 f"Teacher(class_order=...) must be positions below {classes}, the teacher's class count, but received "
                 f"{max(self.class_order)}."
             )
-        return TapSpec(first.layer, (*first.shape[:-1], len(self.class_order)), activation)
+        return TapSpec(spec.layer, (*spec.shape[:-1], len(self.class_order)), activation)
 
     def check_student(self, student: keras.Model) -> None:
         """Checks that training a student leaves the teacher unchanged, and that both read the same kind of images.
@@ -220,14 +251,35 @@ class Teacher:
         """The taps for one batch: the recorded ones if the batch has them, else those of one inference pass."""
         if batch.recorded is not None:
             return Outputs(batch.recorded)
-        return self(batch.inputs) if self.specs else Outputs()
+        return self._join(self._run_all(batch.inputs), batch.label) if self.specs else Outputs()
 
     def __call__(self, inputs: Any) -> Outputs:
-        """The wanted taps for images, from inference passes without gradient; several networks also give `members`."""
-        members = [self._run(*member, inputs) for member in zip(self._tapped, self.preprocess, strict=True)]
+        """The wanted taps for images, from inference passes without gradient; several networks also give `members`.
+
+        With weights by the cross entropy, which needs labels, the networks have equal weights.
+        """
+        members = self._run_all(inputs)
+        equal = normalize_weights(None, len(members)) if self.weights == CROSS_ENTROPY else self.weights
+        return self._join(members, None, equal)
+
+    def _run_all(self, inputs: Any) -> list[Outputs]:
+        """The outputs of each network; of one without a wanted tap, nothing."""
+        pairs = zip(self._tapped, self.preprocess, strict=True)
+        return [Outputs() if tapped is None else self._run(tapped, preprocess, inputs) for tapped, preprocess in pairs]
+
+    def _join(self, members: list[Outputs], label: Any, weights: Any = None) -> Outputs:
+        """The outputs of all networks under the names of the wanted taps."""
+        numbered = {tap: members[number][name] for tap, (number, name) in self._numbered.items()}
         if len(members) == 1:
-            return members[0]
-        return Outputs({"logits": self._combined([outputs["logits"] for outputs in members])}, members=members)
+            return Outputs({**members[0], **numbered})
+        if "logits" not in self.specs:
+            return Outputs(numbered, members=members)
+        logits = [outputs["logits"] for outputs in members]
+        weights = self.weights if weights is None else weights
+        by_label = weights == CROSS_ENTROPY
+        table = cross_entropy_weights(logits, label) if by_label else stack_weights(weights, len(logits[0].shape))
+        is_binary = self.specs["logits"].activation == "sigmoid" or logits[0].shape[-1] == 1
+        return Outputs({"logits": combine_logits(logits, table, self.combine, is_binary), **numbered}, members=members)
 
     def _run(self, tapped: Tapped, preprocess: Callable | None, inputs: Any) -> Outputs:
         _, outputs = tapped(prepare_images(tapped.model, preprocess, inputs), training=False)
@@ -236,16 +288,6 @@ class Teacher:
             logits = as_two_classes(outputs["logits"]) if is_unit else outputs["logits"]
             outputs["logits"] = ops.take(logits, self.class_order, axis=-1)
         return Outputs(keras.tree.map_structure(ops.stop_gradient, dict(outputs)))
-
-    def _combined(self, logits: list[Tensor]) -> Tensor:
-        stacked = ops.stack([ops.cast(tensor, "float32") for tensor in logits])
-        weights = ops.reshape(ops.convert_to_tensor(self.weights, "float32"), (-1, *[1] * len(logits[0].shape)))
-        if self.combine == "logits":
-            return ops.sum(weights * stacked, axis=0)
-        if self.specs["logits"].activation == "sigmoid" or stacked.shape[-1] == 1:
-            odds = [ops.logsumexp(ops.log_sigmoid(sign * stacked) + ops.log(weights), axis=0) for sign in (1, -1)]
-            return odds[0] - odds[1]
-        return ops.logsumexp(ops.log_softmax(stacked, axis=-1) + ops.log(weights), axis=0)
 
 
 def prepare_images(network: keras.Model, preprocess: Callable[[Tensor], Tensor] | None, images: Any) -> Any:
@@ -256,18 +298,6 @@ def prepare_images(network: keras.Model, preprocess: Callable[[Tensor], Tensor] 
     TensorShape([2, 8, 8, 3])
     """
     return resize_to_input(network, select_inputs(network, preprocess(images) if preprocess else images))
-
-
-def _normalize_weights(weights: Sequence[float] | None, count: int) -> list[float]:
-    if isinstance(weights, numbers.Real):
-        raise TypeError(f"Teacher(weights=...) must be {count} weights in a list, but received {shorten(weights)}.")
-    weights = [1.0] * count if weights is None else list(weights)
-    if len(weights) != count or not all(isinstance(w, numbers.Real) and w >= 0 for w in weights) or sum(weights) <= 0:
-        raise ValueError(
-            f"Teacher(weights=...) must be {count} weights, none below zero and not all zero, but received "
-            f"{shorten(weights)}."
-        )
-    return [float(weight) / sum(weights) for weight in weights]
 
 
 def _for_each_network(preprocess: Any, count: int) -> list[Callable | None]:

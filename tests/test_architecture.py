@@ -27,6 +27,7 @@ ROOMS = (
     "methods",
     "functions",
     "recording",
+    "ensembles",
     "teacher",
     "training",
     "distiller",

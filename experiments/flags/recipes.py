@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments.flags.teacher import parse_numbers
 from kd_keras.errors import suggest
 from kd_keras.runs.parsing import parse_weight
 from kd_keras.runs.recipe import Recipe
@@ -47,7 +47,7 @@ def flag_options(lines: Iterable[str]) -> dict[str, Any]:
     recipe = Recipe.from_settings(settings)
     options = {name: value for name, value in vars(recipe).items() if name in settings}
     options |= {name: settings[name] for name in TEXTS if name in settings}
-    options |= {name: ast.literal_eval(f"({settings[name]},)") for name in PAIRS if name in settings}
+    options |= {name: parse_numbers(name, str(settings[name])) for name in PAIRS if name in settings}
     if "method" in settings:
         methods = settings["method"]
         options["methods"] = methods if isinstance(methods, list) else [methods]

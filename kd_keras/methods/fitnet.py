@@ -7,6 +7,7 @@ import keras
 from kd_keras.contracts import Batch, Outputs, Step, Tensor
 from kd_keras.methods.adapters import hint_regressor
 from kd_keras.methods.base import Specs, TapPairMethod, Taps
+from kd_keras.networks.taps import split_number
 from kd_keras.primitives import as_list, mean_square
 
 
@@ -54,7 +55,8 @@ class FitNet(TapPairMethod):
     default_weight = 100.0
 
     def bind(self, student: Specs, teacher: Specs) -> None:
-        is_pre_activation = self.taps.teacher[0].startswith("stages:pre")  # such a hint has negative values
+        _, tap = split_number(self.taps.teacher[0])
+        is_pre_activation = tap.startswith("stages:pre")  # such a hint has negative values
         pairs = self.pairs(student, teacher)
         self.regressors = [hint_regressor(*pair, relu=not is_pre_activation) for pair in pairs]
         super().bind(student, teacher)

@@ -10,6 +10,7 @@ from keras import ops, tree
 from kd_keras.contracts import Batch, TapSpec, Tensor
 from kd_keras.errors import explain_mismatch
 from kd_keras.methods.adapters import describe_pair
+from kd_keras.networks.taps import split_number
 from kd_keras.primitives import as_two_classes
 
 
@@ -96,13 +97,16 @@ def check_one_prediction(method: str, shape: tuple) -> None:
 def name_heads(options: Any) -> Any:
     """The arguments of a method of logits, with the taps that name another head as `"logits:<name>"`.
 
-    >>> name_heads({"student_tap": "logits", "teacher_tap": ("other",), "weight": 2.0})
-    {'student_tap': ('logits',), 'teacher_tap': ('logits:other',), 'weight': 2.0}
+    >>> name_heads({"student_tap": "logits", "teacher_tap": ("other", "1:logits"), "weight": 2.0})
+    {'student_tap': ('logits',), 'teacher_tap': ('logits:other', '1:logits'), 'weight': 2.0}
     """
 
     def as_head(tap: Any) -> Any:
-        is_named = not isinstance(tap, str) or tap == "logits" or tap.startswith("logits:")
-        return tap if is_named else f"logits:{tap}"
+        if not isinstance(tap, str):
+            return tap
+        number, name = split_number(tap)
+        head = name if name == "logits" or name.startswith("logits:") else f"logits:{name}"
+        return head if number is None else f"{number}:{head}"
 
     chosen = {
         name: options[name]

@@ -18,6 +18,8 @@ A tap is named by what it reads:
 * `"cls"` is its class token after the last layer, `(B, D)`;
 * any other name is a layer's path, `"backbone/conv4_block6_out"`; with `*` or `?` in it, a list of all that match.
 
+Of several teachers, `"1:embedding"` is the embedding of teacher 1, counted from 0 (`Teacher.tapped`).
+
 Maps of a network in channels_first are transposed to `(B, H, W, C)`.
 
 A subclassed model has no graph that can be replayed. The tensor that it returns is its logits; if it returns a
@@ -174,6 +176,16 @@ def find_tap(graph: StagedGraph, name: str) -> Tensor | list[Tensor]:
         if paths:
             return [_layer_output(graph, path) for path in paths]
     return _layer_output(graph, name)
+
+
+def split_number(tap: str) -> tuple[int | None, str]:
+    """The number of a teacher and the name of its tap; `None` for a tap without a number.
+
+    >>> split_number("1:stages[-1]"), split_number("logits:other")
+    ((1, 'stages[-1]'), (None, 'logits:other'))
+    """
+    numbered = re.fullmatch(r"(\d+):(.+)", tap)
+    return (int(numbered[1]), numbered[2]) if numbered else (None, tap)
 
 
 def _token_tap(graph: StagedGraph, name: str) -> Tensor:

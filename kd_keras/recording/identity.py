@@ -31,8 +31,8 @@ class LiveTeacher(Protocol):
         """The networks, one or several."""
 
     @property
-    def weights(self) -> Sequence[float]:
-        """The weight of each network."""
+    def weights(self) -> Sequence[float] | Sequence[Sequence[float]] | str:
+        """The weight of each network, those of the classes for each network, or a text if they depend on labels."""
 
     @property
     def class_order(self) -> Sequence[int] | None:
@@ -58,9 +58,17 @@ def teacher_identity(teacher: LiveTeacher | FunctionTeacher) -> dict[str, Any]:
     """What identifies a `Teacher`: the weights of its networks and how they are combined.
 
     A `preprocess` function has no identity; `Recording.compare` detects a different one on a sample of images.
+
+    Raises:
+        ValueError: if the weights of its networks depend on the labels, which a recording does not know.
     """
     if isinstance(teacher, FunctionTeacher):
         return teacher.identity
+    if isinstance(teacher.weights, str):
+        raise ValueError(
+            "A recording needs a teacher whose outputs depend on the images alone, but received "
+            f"Teacher(weights={teacher.weights!r}). Use this teacher live, or give each network a weight."
+        )
     has_several = len(teacher.networks) > 1
     return {
         "weights": [weights_digest(network) for network in teacher.networks],

@@ -12,6 +12,7 @@ import keras
 import tensorflow as tf
 
 from kd_keras.contracts import Tensor, as_batch
+from kd_keras.ensembles import COMBINATIONS, EnsembleWeights, normalize_weights
 from kd_keras.errors import shorten
 from kd_keras.evaluation.images import order_classes
 from kd_keras.functions import FunctionTeacher
@@ -30,7 +31,7 @@ from kd_keras.runs.own_teachers import (
 from kd_keras.runs.parsing import parse_call
 from kd_keras.runs.run import Run, Trained, load_network, recorded_data
 from kd_keras.runs.settings import GivenObject
-from kd_keras.teacher import COMBINATIONS, Teacher
+from kd_keras.teacher import Teacher
 from kd_keras.training import Position
 
 logger = logging.getLogger("kd_keras")
@@ -44,7 +45,9 @@ class TeacherOptions:
     """How the networks of a teacher are used.
 
     Args:
-        teacher_weights: the weights of several networks in their average; equal by default.
+        teacher_weights: the weights of several networks in their average; equal by default. A list of K numbers for
+            each network are the weights of the classes; "cross_entropy" weighs each network by its cross entropy on
+            each training example, as `Teacher` describes it.
         teacher_precision: replace the networks by frozen copies in this precision with folded batch normalization; by
             default the networks are used as they are.
         teacher_range: the lowest and the highest pixel value that the networks expect, such as (0, 1) or (-1, 1); by
@@ -55,7 +58,7 @@ class TeacherOptions:
         ValueError: if a value is out of range.
     """
 
-    teacher_weights: Sequence[float] | None = None
+    teacher_weights: EnsembleWeights | None = None
     teacher_precision: str | None = None
     teacher_range: tuple[float, float] | None = None
     combine: str = COMBINATIONS[0]
@@ -65,6 +68,8 @@ class TeacherOptions:
             raise ValueError(f"teacher_precision must be one of {PRECISIONS}, but received {self.teacher_precision!r}.")
         if self.combine not in COMBINATIONS:
             raise ValueError(f"combine must be one of {COMBINATIONS}, but received {self.combine!r}.")
+        if isinstance(self.teacher_weights, str):
+            normalize_weights(self.teacher_weights, 2)
         limits = self.teacher_range
         if limits is not None and not (len(limits) == 2 and limits[0] < limits[1]):
             raise ValueError(
@@ -73,10 +78,7 @@ class TeacherOptions:
 
     def settings(self) -> dict[str, Any]:
         """The values as a flagfile records them, by name of the flag."""
-        values = dict(self.__dict__)
-        for name in ("teacher_weights", "teacher_range"):
-            values[name] = None if values[name] is None else tuple(values[name])
-        return values
+        return {name: _as_tuples(value) for name, value in vars(self).items()}
 
 
 def load_teacher(source: TeacherSource, images: Images, options: TeacherOptions, taps: Collection[str] = ()) -> Teacher:
@@ -201,6 +203,11 @@ def measure(teacher: Teacher, images: Images) -> dict[str, float]:
     for name, value in metrics.items():
         logger.info("The teacher's %s on %s test images is %.4f.", name, f"{images.test.size:,}", value)
     return {f"teacher_{name}": value for name, value in metrics.items()}
+
+
+def _as_tuples(value: Any) -> Any:
+    """Lists within a setting as tuples; other values as they are."""
+    return tuple(map(_as_tuples, value)) if isinstance(value, Sequence) and not isinstance(value, str) else value
 
 
 def to_range(lowest: float, highest: float) -> Callable[[Tensor], Tensor]:

@@ -14,6 +14,7 @@ import tensorflow as tf
 from keras import ops, tree
 
 from kd_keras.contracts import Outputs, as_batch
+from kd_keras.ensembles import CROSS_ENTROPY
 from kd_keras.methods.labels import class_indices
 from kd_keras.networks.layouts import contains_channels_first
 from kd_keras.primitives import as_two_classes
@@ -85,15 +86,18 @@ class TeacherCheck(keras.callbacks.Callback):
             check.warn()
 
 
-def check_outputs(distiller: keras.Model, inputs: Any) -> None:
-    """Runs teacher and student once on one batch without labels, and warns if their logits look like probabilities.
+def check_outputs(distiller: keras.Model, inputs: Any, label: Any = None) -> None:
+    """Runs teacher and student once on one batch, and warns if their logits look like probabilities.
+
+    Labels are used only by a teacher whose weights depend on them.
 
     Raises:
         FloatingPointError: if an output of the teacher is NaN or infinite.
     """
     if not distiller.teacher.specs:
         return
-    check = TeacherCheck([(tree.map_structure(ops.convert_to_tensor, inputs),)])
+    label = label if getattr(distiller.teacher, "weights", None) == CROSS_ENTROPY else None
+    check = TeacherCheck([tree.map_structure(ops.convert_to_tensor, (inputs,) if label is None else (inputs, label))])
     check.set_model(distiller)
     check.on_train_begin()
 
