@@ -71,5 +71,12 @@ class MetricsFile(keras.callbacks.CSVLogger):
         super().__init__(str(file), append=append)
         self.columns = tuple(columns)
 
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        super().on_train_begin(logs)
+        if self.append and not self.append_header:
+            # Keras would order the columns by the first epoch of this training, whatever the header says.
+            with open(self.filename, newline="") as lines:
+                self.keys = next(csv.reader(lines))[1:]
+
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         super().on_epoch_end(epoch, {**dict.fromkeys(self.columns, "NA"), **(logs or {})})

@@ -51,6 +51,17 @@ def test_a_complete_run_has_model_result_and_history(run):
     assert find_run(opened.path / "model.keras").path == opened.path and recorded_data(opened) == {"classes": 3}
 
 
+def test_a_resumed_run_writes_metrics_under_the_names_of_its_first_epoch(run):
+    epochs = [{"loss": 3.0, "kd": 0.3}, {"loss": 2.0, "kd": 0.2, "val_loss": 2.5}]
+    for epoch, metrics in enumerate(epochs):  # each in a training of its own, the second one with a test
+        (file, _) = run.loggers(epoch)
+        file.on_train_begin()
+        file.on_epoch_end(epoch, metrics)
+        file.on_train_end()
+    second = {name: values[1] for name, values in run.history.items() if values[1] == values[1]}
+    assert second == {"epoch": 1.0, **epochs[1]} and run.history["kd"] == [0.3, 0.2]
+
+
 def test_no_run_and_no_result(run, tmp_path):
     with pytest.raises(ValueError, match="is not a run"):
         Run(tmp_path / "nowhere")
