@@ -203,6 +203,11 @@ class Recipe:
                 f"warmup_epochs={self.warmup_epochs} needs schedule='cosine', but received {self.schedule!r}."
                 " Change the schedule, or leave out the warm-up."
             )
+        if self.warmup_epochs and self.warmup_epochs >= self.epochs:
+            raise ValueError(
+                f"Expected a warm-up shorter than the training of epochs={self.epochs}, but received "
+                f"warmup_epochs={self.warmup_epochs}. Make it shorter."
+            )
         if (marks := self.decay_epochs) is not None:
             is_rising = bool(marks) and list(marks) == sorted({*marks}) and 0 < marks[0] and marks[-1] < self.epochs
             if self.schedule != "steps" or not is_rising:

@@ -154,6 +154,7 @@ def test_every_field_of_a_recipe_has_a_flag():
         ({"keep": 1}, ValueError, "keep"),
         ({"normalization": "fitted"}, ValueError, "normalization"),
         ({"warmup_epochs": 1, "schedule": "steps"}, ValueError, "schedule"),
+        ({"warmup_epochs": 3, "epochs": 3}, ValueError, "warm-up shorter than the training of epochs=3"),
     ],
 )
 def test_a_wrong_recipe_is_refused(options, error, message):
