@@ -33,7 +33,7 @@ class IdentityOrder:
 
     def __init__(self, labels: np.ndarray, images: int, name: str):
         _, number, counts = np.unique(labels, return_inverse=True, return_counts=True)
-        if counts.max() < 2:
+        if np.max(counts) < 2:
             expected = f"an identity with two images in {name!r} for images_per_identity={images}"
             raise ValueError(explain_mismatch(expected, f"{len(counts)} identities with one image each"))
         groups = np.maximum(counts // images, 1)

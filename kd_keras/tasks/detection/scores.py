@@ -72,6 +72,6 @@ def operating_point(matches: Matches) -> OperatingPoint | None:
     f1 = 2 * correct / (detections + len(matches.object_images))
     # A threshold cannot separate detections of equal scores.
     f1[:-1][matches.scores[:-1] == matches.scores[1:]] = 0
-    best = int(f1.argmax())
+    best = int(np.argmax(f1))
     precision, recall = correct[best] / detections[best], correct[best] / len(matches.object_images)
     return OperatingPoint(float(matches.scores[best]), float(f1[best]), float(precision), float(recall))

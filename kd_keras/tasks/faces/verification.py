@@ -159,7 +159,7 @@ def fold_accuracy(similarity: np.ndarray, same: np.ndarray, fold: np.ndarray) ->
     counts = np.array(
         [np.bincount(members[(distance < t) == same], minlength=len(numbers)) for t in DISTANCE_THRESHOLDS]
     )
-    best = [int(np.delete(counts, place, axis=1).sum(1).argmax()) for place in range(len(numbers))]
+    best = [int(np.argmax(np.delete(counts, place, axis=1).sum(1))) for place in range(len(numbers))]
     chosen = (distance < DISTANCE_THRESHOLDS[best][members]) == same
     accuracies = np.array([chosen[members == place].mean() for place in range(len(numbers))])
     error = float(accuracies.std(ddof=1) / np.sqrt(len(numbers)))

@@ -32,9 +32,9 @@ def segmentation_quality(counts: PixelCounts) -> Iterator[tuple[str, float | np.
     matrix = counts.confusion.sum(0)
     iou = iou_of(matrix)
     truth, correct = matrix.sum(1), np.diag(matrix)
-    share = truth / max(truth.sum(), 1)
+    share = truth / np.maximum(truth.sum(), 1)
     yield "miou", _mean(iou)
-    yield "pixel_accuracy", float(correct.sum() / max(truth.sum(), 1))
+    yield "pixel_accuracy", float(correct.sum() / np.maximum(truth.sum(), 1))
     yield "mean_accuracy", _mean(np.divide(correct, truth, out=np.full(len(truth), np.nan), where=truth > 0))
     yield "fwiou", float(np.nansum(share * iou))
     yield "iou_by_class", iou
