@@ -98,6 +98,7 @@ def test_only_unfinished_files_of_dead_processes_are_removed(tmp_path):
     assert sorted(path for path in tmp_path.iterdir()) == sorted([mine, elsewhere])
 
 
+@pytest.mark.slow
 def test_two_programs_at_once_lose_nothing():
     """The short form of `python -m scripts.bench.two_programs --pairs 20`."""
     command = [sys.executable, "-m", "scripts.bench.two_programs", "--pairs=2", "--epochs=30"]

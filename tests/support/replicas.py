@@ -17,7 +17,6 @@ from tests.support.networks import CLASSES, compiled, convolutional, source, val
 
 STEPS, EPOCHS, BATCH = 3, 7, 16  # 37 examples, 21 updates; the last batch of an epoch has 5 examples, 2 and 3
 CASES = {
-    "kd": {"methods": lambda: [KD()]},
     "fitnet": {"methods": lambda: [KD(), FitNet(weight=0.5)]},
     "relational": {"methods": lambda: [Similarities()]},
     "synchronized": {"methods": lambda: [KD(), FitNet(weight=0.5)], "normalized": True},
