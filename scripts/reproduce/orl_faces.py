@@ -12,7 +12,7 @@ ORL_FACES = Comparison(
     teacher="embedder/resnet20(dimension=128, scale=16)",
     student="embedder/mobilenet_v2(dimension=64, scale=16, backbone={'width': 0.5})",
     recipes={"Embedding (cosine)": ["embedding"], "RKD": ["rkd"], "Angular": ["angular"]},
-    columns=("tar_at_far_0.01", "tar_at_far_0.1", "accuracy", "equal_error_rate"),
+    columns=("tar_at_far_0.01", "tar_at_far_0.1", "verification_accuracy", "equal_error_rate"),
     test={"data": "orl_faces", "test_split": "train+test/identities[30:]", "task": "faces"},
 )
 
