@@ -233,3 +233,8 @@ def test_weights_by_the_cross_entropy_from_python_and_from_a_flag(data_dir, tmp_
     methods = ["kd", "fitnet(student_tap='embedding', teacher_tap='1:embedding', weight=1)"]
     run = kd.distill(**chosen, methods=methods, **small, run=tmp_path / "student")
     assert run.is_complete and "--teacher_weights=cross_entropy" in (run.path / "flags.txt").read_text()
+
+
+def test_a_range_of_pixels_is_two_numbers():
+    with pytest.raises(ValueError, match="teacher_range must be"):
+        TeacherOptions(teacher_range=([0, 1], [2, 3]))

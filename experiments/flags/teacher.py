@@ -18,10 +18,8 @@ def define_teacher() -> None:
     text = "A run, a .keras file, a SavedModel, or a model with trained weights: "
     text += "applications/ResNet50(weights='imagenet'); to record also a file .onnx, .tflite or .npz, or an address."
     flags.DEFINE_multi_string("teacher", None, text)
-    text = (
-        "Weights of several teachers in their average, 2,1; equal by default. [0.9,0.1],[0.2,0.8] are the weights of "
-    )
-    text += f"two classes for each of two teachers, and {CROSS_ENTROPY} weighs them by their loss on each example."
+    text = "Weights of several teachers in their average, such as 2,1; equal by default. [0.9,0.1],[0.2,0.8] are those "
+    text += f"of two classes for each of two teachers; {CROSS_ENTROPY} weights them by their loss on each example."
     flags.DEFINE_list("teacher_weights", None, text)
     text = "Use a frozen copy in this precision with folded BatchNorm; by default the network is used as it is."
     flags.DEFINE_enum("teacher_precision", None, PRECISIONS, text)

@@ -191,9 +191,7 @@ class EKD(TapPairMethod):
         values = ops.convert_to_numpy(labels)
         if len(values) > 1 and len({*values.tolist()}) == len(values):
             expected = f"several images of some identities in each batch for method {self.name!r}"
-            received = (
-                f"a batch of {len(values)} images of {len(values)} identities, whose pairs of one identity are none"
-            )
+            received = f"a batch of {len(values)} images of {len(values)} identities"
             warnings.warn(explain_mismatch(expected, received, "pass images_per_identity=4"), stacklevel=2)
 
     def call(self, student: Outputs, teacher: Outputs, batch: Batch, step: Step) -> Tensor:

@@ -9,15 +9,14 @@ import numpy as np
 from keras import layers, ops
 
 from kd_keras.contracts import Tensor
+from kd_keras.detection.losses import PRIOR
 from kd_keras.errors import explain_mismatch
 from kd_keras.models.retinanet_head import ANCHOR_SCALE, AnchorDeltas, RetinaNet
 from kd_keras.networks.preprocessing import PixelMap
 
-PRIOR = 0.01  # of every class before training
-
 
 def hub_detector(
-    network: keras.Model, input_shape: tuple[int, int, int], pixel_map: PixelMap | None = None, *, name: str = ""
+    network: keras.Model, input_shape: tuple[int, int, int], pixel_map: PixelMap | None = None
 ) -> RetinaNet:
     """A RetinaNet of KerasHub as a detector that every function of kd_keras trains, distills, evaluates and exports.
 
@@ -30,11 +29,9 @@ def hub_detector(
         network: a `keras_hub.models.RetinaNetObjectDetector` of K classes; do not use it afterwards.
         input_shape: `(H, W, C)` of an image, H and W divisible by the largest stride of the pyramid.
         pixel_map: what the network expects of pixel values from 0 to 255; division by 255 if left out.
-        name: the model's name; by default that of `network`.
 
     Raises:
-        TypeError: if `network` is no RetinaNet of KerasHub. D-FINE has no anchors, and can be a teacher only by a
-            recording of its boxes as labels.
+        TypeError: if `network` is no RetinaNet of KerasHub. D-FINE has no anchors and is not supported.
         ValueError: if the size is not divisible, or the anchors are not nine at each position.
     """
     if not hasattr(network, "anchor_generator") or not hasattr(network, "classification_head"):
@@ -55,7 +52,7 @@ def hub_detector(
         box_rows.append(layers.Reshape((-1, 4), name=f"box_deltas_p{level}")(x))
     logits = layers.Concatenate(axis=1, dtype="float32", name="class_logits")(class_rows)
     outputs = {"class_logits": logits, "box_deltas": deltas(box_rows)}
-    return RetinaNet(inputs=image, outputs=outputs, name=name or network.name)
+    return RetinaNet(inputs=image, outputs=outputs, name=network.name)
 
 
 def _predict(head: layers.Layer, maps: dict[int, Tensor], name: str) -> dict[int, Tensor]:

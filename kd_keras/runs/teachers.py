@@ -71,7 +71,8 @@ class TeacherOptions:
         if isinstance(self.teacher_weights, str):
             normalize_weights(self.teacher_weights, 2)
         limits = self.teacher_range
-        if limits is not None and not (len(limits) == 2 and limits[0] < limits[1]):
+        are_numbers = limits is None or all(isinstance(limit, (int, float)) for limit in limits)
+        if limits is not None and not (are_numbers and len(limits) == 2 and limits[0] < limits[1]):
             raise ValueError(
                 f"teacher_range must be (lowest, highest) with lowest < highest, but received {shorten(limits)}."
             )

@@ -46,7 +46,7 @@ class Row:
     """A row of the table.
 
     Attributes:
-        number: of the scheme in issue 19; 0 for what it is compared with.
+        number: of the scheme, which groups the rows; 0 for what it is compared with.
         name: what the table calls it.
         program: of experiments/.
         flags: of the program, without those of `shared_flags`.
