@@ -11,7 +11,6 @@ from experiments.flags import teacher
 from experiments.flags.program import given
 from kd_keras import schemes
 from kd_keras.runs.parsing import parse_weight
-from kd_keras.schemes.choice import FORMS
 
 FLAGS = flags.FLAGS
 # By scheme, its function and its flags among those below.
@@ -30,14 +29,9 @@ SCHEMES: dict[str, tuple[Callable[..., schemes.Outcome], tuple[str, ...]]] = {
         ),
     ),
     "mean_teacher": (schemes.train_with_mean_teacher, ("student", "decay", "consistency", "rampup_epochs")),
-    "choose": (
-        schemes.choose,
-        ("teacher", "candidate", "max_kilobytes", "max_milliseconds", "form", "method", "hard_weight"),
-    ),
     "mutual": (schemes.train_peers, ("peer", "teacher", "teacher_weight", "temperature")),
 }
 PLURALS = {
-    "candidate": "candidates",
     "assistant": "assistants",
     "peer": "peers",
     "method": "methods",
@@ -49,8 +43,6 @@ NUMBERS = {
     "decay": "The decay of the average of the student's weights.",
     "consistency": "The weight of the average's predictions.",
     "teacher_weight": "The weight of the teacher's predictions for peers that have a teacher.",
-    "max_kilobytes": "The largest size of an exported candidate, in 1000 bytes.",
-    "max_milliseconds": "The longest median time of an exported candidate for one image.",
     "temperature": "The temperature of the peers' predictions.",
 }
 
@@ -61,8 +53,6 @@ def define_schemes() -> None:
     text = "A model of the zoo between teacher and student; by default they halve in size"
     flags.DEFINE_multi_string("assistant", None, text)
     flags.DEFINE_multi_string("peer", None, "One of the models of the zoo that learn from each other")
-    flags.DEFINE_multi_string("candidate", None, "One of the models of the zoo from which a student is chosen")
-    flags.DEFINE_enum("form", None, list(FORMS), "The form in which candidates are exported and measured.")
     flags.DEFINE_boolean("dense", None, "Each assistant and the student learn from all networks before them.")
     flags.DEFINE_integer("generations", None, "Number of generations after generation 0.", lower_bound=1)
     flags.DEFINE_integer("rampup_epochs", None, "Epochs in which the weight of the average grows.", lower_bound=0)
@@ -85,7 +75,7 @@ def scheme_options() -> dict[str, Any]:
         raise ValueError(f"--scheme={FLAGS.scheme} has the flags --{', --'.join(names)}, but received --{name}.")
     if "student" in names:
         options["student"] = FLAGS.student
-    options = {name: [] for name in ("candidate", "peer") if name in names} | options
+    options = ({"peer": []} if "peer" in names else {}) | options
     if given("weights") is not None:
         options["weights"] = given("weights")
     if "teacher" in names:

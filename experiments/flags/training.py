@@ -11,6 +11,11 @@ def define_model(name: str, default: str) -> None:
         name, default, "A model of the zoo, with options: 'mlp(hidden=(32,))', 'applications/VGG16'; or a .keras file."
     )
     flags.DEFINE_string("weights", None, f"A .keras or .weights.h5 file to start --{name} from, as a whole or in part.")
+    define_normalization()
+
+
+def define_normalization() -> None:
+    """Defines the flag of the first layer of networks of the zoo."""
     text = (
         "First layer of a zoo network: 'fit' to the images, 'unit' (0..1), 'symmetric' (-1..1) or '((mean,), (std,))'."
     )

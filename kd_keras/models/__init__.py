@@ -10,7 +10,7 @@ from typing import Any
 
 import keras
 
-from kd_keras.errors import explain_mismatch, suggest
+from kd_keras.errors import check_whole_number, explain_mismatch, suggest
 from kd_keras.models import applications
 from kd_keras.models.cohort import cohort
 from kd_keras.models.detector import Detector, detector
@@ -23,6 +23,7 @@ from kd_keras.models.mobilenet_v1 import mobilenet_v1
 from kd_keras.models.mobilenet_v2 import mobilenet_v2
 from kd_keras.models.mobilenet_v3 import mobilenet_v3_small
 from kd_keras.models.multi_exit import EarlyExit, exit_count, multi_exit, single_exit
+from kd_keras.models.resized import resized
 from kd_keras.models.resnet import (
     resnet8,
     resnet8x4,
@@ -83,6 +84,7 @@ __all__ = (
     "resnet50_imagenet",
     "resnet56",
     "resnet110",
+    "resized",
     "segmenter",
     "shufflenet_v1",
     "shufflenet_v1_imagenet",
@@ -103,7 +105,7 @@ __all__ = (
 )
 NO_MODEL = (
     "Detector", "EarlyExit", "Recognizer", "build", "cohort", "detector", "embedder", "exit_count", "hub_detector",
-    "multi_exit", "names", "recognizer", "segmenter", "single_exit", "takes_normalization",
+    "multi_exit", "names", "recognizer", "resized", "segmenter", "single_exit", "takes_normalization",
 )  # fmt: skip
 FAMILIES = ("multi_exit", "detector", "segmenter", "embedder")  # before the name of a network: multi_exit/resnet20
 ZOO = tuple(name for name in __all__ if name not in NO_MODEL)
@@ -147,7 +149,8 @@ def build(
         normalization: the mean and the standard deviation of the training images' pixels, only for names for which
             `takes_normalization` is true; by default a mean of 127.5 and a standard deviation of 63.75.
         options: further arguments of that architecture: `width=` for the mobile networks, `hidden=` for mlp,
-            `weights=` for applications and presets. Those of a detector are `head=`, `pyramid=`, `width=`, `depth=`,
+            `weights=` for applications and presets. Every classifier takes `resolution=`, height and width in pixels to
+            which it first resizes its images. Those of a detector are `head=`, `pyramid=`, `width=`, `depth=`,
             `anchor_scale=`, `anchors=` and `box_loss=` of `detector`; those of a segmentation network are `head=`,
             `levels=`, `width=`, `rates=` and `dropout=` of `segmenter`; those of a recognizer are `dimension=`,
             `dropout=` and `pooling=` of `embedder`, and `head=`, `scale=` and `margin=` of `recognizer`. All of these
@@ -184,6 +187,10 @@ def build(
         return recognizer(embedder(network, **own), classes, **options)
     if classes < 2:
         raise ValueError(explain_mismatch("at least two classes", str(classes), "give a binary model two logits"))
+    if "resolution" in options:
+        size = check_whole_number("build", "resolution", options.pop("resolution"))
+        network = build(name, (size, size, input_shape[-1]), classes, normalization, **options)
+        return resized(network, input_shape)
     if family == "multi_exit" and member:
         return multi_exit(build(member, input_shape, classes, normalization, **options))
     if family in ("applications", "hub") and member:

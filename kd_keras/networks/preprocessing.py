@@ -162,10 +162,30 @@ def prepend(network: keras.Model, pixel_map: PixelMap) -> keras.Model:
     ['image', 'preprocessing', 'conv']
     """
     graph = functional(network)
+    image = keras.Input(graph.inputs[0].shape[1:], name="image")
+    return continue_from(pixel_map.apply(image), image, graph)
+
+
+def continue_from(tensor: Tensor, image: Tensor, network: keras.Model) -> keras.Model:
+    """A network that reads a tensor instead of its input. Its layers move into the new model.
+
+    Args:
+        tensor: what the network reads, a function of the image.
+        image: the input of the new model.
+        network: a Functional model of one image input.
+
+    Raises:
+        ValueError: if the network does not have exactly one input.
+
+    >>> network = keras.Sequential([keras.Input((4, 4, 3)), layers.Conv2D(4, 3, name="conv")])
+    >>> image = keras.Input((8, 8, 3), name="image")
+    >>> continue_from(layers.AveragePooling2D(2)(image), image, network).output_shape
+    (None, 2, 2, 4)
+    """
+    graph = functional(network)
     if len(graph.inputs) != 1:
         raise ValueError(explain_mismatch(f"one input of {network.name!r}", f"{len(graph.inputs)} inputs"))
-    image = keras.Input(graph.inputs[0].shape[1:], name="image")
-    values = {id(graph.inputs[0]): pixel_map.apply(image)}
+    values = {id(graph.inputs[0]): tensor}
     nodes = [node for node in nodes_in_order(graph) if not node.is_input]
     for node in nodes:  # so that `layer.output` is a tensor of the new graph
         forget_calls(node.operation)

@@ -11,18 +11,22 @@ from kd_keras.schemes.mutual import Peers, train_peers
 from kd_keras.schemes.outcome import Outcome
 from kd_keras.schemes.pseudo_labels import PseudoLabels, label_images
 from kd_keras.schemes.self_teaching import train_with_mean_teacher, train_with_past_student
+from kd_keras.schemes.sizes import CANDIDATES, Size, measure_candidates
 from kd_keras.schemes.virtual_teacher import train_with_virtual_teacher, virtual_teacher_smoothing
 
 __all__ = (
+    "CANDIDATES",
     "Choice",
     "Generations",
     "Outcome",
     "Peers",
     "PseudoLabels",
+    "Size",
     "choose",
     "choose_assistants",
     "distill_by_assistants",
     "label_images",
+    "measure_candidates",
     "train_generations",
     "train_peers",
     "train_with_mean_teacher",

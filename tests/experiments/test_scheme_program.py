@@ -26,18 +26,6 @@ def test_assistants(teacher, data_dir, tmp_path):
     assert again.stdout.count("complete: nothing to do") == 2
 
 
-def test_the_choice_of_a_student(teacher, data_dir, tmp_path):
-    command = [
-        "--scheme=choose",
-        f"--teacher={teacher}",
-        "--candidate=mlp(hidden=(4,))",
-        "--candidate=mlp(hidden=(900,))",
-    ]
-    command += ["--max_kilobytes=60", "--form=litert_float16", "--views=1", *SMALL, data_dir]
-    lines = program("scheme", *command, f"--run={tmp_path / 'choice'}").stdout.splitlines()
-    assert "does not fit" in lines[-2] and lines[-1].startswith(f"Chosen: {tmp_path / 'choice' / 'rung0' / '0-mlp'}")
-
-
 def test_generations(data_dir, tmp_path):
     command = ["--scheme=born_again", "--generations=1", "--student=mlp(hidden=(4,))", *SMALL, data_dir]
     ran = program("scheme", *command, f"--run={tmp_path / 'born'}")
@@ -71,7 +59,6 @@ def test_without_a_teacher_and_again_from_the_flagfile(flags, data_dir, tmp_path
         (["--scheme=assistants", "--assistant=resnet14"], "The teacher must be"),
         (["--scheme=born_again", "--weights=some.keras"], "takes no weights"),
         (["--scheme=chain"], "scheme"),
-        (["--scheme=choose", "--teacher=runs/teacher"], "one or more different candidates"),
         (["--scheme=mutual", "--peer=mlp"], "two or more peers"),
         (["--scheme=mutual", "--student=mlp"], "but received --student"),
         (["--scheme=past_student", "--alpha=2"], "alpha"),

@@ -1,12 +1,14 @@
-"""The choice of a student: what fits, the rungs, the front, and resuming."""
+"""The choice of a student: what fits, the rungs, the baseline, the files, and resuming."""
 
+import csv
 import json
 
 import pytest
 
 import kd_keras as kd
 from kd_keras import schemes
-from kd_keras.schemes.choice import pareto_front, plan_rungs
+from kd_keras.schemes.halving import plan_rungs
+from kd_keras.schemes.sizes import read_latencies
 
 pytestmark = [pytest.mark.filterwarnings(f"ignore:{text}") for text in ("The teacher is right", "After training")]
 NAMES = [f"mlp(hidden=({width},))" for width in (4, 8, 12, 500)]
@@ -19,29 +21,62 @@ def choice(teacher, small, tmp_path_factory):
     return kd.choose(teacher=teacher, **{**small, **SETTINGS}, run=run)
 
 
-def test_what_is_too_large_is_not_trained(choice):
-    directory = choice.student.path.parent.parent
+@pytest.fixture(scope="module")
+def directory(choice):
+    return choice.student.path.parent.parent
+
+
+@pytest.fixture(scope="module")
+def points(choice):
+    """The points of the candidates by name, without teacher and baseline."""
+    return {point.name: point for point in choice.points if point.role in ("candidate", "chosen")}
+
+
+def test_what_is_too_large_is_not_trained(directory, points):
     # 64 * 500 + 500 * 10 weights of four bytes are 148 kB, those of 12 units 3.6 kB.
-    assert choice.measured[NAMES[3]]["kilobytes"] > 148 and choice.measured[NAMES[2]]["kilobytes"] < 50
+    assert points[NAMES[3]].kilobytes > 148 and points[NAMES[2]].kilobytes < 50
     assert sorted(path.name for path in (directory / "rung0").iterdir()) == ["0-mlp", "1-mlp", "2-mlp"]
-    assert set(choice.accuracies) == set(NAMES[:3])
-    assert all(row["milliseconds"] > 0 for row in choice.measured.values())
+    assert points[NAMES[3]].accuracy is None and all(points[name].accuracy for name in NAMES[:3])
+    assert all(point.milliseconds > 0 for point in points.values())
+    for name in NAMES:
+        assert (directory / "exports" / f"{name}.tflite").stat().st_size == 1000 * points[name].kilobytes
 
 
-def test_a_third_survives_with_three_times_as_many_epochs(choice):
-    directory = choice.student.path.parent.parent
+def test_a_third_survives_with_three_times_as_many_epochs(choice, directory, points):
     first = [kd.Run(directory / "rung0" / f"{number}-mlp") for number in range(3)]
     assert [run.result["epochs"] for run in first] == [1, 1, 1] and choice.student.result["epochs"] == 3
     accuracies = [run.result["last"]["val_accuracy"] for run in first]
     best = accuracies.index(max(accuracies))
     assert choice.student.path == directory / "rung1" / f"{best}-mlp" and len(choice.runs) == 1
     assert choice.student.settings["recording"] == str(directory / "recording")
-    assert choice.accuracies[NAMES[best]] == choice.student.result["last"]["val_accuracy"]
+    assert points[NAMES[best]].accuracy == choice.student.result["last"]["val_accuracy"]
+    assert points[NAMES[best]].role == "chosen" and points[NAMES[best]].epochs == 3
 
 
-def test_the_same_call_measures_and_trains_nothing_again(choice, teacher, small, monkeypatch):
-    directory = choice.student.path.parent.parent
-    monkeypatch.setattr("kd_keras.schemes.choice.litert", None)
+def test_the_baseline_trains_as_long_without_a_teacher_and_is_in_the_budget(choice, directory):
+    settings = choice.baseline.settings
+    assert choice.baseline.path == directory / "baseline" and choice.baseline.result["epochs"] == 3
+    assert settings["model"] == choice.student.settings["student"] and "method" not in settings
+    (point,) = (point for point in choice.points if point.role == "baseline")
+    assert point.accuracy == choice.baseline.result["last"]["val_accuracy"]
+    assert choice.budget == 3 * 1 + 1 * 3 + 3
+
+
+def test_the_teacher_is_measured_on_the_same_images(choice, teacher, small):
+    (point,) = (point for point in choice.points if point.role == "teacher")
+    assert point.accuracy == pytest.approx(teacher.result["last"]["val_accuracy"])
+    assert point.kilobytes > 4 * (64 * 16 + 16 * 10) / 1000 and point.milliseconds > 0
+
+
+def test_the_files_show_what_the_choice_says(choice, directory):
+    assert (directory / "choice.md").read_text().splitlines() == choice.lines()[:-2]
+    with open(directory / "choice.csv", newline="") as file:
+        assert [row["name"] for row in csv.DictReader(file)] == [point.name for point in choice.points]
+    assert (directory / "choice.png").read_bytes()[1:4] == b"PNG"
+
+
+def test_the_same_call_measures_and_trains_nothing_again(choice, directory, teacher, small, monkeypatch):
+    monkeypatch.setattr("kd_keras.schemes.sizes.litert", None)
     written = (choice.student.path / "model.keras").stat().st_mtime_ns
     again = kd.choose(teacher=teacher, **{**small, **SETTINGS}, run=directory)
     assert again.lines() == choice.lines() and (again.student.path / "model.keras").stat().st_mtime_ns == written
@@ -56,34 +91,80 @@ def test_an_interrupted_choice_resumes(choice, teacher, small, tmp_path, interru
     patch.undo()
     measured = json.loads((tmp_path / "choice" / "candidates.json").read_text())["candidates"]
     resumed = kd.choose(teacher=teacher, **{**small, **SETTINGS}, run=tmp_path / "choice")
-    assert resumed.accuracies == choice.accuracies and resumed.measured == measured
+    assert [(point.name, point.accuracy) for point in resumed.points] == [
+        (point.name, point.accuracy) for point in choice.points
+    ]
+    assert {point.name: point.milliseconds for point in resumed.points if point.name in NAMES[1:]} == {
+        name: measured[name]["milliseconds"] for name in NAMES[1:]
+    }
 
 
-def test_the_lines_mark_the_front(choice):
-    lines = choice.lines()
-    assert len(lines) == 5 and "does not fit" in lines[3] and lines[4].startswith("Chosen: ")
-    assert any(line.startswith("* ") for line in lines)
-
-
-def test_the_front_and_the_rungs():
-    points = {"a": (3, -3), "b": (2, -1), "c": (2, -2), "d": (1, -1), "e": (3, -3)}
-    assert pareto_front(points) == ["a", "b", "e"]
+def test_the_rungs():
     assert plan_rungs(1, 10) == [(1, 10)] and plan_rungs(2, 10) == [(2, 10)] and plan_rungs(3, 10) == [(3, 3), (1, 10)]
     assert plan_rungs(27, 27) == [(27, 1), (9, 3), (3, 9), (1, 27)]
 
 
+def test_every_candidate_is_trained_with_every_recipe(teacher, small, tmp_path):
+    recipes = {"soft": {"methods": ["kd(temperature=4)"], "hard_weight": 0.1}, "dkd": {"methods": ["dkd"]}}
+    settings = {**small, **SETTINGS, "candidates": NAMES[:2], "epochs": 2}
+    made = schemes.choose(teacher=teacher, recipes=recipes, **settings, run=tmp_path / "run")
+    names = {point.name for point in made.points if point.role in ("candidate", "chosen")}
+    assert names == {f"{name}, {recipe}" for name in NAMES[:2] for recipe in recipes}
+    assert made.budget == 4 * 1 + 2 * 2 + 2 and len(made.runs) == 2
+    soft = kd.Run(tmp_path / "run" / "rung0" / "0-mlp-soft").settings
+    assert (soft["method"], soft["hard_weight"]) == ("kd(temperature=4)", "0.1")
+    assert kd.Run(tmp_path / "run" / "rung0" / "1-mlp-dkd").settings["method"] == "dkd"
+
+
+def test_latencies_of_another_device_decide(teacher, small, tmp_path):
+    times = tmp_path / "phone.csv"
+    times.write_text("candidate,milliseconds\n" + "".join(f'"{name}",{n + 1}.5\n' for n, name in enumerate(NAMES)))
+    settings = {**small, **SETTINGS, "max_milliseconds": 1.6, "epochs": 1, "latencies": times}
+    made = schemes.choose(teacher=teacher, **settings, run=tmp_path / "run")
+    assert made.student.settings["student"] == NAMES[0]
+    by_name = {point.name: point for point in made.points if point.role != "baseline"}
+    assert [by_name[name].milliseconds for name in NAMES] == [1.5, 2.5, 3.5, 4.5]
+    assert by_name["teacher"].milliseconds is None and by_name["teacher"].kilobytes > 0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "an empty file"), ("model,ms\na,1\n", "must have the columns"),
+        ("candidate,milliseconds\na,1\n", "it has none for b"), ("candidate,milliseconds\na,0\nb,1\n", "times above 0"),
+        ("candidate,milliseconds\na\nb,1\n", "times above 0"),
+    ],
+)  # fmt: skip
+def test_a_file_of_latencies_is_checked(text, message, tmp_path):
+    (tmp_path / "times.csv").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_latencies(tmp_path / "times.csv", ["a", "b"])
+
+
 @pytest.mark.parametrize("form", ["litert_float16", "litert_int8"])
-def test_other_forms_are_smaller(form, choice, teacher, small, tmp_path):
-    settings = {**SETTINGS, "candidates": NAMES[3:], "max_kilobytes": 100, "epochs": 1}
-    made = kd.choose(teacher=teacher, **{**small, **settings}, form=form, run=tmp_path / "run")
-    assert made.measured[NAMES[3]]["kilobytes"] < 0.6 * choice.measured[NAMES[3]]["kilobytes"]
+def test_other_forms_are_smaller(form, points, small, tmp_path):
+    sizes = schemes.measure_candidates(NAMES[3:], form=form, **small, run=tmp_path / "run")
+    assert sizes[NAMES[3]].kilobytes < 0.6 * points[NAMES[3]].kilobytes
+
+
+def test_all_default_candidates_can_be_measured_on_small_images(small, tmp_path):
+    options = {**small, "image_size": (16, 16)}
+    sizes = schemes.measure_candidates(["resnet8", "resnet8(resolution=12)"], **options, run=tmp_path)
+    assert sizes["resnet8(resolution=12)"].kilobytes == pytest.approx(sizes["resnet8"].kilobytes, rel=0.02)
+    for name in schemes.CANDIDATES:
+        model, _, width = name.partition("(width=")
+        size = {"width": float(width[:-1])} if width else {}
+        assert kd.models.build(model, (16, 16, 1), 10, **size).count_params() < 3_000_000
 
 
 def test_invalid_requests_are_refused(teacher, small, tmp_path):
+    recipes = {"kd": {"methods": ["kd"], "epochs": 2}}
     wrong = [
         ({"candidates": []}, "one or more"), ({"candidates": ["mlq"]}, "models of the zoo"), ({"form": "onnx"}, "form"),
         ({"candidates": NAMES[:1] * 2}, "different"), ({"max_kilobytes": -1}, "max_kilobytes"), ({"views": 0}, "views"),
         ({"overwrite": True}, "overwritten"), ({"weights": "a.keras"}, "takes no weights"), ({"epoch": 2}, "epoch"),
+        ({"teacher": None}, "a teacher to"), ({"recipes": recipes}, "Each recipe"), ({"recipes": {}}, "none"),
+        ({"recipes": {"a": {"methods": ["kd"]}}, "hard_weight": 0.1}, "recipes= or methods="),
     ]  # fmt: skip
     for options, message in wrong:
         with pytest.raises((ValueError, TypeError), match=message):

@@ -1,0 +1,75 @@
+"""experiments.choose and scripts/measure_on_device.sh."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from kd_keras import Run
+from tests.support.programs import SMALL, program
+
+pytestmark = [pytest.mark.filterwarnings(f"ignore:{text}") for text in ("The teacher is right", "After training")]
+SCRIPT = Path(__file__).parent.parent.parent / "scripts" / "measure_on_device.sh"
+CANDIDATES = ["--candidate=mlp(hidden=(4,))", "--candidate=mlp(hidden=(900,))"]
+# Stand-ins for what is on a phone: adb that copies and runs files here, and LiteRT's program with its output's form.
+ADB = """#!/usr/bin/env bash
+case "$1" in
+    push) cp "$2" "$3" ;;
+    shell) shift; eval "$*" ;;
+esac
+"""
+BENCHMARK = """#!/usr/bin/env bash
+size="$(stat -c %s "${1#--graph=}")"
+echo "INFO: Inference timings in us: Init: 900, First inference: 700, Warmup (avg): 600, Inference (avg): $size.5"
+"""
+
+
+def test_the_choice_of_a_student(teacher, data_dir, tmp_path):
+    command = [f"--teacher={teacher}", *CANDIDATES, "--max_kilobytes=60", "--form=litert_float16", "--views=1"]
+    command += ["--recipe=soft: --method='kd(temperature=4)' --hard_weight=0.1", *SMALL, data_dir]
+    lines = program("choose", *command, f"--run={tmp_path / 'choice'}").stdout.splitlines()
+    assert "does not fit" in lines[-3] and lines[-2] == "2 epochs in all."
+    assert lines[-1].startswith(f"Chosen: {tmp_path / 'choice' / 'rung0' / '0-mlp-soft'}")
+    assert Run(tmp_path / "choice" / "rung0" / "0-mlp-soft").settings["hard_weight"] == "0.1"
+
+
+def test_what_is_missing_is_named(tmp_path):
+    ran = program("choose", *CANDIDATES, f"--run={tmp_path / 'choice'}", check=False)
+    assert ran.returncode == 2 and "a teacher to learn from" in ran.stderr and not (tmp_path / "choice").exists()
+
+
+def test_the_exports_are_measured_on_a_device(data_dir, tmp_path):
+    run = tmp_path / "choice"
+    shown = program("choose", "--measure_only", *CANDIDATES, *SMALL, data_dir, f"--run={run}").stdout
+    assert "mlp(hidden=(4,)): " in shown and not (run / "recording").exists()
+    for name, text in (("adb", ADB), ("benchmark_model", BENCHMARK)):
+        (tmp_path / name).write_text(text.replace("/data/local/tmp", str(tmp_path / "device")))
+        (tmp_path / name).chmod(0o755)
+    script = tmp_path / "measure.sh"
+    script.write_text(SCRIPT.read_text().replace("/data/local/tmp", str(tmp_path / "device")))
+    tools = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "BENCHMARK": str(tmp_path / "benchmark_model")}
+    ran = subprocess.run(["bash", script, run / "exports"], capture_output=True, text=True, env=tools)
+    sizes = [(run / "exports" / f"mlp(hidden=({width},)).tflite").stat().st_size for width in (4, 900)]
+    times = [f"{(size + 0.5) / 1000:.4f}" for size in sizes]
+    expected = ["candidate,milliseconds", f'"mlp(hidden=(4,))",{times[0]}', f'"mlp(hidden=(900,))",{times[1]}']
+    assert ran.stdout.splitlines() == expected, ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [([], "usage"), (["missing"], "is not a directory"), (["."], "adb is missing")],
+    ids=["nothing", "no directory", "no adb"],
+)
+def test_what_the_script_cannot_do_is_named(arguments, message, tmp_path):
+    (tmp_path / "bin").mkdir()
+    for tool in ("dirname", "find", "sort"):
+        (tmp_path / "bin" / tool).symlink_to(f"/usr/bin/{tool}")
+    ran = subprocess.run(
+        ["/bin/bash", SCRIPT, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={"PATH": str(tmp_path / "bin")},
+    )
+    assert ran.returncode in (1, 2) and message in ran.stderr
