@@ -72,7 +72,7 @@ def markdown(points: Sequence[Point]) -> str:
     front = find_front(points)
     lines = ["| # | | | epochs | accuracy, % | kB | ms |", "|---:|---|---|---:|---:|---:|---:|"]
     for number, point in enumerate(in_order(points), 1):
-        remarks = [] if point.role == "candidate" else [point.role]
+        remarks = [point.role] if point.role in ("chosen", "baseline") else []
         remarks += ["on the front"] if point in front else []
         remarks += ["does not fit"] if point.accuracy is None and point.role == "candidate" else []
         accuracy = "-" if point.accuracy is None else f"{100 * point.accuracy:.2f}"
@@ -129,17 +129,19 @@ def _draw_panel(axis: Any, points: Sequence[Point], cost: str) -> None:
         if y is None:
             continue
         if point.role == "teacher":
-            axis.axhline(y, color="#D55E00", linestyle="--", linewidth=1, label="accuracy of the teacher")
+            axis.axhline(y, color="#D55E00", linestyle="--", linewidth=1, zorder=0)
         if x is not None:
             axis.plot(x, y, **_style(point, longest))
-            axis.annotate(str(number), (x, y), xytext=(5, 4), textcoords="offset points", fontsize=7)
+            place = (-5, -11) if point.role == "baseline" else (5, 4)  # often at the mark of the chosen one
+            align = "right" if point.role == "baseline" else "left"
+            axis.annotate(str(number), (x, y), place, textcoords="offset points", fontsize=7, ha=align)
     front = find_front(points, (cost,))
     values = [(getattr(point, cost), 100 * (point.accuracy or 0.0)) for point in front]
     axis.plot(*zip(*values, strict=True), drawstyle="steps-post", color="0.6", linewidth=1, zorder=0, label="front")
     axis.set_xscale("log")
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axis.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:.0e}"[0] in "25" else "")
-    axis.tick_params(axis="x", which="both", labelsize=8)
+    axis.tick_params(axis="x", which="both", labelsize=8, length=3, pad=3)
     axis.grid(color="0.92")
     axis.set_axisbelow(True)
     axis.margins(0.12)
