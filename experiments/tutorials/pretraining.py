@@ -79,8 +79,9 @@ and without the linear layers of the losses.
 ## Fine-tune
 
 `kd.train` puts a new classifier on it. Trained weights start with a lower learning rate by default.
-`freeze_backbone=True` trains only the classifier; a second call can then train the whole network from that run. Compare
-with a network that starts anew and sees the same 50 labels.
+`freeze_backbone=True` trains only the classifier; a second call can then train the whole network from that run.
+`first_layer_rate=0.1` lets the first layer, whose features are general, learn ten times as slowly as the classifier.
+Compare with a network that starts anew and sees the same 50 labels.
 """
 
 # %%

@@ -13,6 +13,7 @@ from kd_keras import distribute
 from kd_keras.distiller import Distiller
 from kd_keras.runs.recipe import Recipe
 from kd_keras.training import DOT, CoupledSGD
+from kd_keras.training.layer_rates import LayerRatesAdam, LayerRatesSGD, layer_factors
 
 logger = logging.getLogger("kd_keras")
 
@@ -34,8 +35,9 @@ def compile_distiller(
         logger.info("%d BatchNormalization layers use the statistics of the global batch.", count)
     mode, reason = distribute.choose_xla(strategy, recipe.jit, recipe.deterministic)
     logger.info("XLA %s: %s.", "on" if mode else "off", reason)
+    is_uniform = recipe.first_layer_rate == 1
     distiller.compile(
-        optimizer=optimizer(recipe, steps),
+        optimizer=optimizer(recipe, steps) if is_uniform else _with_layer_rates(recipe, steps, distiller.student),
         **objective,
         jit_compile=mode,
         steps_per_execution=recipe.steps_per_execution,
@@ -62,6 +64,15 @@ def optimizer(recipe: Recipe, steps: int) -> keras.optimizers.Optimizer:
     if recipe.optimizer == "adam":
         return keras.optimizers.Adam(rate, **decay)
     return keras.optimizers.AdamW(rate, weight_decay=recipe.weight_decay, **clip)
+
+
+def _with_layer_rates(recipe: Recipe, steps: int, student: keras.Model) -> keras.optimizers.Optimizer:
+    """The optimizer of a recipe whose first layers have lower rates."""
+    rate, factors = learning_rate(recipe, steps), layer_factors(student, recipe.first_layer_rate)
+    options: dict[str, Any] = {"decay": recipe.weight_decay, "global_clipnorm": recipe.clip_norm or None}
+    if recipe.optimizer == "sgd":
+        return LayerRatesSGD(rate, factors, momentum=0.9, coupled_weight_decay=recipe.coupled_weight_decay, **options)
+    return LayerRatesAdam(rate, factors, **options)
 
 
 def learning_rate(recipe: Recipe, steps: int) -> Any:

@@ -62,6 +62,8 @@ class Recipe:
         dot_delta: of "dot", how much the momentum of the distillation is above and that of the hard loss below 0.9.
         learning_rate: the highest learning rate. `train` and `distill` start from trained weights with the lower rate
             of `FINE_TUNING_RATES`, unless they receive one.
+        first_layer_rate: the learning rate of the first layer as a part of that of the classifier, from which it falls
+            geometrically; for networks with trained weights. A decay of d for each of n blocks is d ** n.
         freeze_backbone: train only the classifier of a network with trained weights.
         schedule: of the learning rate: "cosine", "steps" (divided by 10 at 5/8, 6/8 and 7/8 of the training) or
             "constant".
@@ -129,6 +131,7 @@ class Recipe:
     optimizer: str = "sgd"
     dot_delta: float = 0.075
     learning_rate: float = 0.05
+    first_layer_rate: float = 1.0
     freeze_backbone: bool = False
     schedule: str = "cosine"
     decay_epochs: tuple[int, ...] | None = None
@@ -222,6 +225,11 @@ class Recipe:
             )
         if self.clip_norm and self.optimizer == "dot":
             raise ValueError(f"clip_norm={self.clip_norm} needs another optimizer than 'dot', which does not clip.")
+        if not 0 < self.first_layer_rate <= 1 or self.first_layer_rate < 1 and self.optimizer == "dot":
+            raise ValueError(
+                "first_layer_rate must be above 0 and at most 1, and 1 for the optimizer 'dot', but received "
+                f"{self.first_layer_rate} for {self.optimizer!r}."
+            )
         if self.dot_delta != Recipe.dot_delta and self.optimizer != "dot":
             raise ValueError(f"dot_delta={self.dot_delta} needs optimizer='dot', but received {self.optimizer!r}.")
 
@@ -273,6 +281,7 @@ OPTIONAL = ("views", "devices", "image_channels", "image_bits", "images_per_iden
 NUMBERS = (
     "learning_rate",
     "dot_delta",
+    "first_layer_rate",
     "warmup_epochs",
     "weight_decay",
     "coupled_weight_decay",
