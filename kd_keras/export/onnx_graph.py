@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from kd_keras.export.runtimes import onnx_extra
@@ -32,7 +33,8 @@ def convert_to_onnx(
     function = tf.function(serve)
     try:
         with _silenced(logging.getLogger("tf2onnx")):
-            written, _ = tf2onnx.convert.from_function(function, [images], opset=17)
+            handlers = {"Erfc": (_write_erfc, [])}
+            written, _ = tf2onnx.convert.from_function(function, [images], opset=17, custom_op_handlers=handlers)
     except Exception as error:  # of many types, by the unsupported layer
         raise ValueError(
             f"ONNX cannot store the network {network!r}. The converter reports"
@@ -44,6 +46,16 @@ def convert_to_onnx(
     if class_names:
         written.metadata_props.add(key="class_names", value="\n".join(class_names))
     return written.SerializeToString()
+
+
+def _write_erfc(graph: Any, node: Any, name: str, arguments: Any) -> None:
+    """Writes 1 - erf(x) for the operation of a GELU that ONNX does not have; tf2onnx leaves it as it is."""
+    one = graph.make_const(f"{name}_one", np.ones((), "float32"))
+    erf = graph.make_node("Erf", node.input, name=f"{name}_erf")
+    outputs, kinds, shapes = node.output, node.output_dtypes, node.output_shapes
+    graph.remove_node(node.name)
+    parts = [one.output[0], erf.output[0]]
+    graph.make_node("Sub", parts, outputs=outputs, name=name, dtypes=kinds, shapes=shapes)
 
 
 def _embed_captured_tensors(graph: Any, function: Any) -> None:

@@ -18,6 +18,8 @@ import tensorflow as tf
 from kd_keras.functions.runtimes import interpreter, onnx_extra
 
 Predict: TypeAlias = Callable[[np.ndarray], np.ndarray]
+# Types of constants that are no weights.
+NO_WEIGHTS = (tf.string.as_datatype_enum, tf.int32.as_datatype_enum, tf.int64.as_datatype_enum)
 CHECK = "check.npz"  # in a SavedModel: the sample images, and the classes that the network predicts for them
 
 
@@ -119,8 +121,9 @@ def image_shape(path: str | Path) -> tuple[int, int, int]:
 def weight_shapes(path: str | Path) -> Iterator[tuple[int, ...]]:
     """The shapes of an export's weights: the variables of a SavedModel, and the constants of any format.
 
-    Text and constants of at most eight elements are not counted, because they are shapes, axes, and the mean and
-    variance of channels. A tensor that several graphs of a LiteRT file share is counted once.
+    Text, positions (int32 and int64 in a SavedModel, int64 in ONNX) and constants of at most eight elements are not
+    counted, because they are shapes, axes, places of tokens, and the mean and variance of channels. A tensor that
+    several graphs of a LiteRT file share is counted once.
     """
     path = Path(path)
     if path.is_dir():
@@ -140,7 +143,7 @@ def _graph_constants(directory: Path) -> Iterator[tuple[int, ...]]:
     saved = saved_model_pb2.SavedModel.FromString((directory / "saved_model.pb").read_bytes())
     for graph in (meta.graph_def for meta in saved.meta_graphs):
         for node in [*graph.node, *(node for function in graph.library.function for node in function.node_def)]:
-            if node.op == "Const" and node.attr["dtype"].type != tf.string.as_datatype_enum:
+            if node.op == "Const" and node.attr["dtype"].type not in NO_WEIGHTS:
                 yield tuple(dim.size for dim in node.attr["value"].tensor.tensor_shape.dim)
 
 
@@ -156,9 +159,10 @@ def _litert_constants(path: Path) -> Iterator[tuple[int, ...]]:
 
 
 def _onnx_constants(graph: Any) -> Iterator[tuple[int, ...]]:
-    yield from (tuple(tensor.dims) for tensor in graph.initializer)
+    positions = onnx_extra("onnx").TensorProto.INT64
+    yield from (tuple(tensor.dims) for tensor in graph.initializer if tensor.data_type != positions)
     for attribute in (attribute for node in graph.node for attribute in node.attribute):
-        if attribute.HasField("t"):
+        if attribute.HasField("t") and attribute.t.data_type != positions:
             yield tuple(attribute.t.dims)
         if attribute.HasField("g"):  # a branch
             yield from _onnx_constants(attribute.g)

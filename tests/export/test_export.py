@@ -59,6 +59,11 @@ def expected(model, raw=RAW):
     return np.array(keras.ops.softmax(x))
 
 
+def called(model, raw):
+    """The probabilities of any network."""
+    return np.array(keras.ops.softmax(model(raw.astype("float32"), training=False)))
+
+
 def wide(seed=0):
     """A network whose predictions differ from image to image, with BatchNorm that is not the identity."""
     keras.utils.set_random_seed(seed)
@@ -309,4 +314,17 @@ def test_architectures(name, format, tmp_path):
     options = {"representative": raw, "tolerance": Tolerance(0.1)} if format == "litert_int8" else {}
     write(format, model, tmp_path, shape, raw, **options)
     probabilities = runtimes.load(tmp_path / WRITERS[format][1])(raw)
-    np.testing.assert_allclose(probabilities, expected(model, raw), rtol=0, atol=TOLERANCE.get(format, 1e-5))
+    np.testing.assert_allclose(probabilities, called(model, raw), rtol=0, atol=TOLERANCE.get(format, 1e-5))
+
+
+@pytest.mark.parametrize("format", [format for format in FORMATS if "int8" not in str(format.values)])
+@pytest.mark.parametrize("name", ["vit_lite", "deit_tiny"])
+def test_transformers(name, format, tmp_path):
+    """With an exact GELU, whose complement of the error function ONNX does not have, and with positions of tokens."""
+    keras.utils.set_random_seed(0)
+    shape = (16, 16, 3)
+    raw = np.random.default_rng(0).integers(0, 256, (8, *shape)).astype("uint8")
+    model = models.build(name, shape, CLASSES, depth=1)
+    write(format, model, tmp_path, shape, raw)
+    probabilities = runtimes.load(tmp_path / WRITERS[format][1])(raw)
+    np.testing.assert_allclose(probabilities, called(model, raw), rtol=0, atol=TOLERANCE.get(format, 1e-5))

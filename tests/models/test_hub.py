@@ -5,7 +5,10 @@ import sys
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
+import kd_keras as kd
+from kd_keras.export import runtimes
 from kd_keras.models import build
 from kd_keras.networks.taps import Tapped
 
@@ -130,3 +133,24 @@ def test_it_trains_a_step():
     network = small()
     network.compile(optimizer="sgd", loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     assert np.isfinite(network.train_on_batch(PIXELS, np.array([0, 1]), return_dict=True)["loss"])
+
+
+@pytest.mark.filterwarnings("ignore:After training", "ignore:The teacher is right", "ignore:The BatchNorm layers")
+def test_a_transformer_of_kerashub_is_taught_saved_and_exported(tmp_path):
+    pytest.importorskip("keras_hub")
+    random = np.random.default_rng(0)
+    labels = np.arange(32) % 3
+    images = (random.integers(0, 100, (32, 16, 16, 3)) + 70 * labels[:, None, None, None]).astype("uint8")
+    data = tf.data.Dataset.from_tensor_slices((images, labels))
+    settings = {"data": data, "test_data": data, "batch_size": 16, "epochs": 1}
+    teacher = kd.train(model="mlp(hidden=(8,))", **settings, run=tmp_path / "teacher")
+    student = "hub/ViTImageClassifier(patch_size=8, num_layers=1, num_heads=2, hidden_dim=16, mlp_dim=32)"
+    run = kd.distill(teacher=teacher, student=student, methods=["kd"], **settings, run=tmp_path / "student")
+    network = run.model()
+    assert network.get_layer("preprocessing") and type(network).__name__ == "Functional"
+    exports = kd.export(run, ["saved_model", "litert", "onnx"], data=data)
+    expected = keras.ops.softmax(network(images.astype("float32"), training=False))
+    for export in exports:
+        np.testing.assert_allclose(runtimes.load(export.path)(images), expected, atol=1e-5)
+    taught = kd.distill(teacher=run, student="mlp", methods=["kd"], **settings, run=tmp_path / "taught")
+    assert taught.is_complete
