@@ -33,7 +33,7 @@ def convert_to_onnx(
     function = tf.function(serve)
     try:
         with _silenced(logging.getLogger("tf2onnx")):
-            handlers = {"Erfc": (_write_erfc, [])}
+            handlers: dict[str, tuple] = {"Erfc": (_write_erfc, [])}
             written, _ = tf2onnx.convert.from_function(function, [images], opset=17, custom_op_handlers=handlers)
     except Exception as error:  # of many types, by the unsupported layer
         raise ValueError(

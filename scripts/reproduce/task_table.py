@@ -7,9 +7,9 @@ one evaluation for each seed.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from kd_keras.runs import Run, evaluate
 from scripts.reproduce.programs import complete, data_flags
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Comparison:
     """What is trained and measured.
 
@@ -40,13 +40,18 @@ class Comparison:
 
 
 def print_table(description: str, comparison: Comparison, runs: str, seeds: Sequence[int]) -> None:
-    """Trains what is missing, and prints the table as Markdown. The command line may change the last two arguments."""
+    """Trains what is missing, and prints the table as Markdown.
+
+    The command line may change the directory, the seeds and the student; another student needs a directory of its own.
+    """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", default=runs, help="directory of the runs")
     parser.add_argument("--data_dir", help="where TFDS keeps prepared datasets")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(seeds))
+    parser.add_argument("--student", default=comparison.student, help="the network to teach")
     parser.add_argument("flags", nargs="*", help="further flags of all programs")
     options = parser.parse_args()
+    comparison = dataclasses.replace(comparison, student=options.student)
     flags = [f"--flagfile={comparison.config}", *data_flags(options.data_dir), *options.flags]
     place = Path(options.runs)
     teacher = complete(place / "teacher", "train", *flags, "--seed=0", f"--model={comparison.teacher}")
