@@ -6,13 +6,15 @@
         --views=8 --epochs=54 --flip --crop=4 --run=runs/choice
 
 The table is printed and written to choice.md, the figure to choice.png in the directory --run; the same command resumes
-an interrupted choice. For the times on a phone:
+an interrupted choice. For the times on a phone, first export the candidates, with the same --candidate, --form, --data
+and --run:
 
-    python -m experiments.choose --measure_only --form=litert_int8 --data=cifar10 --run=runs/choice
+    python -m experiments.choose --measure_only --candidate=resnet8 --candidate="mobilenet_v2(width=0.5)" \\
+        --form=litert_float16 --data=cifar10 --run=runs/choice
     bash scripts/measure_on_device.sh runs/choice/exports > phone.csv
 
-and then the first command with --latencies=phone.csv. With several recipes, such as
---recipe="kd: --method=kd --hard_weight=0.1" --recipe="dkd: --method=dkd", every candidate is trained with each.
+and then choose with --latencies=phone.csv. With several recipes, such as --recipe="kd: --method=kd --hard_weight=0.1"
+--recipe="dkd: --method=dkd", every candidate is trained with each.
 """
 
 from absl import flags
@@ -49,6 +51,9 @@ flags.DEFINE_string("hard_weight", None, "Weight of the loss on the labels in ev
 def main() -> None:
     options = recipe_options()
     if FLAGS.measure_only:
+        for flag in ("teacher", "latencies", "max_kilobytes", "max_milliseconds", "overwrite"):
+            if FLAGS[flag].value:
+                raise ValueError(f"--measure_only trains and chooses nothing, but received --{flag}. Leave it out.")
         sizes = schemes.measure_candidates(FLAGS.candidate, form=FLAGS.form, run=FLAGS.run, **options)
         for name, size in sizes.items():
             print(f"{name}: {size.kilobytes:,.1f} kB, {size.milliseconds:.3f} ms")

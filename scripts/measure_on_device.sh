@@ -4,9 +4,9 @@
 #   python -m experiments.choose --measure_only --data=cifar10 --run=runs/choice
 #   bash scripts/measure_on_device.sh runs/choice/exports > phone.csv
 #
-# It needs adb with one connected device, and LiteRT's program benchmark_model for that device, which TensorFlow offers
-# ready-made (https://ai.google.dev/edge/litert/models/measurement); BENCHMARK names its file, by default
-# ./benchmark_model. THREADS (1) is the number of threads, RUNS (50) the least number of measurements of a file.
+# The times are means. It needs adb with one connected device, and LiteRT's program benchmark_model for that device, which
+# TensorFlow provides prebuilt (https://ai.google.dev/edge/litert/models/measurement); BENCHMARK names its file, by
+# default ./benchmark_model. THREADS (1) is the number of threads, RUNS (50) the minimum number of measurements of a file.
 set -euo pipefail
 directory="${1:?usage: bash scripts/measure_on_device.sh DIRECTORY}"
 benchmark="${BENCHMARK:-./benchmark_model}"
@@ -23,8 +23,8 @@ find "$directory" -name '*.tflite' | sort | while IFS= read -r file; do
     name="${file#"${directory%/}"/}"
     name="${name%.tflite}"
     adb push "$file" "$remote/model.tflite" > /dev/null < /dev/null
-    output="$(adb shell "$remote/benchmark_model --graph=$remote/model.tflite --num_threads=${THREADS:-1} --num_runs=${RUNS:-50}" 2>&1 < /dev/null)"
+    output="$(adb shell "$remote/benchmark_model --graph=$remote/model.tflite --num_threads=${THREADS:-1} --num_runs=${RUNS:-50}" 2>&1 < /dev/null)" || true
     microseconds="$(sed -n 's/.*Inference (avg): \([0-9.e+]*\).*/\1/p' <<< "$output" | tail -n 1)"
     [ -n "$microseconds" ] || { echo "benchmark_model printed no time for $file: $(tail -n 3 <<< "$output")" >&2; exit 1; }
-    awk -v name="$name" -v time="$microseconds" 'BEGIN { printf "\"%s\",%.4f\n", name, time / 1000 }'
+    printf '"%s",%s\n' "${name//\"/\"\"}" "$(awk -v time="$microseconds" 'BEGIN { printf "%.4f", time / 1000 }')"
 done

@@ -37,7 +37,7 @@ def define_training() -> None:
     trained = ", ".join(f"{rate:g} for {optimizer}" for optimizer, rate in FINE_TUNING_RATES.items())
     text = f"Highest learning rate; by default {Recipe.learning_rate:g}, or from trained weights {trained}."
     flags.DEFINE_float("learning_rate", None, text, lower_bound=0.0)
-    text = "Learning rate of the first layer as a part of the classifier's; in between it falls geometrically."
+    text = "From trained weights: ratio of the first layer's learning rate to the classifier's; geometric in between."
     flags.DEFINE_float("first_layer_rate", Recipe.first_layer_rate, text, lower_bound=0.0, upper_bound=1.0)
     flags.DEFINE_boolean("freeze_backbone", False, "Train only the classifier of a network with trained weights.")
     text = "Schedule of the learning rate; steps: divided by 10 at 5/8, 6/8 and 7/8 of the training."

@@ -2,10 +2,10 @@
 """
 # Choosing a student
 
-Which network fits into 150 kB and half a millisecond on the device, and which of those learns best from the teacher?
+Which network fits into 200 kB on the device, and which of those learns best from the teacher?
 `kd.choose` answers it: it exports every candidate and measures the file with its own runtime, drops what does not fit,
-and distills the rest by successive halving. A third of the candidates go on with three times as many epochs, so that
-most of the time is spent on the networks that deserve it.
+and distills the others by successive halving: the best third is trained again for three times as many epochs, so that
+most of the time is spent on promising networks.
 """
 
 # %%
@@ -64,10 +64,11 @@ print("\n".join(choice.lines()))
 
 # %% [markdown]
 """
-The table and `choice.png` in the directory of the choice show every network: those on the front cannot be improved in
-one number without a loss in another. The teacher and the best network without a teacher are there, too; the difference
-to the latter is what distillation brings. One seed decides here: train the two or three best with several seeds before
-you rely on a small difference (`kd.compare`).
+The table and `choice.png` in the directory of the choice show every network. On the front are those to which no other
+is superior in accuracy, size and time, by the accuracies in the table: those of candidates that left early are of
+fewer epochs. The teacher and the chosen network trained without a teacher are there, too; the difference to the latter
+is what distillation brings. One seed decides here: train the two or three best with several seeds before you rely on a
+small difference (`kd.compare`).
 
 The winner is a run like any other: `choice.student` can be evaluated, exported, or trained further by `kd.distill`.
 
@@ -75,9 +76,9 @@ The winner is a run like any other: `choice.student` can be evaluated, exported,
 
 The milliseconds above are those of this machine. For a phone, measure the exports there and pass the times:
 
-    python -m experiments.choose --measure_only --form=litert_int8 --data=cifar10 --run=runs/choice
+    python -m experiments.choose --measure_only --form=litert_float16 --data=cifar10 --run=runs/choice
     bash scripts/measure_on_device.sh runs/choice/exports > phone.csv
-    python -m experiments.choose --latencies=phone.csv --max_milliseconds=5 --form=litert_int8 --teacher=... \\
+    python -m experiments.choose --latencies=phone.csv --max_milliseconds=5 --form=litert_float16 --teacher=... \\
         --data=cifar10 --run=runs/choice
 
 Any CSV file with the columns `candidate` and `milliseconds` will do.

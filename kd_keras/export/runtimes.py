@@ -18,7 +18,7 @@ import tensorflow as tf
 from kd_keras.functions.runtimes import interpreter, onnx_extra
 
 Predict: TypeAlias = Callable[[np.ndarray], np.ndarray]
-# Types of constants that are no weights.
+# Data types of constants in a SavedModel that are not weights.
 NO_WEIGHTS = (tf.string.as_datatype_enum, tf.int32.as_datatype_enum, tf.int64.as_datatype_enum)
 CHECK = "check.npz"  # in a SavedModel: the sample images, and the classes that the network predicts for them
 
@@ -121,9 +121,9 @@ def image_shape(path: str | Path) -> tuple[int, int, int]:
 def weight_shapes(path: str | Path) -> Iterator[tuple[int, ...]]:
     """The shapes of an export's weights: the variables of a SavedModel, and the constants of any format.
 
-    Text, positions (int32 and int64 in a SavedModel, int64 in ONNX) and constants of at most eight elements are not
-    counted, because they are shapes, axes, places of tokens, and the mean and variance of channels. A tensor that
-    several graphs of a LiteRT file share is counted once.
+    Constants of strings and integers (int32 and int64 in a SavedModel, int64 in ONNX) and of at most eight elements are
+    not counted, because they are names, shapes, axes or positions of tokens, and the mean and variance of channels. A
+    tensor that several graphs of a LiteRT file share is counted once.
     """
     path = Path(path)
     if path.is_dir():

@@ -30,7 +30,7 @@ def resized(network: keras.Model, input_shape: tuple[int, ...]) -> keras.Model:
         advice = "build the network for images with as many channels"
         raise ValueError(explain_mismatch(f"{channels} channels", str(input_shape[-1]), advice))
     image = keras.Input(input_shape, name="image")
-    resize = keras.layers.Resizing(height, width, interpolation="bilinear", name="resize")
+    resize = keras.layers.Resizing(height, width, interpolation="bilinear", dtype="float32", name="resize")
     # Its default training=True would put the BatchNorm layers after it into training mode whenever the model is called.
     x = resize(image, training=False)
     return continue_from(x, image, network)

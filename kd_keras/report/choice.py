@@ -19,7 +19,7 @@ class Point(NamedTuple):
     Attributes:
         name: of the network, with its recipe if there are several.
         kilobytes: the size of its export, in 1000 bytes; `None` if it has none.
-        milliseconds: the median time for one image; `None` if it has no export.
+        milliseconds: the time for one image; `None` if it is not known.
         accuracy: on the test images; `None` if the network was not trained, because it does not fit.
         epochs: of its last training; `None` if it was not trained here.
         role: "candidate", "chosen", "baseline" (the chosen one, trained without a teacher) or "teacher".
@@ -43,7 +43,7 @@ def pareto_front(points: Mapping[str, tuple[float, ...]]) -> list[str]:
     return [
         name
         for name, point in points.items()
-        if not any(other != point and all(b >= a for a, b in zip(point, other, strict=True)) for other in values)
+        if not any(rival != point and all(b >= a for a, b in zip(point, rival, strict=True)) for rival in values)
     ]
 
 
@@ -61,7 +61,7 @@ def _competes(point: Point) -> bool:
 
 
 def markdown(points: Sequence[Point]) -> str:
-    """The points as a Markdown table, the most accurate first.
+    """The points as a Markdown table, in their order.
 
     >>> print(markdown([Point("resnet8", 320.5, 0.41, 0.875, 9, "chosen"), Point("vgg8", 15800.0, 2.0, None)]))
     | # | | | epochs | accuracy, % | kB | ms |
@@ -71,7 +71,7 @@ def markdown(points: Sequence[Point]) -> str:
     """
     front = find_front(points)
     lines = ["| # | | | epochs | accuracy, % | kB | ms |", "|---:|---|---|---:|---:|---:|---:|"]
-    for number, point in enumerate(in_order(points), 1):
+    for number, point in enumerate(points, 1):
         remarks = [point.role] if point.role in ("chosen", "baseline") else []
         remarks += ["on the front"] if point in front else []
         remarks += ["does not fit"] if point.accuracy is None and point.role == "candidate" else []
@@ -84,14 +84,14 @@ def markdown(points: Sequence[Point]) -> str:
 
 
 def in_order(points: Sequence[Point]) -> list[Point]:
-    """The points, the most accurate first and those without an accuracy last; the figure has their numbers."""
+    """The points, the most accurate first and those without an accuracy last."""
     return sorted(points, key=lambda point: -1.0 if point.accuracy is None else point.accuracy, reverse=True)
 
 
 def as_csv(points: Sequence[Point]) -> str:
     """The points as CSV, with one column for each attribute."""
     text = io.StringIO()
-    csv.writer(text).writerows([Point._fields, *in_order(points)])
+    csv.writer(text).writerows([Point._fields, *points])
     return text.getvalue()
 
 
@@ -124,7 +124,7 @@ def plot(points: Sequence[Point], limits: Mapping[str, float], path: str | os.Pa
 def _draw_panel(axis: Any, points: Sequence[Point], cost: str) -> None:
     """Draws the points over one cost, and the front of accuracy and this cost."""
     longest = max((point.epochs or 0 for point in points), default=0)
-    for number, point in enumerate(in_order(points), 1):
+    for number, point in enumerate(points, 1):
         x, y = getattr(point, cost), None if point.accuracy is None else 100 * point.accuracy
         if y is None:
             continue

@@ -62,8 +62,9 @@ class Recipe:
         dot_delta: of "dot", how much the momentum of the distillation is above and that of the hard loss below 0.9.
         learning_rate: the highest learning rate. `train` and `distill` start from trained weights with the lower rate
             of `FINE_TUNING_RATES`, unless they receive one.
-        first_layer_rate: the learning rate of the first layer as a part of that of the classifier, from which it falls
-            geometrically; for networks with trained weights. A decay of d for each of n blocks is d ** n.
+        first_layer_rate: for networks with trained weights, the ratio of the first layer's learning rate to the
+            classifier's; the rates of the layers in between are spaced geometrically. A decay of d per block over n
+            blocks corresponds to d ** n.
         freeze_backbone: train only the classifier of a network with trained weights.
         schedule: of the learning rate: "cosine", "steps" (divided by 10 at 5/8, 6/8 and 7/8 of the training) or
             "constant".
@@ -229,6 +230,11 @@ class Recipe:
             raise ValueError(
                 "first_layer_rate must be above 0 and at most 1, and 1 for the optimizer 'dot', but received "
                 f"{self.first_layer_rate} for {self.optimizer!r}."
+            )
+        if self.first_layer_rate < 1 and self.freeze_backbone:
+            raise ValueError(
+                f"first_layer_rate={self.first_layer_rate} has no effect with freeze_backbone, which trains only the "
+                "classifier. Leave one of them out."
             )
         if self.dot_delta != Recipe.dot_delta and self.optimizer != "dot":
             raise ValueError(f"dot_delta={self.dot_delta} needs optimizer='dot', but received {self.optimizer!r}.")

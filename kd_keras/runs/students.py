@@ -85,21 +85,25 @@ def prepare_training(network: keras.Model, source: Network, weights: str | os.Pa
     """Freezes the backbone if the recipe says so, and logs the learning rate of a network with trained weights.
 
     Raises:
-        ValueError: if the backbone of a network without trained weights is to be frozen or to have lower rates.
+        ValueError: as `check_fine_tuning`.
     """
-    pretrained = is_pretrained(source, weights)
-    if pretrained:
+    check_fine_tuning(source, weights, recipe)
+    if is_pretrained(source, weights):
         logger.info("Learning rate %g, from trained weights.", recipe.learning_rate)
-    asked = [name for name in ("freeze_backbone", "first_layer_rate") if getattr(recipe, name) != getattr(Recipe, name)]
-    if asked and not pretrained and not isinstance(source, keras.Model):
-        raise ValueError(
-            f"{asked[0]} needs a network with trained weights, but {describe(source)} starts from new ones. Pass "
-            f"weights=, or leave out {asked[0]}."
-        )
     if not recipe.freeze_backbone:
         return
     count = freeze_backbone(network)
     logger.info("%d layers of the backbone are frozen; only the classifier is trained.", count)
+
+
+def check_fine_tuning(source: Network, weights: str | os.PathLike | None, recipe: Recipe) -> None:
+    """Raises a ValueError if the backbone of a network with new weights is to be frozen or to have lower rates."""
+    asked = [name for name in ("freeze_backbone", "first_layer_rate") if getattr(recipe, name) != getattr(Recipe, name)]
+    if asked and not is_pretrained(source, weights) and not isinstance(source, keras.Model):
+        raise ValueError(
+            f"{asked[0]} needs a network with trained weights, but {describe(source)} starts from new ones. Pass "
+            f"weights=, or leave out {asked[0]}."
+        )
 
 
 def is_pretrained(source: Network, weights: str | os.PathLike | None = None) -> bool:

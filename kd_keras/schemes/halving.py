@@ -1,4 +1,4 @@
-"""Successive halving: all candidates train for a few epochs, and a third of them go on with three times as many.
+"""Successive halving: all candidates train for a few epochs, the best third again for three times as many, and so on.
 
 Jamieson and Talwalkar 2016, *Non-stochastic Best Arm Identification*, 1502.07943. The rungs are runs of `distill`, so
 that an interrupted search resumes within a run; libraries of hyperparameter search repeat whole trials.
@@ -28,7 +28,7 @@ class Entry(NamedTuple):
 
 
 def plan_rungs(entries: int, epochs: int) -> list[tuple[int, int]]:
-    """How many entries each rung trains, and for how many epochs: a third of them for three times as many.
+    """How many entries each rung trains, and for how many epochs: the best third for three times as many.
 
     >>> plan_rungs(12, epochs=54)
     [(12, 6), (4, 18), (2, 54)]
@@ -56,7 +56,8 @@ def halve(
         directory: of the runs `rung<r>/<number>-<model>`, with `-<recipe>` if there are several.
 
     Returns:
-        The last run of each entry, and the runs of the last rung, the most accurate last.
+        The last run of each entry, and the runs of the last rung, the most accurate last; of equal ones the one that
+        was better in the rung before.
     """
     runs: dict[Entry, Run] = {}
     for rung, (count, epochs) in enumerate(rungs):
@@ -65,7 +66,7 @@ def halve(
             path = run_path(directory / f"rung{rung}", names.index(entry.candidate), entry.candidate)
             path = path.with_name(f"{path.name}-{entry.recipe}") if entry.recipe else path
             runs[entry] = distill(student=entry.candidate, epochs=epochs, run=path, **requests[entry.recipe])
-    return runs, sorted((runs[entry] for entry in entries), key=accuracy)
+    return runs, sorted((runs[entry] for entry in reversed(entries)), key=accuracy)
 
 
 def accuracy(run: Run) -> float:

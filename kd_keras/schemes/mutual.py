@@ -25,7 +25,7 @@ from kd_keras.runs.recipe import DEFAULTS, Data, make_recipe
 from kd_keras.runs.run import Run, Trained
 from kd_keras.runs.session import Session, open_session, train_student
 from kd_keras.runs.settings import Settings
-from kd_keras.runs.students import names_model
+from kd_keras.runs.students import check_fine_tuning, names_model
 from kd_keras.runs.teachers import TEACHER_OPTIONS, TeacherOptions
 from kd_keras.schemes.outcome import Outcome, require_classification
 from kd_keras.teacher import Teacher
@@ -102,6 +102,8 @@ def train_peers(
     of_teacher = TeacherOptions(**{name: options.pop(name) for name in TEACHER_OPTIONS if name in options})
     weight = check_number("train_peers", "teacher_weight", teacher_weight, least=0)
     recipe, names = make_recipe(data=data, **options), _check_peers(peers)
+    for name in names:
+        check_fine_tuning(name, None, recipe)
     request: dict[str, Any] = {
         "scheme": "mutual",
         "peer": names,

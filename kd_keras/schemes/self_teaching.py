@@ -99,6 +99,7 @@ def train_with_past_student(
     alpha = check_number("train_with_past_student", "alpha", alpha, least=0, most=1)
     overwrite = options.pop("overwrite", False)
     recipe = make_recipe(data=data, **options)
+    students.check_fine_tuning(student, None, recipe)
     hard, soft = past_student_weights(recipe.epochs, alpha)
     return _teach_itself(run, {"scheme": "past_student", "alpha": alpha}, student, recipe, None, hard, soft, overwrite)
 
@@ -149,6 +150,7 @@ def train_with_mean_teacher(
     check_number("train_with_mean_teacher", "rampup_epochs", rampup_epochs, least=0)
     overwrite = options.pop("overwrite", False)
     recipe = make_recipe(data=data, **options)
+    students.check_fine_tuning(student, None, recipe)
     soft = consistency_weights(recipe.epochs, consistency, int(rampup_epochs))
     named = {"scheme": "mean_teacher", "decay": decay, "consistency": consistency, "rampup_epochs": int(rampup_epochs)}
     return _teach_itself(run, named, student, recipe, decay, 1.0, soft, overwrite)

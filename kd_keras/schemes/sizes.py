@@ -19,6 +19,7 @@ from kd_keras.export import litert
 from kd_keras.export.verification import Tolerance
 from kd_keras.files import write_json
 from kd_keras.runs.images import Images, load_images
+from kd_keras.runs.parsing import parse_call
 from kd_keras.runs.recipe import Data, make_recipe
 from kd_keras.runs.students import build_network, names_model
 
@@ -36,7 +37,7 @@ class Size(NamedTuple):
 
     Attributes:
         kilobytes: its size, in 1000 bytes.
-        milliseconds: the median time for one image.
+        milliseconds: the median time for one image on this machine, or the time on another device.
     """
 
     kilobytes: float
@@ -78,7 +79,7 @@ def measure_candidates(
     names = check_candidates(candidates)
     check_choice("measure_candidates", "form", form, tuple(FORMS))
     images = load_images(make_recipe(data=data, **options))
-    return {name: measure(name, name, form, images, Path(run)) for name in names}
+    return {name: measure(name, form, images, Path(run)) for name in names}
 
 
 def check_candidates(candidates: Sequence[str]) -> list[str]:
@@ -89,22 +90,37 @@ def check_candidates(candidates: Sequence[str]) -> list[str]:
     """
     if isinstance(candidates, str) or not all(isinstance(name, str) and names_model(name) for name in candidates):
         raise ValueError(f"The candidates must be a list of models of the zoo, but received {candidates!r}.")
-    if not candidates or len(set(candidates)) < len(candidates):
+    families = [name for name in candidates if name.startswith(("detector/", "segmenter/", "embedder/"))]
+    if families:
+        raise ValueError(f"A candidate must be a classifier, but received {', '.join(families)}.")
+    if not candidates or len({repr(parse_call(name)) for name in candidates}) < len(candidates):
         raise ValueError(f"Expected one or more different candidates, but received {list(candidates)}.")
     return list(candidates)
 
 
-def measure(name: str, network: str | keras.Model, form: str, images: Images, run: Path) -> Size:
-    """The size of a network's export; what `<run>/candidates.json` has under its name is not measured again."""
+def measure(name: str, form: str, images: Images, run: Path, network: keras.Model | None = None) -> Size:
+    """The size of a network's export; what `<run>/candidates.json` has under its name is not measured again.
+
+    Args:
+        name: a model of the zoo, or another name for a network.
+        form: of the export.
+        images: determine the shape of an image and the number of classes.
+        run: the directory of the choice.
+        network: the network, if it is not a new model of the zoo.
+
+    Raises:
+        ValueError: if the network cannot be built or exported, or the directory has measurements of other images or of
+            another form.
+    """
     file = run / "candidates.json"
     known = json.loads(file.read_text()) if file.exists() else {}
-    about = {"form": form, "image_shape": list(images.shape)}
+    about = {"form": form, "image_shape": list(images.shape), "classes": images.train.classes}
     if known and known["about"] != about:
         raise ValueError(f"{file} has measurements of {known['about']}, not of {about}. Choose another directory.")
     rows: dict[str, dict[str, float]] = known.get("candidates", {})
     if name not in rows:
         keras.utils.set_random_seed(0)
-        model = build_network(network, images, images.train.classes or 0)
+        model = build_network(name if network is None else network, images, images.train.classes or 0)
         path = run / "exports" / f"{name}.tflite"
         path.parent.mkdir(parents=True, exist_ok=True)
         sample = np.round(np.asarray(as_batch(next(iter(images.test_batches()))).inputs)[:32]).astype("uint8")
@@ -119,11 +135,11 @@ def measure(name: str, network: str | keras.Model, form: str, images: Images, ru
 
 
 def read_latencies(path: str | os.PathLike, names: Sequence[str]) -> dict[str, float]:
-    """The milliseconds of each candidate on a device, as `scripts/measure_on_device.sh` prints them.
+    """The milliseconds of each network on a device, by name, as `scripts/measure_on_device.sh` prints them.
 
     Args:
         path: a CSV file with the columns "candidate" and "milliseconds".
-        names: the candidates.
+        names: the candidates, which must have a time.
 
     Raises:
         ValueError: if a column or a candidate is missing, or a time is not a number above 0.
@@ -137,7 +153,7 @@ def read_latencies(path: str | os.PathLike, names: Sequence[str]) -> dict[str, f
     missing = [name for name in names if name not in times]
     if missing:
         raise ValueError(f"{path} must have a time for each candidate, but it has none for {', '.join(missing)}.")
-    return {name: times[name] for name in names}
+    return times
 
 
 def _milliseconds(text: str, path: str | os.PathLike) -> float:

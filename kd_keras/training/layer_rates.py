@@ -24,7 +24,7 @@ def layer_factors(network: keras.Model, first_layer_rate: float) -> dict[int, fl
 
     Args:
         network: a built Functional or Sequential model.
-        first_layer_rate: the rate of the first layer as a part of the classifier's, above 0 and at most 1.
+        first_layer_rate: the ratio of the first layer's rate to the classifier's, above 0 and at most 1.
 
     Raises:
         TypeError: if the rate is not a number.
@@ -39,7 +39,7 @@ def layer_factors(network: keras.Model, first_layer_rate: float) -> dict[int, fl
 
 
 class LayerRates(keras.optimizers.Optimizer):
-    """What the optimizers of this file share: the learning rate of a variable is multiplied by its factor.
+    """The base class: the learning rate of a variable is multiplied by its factor.
 
     A decoupled weight decay follows the rate of its variable, as it does in parameter groups of PyTorch.
 

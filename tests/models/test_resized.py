@@ -39,6 +39,16 @@ def test_it_is_saved_and_loaded(tmp_path):
     np.testing.assert_allclose(keras.models.load_model(tmp_path / "model.keras")(images), model(images), atol=1e-6)
 
 
+def test_it_resizes_in_float32_in_mixed_precision():
+    before = keras.mixed_precision.dtype_policy()
+    keras.mixed_precision.set_dtype_policy("mixed_bfloat16")
+    try:
+        model = models.build("resnet8", (16, 16, 3), 10, resolution=12)
+    finally:
+        keras.mixed_precision.set_dtype_policy(before)
+    assert model.get_layer("resize").compute_dtype == "float32" != model.get_layer("stem_conv").compute_dtype
+
+
 def test_invalid_requests_are_refused():
     with pytest.raises(ValueError, match="Expected 3 channels, but received 1"):
         resized(models.mlp((4, 4, 3), 10), (8, 8, 1))

@@ -28,7 +28,7 @@ def test_the_front_has_candidates_only_and_one_cost_or_both():
 
 def test_the_table_is_in_the_order_of_accuracy():
     assert [point.name for point in in_order(POINTS)] == ["teacher", "middle", "middle", "slow", "small", "large"]
-    lines = markdown(POINTS).splitlines()[2:]
+    lines = markdown(in_order(POINTS)).splitlines()[2:]
     assert "| chosen, on the front | 9 | 80.00 | 50.0 | 0.500 |" in lines[1] and "baseline" in lines[2]
     assert "does not fit | - | - | 900.0 | 0.300 |" in lines[5]
 

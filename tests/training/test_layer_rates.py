@@ -90,6 +90,11 @@ def test_of_a_transformer_every_block_is_deeper_than_the_one_before():
     assert depths[0] == 0 and depths[-1] == 1 and len(depths) == len(network.trainable_variables)
 
 
+def test_an_only_layer_is_the_classifier():
+    network = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    assert list(layer_factors(network, 0.1).values()) == [1.0, 1.0]
+
+
 def test_a_subclassed_model_is_refused():
     class Own(keras.Model):
         def call(self, inputs):
@@ -124,8 +129,14 @@ def test_invalid_requests_are_refused(run, tmp_path):
     for options, message in (
         ({"first_layer_rate": 0}, "above 0"), ({"first_layer_rate": 1.5}, "at most 1"),
         ({"first_layer_rate": 0.5, "optimizer": "dot"}, "'dot'"), ({"first_layer_rate": "low"}, "first_layer_rate"),
+        ({"first_layer_rate": 0.5, "freeze_backbone": True}, "has no effect"),
     ):  # fmt: skip
         with pytest.raises((ValueError, TypeError), match=message):
             kd.train(model=source, **settings, **options, run=tmp_path / "run")
-    with pytest.raises(ValueError, match="first_layer_rate needs a network with trained weights"):
-        kd.train(model="mlp", first_layer_rate=0.5, **settings, run=tmp_path / "run")
+    new = {**settings, "first_layer_rate": 0.5, "run": tmp_path / "run"}
+    for train in (
+        lambda: kd.train(model="mlp", **new), lambda: kd.schemes.train_with_past_student(student="mlp", **new),
+        lambda: kd.schemes.train_peers(peers=["mlp", "resnet8"], **new),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match="first_layer_rate needs a network with trained weights"):
+            train()
