@@ -120,7 +120,8 @@ def weight_shapes(path: str | Path) -> Iterator[tuple[int, ...]]:
     """The shapes of an export's weights: the variables of a SavedModel, and the constants of any format.
 
     Text and constants of at most eight elements are not counted, because they are shapes, axes, and the mean and
-    variance of channels. A tensor that several graphs of a LiteRT file share is counted once.
+    variance of channels. Neither are the scales of integers. A tensor that several graphs of a LiteRT file share is
+    counted once.
     """
     path = Path(path)
     if path.is_dir():
@@ -156,7 +157,9 @@ def _litert_constants(path: Path) -> Iterator[tuple[int, ...]]:
 
 
 def _onnx_constants(graph: Any) -> Iterator[tuple[int, ...]]:
-    yield from (tuple(tensor.dims) for tensor in graph.initializer)
+    rounding = [node for node in graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    scales = {name for node in rounding for name in node.input[1:]}
+    yield from (tuple(tensor.dims) for tensor in graph.initializer if tensor.name not in scales)
     for attribute in (attribute for node in graph.node for attribute in node.attribute):
         if attribute.HasField("t"):
             yield tuple(attribute.t.dims)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kd_keras import Distiller, distill, export, quantization_aware
+from kd_keras import Distiller, distill, export, quantization_aware, train
 from kd_keras.methods import KD
 from kd_keras.networks.fake_quantization import FakeQuantize
 from kd_keras.networks.quantized_layers import is_quantization_aware
@@ -42,6 +42,20 @@ def test_its_export_has_the_learned_ranges_and_its_predictions(int8_run):
     scale, _ = run.get_output_details()["logits"]["quantization"]
     quantizer = [layer for layer in int8_run.model().layers if isinstance(layer, FakeQuantize)][-1]
     assert scale == pytest.approx((quantizer.range[1] - quantizer.range[0]) / 255, rel=1e-5)
+
+
+def test_its_onnx_file_has_its_predictions(tmp_path):
+    pytest.importorskip("tf2onnx")
+    options = {"data": "digits", "data_dir": str(tmp_path / "data"), "test_split": "test[:200]", "batch_size": 32}
+    student = train(model="resnet8", epochs=2, optimizer="adam", learning_rate=0.003, run=tmp_path / "float", **options)
+    options |= {"epochs": 1, "learning_rate": 1e-4}
+    quantized = distill(teacher=student, student=student, quantize="int8", run=tmp_path / "int8", **options)
+    (result,) = export(quantized, ["onnx"])
+    assert (
+        result.source_accuracy > 0.8
+        and result.agreement >= 0.99
+        and abs(result.accuracy - result.source_accuracy) <= 0.01
+    )
 
 
 def test_an_untrained_student_and_an_unknown_quantization_are_refused(float_run, tmp_path):
