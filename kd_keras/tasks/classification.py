@@ -38,7 +38,7 @@ class ClassEvaluator(Evaluator):
         text = f"{self.test.size:,} test images of {self.test.name}. Agreement and kl (nats) compare with"
         text += f" {self.teacher or 'the teacher'}.\nCalibration is measured on every second image; the others fit the"
         text += " temperature."
-        sampled = [question for question in self.questions if question not in ("generalization", "memory")]
+        sampled = [question for question in self.questions if question not in ("generalization", "memory", "int8")]
         if sampled:
             text += f"\nUp to {self.examples:,} evenly spread images are used for {', '.join(sampled)}."
         return text
