@@ -58,14 +58,15 @@ class QuantizedCopy:
     Args:
         network: the network.
         keep_float: the names of the convolutions and dense layers that stay in float.
+        by_gradient: whether ranges are learned by their gradient.
 
     Attributes:
         graph: the replayed network.
         observed: after `build`, the learned ranges and the tensors that they start from.
     """
 
-    def __init__(self, network: keras.Model, keep_float: Sequence[str]):
-        self.network = network
+    def __init__(self, network: keras.Model, keep_float: Sequence[str], by_gradient: bool):
+        self.network, self.by_gradient = network, by_gradient
         self.graph = Graph(network)
         self.foldings = find_foldings(self.graph, preprocessing=False)
         self.norms = {id(norm) for norm in self.foldings.norms.values()}
@@ -158,7 +159,8 @@ class QuantizedCopy:
 
     def _quantized(self, value: Value, name: str, fixed: tuple[float, float] | None) -> Value:
         low, high = fixed or (None, None)
-        quantizer = FakeQuantize(low, high, name=self._unique(f"{name}_quantize"), dtype="float32")
+        options = {"name": self._unique(f"{name}_quantize"), "dtype": "float32"}
+        quantizer = FakeQuantize(low, high, by_gradient=self.by_gradient and fixed is None, **options)
         if fixed is None:
             self.observed.append((quantizer, value.tensor))
         return Value(quantizer(value.tensor), "quantized", quantizer)

@@ -79,6 +79,16 @@ def test_the_file_has_the_learned_ranges(quantized, images, tmp_path):
     assert details["logits"]["quantization"][0] == pytest.approx(2 * (high - low) / 255, rel=1e-5)
 
 
+def test_ranges_learned_by_gradient_are_those_of_the_file(images):
+    copy = quantization_aware(randomize(every_kind()), images, ranges="gradient")
+    copy.compile(optimizer=keras.optimizers.SGD(0.01), loss="sparse_categorical_crossentropy")
+    copy.fit(images.astype("float32"), np.arange(len(images)) % 5, epochs=1, verbose=0)
+    content = learned_int8(Reference(copy, SHAPE, images, None, None))
+    assert float_tensors(content) == []
+    steps = steps_of_layers(copy, integer_tensors(content, images[0]), images[0])
+    assert len(steps) >= 15 and max(steps.values()) <= ONE_STEP, steps
+
+
 def test_every_layer_of_the_file_equals_the_keras_model_to_one_step(quantized, exported, images):
     steps = steps_of_layers(quantized, integer_tensors(exported.path.read_bytes(), images[0]), images[0])
     assert len(steps) >= 15
