@@ -17,13 +17,14 @@ from kd_keras.networks.fake_quantization import FakeQuantize
 from kd_keras.networks.folding import find_foldings, merged_weights
 from kd_keras.networks.freezing import Folded
 from kd_keras.networks.graph import Edge, Graph, Linear, Operation
-from kd_keras.networks.quantization_rules import FIXED_RANGES, Scale, is_channels_first, kind_of, scale_of
+from kd_keras.networks.quantization_rules import FIXED_RANGES, Scale, is_channels_first, kind_of, numbers_of, scale_of
 from kd_keras.networks.quantized_layers import (
     ChannelScale,
     HardSigmoid,
     QuantizedConv2D,
     QuantizedDense,
     QuantizedDepthwiseConv2D,
+    Rescaled,
 )
 from kd_keras.private_api import forget_calls, nodes_in_order, sub_layers
 
@@ -105,10 +106,10 @@ class QuantizedCopy:
         if is_channels_first(edge.original):
             received = f"the layer {edge.path!r} with data_format='channels_first'"
             raise ValueError(explain_mismatch("a network with channels last to quantize", received))
-        scale = scale_of(edge, _numbers(node))
+        scale = scale_of(edge, numbers_of(node))
         if scale is not None:
             self.scales[id(edge.results[0])] = scale
-        return "same" if id(edge.original) in self.norms else kind_of(edge, _numbers(node))
+        return "same" if id(edge.original) in self.norms else kind_of(edge, numbers_of(node))
 
     def _emit(self, edge: Edge, node: Any, kind: str) -> None:
         """Calls one operation on the values of its sources, and rounds its results unless they are rounded later."""
@@ -117,6 +118,8 @@ class QuantizedCopy:
         name = edge.path.replace("/", "_").replace(":linear", "_linear")
         if kind in FIXED_RANGES and readers[0] <= {"output"}:
             kind = "float"
+        if kind == "join":
+            sources = [self._kept_apart(*pair, name) for pair in zip(edge.sources, sources, strict=True)]
         tensors = self._call(edge, node, kind, name, sources)
         for result, tensor, read_by in zip(edge.results, tensors, readers, strict=True):
             value = self._result(edge, kind, tensor, sources)
@@ -164,6 +167,13 @@ class QuantizedCopy:
         if fixed is None:
             self.observed.append((quantizer, value.tensor))
         return Value(quantizer(value.tensor), "quantized", quantizer)
+
+    def _kept_apart(self, source: Tensor, value: Value, name: str) -> Value:
+        """A part of a split tensor as a concatenation reads it, so that the other parts keep their scale in LiteRT."""
+        producer = self.graph.producer(source)
+        if value.quantizer is None or producer is None or len(producer.results) == 1:
+            return value
+        return value._replace(tensor=Rescaled(name=self._unique(f"{name}_rescaled"))(value.tensor))
 
     def _pixel_range(self, edge: Edge, pixels: FakeQuantize) -> tuple[float, float]:
         """The fixed range of an image after its normalization."""
@@ -233,15 +243,3 @@ class QuantizedCopy:
                 raise ValueError(explain_mismatch(expected, repr(name), suggest(name, list(kernels))))
             kept.update(id(edge.original) for edge in matching)
         return kept
-
-
-def _numbers(node: Any) -> tuple[float, ...]:
-    """The numbers that an operation is called with, if it can be read as `tensor, number`."""
-    args, _ = node.arguments.args, node.arguments.kwargs
-    if len(args) != 2:
-        return ()
-    first, second = args
-    if isinstance(first, (int, float)) and type(node.operation).__name__ in ("Add", "Multiply"):
-        first, second = second, first
-    is_pair = isinstance(first, keras.KerasTensor) and isinstance(second, (int, float)) and not isinstance(second, bool)
-    return (second,) if is_pair else ()

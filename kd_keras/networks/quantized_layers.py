@@ -144,8 +144,31 @@ class HardSigmoid(layers.Layer):
         return input_shape
 
 
+@keras.saving.register_keras_serializable("kd_keras")
+class Rescaled(layers.Layer):
+    """The identity, which LiteRT computes as a depthwise convolution whose output has a scale of its own.
+
+    LiteRT's converter gives all parts of a split tensor the scale of a concatenation that reads one of them.
+    """
+
+    is_enabled = True
+    is_exported = False
+
+    def call(self, inputs: Tensor) -> Tensor:
+        if not self.is_exported:
+            return inputs
+        ones = np.ones(inputs.shape[-1], "float32")
+        return _scaled_by_convolution(inputs, ones, np.zeros_like(ones))
+
+    def begin_export(self) -> None:
+        self.is_exported = True
+
+    def compute_output_shape(self, input_shape: tuple) -> tuple:
+        return input_shape
+
+
 QUANTIZED_KERNELS = (QuantizedConv2D, QuantizedDepthwiseConv2D, QuantizedDense)
-QUANTIZED = (FakeQuantize, *QUANTIZED_KERNELS, ChannelScale, HardSigmoid)
+QUANTIZED = (FakeQuantize, *QUANTIZED_KERNELS, ChannelScale, HardSigmoid, Rescaled)
 
 
 def quantized_layers(model: keras.Model) -> list[Any]:
@@ -186,7 +209,7 @@ def exporting(model: keras.Model) -> Iterator[None]:
         yield
     finally:
         for layer in quantizers:
-            if isinstance(layer, HardSigmoid):
+            if isinstance(layer, (HardSigmoid, Rescaled)):
                 layer.is_exported = False
             else:
                 layer.constants = None

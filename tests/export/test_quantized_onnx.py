@@ -7,7 +7,7 @@ import pytest
 from kd_keras import models
 from kd_keras.export.formats import onnx as export
 from kd_keras.networks.quantization import quantization_aware
-from kd_keras.networks.quantized_layers import QUANTIZED_KERNELS, ChannelScale, HardSigmoid
+from kd_keras.networks.quantized_layers import QUANTIZED_KERNELS, ChannelScale, HardSigmoid, Rescaled
 from tests.support.quantization import every_kind, onnx_integer_tensors, photographs, randomize, steps_of_layers
 
 onnx = pytest.importorskip("onnx")
@@ -46,7 +46,7 @@ def test_kernels_are_int8_with_a_scale_per_channel_and_biases_int32(pair):
     constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
     producers = {node.output[0]: node for node in graph.node}
     convolutions = [node for node in graph.node if node.op_type == "Conv"]
-    kinds = (*QUANTIZED_KERNELS, ChannelScale, HardSigmoid)
+    kinds = (*QUANTIZED_KERNELS, ChannelScale, HardSigmoid, Rescaled)
     assert len(convolutions) == sum(getattr(each, "groups", 1) for each in copy.layers if isinstance(each, kinds))
     for node in convolutions:
         kernel, scales, zeros = (constants[name] for name in producers[node.input[1]].input)
