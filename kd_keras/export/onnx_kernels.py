@@ -17,7 +17,6 @@ from kd_keras.errors import explain_mismatch
 from kd_keras.functions.runtimes import onnx_extra
 
 ROUNDING = "FakeQuantWithMinMaxVarsPerChannel"
-STEPS = 127  # of a kernel on each side of 0
 LARGEST = np.iinfo("int32").max
 KEEPING = {"Transpose", "Reshape", "Pad", "Split", "Squeeze", "Unsqueeze", "Slice", "Gather", "MaxPool", "Identity"}
 
@@ -69,7 +68,8 @@ def _steps_of_kernels(function: Any) -> dict[bytes, np.ndarray]:
             kernel, low, high = (tf.get_static_value(tensor) for tensor in operation.inputs)
             options = {"num_bits": operation.get_attr("num_bits"), "narrow_range": operation.get_attr("narrow_range")}
             rounded = tf.quantization.fake_quant_with_min_max_vars_per_channel(kernel, low, high, **options)
-            steps[np.ascontiguousarray(rounded.numpy().transpose(3, 2, 0, 1)).tobytes()] = high / np.float32(STEPS)
+            content = np.ascontiguousarray(rounded.numpy().transpose(3, 2, 0, 1)).tobytes()
+            steps[content] = high / np.float32(2 ** (options["num_bits"] - 1) - 1)
     return steps
 
 

@@ -17,7 +17,7 @@ from keras import layers, ops
 
 from kd_keras.contracts import Tensor
 
-STEPS = 127  # of a kernel on each side of 0
+STEPS = {8: 127, 4: 7}  # of a kernel of so many bits on each side of 0
 MOMENTUM = 0.99  # of the ranges' moving averages
 NARROWEST = 1e-6  # range of an activation
 SMALLEST = 1 / 16  # of the step at the start, of a step that is learned by its gradient
@@ -55,18 +55,21 @@ def kernel_bound(kernel: Tensor, bias: Tensor | None, axes: tuple[int, ...]) -> 
     return bound if bias is None else ops.maximum(bound, BIAS_FRACTION * ops.abs(bias))
 
 
-def fake_quantized_kernel(kernel: Tensor, bias: Tensor | None = None, axes: tuple[int, ...] = (0, 1, 2)) -> Tensor:
+def fake_quantized_kernel(
+    kernel: Tensor, bias: Tensor | None = None, axes: tuple[int, ...] = (0, 1, 2), bits: int = 8
+) -> Tensor:
     """Rounds a kernel to 255 values for each output channel, `m / 127 * round(127 * kernel / m)`; the gradient is 1.
 
     Args:
         kernel, bias, axes: as `kernel_bound` takes them.
+        bits: 8, or 4 for 15 values with 7 in place of 127.
 
     >>> import numpy as np
     >>> kernel = np.array([[127.0, -1.27], [2.6, 0.014]], "float32")
     >>> fake_quantized_kernel(kernel, axes=(0,)).numpy().round(2)[1].astype(str).tolist()
     ['3.0', '0.01']
     """
-    step = kernel_bound(kernel, bias, axes) / STEPS
+    step = kernel_bound(kernel, bias, axes) / STEPS[bits]
     return kernel + ops.stop_gradient(step * ops.round(kernel / step) - kernel)
 
 

@@ -60,14 +60,15 @@ class QuantizedCopy:
         network: the network.
         keep_float: the names of the convolutions and dense layers that stay in float.
         by_gradient: whether ranges are learned by their gradient.
+        kernel_bits: of the kernels, 8 or 4.
 
     Attributes:
         graph: the replayed network.
         observed: after `build`, the learned ranges and the tensors that they start from.
     """
 
-    def __init__(self, network: keras.Model, keep_float: Sequence[str], by_gradient: bool):
-        self.network, self.by_gradient = network, by_gradient
+    def __init__(self, network: keras.Model, keep_float: Sequence[str], by_gradient: bool, kernel_bits: int):
+        self.network, self.by_gradient, self.kernel_bits = network, by_gradient, kernel_bits
         self.graph = Graph(network)
         self.foldings = find_foldings(self.graph, preprocessing=False)
         self.norms = {id(norm) for norm in self.foldings.norms.values()}
@@ -220,6 +221,7 @@ class QuantizedCopy:
             config |= {"use_bias": True} if absorbs else {}
             if id(operation) not in self.kept:
                 kind_of_layer = next(made for base, made in SPLIT.items() if isinstance(operation, base))
+                config["bits"] = self.kernel_bits
         layer = kind_of_layer.from_config(config)
         if operation.weights:
             weights = merged_weights(operation, self.foldings) if absorbs else operation.get_weights()

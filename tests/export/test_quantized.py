@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.lite.tools import flatbuffer_utils
 
 from kd_keras import models
 from kd_keras.export.formats import litert, saved_model
@@ -84,6 +85,20 @@ def test_ranges_learned_by_gradient_are_those_of_the_file(images):
     content = learned_int8(Reference(copy, SHAPE, images, None, None))
     assert float_tensors(content) == []
     steps = steps_of_layers(copy, integer_tensors(content, images[0]), images[0])
+    assert len(steps) >= 15 and max(steps.values()) <= ONE_STEP, steps
+
+
+def test_kernels_of_four_bits_are_those_of_the_file(images, tmp_path):
+    copy = quantization_aware(randomize(every_kind()), images, kernel_bits=4)
+    copy.save(tmp_path / "copy.keras")
+    copy = keras.models.load_model(tmp_path / "copy.keras")
+    path = litert(
+        copy, tmp_path / "model.tflite", image_shape=SHAPE, sample=images, precision="int8", tolerance=1.0
+    ).path
+    graph = flatbuffer_utils.read_model(str(path)).subgraphs[0]
+    kinds = [flatbuffer_utils.type_to_name(tensor.type) for tensor in graph.tensors]
+    assert kinds.count("INT4") == 7 and "FLOAT32" not in kinds
+    steps = steps_of_layers(copy, integer_tensors(path.read_bytes(), images[0]), images[0])
     assert len(steps) >= 15 and max(steps.values()) <= ONE_STEP, steps
 
 

@@ -97,3 +97,10 @@ def test_layers_that_stay_in_float_are_float_in_the_file(images, tmp_path):
     constants = {tensor.name: tensor.data_type for tensor in graph.initializer}
     kernels = [constants[node.input[1]] for node in graph.node if node.op_type == "Conv" and node.input[1] in constants]
     assert set(kernels) == {onnx.TensorProto.FLOAT} and len(kernels) == 1
+
+
+def test_kernels_of_four_bits_equal_the_keras_model_to_one_step(images, tmp_path):
+    copy = quantization_aware(randomize(every_kind()), images, kernel_bits=4)
+    path = export(copy, tmp_path / "model.onnx", image_shape=SHAPE, sample=images, tolerance=1.0).path
+    steps = steps_of_layers(copy, onnx_integer_tensors(path.read_bytes(), images[0]), images[0])
+    assert len(steps) >= 15 and max(steps.values()) <= ONE_STEP, steps

@@ -60,6 +60,13 @@ def test_kernels_and_their_gradient_are_those_of_numpy(axes, shape):
     np.testing.assert_array_equal(actual, np.arange(1.0, kernel.size + 1).reshape(shape))
 
 
+def test_kernels_of_four_bits_are_those_of_numpy():
+    kernel = RANDOM.normal(size=(3, 3, 2, 5)).astype("float32")
+    step = np.abs(kernel.astype("float64")).max((0, 1, 2)) / 7
+    actual = fake_quantized_kernel(kernel, bits=4)
+    np.testing.assert_allclose(actual, step * np.round(kernel / step), rtol=1e-5, atol=1e-6)
+
+
 def test_a_kernel_that_is_tiny_compared_with_its_bias_keeps_the_bias_in_int32():
     kernel, bias = np.full((1, 1, 1, 2), 1e-7, "float32"), np.array([2.0, 0.0], "float32")
     step = np.array([1e-3 * 2.0, 1e-6]) / 127
@@ -292,6 +299,8 @@ def test_a_step_that_an_update_makes_negative_stays_positive_and_recovers():
     np.testing.assert_allclose(tape.gradient(loss, layer.step.value), expected / np.sqrt(4 * 255), rtol=1e-5)
 
 
-def test_an_unknown_way_to_learn_ranges_is_refused(images):
+def test_an_unknown_way_to_learn_ranges_and_other_bits_are_refused(images):
     with pytest.raises(ValueError, match=r"ranges=...\) must be 'average' or 'gradient', but received 'lsq'"):
         quantization_aware(every_kind(), images, ranges="lsq")
+    with pytest.raises(ValueError, match="Expected kernel_bits= 8 or 4, but received 2"):
+        quantization_aware(every_kind(), images, kernel_bits=2)
