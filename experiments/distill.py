@@ -36,8 +36,11 @@ text = (
     "Weight of the loss on the labels, or {epoch: weight, ...}; with 0 no labels are needed; by default as published."
 )
 flags.DEFINE_string("hard_weight", None, text)
-text = "Train a trained student for its LiteRT int8 file, which experiments.export writes."
-flags.DEFINE_enum("quantize", None, ("int8",), text)
+text = (
+    "Train a trained student for its LiteRT int8 file, which experiments.export writes; int8_lsq learns the ranges of"
+)
+text += " activations by gradient."
+flags.DEFINE_enum("quantize", None, ("int8", "int8_lsq"), text)
 
 
 def main() -> None:

@@ -82,7 +82,8 @@ student = kd.train(model="resnet8", epochs=EPOCHS, learning_rate=0.003, run=RUNS
 
 `kd.quantization_aware` makes a copy that computes in floats what the int8 file computes in integers. Its ranges start
 from real images. The signal-to-noise ratio of each layer's output shows where rounding costs most; a layer after which
-it falls sharply can stay in float with `keep_float=["its name"]`.
+it falls sharply can stay in float with `keep_float=["its name"]`. The page of `kd.evaluate(..., report="page.html")`
+shows the ratios of an int8 student as a figure.
 """
 
 # %%
@@ -99,6 +100,10 @@ print(kd.evaluation.layer_noise_table(kd.evaluation.layer_noise(copy, pixels)))
 tenth of the epochs of the float training is enough. In the shell:
 
     python -m experiments.distill --teacher=RUN --student=RUN --quantize=int8 --data=FOLDER --epochs=2 --run=INT8_RUN
+
+`quantize="int8_lsq"` learns the ranges of activations by their gradient instead of following their values. A student
+with kernels of 4 bits, which the LiteRT of TensorFlow 2.21 converts and runs, is
+`kd.quantization_aware(..., kernel_bits=4)`: pass it as `student=`, without `quantize`.
 """
 
 # %%
@@ -118,6 +123,7 @@ int8_student = kd.distill(
 ## Side by side
 
 The float student as a LiteRT file, its post-training int8 file, and the int8 file of the student that trained for it.
+The format "onnx" writes the latter in integers too, as QuantizeLinear and DequantizeLinear for onnxruntime.
 """
 
 # %%

@@ -13,7 +13,7 @@ from kd_keras.evaluation.cost import cost, latency
 from kd_keras.evaluation.evaluator import QUESTIONS, Candidate, Evaluator, select_questions
 from kd_keras.evaluation.generalization import SizedRun, generalization, group_by_training_size
 from kd_keras.evaluation.intervals import intervals
-from kd_keras.evaluation.layer_noise import LayerNoise, layer_noise, layer_noise_table
+from kd_keras.evaluation.layer_noise import LayerNoise, int8_layers, layer_noise, layer_noise_table
 from kd_keras.evaluation.macs import macs
 from kd_keras.evaluation.memory import memory
 from kd_keras.evaluation.robustness import robustness
@@ -41,6 +41,7 @@ __all__ = (
     "grams",
     "group_by_training_size",
     "halves",
+    "int8_layers",
     "intervals",
     "latency",
     "layer_noise",

@@ -24,14 +24,17 @@ from kd_keras.evaluation.cost import cost, latency
 from kd_keras.evaluation.generalization import generalization
 from kd_keras.evaluation.images import order_classes, take_evenly, to_channels
 from kd_keras.evaluation.intervals import intervals
+from kd_keras.evaluation.layer_noise import int8_layers
 from kd_keras.evaluation.memory import memory
 from kd_keras.evaluation.robustness import robustness
 from kd_keras.evaluation.similarity import grams, similarity
 from kd_keras.networks.inputs import resize_to_input
+from kd_keras.networks.quantized_layers import is_quantization_aware
 from kd_keras.networks.taps import Tapped
 from kd_keras.teacher import Teacher
 
-QUESTIONS = ("robustness", "generalization", "attention", "similarity", "memory")
+QUESTIONS = ("robustness", "generalization", "attention", "similarity", "memory", "int8")
+NOISE_IMAGES = 200  # on which the noise of int8 layers is measured
 LOGGER = logging.getLogger("kd_keras")
 
 
@@ -153,6 +156,7 @@ class Evaluator:
             "attention": self._attention,
             "similarity": self._similarity,
             "memory": self._memory,
+            "int8": self._int8,
         }
 
     def evaluate(self, candidates: Iterable[Candidate]) -> None:
@@ -229,6 +233,12 @@ class Evaluator:
 
     def _memory(self, candidate: Candidate, reader: Teacher) -> Any:
         return memory(candidate.network)
+
+    def _int8(self, candidate: Candidate, reader: Teacher) -> Any:
+        if not is_quantization_aware(candidate.network):
+            return {}
+        images = self.sample.images[:: -(-len(self.sample.images) // NOISE_IMAGES)].astype("float32")
+        return int8_layers(candidate.network, np.asarray(resize_to_input(candidate.network, images)))
 
     def _of_teacher(self, values: dict[str, Any], name: str) -> Any:
         if self.teacher not in values:

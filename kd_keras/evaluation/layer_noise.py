@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import keras
@@ -13,6 +13,8 @@ from kd_keras.errors import explain_mismatch
 from kd_keras.networks.fake_quantization import FakeQuantize
 from kd_keras.networks.quantized_layers import is_quantization_aware, unquantized
 from kd_keras.private_api import nodes_in_order
+
+FINDING = "int8_"  # how the findings of `int8_layers` begin
 
 
 class LayerNoise(NamedTuple):
@@ -72,6 +74,28 @@ def layer_noise(model: keras.Model, images: np.ndarray, batch_size: int = 32) ->
         LayerNoise(layer.name.removesuffix("_quantize"), layer.range[0], layer.range[1], _decibels(*powers))
         for layer, powers in zip(outputs, zip(signal, noise, strict=True), strict=True)
     ]
+
+
+def int8_layers(model: keras.Model, images: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields for each rounded tensor the finding `int8_<layer>`: its ratio in decibels and the ends of its range.
+
+    Tensors in which nothing is lost, such as the image, are left out.
+
+    Args:
+        model, images: as `layer_noise` takes them.
+
+    Raises:
+        ValueError: as `layer_noise`.
+
+    >>> from kd_keras.networks.quantization import quantization_aware
+    >>> network = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten(), keras.layers.Dense(2, name="out")])
+    >>> pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 8, 3)).astype("uint8")
+    >>> [(name, finding.shape) for name, finding in int8_layers(quantization_aware(network, pixels), pixels)]
+    [('int8_out', (3,))]
+    """
+    for row in layer_noise(model, images):
+        if np.isfinite(row.decibels):
+            yield f"{FINDING}{row.layer}", np.array([row.decibels, row.low, row.high])
 
 
 def _decibels(signal: float, noise: float) -> float:

@@ -23,7 +23,7 @@ from kd_keras.export.paths import check_directory, check_suffix, staging_path
 from kd_keras.export.quantized import learned_int8
 from kd_keras.export.verification import TOLERANCES, Export, Reference, Tolerance, check_images
 from kd_keras.export.writing import append_labels, convert_to_litert, explain_converter_errors
-from kd_keras.networks.quantized_layers import is_quantization_aware
+from kd_keras.networks.quantized_layers import exporting, is_quantization_aware
 
 
 def saved_model(
@@ -146,30 +146,35 @@ def onnx(
     sample: np.ndarray,
     labels: np.ndarray | None = None,
     class_names: Sequence[str] | None = None,
-    tolerance: Tolerance | float = TOLERANCES["float32"],
+    tolerance: Tolerance | float | None = None,
 ) -> Export:
     """Writes an ONNX file from `"images"` `(B, H, W, C)` uint8 to `"logits"` and `"probabilities"` `(B, K)` float32.
 
     The batch size is free. The metadata entry `class_names` contains the names, one per line.
 
+    A quantization-aware model (`kd_keras.quantization_aware`) is stored with QuantizeLinear and DequantizeLinear around
+    its operations (QDQ): uint8 activations in the ranges that it learned, int8 kernels with a scale for each output
+    channel, int32 biases. onnxruntime computes these operations in integers. On x86 processors without VNNI its sums
+    may overflow; set the session's option "session.x64quantprecision" to "1" there.
+
     Args:
-        model, image_shape, sample, labels, class_names, tolerance: as `saved_model` takes them.
+        model, image_shape, sample, labels, class_names: as `saved_model` takes them.
         file: the path, which must end in `.onnx`.
+        tolerance: as `saved_model` takes it; by default that of "float32" in `TOLERANCES`, of a quantization-aware
+            model that of "int8".
 
     Raises:
         ValueError: as `saved_model`, if ONNX does not support the network, and if the extra `onnx` is not installed.
     """
     path = check_suffix(file, ".onnx")
-    if is_quantization_aware(_student_of(model)):
-        raise ValueError(
-            f"Expected a float model for ONNX, but received {_student_of(model).name!r}, which was trained for int8."
-            " Export it as litert_int8 or as a SavedModel, or export the float student."
-        )
-    reference = Reference(_student_of(model), image_shape, sample, labels, class_names)
+    student = _student_of(model)
+    precision = "int8" if is_quantization_aware(student) else "float32"
+    reference = Reference(student, image_shape, sample, labels, class_names)
     with staging_path(path) as staging:
         serve = reference.serve.__call__
-        staging.write_bytes(convert_to_onnx(serve, image_shape, class_names, reference.student.name))
-        return reference.accept("onnx", staging, path, tolerance)
+        with exporting(student):
+            staging.write_bytes(convert_to_onnx(serve, image_shape, class_names, student.name))
+        return reference.accept("onnx", staging, path, TOLERANCES[precision] if tolerance is None else tolerance)
 
 
 def _student_of(model: Any) -> keras.Model:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from kd_keras.export.onnx_kernels import store_int8_kernels
 from kd_keras.export.runtimes import onnx_extra
 
 
@@ -40,7 +41,9 @@ def convert_to_onnx(
             f"ONNX cannot store the network {network!r}. The converter reports"
             f" {type(error).__name__}: {str(error)[:500]}"
         ) from error
-    _embed_captured_tensors(written.graph, function.get_concrete_function(images))
+    traced = function.get_concrete_function(images)
+    _embed_captured_tensors(written.graph, traced)
+    store_int8_kernels(written.graph, traced)
     for value in [*written.graph.input, *written.graph.output]:
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
     if class_names:

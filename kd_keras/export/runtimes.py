@@ -122,8 +122,8 @@ def weight_shapes(path: str | Path) -> Iterator[tuple[int, ...]]:
     """The shapes of an export's weights: the variables of a SavedModel, and the constants of any format.
 
     Constants of strings and integers (int32 and int64 in a SavedModel, int64 in ONNX) and of at most eight elements are
-    not counted, because they are names, shapes, axes or positions of tokens, and the mean and variance of channels. A
-    tensor that several graphs of a LiteRT file share is counted once.
+    not counted, because they are names, shapes, axes or positions of tokens, and the mean and variance of channels.
+    Neither are the scales of integers. A tensor that several graphs of a LiteRT file share is counted once.
     """
     path = Path(path)
     if path.is_dir():
@@ -160,7 +160,10 @@ def _litert_constants(path: Path) -> Iterator[tuple[int, ...]]:
 
 def _onnx_constants(graph: Any) -> Iterator[tuple[int, ...]]:
     positions = onnx_extra("onnx").TensorProto.INT64
-    yield from (tuple(tensor.dims) for tensor in graph.initializer if tensor.data_type != positions)
+    rounding = [node for node in graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    scales = {name for node in rounding for name in node.input[1:]}
+    constants = [tensor for tensor in graph.initializer if tensor.name not in scales]
+    yield from (tuple(tensor.dims) for tensor in constants if tensor.data_type != positions)
     for attribute in (attribute for node in graph.node for attribute in node.attribute):
         if attribute.HasField("t") and attribute.t.data_type != positions:
             yield tuple(attribute.t.dims)

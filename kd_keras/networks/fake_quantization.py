@@ -3,7 +3,8 @@
 An activation is rounded to one of 256 values `scale * (q - zero)`, one of which is 0 (Jacob et al. 2018, 1712.05877,
 section 3; Krishnamoorthi 2018, 1806.08342). A kernel is rounded to 255 values from -m to m, where m is the largest
 absolute value of its output channel. The gradient of the rounding is 1 within the range and 0 outside
-("straight-through", Bengio et al. 2013, 1308.3432).
+("straight-through", Bengio et al. 2013, 1308.3432). The range of an activation follows its values, or is learned by its
+gradient (LSQ, Esser et al. 2020, 1902.08153).
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from keras import layers, ops
 
 from kd_keras.contracts import Tensor
 
-STEPS = 127  # of a kernel on each side of 0
+STEPS = {8: 127, 4: 7}  # of a kernel of so many bits on each side of 0
 MOMENTUM = 0.99  # of the ranges' moving averages
 NARROWEST = 1e-6  # range of an activation
+SMALLEST = 1 / 16  # of the step at the start, of a step that is learned by its gradient
 # The bias of LiteRT is an int32 multiple of the scales of input and kernel, so that a kernel whose values are tiny
 # compared with its bias needs a larger range than its own.
 BIAS_FRACTION = 1e-3
@@ -53,29 +55,62 @@ def kernel_bound(kernel: Tensor, bias: Tensor | None, axes: tuple[int, ...]) -> 
     return bound if bias is None else ops.maximum(bound, BIAS_FRACTION * ops.abs(bias))
 
 
-def fake_quantized_kernel(kernel: Tensor, bias: Tensor | None = None, axes: tuple[int, ...] = (0, 1, 2)) -> Tensor:
+def fake_quantized_kernel(
+    kernel: Tensor, bias: Tensor | None = None, axes: tuple[int, ...] = (0, 1, 2), bits: int = 8
+) -> Tensor:
     """Rounds a kernel to 255 values for each output channel, `m / 127 * round(127 * kernel / m)`; the gradient is 1.
 
     Args:
         kernel, bias, axes: as `kernel_bound` takes them.
+        bits: 8, or 4 for 15 values with 7 in place of 127.
 
     >>> import numpy as np
     >>> kernel = np.array([[127.0, -1.27], [2.6, 0.014]], "float32")
     >>> fake_quantized_kernel(kernel, axes=(0,)).numpy().round(2)[1].astype(str).tolist()
     ['3.0', '0.01']
     """
-    step = kernel_bound(kernel, bias, axes) / STEPS
+    step = kernel_bound(kernel, bias, axes) / STEPS[bits]
     return kernel + ops.stop_gradient(step * ops.round(kernel / step) - kernel)
+
+
+def learned_step_quantized(values: Tensor, step: Tensor, zero: Tensor) -> Tensor:
+    """Rounds values to the 256 multiples `step * (q - zero)`, with the gradient of LSQ to the step.
+
+    With `v = values / step`, `low = -zero` and `high = 255 - zero`, the result is `step * round(clip(v, low, high))`.
+    Its gradient to the values is 1 within the range and 0 outside; that to the step is `round(v) - v` within, `low`
+    below and `high` above, times `1 / sqrt(N high)`, where N is the number of values of an example (equations 1 to 3
+    and section 2.2).
+
+    Args:
+        values: float32 `(B, ...)`.
+        step: a number above 0.
+        zero: a whole number from 0 to 254.
+
+    References: Esser et al. 2020, 1902.08153, which has `zero` 0 or 128.
+
+    >>> import numpy as np
+    >>> learned_step_quantized(np.array([[-1.0, 0.3, 1.3, 300.0]], "float32"), 0.5, 1.0).numpy().tolist()
+    [[-0.5, 0.5, 1.5, 127.0]]
+    """
+    low, high = -zero, 255.0 - zero
+    count = ops.cast(ops.size(values), "float32") / ops.cast(ops.shape(values)[0], "float32")
+    share = ops.rsqrt(count * high)
+    step = step * share + ops.stop_gradient(step * (1 - share))
+    scaled = ops.clip(values / step, low, high)
+    return step * (scaled + ops.stop_gradient(ops.round(scaled) - scaled))
 
 
 @keras.saving.register_keras_serializable("kd_keras")
 class FakeQuantize(layers.Layer):
-    """Rounds an activation as int8 does, in a range that follows its smallest and largest values in training.
+    """Rounds an activation as int8 does, in a range that it learns in training.
 
-    The range is a moving average over the batches; `trainable = False` stops it, as it does for a BatchNorm.
+    The range is a moving average over the batches, or, with `by_gradient`, its step is a trainable weight, at least a
+    sixteenth of the step at the start, and its zero point stays; `trainable = False` stops both, as it does for a
+    BatchNorm.
 
     Args:
         low, high: a fixed range; by default it is learned.
+        by_gradient: whether the step is learned by its gradient (`learned_step_quantized`).
         **options: as every layer takes them.
 
     Attributes:
@@ -87,15 +122,27 @@ class FakeQuantize(layers.Layer):
     constants: tuple[float, float] | None = None  # the range while the network is exported
     reduce_range: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
-    def __init__(self, low: float | None = None, high: float | None = None, **options: Any):
+    def __init__(
+        self, low: float | None = None, high: float | None = None, *, by_gradient: bool = False, **options: Any
+    ):
         super().__init__(**options)
         self.fixed = None if low is None or high is None else (float(low), float(high))
+        self.by_gradient = by_gradient
         self.supports_masking = True
         self.reduce_range = lambda low, high: (low, high)
 
     def build(self, input_shape: tuple) -> None:
-        if self.fixed is None:
-            make = {"shape": (), "trainable": False, "dtype": "float32", "aggregation": "mean"}
+        if self.fixed is not None:
+            return
+        make: dict[str, Any] = {"shape": (), "dtype": "float32", "aggregation": "mean"}
+        if self.by_gradient:
+            self.step = self.add_weight(name="step", initializer=keras.initializers.Constant(2 / 255), **make)
+            zero = keras.initializers.Constant(128.0)
+            self.zero = self.add_weight(name="zero", initializer=zero, trainable=False, **make)
+            least = keras.initializers.Constant(SMALLEST * 2 / 255)
+            self.least = self.add_weight(name="least", initializer=least, trainable=False, **make)
+        else:
+            make["trainable"] = False
             self.low = self.add_weight(name="low", initializer=keras.initializers.Constant(-1.0), **make)
             self.high = self.add_weight(name="high", initializer=keras.initializers.Constant(1.0), **make)
 
@@ -104,9 +151,21 @@ class FakeQuantize(layers.Layer):
         if not self.is_enabled:
             return inputs
         if training and learn and self.trainable and self.fixed is None:
+            if self.by_gradient:
+                return learned_step_quantized(inputs, self._positive_step(), self.zero)
             self._follow(inputs)
-        low, high = self.constants or self.fixed or (self.low, self.high)
+        low, high = self.constants or self.fixed or self._ends()
         return fake_quantized(inputs, low, high)
+
+    def _ends(self) -> tuple[Tensor, Tensor]:
+        if not self.by_gradient:
+            return self.low, self.high
+        step = ops.stop_gradient(self._positive_step())
+        return -step * self.zero, step * (255.0 - self.zero)
+
+    def _positive_step(self) -> Tensor:
+        """The step, and its smallest value if a large update has moved it below; its gradient is that of the step."""
+        return self.step + ops.stop_gradient(ops.maximum(self.step, self.least) - self.step)
 
     def _follow(self, inputs: Tensor) -> None:
         inputs = ops.stop_gradient(inputs)
@@ -117,13 +176,22 @@ class FakeQuantize(layers.Layer):
 
     def set_range(self, low: float, high: float) -> None:
         """Sets the range, widened so that it contains 0 and is not empty."""
-        self.low.assign(min(low, 0.0))
-        self.high.assign(max(high, NARROWEST))
+        low, high = min(low, 0.0), max(high, NARROWEST)
+        if self.by_gradient:
+            self.step.assign((high - low) / 255)
+            self.least.assign(SMALLEST * (high - low) / 255)
+            self.zero.assign(min(round(-255 * low / (high - low)), 254))
+        else:
+            self.low.assign(low)
+            self.high.assign(high)
 
     @property
     def range(self) -> tuple[float, float]:
         """The smallest and the largest value."""
-        return self.fixed or (float(ops.convert_to_numpy(self.low)), float(ops.convert_to_numpy(self.high)))
+        if self.fixed:
+            return self.fixed
+        low, high = (float(ops.convert_to_numpy(end)) for end in self._ends())
+        return low, high
 
     def begin_export(self) -> None:
         self.constants = self.range
@@ -133,4 +201,4 @@ class FakeQuantize(layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         low, high = self.fixed or (None, None)
-        return {**super().get_config(), "low": low, "high": high}
+        return {**super().get_config(), "low": low, "high": high, "by_gradient": self.by_gradient}

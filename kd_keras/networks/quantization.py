@@ -9,16 +9,25 @@ import numpy as np
 from keras import ops, tree
 
 from kd_keras.contracts import Tensor
-from kd_keras.errors import explain_mismatch
-from kd_keras.networks.fake_quantization import FakeQuantize
+from kd_keras.errors import check_choice, explain_mismatch
+from kd_keras.networks.fake_quantization import STEPS, FakeQuantize
 from kd_keras.networks.freezing import check_walkable
 from kd_keras.networks.graph import Graph
 from kd_keras.networks.quantization_rules import kind_of
 from kd_keras.networks.quantized_copy import QuantizedCopy
 from kd_keras.networks.quantized_layers import QUANTIZED, is_quantization_aware, unquantized
 
+RANGES = ("average", "gradient")
 
-def quantization_aware(network: keras.Model, images: np.ndarray, *, keep_float: Sequence[str] = ()) -> keras.Model:
+
+def quantization_aware(
+    network: keras.Model,
+    images: np.ndarray,
+    *,
+    keep_float: Sequence[str] = (),
+    ranges: str = "average",
+    kernel_bits: int = 8,
+) -> keras.Model:
     """A trainable copy of a trained classifier that rounds kernels and activations as its LiteRT int8 file will.
 
     A BatchNorm is folded into the convolution or dense layer before it, with its statistics at this time; another one
@@ -33,6 +42,11 @@ def quantization_aware(network: keras.Model, images: np.ndarray, *, keep_float: 
             from 0 to 255; it is not changed. Mixed precision becomes float32.
         images: `(N, H, W, C)` uint8 images from which the ranges start: a hundred or more training images.
         keep_float: names or paths of convolutions and dense layers that stay in float.
+        ranges: how training changes the ranges of activations: "average" (default), a moving average of their smallest
+            and largest values; or "gradient", by the gradient to their step, as LSQ, with the zero points of the start.
+            The ranges of kernels always follow their largest values.
+        kernel_bits: 8 (default), or 4 for kernels of 15 values, which LiteRT stores in half the space and unpacks to
+            int8. Activations have 8 bits.
 
     Returns:
         A Functional model of the same input, outputs and names of layers, with nested models unfolded. Layers into
@@ -40,10 +54,10 @@ def quantization_aware(network: keras.Model, images: np.ndarray, *, keep_float: 
         `<name>_linear`.
 
     Raises:
-        ValueError: if the network is not such a classifier or quantized already, if the images do not fit it, or if it
-            has no layer of a name in `keep_float`.
+        ValueError: if the network is not such a classifier or quantized already, if the images do not fit it, if it
+            has no layer of a name in `keep_float`, or if `ranges` or `kernel_bits` is unknown.
 
-    References: Jacob et al. 2018, 1712.05877; Krishnamoorthi 2018, 1806.08342.
+    References: Jacob et al. 2018, 1712.05877; Krishnamoorthi 2018, 1806.08342; Esser et al. 2020 (LSQ), 1902.08153.
 
     >>> from keras import layers
     >>> network = keras.Sequential([keras.Input((8, 8, 3)), layers.Conv2D(4, 3), layers.Flatten(), layers.Dense(2)])
@@ -51,11 +65,14 @@ def quantization_aware(network: keras.Model, images: np.ndarray, *, keep_float: 
     >>> [type(layer).__name__ for layer in quantization_aware(network, pixels).layers][:4]
     ['InputLayer', 'FakeQuantize', 'QuantizedConv2D', 'FakeQuantize']
     """
+    check_choice("quantization_aware", "ranges", ranges, RANGES)
+    if kernel_bits not in STEPS:
+        raise ValueError(explain_mismatch("kernel_bits= 8 or 4", repr(kernel_bits)))
     check_walkable(network, "quantize")
     if is_quantization_aware(network):
         received = f"{network.name!r}, which is quantization-aware already"
         raise ValueError(explain_mismatch("a float network to quantize", received, "train it as it is"))
-    builder = QuantizedCopy(network, keep_float)
+    builder = QuantizedCopy(network, keep_float, ranges == "gradient", kernel_bits)
     _check_images(builder.graph, images)
     model = builder.build()
     _start_ranges(model, builder.observed, images)

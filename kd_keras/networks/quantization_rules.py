@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import keras
 import numpy as np
 from keras import layers
 
@@ -72,7 +73,6 @@ def kind_of(edge: Edge, numbers: tuple[Any, ...] = ()) -> str:
         edge: the call.
         numbers: the arguments of the call that are numbers, in order.
 
-    >>> import keras
     >>> from kd_keras.networks.graph import Graph
     >>> graph = Graph(keras.Sequential([keras.Input((8, 8, 3)), layers.Conv2D(4, 3, activation="relu")]))
     >>> [kind_of(edge) for edge in graph.calls]
@@ -136,3 +136,15 @@ def _is_supported_kernel(edge: Edge) -> bool:
 def is_channels_first(operation: Operation) -> bool:
     """Whether a layer has its channels on axis 1, which LiteRT does not support."""
     return getattr(operation, "data_format", None) == "channels_first"
+
+
+def numbers_of(node: Any) -> tuple[float, ...]:
+    """The numbers that an operation is called with, if it can be read as `tensor, number`."""
+    args, _ = node.arguments.args, node.arguments.kwargs
+    if len(args) != 2:
+        return ()
+    first, second = args
+    if isinstance(first, (int, float)) and type(node.operation).__name__ in ("Add", "Multiply"):
+        first, second = second, first
+    is_pair = isinstance(first, keras.KerasTensor) and isinstance(second, (int, float)) and not isinstance(second, bool)
+    return (second,) if is_pair else ()

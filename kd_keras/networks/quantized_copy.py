@@ -17,13 +17,14 @@ from kd_keras.networks.fake_quantization import FakeQuantize
 from kd_keras.networks.folding import find_foldings, merged_weights
 from kd_keras.networks.freezing import Folded
 from kd_keras.networks.graph import Edge, Graph, Linear, Operation
-from kd_keras.networks.quantization_rules import FIXED_RANGES, Scale, is_channels_first, kind_of, scale_of
+from kd_keras.networks.quantization_rules import FIXED_RANGES, Scale, is_channels_first, kind_of, numbers_of, scale_of
 from kd_keras.networks.quantized_layers import (
     ChannelScale,
     HardSigmoid,
     QuantizedConv2D,
     QuantizedDense,
     QuantizedDepthwiseConv2D,
+    Rescaled,
 )
 from kd_keras.private_api import forget_calls, nodes_in_order, sub_layers
 
@@ -58,14 +59,16 @@ class QuantizedCopy:
     Args:
         network: the network.
         keep_float: the names of the convolutions and dense layers that stay in float.
+        by_gradient: whether ranges are learned by their gradient.
+        kernel_bits: of the kernels, 8 or 4.
 
     Attributes:
         graph: the replayed network.
         observed: after `build`, the learned ranges and the tensors that they start from.
     """
 
-    def __init__(self, network: keras.Model, keep_float: Sequence[str]):
-        self.network = network
+    def __init__(self, network: keras.Model, keep_float: Sequence[str], by_gradient: bool, kernel_bits: int):
+        self.network, self.by_gradient, self.kernel_bits = network, by_gradient, kernel_bits
         self.graph = Graph(network)
         self.foldings = find_foldings(self.graph, preprocessing=False)
         self.norms = {id(norm) for norm in self.foldings.norms.values()}
@@ -104,10 +107,10 @@ class QuantizedCopy:
         if is_channels_first(edge.original):
             received = f"the layer {edge.path!r} with data_format='channels_first'"
             raise ValueError(explain_mismatch("a network with channels last to quantize", received))
-        scale = scale_of(edge, _numbers(node))
+        scale = scale_of(edge, numbers_of(node))
         if scale is not None:
             self.scales[id(edge.results[0])] = scale
-        return "same" if id(edge.original) in self.norms else kind_of(edge, _numbers(node))
+        return "same" if id(edge.original) in self.norms else kind_of(edge, numbers_of(node))
 
     def _emit(self, edge: Edge, node: Any, kind: str) -> None:
         """Calls one operation on the values of its sources, and rounds its results unless they are rounded later."""
@@ -116,6 +119,8 @@ class QuantizedCopy:
         name = edge.path.replace("/", "_").replace(":linear", "_linear")
         if kind in FIXED_RANGES and readers[0] <= {"output"}:
             kind = "float"
+        if kind == "join":
+            sources = [self._kept_apart(*pair, name) for pair in zip(edge.sources, sources, strict=True)]
         tensors = self._call(edge, node, kind, name, sources)
         for result, tensor, read_by in zip(edge.results, tensors, readers, strict=True):
             value = self._result(edge, kind, tensor, sources)
@@ -158,10 +163,18 @@ class QuantizedCopy:
 
     def _quantized(self, value: Value, name: str, fixed: tuple[float, float] | None) -> Value:
         low, high = fixed or (None, None)
-        quantizer = FakeQuantize(low, high, name=self._unique(f"{name}_quantize"), dtype="float32")
+        options = {"name": self._unique(f"{name}_quantize"), "dtype": "float32"}
+        quantizer = FakeQuantize(low, high, by_gradient=self.by_gradient and fixed is None, **options)
         if fixed is None:
             self.observed.append((quantizer, value.tensor))
         return Value(quantizer(value.tensor), "quantized", quantizer)
+
+    def _kept_apart(self, source: Tensor, value: Value, name: str) -> Value:
+        """A part of a split tensor as a concatenation reads it, so that the other parts keep their scale in LiteRT."""
+        producer = self.graph.producer(source)
+        if value.quantizer is None or producer is None or len(producer.results) == 1:
+            return value
+        return value._replace(tensor=Rescaled(name=self._unique(f"{name}_rescaled"))(value.tensor))
 
     def _pixel_range(self, edge: Edge, pixels: FakeQuantize) -> tuple[float, float]:
         """The fixed range of an image after its normalization."""
@@ -208,6 +221,7 @@ class QuantizedCopy:
             config |= {"use_bias": True} if absorbs else {}
             if id(operation) not in self.kept:
                 kind_of_layer = next(made for base, made in SPLIT.items() if isinstance(operation, base))
+                config["bits"] = self.kernel_bits
         layer = kind_of_layer.from_config(config)
         if operation.weights:
             weights = merged_weights(operation, self.foldings) if absorbs else operation.get_weights()
@@ -231,15 +245,3 @@ class QuantizedCopy:
                 raise ValueError(explain_mismatch(expected, repr(name), suggest(name, list(kernels))))
             kept.update(id(edge.original) for edge in matching)
         return kept
-
-
-def _numbers(node: Any) -> tuple[float, ...]:
-    """The numbers that an operation is called with, if it can be read as `tensor, number`."""
-    args, _ = node.arguments.args, node.arguments.kwargs
-    if len(args) != 2:
-        return ()
-    first, second = args
-    if isinstance(first, (int, float)) and type(node.operation).__name__ in ("Add", "Multiply"):
-        first, second = second, first
-    is_pair = isinstance(first, keras.KerasTensor) and isinstance(second, (int, float)) and not isinstance(second, bool)
-    return (second,) if is_pair else ()

@@ -21,11 +21,23 @@ from kd_keras.networks.fake_quantization import (
 from kd_keras.private_api import sub_layers
 
 
-@keras.saving.register_keras_serializable("kd_keras")
-class QuantizedConv2D(layers.Conv2D):
-    """A convolution, also in groups, whose kernel is rounded for each output channel."""
+class QuantizedKernel(layers.Layer):
+    """A layer whose kernel of 8 or 4 `bits` is rounded for each output channel."""
 
     is_enabled = True
+
+    def __init__(self, *args: Any, bits: int = 8, **options: Any):
+        super().__init__(*args, **options)
+        self.bits = bits
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "bits": self.bits}
+
+
+@keras.saving.register_keras_serializable("kd_keras")
+class QuantizedConv2D(QuantizedKernel, layers.Conv2D):
+    """A convolution, also in groups, whose kernel is rounded for each output channel."""
+
     constants: list[tuple[np.ndarray, np.ndarray]] | None = None
 
     def call(self, inputs: Tensor) -> Tensor:
@@ -40,8 +52,8 @@ class QuantizedConv2D(layers.Conv2D):
     def _kernels(self) -> list[Tensor]:
         """The rounded kernel of each group."""
         if self.constants is not None:
-            return [_constant_kernel(*constants) for constants in self.constants]
-        kernel = fake_quantized_kernel(self.kernel, self.bias) if self.is_enabled else self.kernel
+            return [_constant_kernel(*constants, self.bits) for constants in self.constants]
+        kernel = fake_quantized_kernel(self.kernel, self.bias, bits=self.bits) if self.is_enabled else self.kernel
         return ops.split(kernel, self.groups, axis=-1) if self.groups > 1 else [kernel]
 
     def begin_export(self) -> None:
@@ -51,17 +63,18 @@ class QuantizedConv2D(layers.Conv2D):
 
 
 @keras.saving.register_keras_serializable("kd_keras")
-class QuantizedDepthwiseConv2D(layers.DepthwiseConv2D):
+class QuantizedDepthwiseConv2D(QuantizedKernel, layers.DepthwiseConv2D):
     """A depthwise convolution whose kernel is rounded for each output channel."""
 
-    is_enabled = True
     constants: tuple[np.ndarray, np.ndarray] | None = None
 
     def call(self, inputs: Tensor) -> Tensor:
         if self.constants is not None:
-            kernel = ops.reshape(_constant_kernel(*self.constants), self.kernel.shape)
+            kernel = ops.reshape(_constant_kernel(*self.constants, self.bits), self.kernel.shape)
         else:
-            kernel = fake_quantized_kernel(self.kernel, self._bias(), (0, 1)) if self.is_enabled else self.kernel
+            kernel = self.kernel
+            if self.is_enabled:
+                kernel = fake_quantized_kernel(kernel, self._bias(), (0, 1), self.bits)
         options = {"strides": self.strides, "padding": self.padding, "dilation_rate": self.dilation_rate}
         outputs = ops.depthwise_conv(inputs, kernel, data_format=self.data_format, **options)
         return outputs if self.bias is None else ops.add(outputs, self.bias)
@@ -76,19 +89,20 @@ class QuantizedDepthwiseConv2D(layers.DepthwiseConv2D):
 
 
 @keras.saving.register_keras_serializable("kd_keras")
-class QuantizedDense(layers.Dense):
+class QuantizedDense(QuantizedKernel, layers.Dense):
     """A dense layer of vectors `(B, D)` whose kernel is rounded for each output."""
 
-    is_enabled = True
     constants: tuple[np.ndarray, np.ndarray] | None = None
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         if self.constants is not None:  # LiteRT's converter refuses a dense layer with a range for each output
-            kernel = _constant_kernel(*self.constants)
+            kernel = _constant_kernel(*self.constants, self.bits)
             maps = ops.conv(ops.reshape(inputs, (-1, 1, 1, inputs.shape[-1])), kernel, padding="valid")
             maps = maps if self.bias is None else ops.add(maps, self.bias)
             return ops.reshape(maps, (-1, self.units))
-        kernel = fake_quantized_kernel(self.kernel, self.bias, (0,)) if self.is_enabled else self.kernel
+        kernel = self.kernel
+        if self.is_enabled:
+            kernel = fake_quantized_kernel(kernel, self.bias, (0,), self.bits)
         outputs = ops.matmul(inputs, kernel)
         return outputs if self.bias is None else ops.add(outputs, self.bias)
 
@@ -144,8 +158,31 @@ class HardSigmoid(layers.Layer):
         return input_shape
 
 
+@keras.saving.register_keras_serializable("kd_keras")
+class Rescaled(layers.Layer):
+    """The identity, which LiteRT computes as a depthwise convolution whose output has a scale of its own.
+
+    LiteRT's converter gives all parts of a split tensor the scale of a concatenation that reads one of them.
+    """
+
+    is_enabled = True
+    is_exported = False
+
+    def call(self, inputs: Tensor) -> Tensor:
+        if not self.is_exported:
+            return inputs
+        ones = np.ones(inputs.shape[-1], "float32")
+        return _scaled_by_convolution(inputs, ones, np.zeros_like(ones))
+
+    def begin_export(self) -> None:
+        self.is_exported = True
+
+    def compute_output_shape(self, input_shape: tuple) -> tuple:
+        return input_shape
+
+
 QUANTIZED_KERNELS = (QuantizedConv2D, QuantizedDepthwiseConv2D, QuantizedDense)
-QUANTIZED = (FakeQuantize, *QUANTIZED_KERNELS, ChannelScale, HardSigmoid)
+QUANTIZED = (FakeQuantize, *QUANTIZED_KERNELS, ChannelScale, HardSigmoid, Rescaled)
 
 
 def quantized_layers(model: keras.Model) -> list[Any]:
@@ -186,7 +223,7 @@ def exporting(model: keras.Model) -> Iterator[None]:
         yield
     finally:
         for layer in quantizers:
-            if isinstance(layer, HardSigmoid):
+            if isinstance(layer, (HardSigmoid, Rescaled)):
                 layer.is_exported = False
             else:
                 layer.constants = None
@@ -196,10 +233,10 @@ def _arrays(*tensors: Tensor) -> tuple[np.ndarray, ...]:
     return tuple(np.array(ops.convert_to_numpy(tensor)) for tensor in tensors)
 
 
-def _constant_kernel(kernel: np.ndarray, bound: np.ndarray) -> Tensor:
+def _constant_kernel(kernel: np.ndarray, bound: np.ndarray, bits: int = 8) -> Tensor:
     """A constant kernel, rounded by the operation that LiteRT's converter recognizes."""
     bound = bound.reshape(-1)
-    options = {"num_bits": 8, "narrow_range": True, "axis": -1}
+    options = {"num_bits": bits, "narrow_range": True, "axis": -1}
     return keras.quantizers.fake_quant_with_min_max_vars(ops.convert_to_tensor(kernel), -bound, bound, **options)
 
 

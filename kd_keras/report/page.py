@@ -27,6 +27,7 @@ from kd_keras.report.sections import (
     show_confusion,
     show_disagreements,
     show_generalization,
+    show_quantization,
     show_robustness,
     show_similarity,
     show_training,
@@ -45,6 +46,7 @@ TITLES = {
     "robustness": "Robustness",
     "attention": "Attention maps",
     "similarity": "Similarity of stages (CKA)",
+    "int8": "Layers in int8",
     "disagreements": "Disagreements",
     "classes": "Accuracy by class",
     "generalization": "Generalization",
@@ -55,6 +57,7 @@ SECTIONS = {  # those that need nothing but the networks and the names of the cl
     "calibration": show_calibration,
     "robustness": show_robustness,
     "similarity": show_similarity,
+    "int8": show_quantization,
     "classes": show_classes,
     "generalization": show_generalization,
 }

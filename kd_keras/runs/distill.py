@@ -31,7 +31,7 @@ from kd_keras.runs.teachers import TEACHER_OPTIONS, TeacherOptions, TeacherSourc
 from kd_keras.teacher import Teacher
 
 logger = logging.getLogger("kd_keras")
-QUANTIZATIONS = ("int8",)
+QUANTIZATIONS = {"int8": "average", "int8_lsq": "gradient"}  # how the ranges of activations are learned
 RANGE_IMAGES = 200  # from which the ranges of activations start
 
 
@@ -137,8 +137,9 @@ def distill(
             outputs for one batch are compared with the recorded ones.
         weights: a file to start the student from, as for `train`.
         quantize: "int8" to train a trained classifier for its LiteRT int8 file, as `kd_keras.quantization_aware` says.
-            The float student may be its own teacher. A tenth of the epochs of its training is enough; `export` in the
-            format "litert_int8" writes the file.
+            "int8_lsq" learns the ranges of activations by gradient instead of moving averages. The float student may be
+            its own teacher. A tenth of the epochs of its training is enough; `export` in the format "litert_int8"
+            writes the file.
         overwrite: whether to delete an earlier run in that directory.
         **options: `teacher_weights`, `teacher_precision`, `teacher_range` and `combine` as `TeacherOptions` describes
             them, and everything else that `Recipe` takes.
@@ -191,7 +192,8 @@ def _distill(session: Session, request: Request) -> Run:
         methods = make_methods(request.methods, examples=images.train.size, **sizes)
         student = students.build_network(request.student, images, classes, request.weights)
         if request.quantize is not None:
-            student = quantization_aware(student, _first_images(images))
+            ranges = QUANTIZATIONS[request.quantize]
+            student = quantization_aware(student, _first_images(images), ranges=ranges)
         students.prepare_training(student, request.student, request.weights, session.recipe)
         student = _adapt_to_methods(student, methods, live)
     _announce(session, request, live, student)

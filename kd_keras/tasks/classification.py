@@ -17,6 +17,7 @@ from kd_keras.evaluation import Evaluator, Requirement, accuracy, predict, selec
 from kd_keras.evaluation.images import order_classes
 from kd_keras.evaluation.text import COLUMNS, OPTIONAL_COLUMNS, describe
 from kd_keras.export import TOLERANCES, Export, classes_of, litert, onnx, saved_model
+from kd_keras.networks.quantized_layers import is_quantization_aware
 from kd_keras.report.assembly import write_report
 from kd_keras.report.page import Subject
 from kd_keras.tasks.base import Task
@@ -37,7 +38,7 @@ class ClassEvaluator(Evaluator):
         text = f"{self.test.size:,} test images of {self.test.name}. Agreement and kl (nats) compare with"
         text += f" {self.teacher or 'the teacher'}.\nCalibration is measured on every second image; the others fit the"
         text += " temperature."
-        sampled = [question for question in self.questions if question not in ("generalization", "memory")]
+        sampled = [question for question in self.questions if question not in ("generalization", "memory", "int8")]
         if sampled:
             text += f"\nUp to {self.examples:,} evenly spread images are used for {', '.join(sampled)}."
         return text
@@ -135,10 +136,11 @@ class Classification(Task):
         **options: Any,
     ) -> Export:
         precision = FORMATS[name][1]
+        is_qdq = name == "onnx" and is_quantization_aware(network)
         options |= {
             "image_shape": sample.shape[1:],
             "sample": sample,
-            "tolerance": TOLERANCES[precision]._replace(**tolerance),
+            "tolerance": TOLERANCES["int8" if is_qdq else precision]._replace(**tolerance),
         }
         if name == "saved_model":
             return saved_model(network, path, **options)

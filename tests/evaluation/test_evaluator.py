@@ -94,7 +94,7 @@ def test_a_question_that_does_not_apply_is_left_out_with_its_reason(caplog):
 
 
 def test_the_questions_that_requirements_need():
-    assert select_questions([]) == () and select_questions(["all"]) == (*QUESTIONS, "memory")
+    assert select_questions([]) == () and select_questions(["all"]) == (*QUESTIONS, "memory", "int8")
     assert select_questions(["similarity"], ["max_mce", "min_accuracy"]) == ("robustness", "similarity")
     assert select_questions([], ["min_auroc"], with_other=True) == ("generalization",)
     with pytest.raises(ValueError, match="other_data="):

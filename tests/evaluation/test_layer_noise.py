@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from kd_keras.evaluation.layer_noise import layer_noise, layer_noise_table
+from kd_keras.evaluation.layer_noise import int8_layers, layer_noise, layer_noise_table
 from kd_keras.networks.quantization import quantization_aware
 from tests.support.quantization import photographs
 
@@ -51,3 +51,11 @@ def test_the_table_has_a_row_for_each_layer(network):
 def test_a_float_model_is_refused(network):
     with pytest.raises(ValueError, match="Expected a quantization-aware model, but received .* a float model"):
         layer_noise(network, IMAGES)
+
+
+def test_the_findings_are_the_rows_with_noise(network):
+    copy = quantization_aware(network, IMAGES)
+    rows = layer_noise(copy, IMAGES)
+    findings = dict(int8_layers(copy, IMAGES))
+    assert list(findings) == ["int8_relu", "int8_logits"]
+    np.testing.assert_array_equal(findings["int8_relu"], rows[1][3:] + rows[1][1:3])

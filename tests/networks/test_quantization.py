@@ -7,7 +7,12 @@ import tensorflow as tf
 from keras import layers
 
 from kd_keras import models
-from kd_keras.networks.fake_quantization import FakeQuantize, fake_quantized, fake_quantized_kernel
+from kd_keras.networks.fake_quantization import (
+    FakeQuantize,
+    fake_quantized,
+    fake_quantized_kernel,
+    learned_step_quantized,
+)
 from kd_keras.networks.quantization import float_layers, quantization_aware
 from kd_keras.networks.quantized_layers import QUANTIZED_KERNELS, unquantized
 from kd_keras.networks.taps import Tapped
@@ -53,6 +58,13 @@ def test_kernels_and_their_gradient_are_those_of_numpy(axes, shape):
     )
     actual = gradient(lambda x: fake_quantized_kernel(x, None, axes), kernel)
     np.testing.assert_array_equal(actual, np.arange(1.0, kernel.size + 1).reshape(shape))
+
+
+def test_kernels_of_four_bits_are_those_of_numpy():
+    kernel = RANDOM.normal(size=(3, 3, 2, 5)).astype("float32")
+    step = np.abs(kernel.astype("float64")).max((0, 1, 2)) / 7
+    actual = fake_quantized_kernel(kernel, bits=4)
+    np.testing.assert_allclose(actual, step * np.round(kernel / step), rtol=1e-5, atol=1e-6)
 
 
 def test_a_kernel_that_is_tiny_compared_with_its_bias_keeps_the_bias_in_int32():
@@ -230,3 +242,65 @@ def test_what_cannot_be_quantized_is_refused(network, quantized, images):
     broken.layers[0].kernel.assign(np.full(broken.layers[0].kernel.shape, np.inf))
     with pytest.raises(ValueError, match="Expected finite activations"):
         quantization_aware(broken, images)
+
+
+def test_learned_steps_are_those_of_lsq():
+    random = np.random.default_rng(0)
+    step, zero = 0.07, 30.0
+    values = random.uniform(-4, 18, (6, 9)).astype("float32")  # some are outside of -2.1 and 15.75
+    upstream = random.normal(size=values.shape).astype("float32")
+    scaled = values.astype("float64") / step
+    inside = (scaled > -zero) & (scaled < 255 - zero)
+    rounded = np.clip(np.round(scaled), -zero, 255 - zero)
+    by_step = np.where(inside, rounded - scaled, rounded) / np.sqrt(9 * (255 - zero))
+    variable, inputs = tf.Variable(step), tf.constant(values)
+    with tf.GradientTape() as tape:
+        tape.watch(inputs)
+        outputs = learned_step_quantized(inputs, variable, tf.constant(zero))
+        loss = tf.reduce_sum(outputs * upstream)
+    to_values, to_step = tape.gradient(loss, [inputs, variable])
+    assert 0.05 < 1 - inside.mean() < 0.5
+    np.testing.assert_allclose(outputs, step * rounded, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(to_values, upstream * inside, atol=1e-6)
+    np.testing.assert_allclose(to_step, (upstream * by_step).sum(), rtol=1e-3)
+
+
+def learned_quantizers(model):
+    return [layer for layer in model.layers if isinstance(layer, FakeQuantize) and layer.fixed is None]
+
+
+def test_ranges_learned_by_gradient_start_at_the_images_and_move(images):
+    network = randomize(every_kind())
+    copy = quantization_aware(network, images, ranges="gradient")
+    quantizers, others = learned_quantizers(copy), learned_quantizers(quantization_aware(network, images))
+    for layer, other in zip(quantizers, others, strict=True):
+        step, zero = float(layer.step), float(layer.zero)
+        assert zero == round(zero) and layer.range[0] == pytest.approx(-step * zero, rel=1e-6)
+        np.testing.assert_allclose(layer.range, other.range, atol=0.51 * step)
+    before = [layer.range for layer in quantizers]
+    copy.compile(optimizer=keras.optimizers.SGD(0.01), loss="sparse_categorical_crossentropy")
+    copy.fit(images.astype("float32"), np.arange(len(images)) % 5, epochs=1, verbose=0)
+    moved = [layer.range != start for layer, start in zip(quantizers, before, strict=True)]
+    assert np.mean(moved) > 0.9
+
+
+def test_a_step_that_an_update_makes_negative_stays_positive_and_recovers():
+    layer = FakeQuantize(by_gradient=True)
+    layer.build((None, 4))
+    layer.set_range(0.0, 255.0)
+    layer.step.assign(-3.0)
+    values = tf.constant([[0.1, 0.2, 40.0, 50.0]])
+    with tf.GradientTape() as tape:
+        outputs = layer(values, training=True)
+        loss = tf.reduce_sum(outputs)
+    assert layer.range == (0.0, 255 / 16)
+    np.testing.assert_allclose(outputs[0], [0.125, 0.1875, 255 / 16, 255 / 16])
+    expected = (np.round([1.6, 3.2]) - [1.6, 3.2]).sum() + 2 * 255
+    np.testing.assert_allclose(tape.gradient(loss, layer.step.value), expected / np.sqrt(4 * 255), rtol=1e-5)
+
+
+def test_an_unknown_way_to_learn_ranges_and_other_bits_are_refused(images):
+    with pytest.raises(ValueError, match=r"ranges=...\) must be 'average' or 'gradient', but received 'lsq'"):
+        quantization_aware(every_kind(), images, ranges="lsq")
+    with pytest.raises(ValueError, match="Expected kernel_bits= 8 or 4, but received 2"):
+        quantization_aware(every_kind(), images, kernel_bits=2)

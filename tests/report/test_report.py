@@ -70,6 +70,12 @@ def test_ids_are_unique_and_every_reference_has_one(elements, whole):
     assert len(references) > 50 and {one or other for one, other in references} <= set(ids)
 
 
+def test_the_section_on_int8_names_the_worst_layers(elements):
+    assert "lowest at block7 (29.0 dB), block11 (34.0 dB), block10 (35.0 dB)" in elements.text
+    assert "sharpest falls at block7 (by 10.0 dB)" in elements.text
+    assert "block7 8 of 12 29.0 -10.0 -1.5 6" in elements.text
+
+
 def test_a_section_is_shown_if_it_has_data_and_omitted_otherwise(subjects, elements):
     assert {each["id"] for each in elements.all("section")} == SECTIONS
     few = Elements(render_page([bare(each, "accuracy", "parameters") for each in subjects], title="Few"))
@@ -87,6 +93,7 @@ def test_a_section_is_shown_if_it_has_data_and_omitted_otherwise(subjects, eleme
         ("cka", "similarity"),
         ("agreement_by_class", "classes"),
         ("gap", "generalization"),
+        ("int8_block7", "int8"),
     ],
 )
 def test_a_section_needs_only_its_own_finding(subjects, name, section):
@@ -98,7 +105,7 @@ def test_the_page_is_accessible_to_screen_readers(elements):
     assert elements.all("html") == [{"lang": "en"}] and len(elements.all("h1")) == 1
     assert all(each.get("alt") for each in elements.all("img"))
     plots_shown = elements.all("svg")
-    assert len(plots_shown) == 15 and all(each["role"] == "img" and each["aria-label"] for each in plots_shown)
+    assert len(plots_shown) == 16 and all(each["role"] == "img" and each["aria-label"] for each in plots_shown)
     headers = elements.all("th")
     assert headers and all(each["scope"] in ("row", "col") for each in headers)
     assert len(elements.all("figure")) == len(elements.all("figcaption"))

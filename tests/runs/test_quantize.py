@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kd_keras import Distiller, distill, export, quantization_aware
+from kd_keras import Distiller, distill, export, quantization_aware, train
 from kd_keras.methods import KD
 from kd_keras.networks.fake_quantization import FakeQuantize
 from kd_keras.networks.quantized_layers import is_quantization_aware
 from kd_keras.runs.run import load_network
-from tests.support.networks import CLASSES, convolutional
+from tests.support.networks import CLASSES, convolutional, mirrored
 from tests.support.quantization import photographs
 from tests.support.runs import trained
 
@@ -44,6 +44,29 @@ def test_its_export_has_the_learned_ranges_and_its_predictions(int8_run):
     assert scale == pytest.approx((quantizer.range[1] - quantizer.range[0]) / 255, rel=1e-5)
 
 
+def test_its_onnx_file_has_its_predictions(tmp_path):
+    pytest.importorskip("tf2onnx")
+    options = {"data": "digits", "data_dir": str(tmp_path / "data"), "test_split": "test[:200]", "batch_size": 32}
+    student = train(model="resnet8", epochs=2, optimizer="adam", learning_rate=0.003, run=tmp_path / "float", **options)
+    options |= {"epochs": 1, "learning_rate": 1e-4}
+    quantized = distill(teacher=student, student=student, quantize="int8", run=tmp_path / "int8", **options)
+    (result,) = export(quantized, ["onnx"])
+    assert (
+        result.source_accuracy > 0.8
+        and result.agreement >= 0.99
+        and abs(result.accuracy - result.source_accuracy) <= 0.01
+    )
+
+
+def test_ranges_learned_by_gradient_are_saved_and_exported(float_run, tmp_path):
+    options = {**TINY, "data_dir": str(float_run.parent / "data"), "epochs": 1, "quantize": "int8_lsq"}
+    run = distill(teacher=float_run, student=float_run, run=tmp_path / "lsq", **options)
+    quantizers = [layer for layer in run.model().layers if isinstance(layer, FakeQuantize) and layer.fixed is None]
+    assert quantizers and all(layer.by_gradient for layer in quantizers)
+    (result,) = export(run, ["litert_int8"])
+    assert result.agreement >= 0.95
+
+
 def test_an_untrained_student_and_an_unknown_quantization_are_refused(float_run, tmp_path):
     with pytest.raises(ValueError, match="quantize='int8' starts from a trained student, but 'mlp' starts from new"):
         distill(teacher=float_run, student="mlp", run=tmp_path / "run", quantize="int8", **TINY)
@@ -52,13 +75,13 @@ def test_an_untrained_student_and_an_unknown_quantization_are_refused(float_run,
     assert not (tmp_path / "run").exists()
 
 
-def trained_on(strategy, batches):
+def trained_on(strategy, batches, ranges):
     """The ranges, and the other variables, of an int8 student after some steps under a strategy."""
     keras.utils.set_random_seed(0)
     images = photographs(16, 8)
     with strategy.scope():
         teacher = convolutional(4, pixels=True)
-        student = quantization_aware(convolutional(4, pixels=True), images)
+        student = quantization_aware(convolutional(4, pixels=True), images, ranges=ranges)
         distiller = Distiller(student=student, teacher=teacher, methods=[KD()], hard_weight=0.1)
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         distiller.compile(optimizer=keras.optimizers.SGD(0.01), loss=loss, jit_compile=False)
@@ -66,13 +89,12 @@ def trained_on(strategy, batches):
     return [np.array(variable) for variable in distiller.student.variables]
 
 
-def test_two_replicas_learn_the_ranges_of_one():
+@pytest.mark.parametrize("ranges", ["average", "gradient"])
+def test_two_replicas_learn_the_ranges_of_one(ranges):
     random = np.random.default_rng(0)
     images, labels = photographs(32, 8, seed=1).astype("float32"), random.integers(0, CLASSES, 32)
     batches = tf.data.Dataset.from_tensor_slices((images, labels)).batch(16)
-    one = trained_on(tf.distribute.get_strategy(), batches)
-    devices = tf.config.list_logical_devices("CPU")
-    assert len(devices) >= 2
-    two = trained_on(tf.distribute.MirroredStrategy([device.name for device in devices[:2]]), batches)
+    one = trained_on(tf.distribute.get_strategy(), batches, ranges)
+    two = trained_on(mirrored(2), batches, ranges)
     for expected, actual in zip(one, two, strict=True):
         np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)

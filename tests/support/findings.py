@@ -47,6 +47,9 @@ def findings(role, predictions, teacher):
         values[f"error_{name}"] = np.minimum(0.9, 1 - values["accuracy"] + more)
     values["corruption_error"] = float(np.mean([values[f"error_{name}"] for name in CORRUPTIONS]))
     values["mce"] = values["corruption_error"] / 0.216
+    if role == "distilled":
+        ratios = 45 - np.arange(12) - 9 * (np.arange(12) == 7)
+        values |= {f"int8_block{place}": np.array([ratio, -1.5, 6.0]) for place, ratio in enumerate(ratios)}
     if role != "teacher":
         values |= {"attention_correlation": 0.61, "attention_overlap": 0.47}
         values["cka"] = np.array([[0.97, 0.71, 0.33], [0.62, 0.93, 0.52], [0.21, 0.49, 0.88]])

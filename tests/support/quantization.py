@@ -70,18 +70,40 @@ def integer_tensors(content, image):
     return tensors
 
 
-def steps_of_layers(model, content, image):
-    """For each rounded tensor how many steps LiteRT differs at most from Keras, if both read LiteRT's own values.
+def onnx_integer_tensors(content, image):
+    """The same of onnxruntime; a map of ONNX `(B, C, H, W)` is given in both orders of its axes."""
+    import onnx  # of an extra
+    import onnxruntime
+
+    graph = (model := onnx.load_from_string(content)).graph
+    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    nodes = [node for node in graph.node if node.op_type == "QuantizeLinear"]
+    graph.output.extend(onnx.helper.make_empty_tensor_value_info(node.output[0]) for node in nodes)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    outputs = dict(
+        zip([output.name for output in graph.output], session.run(None, {"images": image[None]}), strict=True)
+    )
+    tensors = []
+    for node in nodes:
+        scale, zero = (constants[name] for name in node.input[1:])
+        values = (outputs[node.output[0]].astype("float64") - zero) * scale
+        tensors.append((float(scale), values))
+        if values.ndim == 4:
+            tensors.append((float(scale), values.transpose(0, 2, 3, 1)))
+    return tensors
+
+
+def steps_of_layers(model, tensors, image):
+    """For each rounded tensor how many steps a runtime differs at most from Keras, if both read the runtime's values.
 
     Args:
         model: a quantization-aware model.
-        content: its LiteRT file.
+        tensors: what `integer_tensors` or `onnx_integer_tensors` returns for its export and the image.
         image: `(H, W, C)` uint8.
 
     Returns:
         The differences by the names of the layers that round. Layers that share the range of another are left out.
     """
-    tensors = integer_tensors(content, image)
     calls = [node for node in nodes_in_order(model) if not node.is_input]
     producers = {id(output): node for node in calls for output in node.outputs}
     rounding = {id(node.outputs[0]): node for node in calls if isinstance(node.operation, FakeQuantize)}

@@ -7,6 +7,7 @@ Each function takes the networks, the teacher first and the judged one last, and
 from kd_keras.report.sections.base import Network, Section
 from kd_keras.report.sections.gallery import Attention, Disagreement, show_attention, show_disagreements
 from kd_keras.report.sections.predictions import show_classes, show_confusion, show_training
+from kd_keras.report.sections.quantization import show_quantization
 from kd_keras.report.sections.trade_off import (
     ACCURACY,
     Metric,
@@ -32,6 +33,7 @@ __all__ = (
     "show_confusion",
     "show_disagreements",
     "show_generalization",
+    "show_quantization",
     "show_robustness",
     "show_similarity",
     "show_training",
