@@ -109,7 +109,7 @@ def test_the_page_shows_the_findings(runs, evaluated):
     result, page = evaluated
     elements = Elements(page.read_text(encoding="utf-8"))
     findings = result.findings[str(runs[1])]
-    assert {each["id"] for each in elements.all("section")} == SECTIONS
+    assert {each["id"] for each in elements.all("section")} == SECTIONS - {"int8"}, "no network was trained for int8"
     assert f"✗ FAIL Agreement at least 99.9 % {100 * findings['agreement']:.1f} %" in elements.text
     assert f"{100 * findings['agreement']:.1f} %" in elements.text.partition("Agreement with the teacher –")[2][:30]
     assert f"mean error {100 * result.findings[str(runs[0])]['corruption_error']:.1f} %" in elements.text
