@@ -97,15 +97,20 @@ baseline = kd.train(model=STUDENT, run=RUNS / "baseline", **recipe)
 """
 ## The distilled student
 
-`KD` compares the class probabilities of each pixel, and `CWD` the places of the image where a class is likely. In the
-shell:
+`KD` compares the class probabilities of each pixel, and `CWD` the places of the image where a class is likely. The
+settings below were published for segmentation; the defaults are those of classification and detection. In the shell:
 
     python -m experiments.distill --teacher=RUN --student="segmenter/resnet8(width=16)" --data=FOLDER --ignored=255 \
-        --method=kd --method=cwd --scale=0.5,2.0 --run=runs/student
+        --method="kd(temperature=1, weight=1)" --hard_weight=1 --scale=0.5,2.0 --run=runs/student \
+        --method="cwd(student_tap='logits', teacher_tap='logits', temperature=4, weight=3)"
 """
 
 # %%
-student = kd.distill(teacher=teacher, student=STUDENT, methods=["kd", "cwd"], run=RUNS / "student", **recipe)
+METHODS = [
+    kd.methods.KD(temperature=1.0, weight=1.0),
+    kd.methods.CWD(student_tap="logits", teacher_tap="logits", temperature=4.0, weight=3.0),
+]
+student = kd.distill(teacher=teacher, student=STUDENT, methods=METHODS, hard_weight=1.0, run=RUNS / "student", **recipe)
 
 # %% [markdown]
 """
