@@ -238,7 +238,8 @@ class Evaluator:
         if not is_quantization_aware(candidate.network):
             return {}
         images = self.sample.images[:: -(-len(self.sample.images) // NOISE_IMAGES)].astype("float32")
-        return int8_layers(candidate.network, np.asarray(resize_to_input(candidate.network, images)))
+        pixels = np.round(np.asarray(resize_to_input(candidate.network, images)))
+        return int8_layers(candidate.network, np.clip(pixels, 0, 255).astype("uint8"))
 
     def _of_teacher(self, values: dict[str, Any], name: str) -> Any:
         if self.teacher not in values:

@@ -94,7 +94,7 @@ def int8_layers(model: keras.Model, images: np.ndarray) -> Iterator[tuple[str, n
     [('int8_out', (3,))]
     """
     for row in layer_noise(model, images):
-        if np.isfinite(row.decibels):
+        if row.decibels != float("inf"):
             yield f"{FINDING}{row.layer}", np.array([row.decibels, row.low, row.high])
 
 

@@ -2,13 +2,13 @@
 
 tf2onnx turns the rounding of activations into QuantizeLinear and DequantizeLinear, but has no operation for a range per
 channel: TensorFlow rounds the constant kernels before the conversion, and they would be stored as float32. Here each of
-them becomes int8 with a DequantizeLinear of one scale per output channel, which is what onnxruntime, TensorRT and
-OpenVINO compute in integers.
+them becomes int8 with a DequantizeLinear of one scale per output channel, which onnxruntime computes in integers.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import tensorflow as tf
@@ -18,6 +18,7 @@ from kd_keras.functions.runtimes import onnx_extra
 
 ROUNDING = "FakeQuantWithMinMaxVarsPerChannel"
 LARGEST = np.iinfo("int32").max
+Kernel: TypeAlias = "tuple[tuple[int, ...], bytes]"  # its shape and its content
 KEEPING = {"Transpose", "Reshape", "Pad", "Split", "Squeeze", "Unsqueeze", "Slice", "Gather", "MaxPool", "Identity"}
 
 
@@ -43,34 +44,53 @@ def store_int8_kernels(graph: Any, function: Any) -> None:
         {tensor.name: tensor for tensor in graph.initializer},
         {name: node for node in graph.node for name in node.output},
     )
-    stored: set[bytes] = set()
+    stored: set[Kernel] = set()
     added: dict[int, list[Any]] = {}
-    for place, node in enumerate(graph.node):
+    for number, node in enumerate(graph.node):
         if node.op_type == "Conv" and node.input[1] in nodes.constants:
             kernel = _array(nodes.constants[node.input[1]])
-            if kernel.tobytes() in steps:
-                stored.add(kernel.tobytes())
-                added[place] = _dequantized(graph, node, nodes, kernel, steps[kernel.tobytes()])
+            key = kernel.shape, kernel.tobytes()
+            if key in steps:
+                stored.add(key)
+                added[number] = _dequantized(graph, node, nodes, kernel, steps[key])
     if len(stored) < len(steps):
         received = f"{len(steps) - len(stored)} of {len(steps)} kernels that are not"
-        raise ValueError(explain_mismatch("int8 kernels that ONNX stores as those of convolutions", received))
-    ordered = [one for place, node in enumerate(graph.node) for one in [*added.get(place, ()), node]]
+        advice = "export the network as litert_int8 or as a SavedModel"
+        raise ValueError(explain_mismatch("int8 kernels that ONNX stores as those of convolutions", received, advice))
+    ordered = [new for number, node in enumerate(graph.node) for new in [*added.get(number, ()), node]]
     del graph.node[:]
     graph.node.extend(ordered)
     _remove_unused_constants(graph)
 
 
-def _steps_of_kernels(function: Any) -> dict[bytes, np.ndarray]:
-    """The step of each output channel by the content of the rounded kernel, in ONNX's order of axes (O, I, H, W)."""
-    steps = {}
-    for operation in function.graph.get_operations():
+def _steps_of_kernels(function: Any) -> dict[Kernel, np.ndarray]:
+    """The step of each output channel by the rounded kernel, in ONNX's order of axes (O, I, H, W).
+
+    Of kernels that are equal, such as those of only zeros, it is the larger step: the values lie on both grids.
+    """
+    steps: dict[Kernel, np.ndarray] = {}
+    for operation in _operations_before(function.outputs):
         if operation.type == ROUNDING:
             kernel, low, high = (tf.get_static_value(tensor) for tensor in operation.inputs)
             options = {"num_bits": operation.get_attr("num_bits"), "narrow_range": operation.get_attr("narrow_range")}
-            rounded = tf.quantization.fake_quant_with_min_max_vars_per_channel(kernel, low, high, **options)
-            content = np.ascontiguousarray(rounded.numpy().transpose(3, 2, 0, 1)).tobytes()
-            steps[content] = high / np.float32(2 ** (options["num_bits"] - 1) - 1)
+            with tf.device("CPU"):  # as for the constants of the graph, so that both are equal in every bit
+                rounded = tf.quantization.fake_quant_with_min_max_vars_per_channel(kernel, low, high, **options)
+            values = np.ascontiguousarray(rounded.numpy().transpose(3, 2, 0, 1))
+            key, step = (values.shape, values.tobytes()), high / np.float32(2 ** (options["num_bits"] - 1) - 1)
+            steps[key] = np.maximum(step, steps.get(key, step))
     return steps
+
+
+def _operations_before(tensors: Sequence[tf.Tensor]) -> list[Any]:
+    """The operations of a graph on which tensors depend; those of outputs that are not served are not in the file."""
+    found: dict[str, Any] = {}
+    waiting = [tensor.op for tensor in tensors]
+    while waiting:
+        operation = waiting.pop()
+        if operation.name not in found:
+            found[operation.name] = operation
+            waiting += [tensor.op for tensor in operation.inputs]
+    return list(found.values())
 
 
 def _dequantized(graph: Any, node: Any, nodes: _Nodes, kernel: np.ndarray, step: np.ndarray) -> list[Any]:

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import tensorflow as tf
 
-from kd_keras.functions.runtimes import interpreter, onnx_extra
+from kd_keras.functions.runtimes import interpreter, onnx_extra, onnx_session
 
 Predict: TypeAlias = Callable[[np.ndarray], np.ndarray]
 # Data types of constants in a SavedModel that are not weights.
@@ -89,7 +89,7 @@ def _load_litert(path: Path, names: Sequence[str]) -> Callable[[np.ndarray], dic
 
 
 def _load_onnx(path: Path, names: Sequence[str]) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
-    session = onnx_extra("onnxruntime").InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    session = onnx_session(path)
     return lambda images: dict(zip(names, session.run(list(names), {"images": images}), strict=True))
 
 
@@ -110,7 +110,7 @@ def image_shape(path: str | Path) -> tuple[int, int, int]:
     elif path.suffix == ".tflite":
         shape = interpreter(path).get_input_details()[0]["shape"][1:]
     else:
-        session = onnx_extra("onnxruntime").InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        session = onnx_session(path)
         shape = session.get_inputs()[0].shape[1:]
     if len(shape) != 3 or not all(isinstance(size, (int, np.integer)) for size in shape):
         raise ValueError(f"Expected an export that takes images (B, H, W, C) of one size, but {path} takes {shape}.")

@@ -11,7 +11,7 @@ import numpy as np
 from kd_keras.functions.digests import describe_file, file_digest
 from kd_keras.functions.images import fit_images, in_batches, to_type
 from kd_keras.functions.outputs import select_output
-from kd_keras.functions.runtimes import onnx_extra
+from kd_keras.functions.runtimes import onnx_extra, onnx_session
 from kd_keras.functions.teacher import FunctionTeacher, Origin
 
 TYPES = {
@@ -38,9 +38,9 @@ def onnx_teacher(file: str | os.PathLike, *, output: str | None = None, **option
     """
     path = Path(file)
     name = describe_file(path, ".onnx", "ONNX")
-    runtime = onnx_extra("onnxruntime")
+    onnx_extra("onnxruntime")  # if it is missing, this says so
     try:
-        session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        session = onnx_session(path)
     except Exception as error:  # of many types
         raise ValueError(f"{path} is not an ONNX file that can be loaded: {str(error).splitlines()[0]}.") from error
     inputs = session.get_inputs()
@@ -61,7 +61,7 @@ def onnx_teacher(file: str | os.PathLike, *, output: str | None = None, **option
 
 def onnx_names(path: Path) -> list[str] | None:
     """The class names in the metadata of an ONNX file, or `None`."""
-    return _names(onnx_extra("onnxruntime").InferenceSession(str(path), providers=["CPUExecutionProvider"]))
+    return _names(onnx_session(path))
 
 
 def _names(session: Any) -> list[str] | None:

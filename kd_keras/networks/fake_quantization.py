@@ -17,10 +17,10 @@ from keras import layers, ops
 
 from kd_keras.contracts import Tensor
 
-STEPS = {8: 127, 4: 7}  # of a kernel of so many bits on each side of 0
+STEPS = {8: 127, 4: 7}  # the largest integer of a kernel, by its number of bits
 MOMENTUM = 0.99  # of the ranges' moving averages
 NARROWEST = 1e-6  # range of an activation
-SMALLEST = 1 / 16  # of the step at the start, of a step that is learned by its gradient
+SMALLEST = 1 / 16  # the smallest learned step, as a fraction of its start
 # The bias of LiteRT is an int32 multiple of the scales of input and kernel, so that a kernel whose values are tiny
 # compared with its bias needs a larger range than its own.
 BIAS_FRACTION = 1e-3
@@ -58,11 +58,11 @@ def kernel_bound(kernel: Tensor, bias: Tensor | None, axes: tuple[int, ...]) -> 
 def fake_quantized_kernel(
     kernel: Tensor, bias: Tensor | None = None, axes: tuple[int, ...] = (0, 1, 2), bits: int = 8
 ) -> Tensor:
-    """Rounds a kernel to 255 values for each output channel, `m / 127 * round(127 * kernel / m)`; the gradient is 1.
+    """Rounds a kernel for each output channel, to `m / 127 * round(127 * kernel / m)`; the gradient is 1.
 
     Args:
         kernel, bias, axes: as `kernel_bound` takes them.
-        bits: 8, or 4 for 15 values with 7 in place of 127.
+        bits: 8 for 255 values, or 4 for 15 values with 7 in place of 127.
 
     >>> import numpy as np
     >>> kernel = np.array([[127.0, -1.27], [2.6, 0.014]], "float32")

@@ -140,7 +140,7 @@ def is_channels_first(operation: Operation) -> bool:
 
 def numbers_of(node: Any) -> tuple[float, ...]:
     """The numbers that an operation is called with, if it can be read as `tensor, number`."""
-    args, _ = node.arguments.args, node.arguments.kwargs
+    args = node.arguments.args
     if len(args) != 2:
         return ()
     first, second = args

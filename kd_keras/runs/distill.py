@@ -17,6 +17,7 @@ from kd_keras.evaluation.images import take_evenly
 from kd_keras.methods import Method
 from kd_keras.methods.schedules import Weight
 from kd_keras.networks.quantization import quantization_aware
+from kd_keras.networks.quantized_layers import is_quantization_aware
 from kd_keras.recording.teacher import RecordedTeacher
 from kd_keras.runs import devices, students, teachers
 from kd_keras.runs.images import Images, read_images
@@ -85,6 +86,11 @@ class Request:
                     f"quantize={self.quantize!r} starts from a trained student, but {students.describe(self.student)!r}"
                     " starts from new weights. Train it first, and pass its run as student=."
                 )
+            if isinstance(self.student, keras.Model) and is_quantization_aware(self.student):
+                raise ValueError(
+                    f"quantize={self.quantize!r} needs a float student, but {self.student.name!r} is already "
+                    "quantization-aware. Leave out quantize=; its ranges stay of the kind that they are."
+                )
         refuse_function(self.teacher)
         methods = make_methods(self.methods)
         needing = [method.name for method in methods if method.taps.teacher]
@@ -137,9 +143,9 @@ def distill(
             outputs for one batch are compared with the recorded ones.
         weights: a file to start the student from, as for `train`.
         quantize: "int8" to train a trained classifier for its LiteRT int8 file, as `kd_keras.quantization_aware` says.
-            "int8_lsq" learns the ranges of activations by gradient instead of moving averages. The float student may be
-            its own teacher. A tenth of the epochs of its training is enough; `export` in the format "litert_int8"
-            writes the file.
+            "int8_lsq" learns the ranges of activations by gradient instead of moving averages, with the optimizer
+            "sgd". The float student may be its own teacher. A tenth of the epochs of its training is enough; `export`
+            in the formats "litert_int8" and "onnx" writes the file.
         overwrite: whether to delete an earlier run in that directory.
         **options: `teacher_weights`, `teacher_precision`, `teacher_range` and `combine` as `TeacherOptions` describes
             them, and everything else that `Recipe` takes.
@@ -167,6 +173,11 @@ def distill(
     )  # fmt: skip
     recipe = make_recipe(students.is_pretrained(student, weights), data=data, **options)
     request.check()
+    if quantize == "int8_lsq" and recipe.optimizer in ("adam", "adamw"):
+        raise ValueError(
+            f"quantize='int8_lsq' needs optimizer='sgd', but received {recipe.optimizer!r}, whose updates ignore the "
+            "scale of the gradients to the steps and would change small steps too much. Pass 'sgd', or use 'int8'."
+        )
     with devices.chosen_strategy(recipe) as strategy:
         with open_session(run, request.settings(recipe), recipe, strategy, overwrite) as session:
             return session if isinstance(session, Run) else _distill(session, request)

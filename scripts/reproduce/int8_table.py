@@ -75,9 +75,11 @@ def measure(options: argparse.Namespace, student: str, teacher: Path, seed: int)
         complete(place / name, "distill", *int8_flags(options, plain.path, source, seed))
         for name, source in teachers.items()
     ]
-    if not (place / "measured.json").exists():
-        write_json(place / "measured.json", _measure_files(options, plain, taught))
-    return json.loads((place / "measured.json").read_text())
+    file = place / "measured.json"
+    trained = max((run.path / "result.json").stat().st_mtime for run in (plain, *taught))
+    if not file.exists() or file.stat().st_mtime < trained:
+        write_json(file, _measure_files(options, plain, taught))
+    return json.loads(file.read_text())
 
 
 def _measure_files(options: argparse.Namespace, plain: Run, taught: Sequence[Run]) -> dict[str, dict[str, float]]:

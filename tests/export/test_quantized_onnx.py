@@ -104,3 +104,19 @@ def test_kernels_of_four_bits_equal_the_keras_model_to_one_step(images, tmp_path
     path = export(copy, tmp_path / "model.onnx", image_shape=SHAPE, sample=images, tolerance=1.0).path
     steps = steps_of_layers(copy, onnx_integer_tensors(path.read_bytes(), images[0]), images[0])
     assert len(steps) >= 15 and max(steps.values()) <= ONE_STEP, steps
+
+
+def test_equal_kernels_of_other_shapes_and_outputs_that_are_not_served(images, tmp_path):
+    """Kernels of only zeros have equal bytes; the kernel of the second head is not in the file."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input(SHAPE, name="image")
+    x = keras.layers.Conv2D(8, 3, activation="relu", name="first")(inputs)
+    x = keras.layers.Conv2D(16, 3, kernel_initializer="zeros", bias_initializer="ones", name="wide")(x)
+    x = keras.layers.Conv2D(8, 3, kernel_initializer="zeros", bias_initializer="ones", name="narrow")(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    heads = {name: keras.layers.Dense(5, name=name)(x) for name in ("logits", "aux")}
+    copy = quantization_aware(keras.Model(inputs, heads), images)
+    path = export(copy, tmp_path / "model.onnx", image_shape=SHAPE, sample=images).path
+    int8 = [tensor for tensor in onnx.load(path).graph.initializer if tensor.data_type == onnx.TensorProto.INT8]
+    kernels = sorted(tuple(tensor.dims[:2]) for tensor in int8 if len(tensor.dims) == 4)
+    assert kernels == [(5, 8), (8, 3), (8, 16), (16, 8)]

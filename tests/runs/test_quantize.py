@@ -72,6 +72,12 @@ def test_an_untrained_student_and_an_unknown_quantization_are_refused(float_run,
         distill(teacher=float_run, student="mlp", run=tmp_path / "run", quantize="int8", **TINY)
     with pytest.raises(ValueError, match="int8"):
         distill(teacher=float_run, student=float_run, run=tmp_path / "run", quantize="int4", **TINY)
+    with pytest.raises(ValueError, match="needs optimizer='sgd'"):
+        lsq = {**TINY, "quantize": "int8_lsq", "optimizer": "adam"}
+        distill(teacher=float_run, student=float_run, run=tmp_path / "run", **lsq)
+    int8 = quantization_aware(load_network(float_run), photographs(4, 8)[..., :1])
+    with pytest.raises(ValueError, match="needs a float student, but .* is already quantization-aware"):
+        distill(teacher=float_run, student=int8, run=tmp_path / "run", quantize="int8", **TINY)
     assert not (tmp_path / "run").exists()
 
 

@@ -27,9 +27,10 @@ def show_quantization(networks: Sequence[Network], classes: Sequence[str]) -> Se
     alt = f"Signal-to-noise ratio of the layers in int8. {' '.join(sentences)}"
     svg = draw_lines("int8-layers", alt, lines, "layer, in order of computation", "decibels", percent=False)
     intro = "The signal-to-noise ratio of each rounded tensor on test images: its values if nothing is rounded,"
-    intro += " compared with its values in int8, where the noise of all layers before it is included. 10 dB less are"
-    intro += " ten times the noise power. If the accuracy in int8 is too low, train again with the convolution before a"
-    intro += " sharp fall in float: kd_keras.quantization_aware(keep_float=[...])."
+    intro += " compared with its values in int8, where the noise of all layers before it is included. A ratio"
+    intro += " that is 10 dB lower means ten times the noise power. If the accuracy in int8 is too low, find the layer"
+    intro += " at which the ratio falls sharply, keep the convolution before it in float"
+    intro += " (kd_keras.quantization_aware(keep_float=[...])), and train again."
     return Section([Plot(svg, " ".join(sentences))], [_table(known[-1])], intro=intro)
 
 
