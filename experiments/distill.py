@@ -37,9 +37,8 @@ text = (
 )
 flags.DEFINE_string("hard_weight", None, text)
 text = (
-    "Train a trained student for its LiteRT int8 file, which experiments.export writes; int8_lsq learns the ranges of"
+    "Train a trained student for its int8 files, which experiments.export writes; int8_lsq learns ranges by gradient."
 )
-text += " activations by gradient."
 flags.DEFINE_enum("quantize", None, ("int8", "int8_lsq"), text)
 
 

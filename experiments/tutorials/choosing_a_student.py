@@ -3,7 +3,7 @@
 # Choosing a student
 
 Which network fits into 200 kB on the device, and which of those learns best from the teacher?
-`kd.choose` answers it: it exports every candidate and measures the file with its own runtime, drops what does not fit,
+`kd.choose` tries it: it exports every candidate and measures the file with its own runtime, drops what does not fit,
 and distills the others by successive halving: the best third is trained again for three times as many epochs, so that
 most of the time is spent on promising networks.
 """

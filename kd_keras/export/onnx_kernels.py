@@ -83,14 +83,14 @@ def _steps_of_kernels(function: Any) -> dict[Kernel, np.ndarray]:
 
 def _operations_before(tensors: Sequence[tf.Tensor]) -> list[Any]:
     """The operations of a graph on which tensors depend; those of outputs that are not served are not in the file."""
-    found: dict[str, Any] = {}
+    reached: dict[str, Any] = {}
     waiting = [tensor.op for tensor in tensors]
     while waiting:
         operation = waiting.pop()
-        if operation.name not in found:
-            found[operation.name] = operation
+        if operation.name not in reached:
+            reached[operation.name] = operation
             waiting += [tensor.op for tensor in operation.inputs]
-    return list(found.values())
+    return list(reached.values())
 
 
 def _dequantized(graph: Any, node: Any, nodes: _Nodes, kernel: np.ndarray, step: np.ndarray) -> list[Any]:
