@@ -49,7 +49,7 @@ class Setting:
 
 
 SETTINGS = {
-    "cifar10": Setting(20000, "test", "resnet8", 15, 10, ("--flip", "--crop=4")),
+    "cifar10": Setting(10000, "test", "resnet8", 20, 20, ("--flip", "--crop=4")),
     "imagenette_96": Setting(
         2500, "validation", "applications/MobileNetV3Small", 40, 40, ("--flip", "--resized_crop", "--image_size=64,64")
     ),
