@@ -26,7 +26,7 @@ devices.define_devices()
 devices.define_survival()
 for group in (data, training, teacher, devices):
     flags.adopt_module_key_flags(group)
-for name, value in {**SCHEDULE, "learning_rate": None, "weight_decay": None}.items():
+for name, value in {**SCHEDULE, "learning_rate": None, "weight_decay": None, "coupled_weight_decay": None}.items():
     FLAGS.set_default(name, value)
 text = "A method that needs no labels, such as queue, tokens, dense or 'queue(size=1024)'"
 flags.DEFINE_multi_string("method", list(METHODS), text)

@@ -29,7 +29,7 @@ def define_training() -> None:
     flags.DEFINE_integer("epochs", Recipe.epochs, "Passes over the training images.", lower_bound=1)
     text = "Number of epochs between tests, each with a checkpoint."
     flags.DEFINE_integer("test_every", Recipe.test_every, text, lower_bound=1)
-    flags.DEFINE_enum("optimizer", Recipe.optimizer, OPTIMIZERS, "Optimizer; sgd and dot have momentum 0.9.")
+    flags.DEFINE_enum("optimizer", Recipe.optimizer, OPTIMIZERS, "Optimizer; sgd, lars and dot have momentum 0.9.")
     text = (
         "Of --optimizer=dot: the momentum of the distillation is 0.9 plus this, that of the hard loss 0.9 minus this."
     )

@@ -173,10 +173,10 @@ def distill(
     )  # fmt: skip
     recipe = make_recipe(students.is_pretrained(student, weights), data=data, **options)
     request.check()
-    if quantize == "int8_lsq" and recipe.optimizer in ("adam", "adamw"):
+    if quantize == "int8_lsq" and recipe.optimizer not in ("sgd", "dot"):
         raise ValueError(
-            f"quantize='int8_lsq' needs optimizer='sgd', but received {recipe.optimizer!r}, whose updates ignore the "
-            "scale of the gradients to the steps and would change small steps too much. Pass 'sgd', or use 'int8'."
+            f"quantize='int8_lsq' needs optimizer='sgd', but received {recipe.optimizer!r}, whose learning rate or "
+            "updates would change small steps too much. Pass 'sgd', or use 'int8'."
         )
     with devices.chosen_strategy(recipe) as strategy:
         with open_session(run, request.settings(recipe), recipe, strategy, overwrite) as session:

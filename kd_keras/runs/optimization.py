@@ -12,7 +12,7 @@ import tensorflow as tf
 from kd_keras import distribute
 from kd_keras.distiller import Distiller
 from kd_keras.runs.recipe import Recipe
-from kd_keras.training import DOT, CoupledSGD
+from kd_keras.training import DOT, LARS, CoupledSGD
 from kd_keras.training.layer_rates import LayerRatesAdam, LayerRatesSGD, layer_factors
 
 logger = logging.getLogger("kd_keras")
@@ -47,12 +47,14 @@ def compile_distiller(
 def optimizer(recipe: Recipe, steps: int) -> keras.optimizers.Optimizer:
     """The optimizer of a recipe, with its learning rate over epochs of `steps` updates."""
     rate = learning_rate(recipe, steps)
-    clip = {"global_clipnorm": recipe.clip_norm or None}
+    clip: dict[str, Any] = {"global_clipnorm": recipe.clip_norm or None}
     decay: dict[str, Any] = {"weight_decay": recipe.weight_decay or None, **clip}
     if recipe.optimizer == "sgd":
         if recipe.coupled_weight_decay:
             return CoupledSGD(rate, momentum=0.9, coupled_weight_decay=recipe.coupled_weight_decay, **decay)
         return keras.optimizers.SGD(rate, momentum=0.9, **decay)
+    if recipe.optimizer == "lars":
+        return LARS(rate, momentum=0.9, coupled_weight_decay=recipe.coupled_weight_decay, **clip)
     if recipe.optimizer == "dot":
         return DOT(
             rate,

@@ -45,6 +45,7 @@ SCHEDULE: dict[str, Any] = {
     "base_batch_size": 1536,
     "clip_norm": 1.0,
 }
+LARS_RATE = 1.8  # its learning rate, for the same base_batch_size
 WEIGHT_DECAY, WEIGHT_DECAY_OF_TRANSFORMERS = 1e-6, 0.04
 TRANSFORMERS = ("vit", "deit", "dino", "swin", "siglip")  # in the names of models
 METHODS = ("queue", "tokens")
@@ -73,9 +74,9 @@ def pretrain(
 
     The defaults are the published ones: a new mixup of every batch with ratios that are uniform from 0 to 1, AdamW with
     the rate 5e-4 times the square root of batch_size / 1536 and a cosine schedule, weight decay 1e-6 (0.04 for
-    transformers), gradients clipped at norm 1, a queue of a third of the images, at most 8192. Published trainings have
-    100 to 3000 epochs; here 100 is the default. Further augmentation is up to the user: `flip=True`,
-    `resized_crop=True`.
+    transformers), gradients clipped at norm 1, a queue of a third of the images, at most 8192. `optimizer="lars"`, for
+    large batches, has the rate 1.8 and the coupled weight decay 1e-6. Published trainings have 100 to 3000 epochs; here
+    100 is the default. Further augmentation is up to the user: `flip=True`, `resized_crop=True`.
 
     The run contains the network from images to embeddings. `kd_keras.train(model=RUN, data=LABELED)` puts a new
     classifier on it and fine-tunes; `freeze_backbone=True` trains only the classifier. A detector or a segmentation
@@ -120,8 +121,9 @@ def pretrain(
         teacher=teacher, teacher_options=TeacherOptions(**for_teacher), student=student, methods=methods,
         hard_weight=0.0, recording=None, weights=weights, quantize=None,
     )  # fmt: skip
-    decay = WEIGHT_DECAY_OF_TRANSFORMERS if is_transformer(student) else WEIGHT_DECAY
-    recipe = make_recipe(False, data=data, **{**SCHEDULE, "weight_decay": decay, **_given(options)})
+    published = _published_options(student, options.get("optimizer", SCHEDULE["optimizer"]))
+    given = {name: value for name, value in options.items() if value is not None or name not in published}
+    recipe = make_recipe(False, data=data, **{**published, **given})
     request.check()
     if labeled is None and recipe.test_data is not None:
         raise ValueError("test_data= measures the embeddings together with labeled=, but received no labeled=.")
@@ -155,10 +157,12 @@ def is_transformer(student: Network) -> bool:
     return isinstance(student, str) and students.names_model(student) and any(word in name for word in TRANSFORMERS)
 
 
-def _given(options: dict[str, Any]) -> dict[str, Any]:
-    """The options without those of `None`, for which the default is published."""
-    published = {*SCHEDULE, "weight_decay"}
-    return {name: value for name, value in options.items() if value is not None or name not in published}
+def _published_options(student: Network, optimizer: str) -> dict[str, Any]:
+    """The published schedule, with the learning rate and the weight decay of an optimizer."""
+    if optimizer == "lars":
+        return {**SCHEDULE, "learning_rate": LARS_RATE, "weight_decay": 0.0, "coupled_weight_decay": WEIGHT_DECAY}
+    decay = WEIGHT_DECAY_OF_TRANSFORMERS if is_transformer(student) else WEIGHT_DECAY
+    return {**SCHEDULE, "weight_decay": decay, "coupled_weight_decay": 0.0}
 
 
 def _setting(labeled: Data | None) -> Any:

@@ -18,7 +18,7 @@ from kd_keras.runs.settings import GivenObject
 from kd_keras.tasks import NAMES as TASKS
 
 Data: TypeAlias = str | os.PathLike | Source | tf.data.Dataset
-OPTIMIZERS = ("sgd", "adam", "adamw", "dot")
+OPTIMIZERS = ("sgd", "adam", "adamw", "lars", "dot")
 # Trained weights are lost at the rates that train new ones.
 FINE_TUNING_RATES = {"sgd": 0.005, "adam": 1e-4, "adamw": 1e-4, "dot": 0.005}
 SCHEDULES = ("cosine", "steps", "constant")
@@ -57,8 +57,8 @@ class Recipe:
             they come in any order. Images must fit into memory, and have one class each.
         epochs: passes over the training images.
         test_every: number of epochs between tests, each with a checkpoint.
-        optimizer: "sgd" with momentum 0.9, "adam", "adamw", or for `distill` "dot" with momentum 0.9, as
-            `training.DOT`.
+        optimizer: "sgd", "adam", "adamw", "lars" for large batches, as `training.LARS`, or for `distill` "dot", as
+            `training.DOT`; "sgd", "lars" and "dot" have momentum 0.9.
         dot_delta: of "dot", how much the momentum of the distillation is above and that of the hard loss below 0.9.
         learning_rate: the highest learning rate. `train` and `distill` start from trained weights with the lower rate
             of `FINE_TUNING_RATES`, unless they receive one.
@@ -72,7 +72,7 @@ class Recipe:
         warmup_epochs: epochs of linear warm-up.
         weight_decay: decoupled weight decay, as Keras's optimizers apply it.
         coupled_weight_decay: weight decay as published recipes apply it, added to the gradient before momentum; of
-            "sgd" and "dot" only. See `training.CoupledSGD`.
+            "sgd", "lars" and "dot" only. See `training.CoupledSGD`.
         clip_norm: the highest norm of all gradients together, to which longer ones are scaled down; 0 is off.
         label_smoothing: fraction of a label that is spread evenly over all classes.
         seed: of weights, order and augmentation.
@@ -219,17 +219,22 @@ class Recipe:
                     f"Expected decay_epochs in rising order, from 1 to below epochs={self.epochs}, with "
                     f"schedule='steps', but received {','.join(map(str, marks))} with {self.schedule!r}."
                 )
-        if self.coupled_weight_decay and self.optimizer not in ("sgd", "dot"):
+        if self.coupled_weight_decay and self.optimizer not in ("sgd", "lars", "dot"):
             raise ValueError(
-                f"coupled_weight_decay={self.coupled_weight_decay} needs optimizer='sgd' or 'dot', but received "
-                f"{self.optimizer!r}. Pass weight_decay instead."
+                f"coupled_weight_decay={self.coupled_weight_decay} needs optimizer='sgd', 'lars' or 'dot', but received"
+                f" {self.optimizer!r}. Pass weight_decay instead."
+            )
+        if self.weight_decay and self.optimizer == "lars":
+            raise ValueError(
+                f"weight_decay={self.weight_decay} needs another optimizer than 'lars', whose steps contain the decay. "
+                "Pass coupled_weight_decay instead."
             )
         if self.clip_norm and self.optimizer == "dot":
             raise ValueError(f"clip_norm={self.clip_norm} needs another optimizer than 'dot', which does not clip.")
-        if not 0 < self.first_layer_rate <= 1 or self.first_layer_rate < 1 and self.optimizer == "dot":
+        if not 0 < self.first_layer_rate <= 1 or self.first_layer_rate < 1 and self.optimizer in ("lars", "dot"):
             raise ValueError(
-                "first_layer_rate must be above 0 and at most 1, and 1 for the optimizer 'dot', but received "
-                f"{self.first_layer_rate} for {self.optimizer!r}."
+                "first_layer_rate must be above 0 and at most 1, and 1 for the optimizers 'lars' and 'dot', but "
+                f"received {self.first_layer_rate} for {self.optimizer!r}."
             )
         if self.first_layer_rate < 1 and self.freeze_backbone:
             raise ValueError(

@@ -98,6 +98,12 @@ def test_the_published_settings_are_the_defaults(pretrained):
     assert is_transformer("hub/ViTImageClassifier") and not is_transformer("resnet8")
 
 
+def test_lars_has_a_rate_and_a_decay_of_its_own(options, place):
+    run = kd.pretrain(**options, methods=["queue"], optimizer="lars", epochs=1, run=place / "lars")
+    rates = {name: run.settings[name] for name in ("learning_rate", "weight_decay", "coupled_weight_decay")}
+    assert rates == {"learning_rate": "1.8", "weight_decay": "0.0", "coupled_weight_decay": "1e-06"}
+
+
 def test_labeled_images_measure_the_embeddings(pretrained):
     history = pretrained.history
     assert {"queue", "tokens", "loss", "val_knn", "val_linear_probe"} <= set(history)
