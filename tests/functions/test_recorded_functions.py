@@ -1,8 +1,14 @@
 """Functions as teachers: recorded, they are the teacher that the network would be; what does not fit is refused."""
 
+import contextlib
 import json
 import logging
+import signal
+import socket
+import subprocess
+import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import keras
 import numpy as np
@@ -311,6 +317,30 @@ def test_a_server_that_dies_while_it_is_recorded_and_is_started_again(network, e
     for view in range(2):
         np.testing.assert_array_equal(table(resumed, view), table(uninterrupted, view))
         np.testing.assert_allclose(table(resumed, view), expected[view], atol=1e-4)
+
+
+def test_a_server_process_that_is_killed_and_started_again_during_a_recording(files, tmp_path):
+    """The recording waits for it, in real time, and is the one of a server that was always there."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "tests.support.serving", str(files["onnx"]), str(port)]
+    teacher = Teacher.served(f"http://127.0.0.1:{port}/v1/models/teacher", batch_size=3)
+    options = {**OPTIONS, "augmentation": CROP}
+    answered = []
+    with ThreadPoolExecutor() as pool, contextlib.ExitStack() as servers:
+        for start in ("first", "second"):
+            server = servers.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+            servers.callback(server.kill)
+            assert server.stdout.readline() == "ready\n"
+            if start == "first":
+                recorded = pool.submit(record, tmp_path / "killed", teacher, source(), **options)
+                answered += [int(server.stdout.readline()) for _ in range(8)]
+                server.send_signal(signal.SIGKILL)
+        recording = recorded.result(timeout=120)
+        whole = record(tmp_path / "whole", teacher, source(), **options)
+    assert 0 < sum(answered) < 2 * COUNT, "it was killed in the middle"
+    for view in range(2):
+        np.testing.assert_array_equal(table(recording, view), table(whole, view))
 
 
 def test_a_server_is_asked_in_its_type_and_size_and_for_the_named_output(network, quick, tmp_path):

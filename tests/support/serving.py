@@ -1,7 +1,12 @@
-"""A server in the form of TensorFlow Serving's REST interface, in a thread."""
+"""A server in the form of TensorFlow Serving's REST interface, in a thread or in a process of its own.
+
+python -m tests.support.serving MODEL.onnx PORT
+"""
 
 import json
+import sys
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
@@ -78,3 +83,24 @@ def metadata(shape, dtype):
         "model_spec": {"name": "teacher"},
         "metadata": {"signature_def": {"signature_def": {"serving_default": signature}}},
     }
+
+
+def serve_file(path, port):
+    """Serves an ONNX file of uint8 images until the process is killed; prints a line for each request."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path)
+    name = session.get_inputs()[0].name
+
+    def predict(images):
+        print(len(images), flush=True)
+        time.sleep(0.05)
+        return session.run(None, {name: images.astype("uint8")})[0].tolist()
+
+    Serving(predict, port=port)
+    print("ready", flush=True)
+    threading.Event().wait()
+
+
+if __name__ == "__main__":
+    serve_file(sys.argv[1], int(sys.argv[2]))
