@@ -49,9 +49,9 @@ class Setting:
 
 
 SETTINGS = {
-    "cifar10": Setting(10000, "test", "resnet8", 20, 20, ("--flip", "--crop=4")),
+    "cifar10": Setting(10000, "test", "resnet8", 15, 10, ("--flip", "--crop=4")),
     "imagenette_96": Setting(
-        2500, "validation", "applications/MobileNetV3Small", 40, 40, ("--flip", "--resized_crop", "--image_size=64,64")
+        2500, "validation", "applications/MobileNetV3Small", 20, 20, ("--flip", "--resized_crop", "--image_size=64,64")
     ),
 }
 
