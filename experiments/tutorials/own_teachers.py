@@ -40,7 +40,7 @@ student: dict[str, Any] = {"student": "mlp(hidden=(64,))", "methods": ["kd"], **
 """
 ## A network of PyTorch, as an ONNX file
 
-In PyTorch you write the file like this:
+In PyTorch you write the file like this (recent versions also need `pip install onnx onnxscript`; 2.13 was tried):
 
     torch.onnx.export(network.eval(), torch.zeros(1, 3, 224, 224), "teacher.onnx", input_names=["images"],
                       output_names=["logits"], dynamic_axes={"images": {0: "batch"}, "logits": {0: "batch"}})
