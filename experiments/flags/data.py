@@ -2,7 +2,8 @@
 
 from absl import flags
 
-from kd_keras.runs.recipe import TASKS, Recipe
+from kd_keras.runs.recipe import Recipe
+from kd_keras.tasks import NAMES as TASKS
 
 
 def define_data() -> None:

@@ -4,7 +4,8 @@ from absl import flags
 
 from kd_keras import distribute
 from kd_keras.data import SHARDING
-from kd_keras.runs.recipe import JIT, NONFINITE, PRECISIONS, Recipe
+from kd_keras.runs.recipe import Recipe
+from kd_keras.runs.recipe_values import JIT, NONFINITE, PRECISIONS
 
 
 def define_place() -> None:

@@ -2,7 +2,8 @@
 
 from absl import flags
 
-from kd_keras.runs.recipe import FINE_TUNING_RATES, OPTIMIZERS, SCHEDULES, Recipe
+from kd_keras.runs.recipe import Recipe
+from kd_keras.runs.recipe_values import FINE_TUNING_RATES, OPTIMIZERS, SCHEDULES
 
 
 def define_model(name: str, default: str) -> None:

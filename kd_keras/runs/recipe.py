@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import tensorflow as tf
 
-from kd_keras import distribute
-from kd_keras.data import SHARDING, Augmentation, Source
-from kd_keras.errors import check_choice, check_number, check_whole_number, suggest
+from kd_keras.data import Source
+from kd_keras.errors import suggest
 from kd_keras.runs.parsing import parse_normalization
+from kd_keras.runs.recipe_checks import DOT_DELTA, check_optimizer, check_schedule
+from kd_keras.runs.recipe_values import (
+    FINE_TUNING_RATES,
+    READING,
+    TUPLES,
+    check_value,
+    factors,
+    from_text,
+    names,
+    whole_numbers,
+)
 from kd_keras.runs.settings import GivenObject
-from kd_keras.tasks import NAMES as TASKS
 
 Data: TypeAlias = str | os.PathLike | Source | tf.data.Dataset
-OPTIMIZERS = ("sgd", "adam", "adamw", "lars", "dot")
-# Trained weights are lost at the rates that train new ones.
-FINE_TUNING_RATES = {"sgd": 0.005, "adam": 1e-4, "adamw": 1e-4, "dot": 0.005}
-SCHEDULES = ("cosine", "steps", "constant")
-PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
-JIT = ("auto", "on", "off")
-NONFINITE = ("stop", "skip")
 # Not recorded with a run, because they change no result.
 NOT_RECORDED = ("worker_timeout", "download_timeout")
 
@@ -130,7 +132,7 @@ class Recipe:
     epochs: int = 30
     test_every: int = 1
     optimizer: str = "sgd"
-    dot_delta: float = 0.075
+    dot_delta: float = DOT_DELTA
     learning_rate: float = 0.05
     first_layer_rate: float = 1.0
     freeze_backbone: bool = False
@@ -168,81 +170,24 @@ class Recipe:
     on_nonfinite: str = "stop"
 
     def __post_init__(self) -> None:
-        self._check_values()
+        self._check_data()
+        for name, value in self.__dict__.items():
+            if not (name == "strategy" and isinstance(value, tf.distribute.Strategy)):
+                check_value(name, value)
         for name, count in TUPLES.items():
-            object.__setattr__(self, name, _whole_numbers(name, self._value(name), count))
-        object.__setattr__(self, "scale", _factors(self.scale))
-        object.__setattr__(self, "class_names", _names(self.class_names))
+            object.__setattr__(self, name, whole_numbers(name, self._value(name), count))
+        object.__setattr__(self, "scale", factors(self.scale))
+        object.__setattr__(self, "class_names", names(self.class_names))
         object.__setattr__(self, "normalization", parse_normalization(self.normalization))
-        self._check_combinations()
+        check_schedule(self)
+        check_optimizer(self)
 
-    def _check_values(self) -> None:
-        """Checks each value by itself."""
-        for name, least in WHOLE_NUMBERS.items():
-            if self._value(name) is not None or name not in OPTIONAL:
-                check_whole_number("Recipe", name, self._value(name), least=least)
-        for name in NUMBERS:
-            check_number("Recipe", name, self._value(name), least=0)
-        check_number("Recipe", "worker_timeout", self.worker_timeout, least=1)
-        check_number("Recipe", "download_timeout", self.download_timeout, least=1)
-        for name in SWITCHES:
-            if not isinstance(self._value(name), bool):
-                raise TypeError(f"Recipe({name}=...) must be True or False, but received {self._value(name)!r}.")
+    def _check_data(self) -> None:
         for name in ("data", "test_data"):
             if not isinstance(self._value(name), Data) and (name, self._value(name)) != ("test_data", None):
                 kind = type(self._value(name)).__name__
                 message = "must be a name, a folder, a Source or a tf.data.Dataset, but received an object of type"
                 raise TypeError(f"Recipe({name}=...) {message} {kind}.")
-        if self.task is not None:
-            check_choice("Recipe", "task", self.task, TASKS)
-        for name, choices in CHOICES.items():
-            value = self._value(name)
-            if not (name == "strategy" and isinstance(value, tf.distribute.Strategy)):
-                check_choice("Recipe", name, value, choices)
-
-    def _check_combinations(self) -> None:
-        """Checks values that need others."""
-        if self.warmup_epochs and self.schedule != "cosine":
-            raise ValueError(
-                f"warmup_epochs={self.warmup_epochs} needs schedule='cosine', but received {self.schedule!r}."
-                " Change the schedule, or leave out the warm-up."
-            )
-        if self.warmup_epochs and self.warmup_epochs >= self.epochs:
-            raise ValueError(
-                f"Expected a warm-up shorter than the training of epochs={self.epochs}, but received "
-                f"warmup_epochs={self.warmup_epochs}. Make it shorter."
-            )
-        if (marks := self.decay_epochs) is not None:
-            is_rising = bool(marks) and list(marks) == sorted({*marks}) and 0 < marks[0] and marks[-1] < self.epochs
-            if self.schedule != "steps" or not is_rising:
-                raise ValueError(
-                    f"Expected decay_epochs in rising order, from 1 to below epochs={self.epochs}, with "
-                    f"schedule='steps', but received {','.join(map(str, marks))} with {self.schedule!r}."
-                )
-        if self.coupled_weight_decay and self.optimizer not in ("sgd", "lars", "dot"):
-            raise ValueError(
-                f"coupled_weight_decay={self.coupled_weight_decay} needs optimizer='sgd', 'lars' or 'dot', but received"
-                f" {self.optimizer!r}. Pass weight_decay instead."
-            )
-        if self.weight_decay and self.optimizer == "lars":
-            raise ValueError(
-                f"weight_decay={self.weight_decay} needs another optimizer than 'lars', whose steps contain the decay. "
-                "Pass coupled_weight_decay instead."
-            )
-        if self.clip_norm and self.optimizer == "dot":
-            raise ValueError(f"clip_norm={self.clip_norm} needs another optimizer than 'dot', which does not clip.")
-        if not 0 < self.first_layer_rate <= 1 or self.first_layer_rate < 1 and self.optimizer in ("lars", "dot"):
-            raise ValueError(
-                "first_layer_rate must be above 0 and at most 1, and 1 for the optimizers 'lars' and 'dot', but "
-                f"received {self.first_layer_rate} for {self.optimizer!r}."
-            )
-        if self.first_layer_rate < 1 and self.freeze_backbone:
-            raise ValueError(
-                f"first_layer_rate={self.first_layer_rate} has no effect with freeze_backbone, which trains only the "
-                "classifier. Leave one of them out."
-            )
-        if self.dot_delta != Recipe.dot_delta and self.optimizer != "dot":
-            raise ValueError(f"dot_delta={self.dot_delta} needs optimizer='dot', but received {self.optimizer!r}.")
 
     def _value(self, name: str) -> Any:
         return self.__dict__[name]
@@ -277,43 +222,8 @@ class Recipe:
         >>> Recipe.from_settings({"flip": "true", "image_size": "8,8", "model": "mlp"}).image_size
         (8, 8)
         """
-        names = [field.name for field in dataclasses.fields(cls) if field.name in settings]
-        return cls(**{name: _from_text(name, settings[name]) for name in names})
-
-
-# The checks by kind: for whole numbers the lowest allowed value, for tuples their length.
-WHOLE_NUMBERS = {
-    "batch_size": 1, "epochs": 1, "test_every": 1, "seed": 0, "views": 1, "crop": 0, "shift": 0, "devices": 1,
-    "base_batch_size": 1, "steps_per_execution": 1, "checkpoint_every": 0, "keep": 2,
-    "image_channels": 1, "image_bits": 8, "images_per_identity": 2,
-}  # fmt: skip
-READING = ("class_names", "image_channels", "image_bits", "ignored", "download_timeout")
-OPTIONAL = ("views", "devices", "image_channels", "image_bits", "images_per_identity")
-NUMBERS = (
-    "learning_rate",
-    "dot_delta",
-    "first_layer_rate",
-    "warmup_epochs",
-    "weight_decay",
-    "coupled_weight_decay",
-    "clip_norm",
-    "label_smoothing",
-    "mixup",
-    "cutmix",
-    "mosaic",
-)
-SWITCHES = ("drop_remainder", "flip", "resized_crop", "deterministic", "sync_batch_norm", "freeze_backbone")
-TUPLES = {"without_classes": None, "decay_epochs": None, "image_size": 2, "rand_augment": 2, "ignored": None}
-CHOICES: dict[str, Sequence[str]] = {
-    "optimizer": OPTIMIZERS,
-    "schedule": SCHEDULES,
-    "strategy": distribute.NAMES,
-    "sharding": SHARDING,
-    "scale_learning_rate": tuple(distribute.RULES),
-    "jit": JIT,
-    "precision": PRECISIONS,
-    "on_nonfinite": NONFINITE,
-}
+        known = [field.name for field in dataclasses.fields(cls) if field.name in settings]
+        return cls(**{name: from_text(name, settings[name]) for name in known})
 
 
 def make_recipe(pretrained: bool = False, /, **options: Any) -> Recipe:
@@ -339,55 +249,12 @@ def make_recipe(pretrained: bool = False, /, **options: Any) -> Recipe:
     return Recipe(**options)
 
 
-def _whole_numbers(name: str, value: Any, count: int | None) -> tuple[int, ...] | None:
-    """A tuple of whole numbers from a sequence of them or of their texts."""
-    if value is None:
-        return None
-    items = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
-    texts = [str(item).strip() for item in items]
-    if len(texts) != (count or len(texts)) or not all(text.isdigit() for text in texts):
-        raise ValueError(f"{name} must be {count or 'a list of'} whole numbers, but received {','.join(texts)}.")
-    return tuple(int(text) for text in texts)
-
-
-def _factors(value: Any) -> tuple[float, float] | None:
-    """The two factors of a scale, from numbers or their texts."""
-    if value is None:
-        return None
-    try:
-        smallest, largest = (float(factor) for factor in value)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"scale must be two numbers, such as (0.5, 2.0), but received {value!r}.") from error
-    Augmentation(scale=(smallest, largest))
-    return smallest, largest
-
-
-def _names(value: Any) -> tuple[str, ...] | None:
-    """The names of classes as a tuple of texts that a flag can hold."""
-    if value is None:
-        return None
-    names = (value,) if isinstance(value, str) else tuple(value)
-    if not names or not all(isinstance(name, str) and name.strip() and "," not in name for name in names):
-        raise ValueError(f"class_names must be names without commas, one for each class, but received {value!r}.")
-    return tuple(name.strip() for name in names)
-
-
 def _as_setting(data: Data | None) -> Any:
     if data is None or isinstance(data, (str, os.PathLike)):
         return None if data is None else os.fspath(data)
     if isinstance(data, Source):
         return GivenObject(f"a Source named {data.name!r} of {data.size} examples")
     return GivenObject(f"a tf.data.Dataset of {data.element_spec}")
-
-
-def _from_text(name: str, text: Any) -> Any:
-    if name in SWITCHES:
-        return text == "true"
-    if name in (*TUPLES, "scale", "class_names"):
-        return text.split(",")
-    if name in WHOLE_NUMBERS:
-        return int(text)
-    return float(text) if name in (*NUMBERS, "worker_timeout", "download_timeout") else text
 
 
 DEFAULTS = Recipe().settings()
