@@ -39,7 +39,7 @@ class FolderPredictions(abc.ABC):
             ValueError: if the path ends in something else, or its folder does not exist.
         """
         check_file("an output", path, TABLES)
-        if Path(path).suffix == ".json":
+        if Path(path).suffix.lower() == ".json":
             write_json(path, self.records())
             return
         text = io.StringIO()
@@ -91,7 +91,7 @@ def check_file(what: str, path: str | os.PathLike | None, suffixes: Sequence[str
     """
     if path is None:
         return
-    if Path(path).suffix not in suffixes:
+    if Path(path).suffix.lower() not in suffixes:
         raise ValueError(explain_mismatch(f"{what} that ends in {' or '.join(suffixes)}", os.fspath(path)))
     if Path(path).is_dir():
         raise ValueError(explain_mismatch(f"{what} that is a file", f"{os.fspath(path)}, which is a folder"))
