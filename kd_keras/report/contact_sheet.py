@@ -66,11 +66,7 @@ def write_sheet(
         sheet.paste(picture, (left + (side - picture.width) // 2, top + (side - picture.height) // 2))
         for number, text in enumerate(texts):
             pen.text((left, top + side + number * LINE), _cut(text, font, side), fill="black", font=font)
-    for place, (name, color) in enumerate((key or {}).items()):
-        row, column = divmod(place, _key_columns(size[0]))
-        left, top = GAP + column * KEY, size[1] + row * (LINE + 4)
-        pen.rectangle((left, top, left + LINE, top + LINE), fill=color, outline="black")
-        pen.text((left + LINE + 4, top + 1), _cut(name, font, KEY - LINE - 8), fill="black", font=font)
+    _draw_key(pen, key or {}, size, font)
     write_atomically(path, lambda name: sheet.save(name, "PNG"))
 
 
@@ -98,6 +94,15 @@ def _key_columns(width: int) -> int:
 
 def _key_height(key: Mapping[str, Any], width: int) -> int:
     return math.ceil(len(key) / _key_columns(width)) * (LINE + 4) + (GAP if key else 0)
+
+
+def _draw_key(pen: Any, key: Mapping[str, tuple[int, int, int]], size: tuple[int, int], font: Any) -> None:
+    """Draws the colors with their names below a sheet of a size `(width, height)`."""
+    for place, (name, color) in enumerate(key.items()):
+        row, column = divmod(place, _key_columns(size[0]))
+        left, top = GAP + column * KEY, size[1] + row * (LINE + 4)
+        pen.rectangle((left, top, left + LINE, top + LINE), fill=color, outline="black")
+        pen.text((left + LINE + 4, top + 1), _cut(name, font, KEY - LINE - 8), fill="black", font=font)
 
 
 def _cut(text: str, font: Any, width: int) -> str:
