@@ -146,6 +146,20 @@ print(f"{exported.path.name}: {exported.bytes / 1000:.0f} kB, {exported.millisec
 
 # %% [markdown]
 """
+## Boxes in photographs
+
+`predict` runs the student or an exported file on a photograph or a folder. The boxes are in pixels of the original
+images, whatever their size is, and the contact sheet shows them. In the shell:
+
+    python -m experiments.predict --model=runs/student --images=FOLDER --output=boxes.csv --sheet=boxes.png
+"""
+
+# %%
+photograph = next(path for path in sorted(folder.rglob("*")) if path.suffix.lower() in (".jpg", ".png"))
+print(kd.predict(exported.path, photograph, score=0.5, sheet=RUNS / "sheet.png").predictions[0])
+
+# %% [markdown]
+"""
 ## A program for the device
 
 It needs NumPy, Pillow and LiteRT (`pip install ai-edge-litert`; the interpreter in TensorFlow is the same).
@@ -176,6 +190,5 @@ for box, score, number in zip(detected["boxes"][0], detected["scores"][0], detec
 image.save(target)
 """
 (RUNS / "detect.py").write_text(PROGRAM.strip() + "\n")
-photograph = next(path for path in sorted(folder.rglob("*")) if path.suffix.lower() in (".jpg", ".png"))
 sys.argv = ["detect.py", str(exported.path), str(photograph), str(RUNS / "boxes.jpg")]
 runpy.run_path(str(RUNS / "detect.py"))

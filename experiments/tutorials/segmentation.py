@@ -138,3 +138,17 @@ print(f"{exported.path.name}: {exported.bytes / 1000:.0f} kB, {exported.millisec
 picture = kd.data.read_image(sorted((folder / "test" / "images").iterdir())[0])
 classes, counts = np.unique(load_class_maps(exported.path)(picture[None]), return_counts=True)
 print({NAMES[number]: int(count) for number, count in zip(classes, counts, strict=True)}, "pixels")
+
+# %% [markdown]
+"""
+## Masks of a folder
+
+`predict` runs the student or an exported file on a folder. It writes a mask of the original size for each image, as
+masks for training are stored; the contact sheet shows them with a key. In the shell:
+
+    python -m experiments.predict --model=runs/student --images=FOLDER --masks=masks --output=shares.csv
+"""
+
+# %%
+masks = kd.predict(exported.path, folder / "test" / "images", masks=RUNS / "masks", sheet=RUNS / "sheet.png")
+print(masks.predictions[0])

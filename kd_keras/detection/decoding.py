@@ -10,6 +10,8 @@ from keras import ops
 from kd_keras.contracts import Tensor
 from kd_keras.detection.boxes import NO_OBJECT, iou
 
+LOWEST_SCORE = 0.05  # as usual for COCO's average precision
+
 
 class Detections(NamedTuple):
     """Detected objects, in the order of falling scores.
@@ -32,7 +34,7 @@ def detect(
     logits: Tensor,
     *,
     size: tuple[int, int],
-    score_threshold: float = 0.05,
+    score_threshold: float = LOWEST_SCORE,
     iou_threshold: float = 0.5,
     candidates: int = 300,
     detections: int = 100,

@@ -93,6 +93,30 @@ def _load_onnx(path: Path, names: Sequence[str]) -> Callable[[np.ndarray], dict[
     return lambda images: dict(zip(names, session.run(list(names), {"images": images}), strict=True))
 
 
+def output_names(path: str | Path) -> list[str]:
+    """The names of the outputs of an export's default signature, by which its task is recognized.
+
+    Args:
+        path: as for `load`.
+
+    Raises:
+        ValueError: as `load`, and if the file has no default signature.
+    """
+    path = Path(path)
+    if path.suffix == ".onnx":
+        return [output.name for output in onnx_session(path).get_outputs()]
+    if path.is_dir():
+        signatures = tf.saved_model.load(str(path)).signatures
+        names = {name: signature.structured_outputs for name, signature in signatures.items()}
+    else:
+        names = {name: signature["outputs"] for name, signature in interpreter(path).get_signature_list().items()}
+    if "serving_default" not in names:
+        raise ValueError(
+            f"Expected {path} with the signature serving_default, but received {', '.join(names) or 'none'}."
+        )
+    return list(names["serving_default"])
+
+
 def image_shape(path: str | Path) -> tuple[int, int, int]:
     """The shape `(H, W, C)` of the images that an export takes.
 

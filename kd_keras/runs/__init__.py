@@ -5,7 +5,8 @@ from kd_keras.runs.distill import distill
 from kd_keras.runs.embed import Embeddings, embed
 from kd_keras.runs.evaluate import Evaluation, evaluate
 from kd_keras.runs.export import export
-from kd_keras.runs.predict import FolderPredictions, predict
+from kd_keras.runs.predict import predict
+from kd_keras.runs.predictions import FolderPredictions
 from kd_keras.runs.pretrain import pretrain
 from kd_keras.runs.recipe import Recipe
 from kd_keras.runs.record import record

@@ -12,8 +12,8 @@ import numpy as np
 from kd_keras.errors import check_whole_number, explain_mismatch
 from kd_keras.files import write_atomically
 from kd_keras.report.embedding_page import write_page
-from kd_keras.runs.classifiers import image_shape, is_export
 from kd_keras.runs.image_folder import find_files
+from kd_keras.runs.loading import image_shape, is_export
 from kd_keras.runs.run import Trained, load_network
 from kd_keras.tasks.faces.export import load_embedder
 from kd_keras.teacher import Teacher
@@ -128,9 +128,9 @@ def embed(
     run, shape = _load(model, image_size)
     files: list[str] = []
     vectors: list[np.ndarray] = []
-    for names, pixels in folder.batches(shape, batch_size):
-        files += names
-        vectors.append(run(pixels))
+    for batch in folder.batches(shape, batch_size):
+        files += batch.files
+        vectors.append(run(batch.images))
     embeddings = Embeddings(files, np.concatenate(vectors), folder.unreadable)
     if not np.isfinite(embeddings.vectors).all():
         raise ValueError(explain_mismatch(f"finite embeddings of {images}", "NaN or infinity", "train the model again"))

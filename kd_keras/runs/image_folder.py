@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,6 +20,20 @@ LOGGER = logging.getLogger("kd_keras")
 NAMED = 5  # the number of unreadable files that a message lists
 
 
+class ImageBatch(NamedTuple):
+    """Images as a network reads them.
+
+    Attributes:
+        files: B paths in the folder, with `/` between folders.
+        images: `(B, H, W, C)` uint8.
+        sizes: B original sizes `(height, width)`, after the orientation in EXIF is applied.
+    """
+
+    files: list[str]
+    images: np.ndarray
+    sizes: list[tuple[int, int]]
+
+
 @dataclass
 class ImageFolder:
     """The image files below a folder in the order of their paths, or a single file.
@@ -26,47 +41,48 @@ class ImageFolder:
     Attributes:
         root: the folder, or that of the single file.
         paths: of the files.
+        is_single: whether it is a single file.
         unreadable: after `batches`, the reason for each file that cannot be read.
     """
 
     root: Path
     paths: Sequence[Path]
+    is_single: bool = False
     unreadable: dict[str, str] = field(default_factory=dict)
 
     def name(self, path: Path) -> str:
         """The path of a file in the folder, with `/` between folders."""
         return path.relative_to(self.root).as_posix()
 
-    def batches(self, shape: tuple[int, int, int], batch_size: int) -> Iterator[tuple[list[str], np.ndarray]]:
-        """The names of readable files and their images, resized as test images are.
+    def batches(self, shape: tuple[int, int, int], batch_size: int) -> Iterator[ImageBatch]:
+        """The readable images, resized as test images are.
 
         Args:
             shape: `(H, W, C)` of the images.
             batch_size: the largest number of images B in a batch.
 
-        Yields:
-            B names, and `(B, H, W, C)` uint8.
-
         Raises:
             ValueError: after the last file, if none can be read.
         """
-        names: list[str] = []
-        images: list[np.ndarray] = []
         count = 0
+        files: list[str] = []
+        images: list[np.ndarray] = []
+        sizes: list[tuple[int, int]] = []
         for path in self.paths:
             try:
                 image = read_image(path, shape[2])
             except ValueError as error:
                 self.unreadable[self.name(path)] = str(error)
                 continue
-            names.append(self.name(path))
+            files.append(self.name(path))
+            sizes.append((image.shape[0], image.shape[1]))
             images.append(image if image.shape[:2] == shape[:2] else resize_pixels(image, shape[:2]).numpy())
             count += 1
-            if len(names) == batch_size:
-                yield names, np.stack(images)
-                names, images = [], []
-        if names:
-            yield names, np.stack(images)
+            if len(files) == batch_size:
+                yield ImageBatch(files, np.stack(images), sizes)
+                files, images, sizes = [], [], []
+        if files:
+            yield ImageBatch(files, np.stack(images), sizes)
         if not count:
             raise ValueError(f"None of the {len(self.paths)} images can be read: {self._reasons()}")
         if self.unreadable:
@@ -88,7 +104,7 @@ def find_files(images: str | os.PathLike) -> ImageFolder:
     """
     root = Path(images)
     if root.is_file():
-        return ImageFolder(root.parent, [root])
+        return ImageFolder(root.parent, [root], is_single=True)
     if not root.is_dir():
         raise ValueError(explain_mismatch("a folder of images or an image file", f"{root}, which does not exist"))
     paths = [Path(path) for path in find_images(root)]

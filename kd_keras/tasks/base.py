@@ -33,6 +33,7 @@ class Task(abc.ABC):
         is_open_set: whether test images have other classes than training images, as faces do; their labels have then no
             loss, and only `callbacks` measure.
         exports_learned_ranges: whether a "litert_int8" export has the ranges that a quantization-aware network learned.
+        export_outputs: the names of the outputs of an exported file, by which its task is recognized.
         export_columns: the fields of an export that the table of an export shows, with the format of their values.
     """
 
@@ -45,6 +46,7 @@ class Task(abc.ABC):
     optional_columns: ClassVar[tuple[str, ...]] = ()
     is_open_set: ClassVar[bool] = False
     exports_learned_ranges: ClassVar[bool] = False
+    export_outputs: ClassVar[tuple[str, ...]]
     export_columns: ClassVar[Mapping[str, str]]
 
     @property

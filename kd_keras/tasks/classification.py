@@ -60,6 +60,7 @@ class Classification(Task):
     metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
     exports_learned_ranges = True
     columns, optional_columns = COLUMNS, OPTIONAL_COLUMNS
+    export_outputs = ("probabilities",)
     export_columns: ClassVar = {"difference": ".1e", "agreement": ".4f", "accuracy": ".4f"}
 
     def load(

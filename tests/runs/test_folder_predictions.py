@@ -11,9 +11,11 @@ import tensorflow as tf
 from PIL import Image
 
 import kd_keras as kd
+from kd_keras import models
+from kd_keras.tasks.faces.export import export_embedder
 from tests.support.networks import convolutional
 from tests.support.programs import program
-from tests.support.runs import trained
+from tests.support.runs import saved_run, trained
 
 NAMES = [str(number) for number in range(10)][::-1]  # of the digits, in another order
 
@@ -106,14 +108,35 @@ def test_what_cannot_be_predicted_is_refused(run, folder, tmp_path):
     with pytest.raises(ValueError, match="image_size= for 'net', which reads images of"):
         kd.predict(any_size, folder)
     assert len(kd.predict(any_size, folder, image_size=(8, 8)).predictions) == 6
-    maps = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Conv2D(3, 1)])
-    with pytest.raises(ValueError, match="a classifier, with one row of logits for each image"):
-        kd.predict(maps, folder)
-    detector = tmp_path / "detector"
-    detector.mkdir()
-    (detector / "flags.txt").write_text("--data=digits\n--task=detection\n")
-    with pytest.raises(ValueError, match="a network for classification, but received .*, which is for detection"):
-        kd.predict(detector, folder)
+    with pytest.raises(ValueError, match="an output in a folder that exists"):
+        kd.predict(run, folder, output=tmp_path / "nowhere" / "p.csv")
+    (tmp_path / "sheet.png").mkdir()
+    with pytest.raises(ValueError, match="a contact sheet that is a file, but received .*sheet.png, which is a folder"):
+        kd.predict(run, folder, sheet=tmp_path / "sheet.png")
+    for option in ({"score": 0.5}, {"masks": tmp_path / "masks"}):
+        (name,) = option
+        with pytest.raises(ValueError, match=f"options of classification for 'student', but received {name}=, an opt"):
+            kd.predict(run, folder, **option)
+    sequence = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Reshape((8, 8)), keras.layers.Dense(3)])
+    with pytest.raises(ValueError, match=r"logits .B, K. of a classifier or .* 'sequential.* logits of shape"):
+        kd.predict(sequence, folder)
+    broken = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Rescaling(np.nan), keras.layers.Flatten()])
+    with pytest.raises(ValueError, match="finite outputs of .*, but received NaN or infinity"):
+        kd.predict(broken, folder)
+
+
+def test_networks_of_faces_and_other_files_are_refused(run, folder, tmp_path):
+    network = models.build("embedder/resnet8", (16, 16, 1), 5, dimension=8)
+    faces = saved_run(tmp_path / "faces", network, "faces", NAMES)
+    export_embedder(network, tmp_path / "saved_model", "saved_model", sample=np.zeros((1, 16, 16, 1), "uint8"))
+    for source in (faces, network, tmp_path / "saved_model"):
+        with pytest.raises(ValueError, match=r"recognizes faces.*kd_keras.embed.*experiments.embed.*same_person.py"):
+            kd.predict(source, folder)
+    keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten()]).export(tmp_path / "other", verbose=False)
+    with pytest.raises(
+        ValueError, match=r"an exported file as export writes it, with the outputs .*, but received .*/oth"
+    ):
+        kd.predict(tmp_path / "other", folder)
 
 
 def test_the_embeddings_of_a_folder(run, folder, tmp_path):

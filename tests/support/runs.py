@@ -1,5 +1,7 @@
 """Runs as training leaves them, made without training."""
 
+import json
+
 import keras
 
 from tests.support.networks import convolutional
@@ -15,3 +17,13 @@ def trained(directory, name, width, *settings):
     (directory / name / "flags.txt").write_text("\n".join(lines) + "\n")
     (directory / name / "metrics.csv").write_text("epoch,hard,loss,val_accuracy\n0,2.3,2.3,NA\n1,2.2,2.2,0.125\n")
     return directory / name
+
+
+def saved_run(directory, network, task, class_names):
+    """A complete run of a network for a task, made without training."""
+    directory.mkdir()
+    network.save(directory / "model.keras")
+    (directory / "flags.txt").write_text(f"--data=digits\n--task={task}\n")
+    data = {"class_names": list(class_names), "image_shape": network.input_shape[1:]}
+    (directory / "result.json").write_text(json.dumps({"task": task, "data": data, "metric": "", "last": {}}))
+    return directory

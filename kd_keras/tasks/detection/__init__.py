@@ -39,6 +39,7 @@ class Detection(Task):
     class_tap = "class_logits"
     columns = ("parameters", "macs", "ap", "ap50", "ap75", "agreement", "kilobytes", "milliseconds")
     optional_columns = ("ap_small", "ap_medium", "ap_large", "ece")
+    export_outputs = ("boxes", "scores")
     export_columns: ClassVar = {"matched": ".4f", "score_difference": ".1e", "box_difference": ".2g", "ap": ".4f"}
 
     def load(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
+
+from kd_keras.report.contact_sheet import printable
 
 # Okabe and Ito's colors, which people with color blindness can tell apart; classes beyond take them again.
 COLORS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#0072B2")
@@ -23,12 +25,14 @@ class DrawnBox(NamedTuple):
         label: its class, which decides the color.
         is_dashed: whether its line is dashed.
         is_wide: whether its line is wide.
+        text: on its upper left corner, such as the name of the class; may be empty.
     """
 
     box: Sequence[float]
     label: int
     is_dashed: bool = False
     is_wide: bool = False
+    text: str = ""
 
 
 def draw_on_image(image: np.ndarray, boxes: Sequence[DrawnBox]) -> np.ndarray:
@@ -60,7 +64,21 @@ def draw_on_image(image: np.ndarray, boxes: Sequence[DrawnBox]) -> np.ndarray:
         for fill, extra in (("black", 2), (color, 0)):  # a dark edge, so that a line is visible on any image
             for start, end in lines:
                 pen.line([*start, *end], fill=fill, width=width + extra)
+    for drawn in boxes:  # after all lines, which would cross them
+        if drawn.text:
+            place = (drawn.box[1] * picture.width, drawn.box[0] * picture.height)
+            _write(pen, picture.size, place, drawn.text, COLORS[drawn.label % len(COLORS)])
     return np.asarray(picture)
+
+
+def _write(pen: Any, size: tuple[int, int], place: tuple[float, float], text: str, color: str) -> None:
+    """Writes a text on a color, above a place if there is room, and inside the image."""
+    text = printable(text)
+    _, _, width, height = pen.textbbox((0, 0), text)
+    x, y = max(0, min(place[0], size[0] - width - 3)), place[1] - height - 3
+    y = y if y >= 0 else max(0, min(place[1], size[1] - height - 3))
+    pen.rectangle((x, y, x + width + 3, y + height + 3), fill=color)
+    pen.text((x + 2, y + 1), text, fill="black")
 
 
 def _sides(x0: float, y0: float, x1: float, y1: float) -> list[Line]:

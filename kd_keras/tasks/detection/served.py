@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import tensorflow as tf
 
 from kd_keras.contracts import Tensor
 from kd_keras.detection.decoding import Detections, detect
+from kd_keras.export.runtimes import load_outputs, output_names
 from kd_keras.models import Detector
 from kd_keras.networks.precision import computing_in_float32
 
@@ -59,12 +61,41 @@ class ServedDetector:
             run: from uint8 images to the outputs.
             images: `(n, H, W, C)` uint8, given one by one.
         """
-        rows = [run(image[None]) for image in images]
-        outputs = {name: np.concatenate([row[name] for row in rows]) for name in self.names}
-        if self.suppression:
-            return Detections(**outputs)
-        # In float32 the logits of scores near 1 would be so inexact that detections change places.
-        probabilities = np.clip(outputs["scores"].astype("float64"), 1e-30, 1 - 2.0**-25)
-        logits = np.log(probabilities) - np.log1p(-probabilities)
-        detections = detect(outputs["boxes"], logits, size=self.network.input_shape[1:3], **self.options)
-        return Detections(*map(np.asarray, detections))
+        return _detections(run, self.names, images, self.network.input_shape[1:3], **self.options)
+
+
+def load_detections(path: str | Path, size: tuple[int, int], **options: Any) -> Callable[[np.ndarray], Detections]:
+    """Loads an exported detector with its own runtime, with or without non-maximum suppression inside.
+
+    Args:
+        path: a SavedModel directory, a `.tflite` or an `.onnx` file that `export_detector` wrote.
+        size: `(H, W)` of its images.
+        **options: of `kd_keras.detection.decoding.detect`, for a file without suppression.
+
+    Returns:
+        A function from images `(n, H, W, C)` uint8 to `Detections` of NumPy arrays, in pixels of these images.
+
+    Raises:
+        ValueError: if it is another kind of file.
+    """
+    has_suppression = set(Detections._fields) <= set(output_names(path))
+    names = Detections._fields if has_suppression else Detections._fields[:2]
+    run = load_outputs(path, names)
+    return lambda images: _detections(run, names, images, size, **options)
+
+
+def _detections(
+    run: Callable[[np.ndarray], dict[str, np.ndarray]],
+    names: Sequence[str],
+    images: np.ndarray,
+    size: tuple[int, int],
+    **options: Any,
+) -> Detections:
+    rows = [run(image[None]) for image in images]
+    outputs = {name: np.concatenate([row[name] for row in rows]) for name in names}
+    if len(names) == len(Detections._fields):
+        return Detections(**outputs)
+    # In float32 the logits of scores near 1 would be so inexact that detections change places.
+    probabilities = np.clip(outputs["scores"].astype("float64"), 1e-30, 1 - 2.0**-25)
+    logits = np.log(probabilities) - np.log1p(-probabilities)
+    return Detections(*map(np.asarray, detect(outputs["boxes"], logits, size=size, **options)))

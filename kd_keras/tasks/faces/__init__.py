@@ -48,6 +48,7 @@ class Faces(Task):
         "milliseconds",
     )  # fmt: skip
     optional_columns = ("tar_at_far_0.1", "tar_at_far_0.01", "tar_at_far_0.001", "tar_at_far_0.0001")
+    export_outputs = ("embedding",)
     export_columns: ClassVar = {"lowest_cosine": ".6f"}
 
     def load(

@@ -36,6 +36,7 @@ class Segmentation(Task):
     metrics = ("miou", "pixel_accuracy")
     columns = ("parameters", "macs", "miou", "pixel_accuracy", "boundary_f", "agreement", "kilobytes", "milliseconds")
     optional_columns = ("agreement_miou", "ece")
+    export_outputs = ("classes",)
     export_columns: ClassVar = {"agreement": ".4f"}
 
     def load(
