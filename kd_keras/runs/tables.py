@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import keras
@@ -95,14 +96,17 @@ def method_table(teacher: str, student: str, image_shape: tuple[int, int, int], 
     yield f"Trainable parameters of the adapters for {teacher} and {student}, {classes} classes.\n"
     columns = [*COLUMNS[:4], "adapters", *COLUMNS[4:]]
     yield "| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|"
+    # No method changes a network when it is bound. Teacher and student differ even if they have one name.
+    teacher_model = models.build(teacher, image_shape, classes)
+    build = functools.cache(lambda name: models.build(name, image_shape, classes))
     for kind in list_kinds():
-        cells, adapters = describe_kind(kind), adapter_parameters(kind, teacher, student, image_shape, classes)
+        cells, adapters = describe_kind(kind), adapter_parameters(kind, teacher_model, student, build, classes)
         yield "| " + " | ".join([*cells[:4], adapters, *cells[4:]]) + " |"
         keras.backend.clear_session()
 
 
 def adapter_parameters(
-    kind: type[Method], teacher: str, student: str, image_shape: tuple[int, int, int], classes: int
+    kind: type[Method], teacher: keras.Model, student: str, build: Callable[[str], keras.Model], classes: int
 ) -> str:
     """How many trainable parameters a method adds to the student during training, or why it does not fit.
 
@@ -110,13 +114,12 @@ def adapter_parameters(
     """
     reason = ""
     for student_name in (student, f"multi_exit/{student}"):
-        names = (teacher, student_name)
-        teacher_model, student_model = (models.build(name, image_shape, classes) for name in names)
+        student_model = build(student_name)
         before = count(student_model.trainable_variables)
         method = parse_method(kind.__name__.lower(), examples=2, classes=classes)  # examples: of a memory, not trained
         try:
-            student_model = method.student_from(student_model, teacher_model)
-            Distiller(student=student_model, teacher=teacher_model, methods=[method])
+            student_model = method.student_from(student_model, teacher)
+            Distiller(student=student_model, teacher=teacher, methods=[method])
         except ValueError as error:
             reason = reason or f"does not fit: {str(error).partition(chr(10))[0]}"
         else:
