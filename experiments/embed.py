@@ -19,6 +19,8 @@ flags.DEFINE_string("page", None, "Write nearest neighbors and a map of the embe
 flags.DEFINE_integer("neighbors", 5, "Number of neighbors of an image on the page.", lower_bound=1)
 flags.DEFINE_integer("batch_size", 100, "Images per forward pass.", lower_bound=1)
 flags.DEFINE_list("image_size", None, "Height,width to resize to, for a model that reads images of any size.")
+text = "Number of low bits that images with 16 bits per channel use, 8 to 16; by default that of the run."
+flags.DEFINE_integer("image_bits", None, text, lower_bound=8, upper_bound=16)
 
 
 def main() -> None:
@@ -30,6 +32,7 @@ def main() -> None:
         neighbors=FLAGS.neighbors,
         batch_size=FLAGS.batch_size,
         image_size=pair("image_size") if FLAGS.image_size else None,
+        image_bits=FLAGS.image_bits,
     )
     print(f"{FLAGS.output}: {len(embeddings.files):,} images, {embeddings.vectors.shape[1]:,} values each")
 

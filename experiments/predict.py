@@ -27,6 +27,8 @@ flags.DEFINE_float("score", None, "Lowest score of a detector's box, from 0.05 t
 flags.DEFINE_string("masks", None, "The folder of the masks that a segmentation network writes; it needs one.")
 flags.DEFINE_integer("batch_size", 100, "Images per forward pass.", lower_bound=1)
 flags.DEFINE_list("image_size", None, "Height,width to resize to, for a model that reads images of any size.")
+text = "Number of low bits that images with 16 bits per channel use, 8 to 16; by default that of the run."
+flags.DEFINE_integer("image_bits", None, text, lower_bound=8, upper_bound=16)
 
 
 def main() -> None:
@@ -40,6 +42,7 @@ def main() -> None:
         masks=FLAGS.masks,
         batch_size=FLAGS.batch_size,
         image_size=pair("image_size") if FLAGS.image_size else None,
+        image_bits=FLAGS.image_bits,
     )
     for row in results.predictions if not FLAGS.output else ():
         print(row)

@@ -36,7 +36,9 @@ def define_training() -> None:
     )
     flags.DEFINE_float("dot_delta", Recipe.dot_delta, text, lower_bound=0.0)
     trained = ", ".join(f"{rate:g} for {optimizer}" for optimizer, rate in FINE_TUNING_RATES.items())
-    text = f"Highest learning rate; by default {Recipe.learning_rate:g}, or from trained weights {trained}."
+    text = (
+        f"Highest learning rate; by default {Recipe.learning_rate:g}, or from trained weights {trained}. lars needs it."
+    )
     flags.DEFINE_float("learning_rate", None, text, lower_bound=0.0)
     text = "From trained weights: ratio of the first layer's learning rate to the classifier's; geometric in between."
     flags.DEFINE_float("first_layer_rate", Recipe.first_layer_rate, text, lower_bound=0.0, upper_bound=1.0)
@@ -50,7 +52,8 @@ def define_training() -> None:
     flags.DEFINE_float("weight_decay", Recipe.weight_decay, text, lower_bound=0.0)
     text = (
         "Weight decay as in published recipes, added to the gradient before the momentum of sgd, of all weights of the "
-        "student and adapters. With momentum 0.9 it decays ten times as much as the same --weight_decay."
+        "student and adapters. With momentum 0.9 it decays ten times as much as the same --weight_decay. With "
+        "lars it is part of the scaled gradient, and only kernels decay."
     )
     flags.DEFINE_float("coupled_weight_decay", Recipe.coupled_weight_decay, text, lower_bound=0.0)
     text = "Highest norm of all gradients together, to which longer ones are scaled down; 0 is off."

@@ -27,6 +27,7 @@ def write_sheet(
     side: int = TILE,
     most: int = LARGEST,
     key: Mapping[str, tuple[int, int, int]] | None = None,
+    bits: int = 16,
 ) -> None:
     """Writes a contact sheet.
 
@@ -38,6 +39,7 @@ def write_sheet(
         side: of a place for an image, in pixels.
         most: the largest number of images; those after it are left out.
         key: the colors (red, green, blue) that a key below the images explains, by their names.
+        bits: of images with 16 bits per channel, the number of low bits that their values use.
 
     >>> import tempfile
     >>> from PIL import Image
@@ -58,9 +60,9 @@ def write_sheet(
     size = (columns * width + GAP, math.ceil(len(entries) / columns) * height + GAP)
     sheet = Image.new("RGB", (size[0], size[1] + _key_height(key or {}, size[0])), "white")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default()
-    for place, (file, texts) in enumerate(entries):
-        left, top = GAP + place % columns * width, GAP + place // columns * height
-        picture = _resized(Image.fromarray(read_image(file, 3)), side)
+    for index, (file, texts) in enumerate(entries):
+        left, top = GAP + index % columns * width, GAP + index // columns * height
+        picture = _resized(Image.fromarray(read_image(file, 3, bits)), side)
         if draw is not None:
             picture = Image.fromarray(draw(file, np.asarray(picture)))
         sheet.paste(picture, (left + (side - picture.width) // 2, top + (side - picture.height) // 2))

@@ -26,6 +26,7 @@ def write_page(
     cosines: np.ndarray,
     *,
     title: str,
+    bits: int = 16,
 ) -> None:
     """Writes the page, as one HTML file without references to others.
 
@@ -37,10 +38,11 @@ def write_page(
         neighbors: `(N, k)` positions of the nearest other images.
         cosines: `(N, k)` of their embeddings.
         title: the heading.
+        bits: of images with 16 bits per channel, the number of low bits that their values use.
     """
     sections = [("map", "Map", _show_map(files, plane))]
     if neighbors.shape[1]:
-        sections.append(("neighbors", "Nearest neighbors", _show_neighbors(files, paths, neighbors, cosines)))
+        sections.append(("neighbors", "Nearest neighbors", _show_neighbors(files, paths, neighbors, cosines, bits)))
     html = load_template("embedding.html.jinja").render(title=title, data=f"{len(files):,} images.", sections=sections)
     write_text(path, html)
 
@@ -67,11 +69,13 @@ def _show_map(files: Sequence[str], plane: np.ndarray) -> Section:
     return Section(plots=[Plot(figure, f"Each point is an image.{colors}{some}")])
 
 
-def _show_neighbors(files: Sequence[str], paths: Sequence[Path], neighbors: np.ndarray, cosines: np.ndarray) -> Section:
+def _show_neighbors(
+    files: Sequence[str], paths: Sequence[Path], neighbors: np.ndarray, cosines: np.ndarray, bits: int
+) -> Section:
     cards = []
     for place in range(0, len(files), -(-len(files) // QUERIES)):
         near = list(zip(neighbors[place], cosines[place], strict=True))
-        pixels = [read_image(paths[other]) for other in (place, *neighbors[place])]
+        pixels = [read_image(paths[other], bits=bits) for other in (place, *neighbors[place])]
         names = [files[place], *(f"{cosine:.3f} {files[other]}" for other, cosine in near)]
         images = [(svg.thumbnail(image), name) for image, name in zip(pixels, names, strict=True)]
         is_pixelated = max(max(image.shape[:2]) for image in pixels) <= svg.PIXELATED

@@ -12,7 +12,7 @@ import numpy as np
 from kd_keras.errors import check_whole_number, explain_mismatch
 from kd_keras.files import write_atomically
 from kd_keras.report.embedding_page import write_page
-from kd_keras.runs.image_folder import find_files
+from kd_keras.runs.image_folder import find_files, set_bits
 from kd_keras.runs.loading import image_shape, is_export
 from kd_keras.runs.run import Trained, load_network
 from kd_keras.tasks.faces.export import load_embedder
@@ -91,6 +91,7 @@ def embed(
     neighbors: int = 5,
     batch_size: int = 100,
     image_size: tuple[int, int] | None = None,
+    image_bits: int | None = None,
 ) -> Embeddings:
     """Embeds an image or all images in a folder and its folders: the vector that a network's classifier reads.
 
@@ -105,9 +106,11 @@ def embed(
         neighbors: the number of neighbors on the page.
         batch_size: images per forward pass.
         image_size: `(H, W)` for a model that reads images of any size and belongs to no run.
+        image_bits: of images with 16 bits per channel, the number of low bits that their values use, 8 to 16; by
+            default that of the model's run.
 
     Raises:
-        TypeError: if a number is none.
+        TypeError: if an argument is not a number.
         ValueError: if the model has no embedding, an embedding is not finite, there are no images, none can be read, or
             a file has another suffix.
 
@@ -125,6 +128,7 @@ def embed(
         if path is not None and Path(path).suffix != suffix:
             raise ValueError(explain_mismatch(f"a file that ends in {suffix}", os.fspath(path)))
     folder = find_files(images)
+    set_bits(folder, image_bits, model)
     run, shape = _load(model, image_size)
     files: list[str] = []
     vectors: list[np.ndarray] = []
@@ -145,6 +149,7 @@ def embed(
             embeddings.plane(),
             *embeddings.neighbors(neighbors),
             title=f"Embeddings of {images}",
+            bits=folder.bits,
         )
     return embeddings
 

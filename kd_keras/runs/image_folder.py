@@ -12,9 +12,11 @@ from typing import NamedTuple
 import numpy as np
 
 from kd_keras.data.examples import resize_pixels
-from kd_keras.data.image_files import SUFFIXES, read_image
+from kd_keras.data.folders import check_bits
+from kd_keras.data.image_files import DEEP_SUFFIXES, SUFFIXES, check_image, read_header, read_image
 from kd_keras.data.unlabeled import find_images
 from kd_keras.errors import explain_mismatch
+from kd_keras.runs.run import Trained, find_run
 
 LOGGER = logging.getLogger("kd_keras")
 NAMED = 5  # the number of unreadable files that a message lists
@@ -42,12 +44,14 @@ class ImageFolder:
         root: the folder, or that of the single file.
         paths: of the files.
         is_single: whether it is a single file.
+        bits: of images with 16 bits per channel, the number of low bits that their values use.
         unreadable: after `batches`, the reason for each file that cannot be read.
     """
 
     root: Path
     paths: Sequence[Path]
     is_single: bool = False
+    bits: int = 16
     unreadable: dict[str, str] = field(default_factory=dict)
 
     def name(self, path: Path) -> str:
@@ -70,7 +74,7 @@ class ImageFolder:
         sizes: list[tuple[int, int]] = []
         for path in self.paths:
             try:
-                image = read_image(path, shape[2])
+                image = read_image(path, shape[2], self.bits)
             except ValueError as error:
                 self.unreadable[self.name(path)] = str(error)
                 continue
@@ -112,3 +116,33 @@ def find_files(images: str | os.PathLike) -> ImageFolder:
         expected = f"images ({' '.join(SUFFIXES)}) in {root} or its folders"
         raise ValueError(explain_mismatch(expected, "none"))
     return ImageFolder(root, paths)
+
+
+def set_bits(folder: ImageFolder, bits: int | None, source: Trained) -> None:
+    """Sets how many bits the values of images with 16 bits per channel use.
+
+    Args:
+        folder: the images.
+        bits: 8 to 16, or `None` for those of the network's run; if it does not say it, the images must use all 16.
+        source: the network.
+
+    Raises:
+        ValueError: if the number is out of range, or if images of 16 bits per channel use fewer and nothing says it.
+    """
+    run = find_run(source)
+    if bits is None and run is not None and "image_bits" in run.settings:
+        bits = int(str(run.settings["image_bits"]))
+    if bits is None:
+        check_bits(folder.root, [os.fspath(path) for path in folder.paths if _is_deep(path)])
+    elif bits not in range(8, 17):
+        raise ValueError(explain_mismatch("image_bits= from 8 to 16", repr(bits)))
+    else:
+        folder.bits = bits
+
+
+def _is_deep(path: Path) -> bool:
+    """Whether a file is an image of 16 bits per channel that can be decoded."""
+    try:
+        return path.suffix.lower() in DEEP_SUFFIXES and read_header(path).is_deep and check_image(path).is_deep
+    except ValueError:
+        return False  # `batches` skips it

@@ -14,6 +14,7 @@ import numpy as np
 from kd_keras.errors import explain_mismatch
 from kd_keras.export import runtimes
 from kd_keras.functions import class_names_of, is_saved_model
+from kd_keras.functions.runtimes import onnx_extra
 from kd_keras.models import Detector, Recognizer
 from kd_keras.networks.inputs import find_input_shape
 from kd_keras.runs.candidates import check_has_head
@@ -48,7 +49,7 @@ def is_export(source: Any) -> bool:
     """Whether a path is a SavedModel, a LiteRT or an ONNX file."""
     if not isinstance(source, (str, os.PathLike)):
         return False
-    return is_saved_model(source) or Path(source).suffix.lower() in EXPORTS
+    return is_saved_model(source) or Path(source).suffix in EXPORTS
 
 
 def load_model(source: Trained, image_size: tuple[int, int] | None = None) -> LoadedModel:
@@ -121,6 +122,8 @@ def _task_of_network(network: keras.Model) -> str:
 
 def _task_of_export(path: Path) -> tuple[str, tuple[int, int, int]]:
     """The task whose outputs an exported file has, and the shape `(H, W, C)` of its images."""
+    if path.suffix == ".onnx":
+        onnx_extra("onnxruntime")  # if it is missing, this says so
     expected = f"an exported file as export writes it, with the outputs {_describe_outputs()}"
     try:
         names, shape = runtimes.output_names(path), runtimes.image_shape(path)

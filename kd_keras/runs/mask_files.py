@@ -30,19 +30,24 @@ def find_mask_files(folder: ImageFolder, masks: Path) -> dict[str, str]:
         ValueError: if `masks` is a file or inside of the folder of the images, if two images have one mask, or if a
             file is in the way that is no mask of an earlier prediction.
     """
-    if masks.exists() and not masks.is_dir():
-        raise ValueError(explain_mismatch("a folder for the masks", f"{masks}, which is a file"))
-    if not folder.is_single and masks.resolve().is_relative_to(folder.root.resolve()):
+    own = masks.resolve()
+    is_inside = own == folder.root.resolve() if folder.is_single else own.is_relative_to(folder.root.resolve())
+    if is_inside:
         advice = "name another folder, because these masks would be images of the next prediction"
         raise ValueError(explain_mismatch(f"a folder for the masks outside of {folder.root}", str(masks), advice))
     names = [folder.name(path) for path in folder.paths]
     files = {name: PurePosixPath(name).with_suffix(".png").as_posix() for name in names}
-    repeated = [file for file, count in Counter(files.values()).items() if count > 1][:NAMED]
-    if repeated:
-        images = [name for name in names if files[name] == repeated[0]]
+    # Some file systems do not distinguish upper and lower case.
+    counts = Counter(file.casefold() for file in files.values())
+    repeated = next((file for file, count in counts.items() if count > 1), None)
+    if repeated is not None:
+        images = [name for name in names if files[name].casefold() == repeated]
         expected = f"one image for each mask in {folder.root}"
-        received = f"{' and '.join(images)}, which both have the mask {repeated[0]}"
-        raise ValueError(explain_mismatch(expected, received, "give one of them another name"))
+        received = f"{' and '.join(images)}, which have the same mask"
+        raise ValueError(explain_mismatch(expected, received, "give them different names"))
+    for parent in {ancestor for file in files.values() for ancestor in (masks / file).parents}:
+        if parent.exists() and not parent.is_dir():
+            raise ValueError(explain_mismatch("a folder for the masks", f"{parent}, which is a file"))
     others = [str(masks / file) for file in files.values() if not _may_write(masks / file)][:NAMED]
     if others:
         expected = "no files at the places of the masks except masks of an earlier prediction"

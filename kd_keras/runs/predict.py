@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from kd_keras.detection.decoding import LOWEST_SCORE
 from kd_keras.errors import check_number, check_whole_number, explain_mismatch
-from kd_keras.runs.image_folder import ImageFolder, find_files
+from kd_keras.runs.image_folder import ImageFolder, find_files, set_bits
 from kd_keras.runs.loading import LoadedModel, load_model
 from kd_keras.runs.predict_boxes import BoxPredictor
 from kd_keras.runs.predict_classes import ClassPredictor
@@ -30,6 +31,7 @@ def predict(
     masks: str | os.PathLike | None = None,
     batch_size: int = 100,
     image_size: tuple[int, int] | None = None,
+    image_bits: int | None = None,
 ) -> FolderPredictions:
     """Predicts the classes, boxes or masks of an image or of all images in a folder and its folders.
 
@@ -44,21 +46,24 @@ def predict(
         sheet: a PNG file for a contact sheet: at most 200 images with their classes, 60 with their boxes, or 100 with
             their masks.
         top: of a classifier, the number of classes for each image, 3 by default, at most K.
-        score: of a detector, the lowest score of a box, 0.3 by default, from 0.05 to 1.
-        masks: of a segmentation network, which needs it, the folder of the masks, PNG files with the names of the
-            images whose pixels are the numbers of the classes.
-        batch_size: images per forward pass.
+        score: of a detector, the lowest score of a box, 0.3 by default, from 0.05 to 1. An exported file may have a
+            higher limit of its own.
+        masks: of a segmentation network, which needs it, the folder of the masks: PNG files named as the images. Their
+            pixels are the numbers of the classes.
+        batch_size: images per forward pass; segmentation networks and exported detectors take one at a time.
         image_size: `(H, W)` for a model that reads images of any size and belongs to no run.
+        image_bits: of images with 16 bits per channel, the number of low bits that their values use, 8 to 16; by
+            default that of the model's run.
 
     Returns:
         `predictions`, one for each image: `Prediction` of a classifier, `ImageBoxes` of a detector, or `ImageMask` of a
         segmentation network.
 
     Raises:
-        TypeError: if a number is none.
+        TypeError: if an argument is not a number.
         ValueError: if the model is of another task, such as a network of faces; an option belongs to another task;
-            there are no images, none can be read, or two have the same mask; outputs are not finite; or a file cannot
-            be written at its path.
+            there are no images, none can be read, or two have the same mask; outputs of a Keras model or scores of an
+            exported file are not finite; or a file cannot be written at its path.
 
     >>> import tempfile, keras
     >>> from PIL import Image
@@ -81,6 +86,9 @@ def predict(
     check_file("an output", output, TABLES)
     check_file("a contact sheet", sheet, (".png",))
     folder = find_files(images)
+    if sheet is not None:
+        _check_sheet(Path(sheet), folder, masks)
+    set_bits(folder, image_bits, model)
     loaded = load_model(model, image_size)
     predictor = _make_predictor(loaded, folder, {"top": top, "score": score, "masks": masks})
     for batch in folder.batches(loaded.image_shape, batch_size):
@@ -89,8 +97,17 @@ def predict(
     if output is not None:
         results.save(output)
     if sheet is not None:
-        results.draw_sheet(sheet, folder.root)
+        results.draw_sheet(sheet, folder)
     return results
+
+
+def _check_sheet(sheet: Path, folder: ImageFolder, masks: str | os.PathLike | None) -> None:
+    """Raises a ValueError if a contact sheet would replace an image or a mask, or be predicted itself next time."""
+    places = [folder.paths[0] if folder.is_single else folder.root, *([] if masks is None else [Path(masks)])]
+    for place in places:
+        if sheet.resolve().is_relative_to(place.resolve()):
+            advice = "name a file in another folder"
+            raise ValueError(explain_mismatch(f"a contact sheet outside of {place}", str(sheet), advice))
 
 
 def _make_predictor(loaded: LoadedModel, folder: ImageFolder, options: Mapping[str, Any]) -> Predictor:

@@ -16,7 +16,7 @@ from kd_keras.detection.decoding import Detections
 from kd_keras.errors import explain_mismatch
 from kd_keras.models import Detector
 from kd_keras.report.contact_sheet import write_sheet
-from kd_keras.runs.image_folder import ImageBatch
+from kd_keras.runs.image_folder import ImageBatch, ImageFolder
 from kd_keras.runs.loading import LoadedModel
 from kd_keras.runs.predictions import FolderPredictions, check_finite, check_names, class_name
 from kd_keras.tasks.detection.drawing import LONGER_SIDE, DrawnBox, draw_on_image
@@ -87,8 +87,8 @@ class FolderBoxes(FolderPredictions):
             for image in self.predictions
         ]
 
-    def draw_sheet(self, path: str | os.PathLike, root: Path) -> None:
-        images = {root / image.file: image for image in self.predictions}
+    def draw_sheet(self, path: str | os.PathLike, folder: ImageFolder) -> None:
+        images = {folder.root / image.file: image for image in self.predictions}
 
         def draw(file: Path, picture: np.ndarray) -> np.ndarray:
             height, width = images[file].size
@@ -100,7 +100,7 @@ class FolderBoxes(FolderPredictions):
             return draw_on_image(picture, boxes)
 
         captions = {file: (_count(image.boxes), image.file) for file, image in images.items()}
-        write_sheet(Path(path), captions, draw=draw, side=LONGER_SIDE, most=SHEET)
+        write_sheet(Path(path), captions, draw=draw, side=LONGER_SIDE, most=SHEET, bits=folder.bits)
 
 
 class BoxPredictor:
@@ -134,10 +134,10 @@ class BoxPredictor:
         """The boxes of one image of a batch, from "xyxy" in pixels of the network's input."""
         (height, width), (own_height, own_width) = size, self.loaded.image_shape[:2]
         scale = np.array([width / own_width, height / own_height] * 2)
-        for place in range(int(detections.count[row])):
-            score, number = float(detections.scores[row][place]), int(detections.classes[row][place])
+        for index in range(int(detections.count[row])):
+            score, number = float(detections.scores[row][index]), int(detections.classes[row][index])
             if score >= self.score:
-                xmin, ymin, xmax, ymax = (detections.boxes[row][place] * scale).tolist()
+                xmin, ymin, xmax, ymax = (detections.boxes[row][index] * scale).tolist()
                 yield Box(class_name(self.loaded.class_names, number), number, score, ymin, xmin, ymax, xmax)
 
 
@@ -155,9 +155,9 @@ def _of_network(network: keras.Model, loaded: LoadedModel) -> Callable[[np.ndarr
     run = tf.function(detect, input_signature=[tf.TensorSpec((None, *loaded.image_shape), tf.float32)])
 
     def detections(images: np.ndarray) -> Detections:
-        found, is_finite = run(tf.cast(images, tf.float32))
+        detected, is_finite = run(tf.cast(images, tf.float32))
         check_finite(bool(is_finite), loaded.name)
-        return Detections(*(np.asarray(value) for value in found))
+        return Detections(*(np.asarray(value) for value in detected))
 
     return detections
 

@@ -16,7 +16,7 @@ from kd_keras.errors import explain_mismatch
 from kd_keras.evaluation.base import class_logits
 from kd_keras.export.runtimes import load
 from kd_keras.report.contact_sheet import write_sheet
-from kd_keras.runs.image_folder import ImageBatch
+from kd_keras.runs.image_folder import ImageBatch, ImageFolder
 from kd_keras.runs.loading import LoadedModel
 from kd_keras.runs.predictions import FolderPredictions, check_finite, check_names, class_name
 from kd_keras.teacher import Teacher
@@ -63,9 +63,10 @@ class FolderClasses(FolderPredictions):
     def records(self) -> list[dict[str, Any]]:
         return [row._asdict() for row in self.predictions]
 
-    def draw_sheet(self, path: str | os.PathLike, root: Path) -> None:
-        captions = {row.file: f"{row.classes[0]} {row.probabilities[0]:.0%}" for row in self.predictions}
-        write_sheet(Path(path), {root / file: (caption, file) for file, caption in captions.items()})
+    def draw_sheet(self, path: str | os.PathLike, folder: ImageFolder) -> None:
+        titles = {row.file: f"{row.classes[0]} {row.probabilities[0]:.0%}" for row in self.predictions}
+        captions = {folder.root / file: (title, file) for file, title in titles.items()}
+        write_sheet(Path(path), captions, bits=folder.bits)
 
 
 class ClassPredictor:
@@ -89,14 +90,14 @@ class ClassPredictor:
             self._run, self._probabilities = load(loaded.model), _two_classes
 
     def add(self, batch: ImageBatch) -> None:
+        outputs = self._run(batch.images)
+        check_finite(outputs, self.loaded.name)
         self._files += batch.files
-        self._outputs.append(self._run(batch.images))
+        self._outputs.append(outputs)
 
     def results(self, unreadable: Mapping[str, str]) -> FolderClasses:
-        """The predictions; raises a ValueError if outputs are not finite, or there are more or fewer names."""
-        outputs = np.concatenate(self._outputs)
-        check_finite(outputs, self.loaded.name)
-        values = self._probabilities(outputs)
+        """The predictions; raises a ValueError if there are more or fewer names than classes."""
+        values = self._probabilities(np.concatenate(self._outputs))
         names = self.loaded.class_names
         check_names(names, values.shape[-1])
         titles = [class_name(names, number) for number in range(values.shape[-1])]

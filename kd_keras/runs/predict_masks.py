@@ -32,7 +32,8 @@ class ImageMask(NamedTuple):
     Attributes:
         file: the path of the image in its folder.
         mask: the path of the mask in the folder of masks.
-        shares: the fraction of the image's pixels of each class by its name, for all classes in their order.
+        shares: the fraction of the image's pixels of each class by its name, for all classes in their order; of an
+            exported file without names, by the number, up to the highest class of all images.
     """
 
     file: str
@@ -67,8 +68,8 @@ class FolderMasks(FolderPredictions):
     def records(self) -> list[dict[str, Any]]:
         return [row._asdict() for row in self.predictions]
 
-    def draw_sheet(self, path: str | os.PathLike, root: Path) -> None:
-        images = {root / row.file: row for row in self.predictions}
+    def draw_sheet(self, path: str | os.PathLike, folder: ImageFolder) -> None:
+        images = {folder.root / row.file: row for row in self.predictions}
         names = list(self.predictions[0].shares)
 
         def draw(file: Path, picture: np.ndarray) -> np.ndarray:
@@ -80,7 +81,7 @@ class FolderMasks(FolderPredictions):
         colors = dict(zip(names, map(tuple, class_colors(len(names)).tolist()), strict=True))
         key = {name: color for name, color in colors.items() if any(shares[name] for shares in shown)}
         captions = {file: (_largest_share(row), row.file) for file, row in images.items()}
-        write_sheet(Path(path), captions, draw=draw, side=SIDE, most=SHEET, key=key)
+        write_sheet(Path(path), captions, draw=draw, side=SIDE, most=SHEET, key=key, bits=folder.bits)
 
 
 class MaskPredictor:
@@ -112,6 +113,7 @@ class MaskPredictor:
     def add(self, batch: ImageBatch) -> None:
         for file, small, size in zip(batch.files, self._run(batch.images), batch.sizes, strict=True):
             mask = np.asarray(resize_nearest(small[None], size))[0]
+            class_name(self.loaded.class_names, int(mask.max()))  # each has a name, if any has
             self._counts.append((file, np.bincount(mask.ravel())))
             write_mask(self.folder / self.files[file], mask)
 
@@ -132,10 +134,15 @@ def _of_network(network: keras.Model, loaded: LoadedModel) -> tuple[Callable[[np
     size, classes = loaded.image_shape[:2], int(logits(tf.zeros((1, *loaded.image_shape))).shape[-1])
     check_names(loaded.class_names, classes)
 
+    @tf.function  # only the numbers of the classes leave it: logits of the size of the images need much memory
+    def class_map(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        values = resize_bilinear(logits(image), size)
+        return tf.argmax(values, -1), tf.reduce_all(tf.math.is_finite(values))
+
     def maps(images: np.ndarray) -> np.ndarray:
-        values = np.asarray(resize_bilinear(logits(tf.cast(images, tf.float32)), size))
-        check_finite(values, loaded.name)
-        return values.argmax(-1)
+        results = [class_map(tf.cast(image[None], tf.float32)) for image in images]
+        check_finite(all(bool(is_finite) for _, is_finite in results), loaded.name)
+        return np.concatenate([np.asarray(numbers) for numbers, _ in results])
 
     return maps, classes
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from kd_keras.errors import explain_mismatch
 from kd_keras.files import write_json, write_text
-from kd_keras.runs.image_folder import ImageBatch
+from kd_keras.runs.image_folder import ImageBatch, ImageFolder
 
 TABLES = (".csv", ".json")
 
@@ -25,7 +25,7 @@ class FolderPredictions(abc.ABC):
     """The predictions for the images of a folder; a subclass for each task says what they are.
 
     Attributes:
-        predictions: one for each image that can be read, in the order of their paths; a text of each is `str` of it.
+        predictions: one for each image that can be read, in the order of their paths; `str` of it is a line of text.
         unreadable: by file, why it cannot be read.
     """
 
@@ -55,12 +55,12 @@ class FolderPredictions(abc.ABC):
         """A dictionary of plain values for each image."""
 
     @abc.abstractmethod
-    def draw_sheet(self, path: str | os.PathLike, root: Path) -> None:
+    def draw_sheet(self, path: str | os.PathLike, folder: ImageFolder) -> None:
         """Draws a contact sheet.
 
         Args:
             path: of the PNG file.
-            root: the folder of the images.
+            folder: the images.
         """
 
 
@@ -110,7 +110,9 @@ def check_finite(values: np.ndarray | bool, model: str) -> None:
         ValueError: if one is NaN or infinite.
     """
     if not np.all(values if isinstance(values, bool) else np.isfinite(values)):
-        raise ValueError(explain_mismatch(f"finite outputs of {model}", "NaN or infinity", "train it again"))
+        raise ValueError(
+            explain_mismatch(f"finite outputs of {model}", "NaN or infinity", "check its weights and the images")
+        )
 
 
 def check_names(names: Sequence[str] | None, classes: int) -> None:

@@ -13,16 +13,17 @@ import tensorflow as tf
 from kd_keras.data import Source
 from kd_keras.errors import suggest
 from kd_keras.runs.parsing import parse_normalization
-from kd_keras.runs.recipe_checks import DOT_DELTA, check_optimizer, check_schedule
+from kd_keras.runs.recipe_checks import check_optimizer, check_schedule
 from kd_keras.runs.recipe_values import (
+    DOT_DELTA,
     FINE_TUNING_RATES,
     READING,
     TUPLES,
     check_value,
-    factors,
     from_text,
-    names,
-    whole_numbers,
+    parse_factors,
+    parse_names,
+    parse_whole_numbers,
 )
 from kd_keras.runs.settings import GivenObject
 
@@ -63,7 +64,7 @@ class Recipe:
             `training.DOT`; "sgd", "lars" and "dot" have momentum 0.9.
         dot_delta: of "dot", how much the momentum of the distillation is above and that of the hard loss below 0.9.
         learning_rate: the highest learning rate. `train` and `distill` start from trained weights with the lower rate
-            of `FINE_TUNING_RATES`, unless they receive one.
+            of `FINE_TUNING_RATES`, unless they receive one; "lars" needs one.
         first_layer_rate: for networks with trained weights, the ratio of the first layer's learning rate to the
             classifier's; the rates of the layers in between are spaced geometrically. A decay of d per block over n
             blocks corresponds to d ** n.
@@ -74,7 +75,7 @@ class Recipe:
         warmup_epochs: epochs of linear warm-up.
         weight_decay: decoupled weight decay, as Keras's optimizers apply it.
         coupled_weight_decay: weight decay as published recipes apply it, added to the gradient before momentum; of
-            "sgd", "lars" and "dot" only. See `training.CoupledSGD`.
+            "sgd", "lars" and "dot" only. See `training.CoupledSGD` and, for kernels only, `training.LARS`.
         clip_norm: the highest norm of all gradients together, to which longer ones are scaled down; 0 is off.
         label_smoothing: fraction of a label that is spread evenly over all classes.
         seed: of weights, order and augmentation.
@@ -175,9 +176,9 @@ class Recipe:
             if not (name == "strategy" and isinstance(value, tf.distribute.Strategy)):
                 check_value(name, value)
         for name, count in TUPLES.items():
-            object.__setattr__(self, name, whole_numbers(name, self._value(name), count))
-        object.__setattr__(self, "scale", factors(self.scale))
-        object.__setattr__(self, "class_names", names(self.class_names))
+            object.__setattr__(self, name, parse_whole_numbers(name, self._value(name), count))
+        object.__setattr__(self, "scale", parse_factors(self.scale))
+        object.__setattr__(self, "class_names", parse_names(self.class_names))
         object.__setattr__(self, "normalization", parse_normalization(self.normalization))
         check_schedule(self)
         check_optimizer(self)
@@ -235,7 +236,7 @@ def make_recipe(pretrained: bool = False, /, **options: Any) -> Recipe:
 
     Raises:
         TypeError: if an option is unknown (the message suggests the closest names), or as `Recipe`.
-        ValueError: as `Recipe`.
+        ValueError: if "lars" has no learning rate, or as `Recipe`.
     """
     known = [field.name for field in dataclasses.fields(Recipe)]
     for name in options:
@@ -244,6 +245,11 @@ def make_recipe(pretrained: bool = False, /, **options: Any) -> Recipe:
     if options.get("learning_rate") is None:
         options.pop("learning_rate", None)
         optimizer = options.get("optimizer", Recipe.optimizer)
+        if optimizer == "lars":
+            raise ValueError(
+                "optimizer='lars' needs a learning_rate, because its rates are much higher than those of other "
+                "optimizers. Pass one, such as 1.8 for batches of 1536."
+            )
         if pretrained and optimizer in FINE_TUNING_RATES:
             options["learning_rate"] = FINE_TUNING_RATES[optimizer]
     return Recipe(**options)

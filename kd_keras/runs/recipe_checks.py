@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from kd_keras.runs.recipe_values import DOT_DELTA
+
 if TYPE_CHECKING:
     from kd_keras.runs.recipe import Recipe
-
-DOT_DELTA = 0.075  # the default, published
 
 
 def check_schedule(recipe: Recipe) -> None:

@@ -13,6 +13,7 @@ from kd_keras.tasks import NAMES as TASKS
 OPTIMIZERS = ("sgd", "adam", "adamw", "lars", "dot")
 # Trained weights are lost at the rates that train new ones.
 FINE_TUNING_RATES = {"sgd": 0.005, "adam": 1e-4, "adamw": 1e-4, "dot": 0.005}
+DOT_DELTA = 0.075  # the published one
 SCHEDULES = ("cosine", "steps", "constant")
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
 JIT = ("auto", "on", "off")
@@ -64,7 +65,7 @@ def check_value(name: str, value: Any) -> None:
         check_choice("Recipe", name, value, CHOICES[name])
 
 
-def whole_numbers(name: str, value: Any, count: int | None) -> tuple[int, ...] | None:
+def parse_whole_numbers(name: str, value: Any, count: int | None) -> tuple[int, ...] | None:
     """A tuple of whole numbers from a sequence of them or of their texts."""
     if value is None:
         return None
@@ -75,7 +76,7 @@ def whole_numbers(name: str, value: Any, count: int | None) -> tuple[int, ...] |
     return tuple(int(text) for text in texts)
 
 
-def factors(value: Any) -> tuple[float, float] | None:
+def parse_factors(value: Any) -> tuple[float, float] | None:
     """The two factors of a scale, from numbers or their texts."""
     if value is None:
         return None
@@ -87,7 +88,7 @@ def factors(value: Any) -> tuple[float, float] | None:
     return smallest, largest
 
 
-def names(value: Any) -> tuple[str, ...] | None:
+def parse_names(value: Any) -> tuple[str, ...] | None:
     """The names of classes as a tuple of texts that a flag can hold."""
     if value is None:
         return None

@@ -18,8 +18,9 @@ class LARS(keras.optimizers.SGD):
     """SGD whose step for each kernel is in proportion to the norm of the kernel (algorithm 1).
 
     The gradient g of a kernel w becomes trust * |w| / (|g| + decay * |w|) * (g + decay * w), before momentum; with a
-    norm of zero it becomes g + decay * w. Vectors, such as biases and the parameters of normalizations, have plain SGD
-    without decay, as is usual. Learning rates are much higher than those of SGD, such as 1.8 for batches of 1536.
+    norm of zero it becomes g + decay * w. The denominator has 1e-8 added. Vectors, such as biases and the parameters of
+    normalizations, have plain SGD without decay, as is usual. Learning rates are much higher than those of SGD, such as
+    1.8 for batches of 1536.
 
     The ratio is computed after the gradients of all replicas are summed, clipped and, in mixed precision, unscaled.
 
@@ -57,9 +58,9 @@ class LARS(keras.optimizers.SGD):
         gradient = ops.cast(gradient, variable.dtype)
         if len(variable.shape) > 1:
             decay = ops.cast(self.coupled_weight_decay, variable.dtype)
-            length, steepness = (_norm(ops.convert_to_tensor(value)) for value in (variable, gradient))
-            ratio = self.trust * length / (steepness + decay * length + EPSILON)
-            is_usable = ops.logical_and(length > 0, steepness > 0)
+            weight_norm, gradient_norm = (_norm(ops.convert_to_tensor(value)) for value in (variable, gradient))
+            ratio = self.trust * weight_norm / (gradient_norm + decay * weight_norm + EPSILON)
+            is_usable = ops.logical_and(weight_norm > 0, gradient_norm > 0)
             gradient = ops.where(is_usable, ratio, ops.ones_like(ratio)) * (gradient + decay * variable)
         super().update_step(gradient, variable, learning_rate)
 

@@ -2,7 +2,7 @@
 
     python -m scripts.bench.settings --teacher=resnet32 --student=resnet8 --rounds=5
 
-One setting at a time differs from the first row. All settings run in turns in one process on random images, so the
+Most rows differ from the first one in one setting. All settings run in turns in one process on random images, so the
 reading of images is not included. "Recorded" is a teacher whose logits come with the batch.
 """
 
@@ -49,7 +49,7 @@ SETTINGS = {
 
 
 def make_run(setting: Setting, options: argparse.Namespace) -> Run:
-    """A function that trains on so many times 256 images, and returns the seconds for one image."""
+    """A function that trains on `steps` times 256 images, and returns the seconds for one image."""
     keras.utils.set_random_seed(0)
     teacher: Any = models.build(options.teacher, SHAPE, CLASSES)
     if setting.teacher in ("folded", "bfloat16"):
@@ -84,7 +84,7 @@ def main() -> None:
     parser.add_argument("--teacher", default="resnet32", help="a model of the zoo")
     parser.add_argument("--student", default="resnet8", help="a model of the zoo")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=4, help="each round trains on so many times 256 images")
+    parser.add_argument("--steps", type=int, default=4, help="each round trains on this number times 256 images")
     options = parser.parse_args()
     times = in_turns(
         {name: make_run(setting, options) for name, setting in SETTINGS.items()}, options.rounds, options.steps

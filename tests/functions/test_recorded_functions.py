@@ -319,12 +319,13 @@ def test_a_server_that_dies_while_it_is_recorded_and_is_started_again(network, e
         np.testing.assert_allclose(table(resumed, view), expected[view], atol=1e-4)
 
 
-def test_a_server_process_that_is_killed_and_started_again_during_a_recording(files, tmp_path):
+def test_a_server_process_that_is_killed_and_started_again_during_a_recording(files, tmp_path, monkeypatch):
     """The recording waits for it, in real time, and is the one of a server that was always there."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "tests.support.serving", str(files["onnx"]), str(port)]
-    teacher = Teacher.served(f"http://127.0.0.1:{port}/v1/models/teacher", batch_size=3)
+    teacher = Teacher.served(f"http://127.0.0.1:{port}/v1/models/teacher", batch_size=3, retries=9)  # a busy machine
     options = {**OPTIONS, "augmentation": CROP}
     answered = []
     with ThreadPoolExecutor() as pool, contextlib.ExitStack() as servers:
@@ -336,7 +337,7 @@ def test_a_server_process_that_is_killed_and_started_again_during_a_recording(fi
                 recorded = pool.submit(record, tmp_path / "killed", teacher, source(), **options)
                 answered += [int(server.stdout.readline()) for _ in range(8)]
                 server.send_signal(signal.SIGKILL)
-        recording = recorded.result(timeout=120)
+        recording = recorded.result(timeout=300)
         whole = record(tmp_path / "whole", teacher, source(), **options)
     assert 0 < sum(answered) < 2 * COUNT, "it was killed in the middle"
     for view in range(2):

@@ -136,7 +136,7 @@ def test_what_a_detector_cannot_do_is_refused(run, folder, tmp_path):
             kd.predict(run, folder, score=score)
     broken = varied_detector("resnet8", (32, 32, 3), 3, pyramid=(2,), width=8, depth=1, anchor_scale=2.5)
     broken.set_weights([np.full_like(value, np.nan) for value in broken.get_weights()])
-    with pytest.raises(ValueError, match="finite outputs of .* NaN or infinity. Train it again"):
+    with pytest.raises(ValueError, match="finite outputs of .* NaN or infinity. Check its weights"):
         kd.predict(broken, folder)
 
 

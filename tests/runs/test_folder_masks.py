@@ -132,6 +132,11 @@ def test_nothing_but_masks_of_an_earlier_prediction_is_overwritten(run, folder, 
     with pytest.raises(ValueError, match="a folder for the masks outside of .*, but received .*inside"):
         kd.predict(run, folder, masks=folder / "inside")
     assert not (folder / "inside").exists()
+    with pytest.raises(ValueError, match="a contact sheet outside of .*masks"):
+        kd.predict(run, folder, masks=tmp_path / "masks", sheet=tmp_path / "masks" / "1.png")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="a folder for the masks, but received .*file, which is a file"):
+        kd.predict(run, folder, masks=tmp_path / "file" / "masks")
 
 
 def test_what_cannot_be_masked_is_refused(run, network, folder, tmp_path):
@@ -143,7 +148,9 @@ def test_what_cannot_be_masked_is_refused(run, network, folder, tmp_path):
         kd.predict(run, folder, masks=tmp_path / "masks", score=0.5)
     for name in ("1.jpg", "1.png"):
         Image.new("RGB", (4, 4)).save(tmp_path / name)
-    with pytest.raises(ValueError, match=r"one image for each mask in .*, but received 1.jpg and 1.png, which both"):
+    with pytest.raises(
+        ValueError, match=r"one image for each mask in .*, but received 1.jpg and 1.png, which have the same"
+    ):
         kd.predict(run, tmp_path, masks=Path(f"{tmp_path}_masks"))
     few = saved_run(tmp_path / "few", network, "segmentation", NAMES[:2])
     with pytest.raises(ValueError, match="2 classes, as their names say, but received 4 outputs"):

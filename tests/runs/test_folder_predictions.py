@@ -3,6 +3,7 @@
 import csv
 import json
 import logging
+import shutil
 
 import keras
 import numpy as np
@@ -75,6 +76,37 @@ def test_the_predictions_of_a_run_are_those_of_its_network(run, folder, tmp_path
     np.testing.assert_array_equal(shown, np.asarray(Image.open(folder / FILES[0])))
     results.save(tmp_path / "p.json")
     assert json.loads((tmp_path / "p.json").read_text())[2]["file"] == FILES[2]
+
+
+def test_images_of_12_bits_are_scaled_as_the_option_or_the_run_says(run, tmp_path):
+    values = np.random.default_rng(1).integers(0, 4096, (8, 8)).astype("uint16")
+    (tmp_path / "images").mkdir()
+    Image.fromarray(values).save(tmp_path / "images" / "deep.png")
+    (tmp_path / "images" / "broken.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match="the highest value is .*Pass image_bits="):
+        kd.predict(run, tmp_path / "images")
+    with pytest.raises(ValueError, match="image_bits= from 8 to 16"):
+        kd.predict(run, tmp_path / "images", image_bits=7)
+    expected = tf.nn.softmax(kd.Run(run).model()(np.round(values[None, ..., None] / 4095 * 255))).numpy().max()
+    (row,) = kd.predict(run, tmp_path / "images", image_bits=12).predictions
+    assert row.probabilities[0] == pytest.approx(expected, abs=1e-5)
+    shutil.copytree(run, tmp_path / "run")
+    with open(tmp_path / "run" / "flags.txt", "a") as flags:
+        flags.write("--image_bits=12\n")
+    (row,) = kd.predict(tmp_path / "run", tmp_path / "images", sheet=tmp_path / "s.png").predictions
+    assert row.probabilities[0] == pytest.approx(expected, abs=1e-5)
+    shown = np.asarray(Image.open(tmp_path / "s.png").convert("L"))[8:136, 8:136][8::16, 8::16]
+    np.testing.assert_allclose(shown, values / 4095 * 255, atol=1)
+    vectors = kd.embed(tmp_path / "run", tmp_path / "images").vectors
+    np.testing.assert_array_equal(vectors, kd.embed(run, tmp_path / "images", image_bits=12).vectors)
+
+
+def test_a_sheet_does_not_replace_an_image(run, folder):
+    before = (folder / "left" / "1.png").read_bytes()
+    for images in (folder, folder / "left" / "1.png"):
+        with pytest.raises(ValueError, match="a contact sheet outside of"):
+            kd.predict(run, images, sheet=folder / "left" / "1.png")
+    assert (folder / "left" / "1.png").read_bytes() == before
 
 
 def test_exported_files_predict_what_their_network_predicts(run, folder, tmp_path):

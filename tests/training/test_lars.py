@@ -6,7 +6,7 @@ import pytest
 
 from kd_keras import Distiller
 from kd_keras.runs.optimization import optimizer
-from kd_keras.runs.recipe import Recipe
+from kd_keras.runs.recipe import Recipe, make_recipe
 from kd_keras.training import LARS
 from tests.support.networks import compiled, convolutional, examples, mirrored, same, values
 
@@ -27,7 +27,7 @@ def by_hand(weight, gradients, rate, decay, trust, momentum):
 
 
 @pytest.mark.parametrize("shape", [(3, 4), (2, 2, 3, 1), (5,)])
-def test_the_rule_with_decay_momentum_and_a_file(shape):
+def test_updates_are_those_of_algorithm_1_after_serialization(shape):
     random = np.random.default_rng(0)
     start, gradients = random.normal(size=shape), random.normal(size=(20, *shape))
     lars = LARS(2.0, momentum=0.9, coupled_weight_decay=0.05, trust=0.01)
@@ -66,5 +66,7 @@ def test_a_recipe_with_lars_has_its_decay_in_the_steps():
         Recipe(optimizer="lars", weight_decay=0.1)
     with pytest.raises(ValueError, match="first_layer_rate"):
         Recipe(optimizer="lars", first_layer_rate=0.5)
+    with pytest.raises(ValueError, match="optimizer='lars' needs a learning_rate"):
+        make_recipe(optimizer="lars")
     with pytest.raises(ValueError, match="trust"):
         LARS(trust=0)

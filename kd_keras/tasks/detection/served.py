@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from kd_keras.contracts import Tensor
 from kd_keras.detection.decoding import Detections, detect
+from kd_keras.errors import explain_mismatch
 from kd_keras.export.runtimes import load_outputs, output_names
 from kd_keras.models import Detector
 from kd_keras.networks.precision import computing_in_float32
@@ -93,6 +94,8 @@ def _detections(
 ) -> Detections:
     rows = [run(image[None]) for image in images]
     outputs = {name: np.concatenate([row[name] for row in rows]) for name in names}
+    if not all(np.isfinite(outputs[name]).all() for name in ("boxes", "scores")):
+        raise ValueError(explain_mismatch("finite boxes and scores of an exported detector", "NaN or infinity"))
     if len(names) == len(Detections._fields):
         return Detections(**outputs)
     # In float32 the logits of scores near 1 would be so inexact that detections change places.
