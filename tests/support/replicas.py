@@ -17,8 +17,7 @@ from tests.support.networks import CLASSES, compiled, convolutional, source, val
 
 STEPS, EPOCHS, BATCH = 3, 7, 16  # 37 examples, 21 updates; the last batch of an epoch has 5 examples, 2 and 3
 CASES = {
-    "fitnet": {"methods": lambda: [KD(), FitNet(weight=0.5)]},
-    "relational": {"methods": lambda: [Similarities()]},
+    "plain": {"methods": lambda: [KD(), FitNet(weight=0.5), Similarities()]},
     "synchronized": {"methods": lambda: [KD(), FitNet(weight=0.5)], "normalized": True},
     "together": {"methods": lambda: [KD()], "steps_per_execution": STEPS},
     "half": {"methods": lambda: [KD(), FitNet(weight=0.5)], "policy": "mixed_float16"},
@@ -51,10 +50,13 @@ def trained(strategy, methods, normalized=False, policy="float32", steps_per_exe
 
 
 def main(name, output, *cases):
+    """Trains the cases under one strategy and writes the results, but those that several workers must reject."""
     strategy = distribute.strategy(name, devices=2 if name in ("mirrored", "central") else None)
     results = {}
     for case in cases or CASES:
-        distiller, history = trained(strategy, **possible_options(strategy, CASES[case]))
+        if is_rejected(strategy, CASES[case]):
+            continue
+        distiller, history = trained(strategy, **CASES[case])
         results |= {f"{case}/{i}": value for i, value in enumerate(values(distiller.student.variables))}
         results[f"{case}/predicted"] = distiller.predict(unsliced_images(), verbose=0)
         results[f"{case}/mapped"] = predict_over_replicas(strategy, distiller)
@@ -63,15 +65,15 @@ def main(name, output, *cases):
     print(f"{strategy.num_replicas_in_sync} replicas, chief {distribute.is_chief(strategy)}")
 
 
-def possible_options(strategy, options):
-    """The options of a case; several workers must reject several steps per call, and run one step instead."""
+def is_rejected(strategy, options):
+    """Whether a case has several steps per call on several workers, which must reject it."""
     if "steps_per_execution" not in options or not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
-        return options
+        return False
     try:
         trained(strategy, **options)
     except ValueError as error:
         assert "steps_per_execution=1 on several workers" in str(error)
-        return {**options, "steps_per_execution": 1}
+        return True
     raise AssertionError("several workers ran several steps in one call: remove the check in keras_fit.py")
 
 
