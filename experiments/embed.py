@@ -9,18 +9,16 @@ network reads. The file has the arrays "files" and "embedding".
 from absl import flags
 
 import kd_keras
-from experiments.flags.program import pair, run_program
+from experiments.flags import folder
+from experiments.flags.program import run_program
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("model", None, "A run, a .keras file or an exported network of faces.", required=True)
-flags.DEFINE_string("images", None, "A folder of images, or an image file.", required=True)
 flags.DEFINE_string("output", None, "Write the embeddings to this .npz file.", required=True)
 flags.DEFINE_string("page", None, "Write nearest neighbors and a map of the embeddings to this .html file.")
 flags.DEFINE_integer("neighbors", 5, "Number of neighbors of an image on the page.", lower_bound=1)
-flags.DEFINE_integer("batch_size", 100, "Images per forward pass.", lower_bound=1)
-flags.DEFINE_list("image_size", None, "Height,width to resize to, for a model that reads images of any size.")
-text = "Number of low bits that images with 16 bits per channel use, 8 to 16; by default that of the run."
-flags.DEFINE_integer("image_bits", None, text, lower_bound=8, upper_bound=16)
+folder.define_folder()
+flags.adopt_module_key_flags(folder)
 
 
 def main() -> None:
@@ -30,9 +28,7 @@ def main() -> None:
         output=FLAGS.output,
         page=FLAGS.page,
         neighbors=FLAGS.neighbors,
-        batch_size=FLAGS.batch_size,
-        image_size=pair("image_size") if FLAGS.image_size else None,
-        image_bits=FLAGS.image_bits,
+        **folder.folder_options(),
     )
     print(f"{FLAGS.output}: {len(embeddings.files):,} images, {embeddings.vectors.shape[1]:,} values each")
 

@@ -15,20 +15,18 @@ experiments.embed. Without --output the predictions are printed.
 from absl import flags
 
 import kd_keras
-from experiments.flags.program import pair, run_program
+from experiments.flags import folder
+from experiments.flags.program import run_program
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("model", None, "A run, a .keras file or an exported file.", required=True)
-flags.DEFINE_string("images", None, "A folder of images, or an image file.", required=True)
 flags.DEFINE_string("output", None, "Write the predictions to this .csv or .json file.")
 flags.DEFINE_string("sheet", None, "Write a contact sheet, images with their predictions, to this .png file.")
 flags.DEFINE_integer("top", None, "Number of classes for each image of a classifier; 3 by default.", lower_bound=1)
 flags.DEFINE_float("score", None, "Lowest score of a detector's box, from 0.05 to 1; 0.3 by default.")
 flags.DEFINE_string("masks", None, "The folder of the masks that a segmentation network writes; it needs one.")
-flags.DEFINE_integer("batch_size", 100, "Images per forward pass.", lower_bound=1)
-flags.DEFINE_list("image_size", None, "Height,width to resize to, for a model that reads images of any size.")
-text = "Number of low bits that images with 16 bits per channel use, 8 to 16; by default that of the run."
-flags.DEFINE_integer("image_bits", None, text, lower_bound=8, upper_bound=16)
+folder.define_folder()
+flags.adopt_module_key_flags(folder)
 
 
 def main() -> None:
@@ -40,9 +38,7 @@ def main() -> None:
         top=FLAGS.top,
         score=FLAGS.score,
         masks=FLAGS.masks,
-        batch_size=FLAGS.batch_size,
-        image_size=pair("image_size") if FLAGS.image_size else None,
-        image_bits=FLAGS.image_bits,
+        **folder.folder_options(),
     )
     for row in results.predictions if not FLAGS.output else ():
         print(row)

@@ -113,12 +113,12 @@ class MaskPredictor:
     def add(self, batch: ImageBatch) -> None:
         for file, small, size in zip(batch.files, self._run(batch.images), batch.sizes, strict=True):
             mask = np.asarray(resize_nearest(small[None], size))[0]
-            class_name(self.loaded.class_names, int(mask.max()))  # each has a name, if any has
+            class_name(self.loaded.class_names, int(mask.max()))  # refuses a number without a name before it is written
             self._counts.append((file, np.bincount(mask.ravel())))
             write_mask(self.folder / self.files[file], mask)
 
     def results(self, unreadable: Mapping[str, str]) -> FolderMasks:
-        """The shares of all masks; raises a ValueError if there is a class without a name."""
+        """The shares of the classes in all masks."""
         classes = max(self.classes, *(len(counts) for _, counts in self._counts))
         titles = [class_name(self.loaded.class_names, number) for number in range(classes)]
         rows = []

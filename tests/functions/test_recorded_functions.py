@@ -337,6 +337,8 @@ def test_a_server_process_that_is_killed_and_started_again_during_a_recording(fi
                 recorded = pool.submit(record, tmp_path / "killed", teacher, source(), **options)
                 answered += [int(server.stdout.readline()) for _ in range(8)]
                 server.send_signal(signal.SIGKILL)
+                server.wait()
+                assert not recorded.done(), "the recording waits for the server"
         recording = recorded.result(timeout=300)
         whole = record(tmp_path / "whole", teacher, source(), **options)
     assert 0 < sum(answered) < 2 * COUNT, "it was killed in the middle"
