@@ -10,12 +10,12 @@ from typing import Any, Protocol
 import tensorflow as tf
 
 from kd_keras.data.image_files import LUMINANCE
-from kd_keras.data.label_kinds import BOXES, CLASS, MASKS
 from kd_keras.errors import explain_mismatch
 
 TYPES = {"image": "uint8", "index": "int64", "label": "int64"}
 BOX_TYPES = {"boxes": "float32", "classes": "int64"}  # of a label with boxes
 MASK_TYPE = "int32"  # of a label that is a mask
+CLASS, BOXES, MASKS = "class", "boxes", "masks"  # the kinds of labels
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +109,7 @@ class Source:
 
     @property
     def label_kind(self) -> str | None:
-        """The kind of the labels, as `label_kinds.py` names it; `None` if there are none."""
+        """The kind of the labels, `CLASS`, `BOXES` or `MASKS`; `None` if there are none."""
         if not self.has_labels:
             return None
         return BOXES if self.has_boxes else MASKS if self.has_masks else CLASS

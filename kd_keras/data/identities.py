@@ -8,8 +8,7 @@ from dataclasses import replace
 import numpy as np
 import tensorflow as tf
 
-from kd_keras.data.base import Source
-from kd_keras.data.label_kinds import CLASS
+from kd_keras.data.base import CLASS, Source
 from kd_keras.errors import check_integers, explain_mismatch
 
 

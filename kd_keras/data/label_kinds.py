@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-CLASS, BOXES, MASKS = "class", "boxes", "masks"
+from kd_keras.data.base import BOXES, CLASS, MASKS
 
 
 def find_label_kind(name: str | os.PathLike, data_dir: str | os.PathLike | None, download_timeout: float) -> str:

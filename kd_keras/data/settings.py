@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from kd_keras.data.base import ImageAugmentation, Source
-from kd_keras.data.label_kinds import CLASS
+from kd_keras.data.base import CLASS, ImageAugmentation, Source
 from kd_keras.errors import explain_mismatch, shorten
 
 
