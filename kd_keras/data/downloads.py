@@ -46,15 +46,14 @@ def prepare(name: str, data_dir: str | os.PathLike | None, timeout: float) -> tf
         FileNotFoundError: if it is neither prepared nor downloadable.
     """
     directory = _directory(data_dir)
-    prepared = _list_prepared(directory)
     plain_name = name.split(":")[0].split("/")[0]
-    known = {*prepared, *tfds.list_builders(with_community_datasets=False)}
-    if plain_name in prepared:
-        builder = _open(name, data_dir, prepared)
+    if tf.io.gfile.exists(f"{directory}/{plain_name}"):
+        builder = _open(name, data_dir)
         if builder.is_prepared():
             return builder
-    elif plain_name not in known:
-        _open(name, data_dir, prepared)  # fails, without a network too
+    elif plain_name not in tfds.list_builders(with_community_datasets=False):
+        _open(name, data_dir)  # fails, without a network too
+    prepared = _list_prepared(directory)
     logger.warning(
         "%s is not prepared under %s (prepared there: %s). A download starts now; it is given up after %g seconds "
         "without progress.", name, directory, ", ".join(prepared) or "nothing", timeout,
@@ -62,7 +61,7 @@ def prepare(name: str, data_dir: str | os.PathLike | None, timeout: float) -> tf
     try:
         if tfds.builder_cls(plain_name).__module__.startswith("tensorflow_datasets."):
             download(name, directory, timeout)
-        builder = _open(name, data_dir, prepared)
+        builder = _open(name, data_dir)
         if not builder.is_prepared():  # a dataset that only this process knows
             builder.download_and_prepare()
         return builder
@@ -102,10 +101,11 @@ def download(name: str, directory: str, timeout: float) -> None:
             raise RuntimeError(reason)
 
 
-def _open(name: str, data_dir: str | os.PathLike | None, prepared: list[str]) -> tfds.core.DatasetBuilder:
+def _open(name: str, data_dir: str | os.PathLike | None) -> tfds.core.DatasetBuilder:
     try:
         return tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError as error:
+        prepared = _list_prepared(_directory(data_dir))
         advice = suggest(name, {*prepared, *tfds.list_builders(with_community_datasets=False)})
         if not advice.startswith("did you mean"):  # TFDS has hundreds of datasets, too many to list
             advice = f"prepared under {_directory(data_dir)}: {', '.join(prepared) or 'none'}"
