@@ -30,6 +30,7 @@ for name, value in {**SCHEDULE, "learning_rate": None, "weight_decay": None, "co
     FLAGS.set_default(name, value)
 text = "A method that needs no labels, such as queue, tokens, dense or 'queue(size=1024)'"
 flags.DEFINE_multi_string("method", list(METHODS), text)
+flags.DEFINE_string("recording", None, "Directory of the recorded outputs of a teacher (record --unlabeled).")
 text = "Images with classes, as for --data, that measure the embeddings on --test_data and train nothing."
 flags.DEFINE_string("labeled", None, text)
 flags.DEFINE_string("labeled_split", "train", "The split of --labeled whose classes are known.")
@@ -41,6 +42,7 @@ def main() -> None:
         student=FLAGS.student,
         methods=FLAGS.method,
         run=FLAGS.run,
+        recording=FLAGS.recording,
         labeled=FLAGS.labeled,
         labeled_split=FLAGS.labeled_split,
         weights=FLAGS.weights,

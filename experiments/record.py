@@ -32,6 +32,7 @@ flags.DEFINE_string("output", None, "Directory of the recording.", required=True
 flags.DEFINE_multi_string("method", ["kd"], "A method whose teacher taps are recorded")
 flags.DEFINE_string("logits", "float32", "How logits are stored: float32, float16 or top-<k>.")
 flags.DEFINE_string("shard", None, "Write part i of n, as i/n with i from 0; by default as the cluster, or everything.")
+flags.DEFINE_boolean("unlabeled", False, "Read the images as pretrain does: without labels, folders to any depth.")
 flags.DEFINE_boolean(
     "verify", False, "Only compare the checksums of a complete recording, and the weights of --teacher."
 )
@@ -44,6 +45,7 @@ def main() -> None:
         methods=FLAGS.method,
         logits=FLAGS.logits,
         shard=parse_shard(FLAGS.shard) if FLAGS.shard else None,
+        unlabeled=FLAGS.unlabeled,
         verify=FLAGS.verify,
         **teacher.teacher_options(),
         **recipe_options(),

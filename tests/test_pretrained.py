@@ -86,6 +86,8 @@ def test_a_teacher_of_another_range(small, source, tmp_path):
     options = {"data": source, "batch_size": 4}
     recorded = kd.record(teacher=network, teacher_range=(0, 1), output=tmp_path / "recording", **options)
     np.testing.assert_allclose(recorded.read(0, np.arange(COUNT))[0], expected, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="range: recorded .*0.0, 1.0.*now"):
+        kd.record(teacher=network, output=tmp_path / "recording", **options)
     symmetric = teachers.load_teacher(network, Images(Recipe(), source, None), TeacherOptions(teacher_range=(-1, 1)))
     outputs = symmetric.tapped(["logits"])(pixels)["logits"]
     np.testing.assert_allclose(outputs, network.predict(pixels / 127.5 - 1, verbose=0), rtol=1e-5, atol=1e-6)

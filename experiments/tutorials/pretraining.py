@@ -125,6 +125,10 @@ kd.pretrain(
 )
 ```
 
+A teacher that is slow, or no TensorFlow graph, is recorded once: `kd.record(teacher="teacher.onnx(tap='embedding')",
+unlabeled=True, data="images/", methods=["queue"], mixup=1.0, batch_size=..., views=..., output="recording")`, then
+`kd.pretrain(recording="recording", methods=["queue"], ...)` with the same data, batch size and augmentation.
+
 In the shell: `python -m experiments.pretrain --data=images --teacher=RUN --student=resnet20 --run=runs/pretrained`,
 then `python -m experiments.train --model=runs/pretrained --data=LABELED --run=runs/student`.
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import logging
 import urllib.error
@@ -122,7 +123,7 @@ class Client:
                 if error.code != 429 and error.code < 500:
                     raise Rejected(f"{self.url}{suffix} rejects a request with {text}.", error.code) from error
                 reason = text
-            except (OSError, EOFError) as error:  # no connection, a time-out, or a connection that breaks
+            except (OSError, EOFError, http.client.HTTPException) as error:  # no connection, no reply, or half of one
                 reason = _reason(error)
         attempts = f"{self.retries + 1} attempt{'s' * (self.retries > 0)}"
         raise ConnectionError(

@@ -16,6 +16,7 @@ import numpy as np
 from kd_keras.contracts import Outputs, TapSpec
 from kd_keras.errors import check_choice, check_integers, explain_mismatch, shorten
 from kd_keras.functions.outputs import check_outputs
+from kd_keras.functions.pixel_range import range_identity
 from kd_keras.networks.heads import logits_of, recognize_probabilities
 from kd_keras.networks.specs import Specs
 
@@ -31,7 +32,7 @@ class Origin:
 
     Attributes:
         name: the function in the words of a message.
-        identity: plain values that are equal if the outputs are; a recording is compared with them.
+        identity: plain values that differ if the function is another one; a recording is compared with them.
         class_names: the names of its classes in the order of its outputs, or `None` if they are not known.
         has_only_originals: whether it has outputs for the images of a dataset, but not for views of them.
     """
@@ -90,9 +91,9 @@ class FunctionTeacher:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What identifies the teacher in the plan of a recording."""
+        """What identifies the teacher in the plan of a recording; a `preprocess` of the user's is not part of it."""
         given = {"tap": self.tap, "probabilities": self._probabilities, "class_order": self.class_order}
-        return {**self.origin.identity, **given}
+        return {**self.origin.identity, **given, "range": range_identity(self._preprocess)}
 
     def ordered(self, class_order: Sequence[int] | None) -> FunctionTeacher:
         """The same teacher with the classes of the images, unless it was made with a `class_order` of its own."""

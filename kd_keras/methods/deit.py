@@ -38,7 +38,7 @@ def deit_loss(
     Args:
         student: the logits `(B, K)` of the head on the class token, and of that on the distillation token.
         teacher: `(B, K)` logits.
-        labels: integers `(B,)` or `(B, 1)`, or probabilities `(B, K)`, as mixup and label smoothing make them.
+        labels: integers `(B,)` or `(B, 1)`, or probabilities `(B, K)`, as mixup makes them.
         form: "hard", the teacher's prediction as a second label, or "soft".
         share: of the teacher's term, from 0 to 1.
         temperature: T > 0, of "soft".

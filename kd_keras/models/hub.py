@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -57,17 +58,12 @@ def hub(
         known = [known for known in dir(models) if known.endswith("ImageClassifier") and known != "ImageClassifier"]
         advice = suggest(name, [*known, *hub_segmenters.ENCODERS, *presets])
         raise ValueError(explain_mismatch("an image classifier or a preset of KerasHub", repr(name), advice))
-    try:
+    with _loading(name):
         task = _task_of(models, name)
         shape = {"image_shape": tuple(input_shape)} if task is models.ImageClassifier else {}
         options = shape | {"load_weights": weights, "preprocessor": None} | options
         network = _preset(functools.partial(task.from_preset, name, **options), classes)
         converter = _image_converter(keras_hub, name)
-    except Exception as error:  # a download fails in many ways
-        raise ValueError(
-            f"KerasHub cannot load preset {name!r}. Check the connection or the folder: KerasHub downloads a preset "
-            f"when it is first used. KerasHub reports {type(error).__name__}: {error}"
-        ) from error
     pixel_map = _pixel_map(converter, input_shape[-1])
     if task is models.RetinaNetObjectDetector:
         return hub_detector(network, input_shape, pixel_map)
@@ -75,6 +71,43 @@ def hub(
         network = hub_segmenters.resized_segmenter(network, input_shape, classes)
         return hub_segmenters.on_images(network, pixel_map, input_shape)
     return prepend(network, pixel_map)
+
+
+def preset_classes(name: str) -> int | None:
+    """The number of classes of a preset's own classifier; `None` if the preset is a backbone without one.
+
+    Raises:
+        ImportError: if KerasHub is not installed.
+        ValueError: if the preset cannot be loaded.
+    """
+    models = _keras_hub().models
+    with _loading(name):
+        task = _task_of(models, name)
+        try:
+            return task.from_preset(name, load_weights=False, preprocessor=None).num_classes
+        except TypeError:  # a backbone alone, for which num_classes has no default
+            return None
+
+
+def names_class(name: str) -> bool:
+    """Whether a name is that of a class of KerasHub, whose weights are initial ones, and not that of a preset.
+
+    >>> names_class("ResNetImageClassifier"), names_class("SegFormerImageSegmenter"), names_class("resnet_50_imagenet")
+    (True, True, False)
+    """
+    return name.endswith("ImageClassifier") or name in hub_segmenters.ENCODERS
+
+
+@contextlib.contextmanager
+def _loading(name: str) -> Iterator[None]:
+    """Explains an error while a preset is loaded."""
+    try:
+        yield
+    except Exception as error:  # a download fails in many ways
+        raise ValueError(
+            f"KerasHub cannot load preset {name!r}. Check the connection or the folder: KerasHub downloads a preset "
+            f"when it is first used. KerasHub reports {type(error).__name__}: {error}"
+        ) from error
 
 
 def _keras_hub() -> Any:

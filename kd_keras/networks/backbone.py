@@ -1,6 +1,10 @@
-"""Freezes all layers of a network except its classifier."""
+"""Freezes all layers of a network except its classifier, and saves it as it was before."""
 
 from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import TypeAlias
 
 import keras
 
@@ -8,6 +12,8 @@ from kd_keras.errors import explain_mismatch
 from kd_keras.networks.graph import is_walkable
 from kd_keras.networks.stages import StagedGraph
 from kd_keras.private_api import own_variables, sub_layers
+
+Trainable: TypeAlias = Sequence[tuple[keras.layers.Layer, bool]]  # layers, and whether they are trainable
 
 
 def freeze_backbone(network: keras.Model) -> int:
@@ -38,3 +44,37 @@ def freeze_backbone(network: keras.Model) -> int:
             layer.trainable = False
             count += bool(own_variables(layer))
     return count
+
+
+def trainable_layers(network: keras.Model) -> Trainable:
+    """Whether each layer of a network is trainable, outer layers first."""
+    return [(layer, layer.trainable) for layer in sub_layers(network)]
+
+
+@contextlib.contextmanager
+def restored(trainable: Trainable) -> Iterator[None]:
+    """A context in which layers are trainable as they were, for example to save a network without its frozen backbone.
+
+    Args:
+        trainable: what `trainable_layers` returned before layers were frozen.
+
+    >>> layers = [keras.Input((4,)), keras.layers.Dense(8), keras.layers.Dense(3, name="logits")]
+    >>> network = keras.Sequential(layers)
+    >>> before, _ = trainable_layers(network), freeze_backbone(network)
+    >>> with restored(before):
+    ...     len(network.trainable_variables)
+    4
+    >>> len(network.trainable_variables)
+    2
+    """
+    present = [(layer, layer.trainable) for layer, _ in trainable]
+    _assign(trainable)
+    try:
+        yield
+    finally:
+        _assign(present)
+
+
+def _assign(trainable: Trainable) -> None:
+    for layer, value in trainable:  # an outer layer sets those inside it, which come after it
+        layer.trainable = value

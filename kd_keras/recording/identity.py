@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import keras
 import numpy as np
 
 from kd_keras.contracts import Outputs
+from kd_keras.functions.pixel_range import range_identity
 from kd_keras.functions.teacher import FunctionTeacher
 from kd_keras.networks.foreign import ForeignFunction
 from kd_keras.networks.specs import Specs
@@ -25,6 +26,10 @@ class LiveTeacher(Protocol):
 
     combine: str
     specs: Specs
+
+    @property
+    def preprocess(self) -> Sequence[Callable | None]:
+        """For each network the function that maps the student's images to its own, or `None`."""
 
     @property
     def networks(self) -> Sequence[keras.Model]:
@@ -57,7 +62,8 @@ def software_versions() -> dict[str, str]:
 def teacher_identity(teacher: LiveTeacher | FunctionTeacher) -> dict[str, Any]:
     """What identifies a `Teacher`: the weights of its networks and how they are combined.
 
-    A `preprocess` function has no identity; `Recording.compare` detects a different one on a sample of images.
+    A `preprocess` function of the user's has no identity. If a live teacher is passed together with its recording,
+    `Recording.compare` detects a different one on a batch of images; when a recording is resumed, nothing does.
 
     Raises:
         ValueError: if the weights of its networks depend on the labels, which a recording does not know.
@@ -69,11 +75,13 @@ def teacher_identity(teacher: LiveTeacher | FunctionTeacher) -> dict[str, Any]:
             "A recording needs a teacher whose outputs depend on the images alone, but received "
             f"Teacher(weights={teacher.weights!r}). Use this teacher live, or give each network a weight."
         )
+    ranges = [range_identity(preprocess) for preprocess in teacher.preprocess]
     has_several = len(teacher.networks) > 1
     return {
         "weights": [weights_digest(network) for network in teacher.networks],
         "combine": [teacher.combine, list(teacher.weights)] if has_several else "one network",
         "class_order": teacher.class_order,
+        "range": ranges if any(ranges) else None,
     }
 
 

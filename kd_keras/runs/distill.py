@@ -205,7 +205,7 @@ def _distill(session: Session, request: Request) -> Run:
         if request.quantize is not None:
             ranges = QUANTIZATIONS[request.quantize]
             student = quantization_aware(student, _first_images(images), ranges=ranges)
-        students.prepare_training(student, request.student, request.weights, session.recipe)
+        trainable = students.prepare_training(student, request.student, request.weights, session.recipe)
         student = _adapt_to_methods(student, methods, live)
     _announce(session, request, live, student)
     known: dict[str, Any] = teachers.measure(live, images) if live else {}
@@ -214,9 +214,15 @@ def _distill(session: Session, request: Request) -> Run:
     weight = distiller.hard_weight
     if not images.train.has_labels and weight != 0:
         raise ValueError(f"{images.train.name!r} has no labels for a hard loss of weight {weight}. Pass hard_weight=0.")
+    if session.recipe.label_smoothing and weight == 0:
+        raise ValueError(
+            f"label_smoothing={session.recipe.label_smoothing} has no effect, because hard_weight=0 leaves out the loss"
+            " on the labels. Leave it out."
+        )
     known["hard_weight"] = weight if isinstance(weight, (int, float)) else weight_description(request.hard_weight)
     known["hard_weight_reason"] = distiller.hard_weight_reason
-    return train_student(session, distiller, known, teacher.recording if isinstance(teacher, RecordedTeacher) else None)
+    recording = teacher.recording if isinstance(teacher, RecordedTeacher) else None
+    return train_student(session, distiller, known, recording, trainable=trainable)
 
 
 def _first_images(images: Images) -> np.ndarray:

@@ -14,6 +14,7 @@ from kd_keras.files import write_atomically
 from kd_keras.report.embedding_page import write_page
 from kd_keras.runs.image_folder import find_files, set_bits
 from kd_keras.runs.loading import image_shape, is_export
+from kd_keras.runs.predictions import check_file
 from kd_keras.runs.run import Trained, load_network
 from kd_keras.tasks.faces.export import load_embedder
 from kd_keras.teacher import Teacher
@@ -124,9 +125,8 @@ def embed(
     """
     check_whole_number("embed", "neighbors", neighbors)
     check_whole_number("embed", "batch_size", batch_size)
-    for path, suffix in ((output, ".npz"), (page, ".html")):
-        if path is not None and Path(path).suffix != suffix:
-            raise ValueError(explain_mismatch(f"a file that ends in {suffix}", os.fspath(path)))
+    check_file("a file", output, (".npz",))
+    check_file("a page", page, (".html",))
     folder = find_files(images)
     set_bits(folder, image_bits, model)
     run, shape = _load(model, image_size)

@@ -6,24 +6,24 @@ import functools
 import logging
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from kd_keras import data as room
-from kd_keras.data.unlabeled import read_unlabeled, without_labels
 from kd_keras.distiller import Distiller
-from kd_keras.errors import explain_mismatch
+from kd_keras.errors import explain_mismatch, shorten
 from kd_keras.evaluation.images import take_evenly
 from kd_keras.methods import Method
 from kd_keras.networks.embedding_networks import remove_classifier
 from kd_keras.private_api import sub_layers
+from kd_keras.recording.teacher import RecordedTeacher
 from kd_keras.runs import devices, students, teachers
 from kd_keras.runs.distill import Request
 from kd_keras.runs.images import Images
 from kd_keras.runs.methods import make_methods
+from kd_keras.runs.parsing import parse_call
 from kd_keras.runs.recipe import DEFAULTS, Data, Recipe, make_recipe
 from kd_keras.runs.run import Run
 from kd_keras.runs.session import Session, open_session, train_student
@@ -31,6 +31,7 @@ from kd_keras.runs.settings import GivenObject, Settings
 from kd_keras.runs.sources import open_source
 from kd_keras.runs.students import Network
 from kd_keras.runs.teachers import TEACHER_OPTIONS, TeacherOptions, TeacherSource
+from kd_keras.runs.unlabeled import open_unlabeled
 from kd_keras.tasks.pretraining import Pretraining
 from kd_keras.training.throughput import ReportThroughput
 
@@ -55,10 +56,11 @@ PROBED = 10000  # labeled images, and as many test images, that measure the embe
 def pretrain(
     *,
     data: Data,
-    teacher: TeacherSource,
+    teacher: TeacherSource | None = None,
     student: Network = "mobilenet_v2",
     methods: Sequence[str | Method] = METHODS,
     run: str | os.PathLike,
+    recording: str | os.PathLike | None = None,
     labeled: Data | None = None,
     labeled_split: str = "train",
     weights: str | os.PathLike | None = None,
@@ -86,10 +88,12 @@ def pretrain(
         data: a folder with images in it and in its folders, to any depth; a text file of paths; the name of a dataset,
             a `Source` or a `tf.data.Dataset`, whose labels are not used. Damaged files are left out with a warning.
             Images of several sizes need `image_size=`.
-        teacher: as for `distill`.
+        teacher: as for `distill`; `None` for a recorded teacher.
         student: as for `distill`; its number of classes does not matter.
         methods: methods that need no labels, as for `distill`.
         run: the directory of the run.
+        recording: directory of the recorded outputs of a teacher, as for `distill`. `record` makes it with
+            `unlabeled=True`, the same data, seed, batch size and augmentation, of which `mixup=1.0` is a default here.
         labeled: images with classes that measure the embeddings after each tested epoch, and train nothing: the
             accuracy of the nearest neighbors (`val_knn`) and of a linear probe (`val_linear_probe`) on `test_data`, by
             default `labeled` too, with `test_split`. Of more than 10,000 images evenly spread ones are taken.
@@ -103,8 +107,9 @@ def pretrain(
 
     Raises:
         TypeError: if an option is unknown, or a value is of the wrong type; no run is created.
-        FileNotFoundError: if `data` names neither a dataset nor files.
-        ValueError: if the request is invalid, or no image can be decoded; no run is created.
+        FileNotFoundError: if a text file of paths does not exist, or a dataset is neither prepared nor downloadable.
+        ValueError: if the request is invalid, `data` names neither a dataset nor a folder, or no image can be decoded;
+            no run is created.
         FloatingPointError: if the loss or gradients are not finite.
 
     >>> import tempfile
@@ -119,7 +124,7 @@ def pretrain(
     for_teacher = {name: options.pop(name) for name in TEACHER_OPTIONS if name in options}
     request = Request(
         teacher=teacher, teacher_options=TeacherOptions(**for_teacher), student=student, methods=methods,
-        hard_weight=0.0, recording=None, weights=weights, quantize=None,
+        hard_weight=0.0, recording=recording, weights=weights, quantize=None,
     )  # fmt: skip
     published = _published_options(student, options.get("optimizer", SCHEDULE["optimizer"]))
     given = {name: value for name, value in options.items() if value is not None or name not in published}
@@ -143,6 +148,19 @@ def queue_size(images: int) -> int:
     (16, 8192)
     """
     return max(1, min(8192, images // 3))
+
+
+def with_queue_size(method: str | Method, size: int) -> str | Method:
+    """The method "queue" with a length, unless it has one; any other method as it is.
+
+    >>> [with_queue_size(method, 333) for method in ("queue(temperature=0.1)", "queue(size=9)", "at")]
+    ['queue(size=333, temperature=0.1)', 'queue(size=9)', 'at']
+    """
+    name, opening, rest = method.strip().partition("(") if isinstance(method, str) else ("", "", "")
+    if name.strip() != "queue" or "size" in parse_call(method)[1]:
+        return method
+    arguments = rest.rstrip()[:-1].strip() if opening else ""
+    return f"queue(size={size}, {arguments})" if arguments else f"queue(size={size})"
 
 
 def is_transformer(student: Network) -> bool:
@@ -177,23 +195,18 @@ def _load_images(recipe: Recipe, labeled: Data | None, labeled_split: str) -> Im
     Raises:
         ValueError: if an option needs labels, if there are no images, or if the labeled ones do not fit.
     """
-    place = recipe.data
-    if recipe.without_classes:
-        received = f"without_classes={','.join(map(str, recipe.without_classes))}"
-        raise ValueError(explain_mismatch("images without labels", received, "leave it out"))
-    if isinstance(place, (str, os.PathLike)) and (os.path.isdir(place) or Path(place).suffix == ".txt"):
-        if recipe.train_split != Recipe.train_split:
-            received = f"train_split={recipe.train_split!r}"
-            advice = "name the folder of the images to train on"
-            raise ValueError(explain_mismatch(f"no split, because all images of {place} are read", received, advice))
-        train = read_unlabeled(place, recipe.image_channels, recipe.image_bits)
-    else:
-        train = without_labels(open_source(place, recipe.train_split, recipe.data_dir, **recipe.reading))
+    train = open_unlabeled(recipe)
     if labeled is None:
         return Images(recipe, train, None, Pretraining())
-    names = ((labeled, labeled_split), (recipe.test_data or labeled, recipe.test_split))
+    test_data = labeled if recipe.test_data is None else recipe.test_data
+    is_name = isinstance(labeled, (str, os.PathLike))
+    if test_data is labeled and not (is_name and labeled_split != recipe.test_split):
+        received = f"the same split {labeled_split!r} for both" if is_name else f"labeled={shorten(labeled)} alone"
+        expected = "test images other than the labeled ones, whose accuracy would mean nothing"
+        raise ValueError(explain_mismatch(expected, received, "pass test_data= or another test_split="))
+    names = ((labeled, labeled_split), (test_data, recipe.test_split))
     known, test = (_load_labeled(recipe, train, images, split) for images, split in names)
-    task = Pretraining(functools.partial(_batches, recipe, known, train))
+    task = Pretraining(*(functools.partial(_batches, recipe, images, train) for images in (known, test)))
     task.check_classes(known, test)
     return Images(recipe, train, test, task)
 
@@ -223,16 +236,19 @@ def _batches(recipe: Recipe, source: room.Source, train: room.Source) -> tf.data
 def _pretrain(session: Session, request: Request) -> Run:
     images, recipe = session.images, session.recipe
     size = queue_size(images.train.size)
-    texts = [f"queue(size={size})" if method in ("queue", "queue()") else method for method in request.methods]
+    sized = [with_queue_size(method, size) for method in request.methods]
     with session.building():
         taps = {tap for method in make_methods(request.methods) for tap in method.taps.teacher}
-        live = teachers.load_teacher(request.teacher, images, request.teacher_options, taps)
+        live = None
+        if request.teacher is not None:
+            live = teachers.load_teacher(request.teacher, images, request.teacher_options, taps)
+        teacher = live if request.recording is None else teachers.load_recorded(request.recording, images, live)
         keras.utils.set_random_seed(recipe.seed)
-        methods = make_methods(texts, examples=images.train.size, batch_size=recipe.batch_size)
+        methods = make_methods(sized, examples=images.train.size, batch_size=recipe.batch_size)
         whole = students.build_network(request.student, images, None, request.weights)
         network = remove_classifier(whole)
-        students.prepare_training(network, request.student, request.weights, recipe)
-        distiller = Distiller(student=network, teacher=live, methods=methods, hard_weight=0.0)
+        trainable = students.prepare_training(network, request.student, request.weights, recipe)
+        distiller = Distiller(student=network, teacher=teacher, methods=methods, hard_weight=0.0)
     logger.info(
         "Pretraining %s (%s parameters, embeddings of %d dimensions) on %s images without labels.",
         students.describe(request.student), f"{network.count_params():,}", network.output_shape[-1],
@@ -240,4 +256,5 @@ def _pretrain(session: Session, request: Request) -> Run:
     )  # fmt: skip
     known = {"hard_weight": 0.0, "embedding_dimension": network.output_shape[-1]}
     progress = ReportThroughput(images.train.size, images.steps, recipe.epochs)
-    return train_student(session, distiller, known, callbacks=[progress])
+    recording = teacher.recording if isinstance(teacher, RecordedTeacher) else None
+    return train_student(session, distiller, known, recording, callbacks=[progress], trainable=trainable)

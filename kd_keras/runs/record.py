@@ -13,10 +13,12 @@ from kd_keras.recording import writer
 from kd_keras.recording.format import TEMPERATURES
 from kd_keras.recording.reader import Recording
 from kd_keras.runs import devices, teachers
-from kd_keras.runs.images import load_images
+from kd_keras.runs.images import Images, load_images
 from kd_keras.runs.methods import make_methods
 from kd_keras.runs.recipe import Data, Recipe, make_recipe
 from kd_keras.runs.teachers import TEACHER_OPTIONS, TeacherOptions, TeacherSource
+from kd_keras.runs.unlabeled import open_unlabeled
+from kd_keras.tasks.pretraining import Pretraining
 from kd_keras.teacher import Teacher
 
 logger = logging.getLogger("kd_keras")
@@ -30,6 +32,7 @@ def record(
     methods: Sequence[str | Method] = ("kd",),
     logits: str = "float32",
     shard: tuple[int, int] | None = None,
+    unlabeled: bool = False,
     verify: bool = False,
     **options: Any,
 ) -> Recording | None:
@@ -48,6 +51,8 @@ def record(
         logits: how logits are stored: "float32", "float16" or "top-<k>".
         shard: (i, n): write part i of n, with i from 0. By default the rank and the number of workers of the cluster
             that the environment describes, or everything if there is none.
+        unlabeled: whether the images are read as `pretrain` reads them: all images of a folder, those of a text file
+            of paths, or a dataset, without labels.
         verify: only compare the checksums of a complete recording and, if a teacher is passed, its weights.
         **options: those of `TeacherOptions`, and those of `Recipe` for data, views and devices.
 
@@ -69,12 +74,12 @@ def record(
     for_teacher = TeacherOptions(**{name: options.pop(name) for name in TEACHER_OPTIONS if name in options})
     recipe = make_recipe(data=data, **options)
     if verify:
-        return _verify(output, teacher, for_teacher, recipe)
+        return _verify(output, teacher, for_teacher, recipe, unlabeled)
     if teacher is None:
         raise ValueError("Expected a teacher to record, but received none. Pass teacher=.")
     taps = list(dict.fromkeys(tap for method in make_methods(methods) for tap in method.taps.teacher))
     with devices.local_strategy(recipe).scope():
-        images = load_images(recipe)
+        images = _load(recipe, unlabeled)
         recording = writer.record(
             output,
             teachers.load_any_teacher(teacher, images, for_teacher, taps),
@@ -92,14 +97,22 @@ def record(
     return recording
 
 
+def _load(recipe: Recipe, unlabeled: bool) -> Images:
+    return Images(recipe, open_unlabeled(recipe), None, Pretraining()) if unlabeled else load_images(recipe)
+
+
 def _verify(
-    output: str | os.PathLike, teacher: TeacherSource | None, for_teacher: TeacherOptions, recipe: Recipe
+    output: str | os.PathLike,
+    teacher: TeacherSource | None,
+    for_teacher: TeacherOptions,
+    recipe: Recipe,
+    unlabeled: bool,
 ) -> Recording:
     """Reads a complete recording and compares its checksums and, if a teacher is passed, its weights."""
     recording = Recording(os.fspath(output))
     recording.verify()
     if teacher is not None:
-        Teacher.recorded(output, live=teachers.load_any_teacher(teacher, load_images(recipe), for_teacher))
+        Teacher.recorded(output, live=teachers.load_any_teacher(teacher, _load(recipe, unlabeled), for_teacher))
     logger.info("%s: the checksums of all shards are correct.", output)
     _report(recording)
     return recording

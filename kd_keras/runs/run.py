@@ -26,6 +26,7 @@ from typing import Any, TypeAlias
 import keras
 
 from kd_keras.files import write_atomically, write_text
+from kd_keras.networks.backbone import Trainable, restored
 from kd_keras.networks.weight_files import check_model_file
 from kd_keras.runs.directory import check_place, empty_run
 from kd_keras.runs.files import MetricsFile, read_lines, read_metrics, read_result
@@ -204,18 +205,27 @@ class Run:
         best = max((value for value in history.get(f"val_{metric}", ()) if value == value), default=0.0)
         return {"metric": metric, "last": last, f"best_val_{metric}": best}
 
-    def finish(self, model: keras.Model, result: dict[str, Any], restore_best: Callable[[], object]) -> None:
+    def finish(
+        self,
+        model: keras.Model,
+        result: dict[str, Any],
+        restore_best: Callable[[], object],
+        trainable: Trainable = (),
+    ) -> None:
         """Saves the last network, the best network and the result; the run is then complete.
 
         Args:
             model: the trained network.
             result: as the attribute `result`; the versions of the software are added.
             restore_best: restores the best weights into `model`; called only if there were tests.
+            trainable: which layers are trainable in the saved networks; by default as in `model`.
         """
-        write_atomically(self.path / "model.keras", model.save)
+        with restored(trainable):
+            write_atomically(self.path / "model.keras", model.save)
         if f"val_{result['metric']}" in result["last"]:
             restore_best()
-            write_atomically(self.path / "best.keras", model.save)
+            with restored(trainable):
+                write_atomically(self.path / "best.keras", model.save)
         versions = {name: importlib.metadata.version(name) for name in PACKAGES}
         versions |= {"python": platform.python_version(), "kd_keras": __version__}
         write_text(self.path / "result.json", json.dumps({**result, "versions": versions}, indent=1))

@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from kd_keras import distribute
 from kd_keras.distiller import Distiller
+from kd_keras.networks.backbone import Trainable
 from kd_keras.networks.moving_statistics import warn_of_lag
 from kd_keras.networks.saving import check_savable
 from kd_keras.recording.reader import Recording
@@ -103,6 +104,7 @@ def train_student(
     recording: Recording | None = None,
     conclude: Callable[[], dict[str, Any]] = dict,
     callbacks: Sequence[keras.callbacks.Callback] = (),
+    trainable: Trainable = (),
 ) -> Run:
     """Trains the student of a Distiller from the last checkpoint of the run, and completes the run.
 
@@ -114,6 +116,7 @@ def train_student(
         conclude: called by the chief after the last epoch, before the run is complete; it may write further files to
             the directory of the run, and returns further entries of the result.
         callbacks: further callbacks of the chief.
+        trainable: which layers of the student are trainable in the saved networks, if it was frozen for this training.
 
     Raises:
         ValueError: if Keras cannot save the student; no run is created.
@@ -144,7 +147,7 @@ def train_student(
         raise
     if session.is_chief:
         seconds = round(time.perf_counter() - started, 1)
-        _complete(session, distiller, checkpoint, {"seconds": seconds, **(known or {}), **conclude()})
+        _complete(session, distiller, checkpoint, {"seconds": seconds, **(known or {}), **conclude()}, trainable)
     return session.run
 
 
@@ -225,7 +228,9 @@ def progress_over_epochs(recipe: Recipe) -> keras.callbacks.Callback:
     return keras.callbacks.LambdaCallback(on_epoch_end=report)
 
 
-def _complete(session: Session, distiller: Distiller, checkpoint: Checkpoint, known: dict[str, Any]) -> None:
+def _complete(
+    session: Session, distiller: Distiller, checkpoint: Checkpoint, known: dict[str, Any], trainable: Trainable
+) -> None:
     """Saves the student and the result."""
     result = {
         "epochs": session.recipe.epochs,
@@ -236,7 +241,7 @@ def _complete(session: Session, distiller: Distiller, checkpoint: Checkpoint, kn
         "parameters": distiller.student.count_params(),
         "data": session.images.describe(),
     }
-    session.run.finish(distiller.student, result, lambda: checkpoint.restore(distiller, best=True))
+    session.run.finish(distiller.student, result, lambda: checkpoint.restore(distiller, best=True), trainable)
     metric = session.images.task.metric
     if f"val_{metric}" in result["last"]:
         value = result["last"][f"val_{metric}"]

@@ -13,7 +13,8 @@ import tensorflow as tf
 
 from kd_keras import models
 from kd_keras.errors import shorten
-from kd_keras.networks.backbone import freeze_backbone
+from kd_keras.models.hub import names_class
+from kd_keras.networks.backbone import Trainable, freeze_backbone, trainable_layers
 from kd_keras.networks.embedding_networks import add_classifier, ends_in_embedding
 from kd_keras.networks.loading import load_weights, pixel_statistics
 from kd_keras.networks.moving_statistics import set_momentum
@@ -81,8 +82,13 @@ def build_network(
     return model
 
 
-def prepare_training(network: keras.Model, source: Network, weights: str | os.PathLike | None, recipe: Recipe) -> None:
+def prepare_training(
+    network: keras.Model, source: Network, weights: str | os.PathLike | None, recipe: Recipe
+) -> Trainable:
     """Freezes the backbone if the recipe says so, and logs the learning rate of a network with trained weights.
+
+    Returns:
+        Which layers were trainable before a backbone was frozen, so that the network is saved without it.
 
     Raises:
         ValueError: as `check_fine_tuning`.
@@ -91,9 +97,11 @@ def prepare_training(network: keras.Model, source: Network, weights: str | os.Pa
     if is_pretrained(source, weights):
         logger.info("Learning rate %g, from trained weights.", recipe.learning_rate)
     if not recipe.freeze_backbone:
-        return
+        return ()
+    before = trainable_layers(network)
     count = freeze_backbone(network)
     logger.info("%d layers of the backbone are frozen; only the classifier is trained.", count)
+    return before
 
 
 def check_fine_tuning(source: Network, weights: str | os.PathLike | None, recipe: Recipe) -> None:
@@ -117,8 +125,17 @@ def is_pretrained(source: Network, weights: str | os.PathLike | None = None) -> 
     if not isinstance(source, str):
         return False
     name, options = parse_call(source)
-    is_preset = _without_family(name).startswith("hub/") and not name.endswith("ImageClassifier")
-    return bool(options.get("weights", is_preset))
+    return bool(options.get("weights", preset_name(name) is not None))
+
+
+def preset_name(name: str) -> str | None:
+    """The preset of KerasHub that a model's name names; `None` for any other model.
+
+    >>> preset_name("hub/resnet_50_imagenet"), preset_name("hub/ViTImageClassifier"), preset_name("resnet8")
+    ('resnet_50_imagenet', None, None)
+    """
+    family, _, member = _without_family(name).partition("/")
+    return member if family == "hub" and not names_class(member) else None
 
 
 def is_saved(source: Network) -> bool:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import keras
 import tensorflow as tf
 
-from kd_keras.contracts import Tensor, as_batch
+from kd_keras.contracts import as_batch
 from kd_keras.ensembles import COMBINATIONS, EnsembleWeights, normalize_weights
 from kd_keras.errors import shorten
 from kd_keras.evaluation.images import order_classes
 from kd_keras.functions import FunctionTeacher
+from kd_keras.functions.pixel_range import PixelRange
+from kd_keras.models.hub import preset_classes
 from kd_keras.networks.freezing import PRECISIONS, frozen
 from kd_keras.private_api import sub_layers
 from kd_keras.recording.teacher import RecordedTeacher
@@ -125,7 +127,7 @@ def load_teacher(source: TeacherSource, images: Images, options: TeacherOptions,
         networks,
         weights=options.teacher_weights,
         combine=options.combine,
-        preprocess=None if options.teacher_range is None else to_range(*options.teacher_range),
+        preprocess=None if options.teacher_range is None else PixelRange(*options.teacher_range),
         class_order=orders[0],
     )
 
@@ -140,7 +142,7 @@ def load_any_teacher(
         ValueError: as `load_teacher`, and if the function cannot be a teacher.
     """
     limits = options.teacher_range
-    function = as_function(source, None if limits is None else to_range(*limits), images.recipe)
+    function = as_function(source, None if limits is None else PixelRange(*limits), images.recipe)
     if function is None:
         return load_teacher(source, images, options, taps)
     given = {name: value for name, value in vars(options).items() if value != getattr(TeacherOptions, name)}
@@ -166,15 +168,25 @@ def _load_or_build(source: Trained, images: Images, taps: Collection[str]) -> ke
             "trained weights, such as applications/ResNet50(weights='imagenet')."
         )
     classes = images.train.classes or IMAGENET_CLASSES
-    _, arguments = parse_call(source)
-    if arguments.get("weights") == "imagenet" and classes != IMAGENET_CLASSES and "logits" in taps:
+    own = _own_classes(source, classes) if "logits" in taps else classes
+    if own != classes:
+        classifier = f"a classifier of {own} classes" if own else "no classifier"
         raise ValueError(
-            f"The methods read the teacher's logits, but {source!r} has a classifier of {IMAGENET_CLASSES} classes and "
-            f"the images have {classes}. Train a classifier first, with experiments.train --freeze_backbone, or choose "
-            "methods that read features, such as rkd."
+            f"The methods read the teacher's logits, but {source!r} has {classifier} and the images have {classes}. "
+            "Train a classifier first, with experiments.train --freeze_backbone, or choose methods that read features, "
+            "such as rkd."
         )
     logger.info("The teacher is %s, which is built for images of %s.", source, images.shape)
     return students.build_network(source, images, classes)
+
+
+def _own_classes(source: str, classes: int) -> int | None:
+    """The number of classes of the classifier that belongs to trained weights; `None` if they have none."""
+    name, arguments = parse_call(source)
+    if arguments.get("weights") == "imagenet":
+        return IMAGENET_CLASSES
+    preset = students.preset_name(name)
+    return classes if preset is None else preset_classes(preset)
 
 
 def load_recorded(recording: str | os.PathLike, images: Images, live: Teacher | None) -> RecordedTeacher:
@@ -209,15 +221,6 @@ def measure(teacher: Teacher, images: Images) -> dict[str, float]:
 def _as_tuples(value: Any) -> Any:
     """Lists within a setting as tuples; other values as they are."""
     return tuple(map(_as_tuples, value)) if isinstance(value, Sequence) and not isinstance(value, str) else value
-
-
-def to_range(lowest: float, highest: float) -> Callable[[Tensor], Tensor]:
-    """Makes a function from pixel values in 0..255 to another range.
-
-    >>> to_range(-1, 1)(255.0)
-    1.0
-    """
-    return lambda images: images * ((highest - lowest) / 255) + lowest
 
 
 def as_list(source: TeacherSource) -> list[Trained]:

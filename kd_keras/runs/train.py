@@ -76,8 +76,8 @@ def _train(session: Session, model: Network, weights: str | os.PathLike | None) 
         )
     with session.building():
         network = students.build_network(model, images, images.train.classes, weights)
-        students.prepare_training(network, model, weights, session.recipe)
+        trainable = students.prepare_training(network, model, weights, session.recipe)
         distiller = Distiller(student=network, hard_weight=1.0)
     size = f"{network.count_params():,} parameters"
     logger.info("Training %s (%s) on %s images.", students.describe(model), size, f"{images.train.size:,}")
-    return train_student(session, distiller)
+    return train_student(session, distiller, trainable=trainable)

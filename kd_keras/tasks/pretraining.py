@@ -21,6 +21,7 @@ class Pretraining(Classification):
     Args:
         labeled: makes the batches of the labeled images from which the classes of the test images are predicted;
             `None` if there are no test images.
+        test: makes the batches of the test images, in the size of the images to train on.
 
     >>> Pretraining().metric
     'knn'
@@ -29,8 +30,10 @@ class Pretraining(Classification):
     metrics = ("knn", "linear_probe")
     is_open_set = True  # the test images have no loss; `callbacks` measures
 
-    def __init__(self, labeled: Callable[[], tf.data.Dataset] | None = None):
-        self.labeled = labeled
+    def __init__(
+        self, labeled: Callable[[], tf.data.Dataset] | None = None, test: Callable[[], tf.data.Dataset] | None = None
+    ):
+        self.labeled, self.test = labeled, test
 
     def compile_options(self, has_soft_labels: bool, label_smoothing: float) -> dict[str, Any]:
         return {}
@@ -38,7 +41,7 @@ class Pretraining(Classification):
     def callbacks(
         self, test: Source, batches: Callable[[], tf.data.Dataset], epochs: Collection[int]
     ) -> list[keras.callbacks.Callback]:
-        return [] if self.labeled is None else [MeasureEmbeddings(self.labeled, batches, epochs)]
+        return [] if self.labeled is None else [MeasureEmbeddings(self.labeled, self.test or batches, epochs)]
 
 
 class MeasureEmbeddings(keras.callbacks.Callback):

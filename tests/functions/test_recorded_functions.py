@@ -371,6 +371,14 @@ def test_a_busy_server_is_asked_again_and_one_that_rejects_is_not(network, quick
         assert server.requests == 4
 
 
+def test_a_reply_that_breaks_off_is_asked_for_again(network, quick, tmp_path):
+    with Serving(rows(network), metadata((-1, *SHAPE), "DT_FLOAT")) as server:
+        teacher = Teacher.served(server.url, batch_size=37)
+        server.halves = 2  # the metadata, twice
+        record(tmp_path, teacher, source(), batch_size=37)
+        assert server.requests == 1 and quick == [1.0, 2.0]
+
+
 def test_a_server_that_replies_with_another_shape_is_refused(quick, tmp_path):
     with Serving(lambda images: [[1.0, 2.0]] * len(images)) as server:
         with pytest.raises(ValueError, match="Expected 5 classes, .* of the server 'http.*received 2 classes"):

@@ -99,6 +99,20 @@ def test_a_preset_without_an_image_converter(tmp_path):
     assert np.abs(initial(PIXELS) - original(images)).max() > 1e-3
 
 
+def test_a_preset_teaches_only_the_classes_that_its_own_classifier_has(tmp_path):
+    original = stock()
+    original.save_to_preset(tmp_path / "preset")
+    original.backbone.save_to_preset(tmp_path / "backbone")
+    shape = {"data": "digits", "image_size": (32, 32), "image_channels": 3, "data_dir": str(tmp_path)}
+    options = {**shape, "student": "mlp(hidden=(4,))", "train_split": "train[:32]", "test_split": "test[:32]"}
+    for folder, classifier in (("preset", "a classifier of 5 classes"), ("backbone", "no classifier")):
+        teacher = f"hub/{tmp_path / folder}"
+        with pytest.raises(ValueError, match=f"{classifier} and the images have 10"):
+            kd.distill(teacher=teacher, **options, epochs=1, run=tmp_path / "run")
+    features = {"methods": ["rkd"], "epochs": 1, "test_every": 1}
+    assert kd.distill(teacher=teacher, **options, **features, run=tmp_path / "run").is_complete
+
+
 def test_a_backbone_that_calls_its_image_shape_input_shape():
     pytest.importorskip("keras_hub")
     options = {"width_coefficient": 0.25, "depth_coefficient": 0.25, "stackwise_kernel_sizes": [3]}

@@ -209,6 +209,9 @@ def test_an_exported_classifier_has_no_embedding(run, folder, tmp_path):
         kd.embed(export.path, folder)
     with pytest.raises(ValueError, match="a file that ends in .npz"):
         kd.embed(run, folder, output=tmp_path / "e.csv")
+    for files in ({"output": tmp_path / "missing/e.npz"}, {"page": tmp_path / "missing/e.html"}):
+        with pytest.raises(ValueError, match="in a folder that exists"):
+            kd.embed(run, folder, **files)
 
 
 def test_the_programs(run, folder, tmp_path):

@@ -5,6 +5,7 @@ import logging
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 import kd_keras as kd
@@ -96,6 +97,67 @@ def test_the_published_settings_are_the_defaults(pretrained):
     }  # fmt: skip
     assert {name: settings[name] for name in expected} == expected
     assert is_transformer("hub/ViTImageClassifier") and not is_transformer("resnet8")
+
+
+def test_a_recorded_teacher_pretrains_the_same_student(options, place):
+    """A slow teacher, which may be any function, is asked once for each view, also for nested folders of images."""
+    network = keras.models.load_model(options["teacher"])
+    embed = keras.Model(network.inputs, network.layers[-2].output)
+    asked = []
+
+    def function(images):
+        asked.append(len(images))
+        return np.asarray(embed(images))
+
+    views = {"unlabeled": True, "mixup": 1.0, "views": 2, "methods": ["queue"]}
+    data = {name: options[name] for name in ("data", "batch_size", "data_dir")}
+    slow = kd.Teacher(function, tap="embedding")
+    recording = kd.record(teacher=slow, output=place / "recording", **views, **data).directory
+    assert sum(asked) == 2 * 48
+    shared = {"methods": ["queue"], "epochs": 2}
+    live = kd.pretrain(**options, **shared, run=place / "live")
+    without = {name: value for name, value in options.items() if name != "teacher"}
+    recorded = kd.pretrain(**without, **shared, recording=recording, run=place / "recorded")
+    # Recorded embeddings are float16, of eleven significant bits; their cosines are divided by a temperature of 0.07.
+    np.testing.assert_allclose(recorded.history["queue"], live.history["queue"], rtol=2e-3)
+    assert same(values(recorded.model().variables), values(live.model().variables), atol=1e-4)
+    with pytest.raises(ValueError, match="mixup"):
+        kd.pretrain(**without, **shared, recording=recording, mixup=0.0, run=place / "other")
+    with pytest.raises(ValueError, match="needs teacher= or recording=, but received neither"):
+        kd.pretrain(**without, **shared, run=place / "neither")
+
+
+def test_labeled_images_are_not_tested_on_themselves(options, place):
+    source = kd.data.load("digits", "train[:64]", str(place))
+    for labeled in ({"labeled": source}, {"labeled": "digits", "labeled_split": "test"}):
+        with pytest.raises(ValueError, match="Expected test images other than the labeled ones"):
+            kd.pretrain(**options, **labeled, run=place / "itself")
+
+
+def test_labeled_and_test_images_get_the_size_of_the_images_to_train_on(options, place):
+    def enlarged(split):
+        def images(example):
+            return {**example, "image": tf.cast(tf.image.resize(example["image"], (12, 10)), "uint8")}
+
+        source = kd.data.load("digits", split, str(place))
+        return kd.data.Source(source.examples.map(images), name=split, size=source.size, classes=10)
+
+    known = {"labeled": enlarged("train[:40]"), "test_data": enlarged("test[:20]")}
+    run = kd.pretrain(**options, **known, methods=["queue"], epochs=1, run=place / "sizes")
+    assert 0 <= run.result["last"]["val_knn"] <= 1
+
+
+def test_labels_of_any_task_are_left_out(options, place):
+    """A dataset with boxes is a dataset of images."""
+
+    def boxed(example):
+        label = {"boxes": tf.zeros((1, 4)), "classes": tf.zeros((1,), "int64")}
+        return {"image": example["image"], "index": example["index"], "label": label}
+
+    digits = kd.data.load("digits", "train[:32]", str(place))
+    source = kd.data.Source(digits.examples.map(boxed), name="boxes", size=32, classes=1, image_shape=(8, 8, 1))
+    run = kd.pretrain(**{**options, "data": source}, methods=["queue"], epochs=1, run=place / "boxes")
+    assert run.model().output_shape == (None, 6)
 
 
 def test_lars_has_a_rate_and_a_decay_of_its_own(options, place):

@@ -125,6 +125,14 @@ def test_the_published_hard_weight_is_the_default_and_recorded(teacher, small, t
     assert "hard_weight" not in student.settings
 
 
+def test_label_smoothing_without_a_loss_on_the_labels_is_refused(teacher, small, tmp_path):
+    options = {**small, "label_smoothing": 0.1, "student": "mlp(hidden=(4,))", "run": tmp_path / "student"}
+    with pytest.raises(ValueError, match="label_smoothing=0.1 has no effect, because hard_weight=0"):
+        kd.distill(teacher=teacher, hard_weight=0, **options)
+    assert not (tmp_path / "student").exists()
+    assert kd.distill(teacher=teacher, hard_weight=0.5, **options).is_complete
+
+
 def test_a_keras_model_is_trained_and_written_down_as_a_comment(teacher, small, tmp_path):
     model = models.build("mlp", (8, 8, 1), 10, hidden=(8,))
     before = model.get_weights()

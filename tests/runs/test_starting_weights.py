@@ -60,6 +60,14 @@ def test_a_frozen_backbone_is_not_trained(trained, place):
         if not same(values(old.variables), values(new.variables))
     ]
     assert changed == [before.layers[-1].name]
+    # The frozen backbone was a warm-up: a second run trains the whole network.
+    again = kd.train(model=run, run=place / "thawed", learning_rate=0.1, data_dir=str(place), **SMALL).model()
+    changed = [
+        not same(values(old.trainable_variables), values(new.trainable_variables))
+        for old, new in zip(after.layers, again.layers, strict=True)
+        if old.trainable_variables
+    ]
+    assert len(changed) > 10 and all(changed)
     with pytest.raises(ValueError, match="freeze_backbone needs a network with trained weights, but resnet8"):
         kd.train(model="resnet8", run=place / "new", freeze_backbone=True, data_dir=str(place), **SMALL)
     assert not (place / "new").exists()

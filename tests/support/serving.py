@@ -19,10 +19,13 @@ class Serving:
         predict: from images `(B, H, W, C)` to a list of rows, or of dictionaries of rows.
         metadata: what `.../metadata` returns, or `None` for a server that has none.
         dies_after: closes every connection without a reply after so many predict requests.
+
+    Attributes:
+        halves: so many of the next replies break off in the middle.
     """
 
     def __init__(self, predict, metadata=None, dies_after=None, port=0):
-        self.predict, self.metadata, self.dies_after = predict, metadata, dies_after
+        self.predict, self.metadata, self.dies_after, self.halves = predict, metadata, dies_after, 0
         self.requests, self.images, self.statuses = 0, [], []
         outer = self
 
@@ -53,7 +56,8 @@ class Serving:
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(text)))
                 self.end_headers()
-                self.wfile.write(text)
+                is_half, outer.halves = outer.halves > 0, max(0, outer.halves - 1)
+                self.wfile.write(text[: len(text) // 2] if is_half else text)
 
         class Quiet(ThreadingHTTPServer):
             def handle_error(self, request, client_address):
