@@ -51,6 +51,7 @@ LISTS = {
         "deeplab_head",
         "gfl_head",
         "hub_detector",
+        "hub_encoders",
         "hub_segmenters",
         "retinanet_head",
     ),

@@ -104,18 +104,15 @@ A detector or a segmentation network takes the layers that it shares with the st
 
 ## A foundation model as teacher
 
-KerasHub has vision transformers with weights (`pip install "kd_keras[hub]"`). The tap "cls" is the class token,
-"tokens" is the map of the patches, without class and register tokens; it is also the last stage, which the methods
-"tokens" and "dense" read by default. The network expects images normalized by the statistics of ImageNet:
+KerasHub has vision transformers with weights (`pip install "kd_keras[hub]"`): ViT, DeiT, DINOv2, DINOv3, and the image
+encoders of CLIP and SigLIP. `teacher="hub/dinov2_small"` downloads one when it is first used, with the normalization
+that it was trained with. The tap "cls" is the class token, "tokens" is the map of the patches, without class and
+register tokens; it is also the last stage, which the methods "tokens" and "dense" read by default.
 
 ```python
-import keras_hub
-
-backbone = keras_hub.models.DINOV2Backbone.from_preset("dinov2_small", image_shape=(224, 224, 3))
-mean, std = np.array([123.7, 116.3, 103.5]), np.array([58.4, 57.1, 57.4])
 kd.pretrain(
     data="images/",
-    teacher=kd.Teacher(backbone, preprocess=lambda images: (images - mean) / std),
+    teacher="hub/dinov2_small",
     student="applications/ResNet50",
     methods=["queue(teacher_tap='cls')", "tokens"],
     image_size=(224, 224),

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from kd_keras.errors import explain_mismatch, suggest
-from kd_keras.models import hub_segmenters
+from kd_keras.models import hub_encoders, hub_segmenters
 from kd_keras.models.hub_detector import hub_detector
 from kd_keras.networks.preprocessing import PixelMap, prepend
 
@@ -42,7 +42,7 @@ def hub(
 
     Raises:
         ImportError: if KerasHub is not installed.
-        ValueError: if the name is unknown, or if a preset cannot be loaded.
+        ValueError: if the name is unknown, or if a preset cannot be loaded or has no classifier.
         TypeError: if a backbone needs other arguments; the message lists those that it takes.
     """
     keras_hub = _keras_hub()
@@ -53,13 +53,15 @@ def hub(
     if name in hub_segmenters.ENCODERS:
         network = hub_segmenters.new_segmenter(models, name, input_shape, classes, options)
         return hub_segmenters.on_images(network, _pixel_map(None, input_shape[-1]), input_shape)
-    presets = [preset for task in _tasks(models) for preset in task.presets]
-    if name not in presets and "://" not in name and not Path(name).is_dir():
-        known = [known for known in dir(models) if known.endswith("ImageClassifier") and known != "ImageClassifier"]
-        advice = suggest(name, [*known, *hub_segmenters.ENCODERS, *presets])
-        raise ValueError(explain_mismatch("an image classifier or a preset of KerasHub", repr(name), advice))
+    _check_preset(models, name)
     with _loading(name):
         task = _task_of(models, name)
+    if task is None:
+        raise ValueError(
+            f"The preset {name!r} is an image encoder of KerasHub without a classifier. It can be the teacher of "
+            "methods that read features, such as queue(teacher_tap='cls')."
+        )
+    with _loading(name):
         shape = {"image_shape": tuple(input_shape)} if task is models.ImageClassifier else {}
         options = shape | {"load_weights": weights, "preprocessor": None} | options
         network = _preset(functools.partial(task.from_preset, name, **options), classes)
@@ -78,15 +80,52 @@ def preset_classes(name: str) -> int | None:
 
     Raises:
         ImportError: if KerasHub is not installed.
-        ValueError: if the preset cannot be loaded.
+        ValueError: if the preset is unknown or cannot be loaded.
     """
     models = _keras_hub().models
+    _check_preset(models, name)
     with _loading(name):
         task = _task_of(models, name)
+        if task is None:
+            return None
         try:
             return task.from_preset(name, load_weights=False, preprocessor=None).num_classes
         except TypeError:  # a backbone alone, for which num_classes has no default
             return None
+
+
+def is_encoder(name: str) -> bool:
+    """Whether a preset is an image encoder of which KerasHub has no classifier, such as DINOv2.
+
+    Raises:
+        ImportError: if KerasHub is not installed.
+        ValueError: if the preset is unknown or cannot be loaded.
+    """
+    models = _keras_hub().models
+    _check_preset(models, name)
+    with _loading(name):
+        return _task_of(models, name) is None
+
+
+def hub_encoder(name: str, input_shape: tuple[int, int, int]) -> keras.Model:
+    """The image encoder of a preset, from pixels of 0 to 255 to its features, without a classifier.
+
+    It is the teacher of methods that read features: of a transformer the taps "cls" and "tokens", of a convolutional
+    network its stages.
+
+    Args:
+        name: such as "dinov2_small", or the folder of a preset.
+        input_shape: `(H, W, C)` of an image; an encoder of one fixed size keeps that.
+
+    Raises:
+        ImportError: if KerasHub is not installed.
+        ValueError: if the preset cannot be loaded, or does not encode images.
+    """
+    keras_hub = _keras_hub()
+    with _loading(name):
+        encoder = hub_encoders.image_encoder(keras_hub.models, name, input_shape)
+        converter = _image_converter(keras_hub, name)
+    return prepend(encoder, _pixel_map(converter, input_shape[-1]))
 
 
 def names_class(name: str) -> bool:
@@ -96,6 +135,14 @@ def names_class(name: str) -> bool:
     (True, True, False)
     """
     return name.endswith("ImageClassifier") or name in hub_segmenters.ENCODERS
+
+
+def _check_preset(models: Any, name: str) -> None:
+    presets = [preset for kind in (*_tasks(models), models.Backbone) for preset in kind.presets]
+    if name not in presets and "://" not in name and not Path(name).is_dir():
+        known = [known for known in dir(models) if known.endswith("ImageClassifier") and known != "ImageClassifier"]
+        advice = suggest(name, [*known, *hub_segmenters.ENCODERS, *presets])
+        raise ValueError(explain_mismatch("an image classifier or a preset of KerasHub", repr(name), advice))
 
 
 @contextlib.contextmanager
@@ -135,7 +182,7 @@ def _tasks(models: Any) -> tuple[Any, Any, Any]:
 
 
 def _task_of(models: Any, name: str) -> Any:
-    """The one of `_tasks` that a preset is for; `ImageClassifier` if its backbone is of no other."""
+    """The one of `_tasks` that a preset is for; `None` if no classifier has its backbone."""
     for task in _tasks(models):
         if name in task.presets:
             return task
@@ -144,7 +191,7 @@ def _task_of(models: Any, name: str) -> Any:
         return models.RetinaNetObjectDetector
     if any(isinstance(backbone, getattr(models, kind).backbone_cls) for kind in hub_segmenters.ENCODERS):
         return models.ImageSegmenter
-    return models.ImageClassifier
+    return models.ImageClassifier if hub_encoders.find_classifier(models, type(backbone)) else None
 
 
 def _new(kind: Any, input_shape: tuple[int, int, int], classes: int, options: dict[str, Any]) -> keras.Model:

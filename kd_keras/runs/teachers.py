@@ -17,7 +17,7 @@ from kd_keras.errors import shorten
 from kd_keras.evaluation.images import order_classes
 from kd_keras.functions import FunctionTeacher
 from kd_keras.functions.pixel_range import PixelRange
-from kd_keras.models.hub import preset_classes
+from kd_keras.models.hub import hub_encoder, is_encoder, preset_classes
 from kd_keras.networks.freezing import PRECISIONS, frozen
 from kd_keras.private_api import sub_layers
 from kd_keras.recording.teacher import RecordedTeacher
@@ -177,6 +177,9 @@ def _load_or_build(source: Trained, images: Images, taps: Collection[str]) -> ke
             "such as rkd."
         )
     logger.info("The teacher is %s, which is built for images of %s.", source, images.shape)
+    preset = students.preset_name(parse_call(source)[0])
+    if preset is not None and is_encoder(preset):
+        return hub_encoder(preset, images.shape)
     return students.build_network(source, images, classes)
 
 
