@@ -109,11 +109,33 @@ def grid_adapter(student: TapSpec, teacher: TapSpec) -> keras.Sequential:
     if None in (height, width):
         received, advice = describe_pair(student, teacher), "build the teacher with a fixed input_shape"
         raise ValueError(explain_mismatch("a teacher map of known size", received, advice))
-    initializer = keras.initializers.TruncatedNormal(stddev=0.02)
-    parts = [layers.Dense(channels, kernel_initializer=initializer, dtype="float32")]
+    parts = [_linear(channels)]
     if student.shape[1:3] != teacher.shape[1:3]:
         parts.append(layers.Resizing(height, width, "bilinear", data_format="channels_last", dtype="float32"))
     return chain(student, *parts, name="grid_adapter")
+
+
+def have_equal_tokens(student: TapSpec, teacher: TapSpec) -> bool:
+    """Whether both taps are tokens `(B, N, D)` of the same known number N.
+
+    >>> have_equal_tokens(TapSpec("a", (None, 17, 16)), TapSpec("b", (None, 17, 32)))
+    True
+    """
+    return len(student.shape) == len(teacher.shape) == 3 and None is not student.shape[1] == teacher.shape[1]
+
+
+def token_adapter(student: TapSpec, teacher: TapSpec) -> keras.Sequential:
+    """A linear layer from each token of the student to the teacher's width.
+
+    >>> token_adapter(TapSpec("a", (None, 17, 16)), TapSpec("b", (None, 17, 32))).output_shape
+    (None, 17, 32)
+    """
+    return chain(student, _linear(teacher.shape[-1]), name="token_adapter")
+
+
+def _linear(width: int) -> keras.layers.Layer:
+    initializer = keras.initializers.TruncatedNormal(stddev=0.02)
+    return layers.Dense(width, kernel_initializer=initializer, dtype="float32")
 
 
 def dense_adapter(spec: TapSpec, width: int, **options: Any) -> keras.Sequential:

@@ -11,7 +11,7 @@ from typing_extensions import Unpack
 
 from kd_keras.contracts import Batch, Outputs, Step, Tensor
 from kd_keras.errors import check_choice
-from kd_keras.methods.adapters import grid_adapter
+from kd_keras.methods.adapters import grid_adapter, have_equal_tokens, token_adapter
 from kd_keras.methods.base import Specs, TapPairMethod, TapPairOptions, Taps
 from kd_keras.primitives import as_list, l2_normalize, mean_square, smooth_l1
 
@@ -23,8 +23,9 @@ def dense_loss(student: Tensor | list[Tensor], teacher: Tensor | list[Tensor], *
     d^2 / 2 below |d| = 1 and |d| - 1/2 above, which large values of the teacher do not dominate.
 
     Args:
-        student: a map `(B, H, W, C)`, adapted to the teacher's shape, or a list of maps, whose losses are added.
-        teacher: the teacher's map, or as many maps.
+        student: a map `(B, H, W, C)` or tokens `(B, N, C)`, adapted to the teacher's shape, or a list of them, whose
+            losses are added.
+        teacher: the teacher's map or tokens, or as many of them.
         form: "mean_square", the published one, "cosine" or "smooth_l1".
 
     Returns:
@@ -53,8 +54,9 @@ class Dense(TapPairMethod):
     teacher's map.
 
     It is meant for images without labels (`Distiller(hard_weight=0)`) and for students that are later used in detection
-    or segmentation. The linear layer, which acts on each position separately, is the whole adapter: no BatchNorm and no
-    ReLU. LightlyTrain concatenates the maps of the teacher's last two blocks; here the map is the tap's.
+    or segmentation. Two transformers may be compared at tokens `(B, N, C)` of equal number, such as blocks by their
+    path, without a resize. The linear layer, which acts on each position separately, is the whole adapter: no BatchNorm
+    and no ReLU. LightlyTrain concatenates the maps of the teacher's last two blocks; here the map is the tap's.
 
     Args:
         form: "mean_square", "cosine" or "smooth_l1", as `dense_loss`.
@@ -76,7 +78,11 @@ class Dense(TapPairMethod):
         self.form = check_choice("Dense", "form", form, FORMS)
 
     def bind(self, student: Specs, teacher: Specs) -> None:
-        self.adapters = [grid_adapter(*pair) for pair in self.pairs(student, teacher, rank=4, sized=False)]
+        pairs = self.pairs(student, teacher)
+        if all(have_equal_tokens(*pair) for pair in pairs):
+            self.adapters = [token_adapter(*pair) for pair in pairs]
+        else:
+            self.adapters = [grid_adapter(*pair) for pair in self.pairs(student, teacher, rank=4, sized=False)]
         super().bind(student, teacher)
 
     def call(self, student: Outputs, teacher: Outputs, batch: Batch, step: Step) -> Tensor:

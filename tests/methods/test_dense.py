@@ -2,12 +2,14 @@
 
 import functools
 
+import keras
 import numpy as np
 import pytest
 
+from kd_keras import Distiller
 from kd_keras.contracts import TapSpec
 from kd_keras.methods import Dense, dense_loss
-from tests.support.networks import convolutional, examples, values
+from tests.support.networks import CLASSES, SHAPE, compiled, convolutional, examples, values
 from tests.support.reference import Case, random
 
 pytestmark = pytest.mark.filterwarnings("ignore:Gradients do not exist")
@@ -43,6 +45,10 @@ def several(student, teacher):
     return sum(reference(*pair) for pair in zip(student, teacher, strict=True))
 
 
+def token_reference(student, teacher):
+    return cosine_reference(student[:, :, None], teacher[:, :, None])
+
+
 FORMS = {"cosine": cosine_reference, "smooth_l1": smooth_l1_reference}
 CASES = [
     Case(
@@ -56,6 +62,14 @@ CASES = [
     for form, expected in FORMS.items()
 ]
 CASES += [
+    Case(
+        "cosine of tokens",
+        functools.partial(dense_loss, form="cosine"),
+        token_reference,
+        random(4, 7, 6, seed=1),
+        (random(4, 7, 6, seed=2),),
+        step=1e-6,
+    ),
     Case("one map", dense_loss, reference, random(4, 5, 3, 6, seed=1), (random(4, 5, 3, 6, seed=2),)),
     Case(
         "two maps",
@@ -130,3 +144,33 @@ def test_maps_without_a_known_size_and_vectors_raise():
         bound((4, 4, 3), (None, None, 5))
     with pytest.raises(ValueError, match=r"(?s)maps.*\(None, 10\).*stages"):
         bound((10,), (4, 4, 5))
+
+
+def tokens_of_plain_layers(width, patch):
+    """Two blocks that act on the tokens of an image."""
+    keras.utils.set_random_seed(width)
+    inputs = keras.Input(SHAPE)
+    x = keras.layers.Conv2D(width, patch, strides=patch)(inputs)
+    x = keras.layers.Reshape((-1, width))(x)
+    for number in (1, 2):
+        x = keras.layers.Dense(width, "gelu", name=f"block{number}")(keras.layers.LayerNormalization()(x))
+    x = keras.layers.GlobalAveragePooling1D()(x)
+    return keras.Model(inputs, keras.layers.Dense(CLASSES, name="logits")(x))
+
+
+@pytest.mark.parametrize("form", ["mean_square", *FORMS])
+def test_blocks_of_transformers_are_compared_token_by_token(form):
+    student, teacher = tokens_of_plain_layers(6, patch=4), tokens_of_plain_layers(9, patch=4)
+    method = Dense(form=form, student_tap="block1", teacher_tap="block2")
+    distiller = compiled(Distiller(student=student, teacher=teacher, methods=[method], hard_weight=0))
+    history = distiller.fit(*examples(), epochs=3, verbose=0).history
+    assert history["dense"][-1] < history["dense"][0]
+    (adapter,) = method.adapters
+    assert adapter.input_shape == (None, 4, 6) and adapter.output_shape == (None, 4, 9)
+
+
+def test_tokens_of_another_number_are_refused():
+    student, teacher = tokens_of_plain_layers(6, patch=4), tokens_of_plain_layers(9, patch=2)
+    method = Dense(student_tap="block1", teacher_tap="block1")
+    with pytest.raises(ValueError, match="Expected maps"):
+        compiled(Distiller(student=student, teacher=teacher, methods=[method], hard_weight=0)).fit(*examples())
