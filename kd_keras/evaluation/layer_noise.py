@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from kd_keras.contracts import Tensor
 from kd_keras.errors import explain_mismatch
 from kd_keras.networks.fake_quantization import FakeQuantize
-from kd_keras.networks.quantized_layers import is_quantization_aware, unquantized
+from kd_keras.networks.quantized_layers import QuantizedKernel, is_quantization_aware, unquantized
 from kd_keras.private_api import nodes_in_order
 
 FINDING = "int8_"  # how the findings of `int8_layers` begin
@@ -21,7 +21,8 @@ class LayerNoise(NamedTuple):
     """The noise of one rounded tensor.
 
     Attributes:
-        layer: the name of the layer that returns it.
+        layer: the path of the convolution or dense layer whose result is rounded, after its BatchNorm and ReLU; or the
+            name of another operation, such as a sum.
         low, high: its range in int8.
         decibels: its signal-to-noise ratio; infinite if nothing is lost.
     """
@@ -36,7 +37,8 @@ def layer_noise(model: keras.Model, images: np.ndarray, batch_size: int = 32) ->
     """The signal-to-noise ratio of each rounded tensor, `10 log10(sum x^2 / sum (x - y)^2)`, in order of computation.
 
     x are the values if nothing is rounded, and y those if kernels and activations of all layers up to this one are. A
-    layer after which the ratio falls sharply is one to pass as `keep_float=` to `kd_keras.quantization_aware`.
+    convolution or dense layer at which the ratio falls sharply is one to pass as `keep_float=` to
+    `kd_keras.quantization_aware`.
 
     Args:
         model: a quantization-aware model.
@@ -56,9 +58,16 @@ def layer_noise(model: keras.Model, images: np.ndarray, batch_size: int = 32) ->
         advice = "make it with kd_keras.quantization_aware"
         raise ValueError(explain_mismatch("a quantization-aware model", f"{model.name!r}, a float model", advice))
     outputs: dict[FakeQuantize, Tensor] = {}
+    names: dict[FakeQuantize, str] = {}
+    producers: dict[int, Any] = {}
     for node in nodes_in_order(model):
-        if isinstance(node.operation, FakeQuantize):
-            outputs.setdefault(node.operation, node.outputs[0])  # a pooling rounds in the same range again
+        producers |= {id(tensor): node for tensor in node.outputs}
+        quantizer = node.operation
+        if isinstance(quantizer, FakeQuantize) and quantizer not in outputs:  # a pooling rounds in the same range again
+            outputs[quantizer] = node.outputs[0]
+            name = _rounded_kernel(node, producers) or quantizer.name.removesuffix("_quantize")
+            # An activation with a range of its own, such as a hard sigmoid, has the name of the layer that has it.
+            names[quantizer] = f"{name}_activation" if name in names.values() else name
     rounded = keras.Model(model.inputs[0], list(outputs.values()))
     signal, noise = np.zeros(len(outputs)), np.zeros(len(outputs))
     for start in range(0, len(images), batch_size):
@@ -71,9 +80,20 @@ def layer_noise(model: keras.Model, images: np.ndarray, batch_size: int = 32) ->
             signal[number] += np.square(x).sum()
             noise[number] += np.square(x - y).sum()
     return [
-        LayerNoise(layer.name.removesuffix("_quantize"), layer.range[0], layer.range[1], _decibels(*powers))
+        LayerNoise(names[layer], layer.range[0], layer.range[1], _decibels(*powers))
         for layer, powers in zip(outputs, zip(signal, noise, strict=True), strict=True)
     ]
+
+
+def _rounded_kernel(node: Any, producers: dict[int, Any]) -> str:
+    """The path of the layer with a kernel whose result a call rounds; "" if it rounds something else."""
+    while len(sources := node.arguments.keras_tensors) == 1 and id(sources[0]) in producers:
+        node = producers[id(sources[0])]
+        if isinstance(node.operation, QuantizedKernel):
+            return node.operation.float_path
+        if isinstance(node.operation, FakeQuantize):
+            return ""
+    return ""
 
 
 def int8_layers(model: keras.Model, images: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:

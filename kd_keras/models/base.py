@@ -34,6 +34,8 @@ class GroupedConv2D(layers.Conv2D):
     training.
     """
 
+    is_plain_convolution = True  # only computed in another way: it can be folded and quantized
+
     def convolution_op(self, inputs: Tensor, kernel: Tensor) -> Tensor:
         parts = zip(ops.split(inputs, self.groups, axis=-1), ops.split(kernel, self.groups, axis=-1), strict=True)
         return ops.concatenate([super(GroupedConv2D, self).convolution_op(*part) for part in parts], axis=-1)

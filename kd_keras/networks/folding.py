@@ -139,15 +139,26 @@ def _flattens(edge: Edge) -> bool:
 def _absorbs_norm(producer: Edge, edge: Edge) -> bool:
     """Whether a layer with a kernel can absorb the BatchNorm that follows it."""
     linear, norm, rank = producer.original, edge.original, len(edge.sources[0].shape)
-    if type(norm) is not layers.BatchNormalization or not _computes_as_foldable(linear):
+    if type(norm) is not layers.BatchNormalization or not computes_plainly(linear):
         return False
     channels = 1 if getattr(linear, "data_format", None) == "channels_first" else rank - 1
     return linear.activation is keras.activations.linear and norm.axis % rank == channels
 
 
-def _computes_as_foldable(layer: layers.Layer) -> bool:
-    """Whether a layer is one of `FOLDABLE`, or a subclass that only computes the convolution in another way."""
-    return any(isinstance(layer, kind) and type(layer).call is kind.call for kind in FOLDABLE)
+def computes_plainly(layer: layers.Layer) -> bool:
+    """Whether a layer is one of `FOLDABLE` and uses its kernel as that does, also if it is of a subclass.
+
+    A subclass may change `call`, or `convolution_op`, for example to standardize the kernel. One with the attribute
+    `is_plain_convolution` only computes the convolution in another way.
+
+    >>> computes_plainly(layers.Conv2D(2, 3)), computes_plainly(layers.Conv1D(2, 3))
+    (True, False)
+    """
+    kind = next((kind for kind in FOLDABLE if isinstance(layer, kind)), None)
+    if kind is None or type(layer).call is not kind.call:
+        return False
+    convolution = [getattr(cls, "convolution_op", None) for cls in (type(layer), kind)]
+    return convolution[0] is convolution[1] or getattr(layer, "is_plain_convolution", False)
 
 
 def _absorbs_preprocessing(layer: layers.Layer, affine: Affine) -> bool:

@@ -16,6 +16,7 @@ from kd_keras.networks.graph import Graph
 from kd_keras.networks.quantization_rules import kind_of
 from kd_keras.networks.quantized_copy import QuantizedCopy
 from kd_keras.networks.quantized_layers import QUANTIZED, is_quantization_aware, unquantized
+from kd_keras.private_api import sub_layers
 
 RANGES = ("average", "gradient")
 
@@ -33,9 +34,10 @@ def quantization_aware(
     A BatchNorm is folded into the convolution or dense layer before it, with its statistics at this time; another one
     becomes a scale and an offset for each channel. Kernels are rounded for each output channel, activations in a range
     for each tensor that starts from the images and follows the training batches. The input is rounded to whole pixel
-    values from 0 to 255. What LiteRT has no int8 kernel for stays in float (`float_layers` lists it), and a final
-    softmax or sigmoid is computed from the rounded logits. Train the copy with a small learning rate, for example
-    by `kd_keras.Distiller` with the float network as teacher; `kd_keras.export` writes its int8 file.
+    values from 0 to 255. What `quantization_rules` has no rule for stays in float, such as separable and transposed
+    convolutions, sums of three tensors, and GELU (`float_layers` lists it); a final softmax or sigmoid is computed from
+    the rounded logits. Train the copy with a small learning rate, for example by `kd_keras.Distiller` with the float
+    network as teacher; `kd_keras.export` writes its int8 file.
 
     Args:
         network: a built Functional or Sequential classifier, nested or not, of one image input that reads pixel values
@@ -55,7 +57,8 @@ def quantization_aware(
 
     Raises:
         ValueError: if the network is not such a classifier or quantized already, if the images do not fit it, if it
-            has no layer of a name in `keep_float`, or if `ranges` or `kernel_bits` is unknown.
+            has no layer of a name in `keep_float`, if `ranges` or `kernel_bits` is unknown, or if the copy without
+            rounding predicts something else than the network.
 
     References: Jacob et al. 2018, 1712.05877; Krishnamoorthi 2018, 1806.08342; Esser et al. 2020 (LSQ), 1902.08153.
 
@@ -76,6 +79,7 @@ def quantization_aware(
     _check_images(builder.graph, images)
     model = builder.build()
     _start_ranges(model, builder.observed, images)
+    _check_copy(network, model, images)
     return model
 
 
@@ -104,6 +108,27 @@ def _check_images(graph: Graph, images: np.ndarray) -> None:
     if images.dtype != np.uint8 or not fits or not len(images):
         expected = f"images= uint8 images (N, {', '.join(map(str, shape))})"
         raise ValueError(explain_mismatch(expected, f"{images.dtype} of shape {images.shape}"))
+
+
+def _check_copy(network: keras.Model, model: keras.Model, images: np.ndarray) -> None:
+    """Compares the predictions of the copy without rounding with those of the network on a few images.
+
+    A layer of the user's may compute something that its configuration does not say, which would train in silence.
+    """
+    few = np.asarray(images[:4], "float32")
+    is_exact = all(layer.compute_dtype in (None, "float32") for layer in sub_layers(network))
+    tolerance = 1e-3 if is_exact else 5e-2
+    with unquantized(model):
+        copied = tree.flatten(model(few, training=False))
+    outputs = tree.flatten(network(few, training=False))
+    for output, other in zip(outputs, copied, strict=True):
+        output, other = (np.asarray(ops.convert_to_numpy(ops.cast(tensor, "float32"))) for tensor in (output, other))
+        difference, largest = float(np.abs(output - other).max()), float(np.abs(output).max())
+        if not difference <= tolerance * max(largest, 1e-3):
+            received = f"a difference of {difference:.3g} of outputs up to {largest:.3g}"
+            expected = f"a copy of {network.name!r} that predicts the same as long as nothing is rounded"
+            advice = "replace layers whose class or configuration Keras does not know"
+            raise ValueError(explain_mismatch(expected, received, advice))
 
 
 def _start_ranges(model: keras.Model, observed: list[tuple[FakeQuantize, Tensor]], images: np.ndarray) -> None:

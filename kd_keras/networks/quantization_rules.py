@@ -22,10 +22,9 @@ import keras
 import numpy as np
 from keras import layers
 
-from kd_keras.networks.folding import affine_of
-from kd_keras.networks.graph import Edge, Operation
+from kd_keras.networks.folding import FOLDABLE, affine_of, computes_plainly
+from kd_keras.networks.graph import Edge, Linear, Operation
 
-KERNELS = (layers.Conv2D, layers.DepthwiseConv2D, layers.Dense)
 SELECTING: tuple[str, ...] = (
     "Reshape",
     "Flatten",
@@ -45,6 +44,7 @@ FIXED_RANGES = {  # those that LiteRT's kernels have
     "sigmoid": (0.0, 255 / 256),
     "tanh": (-1.0, 127 / 128),
     "hard_sigmoid": (0.0, 1.0),
+    "softmax": (0.0, 255 / 256),
 }
 ACTIVATIONS = {
     "relu": "relu", "relu6": "relu6", "leaky_relu": "leaky", "sigmoid": "sigmoid", "tanh": "tanh",
@@ -81,7 +81,7 @@ def kind_of(edge: Edge, numbers: tuple[Any, ...] = ()) -> str:
     operation, name = edge.original, type(edge.original).__name__
     if scale_of(edge, numbers) is not None:
         return "scale"
-    if isinstance(operation, KERNELS):
+    if isinstance(operation, FOLDABLE):
         return "kernel" if _is_supported_kernel(edge) else "float"
     if isinstance(operation, layers.ReLU):
         is_plain = not operation.negative_slope and not operation.threshold
@@ -127,10 +127,18 @@ def _scale_of_norm(norm: layers.BatchNormalization) -> Scale:
 
 def _is_supported_kernel(edge: Edge) -> bool:
     operation = edge.original
-    kind = next(kind for kind in KERNELS if isinstance(operation, kind))
-    if type(operation).call is not kind.call:  # a subclass that computes something else
+    is_fused = operation.activation is not keras.activations.linear and not isinstance(split_from(edge), Linear)
+    if is_fused or not computes_plainly(operation):
         return False
-    return len(edge.sources[0].shape) == (2 if kind is layers.Dense else 4)
+    shape = edge.sources[0].shape
+    if isinstance(operation, layers.Dense):
+        return len(shape) == 2 or (len(shape) == 4 and shape[1:3] == (1, 1))
+    return len(shape) == 4
+
+
+def split_from(edge: Edge) -> Operation:
+    """The operation of a call; `Linear` if the graph calls a layer without its fused activation."""
+    return getattr(edge.operation, "operation", None) if not isinstance(edge.operation, Linear) else edge.operation
 
 
 def is_channels_first(operation: Operation) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -12,12 +13,20 @@ import numpy as np
 from keras import layers, tree
 
 from kd_keras.contracts import Tensor
-from kd_keras.errors import explain_mismatch, suggest
+from kd_keras.errors import explain_mismatch, shorten, suggest
 from kd_keras.networks.fake_quantization import FakeQuantize
 from kd_keras.networks.folding import find_foldings, merged_weights
 from kd_keras.networks.freezing import Folded
 from kd_keras.networks.graph import Edge, Graph, Linear, Operation
-from kd_keras.networks.quantization_rules import FIXED_RANGES, Scale, is_channels_first, kind_of, numbers_of, scale_of
+from kd_keras.networks.quantization_rules import (
+    FIXED_RANGES,
+    Scale,
+    is_channels_first,
+    kind_of,
+    numbers_of,
+    scale_of,
+    split_from,
+)
 from kd_keras.networks.quantized_layers import (
     ChannelScale,
     HardSigmoid,
@@ -101,6 +110,8 @@ class QuantizedCopy:
         model = keras.Model(image, outputs, name=self.network.name)
         for layer, weights in self.weights:
             layer.set_weights(weights)
+            if isinstance(layer, layers.Normalization):
+                layer.finalize_state()
         return model
 
     def _kind(self, edge: Edge, node: Any) -> str:
@@ -212,17 +223,26 @@ class QuantizedCopy:
             config["dtype"] = "float32"
         absorbs = self.foldings.absorbs(operation)
         config["name"] = self._unique(f"{name}_folded" if absorbs else name)
+        if type(operation) is layers.Activation:  # its function need not be registered
+            return layers.Activation(operation.activation, name=config["name"], dtype="float32")
+        if isinstance(split_from(edge), Linear):
+            config["activation"] = "linear"
         kind_of_layer = type(operation)
         if kind == "kernel":
-            is_split = isinstance(edge.operation, Linear) or isinstance(
-                getattr(edge.operation, "operation", None), Linear
-            )
-            config |= {"activation": "linear"} if is_split else {}
             config |= {"use_bias": True} if absorbs else {}
             if id(operation) not in self.kept:
-                kind_of_layer = next(made for base, made in SPLIT.items() if isinstance(operation, base))
-                config["bits"] = self.kernel_bits
-        layer = kind_of_layer.from_config(config)
+                base, kind_of_layer = next(pair for pair in SPLIT.items() if isinstance(operation, pair[0]))
+                known = {*inspect.signature(base).parameters, "name", "trainable", "dtype"}
+                config = {key: value for key, value in config.items() if key in known}  # not those of a subclass
+                config |= {"bits": self.kernel_bits, "float_path": edge.path.removesuffix(":linear")}
+        try:
+            layer = kind_of_layer.from_config(config)
+        except Exception as error:
+            received = f"{edge.path!r} ({type(operation).__name__}): {shorten(str(error))}"
+            advice = "replace it by layers of Keras, or register its class"
+            raise ValueError(
+                explain_mismatch("layers that their configuration recreates, to quantize", received, advice)
+            ) from error
         if operation.weights:
             weights = merged_weights(operation, self.foldings) if absorbs else operation.get_weights()
             self.weights.append((layer, weights))
@@ -239,7 +259,11 @@ class QuantizedCopy:
         kernels = {edge.path.removesuffix(":linear"): edge for edge in self.graph.calls if kind_of(edge) == "kernel"}
         kept: set[int] = set()
         for name in [names] if isinstance(names, str) else names:
-            matching = [edge for path, edge in kernels.items() if name in (path, path.rsplit("/", 1)[-1])]
+            matching = [
+                edge
+                for path, edge in kernels.items()
+                if name in (path, path.replace("/", "_"), path.rsplit("/", 1)[-1])
+            ]
             if not matching:
                 expected = f"keep_float= names of convolutions or dense layers of {self.network.name!r}"
                 raise ValueError(explain_mismatch(expected, repr(name), suggest(name, list(kernels))))

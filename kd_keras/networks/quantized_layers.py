@@ -22,16 +22,19 @@ from kd_keras.private_api import sub_layers
 
 
 class QuantizedKernel(layers.Layer):
-    """A layer whose kernel of 8 or 4 `bits` is rounded for each output channel."""
+    """A layer whose kernel of 8 or 4 `bits` is rounded for each output channel.
+
+    `float_path` is that of the layer in the float network, which `keep_float=` takes.
+    """
 
     is_enabled = True
 
-    def __init__(self, *args: Any, bits: int = 8, **options: Any):
+    def __init__(self, *args: Any, bits: int = 8, float_path: str = "", **options: Any):
         super().__init__(*args, **options)
-        self.bits = bits
+        self.bits, self.float_path = bits, float_path
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "bits": self.bits}
+        return {**super().get_config(), "bits": self.bits, "float_path": self.float_path}
 
 
 @keras.saving.register_keras_serializable("kd_keras")
@@ -90,7 +93,7 @@ class QuantizedDepthwiseConv2D(QuantizedKernel, layers.DepthwiseConv2D):
 
 @keras.saving.register_keras_serializable("kd_keras")
 class QuantizedDense(QuantizedKernel, layers.Dense):
-    """A dense layer of vectors `(B, D)` whose kernel is rounded for each output."""
+    """A dense layer of vectors `(B, D)` or of maps `(B, 1, 1, D)` whose kernel is rounded for each output."""
 
     constants: tuple[np.ndarray, np.ndarray] | None = None
 
@@ -99,7 +102,7 @@ class QuantizedDense(QuantizedKernel, layers.Dense):
             kernel = _constant_kernel(*self.constants, self.bits)
             maps = ops.conv(ops.reshape(inputs, (-1, 1, 1, inputs.shape[-1])), kernel, padding="valid")
             maps = maps if self.bias is None else ops.add(maps, self.bias)
-            return ops.reshape(maps, (-1, self.units))
+            return maps if len(inputs.shape) == 4 else ops.reshape(maps, (-1, self.units))
         kernel = self.kernel
         if self.is_enabled:
             kernel = fake_quantized_kernel(kernel, self.bias, (0,), self.bits)

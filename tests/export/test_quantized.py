@@ -124,6 +124,19 @@ def test_the_logits_of_a_trained_network_equal_those_of_keras_nearly_always_to_o
     assert (steps <= ONE_STEP).mean() >= 0.95 and steps.max() <= 2 * ONE_STEP
 
 
+def test_a_softmax_and_dense_layers_inside_the_network_are_integers(images):
+    inputs = keras.Input(SHAPE)
+    x = keras.layers.Conv2D(8, 3, activation="relu", name="conv")(inputs)
+    x = keras.layers.Multiply(name="attended")([x, keras.layers.Softmax()(keras.layers.Conv2D(8, 1, name="scores")(x))])
+    factors = keras.layers.Reshape((1, 1, 8))(keras.layers.GlobalAveragePooling2D()(x))
+    x = keras.layers.Multiply(name="gated")([x, keras.layers.Dense(8, activation="sigmoid", name="gate")(factors)])
+    network = keras.Model(inputs, keras.layers.Dense(4, name="logits")(keras.layers.GlobalAveragePooling2D()(x)))
+    copy, content = converted(randomize(network), images)
+    assert float_tensors(content) == [] and {"SOFTMAX", "LOGISTIC"} <= operations(content)
+    steps = steps_of_layers(copy, integer_tensors(content, images[0]), images[0])
+    assert len(steps) >= 8 and max(steps.values()) <= ONE_STEP, steps
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_layer_of_every_family_equals_the_keras_model_to_one_step(family, images):

@@ -417,3 +417,16 @@ def test_invalid_models_and_arguments():
     teacher = Teacher(frozen(trained(convolutional(normalized=True))))
     with pytest.raises(ValueError, match="a map that comes from a BatchNormalization"):
         Distiller(student=convolutional(normalized=True), teacher=teacher, methods=[OFD()])
+
+
+def test_a_norm_after_a_convolution_that_changes_its_kernel_is_not_folded():
+    class Standardized(layers.Conv2D):
+        def convolution_op(self, inputs, kernel):
+            mean = keras.ops.mean(kernel, (0, 1, 2), keepdims=True)
+            return super().convolution_op(inputs, (kernel - mean) / keras.ops.std(kernel, (0, 1, 2), keepdims=True))
+
+    stack = [Standardized(4, 3, name="conv"), layers.BatchNormalization(name="norm"), layers.Flatten(), layers.Dense(3)]
+    network = trained(keras.Sequential([keras.Input(SHAPE), *stack]))
+    copy = frozen(network)
+    assert "norm" in [layer.name for layer in copy.layers if isinstance(layer, layers.BatchNormalization)]
+    np.testing.assert_allclose(copy(X), network(X, training=False), rtol=1e-4, atol=1e-5)

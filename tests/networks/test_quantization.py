@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from keras import layers
+from keras import layers, ops
 
 from kd_keras import models
 from kd_keras.networks.fake_quantization import (
@@ -212,6 +212,89 @@ def test_unknown_layers_stay_in_float(images):
     copy = quantization_aware(network, images)
     assert float_layers(copy) == ["norm", "elu"]
     check_unquantized_copy(network, copy, images)
+
+
+class Standardized(layers.Conv2D):
+    """A convolution with weight standardization."""
+
+    def convolution_op(self, inputs, kernel):
+        mean, variance = ops.moments(kernel, (0, 1, 2), keepdims=True)
+        return super().convolution_op(inputs, (kernel - mean) / ops.sqrt(variance + 1e-5))
+
+
+def squeezed(x):
+    """The squeeze and excitation of keras.io's examples, with dense layers of 1x1 maps."""
+    x = layers.Conv2D(8, 3, activation="relu", name="conv")(x)
+    factors = layers.Reshape((1, 1, 8))(layers.GlobalAveragePooling2D()(x))
+    factors = layers.Dense(8, activation="sigmoid", name="up")(layers.Dense(4, activation="relu", name="down")(factors))
+    return layers.Multiply()([x, factors])
+
+
+def tokens(x):
+    return layers.Reshape((7, 7, 4))(layers.Dense(4, "gelu", name="tokens")(layers.Reshape((49, 15))(x)))
+
+
+def without_recipe(x):
+    return layers.Conv2D(4, 3, activation=lambda t: t * ops.tanh(t), name="conv")(x)
+
+
+@pytest.mark.parametrize(
+    "body, in_float",
+    [
+        (squeezed, []),
+        (layers.SeparableConv2D(4, 3, activation="swish", name="separable"), ["separable_linear"]),
+        (lambda x: tokens(layers.Conv2D(15, 3, strides=2, name="conv")(x)), ["tokens_linear", "tokens"]),
+        (layers.Conv2D(4, 3, activation="relu", activity_regularizer="l2", name="penalized"), ["penalized"]),
+        (lambda x: layers.BatchNormalization()(Standardized(4, 3, name="standardized")(x)), ["standardized"]),
+        (without_recipe, ["conv"]),
+        (layers.Conv2DTranspose(4, 3, activation="relu", name="transposed"), ["transposed_linear"]),
+    ],
+    ids=["squeeze", "separable", "tokens", "penalized", "standardized", "own_activation", "transposed"],
+)
+def test_layers_of_users_predict_the_same(body, in_float, images):
+    inputs = keras.Input((16, 16, 3))
+    x = layers.GlobalAveragePooling2D()(body(layers.Rescaling(1 / 255)(inputs)))
+    network = randomize(keras.Model(inputs, layers.Dense(5, name="logits")(x)))
+    copy = quantization_aware(network, images)
+    assert float_layers(copy) == in_float
+    check_unquantized_copy(network, copy, images)
+
+
+@pytest.mark.parametrize("case", ["after half precision", "of each pixel", "of integers"])
+def test_a_normalization_that_stays_a_layer_keeps_its_statistics(case, images):
+    norm = layers.Normalization(axis=(1, 2, 3) if case == "of each pixel" else -1)
+    inputs = keras.Input((16, 16, 3), dtype="uint8" if case == "of integers" else "float32")
+    x = layers.Rescaling(1 / 255, dtype="float16")(inputs) if case == "after half precision" else inputs
+    norm.adapt(images / 255.0 if case == "after half precision" else images.astype("float32"))
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(4, 3, name="conv")(norm(x)))
+    network = keras.Model(inputs, layers.Dense(5, name="logits")(x))
+    with unquantized(copy := quantization_aware(network, images)):
+        actual = copy.predict(images.astype("float32"), verbose=0)
+    expected = network.predict(images, verbose=0)
+    np.testing.assert_allclose(actual, expected, atol=2e-3 * np.abs(expected).max())
+
+
+def test_a_copy_that_predicts_something_else_is_refused(images):
+    class Gain(layers.Layer):
+        """It multiplies by a number that its configuration does not contain."""
+
+        def __init__(self, gain=1.0, **options):
+            super().__init__(**options)
+            self.gain = gain
+
+        def call(self, inputs):
+            return inputs * self.gain
+
+        def get_config(self):
+            return {"name": self.name}
+
+    inputs = keras.Input((16, 16, 3))
+    x = layers.Flatten()(Gain(3.0)(layers.Conv2D(2, 3)(inputs)))
+    with pytest.raises(ValueError, match="the same as long as nothing is rounded, but received a difference"):
+        quantization_aware(keras.Model(inputs, layers.Dense(2)(x)), images)
+    lambda_ = layers.Lambda(lambda x: x / 2, name="half")
+    with pytest.raises(ValueError, match="layers that their configuration recreates, to quantize, but received 'half'"):
+        quantization_aware(keras.Sequential([inputs, layers.Flatten(), lambda_, layers.Dense(2)]), images)
 
 
 def test_a_network_of_mixed_precision_is_copied_in_float32(images):
