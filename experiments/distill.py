@@ -40,6 +40,8 @@ text = (
     "Train a trained student for its int8 files, which experiments.export writes; int8_lsq learns ranges by gradient."
 )
 flags.DEFINE_enum("quantize", None, ("int8", "int8_lsq"), text)
+flags.DEFINE_multi_string("keep_float", [], "With --quantize: a convolution or dense layer that stays in float")
+flags.DEFINE_integer("kernel_bits", 8, "With --quantize: 8, or 4 for kernels of 15 values.")
 
 
 def main() -> None:
@@ -52,6 +54,8 @@ def main() -> None:
         recording=FLAGS.recording,
         weights=FLAGS.weights,
         quantize=FLAGS.quantize,
+        keep_float=FLAGS.keep_float,
+        kernel_bits=FLAGS.kernel_bits,
         overwrite=FLAGS.overwrite,
         **teacher.teacher_options(),
         **recipe_options(),

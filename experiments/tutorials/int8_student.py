@@ -81,9 +81,9 @@ student = kd.train(model="resnet8", epochs=EPOCHS, learning_rate=0.003, run=RUNS
 ## Where int8 loses
 
 `kd.quantization_aware` makes a copy that computes in floats what the int8 file computes in integers. Its ranges start
-from real images. The signal-to-noise ratio of each layer's output shows where rounding costs most; a layer after which
-it falls sharply can stay in float with `keep_float=["its name"]`. The page of `kd.evaluate(..., report="page.html")`
-shows the ratios of an int8 student as a figure.
+from real images. The signal-to-noise ratio of each layer's output shows where rounding costs most; a convolution at
+which it falls sharply can stay in float with `keep_float=["its name"]`, here and in `kd.distill`. The page of
+`kd.evaluate(..., report="page.html")` shows the ratios of an int8 student as a figure.
 """
 
 # %%

@@ -16,7 +16,7 @@ from kd_keras.errors import check_choice
 from kd_keras.evaluation.images import take_evenly
 from kd_keras.methods import Method
 from kd_keras.methods.schedules import Weight
-from kd_keras.networks.quantization import quantization_aware
+from kd_keras.networks.quantization import float_layers, quantization_aware
 from kd_keras.networks.quantized_layers import is_quantization_aware
 from kd_keras.recording.teacher import RecordedTeacher
 from kd_keras.runs import devices, students, teachers
@@ -48,6 +48,8 @@ class Request:
     recording: str | os.PathLike | None
     weights: str | os.PathLike | None
     quantize: str | None
+    keep_float: Sequence[str] = ()
+    kernel_bits: int = 8
 
     def settings(self, recipe: Recipe) -> Settings:
         """The request and its recipe as flags.txt records them."""
@@ -60,6 +62,8 @@ class Request:
             "recording": None if self.recording is None else os.fspath(self.recording),
             "weights": None if self.weights is None else os.fspath(self.weights),
             "quantize": self.quantize,
+            "keep_float": list(self.keep_float),
+            "kernel_bits": None if self.quantize is None else self.kernel_bits,
         }
         defaults = {
             **DEFAULTS,
@@ -67,6 +71,8 @@ class Request:
             "student": "mobilenet_v2",
             "method": ["kd"],
             "quantize": None,
+            "keep_float": [],
+            "kernel_bits": 8,
         }
         return Settings({**recipe.settings(), **values}, defaults)
 
@@ -79,6 +85,10 @@ class Request:
                 teacher and there is none, if there is a teacher and no method needs one, or if a method does not train
                 the student.
         """
+        if isinstance(self.keep_float, str):
+            raise TypeError(f"keep_float must be a list of names, but received {self.keep_float!r}.")
+        if self.quantize is None and (self.keep_float or self.kernel_bits != 8):
+            raise ValueError("keep_float= and kernel_bits= belong to quantize='int8', but received no quantize=.")
         if self.quantize is not None:
             check_choice("distill", "quantize", self.quantize, QUANTIZATIONS)
             if not (isinstance(self.student, keras.Model) or students.is_pretrained(self.student, self.weights)):
@@ -123,6 +133,8 @@ def distill(
     recording: str | os.PathLike | None = None,
     weights: str | os.PathLike | None = None,
     quantize: str | None = None,
+    keep_float: Sequence[str] = (),
+    kernel_bits: int = 8,
     overwrite: bool = False,
     **options: Any,
 ) -> Run:
@@ -146,6 +158,7 @@ def distill(
             "int8_lsq" learns the ranges of activations by gradient instead of moving averages, with the optimizer
             "sgd". The float student may be its own teacher. A tenth of the epochs of its training is enough; `export`
             in the formats "litert_int8" and "onnx" writes the file.
+        keep_float, kernel_bits: of `quantize`, as for `kd_keras.quantization_aware`.
         overwrite: whether to delete an earlier run in that directory.
         **options: `teacher_weights`, `teacher_precision`, `teacher_range` and `combine` as `TeacherOptions` describes
             them, and everything else that `Recipe` takes.
@@ -170,6 +183,7 @@ def distill(
     request = Request(
         teacher=teacher, teacher_options=TeacherOptions(**for_teacher), student=student, methods=methods,
         hard_weight=hard_weight, recording=recording, weights=weights, quantize=quantize,
+        keep_float=keep_float, kernel_bits=kernel_bits,
     )  # fmt: skip
     recipe = make_recipe(students.is_pretrained(student, weights), data=data, **options)
     request.check()
@@ -203,8 +217,15 @@ def _distill(session: Session, request: Request) -> Run:
         methods = make_methods(request.methods, examples=images.train.size, **sizes)
         student = students.build_network(request.student, images, classes, request.weights)
         if request.quantize is not None:
-            ranges = QUANTIZATIONS[request.quantize]
-            student = quantization_aware(student, _first_images(images), ranges=ranges)
+            student = quantization_aware(
+                student,
+                _first_images(images),
+                keep_float=request.keep_float,
+                ranges=QUANTIZATIONS[request.quantize],
+                kernel_bits=request.kernel_bits,
+            )
+            in_float = float_layers(student)
+            logger.info("In int8: all layers%s.", f" except {', '.join(in_float)}" if in_float else "")
         trainable = students.prepare_training(student, request.student, request.weights, session.recipe)
         student = _adapt_to_methods(student, methods, live)
     _announce(session, request, live, student)

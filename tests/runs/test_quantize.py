@@ -8,7 +8,8 @@ import tensorflow as tf
 from kd_keras import Distiller, distill, export, quantization_aware, train
 from kd_keras.methods import KD
 from kd_keras.networks.fake_quantization import FakeQuantize
-from kd_keras.networks.quantized_layers import is_quantization_aware
+from kd_keras.networks.quantization import float_layers
+from kd_keras.networks.quantized_layers import QuantizedKernel, is_quantization_aware
 from kd_keras.runs.run import load_network
 from tests.support.networks import CLASSES, convolutional, mirrored
 from tests.support.quantization import photographs
@@ -65,6 +66,19 @@ def test_ranges_learned_by_gradient_are_saved_and_exported(float_run, tmp_path):
     assert quantizers and all(layer.by_gradient for layer in quantizers)
     (result,) = export(run, ["litert_int8"])
     assert result.agreement >= 0.95
+
+
+def test_named_layers_stay_in_float_and_kernels_have_four_bits(float_run, tmp_path, caplog):
+    options = {**TINY, "data_dir": str(float_run.parent / "data"), "epochs": 1, "quantize": "int8"}
+    with caplog.at_level("INFO", "kd_keras"):
+        run = distill(
+            teacher=float_run, student=float_run, keep_float=["logits"], kernel_bits=4, run=tmp_path / "run", **options
+        )
+    assert "In int8: all layers except net_logits." in [record.getMessage() for record in caplog.records]
+    assert float_layers(run.model()) == ["net_logits"] and run.settings["keep_float"] == "logits"
+    assert {layer.bits for layer in run.model().layers if isinstance(layer, QuantizedKernel)} == {4}
+    with pytest.raises(ValueError, match="belong to quantize='int8', but received no quantize"):
+        distill(teacher=float_run, student=float_run, keep_float=["logits"], run=tmp_path / "other", **TINY)
 
 
 def test_an_untrained_student_and_an_unknown_quantization_are_refused(float_run, tmp_path):

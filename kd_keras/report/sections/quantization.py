@@ -29,8 +29,8 @@ def show_quantization(networks: Sequence[Network], classes: Sequence[str]) -> Se
     intro = "The signal-to-noise ratio of each rounded tensor on test images: its values if nothing is rounded,"
     intro += " compared with its values in int8, where the noise of all layers before it is included. A ratio"
     intro += " that is 10 dB lower means ten times the noise power. If the accuracy in int8 is too low, find the layer"
-    intro += " at which the ratio falls sharply, keep the convolution before it in float"
-    intro += " (kd_keras.quantization_aware(keep_float=[...])), and train again."
+    intro += " at which the ratio falls sharply, keep that convolution, or the one before a sum, in float"
+    intro += " (keep_float= of kd_keras.distill, --keep_float in the shell), and train again."
     return Section([Plot(svg, " ".join(sentences))], [_table(known[-1])], intro=intro)
 
 
