@@ -23,8 +23,8 @@ def test_it_runs(path, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
-def test_it_is_in_the_readme_and_in_percent_format(path):
-    assert f"experiments/tutorials/{path.name}" in (ROOT / "README.md").read_text()
+def test_it_is_in_the_list_and_in_percent_format(path):
+    assert f"](tutorials/{path.name})" in (ROOT / "experiments" / "README.md").read_text()
     text = path.read_text()
     assert text.startswith('# %% [markdown]\n"""\n# ')
     named = re.findall(r"\bexperiments/(?:results|tutorials)/[\w./]+\w", text)
