@@ -8,7 +8,7 @@ import kd_keras.methods as methods
 from kd_keras.methods.base import Method
 
 COLUMNS = ("method", "family", "taps of the student", "taps of the teacher", "weight", "hard loss", "paper")
-FAMILIES = ("logits", "features", "relations", "dense", "label-free", "self")
+FAMILIES = ("logits", "features", "relations", "embeddings", "dense", "label-free", "self")
 
 
 def list_kinds() -> list[type[Method]]:

@@ -174,6 +174,7 @@ def group_runs(paths: Sequence[Path], names: Mapping[Path, str] | None = None) -
             if name not in (*PLACES, *NETWORKS)
             for line in to_lines(name, value)
         ]
+        shared += [f"--{name}={text}" for name, texts in run.given_objects.items() for text in texts]
         teacher = settings.get("teacher", "")
         teacher = " + ".join(map(_without_seed, teacher)) if isinstance(teacher, list) else _without_seed(teacher)
         student = str(settings.get("student") or settings.get("model", ""))

@@ -47,8 +47,21 @@ def methods_setting(methods: Sequence[str | Method]) -> list[str | GivenObject]:
 
 
 def _as_setting(method: Method) -> str | GivenObject:
-    text = method_text(method)
-    return text if text is not None else GivenObject(f"a {type(method).__name__} method")
+    """The text of a method, or for a class of the user's a description with its arguments, which a run is compared by.
+
+    >>> class Own(Method):
+    ...     def __init__(self, temperature, **options):
+    ...         super().__init__(**options)
+    ...         self.temperature = temperature
+    ...     def call(self, student, teacher, batch, step): ...
+    >>> "temperature=8.0" in _as_setting(Own(temperature=8.0)).description
+    True
+    """
+    if (text := method_text(method)) is not None:
+        return text
+    config = sorted(method.get_config().items())
+    shown = [f"{name}={value!r}" if _is_literal(value) else f"{name}: {type(value).__name__}" for name, value in config]
+    return GivenObject(f"a {type(method).__name__} method ({', '.join(shown)})")
 
 
 def method_text(method: Method) -> str | None:

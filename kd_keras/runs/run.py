@@ -119,8 +119,8 @@ class Run:
         return from_lines(read_lines(self._flagfile))
 
     @property
-    def given_objects(self) -> set[str]:
-        """The names of the settings that were Python objects, which flags.txt cannot repeat."""
+    def given_objects(self) -> dict[str, list[str]]:
+        """The settings that were Python objects, which flags.txt cannot repeat, with their descriptions."""
         return given_objects(read_lines(self._flagfile))
 
     @property

@@ -102,13 +102,18 @@ def from_lines(lines: Iterable[str]) -> dict[str, str | list[str]]:
     return settings
 
 
-def given_objects(lines: Iterable[str]) -> set[str]:
-    """The names of the flags whose values were Python objects, from the comments of a flagfile.
+def given_objects(lines: Iterable[str]) -> dict[str, list[str]]:
+    """The flags whose values were Python objects, with their descriptions, from the comments of a flagfile.
 
     >>> given_objects(["# --test_data is not a flag of this run: a Source, given from Python", "--noflip"])
-    {'test_data'}
+    {'test_data': ['a Source']}
     """
-    return {_name(line) for line in lines if line.startswith("# --")}
+    found: dict[str, list[str]] = {}
+    for line in lines:
+        if line.startswith("# --"):
+            description = line.partition(": ")[2].removesuffix(", given from Python")
+            found.setdefault(_name(line), []).append(description)
+    return found
 
 
 def _name(line: str) -> str:

@@ -48,6 +48,18 @@ def test_runs_that_differ_only_in_their_seed_are_one_row(runs):
     assert math.isnan(baseline["gain"])
 
 
+def test_methods_of_the_users_with_other_arguments_are_other_rows(tmp_path):
+    def own(seed, temperature):
+        text = f"a Hellinger method (temperature={temperature})"
+        line = f"# --method is not a flag of this run: {text}, given from Python"
+        taught = [f"--teacher={tmp_path}/teachers/seed{seed}", "--student=resnet8", line]
+        return complete(tmp_path, f"own{temperature}", seed, 0.8, 0.8, *taught)
+
+    rows = kd.compare([own(seed, temperature) for temperature in (1, 8) for seed in (0, 1)]).rows
+    assert [row["seeds"] for row in rows] == [2, 2]
+    assert "temperature=1" in rows[0]["recipe"] and "temperature=8" in rows[1]["recipe"]
+
+
 def test_the_gain_has_welchs_interval_and_the_closed_share_of_the_gap(runs):
     row = kd.compare(runs).rows[1]
     a, b = 100 * np.array(KD), 100 * np.array(BASELINE)

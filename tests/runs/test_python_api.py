@@ -125,6 +125,19 @@ def test_the_published_hard_weight_is_the_default_and_recorded(teacher, small, t
     assert "hard_weight" not in student.settings
 
 
+def test_a_method_of_the_users_with_another_argument_is_another_run(teacher, small, tmp_path):
+    class Scaled(methods.KD):
+        def __init__(self, scale=1.0, **options):
+            super().__init__(**options)
+            self.scale = scale
+
+    options = {**small, "teacher": teacher, "student": "mlp(hidden=(4,))", "run": tmp_path / "student"}
+    kd.distill(methods=[Scaled(scale=1.0)], **options)
+    assert kd.distill(methods=[Scaled(scale=1.0)], **options).is_complete
+    with pytest.raises(ValueError, match=r"scale=1.0.*\(before\).*scale=8.0.*\(now\)"):
+        kd.distill(methods=[Scaled(scale=8.0)], **options)
+
+
 def test_label_smoothing_without_a_loss_on_the_labels_is_refused(teacher, small, tmp_path):
     options = {**small, "label_smoothing": 0.1, "student": "mlp(hidden=(4,))", "run": tmp_path / "student"}
     with pytest.raises(ValueError, match="label_smoothing=0.1 has no effect, because hard_weight=0"):
