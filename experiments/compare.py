@@ -8,7 +8,7 @@
 Runs that differ only in their seed are one row: mean and spread over the seeds, after the last epoch and after the best
 one, the gain over the baseline with its 95 % interval, and the closed fraction of the gap to the teacher. The same
 command resumes an interrupted sweep; a failed run does not end it and is listed at the end. Several workers divide a
-sweep with --shard=0/4 to --shard=3/4. --output=DIR writes compare.md, compare.csv and compare.png. The flags of a sweep
+sweep with --shard=0/4 to --shard=3/4. --output=DIR writes compare.md, .csv, .tex and .png. The flags of a sweep
 can be read from a file: --flagfile=experiments/configs/cifar10_compare.sweep.
 """
 

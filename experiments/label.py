@@ -23,7 +23,8 @@ for group in (data, teacher):
 flags.DEFINE_string("unlabeled_split", None, "Split of the images to label.", required=True)
 flags.DEFINE_string("unlabeled_data", None, "Images to label, as for --data; by default those of --data.")
 flags.DEFINE_float("threshold", 0.9, "Least probability of a label.", lower_bound=0.0, upper_bound=1.0)
-flags.DEFINE_integer("per_class", None, "Labeled images of each class: the best, or repeated.", lower_bound=1)
+text = "Images of each class: the surest, repeated if there are too few; by default all surer than --threshold."
+flags.DEFINE_integer("per_class", None, text, lower_bound=1)
 flags.DEFINE_string("name", None, "Name of the dataset to write.", required=True)
 flags.DEFINE_string("output", None, "Directory of TFDS datasets to write it to.", required=True)
 

@@ -22,7 +22,7 @@ def main() -> None:
     logging.basicConfig(format="%(message)s")
     logging.getLogger("kd_keras").setLevel(logging.INFO)  # progress
 
-    # What teacher and student share. Every field of kd.Recipe is also a flag of the programs.
+    # What teacher and student share. Every field of kd.Recipe is also a flag of train and distill.
     recipe: dict[str, Any] = {
         "data": "digits",
         "batch_size": 100,

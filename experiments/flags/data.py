@@ -8,9 +8,10 @@ from kd_keras.tasks import NAMES as TASKS
 
 def define_data() -> None:
     """Defines the flags of the images."""
-    flags.DEFINE_string("data", Recipe.data, "A TFDS name, a folder of <split>/<class>/ or of images, or 'digits'.")
+    text = "A TFDS name, 'digits', or a folder of classes, boxes, masks or images without labels."
+    flags.DEFINE_string("data", Recipe.data, text)
     flags.DEFINE_string("data_dir", None, "Where TFDS keeps prepared datasets; its usual place by default.")
-    flags.DEFINE_enum("task", None, TASKS, "What the labels are; by default what the dataset has.")
+    flags.DEFINE_enum("task", None, TASKS, "The kind of problem; by default by the labels. Faces need --task=faces.")
     flags.DEFINE_string("train_split", Recipe.train_split, "Split to train on, in TFDS's notation: 'train[:5000]'.")
     flags.DEFINE_list("without_classes", None, "Numbers of classes to leave out of the training images.")
     flags.DEFINE_string("test_data", None, "Images to test on, as for --data; by default those of --data.")
@@ -31,7 +32,7 @@ def define_data() -> None:
 def define_views() -> None:
     """Defines the flags of the views of the training images: seed, order and augmentation."""
     flags.DEFINE_integer("seed", Recipe.seed, "Seed of weights, order and augmentation.", lower_bound=0)
-    text = "Views of every image: epoch e shows view e mod --views; by default a new one in every epoch."
+    text = "Views of every image: epoch e shows view e mod --views; by default each epoch a new one; record: 1."
     flags.DEFINE_integer("views", None, text, lower_bound=1)
     flags.DEFINE_boolean(
         "drop_remainder", False, "Leave out the smaller last batch of an epoch; shapes are static (TPU)."
@@ -46,7 +47,7 @@ def define_views() -> None:
     flags.DEFINE_list("scale", None, text)
     flags.DEFINE_list("rand_augment", None, "Augmentation: layers,magnitude of RandAugment.")
     flags.DEFINE_float(
-        "mixup", Recipe.mixup, "Augmentation: alpha of mixup; 0 is off, 1 mixes evenly.", lower_bound=0.0
+        "mixup", Recipe.mixup, "Augmentation: alpha of mixup; 0 is off, 1 draws ratios uniformly.", lower_bound=0.0
     )
     flags.DEFINE_float("cutmix", Recipe.cutmix, "Augmentation: alpha of CutMix; 0 is off.", lower_bound=0.0)
     text = "Augmentation for boxes: the share of images that become a window of four images."

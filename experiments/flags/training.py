@@ -8,10 +8,10 @@ from kd_keras.runs.recipe_values import FINE_TUNING_RATES, OPTIMIZERS, SCHEDULES
 
 def define_model(name: str, default: str) -> None:
     """Defines the flags of the network to train."""
-    flags.DEFINE_string(
-        name, default, "A model of the zoo, with options: 'mlp(hidden=(32,))', 'applications/VGG16'; or a .keras file."
-    )
-    flags.DEFINE_string("weights", None, f"A .keras or .weights.h5 file to start --{name} from, as a whole or in part.")
+    text = "A model of the zoo, with options: 'mlp(hidden=(32,))', 'applications/VGG16'; a run; or a .keras file."
+    flags.DEFINE_string(name, default, text)
+    text = f"A .keras, .weights.h5 or .h5 file to start --{name} from, as a whole or in part."
+    flags.DEFINE_string("weights", None, text)
     define_normalization()
 
 

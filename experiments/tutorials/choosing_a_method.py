@@ -2,7 +2,7 @@
 """
 # Choosing a method
 
-There are 36 methods in `kd.methods`, one published loss per file. This tutorial shows the families, where methods
+The methods in `kd.methods` are one published loss per file. This tutorial shows the families, where methods
 read the two networks, how their weights work, how to combine them, and how to find out which one helps on your data.
 The list of methods with papers and defaults is in experiments/results/method_list.md.
 """
@@ -129,4 +129,4 @@ students = [
     )
     for seed in seeds
 ]
-print(kd.compare([*baselines, *students]))
+print(kd.compare([*baselines, *students]).markdown())

@@ -92,6 +92,9 @@ def compare(
             divide them; (0, 1) by default.
         **options: of every run of the plan, as `Recipe` describes them.
 
+    Returns:
+        A `Comparison`: `markdown()` is its table, `unfinished` lists the runs without a result.
+
     Raises:
         ValueError: if neither or both of `runs` and `sweep` are passed, a path is not a run, the plan is incomplete, no
             run has a result, a result has no metric of test images, or the runs are of several tasks.

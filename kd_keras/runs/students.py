@@ -40,8 +40,8 @@ def build_network(
             have a momentum of 0.9, because those of keras.applications and KerasHub would need thousands of steps.
         images: the images of the run, which determine the input shape and the normalization of a model of the zoo.
         classes: the number of classes; `None` for a network whose classifier is taken off.
-        weights: a `.keras` or `.weights.h5` file to start from, as a whole or in part. If it is of a model of the zoo,
-            the network takes over its normalization too.
+        weights: a `.keras`, `.weights.h5` or `.h5` file to start from, as a whole or in part. If it is of a model of
+            the zoo, the network takes over its normalization too.
 
     Raises:
         TypeError: if the source is of another type.

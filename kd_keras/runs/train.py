@@ -37,7 +37,7 @@ def train(
             whose outputs are logits.
         data: labeled images, as `Recipe` describes.
         run: the directory of the run.
-        weights: a `.keras` or `.weights.h5` file to start from, as a whole or in part.
+        weights: a `.keras`, `.weights.h5` or `.h5` file to start from, as a whole or in part.
         overwrite: whether to delete an earlier run in that directory.
         **options: everything else that `Recipe` takes: `epochs=`, `batch_size=`, `learning_rate=`, `flip=`, ...
 
