@@ -11,11 +11,9 @@ import tensorflow as tf
 from kd_keras.contracts import Tensor
 from kd_keras.export.verification import Reference
 from kd_keras.networks.fake_quantization import FakeQuantize, fake_quantized
-from kd_keras.networks.quantization_rules import kind_of
+from kd_keras.networks.quantization_rules import FIXED_RANGES, kind_of
 from kd_keras.networks.quantized_layers import exporting
 from kd_keras.networks.stages import StagedGraph
-
-PROBABILITIES = (0.0, 255 / 256)  # the range of LiteRT's softmax and sigmoid in int8
 
 
 def learned_int8(reference: Reference) -> bytes:
@@ -32,7 +30,9 @@ def learned_int8(reference: Reference) -> bytes:
     def serve(images: Tensor) -> dict[str, Tensor]:
         outputs = reference.serve(images)
         if rounds_logits:
-            outputs["probabilities"] = fake_quantized(outputs["probabilities"], *PROBABILITIES)
+            outputs["probabilities"] = fake_quantized(
+                outputs["probabilities"], *FIXED_RANGES["softmax"]
+            )  # the sigmoid has the same
         return outputs
 
     with tempfile.TemporaryDirectory() as directory, exporting(reference.student):

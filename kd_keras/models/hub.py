@@ -53,9 +53,7 @@ def hub(
     if name in hub_segmenters.ENCODERS:
         network = hub_segmenters.new_segmenter(models, name, input_shape, classes, options)
         return hub_segmenters.on_images(network, _pixel_map(None, input_shape[-1]), input_shape)
-    _check_preset(models, name)
-    with _loading(name):
-        task = _task_of(models, name)
+    task = _find_task(models, name)
     if task is None:
         raise ValueError(
             f"The preset {name!r} is an image encoder of KerasHub without a classifier. It can be the teacher of "
@@ -82,12 +80,10 @@ def preset_classes(name: str) -> int | None:
         ImportError: if KerasHub is not installed.
         ValueError: if the preset is unknown or cannot be loaded.
     """
-    models = _keras_hub().models
-    _check_preset(models, name)
+    task = _find_task(_keras_hub().models, name)
+    if task is None:
+        return None
     with _loading(name):
-        task = _task_of(models, name)
-        if task is None:
-            return None
         try:
             return task.from_preset(name, load_weights=False, preprocessor=None).num_classes
         except TypeError:  # a backbone alone, for which num_classes has no default
@@ -101,10 +97,7 @@ def is_encoder(name: str) -> bool:
         ImportError: if KerasHub is not installed.
         ValueError: if the preset is unknown or cannot be loaded.
     """
-    models = _keras_hub().models
-    _check_preset(models, name)
-    with _loading(name):
-        return _task_of(models, name) is None
+    return _find_task(_keras_hub().models, name) is None
 
 
 def hub_encoder(name: str, input_shape: tuple[int, int, int]) -> keras.Model:
@@ -137,12 +130,19 @@ def names_class(name: str) -> bool:
     return name.endswith("ImageClassifier") or name in hub_segmenters.ENCODERS
 
 
-def _check_preset(models: Any, name: str) -> None:
+def _find_task(models: Any, name: str) -> Any:
+    """The task of a preset, as `_task_of`.
+
+    Raises:
+        ValueError: if the preset is unknown or cannot be loaded.
+    """
     presets = [preset for kind in (*_tasks(models), models.Backbone) for preset in kind.presets]
     if name not in presets and "://" not in name and not Path(name).is_dir():
         known = [known for known in dir(models) if known.endswith("ImageClassifier") and known != "ImageClassifier"]
         advice = suggest(name, [*known, *hub_segmenters.ENCODERS, *presets])
         raise ValueError(explain_mismatch("an image classifier or a preset of KerasHub", repr(name), advice))
+    with _loading(name):
+        return _task_of(models, name)
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ def find_classifier(models: Any, backbone: type) -> type | None:
     return next((kind for kind in kinds if issubclass(backbone, kind.backbone_cls)), None)
 
 
-def image_encoder(models: Any, name: str, input_shape: tuple[int, int, int], weights: bool = True) -> keras.Model:
+def image_encoder(models: Any, name: str, input_shape: tuple[int, int, int]) -> keras.Model:
     """The image encoder of a preset, which reads normalized images; of CLIP and SigLIP the part for images.
 
     DINOv2 and DINOv3, whose positions fit any square, are built for the longer side of `input_shape`, and any other
@@ -31,7 +31,6 @@ def image_encoder(models: Any, name: str, input_shape: tuple[int, int, int], wei
         models: the module `keras_hub.models`.
         name: of the preset, or its folder.
         input_shape: `(H, W, C)` of an image.
-        weights: whether to load the weights.
 
     Raises:
         ValueError: if the preset does not encode images.
@@ -40,7 +39,7 @@ def image_encoder(models: Any, name: str, input_shape: tuple[int, int, int], wei
     shape = {}
     if isinstance(backbone, (models.DINOV2Backbone, models.DINOV3Backbone)):
         shape = {"image_shape": (max(input_shape[:2]), max(input_shape[:2]), input_shape[-1])}
-    backbone = models.Backbone.from_preset(name, load_weights=weights, **shape)
+    backbone = models.Backbone.from_preset(name, **shape)
     encoder = getattr(backbone, "vision_encoder", backbone)
     if [len(tensor.shape) for tensor in keras.tree.flatten(encoder.input)] != [4]:
         received = f"{name!r} ({type(backbone).__name__})"

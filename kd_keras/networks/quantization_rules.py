@@ -127,7 +127,7 @@ def _scale_of_norm(norm: layers.BatchNormalization) -> Scale:
 
 def _is_supported_kernel(edge: Edge) -> bool:
     operation = edge.original
-    is_fused = operation.activation is not keras.activations.linear and not isinstance(split_from(edge), Linear)
+    is_fused = operation.activation is not keras.activations.linear and not is_split(edge)
     if is_fused or not computes_plainly(operation):
         return False
     shape = edge.sources[0].shape
@@ -136,9 +136,10 @@ def _is_supported_kernel(edge: Edge) -> bool:
     return len(shape) == 4
 
 
-def split_from(edge: Edge) -> Operation:
-    """The operation of a call; `Linear` if the graph calls a layer without its fused activation."""
-    return getattr(edge.operation, "operation", None) if not isinstance(edge.operation, Linear) else edge.operation
+def is_split(edge: Edge) -> bool:
+    """Whether a call is that of a layer without its fused activation, which is a call of its own."""
+    renamed = getattr(edge.operation, "operation", None)  # of an operation whose name is not unique
+    return isinstance(edge.operation, Linear) or isinstance(renamed, Linear)
 
 
 def is_channels_first(operation: Operation) -> bool:

@@ -17,15 +17,15 @@ from kd_keras.errors import explain_mismatch, shorten, suggest
 from kd_keras.networks.fake_quantization import FakeQuantize
 from kd_keras.networks.folding import find_foldings, merged_weights
 from kd_keras.networks.freezing import Folded
-from kd_keras.networks.graph import Edge, Graph, Linear, Operation
+from kd_keras.networks.graph import Edge, Graph, Operation
 from kd_keras.networks.quantization_rules import (
     FIXED_RANGES,
     Scale,
     is_channels_first,
+    is_split,
     kind_of,
     numbers_of,
     scale_of,
-    split_from,
 )
 from kd_keras.networks.quantized_layers import (
     ChannelScale,
@@ -225,7 +225,7 @@ class QuantizedCopy:
         config["name"] = self._unique(f"{name}_folded" if absorbs else name)
         if type(operation) is layers.Activation:  # its function need not be registered
             return layers.Activation(operation.activation, name=config["name"], dtype="float32")
-        if isinstance(split_from(edge), Linear):
+        if is_split(edge):
             config["activation"] = "linear"
         kind_of_layer = type(operation)
         if kind == "kernel":

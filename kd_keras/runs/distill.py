@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import keras
-import numpy as np
 
 from kd_keras.distiller import Distiller
 from kd_keras.errors import check_choice
@@ -47,7 +46,7 @@ class Request:
     hard_weight: Weight | None
     recording: str | os.PathLike | None
     weights: str | os.PathLike | None
-    quantize: str | None
+    quantize: str | None = None
     keep_float: Sequence[str] = ()
     kernel_bits: int = 8
 
@@ -75,6 +74,14 @@ class Request:
             "kernel_bits": 8,
         }
         return Settings({**recipe.settings(), **values}, defaults)
+
+    def load_teachers(self, images: Images) -> tuple[Teacher | None, Teacher | RecordedTeacher | None]:
+        """The live teacher, and the one that teaches: the recorded one if there is one."""
+        live = None
+        if self.teacher is not None:
+            taps = {tap for method in make_methods(self.methods) for tap in method.taps.teacher}
+            live = teachers.load_teacher(self.teacher, images, self.teacher_options, taps)
+        return live, live if self.recording is None else teachers.load_recorded(self.recording, images, live)
 
     def check(self) -> None:
         """Rejects a request that cannot be trained, before any data is loaded.
@@ -198,7 +205,7 @@ def distill(
 
 
 def _distill(session: Session, request: Request) -> Run:
-    images, live = session.images, None
+    images = session.images
     if request.quantize is not None and not images.task.exports_learned_ranges:
         raise ValueError(
             f"quantize={request.quantize!r} needs images for classification, but received images for"
@@ -206,10 +213,7 @@ def _distill(session: Session, request: Request) -> Run:
             " student in int8."
         )
     with session.building():
-        if request.teacher is not None:
-            taps = {tap for method in make_methods(request.methods) for tap in method.taps.teacher}
-            live = teachers.load_teacher(request.teacher, images, request.teacher_options, taps)
-        teacher = live if request.recording is None else teachers.load_recorded(request.recording, images, live)
+        live, teacher = request.load_teachers(images)
         # Loading a teacher draws random numbers and a recorded one draws none; the student must not depend on it.
         keras.utils.set_random_seed(session.recipe.seed)
         classes = images.train.classes or _teacher_classes(images, teacher)
@@ -217,15 +221,7 @@ def _distill(session: Session, request: Request) -> Run:
         methods = make_methods(request.methods, examples=images.train.size, **sizes)
         student = students.build_network(request.student, images, classes, request.weights)
         if request.quantize is not None:
-            student = quantization_aware(
-                student,
-                _first_images(images),
-                keep_float=request.keep_float,
-                ranges=QUANTIZATIONS[request.quantize],
-                kernel_bits=request.kernel_bits,
-            )
-            in_float = float_layers(student)
-            logger.info("In int8: all layers%s.", f" except {', '.join(in_float)}" if in_float else "")
+            student = _quantized(student, images, request, QUANTIZATIONS[request.quantize])
         trainable = students.prepare_training(student, request.student, request.weights, session.recipe)
         student = _adapt_to_methods(student, methods, live)
     _announce(session, request, live, student)
@@ -242,13 +238,18 @@ def _distill(session: Session, request: Request) -> Run:
         )
     known["hard_weight"] = weight if isinstance(weight, (int, float)) else weight_description(request.hard_weight)
     known["hard_weight_reason"] = distiller.hard_weight_reason
-    recording = teacher.recording if isinstance(teacher, RecordedTeacher) else None
-    return train_student(session, distiller, known, recording, trainable=trainable)
+    return train_student(session, distiller, known, trainable=trainable)
 
 
-def _first_images(images: Images) -> np.ndarray:
-    """Training images `(N, H, W, C)` uint8 from which the ranges of a quantization-aware student start."""
-    return read_images(take_evenly(images.train, RANGE_IMAGES), images.shape[:2], images.recipe.batch_size)[0]
+def _quantized(student: keras.Model, images: Images, request: Request, ranges: str) -> keras.Model:
+    """The quantization-aware student, whose ranges start from training images `(N, H, W, C)` uint8."""
+    pixels, _ = read_images(take_evenly(images.train, RANGE_IMAGES), images.shape[:2], images.recipe.batch_size)
+    student = quantization_aware(
+        student, pixels, keep_float=request.keep_float, ranges=ranges, kernel_bits=request.kernel_bits
+    )
+    in_float = float_layers(student)
+    logger.info("In int8: all layers%s.", f" except {', '.join(in_float)}" if in_float else "")
+    return student
 
 
 def _teacher_classes(images: Images, teacher: Teacher | RecordedTeacher | None) -> int:

@@ -13,13 +13,12 @@ import tensorflow as tf
 
 from kd_keras import data as room
 from kd_keras.distiller import Distiller
-from kd_keras.errors import explain_mismatch, shorten
+from kd_keras.errors import explain_mismatch
 from kd_keras.evaluation.images import take_evenly
 from kd_keras.methods import Method
 from kd_keras.networks.embedding_networks import remove_classifier
 from kd_keras.private_api import sub_layers
-from kd_keras.recording.teacher import RecordedTeacher
-from kd_keras.runs import devices, students, teachers
+from kd_keras.runs import devices, students
 from kd_keras.runs.distill import Request
 from kd_keras.runs.images import Images
 from kd_keras.runs.methods import make_methods
@@ -124,7 +123,7 @@ def pretrain(
     for_teacher = {name: options.pop(name) for name in TEACHER_OPTIONS if name in options}
     request = Request(
         teacher=teacher, teacher_options=TeacherOptions(**for_teacher), student=student, methods=methods,
-        hard_weight=0.0, recording=recording, weights=weights, quantize=None,
+        hard_weight=0.0, recording=recording, weights=weights,
     )  # fmt: skip
     published = _published_options(student, options.get("optimizer", SCHEDULE["optimizer"]))
     given = {name: value for name, value in options.items() if value is not None or name not in published}
@@ -156,11 +155,10 @@ def with_queue_size(method: str | Method, size: int) -> str | Method:
     >>> [with_queue_size(method, 333) for method in ("queue(temperature=0.1)", "queue(size=9)", "at")]
     ['queue(size=333, temperature=0.1)', 'queue(size=9)', 'at']
     """
-    name, opening, rest = method.strip().partition("(") if isinstance(method, str) else ("", "", "")
-    if name.strip() != "queue" or "size" in parse_call(method)[1]:
+    if not isinstance(method, str) or method.partition("(")[0].strip() != "queue":
         return method
-    arguments = rest.rstrip()[:-1].strip() if opening else ""
-    return f"queue(size={size}, {arguments})" if arguments else f"queue(size={size})"
+    arguments = {"size": size, **parse_call(method)[1]}
+    return f"queue({', '.join(f'{name}={value!r}' for name, value in arguments.items())})"
 
 
 def is_transformer(student: Network) -> bool:
@@ -199,16 +197,21 @@ def _load_images(recipe: Recipe, labeled: Data | None, labeled_split: str) -> Im
     if labeled is None:
         return Images(recipe, train, None, Pretraining())
     test_data = labeled if recipe.test_data is None else recipe.test_data
-    is_name = isinstance(labeled, (str, os.PathLike))
-    if test_data is labeled and not (is_name and labeled_split != recipe.test_split):
-        received = f"the same split {labeled_split!r} for both" if is_name else f"labeled={shorten(labeled)} alone"
+    if _are_same(labeled, labeled_split, test_data, recipe.test_split):
         expected = "test images other than the labeled ones, whose accuracy would mean nothing"
-        raise ValueError(explain_mismatch(expected, received, "pass test_data= or another test_split="))
+        advice = "pass test_data= or another test_split="
+        raise ValueError(explain_mismatch(expected, f"the split {labeled_split!r} of one place for both", advice))
     names = ((labeled, labeled_split), (test_data, recipe.test_split))
     known, test = (_load_labeled(recipe, train, images, split) for images, split in names)
     task = Pretraining(*(functools.partial(_batches, recipe, images, train) for images in (known, test)))
     task.check_classes(known, test)
     return Images(recipe, train, test, task)
+
+
+def _are_same(labeled: Data, labeled_split: str, test_data: Data, test_split: str) -> bool:
+    if isinstance(labeled, (str, os.PathLike)) and isinstance(test_data, (str, os.PathLike)):
+        return (os.fspath(labeled), labeled_split) == (os.fspath(test_data), test_split)
+    return labeled is test_data  # an object has no splits
 
 
 def _load_labeled(recipe: Recipe, train: room.Source, images: Data, split: str) -> room.Source:
@@ -238,11 +241,7 @@ def _pretrain(session: Session, request: Request) -> Run:
     size = queue_size(images.train.size)
     sized = [with_queue_size(method, size) for method in request.methods]
     with session.building():
-        taps = {tap for method in make_methods(request.methods) for tap in method.taps.teacher}
-        live = None
-        if request.teacher is not None:
-            live = teachers.load_teacher(request.teacher, images, request.teacher_options, taps)
-        teacher = live if request.recording is None else teachers.load_recorded(request.recording, images, live)
+        _, teacher = request.load_teachers(images)
         keras.utils.set_random_seed(recipe.seed)
         methods = make_methods(sized, examples=images.train.size, batch_size=recipe.batch_size)
         whole = students.build_network(request.student, images, None, request.weights)
@@ -256,5 +255,4 @@ def _pretrain(session: Session, request: Request) -> Run:
     )  # fmt: skip
     known = {"hard_weight": 0.0, "embedding_dimension": network.output_shape[-1]}
     progress = ReportThroughput(images.train.size, images.steps, recipe.epochs)
-    recording = teacher.recording if isinstance(teacher, RecordedTeacher) else None
-    return train_student(session, distiller, known, recording, callbacks=[progress], trainable=trainable)
+    return train_student(session, distiller, known, callbacks=[progress], trainable=trainable)

@@ -20,7 +20,7 @@ from kd_keras.distiller import Distiller
 from kd_keras.networks.backbone import Trainable
 from kd_keras.networks.moving_statistics import warn_of_lag
 from kd_keras.networks.saving import check_savable
-from kd_keras.recording.reader import Recording
+from kd_keras.recording.teacher import RecordedTeacher
 from kd_keras.runs import devices
 from kd_keras.runs.directory import check_place
 from kd_keras.runs.images import Images, load_images
@@ -101,7 +101,6 @@ def train_student(
     session: Session,
     distiller: Distiller,
     known: dict[str, Any] | None = None,
-    recording: Recording | None = None,
     conclude: Callable[[], dict[str, Any]] = dict,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     trainable: Trainable = (),
@@ -112,7 +111,6 @@ def train_student(
         session: the recipe, directory, images and devices.
         distiller: trains the student; not yet compiled.
         known: further entries of the result.
-        recording: the recorded outputs of the teacher, if any.
         conclude: called by the chief after the last epoch, before the run is complete; it may write further files to
             the directory of the run, and returns further entries of the result.
         callbacks: further callbacks of the chief.
@@ -139,7 +137,7 @@ def train_student(
             within = f" and {start.step} of {images.steps} steps of the next" * (start.step > 0)
             logger.info("Resuming after epoch %d of %d%s.", start.epoch, recipe.epochs, within)
         distribute.seed_replicas(session.strategy, distiller)
-        _fit(session, distiller, checkpoint, recording, callbacks)
+        _fit(session, distiller, checkpoint, callbacks)
     except Exception as error:
         checkpoint.on_train_end()  # restores the signal handlers; Keras does not call this after an error
         if session.is_chief and not checkpoint.has_trained and not isinstance(error, FloatingPointError):
@@ -167,10 +165,10 @@ def _fit(
     session: Session,
     distiller: Distiller,
     checkpoint: Checkpoint,
-    recording: Recording | None,
     further: Sequence[keras.callbacks.Callback],
 ) -> None:
     recipe, images, strategy = session.recipe, session.images, session.strategy
+    recording = distiller.teacher.recording if isinstance(distiller.teacher, RecordedTeacher) else None
     indexed = any(method.needs_index for method in distiller.methods)
     fit(
         distiller,

@@ -108,12 +108,12 @@ def given_objects(lines: Iterable[str]) -> dict[str, list[str]]:
     >>> given_objects(["# --test_data is not a flag of this run: a Source, given from Python", "--noflip"])
     {'test_data': ['a Source']}
     """
-    found: dict[str, list[str]] = {}
+    descriptions: dict[str, list[str]] = {}
     for line in lines:
         if line.startswith("# --"):
             description = line.partition(": ")[2].removesuffix(", given from Python")
-            found.setdefault(_name(line), []).append(description)
-    return found
+            descriptions.setdefault(_name(line), []).append(description)
+    return descriptions
 
 
 def _name(line: str) -> str:
