@@ -25,6 +25,7 @@ from experiments.flags.program import recipe_options, run_program
 from experiments.flags.recipes import parse_recipes
 from kd_keras import schemes
 from kd_keras.runs.parsing import parse_weight
+from kd_keras.schemes.choice import EPOCHS
 from kd_keras.schemes.sizes import CANDIDATES, FORMS
 
 FLAGS = flags.FLAGS
@@ -37,6 +38,9 @@ devices.define_devices()
 devices.define_survival()
 for group in (data, training, teacher, devices):
     flags.adopt_module_key_flags(group)
+FLAGS.set_default("epochs", EPOCHS)
+FLAGS["epochs"].help = "Epochs of the last rung, of the chosen student and of its baseline."
+FLAGS["overwrite"].help = "Refused: a choice is not overwritten as a whole."
 flags.DEFINE_multi_string("candidate", CANDIDATES, "A model of the zoo from which the student is chosen")
 flags.DEFINE_float("max_kilobytes", None, "The largest size of an export, in 1000 bytes.")
 flags.DEFINE_float("max_milliseconds", None, "The longest median time of an export for one image.")

@@ -17,7 +17,6 @@ from kd_keras.runs.devices import works_here
 from kd_keras.runs.export import FORMATS, OPTIONS
 
 FLAGS = flags.FLAGS
-TOLERANCES = {"difference": "max_difference", "agreement": "min_agreement", "accuracy_drop": "max_accuracy_drop"}
 data.define_data()
 devices.define_place()
 for group in (data, devices):
@@ -27,12 +26,19 @@ flags.DEFINE_list("formats", ["saved_model"], f"Formats to export: {', '.join(FO
 flags.DEFINE_string("output", None, "Directory of the exports; by default 'export' in the directory of the run.")
 text = "The largest number of training images from which int8 takes the ranges of activations."
 flags.DEFINE_integer("calibration", 200, text, lower_bound=1)
-text = "The largest accepted difference of a probability; by default 1e-4, for float16 1e-2, for int8 any."
-flags.DEFINE_float("max_difference", None, text)
-text = "The lowest accepted fraction of images with the same predicted class; by default 0.9 for int8, else any."
-flags.DEFINE_float("min_agreement", None, text)
-text = "The largest accepted loss of accuracy (0.01 is one percentage point); by default 0.02 for int8, else any."
-flags.DEFINE_float("max_accuracy_drop", None, text)
+# The entry of the function's `tolerance`, the flag, and its text.
+TOLERANCES = [
+    ("difference", "max_difference", "Largest accepted difference of a probability; by default 1e-4, float16 1e-2."),
+    ("agreement", "min_agreement", "Lowest accepted share of images, or of pixels, with the same class; int8 0.9."),
+    ("accuracy_drop", "max_accuracy_drop", "Largest accepted loss of accuracy, 0.01 is one point; int8 0.02."),
+    ("matched", "min_matched", "Lowest accepted share of the boxes; 0.99, float16 0.95, int8 0.7."),
+    ("score", "max_score_difference", "Largest accepted difference of a box's score; 1e-3, float16 0.03."),
+    ("pixels", "max_box_difference", "Largest accepted difference of a box's edge in pixels; 0.1."),
+    ("ap_drop", "max_ap_drop", "Largest accepted loss of AP; float16 0.01, int8 0.05."),
+    ("lowest_cosine", "min_cosine", "Lowest accepted cosine of embeddings; 1 - 1e-5, float16 1 - 1e-3, int8 0.95."),
+]
+for _, flag, text in TOLERANCES:
+    flags.DEFINE_float(flag, None, text)
 
 
 def main() -> None:
@@ -43,7 +49,7 @@ def main() -> None:
             output=FLAGS.output,
             data=given("test_data") or given("data"),
             calibration=FLAGS.calibration,
-            tolerance={name: FLAGS[flag].value for name, flag in TOLERANCES.items() if FLAGS[flag].value is not None},
+            tolerance={name: FLAGS[flag].value for name, flag, _ in TOLERANCES if FLAGS[flag].value is not None},
             **given_options(OPTIONS),
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import keras
 import numpy as np
 
 from kd_keras.data import Source
-from kd_keras.errors import suggest
+from kd_keras.errors import check_number, suggest
 from kd_keras.evaluation.images import take_evenly
 from kd_keras.export.usage import reading_lines
 from kd_keras.files import write_json
@@ -94,7 +95,9 @@ def export(
         data: test images, as `Recipe` describes them; by default those that the run was tested on.
         calibration: the largest number of training images from which "litert_int8" takes the ranges of the activations,
             200 by default, evenly spread over `train_split`.
-        tolerance: replaces `difference`, `agreement` or `accuracy_drop` of the formats' tolerances.
+        tolerance: replaces entries of the formats' tolerances: `difference`, `agreement` and `accuracy_drop`
+            (`Tolerance`); of detectors `score`, `pixels`, `matched` and `ap_drop` (`BoxTolerance`); of segmentation
+            `agreement`; of faces `lowest_cosine`.
         **options: `data_dir`, `task`, `train_split`, `test_split`, `image_channels`, `image_bits`, `class_names` and
             `ignored`, by default those of the run; `download_timeout` and `batch_size`.
 
@@ -117,8 +120,9 @@ def export(
     source_name = next(iter(name_networks(None, student)))
     settings = _settings(student, data, options)
     exporter, test = _prepare(student, settings, _output(student, output), calibration, options)
+    limits = _check_tolerance(exporter.task, tolerance or {})
     LOGGER.info("%s test images of %s; exports are compared with %s.\n", f"{test.size:,}", test.name, source_name)
-    exports, rejected = _write_all(exporter, list(dict.fromkeys(formats)), dict(tolerance or {}))
+    exports, rejected = _write_all(exporter, list(dict.fromkeys(formats)), limits)
     score = _record(exporter, exports, rejected, {"model": source_name, "dataset": test.name})
     metric = exporter.task.metric
     LOGGER.info("\n%s", "The images have no labels." if score is None else f"The source has {metric} {score:.4f}.")
@@ -140,6 +144,16 @@ def _check_request(formats: Sequence[str], options: Mapping[str, Any]) -> None:
     unknown = [name for name in options if name not in OPTIONS]
     if unknown:
         raise TypeError(f"export takes the options {', '.join(OPTIONS)}, but received {', '.join(unknown)}.")
+
+
+def _check_tolerance(task: Task, tolerance: Mapping[str, float]) -> dict[str, float]:
+    for name in tolerance:
+        if name not in task.export_tolerances:
+            raise ValueError(f"{name!r} is no tolerance of {task.name}: {suggest(name, task.export_tolerances)}")
+    return {
+        name: value if value == math.inf else check_number("tolerance", name, value)
+        for name, value in tolerance.items()
+    }
 
 
 def _settings(student: Network, data: Data | None, options: Mapping[str, Any]) -> Recipe:

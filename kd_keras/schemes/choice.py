@@ -39,6 +39,7 @@ from kd_keras.schemes.sizes import (
 )
 
 LOGGER = logging.getLogger("kd_keras")
+EPOCHS = 27  # of the last of three rungs: 3, 9 and 27
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def choose(
     methods: Sequence[str | Method] = ("kd",),
     recipes: Mapping[str, Mapping[str, Any]] | None = None,
     views: int | None = None,
-    epochs: int = 27,
+    epochs: int = EPOCHS,
     data: Data = "digits",
     run: str | os.PathLike,
     **options: Any,

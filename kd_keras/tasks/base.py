@@ -35,6 +35,7 @@ class Task(abc.ABC):
         exports_learned_ranges: whether a "litert_int8" export has the ranges that a quantization-aware network learned.
         export_outputs: the names of the outputs of an exported file, by which its task is recognized.
         export_columns: the fields of an export that the table of an export shows, with the format of their values.
+        export_tolerances: the names that `tolerance` of `export` may have.
     """
 
     name: ClassVar[str]
@@ -48,6 +49,7 @@ class Task(abc.ABC):
     exports_learned_ranges: ClassVar[bool] = False
     export_outputs: ClassVar[tuple[str, ...]]
     export_columns: ClassVar[Mapping[str, str]]
+    export_tolerances: ClassVar[tuple[str, ...]]
 
     @property
     def metric(self) -> str:

@@ -16,7 +16,7 @@ from kd_keras.data import Pairs, Source
 from kd_keras.evaluation import Evaluator, Requirement, accuracy, predict, select_questions
 from kd_keras.evaluation.images import order_classes
 from kd_keras.evaluation.text import COLUMNS, OPTIONAL_COLUMNS, describe
-from kd_keras.export import TOLERANCES, Export, classes_of, litert, onnx, saved_model
+from kd_keras.export import TOLERANCES, Export, Tolerance, classes_of, litert, onnx, saved_model
 from kd_keras.networks.quantized_layers import is_quantization_aware
 from kd_keras.report.assembly import write_report
 from kd_keras.report.page import Subject
@@ -62,6 +62,7 @@ class Classification(Task):
     columns, optional_columns = COLUMNS, OPTIONAL_COLUMNS
     export_outputs = ("probabilities",)
     export_columns: ClassVar = {"difference": ".1e", "agreement": ".4f", "accuracy": ".4f"}
+    export_tolerances = Tolerance._fields
 
     def load(
         self,

@@ -1,11 +1,13 @@
 """experiments.choose and scripts/measure_on_device.sh."""
 
+import inspect
 import os
 import subprocess
 from pathlib import Path
 
 import pytest
 
+import kd_keras
 from kd_keras import Run
 from kd_keras.schemes.sizes import read_latencies
 from tests.support.programs import SMALL, program
@@ -34,6 +36,12 @@ def test_the_choice_of_a_student(teacher, data_dir, tmp_path):
     assert "does not fit" in lines[-3] and lines[-2] == "2 epochs in all."
     assert lines[-1].startswith(f"Chosen: {tmp_path / 'choice' / 'rung0' / '0-mlp-soft'}")
     assert Run(tmp_path / "choice" / "rung0" / "0-mlp-soft").settings["hard_weight"] == "0.1"
+
+
+def test_the_program_has_the_epochs_of_the_function():
+    text = " ".join(program("choose", "--help").stdout.split())
+    default = inspect.signature(kd_keras.choose).parameters["epochs"].default
+    assert f"its baseline. (default: '{default}')" in text and "not overwritten as a whole" in text
 
 
 def test_what_is_missing_is_named(tmp_path):

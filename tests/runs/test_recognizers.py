@@ -230,5 +230,5 @@ def test_a_network_is_exported_with_unit_embeddings(runs, tmp_path):
     run, _ = load_embedder(exported.path)
     cosines = (run(images) * embed(runs[0].model(), images, flip=False)).sum(-1)
     assert cosines.min() > 1 - 1e-5
-    with pytest.raises(ValueError, match="'score' is no tolerance of embeddings"):
+    with pytest.raises(ValueError, match="'score' is no tolerance of faces"):
         kd.export(runs[0], ["litert"], output=tmp_path, tolerance={"score": 1.0})

@@ -204,5 +204,5 @@ def test_a_network_is_exported_with_its_class_maps(runs, tmp_path):
     images, masks = images_and_masks(6)
     maps = np.concatenate([load_class_maps(exported.path)(image[None]) for image in images[4:]])
     assert mean_iou(maps, masks[4:]) == pytest.approx(table["source_miou"], abs=2e-3)
-    with pytest.raises(ValueError, match="'pixels' is no tolerance of a class map"):
+    with pytest.raises(ValueError, match="'pixels' is no tolerance of segmentation"):
         kd.export(runs[0], ["litert"], output=tmp_path, tolerance={"pixels": 1.0})

@@ -20,7 +20,7 @@ from kd_keras.tasks.base import Task
 from kd_keras.tasks.checks import check_image_shape, load_unlabeled, refuse_ignored
 from kd_keras.tasks.detection.evaluator import DetectionEvaluator, describe
 from kd_keras.tasks.detection.export import export_detector
-from kd_keras.tasks.detection.export_check import BOX_TOLERANCES, BoxExport
+from kd_keras.tasks.detection.export_check import BOX_TOLERANCES, BoxExport, BoxTolerance
 from kd_keras.tasks.detection.monitoring import precision_function
 from kd_keras.tasks.monitoring import MeasureStudent, batch_arrays
 from kd_keras.tasks.protocols import FORMATS
@@ -41,6 +41,7 @@ class Detection(Task):
     optional_columns = ("ap_small", "ap_medium", "ap_large", "ece")
     export_outputs = ("boxes", "scores")
     export_columns: ClassVar = {"matched": ".4f", "score_difference": ".1e", "box_difference": ".2g", "ap": ".4f"}
+    export_tolerances = BoxTolerance._fields
 
     def load(
         self,

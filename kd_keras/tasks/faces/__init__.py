@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from kd_keras import data
 from kd_keras.data import Pairs, Source, all_pairs
-from kd_keras.errors import explain_mismatch, suggest
+from kd_keras.errors import explain_mismatch
 from kd_keras.models import Recognizer
 from kd_keras.tasks.base import Task
 from kd_keras.tasks.checks import check_image_shape, refuse_ignored, refuse_soft_labels
@@ -50,6 +50,7 @@ class Faces(Task):
     optional_columns = ("tar_at_far_0.1", "tar_at_far_0.01", "tar_at_far_0.001", "tar_at_far_0.0001")
     export_outputs = ("embedding",)
     export_columns: ClassVar = {"lowest_cosine": ".6f"}
+    export_tolerances = ("lowest_cosine",)
 
     def load(
         self,
@@ -135,9 +136,6 @@ class Faces(Task):
         tolerance: Mapping[str, float],
         **options: Any,
     ) -> FaceExport:
-        unknown = [key for key in tolerance if key != "lowest_cosine"]
-        if unknown:
-            raise ValueError(f"{unknown[0]!r} is no tolerance of embeddings: {suggest(unknown[0], ['lowest_cosine'])}")
         if not is_face_network(network):
             raise ValueError(explain_mismatch("a network of faces to export", f"{network.name!r}, which is none"))
         lowest = tolerance.get("lowest_cosine")

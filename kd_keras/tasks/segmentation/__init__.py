@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from kd_keras import data
 from kd_keras.data import Source
-from kd_keras.errors import explain_mismatch, suggest
+from kd_keras.errors import explain_mismatch
 from kd_keras.segmentation import SegmentationLoss
 from kd_keras.tasks.base import Task
 from kd_keras.tasks.checks import load_unlabeled, refuse_soft_labels
@@ -38,6 +38,7 @@ class Segmentation(Task):
     optional_columns = ("agreement_miou", "ece")
     export_outputs = ("classes",)
     export_columns: ClassVar = {"agreement": ".4f"}
+    export_tolerances = ("agreement",)
 
     def load(
         self,
@@ -111,9 +112,6 @@ class Segmentation(Task):
         tolerance: Mapping[str, float],
         **options: Any,
     ) -> ClassMapExport:
-        unknown = [key for key in tolerance if key != "agreement"]
-        if unknown:
-            raise ValueError(f"{unknown[0]!r} is no tolerance of a class map: {suggest(unknown[0], ['agreement'])}")
         return export_class_maps(network, path, name, sample=sample, agreement=tolerance.get("agreement"), **options)
 
     def score(self, network: keras.Model, images: np.ndarray, labels: Any) -> float | None:
