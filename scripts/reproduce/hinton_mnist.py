@@ -21,7 +21,7 @@ import tensorflow as tf
 from kd_keras import data
 from kd_keras.evaluation import Predictions, predict
 from kd_keras.runs import Run
-from scripts.reproduce.programs import complete, data_flags
+from scripts.reproduce.programs import complete, data_flags, run_program
 
 CONFIGS = "experiments/configs/mnist"
 OFFSETS = np.arange(-2, 12, 0.1)  # of the bias of class 3
@@ -40,22 +40,24 @@ ROWS = {
 
 
 def complete_runs(options: argparse.Namespace, seed: int) -> dict[str, Run]:
-    """The complete runs of one seed by name."""
+    """The complete runs of one seed by name; the small nets are distilled from recorded outputs of the large net."""
     directory = Path(options.runs)
     shared = [f"--seed={seed}", *data_flags(options.data_dir), *options.flags]
-    teacher = f"--teacher={directory / 'large' / f'seed{seed}'}"
-    distilled = [f"--flagfile={CONFIGS}_distilled.flags", teacher, *shared]
-    programs = {
-        "large": ("train", [f"--flagfile={CONFIGS}_large.flags", *shared]),
-        "baseline": ("train", [f"--flagfile={CONFIGS}_small.flags", *shared]),
-        "distilled": ("distill", distilled),
-        "no3": ("distill", [*distilled, "--without_classes=3"]),
-    }
-    runs = {}
-    for name, (program, flags) in programs.items():
-        run = runs[name] = complete(directory / name / f"seed{seed}", program, *flags)
+
+    def run_once(name: str, program: str, *flags: str) -> Run:
+        run = complete(directory / name / f"seed{seed}", program, *flags, *shared)
         accuracy, seconds = run.result["last"]["val_accuracy"], run.result["seconds"]
         print(f"{run.path}: {accuracy:.4f}, {seconds:.0f} s", file=sys.stderr)
+        return run
+
+    large = run_once("large", "train", f"--flagfile={CONFIGS}_large.flags")
+    runs = {"large": large, "baseline": run_once("baseline", "train", f"--flagfile={CONFIGS}_small.flags")}
+    for name, without in {"distilled": [], "no3": ["--without_classes=3"]}.items():
+        recording = directory / f"recording_{name}" / f"seed{seed}"
+        record = ["--data=mnist", f"--teacher={large.path}", "--views=1", "--batch_size=250"]
+        run_program(recording, "record", *record, *without, *shared, f"--output={recording}")
+        flags = [f"--flagfile={CONFIGS}_distilled.flags", f"--recording={recording}", *without]
+        runs[name] = run_once(name, "distill", *flags)
     return runs
 
 
