@@ -114,6 +114,8 @@ def write_atomically(path: str | os.PathLike, write: Callable[[str], object]) ->
 def write_text(path: str | os.PathLike, text: str) -> None:
     """Writes a text file atomically, in UTF-8 and with the line ends of `text`.
 
+    Names of files that are not UTF-8 keep their own bytes.
+
     Raises:
         OSError: if the disk is full or not writable. The old file is kept.
 
@@ -123,7 +125,7 @@ def write_text(path: str | os.PathLike, text: str) -> None:
     >>> path.read_bytes()
     b'na\\xc3\\xafve'
     """
-    content = text.encode("utf-8")
+    content = text.encode("utf-8", "surrogateescape")
     write_atomically(path, lambda name: Path(name).write_bytes(content))
 
 

@@ -100,3 +100,8 @@ def test_json_is_read_back_and_a_value_without_a_form_in_json_leaves_the_old_fil
     with pytest.raises(TypeError):
         write_json(path, {"shape": {1, 2}})
     assert json.loads(path.read_text()) == value and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_name_that_is_not_utf8_keeps_its_bytes(tmp_path):
+    write_text(tmp_path / "table.csv", os.fsdecode(b"caf\xe9.png,cat\n"))
+    assert (tmp_path / "table.csv").read_bytes() == b"caf\xe9.png,cat\n"

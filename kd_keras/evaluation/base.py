@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from kd_keras.contracts import TapSpec, Tensor, as_batch
 from kd_keras.distribute.slices import map_over_replicas
+from kd_keras.errors import explain_mismatch
 from kd_keras.networks.heads import logits_of, recognize_probabilities
 from kd_keras.teacher import Teacher, prepare_images
 
@@ -63,7 +64,7 @@ def predict(
             by default the images are not changed.
 
     Raises:
-        ValueError: if the model has no logits.
+        ValueError: if the model has no logits, or logits that are NaN or infinite.
 
     >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
     >>> predict(model, tf.data.Dataset.from_tensors((tf.ones((2, 4)), tf.constant([0, 1])))).logits.shape
@@ -80,8 +81,26 @@ def predict(
         if batch.label is not None:
             label = np.asarray(batch.label)
             labels.append(label.argmax(-1) if label.ndim == 2 and label.shape[-1] > 1 else label.reshape(-1))
+    names = " and ".join(repr(network.name) for network in teacher.networks)
+    check_finite(np.concatenate(logits), names or "the teacher")
     predicted = class_logits(np.concatenate(logits), tapped.specs["logits"])
     return Predictions(predicted, np.concatenate(labels).astype("int64") if labels else None)
+
+
+def check_finite(values: np.ndarray | bool, model: str) -> None:
+    """Checks the outputs of a network, of which NaN would become a wrong prediction in silence.
+
+    Args:
+        values: of any shape, or whether they are finite.
+        model: the network in the words of a message.
+
+    Raises:
+        ValueError: if one is NaN or infinite.
+    """
+    if not np.all(values if isinstance(values, bool) else np.isfinite(values)):
+        raise ValueError(
+            explain_mismatch(f"finite outputs of {model}", "NaN or infinity", "check its weights and the images")
+        )
 
 
 def class_logits(logits: np.ndarray, spec: TapSpec) -> np.ndarray:

@@ -93,7 +93,7 @@ class Candidate:
         """
         order = order_classes(self.class_names, source.class_names)
         units = Tapped(self.network, ["logits"], output=False).specs["logits"].shape[-1]
-        count = len(order) if order else max(2, units)  # a single unit has two classes
+        count = max(2, units)  # a single unit has two classes
         if count != (source.classes or count):
             raise ValueError(
                 f"{self.name} must have the {source.classes} classes of the images of {source.name}, but it has {count}"

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 from scipy import stats
 
 BASELINE = "baseline"
+# Flags of what a run is tested on: the gain over a baseline is a difference on the same images.
+TESTED_ON = ("data", "test_data", "test_split", "task", "image_size", "image_channels", "image_bits")
 SMALLEST_GAP = 1e-4  # in percent; a smaller gap between teacher and baseline is an error of rounding
 COLUMNS = (
     "teacher", "student", "recipe", "metric", "seeds", "last", "spread", "best", "best_spread", "gain", "low", "high",
@@ -58,6 +60,11 @@ class SeedGroup(NamedTuple):
         return [flag.partition("=")[2] for flag in self.settings if flag.startswith("--method=")]
 
     @property
+    def tested_on(self) -> tuple[str, ...]:
+        """The flags that name the test images."""
+        return tuple(sorted(flag for flag in self.settings if flag.removeprefix("--").partition("=")[0] in TESTED_ON))
+
+    @property
     def is_baseline(self) -> bool:
         """Whether the student was trained without distillation."""
         return not (self.teacher or self.methods)
@@ -90,9 +97,11 @@ def name_recipe(group: SeedGroup, groups: Sequence[SeedGroup]) -> str:
         return group.name
     name = BASELINE if group.is_baseline else " + ".join(group.methods)
     key = (group.teacher, group.student, group.methods)
-    similar = [peer for peer in groups if peer is not group and (peer.teacher, peer.student, peer.methods) == key]
+    others = [peer for peer in groups if peer is not group]
+    similar = [peer for peer in others if (peer.teacher, peer.student, peer.methods) == key]
     different = [flag for flag in group.settings if any(flag not in peer.settings for peer in similar)]
-    return " ".join([name, *different])
+    images = [flag for flag in group.tested_on if any(flag not in peer.settings for peer in others)]
+    return " ".join([name, *dict.fromkeys([*different, *images])])
 
 
 def summarize(groups: Sequence[SeedGroup]) -> list[dict[str, Any]]:
@@ -100,7 +109,7 @@ def summarize(groups: Sequence[SeedGroup]) -> list[dict[str, Any]]:
 
     `gain` is the difference from the baseline, with its 95 % interval `low` to `high` (Welch's, for at least two seeds
     each), and `gap_closed` is the gain as a fraction of the difference between teacher and baseline. If there are
-    several baselines, the one that shares the most flags is used.
+    several baselines on the same test images, the one that shares the most flags is used.
 
     >>> results = [{"last": {"val_accuracy": 0.5}, "best_val_accuracy": 0.6, "seconds": 9.0}]
     >>> summarize([SeedGroup("", "resnet8", ("--epochs=3",), ["runs/a"], results)])[0]["best"]
@@ -125,7 +134,11 @@ def _mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
 def _gain(group: SeedGroup, groups: Sequence[SeedGroup]) -> dict[str, float]:
     """The gain of a group over its baseline."""
     gain = dict.fromkeys(("gain", "low", "high", "gap_closed"), math.nan)
-    baselines = [peer for peer in groups if peer.is_baseline and peer.student == group.student]
+    baselines = [
+        peer
+        for peer in groups
+        if peer.is_baseline and (peer.student, peer.tested_on) == (group.student, group.tested_on)
+    ]
     if group.is_baseline or not baselines:
         return gain
     baseline = max(baselines, key=lambda peer: len(set(peer.settings) & set(group.settings))).last_values

@@ -57,6 +57,21 @@ class Verdict:
         return "\n".join(requirement.text for requirement in self.requirements)
 
 
+def check_limits(limits: Mapping[str, float], has_teacher: bool) -> None:
+    """Checks before an evaluation that requirements exist, and that those on a drop or a ratio have a teacher.
+
+    Raises:
+        ValueError: if a requirement is unknown or compares with a teacher that is missing.
+    """
+    for name in limits:
+        if name not in REQUIREMENTS:
+            raise ValueError(f"{name!r} is not a requirement: {suggest(name, REQUIREMENTS)}")
+        if REQUIREMENTS[name][1] != "value" and not has_teacher:
+            raise ValueError(
+                f"Requirement {name!r} compares a model with its teacher, but received only the model. Pass teacher=."
+            )
+
+
 def check_requirements(
     limits: Mapping[str, float], student: Mapping[str, Any], teacher: Mapping[str, Any]
 ) -> list[Requirement]:
@@ -81,6 +96,7 @@ def check_requirements(
     FAIL  max_accuracy_drop: required at most 0.005, measured 0.01
     PASS  max_parameters_ratio: required at most 0.25, measured 0.1
     """
+    check_limits(limits, has_teacher=True)
     return [_check(name, limit, student, teacher) for name, limit in limits.items()]
 
 
@@ -98,9 +114,6 @@ def _check(name: str, limit: float, student: Mapping[str, Any], teacher: Mapping
 
 def _value(name: str, student: Mapping[str, Any], teacher: Mapping[str, Any]) -> float:
     """The student's value that a requirement limits."""
-    if name not in REQUIREMENTS:
-        advice = suggest(name, REQUIREMENTS)
-        raise ValueError(f"{name!r} is not a requirement: {advice}")
     finding, comparison = REQUIREMENTS[name]
     for owner, findings in (("student", student), ("teacher", teacher)):
         if finding not in findings and (owner == "student" or comparison != "value"):

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from kd_keras.export.onnx_kernels import store_int8_kernels
 from kd_keras.export.runtimes import onnx_extra
+from kd_keras.export.writing import join_names
 
 
 def convert_to_onnx(
@@ -47,7 +48,7 @@ def convert_to_onnx(
     for value in [*written.graph.input, *written.graph.output]:
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
     if class_names:
-        written.metadata_props.add(key="class_names", value="\n".join(class_names))
+        written.metadata_props.add(key="class_names", value=join_names(class_names))
     return written.SerializeToString()
 
 

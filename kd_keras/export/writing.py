@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from kd_keras.contracts import Tensor
+from kd_keras.errors import explain_mismatch
 
 Serve = Callable[[Tensor], dict[str, Tensor]]  # from images (B, H, W, C) to outputs by name
 
@@ -107,7 +108,22 @@ def append_labels(file: Path, class_names: Sequence[str] | None) -> None:
     """
     if class_names:
         with zipfile.ZipFile(file, "a") as archive:
-            archive.writestr("labels.txt", "\n".join(class_names))
+            archive.writestr("labels.txt", join_names(class_names))
+
+
+def join_names(class_names: Sequence[str]) -> str:
+    """The names as a text with one name per line.
+
+    Raises:
+        ValueError: if a name has a line break, which would make it two names.
+
+    >>> join_names(["cat", "dog"])
+    'cat\\ndog'
+    """
+    for name in class_names:
+        if len(name.splitlines()) > 1 or "\n" in name:
+            raise ValueError(explain_mismatch("class names of one line, as the file stores them", repr(name)))
+    return "\n".join(class_names)
 
 
 @contextlib.contextmanager

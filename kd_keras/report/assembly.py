@@ -25,8 +25,10 @@ def check_report(path: str | os.PathLike) -> None:
     """Checks before an evaluation that its page can be written afterwards.
 
     Raises:
-        ValueError: if the directory of the page or a package that draws it is missing.
+        ValueError: if the directory of the page or a package that draws it is missing, or the path is a directory.
     """
+    if Path(path).is_dir():
+        raise ValueError(f"The report must be a file, but {os.fspath(path)} is a directory. Write report=NAME.html.")
     directory = Path(path).absolute().parent
     if not directory.is_dir():
         raise ValueError(f"The report must be written to an existing directory, but {directory} does not exist.")

@@ -22,6 +22,7 @@ INK, SOFT, RULE, PAPER, HEAT = (f"#0a0a{place:02x}" for place in range(5))
 SERIES = tuple(f"#0a0b{place:02x}" for place in range(7))
 VARIABLES = {INK: "--ink", SOFT: "--soft", RULE: "--rule", PAPER: "--paper", HEAT: "--heat"}
 VARIABLES |= {color: f"--series-{place}" for place, color in enumerate(SERIES)}
+NOT_IN_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f]")  # control characters
 PIXELATED = 100  # images of at most this size, in pixels, are stored without loss and shown with visible pixels
 HEAT_STRENGTH = 0.75  # opacity of the heat color for 1: numbers on it stay legible on light and dark pages
 
@@ -84,7 +85,7 @@ def to_svg(figure: Any, name: str, alt: str) -> str:
     text = io.StringIO()
     with matplotlib.rc_context(STYLE | {"svg.hashsalt": name}):
         figure.savefig(text, format="svg", metadata={"Date": None})
-    root = ElementTree.fromstring(text.getvalue())
+    root = ElementTree.fromstring(NOT_IN_XML.sub("\N{REPLACEMENT CHARACTER}", text.getvalue()))
     for parent in list(root.iter()):
         for child in [child for child in parent if child.tag in (f"{SVG}style", f"{SVG}metadata")]:
             parent.remove(child)

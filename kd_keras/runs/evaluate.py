@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from kd_keras import distribute
+from kd_keras.errors import check_whole_number
 from kd_keras.evaluation.evaluator import Candidate
 from kd_keras.evaluation.generalization import SizedRun
 from kd_keras.evaluation.text import findings_table, size_tables, to_json
-from kd_keras.evaluation.verdict import Verdict, check_requirements
+from kd_keras.evaluation.verdict import Verdict, check_limits, check_requirements
 from kd_keras.files import write_json
 from kd_keras.report.assembly import check_report
 from kd_keras.report.page import Subject
@@ -135,6 +136,8 @@ def evaluate(
     networks = name_networks(teacher, models)
     if limits and isinstance(models, (list, tuple)) and not models:
         raise ValueError("Requirements need a model to judge, but received only a teacher. Pass models=.")
+    check_limits(limits, has_teacher=teacher is not None or len(networks) > 1)
+    examples = check_whole_number("evaluate", "examples", examples, least=4)
     if report is not None:
         check_report(report)
     origin = _find_origin(networks)
@@ -232,8 +235,10 @@ def _compare_training_sizes(
     runs = {name: run for name, run in origins.items() if run is not None and "train_split" in run.settings}
     if len({run.settings["train_split"] for run in runs.values()}) < 2:
         return ()
-    sized = {
-        name: SizedRun(run.settings, training_images(run, data_dir).size, findings[name][metric])
-        for name, run in runs.items()
-    }
+    sized = {}
+    for name, run in runs.items():
+        try:
+            sized[name] = SizedRun(run.settings, training_images(run, data_dir).size, findings[name][metric])
+        except (ValueError, OSError) as error:  # the evaluation is complete
+            LOGGER.warning("%s is not in the table of training sizes: %s", name, " ".join(str(error).split()))
     return tuple(size_tables(sized, metric))

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 
 from kd_keras.data import Source
-from kd_keras.errors import check_number, suggest
+from kd_keras.errors import check_number, check_whole_number, suggest
 from kd_keras.evaluation.images import take_evenly
 from kd_keras.export.usage import reading_lines
 from kd_keras.files import write_json
@@ -117,6 +117,7 @@ def export(
     ('model.tflite', 1.0)
     """
     _check_request(formats, options)
+    calibration = check_whole_number("export", "calibration", calibration)
     source_name = next(iter(name_networks(None, student)))
     settings = _settings(student, data, options)
     exporter, test = _prepare(student, settings, _output(student, output), calibration, options)
@@ -125,7 +126,8 @@ def export(
     exports, rejected = _write_all(exporter, list(dict.fromkeys(formats)), limits)
     score = _record(exporter, exports, rejected, {"model": source_name, "dataset": test.name})
     metric = exporter.task.metric
-    LOGGER.info("\n%s", "The images have no labels." if score is None else f"The source has {metric} {score:.4f}.")
+    missing = f"The {metric} of the source is not known."
+    LOGGER.info("\n%s", missing if score is None else f"The source has {metric} {score:.4f}.")
     if exports:
         saved = exports.get("saved_model")
         lines = reading_lines(exporter.images.shape[1:], None if saved is None else str(saved.path))
@@ -232,7 +234,11 @@ def _record(
     """Writes `export.json`; returns the task's metric of the network."""
     directory, images, labels = exporter.directory, exporter.images, exporter.labels
     task = exporter.task
-    score = task.score(exporter.model, images, labels)
+    try:
+        score = task.score(exporter.model, images, labels)
+    except ValueError as error:  # the exports are written, and were compared without it
+        LOGGER.warning("The %s of the source is left out. %s", task.metric, error)
+        score = None
     table = {**about, "images": len(images), f"source_{task.metric}": score}
     rows = {name: {**result._asdict(), "path": str(result.path)} for name, result in exports.items()}
     directory.mkdir(parents=True, exist_ok=True)

@@ -14,11 +14,12 @@ import tensorflow as tf
 
 from kd_keras.detection.decoding import Detections
 from kd_keras.errors import explain_mismatch
+from kd_keras.evaluation.base import check_finite
 from kd_keras.models import Detector
 from kd_keras.report.contact_sheet import write_sheet
 from kd_keras.runs.image_folder import ImageBatch, ImageFolder
 from kd_keras.runs.loading import LoadedModel
-from kd_keras.runs.predictions import FolderPredictions, check_finite, check_names, class_name
+from kd_keras.runs.predictions import FolderPredictions, check_names, class_name
 from kd_keras.tasks.detection.drawing import LONGER_SIDE, DrawnBox, draw_on_image
 from kd_keras.tasks.detection.served import load_detections
 

@@ -13,12 +13,12 @@ import numpy as np
 import tensorflow as tf
 
 from kd_keras.errors import explain_mismatch
-from kd_keras.evaluation.base import class_logits
+from kd_keras.evaluation.base import check_finite, class_logits
 from kd_keras.export.runtimes import load
 from kd_keras.report.contact_sheet import write_sheet
 from kd_keras.runs.image_folder import ImageBatch, ImageFolder
 from kd_keras.runs.loading import LoadedModel
-from kd_keras.runs.predictions import FolderPredictions, check_finite, check_names, class_name
+from kd_keras.runs.predictions import FolderPredictions, check_names, class_name
 from kd_keras.teacher import Teacher
 
 TOP = 3

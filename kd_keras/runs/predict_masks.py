@@ -13,12 +13,13 @@ import numpy as np
 import tensorflow as tf
 
 from kd_keras.errors import explain_mismatch
+from kd_keras.evaluation.base import check_finite
 from kd_keras.primitives import resize_bilinear, resize_nearest
 from kd_keras.report.contact_sheet import write_sheet
 from kd_keras.runs.image_folder import ImageBatch, ImageFolder
 from kd_keras.runs.loading import LoadedModel
 from kd_keras.runs.mask_files import find_mask_files, read_mask, write_mask
-from kd_keras.runs.predictions import FolderPredictions, check_finite, check_names, class_name
+from kd_keras.runs.predictions import FolderPredictions, check_names, class_name
 from kd_keras.tasks.segmentation.counts import logits_of
 from kd_keras.tasks.segmentation.export import load_class_maps
 from kd_keras.tasks.segmentation.figures import class_colors, color_mask

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-
 from kd_keras.errors import explain_mismatch
 from kd_keras.files import write_json, write_text
 from kd_keras.runs.image_folder import ImageBatch, ImageFolder
@@ -97,22 +95,6 @@ def check_file(what: str, path: str | os.PathLike | None, suffixes: Sequence[str
         raise ValueError(explain_mismatch(f"{what} that is a file", f"{os.fspath(path)}, which is a folder"))
     if not Path(path).absolute().parent.is_dir():
         raise ValueError(explain_mismatch(f"{what} in a folder that exists", os.fspath(path), "make the folder first"))
-
-
-def check_finite(values: np.ndarray | bool, model: str) -> None:
-    """Checks the outputs of a network, of which NaN would become a wrong prediction in silence.
-
-    Args:
-        values: of any shape, or whether they are finite.
-        model: the network in the words of a message.
-
-    Raises:
-        ValueError: if one is NaN or infinite.
-    """
-    if not np.all(values if isinstance(values, bool) else np.isfinite(values)):
-        raise ValueError(
-            explain_mismatch(f"finite outputs of {model}", "NaN or infinity", "check its weights and the images")
-        )
 
 
 def check_names(names: Sequence[str] | None, classes: int) -> None:

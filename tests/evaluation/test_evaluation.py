@@ -109,3 +109,10 @@ def test_cost_counts_parameters_and_time():
     for time in times.values():
         assert 0 < time["milliseconds"] <= time["milliseconds_p95"]
         assert 0 < time["milliseconds_32"] <= time["milliseconds_32_p95"]
+
+
+def test_predictions_that_are_not_finite_are_refused():
+    model = convolutional(name="broken")
+    model.layers[-1].bias.assign(np.full(CLASSES, np.nan))
+    with pytest.raises(ValueError, match="finite outputs of 'broken', but received NaN or infinity"):
+        predict(model, tf.data.Dataset.from_tensor_slices((X, Y)).batch(4))

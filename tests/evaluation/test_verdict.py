@@ -5,7 +5,7 @@ import math
 import pytest
 
 from kd_keras.evaluation import Verdict, check_requirements
-from kd_keras.evaluation.verdict import REQUIREMENTS
+from kd_keras.evaluation.verdict import REQUIREMENTS, check_limits
 
 TEACHER = {"accuracy": 0.98, "milliseconds": 8.0, "kilobytes": 1000.0, "parameters": 1000, "macs": 500, "mce": 1.0}
 TEACHER |= {"ap": 0.5, "miou": 0.6, "verification_accuracy": 0.95}
@@ -53,3 +53,12 @@ def test_unknown_requirements_and_missing_findings_are_errors():
         check_requirements({"max_ece": 0.1}, {"accuracy": 1.0}, TEACHER)
     with pytest.raises(ValueError, match="teacher's finding 'kilobytes'"):
         check_requirements({"max_size_ratio": 0.1}, STUDENT, {"accuracy": 1.0})
+
+
+def test_requirements_are_checked_before_an_evaluation():
+    check_limits({"min_accuracy": 0.9}, has_teacher=False)
+    check_limits({"max_accuracy_drop": 0.0}, has_teacher=True)
+    with pytest.raises(ValueError, match="'max_latency_ratio' compares a model with its teacher.* Pass teacher="):
+        check_limits({"min_accuracy": 0.9, "max_latency_ratio": 1.0}, has_teacher=False)
+    with pytest.raises(ValueError, match="'min_acuracy' is not a requirement: did you mean"):
+        check_limits({"min_acuracy": 0.9}, has_teacher=True)

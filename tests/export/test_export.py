@@ -247,6 +247,8 @@ def test_a_non_finite_network_is_rejected(tmp_path):
         ("saved_model", {"sample": RAW[:, :4]}, "(N, 8, 8, 3)"),
         ("saved_model", {"labels": np.zeros(3, int)}, "labels= must have the shape (20,)"),
         ("saved_model", {"class_names": ["one"]}, "5 class names"),
+        ("litert", {"class_names": ["a\nb", "c", "d", "e", "f"]}, "class names of one line"),
+        ("onnx", {"class_names": ["a\nb", "c", "d", "e", "f"]}, "class names of one line"),
         ("litert", {"precision": "int4"}, "not a precision of LiteRT"),
         ("litert_int8", {"representative": None}, "needs representative= images"),
         ("litert_int8", {"representative": RAW / 255.0}, "representative= must be uint8 images of shape (N, 8, 8, 3)"),

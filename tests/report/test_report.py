@@ -358,3 +358,14 @@ def test_a_page_that_cannot_be_written_is_an_error_before_the_evaluation(tmp_pat
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "jinja2" else object())
     with pytest.raises(ValueError, match="missing: jinja2"):
         assembly.check_report(str(tmp_path / "page.html"))
+
+
+def test_characters_that_xml_does_not_have_do_not_end_the_report():
+    with svg.axes(60) as ax:
+        ax.set_title("a\x01b")
+    assert "a\N{REPLACEMENT CHARACTER}b" in svg.to_svg(ax.figure, "odd", "An odd title")
+
+
+def test_a_page_needs_the_path_of_a_file(tmp_path):
+    with pytest.raises(ValueError, match="must be a file, but .* is a directory. Write report=NAME.html"):
+        assembly.check_report(tmp_path)

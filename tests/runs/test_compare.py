@@ -210,3 +210,15 @@ def test_latex_and_names_of_recipes(runs, tmp_path):
     assert len({line.count(" & ") for line in latex.splitlines() if line.endswith(r"\\")}) == 1
     comparison.save(tmp_path)
     assert (tmp_path / "compare.tex").read_text().startswith("% resnet8, taught by")
+
+
+def test_a_baseline_on_other_images_is_no_baseline(tmp_path):
+    shared = ["--optimizer=adam", "--learning_rate=0.01", "--model=resnet8"]
+    digits = complete(tmp_path, "digits", 0, 0.97, 0.97, "--data=digits", *shared)
+    cifar = complete(tmp_path, "cifar", 0, 0.40, 0.40, "--data=cifar10", "--model=resnet8")
+    taught = [f"--teacher={tmp_path}/teachers/0", "--student=resnet8", "--method=kd", "--data=cifar10", *shared[:2]]
+    student = complete(tmp_path, "kd", 0, 0.57, 0.57, *taught)
+    gains = {row["recipe"]: row["gain"] for row in kd.compare([digits, cifar, student]).rows}
+    assert gains["kd --data=cifar10"] == pytest.approx(17)
+    gains = {row["recipe"]: row["gain"] for row in kd.compare([digits, student]).rows}
+    assert list(gains) == ["baseline --data=digits", "kd --data=cifar10"] and math.isnan(gains["kd --data=cifar10"])

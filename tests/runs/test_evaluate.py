@@ -4,6 +4,8 @@ import json
 
 import numpy as np
 import pytest
+import tensorflow as tf
+from PIL import Image
 
 import kd_keras as kd
 from kd_keras.runs.candidates import evaluation_settings, resolve_data, training_images
@@ -168,3 +170,54 @@ def test_a_run_names_its_training_and_test_images(runs, tmp_path):
     assert training_images(run).size < 30 and not labels & {0, 3}
     settings = evaluation_settings(run)
     assert (settings["data"], settings["test_split"], settings["image_size"]) == ("digits", "test[:9]", (16, 12))
+
+
+def test_requirements_on_a_drop_need_a_teacher_and_examples_are_a_number(runs):
+    with pytest.raises(ValueError, match="compares a model with its teacher"):
+        kd.evaluate(runs[0], requirements={"max_accuracy_drop": 0.0})
+    with pytest.raises(ValueError, match=r"evaluate\(examples=...\) must be a whole number of at least 4"):
+        kd.evaluate(runs[0], questions=["similarity"], examples=0)
+    with pytest.raises(ValueError, match=r"export\(calibration=...\) must be a whole number of at least 1"):
+        kd.export(runs[0], ["litert_int8"], calibration=0)
+
+
+def write_folder(place, splits):
+    """Gray images of a single brightness for each class, in folders."""
+    for split, names in splits.items():
+        for name in names:
+            (place / split / name).mkdir(parents=True)
+            for number in range(4):
+                pixels = np.full((8, 8), 40 * "abc".index(name) + number, "uint8")
+                Image.fromarray(pixels).save(place / split / name / f"{number}.png")
+    return place
+
+
+def test_images_of_some_of_the_classes_do_not_hide_the_others(tmp_path):
+    every = write_folder(tmp_path / "every", {"train": "abc", "test": "abc"})
+    run = kd.train(model="mlp(hidden=(4,))", data=every, epochs=1, run=tmp_path / "run")
+    some = write_folder(tmp_path / "some", {"train": "ab", "test": "ab"})
+    with pytest.raises(ValueError, match="must have the 2 classes of the images.*, but it has 3 classes"):
+        kd.evaluate(run, data=some)
+    without_c = write_folder(tmp_path / "without_c", {"train": "abc", "test": "ab"})
+    assert kd.evaluate(run, data=without_c).findings[str(run.path)]["confusion"].shape == (3, 3)
+
+
+def test_a_dataset_without_the_last_class_can_be_evaluated(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 1)).astype("uint8")
+    train = tf.data.Dataset.from_tensor_slices((images, np.arange(20) % 5))
+    test = tf.data.Dataset.from_tensor_slices((images, np.arange(20) % 4))
+    run = kd.train(model="mlp(hidden=(4,))", data=train, test_data=test, epochs=1, run=tmp_path / "run")
+    (findings,) = kd.evaluate(run, data=test).findings.values()
+    assert findings["accuracy"] == pytest.approx(run.result["last"]["val_accuracy"])
+
+
+def test_training_images_that_are_gone_leave_the_evaluation_complete(tmp_path, caplog):
+    place = write_folder(tmp_path / "old", {"train": "ab", "more": "ab", "test": "ab"})
+    runs = [
+        kd.train(model="mlp(hidden=(4,))", data=place, train_split=split, epochs=1, run=tmp_path / split)
+        for split in ("train", "more")
+    ]
+    moved = place.rename(tmp_path / "new")
+    result = kd.evaluate(runs, data=moved)
+    assert len(result.findings) == 2 and result.by_training_size == ()
+    assert "is not in the table of training sizes" in caplog.text

@@ -232,3 +232,13 @@ def test_a_network_is_exported_with_unit_embeddings(runs, tmp_path):
     assert cosines.min() > 1 - 1e-5
     with pytest.raises(ValueError, match="'score' is no tolerance of faces"):
         kd.export(runs[0], ["litert"], output=tmp_path, tolerance={"score": 1.0})
+
+
+def test_too_few_pairs_for_the_metric_keep_the_exports(runs, tmp_path, caplog):
+    images, labels = people(range(6, 10), images=1)
+    rows = {"image": images, "index": np.arange(4), "label": labels - 6}
+    few = data.Source(tf.data.Dataset.from_tensor_slices(rows), "few", 4, 4, ("a", "b", "c", "d"), SHAPE)
+    (exported,) = kd.export(runs[0], ["litert"], output=tmp_path, data=few)
+    table = json.loads((tmp_path / "export.json").read_text())
+    assert exported.path.exists() and table["source_verification_accuracy"] is None
+    assert "verification_accuracy of the source is left out" in caplog.text

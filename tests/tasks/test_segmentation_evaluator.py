@@ -1,12 +1,18 @@
 """Segmentation networks are evaluated together: each image passes through each network once."""
 
+from pathlib import Path
+
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from kd_keras import data, models
 from kd_keras.evaluation import Candidate
+from kd_keras.tasks.segmentation.counts import count_pixels
 from kd_keras.tasks.segmentation.evaluator import SegmentationEvaluator
+from kd_keras.tasks.segmentation.export import ClassMaps, export_class_maps
+from kd_keras.tasks.segmentation.monitoring import iou_function
 from tests.support.networks import counted
 
 NAMES = ("sky", "road")
@@ -39,3 +45,43 @@ def test_classes_of_every_network_are_checked_before_any_runs(scenes):
         candidates = [Candidate("teacher", teacher), Candidate("one", network(), NAMES[::-1])]
         SegmentationEvaluator(scenes).evaluate(candidates)
     assert passes.read() == (0, 0)
+
+
+def test_a_network_that_is_not_finite_is_no_background(scenes):
+    broken = network()
+    broken.get_layer("fine_logits").kernel.assign(np.full(broken.get_layer("fine_logits").kernel.shape, np.nan))
+    with pytest.raises(ValueError, match="finite outputs of broken, but received NaN or infinity"):
+        SegmentationEvaluator(scenes).evaluate([Candidate("teacher", network()), Candidate("broken", broken)])
+    batches = data.evaluation(scenes, batch_size=5)
+    assert np.isnan(iou_function(broken, batches, 2)()["miou"])
+    images = np.zeros((2, 16, 16, 3), "uint8")
+    with pytest.raises(ValueError, match="finite outputs"):
+        export_class_maps(broken, "student", "saved_model", sample=images)
+    assert not Path("student").exists()
+
+
+def test_a_single_sigmoid_channel_is_refused(scenes):
+    single = keras.Sequential([keras.Input((16, 16, 3)), keras.layers.Conv2D(1, 1, activation="sigmoid")], name="one")
+    with pytest.raises(ValueError, match="single channel of a sigmoid.* a channel for each of the two classes"):
+        SegmentationEvaluator(scenes).evaluate([Candidate("one", single)])
+    with pytest.raises(ValueError, match="single channel of a sigmoid"):
+        ClassMaps(single)
+
+
+def test_masks_of_more_classes_than_the_network_has_are_refused(scenes):
+    single = keras.Sequential([keras.Input((16, 16, 3)), keras.layers.Conv2D(1, 1)])
+    with pytest.raises(ValueError, match="masks of the 1 classes of the network, .* but received values from 0 to 1"):
+        iou_function(single, data.evaluation(scenes, batch_size=5), 1)()
+
+
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+def test_hidden_probabilities_become_logits(scenes, kind, caplog):
+    visible = network()
+    probabilities = getattr(keras.ops, kind)
+    hidden = keras.Model(visible.input, keras.layers.Lambda(lambda z: probabilities(z) + 0)(visible.output))
+    shown = keras.Model(visible.input, keras.layers.Activation(kind)(visible.output))
+    counts, agreements = count_pixels({"shown": shown, "hidden": hidden}, data.evaluation(scenes, batch_size=5))
+    assert counts["hidden"].nll == pytest.approx(counts["shown"].nll, rel=1e-4)
+    np.testing.assert_allclose(counts["hidden"].bins, counts["shown"].bins, rtol=1e-4)
+    assert agreements["hidden"].kl == pytest.approx(0, abs=1e-3)
+    assert f"returns the probabilities of a {kind}" in caplog.text

@@ -12,6 +12,7 @@ from kd_keras.contracts import Tensor, as_batch
 from kd_keras.detection.boxes import NO_OBJECT
 from kd_keras.detection.decoding import Detections
 from kd_keras.errors import explain_mismatch
+from kd_keras.evaluation.base import check_finite
 from kd_keras.teacher import prepare_images
 
 
@@ -124,8 +125,8 @@ def predict_boxes(
         Detections and labels of all images, in the order of the data.
 
     Raises:
-        ValueError: if the labels are not boxes, the images differ in size and there is no `size`, or the network has
-            other classes.
+        ValueError: if the labels are not boxes, the images differ in size and there is no `size`, the network has
+            other classes, or its outputs for the first batch are not finite.
 
     >>> from kd_keras import models
     >>> network = models.build("detector/resnet8", (16, 16, 3), 2, pyramid=(2,), width=8)
@@ -144,6 +145,10 @@ def predict_boxes(
             explain_mismatch("images of one size, or size=(height, width)", f"images of the shape {spec.inputs.shape}")
         )
     height, width = shape if size is None else size
+    for element in data.take(1):  # scores that are NaN would be no detections, as if there were no objects
+        outputs = network(prepare_images(network, preprocess, as_batch(element).inputs), training=False)
+        finite = [np.isfinite(np.asarray(value, "float32")).all() for value in tf.nest.flatten(outputs)]
+        check_finite(bool(all(finite)), repr(getattr(network, "name", network)))
     detections, labels = detect_all(detection_function(network, data, preprocess, **options), data)
     if detections.classes.max(initial=0) >= classes:
         expected = f"detections of the {classes} classes of the data"

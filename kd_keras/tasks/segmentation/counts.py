@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -9,13 +10,18 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kd_keras.contracts import IGNORED, Tensor, as_batch
+from kd_keras.contracts import IGNORED, TapSpec, Tensor, as_batch
 from kd_keras.distribute.slices import map_over_replicas
 from kd_keras.errors import explain_mismatch
+from kd_keras.evaluation.base import check_finite
 from kd_keras.evaluation.calibration import BINS
+from kd_keras.networks.heads import logits_of as to_logits
+from kd_keras.networks.heads import recognize_probabilities
 from kd_keras.primitives import resize_bilinear, softened_kl
 from kd_keras.tasks.segmentation.boundaries import count_boundaries
 from kd_keras.teacher import Teacher
+
+LOGGER = logging.getLogger("kd_keras")
 
 
 class PixelCounts(NamedTuple):
@@ -67,7 +73,7 @@ def count_pixels(
         The counts of each network, and the agreement of all but the first with the first.
 
     Raises:
-        ValueError: if there are no masks, a class is unknown, or the numbers of classes differ.
+        ValueError: if there are no masks, a class is unknown, the numbers of classes differ, or logits are not finite.
 
     >>> network = keras.Sequential([keras.Input((2, 2, 3)), keras.layers.Conv2D(2, 1)])
     >>> data = tf.data.Dataset.from_tensors((tf.ones((1, 2, 2, 3)), [[[0, 1], [1, -1]]]))
@@ -75,7 +81,9 @@ def count_pixels(
     >>> counts["a"].confusion.sum()
     np.int64(3)
     """
-    predict = {name: logits_of(model, as_batch(data.element_spec).inputs) for name, model in networks.items()}
+    taps = {name: _tap_logits(model) for name, model in networks.items()}
+    predict = {name: _compile(tapped, as_batch(data.element_spec).inputs) for name, tapped in taps.items()}
+    heads: dict[str, str] = {}
     teacher, *students = networks
     counts: dict[str, list[PixelCounts]] = {name: [] for name in networks}
     agreements: dict[str, list[AgreementCounts]] = {name: [] for name in students}
@@ -83,6 +91,10 @@ def count_pixels(
         reference = np.empty(0)
         for name in networks:
             logits = np.asarray(resize_bilinear(predict[name](images), mask.shape[1:3]), "float32")
+            check_finite(logits, name)
+            if name not in heads:
+                heads[name] = _find_head(logits, taps[name].specs["logits"])
+            logits = _to_logits(logits, heads[name])
             counts[name].append(_count_batch(mask, logits))
             if name == teacher:
                 reference = logits
@@ -127,9 +139,7 @@ def confusion_of(truth: np.ndarray, predicted: np.ndarray, classes: int) -> np.n
 
 def _count_batch(mask: np.ndarray, logits: np.ndarray) -> PixelCounts:
     classes, predicted = logits.shape[-1], logits.argmax(-1)
-    if mask.size and not IGNORED <= mask.min() <= mask.max() < classes:
-        expected = f"masks of the {classes} classes of the network, or {IGNORED} for an ignored pixel"
-        raise ValueError(explain_mismatch(expected, f"values from {mask.min()} to {mask.max()}"))
+    check_classes(mask, classes)
     pairs = list(zip(mask, predicted, strict=True))
     confusion = np.stack([confusion_of(*pair, classes) for pair in pairs])
     boundaries = np.stack([count_boundaries(*pair, classes) for pair in pairs])
@@ -146,18 +156,62 @@ def _count_batch(mask: np.ndarray, logits: np.ndarray) -> PixelCounts:
     return PixelCounts(confusion, boundaries, bins, float(nll), float(brier))
 
 
+def check_classes(mask: np.ndarray, classes: int) -> None:
+    """Raises a ValueError if a mask `(B, H, W)` has a class that a network of `classes` classes does not have."""
+    if mask.size and not IGNORED <= mask.min() <= mask.max() < classes:
+        expected = f"masks of the {classes} classes of the network, or {IGNORED} for an ignored pixel"
+        raise ValueError(explain_mismatch(expected, f"values from {mask.min()} to {mask.max()}"))
+
+
 def logits_of(model: keras.Model | Teacher, spec: Any) -> Callable[[Any], Tensor]:
     """A compiled function from inputs of a specification to the logits `(B, H, W, K)` of a network.
 
     Raises:
-        ValueError: if it has other logits.
+        ValueError: if it has other logits, or the single channel of a sigmoid.
     """
+    return _compile(_tap_logits(model), spec)
+
+
+def _tap_logits(model: keras.Model | Teacher) -> Teacher:
     tapped = (model if isinstance(model, Teacher) else Teacher(model)).tapped(["logits"])
-    shape = tapped.specs["logits"].shape
-    if len(shape) != 4:
-        expected = "a segmentation network with logits (B, H, W, K)"
-        raise ValueError(explain_mismatch(expected, f"logits of shape {shape}", "build segmenter/<network>"))
+    check_logits(tapped.specs["logits"])
+    return tapped
+
+
+def _compile(tapped: Teacher, spec: Any) -> Callable[[Any], Tensor]:
     return tf.function(map_over_replicas(lambda inputs: tapped(inputs)["logits"]), input_signature=[spec])
+
+
+def _find_head(values: np.ndarray, spec: TapSpec) -> str:
+    """What a network's tap "logits" is: "sigmoid" for a sigmoid of each class, "softmax" or "sigmoid probabilities" for
+    hidden probabilities, or "" for logits, by the values of a batch `(B, H, W, K)`."""
+    if values.shape[-1] == 1:
+        return ""
+    if spec.activation:
+        return "sigmoid" if spec.activation == "sigmoid" else ""
+    hidden = recognize_probabilities(values)
+    if hidden:
+        LOGGER.warning("%r returns the probabilities of a %s; its logits are computed from them.", spec.layer, hidden)
+    return "sigmoid probabilities" if hidden == "sigmoid" else hidden
+
+
+def _to_logits(values: np.ndarray, head: str) -> np.ndarray:
+    """The logits `(B, H, W, K)` whose softmax are the probabilities; those of sigmoids are divided by their sum."""
+    if head == "softmax":
+        return to_logits(values, "softmax")
+    if head == "sigmoid probabilities":
+        values = to_logits(values, "sigmoid")
+    return -np.logaddexp(0, -values) if head.startswith("sigmoid") else values
+
+
+def check_logits(spec: TapSpec) -> None:
+    """Raises a ValueError if a tap "logits" has not the form (B, H, W, K), or is the single channel of a sigmoid."""
+    expected = "a segmentation network with logits (B, H, W, K)"
+    if len(spec.shape) != 4:
+        raise ValueError(explain_mismatch(expected, f"logits of shape {spec.shape}", "build segmenter/<network>"))
+    if spec.shape[-1] == 1 and spec.activation == "sigmoid":
+        received = f"the single channel of a sigmoid, {spec.layer!r}, which has no second class"
+        raise ValueError(explain_mismatch(expected, received, "use a channel for each of the two classes"))
 
 
 def masks_of(data: tf.data.Dataset) -> Iterator[tuple[np.ndarray, Any]]:

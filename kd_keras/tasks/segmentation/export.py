@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from kd_keras.contracts import Tensor
 from kd_keras.errors import explain_mismatch
+from kd_keras.evaluation.base import check_finite
 from kd_keras.export.paths import replace, staging_path
 from kd_keras.export.runtimes import latency, load_outputs, size_in_bytes
 from kd_keras.export.verification import count_parameters, explain_runtime_errors
@@ -20,6 +21,7 @@ from kd_keras.networks.precision import computing_in_float32
 from kd_keras.networks.taps import Tapped
 from kd_keras.primitives import resize_bilinear
 from kd_keras.tasks.exporting import check_request, write_format
+from kd_keras.tasks.segmentation.counts import check_logits
 
 # The lowest fraction of pixels for which an export and its source predict the same class.
 AGREEMENT = {"saved_model": 0.999, "litert": 0.999, "litert_float16": 0.99, "litert_int8": 0.9, "onnx": 0.999}
@@ -71,19 +73,23 @@ class ClassMaps:
         with computing_in_float32(network):
             self._tapped = Tapped(network, ["logits"])
         shape, size = self._tapped.specs["logits"].shape, tuple(network.input_shape[1:3])
-        if len(shape) != 4 or None in size:
+        check_logits(self._tapped.specs["logits"])
+        if None in size:
             expected = "a network of a fixed input size with logits (B, H, W, K)"
             raise ValueError(explain_mismatch(expected, f"{network.name!r} with the input {size} and logits {shape}"))
         self.size = size
         self.image_shape = (*(size if image_size is None else tuple(image_size)), network.input_shape[-1])
         self.dtype = tf.uint8 if shape[-1] <= 256 else tf.int32
 
-    def __call__(self, images: Tensor) -> dict[str, Tensor]:
+    def logits(self, images: Tensor) -> Tensor:
+        """The logits `(B, h, w, K)` of images `(B, h, w, C)`."""
         with computing_in_float32(self.network):
             pixels = resize_bilinear(tf.cast(images, tf.float32), self.size)
             logits = self._tapped(pixels, training=False)[1]["logits"]
-        logits = resize_bilinear(logits, self.image_shape[:2])
-        return {"classes": tf.cast(tf.argmax(logits, -1, tf.int32), self.dtype)}
+        return resize_bilinear(logits, self.image_shape[:2])
+
+    def __call__(self, images: Tensor) -> dict[str, Tensor]:
+        return {"classes": tf.cast(tf.argmax(self.logits(images), -1, tf.int32), self.dtype)}
 
 
 def export_class_maps(
@@ -142,7 +148,7 @@ def _verify(
     with explain_runtime_errors(format, maps.network.name):
         predict = load_class_maps(staging)
         exported = np.concatenate([predict(image[None]) for image in sample])
-    original = np.concatenate([maps(image[None])["classes"].numpy() for image in sample])
+    original = np.concatenate([_finite_logits(maps, image[None]).argmax(-1) for image in sample])
     agreement = float((exported == original).mean())
     if not agreement >= least:
         raise ValueError(
@@ -150,3 +156,9 @@ def _verify(
             f" the pixels, but received {agreement:.4g}. Examine the difference, or accept it with agreement=."
         )
     return ClassMapExport(path, format, size_in_bytes(staging), count, agreement, *latency(predict, sample, runs=30))
+
+
+def _finite_logits(maps: ClassMaps, images: np.ndarray) -> np.ndarray:
+    logits = np.asarray(maps.logits(images))
+    check_finite(logits, repr(maps.network.name))
+    return logits

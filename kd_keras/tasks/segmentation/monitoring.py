@@ -11,18 +11,22 @@ import tensorflow as tf
 
 from kd_keras.contracts import as_batch
 from kd_keras.primitives import resize_bilinear
-from kd_keras.tasks.segmentation.counts import confusion_of, logits_of, masks_of
+from kd_keras.tasks.segmentation.counts import check_classes, confusion_of, logits_of, masks_of
 from kd_keras.tasks.segmentation.metrics import iou_of
 from kd_keras.teacher import Teacher
 
 
 def measure_iou(predict: Callable[[Any], Any], batches: tf.data.Dataset, classes: int) -> dict[str, float]:
-    """`miou` and `pixel_accuracy` of one confusion matrix over all images, as `segmentation_quality` defines them.
+    """`miou` and `pixel_accuracy` of one confusion matrix over all images, as `segmentation_quality` defines them;
+    NaN for logits that are not finite.
 
     Args:
         predict: from a batch of images to logits `(B, H, W, K)`, which are resized to the masks.
         batches: images with masks, as `data.evaluation` makes them.
         classes: K.
+
+    Raises:
+        ValueError: if a mask has other classes.
 
     >>> batches = tf.data.Dataset.from_tensors((tf.eye(2)[None], tf.constant([[[0, 0], [0, 1]]])))
     >>> measure_iou(lambda images: tf.one_hot(tf.cast(images, tf.int32), 2), batches, 2)["pixel_accuracy"]
@@ -30,7 +34,11 @@ def measure_iou(predict: Callable[[Any], Any], batches: tf.data.Dataset, classes
     """
     matrix = np.zeros((classes, classes), "int64")
     for mask, images in masks_of(batches):
-        predicted = np.asarray(tf.argmax(resize_bilinear(predict(images), mask.shape[1:3]), -1))
+        check_classes(mask, classes)
+        logits = resize_bilinear(predict(images), mask.shape[1:3])
+        if not tf.reduce_all(tf.math.is_finite(logits)):  # the largest of NaN would be class 0
+            return {"miou": float("nan"), "pixel_accuracy": float("nan")}
+        predicted = np.asarray(tf.argmax(logits, -1))
         matrix += sum(confusion_of(*pair, classes) for pair in zip(mask, predicted, strict=True))
     iou, pixels = iou_of(matrix), matrix.sum()
     if not pixels:

@@ -86,3 +86,11 @@ def test_what_cannot_be_handled_is_rejected():
         predict_boxes(Brightness(), free, classes=3)
     with pytest.raises(ValueError, match="2 classes of the data.*the class 5"):
         predict_boxes(Brightness(5), tf.data.Dataset.from_tensors(IMAGES), classes=2)
+
+
+def test_a_detector_that_is_not_finite_is_refused():
+    network = models.build("detector/resnet8", (24, 24, 3), 3, pyramid=(2,), width=8)
+    for variable in network.trainable_variables:
+        variable.assign(np.full(variable.shape, np.nan))
+    with pytest.raises(ValueError, match="finite outputs of .*, but received NaN or infinity"):
+        predict_boxes(network, tf.data.Dataset.from_tensors(IMAGES), classes=3)
