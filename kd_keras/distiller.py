@@ -256,6 +256,7 @@ class Distiller(LogsTerms):
         evaluates_labels = self._has_hard_loss() or has_compiled_metrics(self)
         if isinstance(self.teacher, Teacher):
             check_separate(self.student, self.teacher.networks)  # layers may have been unfrozen
+        self._check_trainable()
         check_fit_arguments(self.student, arguments, self.methods, evaluates_labels)
         check_arrays(self, arguments)
         arguments["callbacks"] = complete_callbacks(self, arguments, self._epoch.assign)
@@ -273,6 +274,7 @@ class Distiller(LogsTerms):
             ValueError: if a label or a sample weight is invalid.
         """
         arguments = inspect.signature(super().train_on_batch).bind(*args, **kwargs).arguments
+        self._check_trainable()
         check_arrays(self, arguments, "the batch")
         if not self._has_checked_teacher:
             check_outputs(self, arguments["x"], arguments.get("y"))
@@ -280,6 +282,13 @@ class Distiller(LogsTerms):
         logs = super().train_on_batch(*args, **kwargs)
         raise_if_nonfinite(self.guard.pop_nonfinite_step())
         return logs
+
+    def _check_trainable(self) -> None:
+        if not self.trainable_variables:
+            raise ValueError(
+                f"Expected a student with trainable weights, but {self.student.name!r} has none, and no method has any."
+                " Set student.trainable = True."
+            )
 
     def predict_step(self, data: Any) -> Any:
         """The student's own `predict_step` if it has one, else its output."""

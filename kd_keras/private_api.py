@@ -189,6 +189,11 @@ def start_coordination_service(leader: str, jobs: dict[str, int], timeout: float
     )
 
 
+def clip_gradients(optimizer: keras.optimizers.Optimizer, gradients: list) -> list:
+    """The gradients as an optimizer clips them; Keras clips only in its own update."""
+    return optimizer._clip_gradients(gradients)
+
+
 def disable_op_determinism() -> None:
     """Leaves the mode that the public `enable_op_determinism` enters; no public function does so."""
     from tensorflow.python.framework import config

@@ -406,3 +406,12 @@ def test_a_method_of_the_global_batch_is_the_same_over_replicas():
     (weights, history), (others, history_of_both) = results
     assert same(weights, others, atol=1e-6) and history["similarities"][0] > 1e-4
     np.testing.assert_allclose(history["similarities"], history_of_both["similarities"], rtol=1e-5)
+
+
+def test_a_student_without_trainable_weights_is_refused():
+    student = convolutional()
+    student.trainable = False
+    model = compiled(Distiller(student=student, teacher=convolutional(), methods=[KD()]))
+    for train in (model.fit, model.train_on_batch):
+        with pytest.raises(ValueError, match="student with trainable weights, .* Set student.trainable = True"):
+            train(*examples(8))

@@ -168,7 +168,7 @@ class Source:
             self,
             examples=map_all(self.examples),
             image_shape=None if self.image_shape is None else (*self.image_shape[:2], channels),
-            version=f"{self.version} with {channels} channels",
+            version=f"{self.version or self.name} with {channels} channels",
             read_range=None if read_range is None else lambda begin, end: map_all(read_range(begin, end)),
         )
 
@@ -206,7 +206,7 @@ class Source:
         if not size:
             raise ValueError(f"No example of {self.name!r} remains without the classes {sorted(classes)}.")
         numbered = remaining.enumerate().map(lambda number, example: {**example, "index": number})
-        version = f"{self.version} without {sorted(classes)}"
+        version = f"{self.version or self.name} without {sorted(classes)}"
         return replace(self, examples=numbered, size=size, version=version, files=1, read_range=None)
 
 

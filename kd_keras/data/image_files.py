@@ -204,6 +204,8 @@ def _deep_pixels(image: Image.Image, path: str | os.PathLike) -> tuple[np.ndarra
 def _convert_deep(image: Image.Image, path: str | os.PathLike, channels: int, highest: int) -> np.ndarray:
     """The 8-bit pixels `(H, W, C)` of a 16-bit image whose values go from 0 to `highest`."""
     turn = TURNS.get(_orientation(image))
+    if image.format == "TIFF" and image.mode[0] != "I" and highest < 65535:
+        raise ValueError("of a TIFF with colors only the upper 8 bits can be read. Convert it to a PNG of 16 bits")
     values, opacity = _deep_pixels(image, path)
     pixels = np.minimum(values * (255 / highest), 255)
     if opacity is not None:

@@ -11,7 +11,10 @@ from kd_keras.networks.preprocessing import PixelStatistics
 
 
 def measure(source: Source, limit: int = 10000) -> PixelStatistics:
-    """Measures the mean and the standard deviation of each channel over all pixels of the first `limit` examples.
+    """Measures the mean and the standard deviation of each channel over all pixels of at most `limit` examples.
+
+    They are the first ones of a TFDS dataset, which TFDS has shuffled, and else evenly spread over all examples,
+    because a folder is sorted by class.
 
     Both are in pixel units, 0 to 255. A constant channel gets the standard deviation 255, the range of all pixels,
     because a network divides by it.
@@ -31,7 +34,8 @@ def measure(source: Source, limit: int = 10000) -> PixelStatistics:
         pixels = tf.cast(tf.reshape(example["image"], (-1, channels)), tf.float64)
         return total + tf.reduce_sum(tf.stack([tf.ones_like(pixels), pixels, pixels**2]), 1)
 
-    count, total, squares = source.examples.take(limit).reduce(tf.zeros((3, channels), tf.float64), add).numpy()
+    spread = source.examples.take(limit) if source.read_range else source.examples.shard(-(-source.size // limit), 0)
+    count, total, squares = spread.reduce(tf.zeros((3, channels), tf.float64), add).numpy()
     mean = total / count
     std = np.sqrt(np.maximum(squares / count - mean**2, 0))
     # Rounding errors in the variance of a constant channel are far below this.

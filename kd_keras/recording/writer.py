@@ -90,7 +90,7 @@ def record(
     if not 0 <= shard[0] < shard[1]:
         raise ValueError(f"shard must be (i, n) with i from 0 to n - 1, but received {shard!r}.")
     settings = ViewSettings(image_size, augmentation, seed)
-    batching = BatchSettings(batch_size, drop_remainder, settings.mixes_batches, cache)
+    batching = BatchSettings(batch_size, drop_remainder and settings.mixes_batches, settings.mixes_batches, cache)
     request = Request(source, settings, batching, views, logits)
     directory, shards = Path(directory), request.shards()
     assigned = shards[shard[0] * len(shards) // shard[1] : (shard[0] + 1) * len(shards) // shard[1]]

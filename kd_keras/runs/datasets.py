@@ -58,6 +58,7 @@ def source_from(dataset: tf.data.Dataset, name: str = "tf.data.Dataset") -> Sour
         examples.enumerate().map(numbered, tf.data.AUTOTUNE, deterministic=True),
         name=name,
         size=measured.size,
+        version=f"{measured.checksum % 2**64:016x}",
         classes=(classes or measured.last_class + 1) if has_labels else None,
         image_shape=None if None in shape else tuple(shape),
     )
@@ -136,7 +137,7 @@ def _is_one_hot(label: tf.TensorSpec | None, rank: int, name: str) -> bool:
 
 
 class _Measured(NamedTuple):
-    """What one pass over the examples finds: their number, the pixel range, the label range, the worst label."""
+    """What one pass over the examples finds: number, pixel range, label range, largest label error and a checksum."""
 
     size: int
     lowest: float
@@ -144,6 +145,7 @@ class _Measured(NamedTuple):
     first_class: int
     last_class: int
     label_error: float
+    checksum: int
 
 
 def _check(measured: _Measured, is_integer: bool, has_labels: bool, name: str) -> None:
@@ -173,19 +175,22 @@ def _measure(examples: tf.data.Dataset) -> _Measured:
     has_labels = "label" in examples.element_spec
 
     def add(state: tuple, example: dict) -> tuple:
-        count, lowest, highest, first, last, error = state
+        count, lowest, highest, first, last, error, checksum = state
+        content = tf.strings.to_hash_bucket_fast(tf.io.serialize_tensor(example["image"]), 2**62)
         pixels = tf.cast(example["image"], tf.float32)
         smallest, largest = tf.reduce_min(pixels), tf.reduce_max(pixels)
         spoiled = tf.where(tf.reduce_all(tf.math.is_finite(pixels)), 0.0, float("nan"))
         if has_labels:
             first, last = tf.minimum(first, example["label"]), tf.maximum(last, example["label"])
             worse = example["label_error"]
+            content += example["label"]
             error = tf.where(tf.math.is_nan(error) | (worse <= error), error, worse)  # a NaN is the worst and stays
         lowest, highest = tf.minimum(lowest, smallest), tf.maximum(highest, largest)
-        return count + 1, lowest + spoiled, highest + spoiled, first, last, error
+        return count + 1, lowest + spoiled, highest + spoiled, first, last, error, 31 * checksum + content
 
     start = (
         tf.constant(0), tf.constant(float("inf")), tf.constant(float("-inf")), tf.constant(2**62, tf.int64),
         tf.constant(-(2**62), tf.int64), tf.constant(0.0, tf.float64),
+        tf.constant(0, tf.int64),
     )  # fmt: skip
     return _Measured(*(value.numpy().item() for value in examples.reduce(start, add)))

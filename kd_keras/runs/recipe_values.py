@@ -33,6 +33,7 @@ NUMBERS = {
 }  # fmt: skip
 SWITCHES = ("drop_remainder", "flip", "resized_crop", "deterministic", "sync_batch_norm", "freeze_backbone")
 TUPLES = {"without_classes": None, "decay_epochs": None, "image_size": 2, "rand_augment": 2, "ignored": None}
+EMPTY = ("without_classes", "ignored")  # where no numbers mean none
 CHOICES: dict[str, Sequence[str]] = {
     "task": TASKS,
     "optimizer": OPTIMIZERS,
@@ -58,7 +59,7 @@ def check_value(name: str, value: Any) -> None:
     if name in WHOLE_NUMBERS:
         check_whole_number("Recipe", name, value, least=WHOLE_NUMBERS[name])
     if name in NUMBERS:
-        check_number("Recipe", name, value, least=NUMBERS[name])
+        check_number("Recipe", name, value, least=NUMBERS[name], below=1 if name == "label_smoothing" else None)
     if name in SWITCHES and not isinstance(value, bool):
         raise TypeError(f"Recipe({name}=...) must be True or False, but received {value!r}.")
     if name in CHOICES:
@@ -71,6 +72,8 @@ def parse_whole_numbers(name: str, value: Any, count: int | None) -> tuple[int, 
         return None
     items = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
     texts = [str(item).strip() for item in items]
+    if name in EMPTY and texts in ([], [""]):  # as a run records no numbers
+        return None
     if len(texts) != (count or len(texts)) or not all(text.isdigit() for text in texts):
         raise ValueError(f"{name} must be {count or 'a list of'} whole numbers, but received {','.join(texts)}.")
     return tuple(int(text) for text in texts)

@@ -20,6 +20,7 @@ from kd_keras.distiller import Distiller
 from kd_keras.networks.backbone import Trainable
 from kd_keras.networks.moving_statistics import warn_of_lag
 from kd_keras.networks.saving import check_savable
+from kd_keras.recording.reader import Recording
 from kd_keras.recording.teacher import RecordedTeacher
 from kd_keras.runs import devices
 from kd_keras.runs.directory import check_place
@@ -179,7 +180,7 @@ def _fit(
         ),
         epochs=recipe.epochs,
         steps_per_epoch=images.steps,
-        callbacks=lambda start: [*_callbacks(session, start), *(further if session.is_chief else ())],
+        callbacks=lambda start: [*_callbacks(session, start, recording), *(further if session.is_chief else ())],
         shuffle=False,  # the pipeline has shuffled
         verbose=0 if recipe.test_every > 1 or not session.is_chief else _verbosity(),
         **images.test_options(strategy),
@@ -191,11 +192,11 @@ def _verbosity() -> str | int:
     return "auto" if sys.stdout.isatty() else 2
 
 
-def _callbacks(session: Session, start: Position) -> list[keras.callbacks.Callback]:
+def _callbacks(session: Session, start: Position, recording: Recording | None) -> list[keras.callbacks.Callback]:
     """The callbacks of `fit`: every worker measures and checks for non-finite values, the chief writes the metrics."""
 
     def replay(epoch: int, step: int) -> Any:
-        return next(iter(session.images.training_batches(Position(epoch, step), with_index=True)))
+        return next(iter(session.images.training_batches(Position(epoch, step), recording, with_index=True)))
 
     guard = NonFinite(session.recipe.on_nonfinite, session.run.path if session.is_chief else None, replay, start)
     measuring = session.images.test_callbacks()

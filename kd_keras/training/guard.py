@@ -16,9 +16,9 @@ import tensorflow as tf
 from keras import ops
 
 from kd_keras.contracts import Tensor
-from kd_keras.distribute.reductions import GlobalMean, sum_over_replicas
+from kd_keras.distribute.reductions import GlobalMean, replica_count, sum_over_replicas
 from kd_keras.distribute.replicas import branch_together
-from kd_keras.private_api import sub_layers
+from kd_keras.private_api import clip_gradients, sub_layers
 
 
 class NonFiniteStep(NamedTuple):
@@ -90,6 +90,7 @@ class NonFiniteGuard:
         fails = ops.logical_and(overflows, _loss_scale(optimizer) <= 1.0) if is_scaling else overflows
         fails = ops.logical_or(fails, ops.logical_not(ops.isfinite(loss.means["loss"])))
         is_finite, skips = self._agree(fails, overflows, loss)
+        gradients = _clip_sums(optimizer, gradients)
         if is_scaling:  # it skips non-finite gradients and lowers its scale itself
             optimizer.apply_gradients(zip(_poisoned(gradients, skips), variables, strict=True))
             branch_together(is_finite, lambda: None, self._restore_snapshot)
@@ -154,6 +155,30 @@ class NonFiniteGuard:
 
 def _loss_scale(optimizer: keras.optimizers.LossScaleOptimizer) -> Tensor | float:
     return optimizer.dynamic_scale.value if optimizer.built else optimizer.initial_scale
+
+
+def _clip_sums(optimizer: keras.optimizers.Optimizer, gradients: list) -> list:
+    """Parts for all replicas of the clipped sum of their gradients.
+
+    Keras clips the gradients of each replica before it sums them, so that the limit would grow with the replicas. The
+    parts are equal and below the limit, and it does not clip them again.
+
+    Raises:
+        ValueError: if the optimizer also accumulates gradients, whose average it clips.
+    """
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    clips = any(getattr(inner, name, None) for name in ("clipnorm", "global_clipnorm", "clipvalue"))
+    if not clips or replica_count() == 1:
+        return gradients
+    if inner.gradient_accumulation_steps:
+        raise ValueError(
+            "An optimizer that clips and accumulates gradients must run on one replica, but received"
+            f" {replica_count()} replicas. Leave out the clipping, or gradient_accumulation_steps."
+        )
+    scale = _loss_scale(optimizer) if inner is not optimizer else 1.0
+    sums = sum_over_replicas([gradient / scale for gradient in gradients if gradient is not None])
+    clipped = iter(clip_gradients(inner, sums))
+    return [None if gradient is None else next(clipped) * scale / replica_count() for gradient in gradients]
 
 
 def _poisoned(gradients: list, skips: Tensor) -> list:

@@ -1,6 +1,7 @@
 """Image files of every format, written by Pillow and TensorFlow, against the arrays that they were made of."""
 
 import logging
+import struct
 
 import numpy as np
 import pytest
@@ -178,3 +179,23 @@ def test_the_formats_of_a_folder_are_logged(tmp_path, caplog):
     with caplog.at_level(logging.INFO, logger="kd_keras"):
         data.load(tmp_path, "train")
     assert f"{tmp_path}: split train has 2 images (1 .png, 1 .webp) without labels, in colors." in caplog.text
+
+
+def write_color_tiff(path, values):
+    """Writes values `(H, W, 3)` uint16 as a TIFF, which Pillow cannot write."""
+    height, width, _ = values.shape
+    bits, pixels = 8 + 2 + 12 * 10 + 4, 8 + 2 + 12 * 10 + 4 + 6
+    fields = [
+        (256, 3, 1, width), (257, 3, 1, height), (258, 3, 3, bits), (259, 3, 1, 1), (262, 3, 1, 2), (273, 4, 1, pixels),
+        (277, 3, 1, 3), (278, 3, 1, height), (279, 4, 1, 2 * values.size), (284, 3, 1, 1),
+    ]  # fmt: skip
+    content = b"II*\0" + struct.pack("<IH", 8, len(fields)) + b"".join(struct.pack("<HHII", *field) for field in fields)
+    content += struct.pack("<I3H", 0, 16, 16, 16) + values.astype("<u2").tobytes()
+    path.write_bytes(content)
+
+
+def test_a_tiff_with_colors_is_read_in_its_full_range_alone(tmp_path):
+    write_color_tiff(tmp_path / "a.tif", DEEP)
+    np.testing.assert_allclose(read_image(tmp_path / "a.tif"), DEEP / 257, atol=1)
+    with pytest.raises(ValueError, match="only the upper 8 bits can be read. Convert it to a PNG of 16 bits"):
+        read_image(tmp_path / "a.tif", bits=12)

@@ -334,3 +334,8 @@ def test_without_rejects_what_it_cannot_leave_out(digits):
         digits.without(range(10))
     with pytest.raises(ValueError, match="which has no labels"):
         make_source(np.zeros((2, 4, 4, 1))).without([0])
+
+
+def test_measure_sees_all_classes_of_sorted_examples():
+    sorted_by_class = np.repeat([50, 200], 30)[:, None, None, None] * np.ones((1, 2, 2, 1))
+    assert data.measure(make_source(sorted_by_class), limit=20) == ((125.0,), (75.0,))

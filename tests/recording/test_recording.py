@@ -415,3 +415,10 @@ def test_a_full_disk_keeps_finished_shards_and_leaves_no_temporary_file(tmp_path
     assert not list(directory.glob("*.tfrecord")) and not list(directory.glob(".writing*"))
     assert json.loads((directory / "plan.json").read_text())["views"] == 2
     recorded(directory, batch_size=37, views=2).verify()
+
+
+def test_a_recording_in_reading_order_keeps_the_last_examples(tmp_path):
+    recording = recorded(tmp_path, drop_remainder=True)
+    assert recording.examples == COUNT
+    rows = data.training(images(), recorded=recording, batch_size=8, seed=5, drop_remainder=True, epochs=2)
+    assert sum(1 for _ in rows) == 2 * (COUNT // 8)

@@ -82,3 +82,18 @@ def test_labels_that_count_from_1_are_said():
 
 def test_whole_numbers_may_be_floats():
     assert source_from(labeled(LABELS.astype("float32"))).classes == 3
+
+
+def test_other_images_or_labels_are_another_version():
+    images, labels = np.random.default_rng(0).integers(0, 256, (6, 4, 4, 1)).astype("uint8"), np.arange(6) % 3
+
+    def version(images, labels):
+        return source_from(tf.data.Dataset.from_tensor_slices((images, labels))).version
+
+    first = version(images, labels)
+    assert first == version(images, labels) and len(first) == 16
+    assert (
+        len({first, version(images[::-1], labels), version(255 - images, labels), version(images, labels[::-1])}) == 4
+    )
+    source = source_from(tf.data.Dataset.from_tensor_slices((images, labels)))
+    assert first in source.without([1]).version and first in source.with_channels(3).version

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 import kd_keras as kd
 from kd_keras import data, methods, models
@@ -253,3 +254,44 @@ def test_what_does_not_go_together_is_refused(teacher, small, tmp_path):
         with pytest.raises((ValueError, TypeError), match=message):
             kd.distill(student="mlp(hidden=(4,))", **small, **options, run=tmp_path / "run")
         assert not (tmp_path / "run").exists()
+
+
+def test_unlabeled_images_have_the_classes_of_the_test_images(tmp_path):
+    random, level = np.random.default_rng(0), {"apple": 40, "bear": 128, "cat": 220}
+
+    def write(place, names):
+        for name in names:
+            (place / name).mkdir(parents=True)
+            for number in range(12):
+                pixels = random.normal(level[name], 8, (8, 8)).clip(0, 255).astype("uint8")
+                Image.fromarray(pixels).save(place / name / f"{number}.png")
+
+    write(tmp_path / "data" / "train", level)
+    write(tmp_path / "data" / "test", level)
+    write(tmp_path / "two" / "test", ["bear", "cat"])
+    (tmp_path / "unlabeled").mkdir()
+    for number in range(36):
+        pixels = random.normal(list(level.values())[number % 3], 8, (8, 8)).clip(0, 255).astype("uint8")
+        Image.fromarray(pixels).save(tmp_path / "unlabeled" / f"{number}.png")
+    options = {"epochs": 8, "batch_size": 12, "learning_rate": 0.05, "test_every": 8}
+    teacher = kd.train(model="mlp(hidden=(16,))", data=tmp_path / "data", **options, run=tmp_path / "teacher")
+    assert teacher.result["last"]["val_accuracy"] > 0.9
+    for name, classes in (("data", list(level)), ("two", ["bear", "cat"])):
+        student = kd.distill(
+            teacher=teacher,
+            student="mlp(hidden=(4,))",
+            data=tmp_path / "unlabeled",
+            test_data=tmp_path / name,
+            hard_weight=0,
+            **options,
+            run=tmp_path / f"student_{name}",
+        )
+        assert student.result["data"]["class_names"] == classes and student.result["teacher_accuracy"] > 0.9
+        assert student.model().output_shape == (None, len(classes))
+
+
+def test_numbers_that_name_nothing_mean_none(small, tmp_path):
+    run = kd.train(model="mlp(hidden=(4,))", **small, without_classes=[], run=tmp_path / "run")
+    assert kd.evaluate(run).findings and "without_classes" not in run.settings
+    with pytest.raises(ValueError, match=r"Recipe\(label_smoothing=...\) must be less than 1"):
+        kd.train(model="mlp(hidden=(4,))", **small, label_smoothing=10, run=tmp_path / "other")

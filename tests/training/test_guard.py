@@ -114,3 +114,29 @@ def test_a_non_finite_teacher_has_a_separate_message():
     model = compiled(Distiller(student=convolutional(), teacher=teacher, methods=[KD()]))
     with pytest.raises(FloatingPointError, match="a teacher with finite outputs"):
         model.fit(X, Y, **OPTIONS)
+
+
+@pytest.mark.parametrize("clip", ["clipnorm", "global_clipnorm", "clipvalue"])
+@pytest.mark.parametrize("scaled", [False, True], ids=["plain", "loss scaling"])
+def test_gradients_are_clipped_after_their_sum_over_replicas(clip, scaled):
+    steps = []
+    for replicas in (1, 2):
+        with mirrored(replicas).scope() if replicas > 1 else contextlib.nullcontext():
+            optimizer = keras.optimizers.SGD(1.0, **{clip: 0.01})
+            optimizer = keras.optimizers.LossScaleOptimizer(optimizer, initial_scale=256.0) if scaled else optimizer
+            keras.utils.set_random_seed(0)
+            model = compiled(Distiller(student=convolutional()), optimizer=optimizer, jit_compile=False)
+        before = values(model.student.trainable_variables)
+        model.fit(X, Y, batch_size=32, shuffle=False, verbose=0)
+        steps.append([new - old for new, old in zip(values(model.student.trainable_variables), before, strict=True)])
+    assert same(*steps, atol=1e-6)
+    largest = max(np.abs(step).max() for step in steps[0])
+    norm = np.sqrt(sum(np.square(step).sum() for step in steps[0]))
+    assert {"clipnorm": norm > 0.01, "global_clipnorm": norm <= 0.010001, "clipvalue": largest <= 0.010001}[clip]
+
+
+def test_clipping_with_accumulation_needs_one_replica():
+    with mirrored(2).scope():
+        model = distiller(optimizer=keras.optimizers.SGD(1.0, clipnorm=0.1, gradient_accumulation_steps=2))
+    with pytest.raises(ValueError, match="clips and accumulates gradients must run on one replica"):
+        model.fit(X, Y, **OPTIONS)
