@@ -26,7 +26,7 @@ from kd_keras.networks.taps import Tapped
 from kd_keras.private_api import compiled_loss, has_compiled_metrics, loss_tracker
 from kd_keras.recording.teacher import RecordedTeacher
 from kd_keras.teacher import AbsentTeacher, Teacher
-from kd_keras.training.construction import check_parts
+from kd_keras.training.construction import check_combination, check_parts
 from kd_keras.training.data_check import check_arrays
 from kd_keras.training.dot import compute_gradients, takes_terms_apart
 from kd_keras.training.fit_arguments import check_fit_arguments, check_has_measure
@@ -93,6 +93,7 @@ class Distiller(LogsTerms):
         self.attach(teacher)
         for method in self.methods:
             method.bind(self._student.specs, self.teacher.specs)
+        check_combination(self.methods, self._student.specs, self.teacher)
         self._epoch = self.add_weight(name="epoch", shape=(), dtype="int32", initializer="zeros", trainable=False)
         names = ["hard", *term_names(self.methods)]
         self._prepare_logs([*names, "regularization"])
@@ -124,6 +125,8 @@ class Distiller(LogsTerms):
             )
         for method in self.methods if previous is not None else ():
             method.check_heads(self._student.specs, teacher.specs)
+        if previous is not None:
+            check_combination(self.methods, self._student.specs, teacher)
         self.teacher = teacher
         # Tracked, unlike any other teacher, so that a checkpoint contains it.
         self.following = [*teacher.networks] if isinstance(teacher, FollowingTeacher) else []

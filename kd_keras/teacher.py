@@ -191,6 +191,8 @@ class Teacher:
         else:
             numbered = {tap: self._ordered(every[number][name], name) for tap, (number, name) in self._numbered.items()}
             joined = Specs({**{tap: every[0][tap] for tap in shared}, **numbered}, NumberedConstants(every))
+        for tap in [tap for tap in joined if is_logits(tap) and tap != "logits"]:
+            joined[tap] = self._ordered(joined[tap], tap)
         if "logits" in joined:
             joined["logits"] = self._logits_spec([specs["logits"] for specs in every])
         return joined
@@ -207,13 +209,13 @@ class Teacher:
         if {"softmax", "sigmoid"} <= {spec.activation for spec in specs}:
             heads = [spec.activation for spec in specs]
             raise ValueError(f"Several teachers must all end in a softmax or all in a sigmoid, but received {heads}.")
-        ordered = self._ordered(specs[0], "logits")
+        ordered = self._ordered(next((spec for spec in specs if spec.activation == "sigmoid"), specs[0]), "logits")
         check_classes(self.weights, ordered.shape[-1], any(spec.activation == "sigmoid" for spec in specs))
         return ordered
 
     def _ordered(self, spec: Any, tap: str) -> Any:
         """The specification of a tap in the order of the student's classes."""
-        if tap != "logits" or self.class_order is None:
+        if not is_logits(tap) or self.class_order is None:
             return spec
         is_unit = spec.shape[-1] == 1
         classes, activation = (2, "softmax" if spec.activation else "") if is_unit else (spec.shape[-1], spec[2])
@@ -283,11 +285,15 @@ class Teacher:
 
     def _run(self, tapped: Tapped, preprocess: Callable | None, inputs: Any) -> Outputs:
         _, outputs = tapped(prepare_images(tapped.model, preprocess, inputs), training=False)
-        if self.class_order is not None and "logits" in outputs:
-            is_unit = outputs["logits"].shape[-1] == 1
-            logits = as_two_classes(outputs["logits"]) if is_unit else outputs["logits"]
-            outputs["logits"] = ops.take(logits, self.class_order, axis=-1)
+        for tap in [] if self.class_order is None else filter(is_logits, [*outputs]):
+            logits = as_two_classes(outputs[tap]) if outputs[tap].shape[-1] == 1 else outputs[tap]
+            outputs[tap] = ops.take(logits, self.class_order, axis=-1)
         return Outputs(keras.tree.map_structure(ops.stop_gradient, dict(outputs)))
+
+
+def is_logits(tap: str) -> bool:
+    """Whether a tap of a network is its logits, or those of a named head, such as "logits:aux"."""
+    return tap == "logits" or tap.startswith("logits:")
 
 
 def prepare_images(network: keras.Model, preprocess: Callable[[Tensor], Tensor] | None, images: Any) -> Any:

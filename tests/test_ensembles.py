@@ -238,3 +238,14 @@ def test_weights_by_the_cross_entropy_from_python_and_from_a_flag(data_dir, tmp_
 def test_a_range_of_pixels_is_two_numbers():
     with pytest.raises(ValueError, match="teacher_range must be"):
         TeacherOptions(teacher_range=([0, 1], [2, 3]))
+
+
+def test_units_with_a_sigmoid_each_are_not_combined_by_a_softmax():
+    teachers = [convolutional(name=f"net{number}") for number in range(2)]
+    with pytest.raises(ValueError, match="sigmoid each must end in that sigmoid.* Pass combine='logits'"):
+        Distiller(student=convolutional(), teacher=teachers, methods=[KD(binary=True)])
+    Distiller(student=convolutional(), teacher=Teacher(teachers, combine="logits"), methods=[KD(binary=True)])
+    sigmoid = keras.Model(teachers[1].input, keras.layers.Activation("sigmoid")(teachers[1].output))
+    for networks in ([teachers[0], sigmoid], [sigmoid, teachers[0]]):
+        distiller = Distiller(student=convolutional(), teacher=networks, methods=[KD(binary=True)])
+        assert distiller.teacher.specs["logits"].activation == "sigmoid"

@@ -150,3 +150,12 @@ def test_no_layer_after_the_wanted_taps_runs():
 def test_a_teacher_is_no_function_for_another_teacher():
     with pytest.raises(TypeError, match="a built Keras model"):
         Teacher(Teacher(convolutional()))
+
+
+@pytest.mark.parametrize("order", [[2, 0, 1, 4, 3], [3, 1]])
+def test_a_head_by_its_name_is_in_the_students_order_too(order):
+    network = convolutional()
+    name = network.layers[-1].name
+    teacher = Teacher(network, class_order=order).tapped([f"logits:{name}"])
+    np.testing.assert_allclose(teacher(X)[f"logits:{name}"], np.array(network(X))[:, order], rtol=1e-6)
+    assert teacher.specs[f"logits:{name}"].shape[-1] == len(order)

@@ -129,6 +129,9 @@ class BYOT(Method):
             expected = f"two or more exits with features for method {self.name!r}"
             raise ValueError(explain_mismatch(expected, received, "build the student with models.multi_exit"))
         check_one_prediction(self.name, logits[-1].shape)
+        if logits[-1].shape[-1] < 2:
+            expected = f"exits of two or more classes for method {self.name!r}"
+            raise ValueError(explain_mismatch(expected, f"logits of shape {logits[-1].shape}"))
         if self.from_teacher:
             check_same_positions(self.name, logits[-1], teacher["logits"])
             if check_same_classes(logits[-1], teacher["logits"]):

@@ -12,7 +12,7 @@ from typing_extensions import Unpack
 from kd_keras.contracts import Batch, Outputs, Step, Tensor
 from kd_keras.errors import check_choice, check_number, explain_mismatch
 from kd_keras.methods.base import Specs, TapPairMethod, TapPairOptions, Taps
-from kd_keras.methods.labels import check_one_prediction, check_same_classes, refuse_binary, target_mask
+from kd_keras.methods.labels import check_one_prediction, check_same_classes, match_units, refuse_binary, target_mask
 from kd_keras.primitives import softened_kl
 
 FORMS = ("hard", "soft")
@@ -130,4 +130,5 @@ class DeiT(TapPairMethod):
 
     def call(self, student: Outputs, teacher: Outputs, batch: Batch, step: Step) -> Tensor:
         heads, (target,) = self.tensors(student, teacher)
+        target = match_units(target, heads[0])
         return deit_loss(heads, target, batch.label, form=self.form, share=self.share, temperature=self.temperature)

@@ -55,10 +55,13 @@ class FitNet(TapPairMethod):
     default_weight = 100.0
 
     def bind(self, student: Specs, teacher: Specs) -> None:
-        _, tap = split_number(self.taps.teacher[0])
-        is_pre_activation = tap.startswith("stages:pre")  # such a hint has negative values
-        pairs = self.pairs(student, teacher)
-        self.regressors = [hint_regressor(*pair, relu=not is_pre_activation) for pair in pairs]
+        is_pre_activation = [  # such a hint has negative values
+            split_number(tap)[1].startswith("stages:pre")
+            for tap in self.taps.teacher
+            for _ in (teacher[tap] if isinstance(teacher[tap], list) else [teacher[tap]])
+        ]
+        pairs = zip(self.pairs(student, teacher), is_pre_activation, strict=True)
+        self.regressors = [hint_regressor(*pair, relu=not is_pre) for pair, is_pre in pairs]
         super().bind(student, teacher)
 
     def call(self, student: Outputs, teacher: Outputs, batch: Batch, step: Step) -> Tensor:

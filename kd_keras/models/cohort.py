@@ -9,6 +9,8 @@ from keras import layers
 
 from kd_keras.errors import explain_mismatch
 from kd_keras.models.base import MeanOfPredictions
+from kd_keras.networks.graph import functional
+from kd_keras.networks.taps import Tapped
 
 
 def cohort(peers: Sequence[keras.Model], *, name: str = "cohort") -> keras.Model:
@@ -36,6 +38,14 @@ def cohort(peers: Sequence[keras.Model], *, name: str = "cohort") -> keras.Model
     """
     if len(peers) < 2:
         raise ValueError(explain_mismatch("two or more networks in a cohort", str(len(peers))))
+    peers = [functional(peer) for peer in peers]
+    for peer in peers:
+        activation = Tapped(peer, ["logits"]).specs["logits"].activation
+        if activation in ("softmax", "sigmoid"):
+            received = f"{peer.name!r}, which ends in a {activation}"
+            raise ValueError(
+                explain_mismatch("networks of logits in a cohort", received, "build it without that layer")
+            )
     shapes = [(peer.input_shape, peer.output_shape) for peer in peers]
     if any(shape != shapes[0] for shape in shapes):
         expected = "networks of the same images and classes in a cohort"

@@ -24,6 +24,7 @@ from kd_keras.faces.margins import (
     published_margin,
 )
 from kd_keras.models.base import batch_norm
+from kd_keras.networks.graph import functional
 from kd_keras.networks.taps import Tapped
 
 POOLINGS = {"mean": "embedding", "flatten": "embedding:map"}
@@ -67,6 +68,7 @@ def embedder(
     check_choice("embedder", "pooling", pooling, POOLINGS)
     check_number("embedder", "dropout", dropout, least=0, below=1)
     name = name or f"embedder_{network.name}"
+    network = functional(network)
     own = [layer for layer in network.layers if layer.name == "embedding"]
     if own:
         if dimension not in (None, own[0].output.shape[-1]):
@@ -196,8 +198,9 @@ class MarginHead(layers.Layer):
         square = sum_over_replicas(ops.sum(ops.square(norms - mean)))
         deviation = ops.sqrt(square / ops.maximum(count - 1.0, 1.0))
         part = ops.where(count > 1.0, NORM_MOMENTUM, 0.0)
-        self.norm_mean.assign(self.norm_mean.value + part * (mean - self.norm_mean.value))
-        self.norm_deviation.assign(self.norm_deviation.value + part * (deviation - self.norm_deviation.value))
+        for variable, new in ((self.norm_mean, mean), (self.norm_deviation, deviation)):
+            updated = variable.value + part * (new - variable.value)
+            variable.assign(ops.where(ops.isfinite(updated), updated, variable.value))  # NaN would stay for ever
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "identities": self.identities, **self.softmax._asdict()}

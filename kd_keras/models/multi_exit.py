@@ -17,6 +17,7 @@ from keras import layers, ops, tree
 from kd_keras.contracts import Tensor
 from kd_keras.errors import explain_mismatch
 from kd_keras.models.base import MeanOfPredictions, batch_norm, fan_out
+from kd_keras.networks.graph import functional
 from kd_keras.networks.stages import DROPOUTS
 from kd_keras.networks.taps import Tapped
 
@@ -49,6 +50,7 @@ def multi_exit(model: keras.Model, *, name: str | None = None) -> keras.Model:
     >>> single_exit(summed, 1).output_shape
     (None, 10)
     """
+    model = functional(model)
     specs = Tapped(model, ["stages", "embedding", "logits"]).specs
     paths = [*(spec.layer for spec in specs["stages"]), specs["embedding"].layer, specs["logits"].layer]
     names = {layer.name for layer in model.layers}

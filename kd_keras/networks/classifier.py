@@ -18,7 +18,7 @@ from kd_keras.contracts import Tensor
 from kd_keras.errors import explain_mismatch, shorten
 from kd_keras.networks.features import DECLARED_EMBEDDING, has_kernel, is_pooling, returns_features
 from kd_keras.networks.graph import Edge, Graph
-from kd_keras.networks.heads import Head, find_head
+from kd_keras.networks.heads import Head, find_head, keeps_values
 from kd_keras.networks.layouts import find_channels_first
 
 DROPOUTS = (layers.Dropout, layers.SpatialDropout2D, layers.GaussianDropout, layers.GaussianNoise)
@@ -140,10 +140,16 @@ class ClassifierGraph(Graph):
         """The kernel `(D, K)` and the bias `(K,)` of the classifier, float32.
 
         Raises:
-            ValueError: if the classifier is not linear.
+            ValueError: if the classifier is not linear, or the logits are not what it returns.
         """
         edge = self.classifier()
-        layer = edge.original
+        layer, tensor = edge.original, self.logits()
+        while (last := self.producer(tensor)) is not None and last.path != edge.path:
+            if not keeps_values(last.original):
+                expected = f"a classifier of {self.model.name!r} that returns its logits"
+                advice = f"tap {edge.path!r} as the logits, or build it without the layer after it"
+                raise ValueError(explain_mismatch(expected, f"{last.path!r} after {edge.path!r}", advice))
+            tensor = last.sources[0]
         if getattr(layer, "quantization_mode", None) is not None:
             received = f"the layer {edge.path!r}, quantized to {layer.quantization_mode}"
             advice = "use the network as it was before quantize()"

@@ -98,6 +98,7 @@ def add_classifier(network: keras.Model, classes: int) -> keras.Model:
     >>> add_classifier(remove_classifier(network), 5).output_shape
     (None, 5)
     """
+    network = functional(network)
     last = network.layers[-1]
     embedding = last.input if isinstance(last, layers.Identity) else network.outputs[0]
     name, taken = "logits", {layer.name for layer in network.layers}

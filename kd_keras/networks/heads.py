@@ -68,7 +68,7 @@ def find_head(graph: Graph, output: Tensor) -> Head:
             return Head(edge.sources[0], activation, rearranging, _problem_of(edge, activation, rearranging, rescaling))
         if isinstance(edge.original, layers.Rescaling):
             rescaling = rescaling or ("" if _is_identity(edge.original) else edge.path)
-        elif not _keeps_values(edge.original):
+        elif not keeps_values(edge.original):
             break
         passed.append(edge)
         tensor = edge.sources[0]
@@ -164,7 +164,8 @@ def _is_plain_activation(operation: Operation) -> bool:
     return isinstance(operation, layers.Activation) or type(operation).__name__ in ("Softmax", "Sigmoid")
 
 
-def _keeps_values(operation: Operation) -> bool:
+def keeps_values(operation: Operation) -> bool:
+    """Whether the results of an operation are its inputs, at most in another shape."""
     if isinstance(operation, layers.Activation):
         return operation.activation is activations.linear
     return type(operation).__name__ in (*REARRANGING, *UNCHANGED)

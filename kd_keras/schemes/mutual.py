@@ -102,6 +102,11 @@ def train_peers(
     of_teacher = TeacherOptions(**{name: options.pop(name) for name in TEACHER_OPTIONS if name in options})
     weight = check_number("train_peers", "teacher_weight", teacher_weight, least=0)
     recipe, names = make_recipe(data=data, **options), _check_peers(peers)
+    if recipe.label_smoothing:
+        raise ValueError(
+            f"label_smoothing={recipe.label_smoothing} has no effect on peers, whose loss DML computes from the labels"
+            " themselves. Leave it out."
+        )
     for name in names:
         check_fine_tuning(name, None, recipe)
     request: dict[str, Any] = {

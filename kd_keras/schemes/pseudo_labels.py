@@ -28,7 +28,7 @@ import tensorflow as tf
 from kd_keras.data import Source, evaluation
 from kd_keras.errors import check_number, explain_mismatch
 from kd_keras.evaluation import predict
-from kd_keras.runs.images import load_images
+from kd_keras.runs.images import Images, load_images
 from kd_keras.runs.recipe import Data, Recipe, make_recipe
 from kd_keras.runs.sources import open_source
 from kd_keras.runs.teachers import TEACHER_OPTIONS, TeacherOptions, TeacherSource, load_teacher
@@ -109,9 +109,14 @@ def label_images(
     for_teacher = TeacherOptions(**{key: options.pop(key) for key in TEACHER_OPTIONS if key in options})
     recipe = make_recipe(data=data, **options)
     images = load_images(recipe)
-    unlabeled = _open_unlabeled(recipe, unlabeled_data, unlabeled_split, images.train)
+    unlabeled = _open_unlabeled(recipe, unlabeled_data, unlabeled_split, images)
     batches = evaluation(unlabeled, batch_size=recipe.batch_size, image_size=recipe.image_size)
-    predictions = predict(load_teacher(teacher, images, for_teacher), batches)
+    network = load_teacher(teacher, images, for_teacher)
+    classes = max(2, network.tapped(["logits"]).specs["logits"].shape[-1])  # a single unit has two classes
+    if classes != images.train.classes:
+        expected = f"a teacher of the {images.train.classes} classes of {images.train.name!r}"
+        raise ValueError(explain_mismatch(expected, f"one of {classes} classes"))
+    predictions = predict(network, batches)
     probabilities = tf.nn.softmax(predictions.logits).numpy()
     copies = count_copies(probabilities, threshold, per_class)
     if not copies.any():
@@ -170,18 +175,20 @@ def _free_directory(output: Path, name: str) -> Path:
     return directory
 
 
-def _open_unlabeled(recipe: Recipe, images: Data | None, split: str, labeled: Source) -> Source:
+def _open_unlabeled(recipe: Recipe, images: Data | None, split: str, given: Images) -> Source:
     """The images to label, which must be others than the labeled ones."""
+    labeled = given.train
     if not labeled.has_labels:
         raise ValueError(
             f"Expected images with labels as data, but {labeled.name!r} has none. Pass these as unlabeled_data="
         )
     unlabeled = open_source(recipe.data if images is None else images, split, recipe.data_dir, **recipe.reading)
-    if (unlabeled.name, unlabeled.version, unlabeled.size) == (labeled.name, labeled.version, labeled.size):
-        raise ValueError(
-            f"The images to label must be others than the labeled ones, but both are {split!r} of {labeled.name!r}. "
-            "Divide a split, such as train[:5000] and train[5000:]."
-        )
+    for other in (labeled, *([] if given.test is None else [given.test])):
+        if (unlabeled.name, unlabeled.version, unlabeled.size) == (other.name, other.version, other.size):
+            raise ValueError(
+                "The images to label must be others than the labeled ones and those of the test, but both are "
+                f"{split!r} of {other.name!r}. Divide a split, such as train[:5000] and train[5000:]."
+            )
     channels, expected = (side.examples.element_spec["image"].shape[-1] for side in (unlabeled, labeled))
     if channels != expected:
         advice = f"pass image_channels={min(channels, expected)}, or --image_channels in the shell"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -13,6 +13,7 @@ import keras
 from kd_keras.errors import shorten
 from kd_keras.methods.base import Method
 from kd_keras.networks.square_inputs import check_square_input
+from kd_keras.teacher import Teacher
 
 UNUSED = ("train_step", "test_step", "compute_metrics")
 
@@ -53,4 +54,28 @@ def check_parts(student: Any, methods: Sequence[Any]) -> None:
             "evaluation and metrics of its own and does not run them. It uses the student's call, compute_loss and "
             "predict_step: move what must be kept into these, into a Method or into the metrics of compile().",
             stacklevel=3,
+        )
+
+
+def check_combination(methods: Sequence[Method], student: Mapping[str, Any], teacher: Any) -> None:
+    """Checks that several teachers are combined as the methods read their logits.
+
+    The mean of probabilities is that of a softmax unless the teachers end in a sigmoid.
+
+    Args:
+        methods: they are bound.
+        student: the specifications of its taps.
+        teacher: it has the wanted taps.
+
+    Raises:
+        ValueError: if units with a sigmoid each are combined by a softmax.
+    """
+    if not isinstance(teacher, Teacher) or len(teacher.networks) < 2 or "logits" not in teacher.specs:
+        return
+    spec, head = teacher.specs["logits"], student.get("logits")
+    is_binary = any(method.is_binary for method in methods) or getattr(head, "activation", "") == "sigmoid"
+    if is_binary and teacher.combine == "probabilities" and spec.shape[-1] > 1 and spec.activation != "sigmoid":
+        raise ValueError(
+            "Several teachers of units with a sigmoid each must end in that sigmoid, or be combined by logits, but"
+            f" received logits of {spec.layer!r}. Pass combine='logits' to the teacher."
         )

@@ -111,3 +111,15 @@ def test_invalid_uses_raise():
     distiller.compile(optimizer="sgd")
     with pytest.raises(ValueError, match="BYOT needs labels, but the batch has none"):
         distiller.fit(examples()[0], verbose=0)
+
+
+def test_exits_of_a_single_unit_are_refused():
+    inputs = keras.Input(SHAPE)
+    maps = layers.Conv2D(4, 3, activation="relu", name="map")(inputs)
+    outputs = []
+    for number in (1, 2):
+        features = layers.GlobalAveragePooling2D(name=f"exit{number}_features")(maps)
+        outputs.append(layers.Dense(1, name=f"exit{number}")(features))
+    student = keras.Model(inputs, layers.Average()(outputs))
+    with pytest.raises(ValueError, match="exits of two or more classes"):
+        Distiller(student=student, methods=[BYOT()], hard_weight=0)

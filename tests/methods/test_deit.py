@@ -8,7 +8,7 @@ import pytest
 
 from kd_keras import Distiller, models
 from kd_keras.methods import DeiT, deit_loss
-from tests.support.networks import CLASSES, SHAPE, convolutional
+from tests.support.networks import CLASSES, SHAPE, compiled, convolutional
 from tests.support.reference import Case, log_softmax, random, softmax
 
 
@@ -98,3 +98,16 @@ def test_each_head_follows_its_own_target():
     heads = keras.Model(network.input, [network.get_layer(f"{name}_head").output for name in ("class", "distillation")])
     for logits, expected in zip(heads(images), (2, 1), strict=True):
         assert np.all(np.argmax(logits, -1) == expected)
+
+
+@pytest.mark.parametrize("form", ["hard", "soft"])
+def test_a_teacher_of_one_unit_teaches_as_its_two_classes(form):
+    teacher = convolutional(classes=1)
+    two = keras.Model(teacher.input, keras.layers.Lambda(lambda z: keras.ops.pad(z, ((0, 0), (1, 0))))(teacher.output))
+    network, images = student(4, classes=2), np.random.default_rng(0).normal(size=(6, *SHAPE)).astype("float32")
+    losses = []
+    for source in (teacher, two):
+        distiller = Distiller(student=network, teacher=source, methods=[DeiT(form=form)])
+        compiled(distiller, optimizer=keras.optimizers.SGD(0.0), run_eagerly=True)
+        losses.append(distiller.train_on_batch(images, np.arange(6) % 2, return_dict=True)["deit"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)

@@ -108,3 +108,11 @@ def test_what_is_no_cohort_is_refused():
         distiller.fit(examples(8)[0], verbose=0)
     with pytest.raises(ValueError, match="temperature"):
         DML(temperature=0)
+
+
+def test_a_cohort_is_made_of_logits_and_of_sequential_models_too():
+    with pytest.raises(ValueError, match="networks of logits in a cohort, but received .* ends in a softmax"):
+        models.cohort([keras.Sequential([convolutional(), keras.layers.Softmax()]) for _ in range(2)])
+    flat = [keras.Input((8, 8, 1)), keras.layers.Flatten()]
+    peers = [keras.Sequential([*flat, keras.layers.Dense(3)]) for _ in range(2)]
+    assert models.cohort(peers).output_shape == (None, 3)

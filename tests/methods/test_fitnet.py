@@ -106,3 +106,12 @@ def test_an_adapter_on_two_replicas():
     assert all(
         np.abs(a - b).max() > 0 for a, b in zip(before, values(distiller.methods[0].trainable_variables), strict=True)
     )
+
+
+def test_every_hint_has_its_own_rectifier():
+    network = {"classes": 5, "shape": (16, 16, 3)}
+    student, teacher = convolutional(4, **network), convolutional(6, **network)
+    method = FitNet(student_tap=("stages[0]", "stages[1]"), teacher_tap=("stages[0]", "stages:pre[1]"))
+    Distiller(student=student, teacher=teacher, methods=[method])
+    ends = [any("ReLU" in type(layer).__name__ for layer in regressor.layers) for regressor in method.regressors]
+    assert ends == [True, False]

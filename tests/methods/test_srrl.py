@@ -91,3 +91,11 @@ def test_networks_that_do_not_fit_raise():
         SRRL().bind(specs((None, 4, 8)), specs())
     with pytest.raises(ValueError, match=r"(?s)kernel \(8, 5\).*\(8, 6\).*Choose a teacher"):
         SRRL().bind(specs(), specs(classifier=(np.zeros((8, 6)), np.zeros(6))))
+
+
+@pytest.mark.parametrize("layer", [keras.layers.Rescaling(0.4), keras.layers.Activation("log_softmax")])
+def test_a_layer_after_the_classifier_is_refused(layer):
+    plain = convolutional()
+    teacher = keras.Model(plain.input, layer(plain.output))
+    with pytest.raises(ValueError, match="that returns its logits, but received .* after .*leave|build it without"):
+        Distiller(student=convolutional(), teacher=teacher, methods=[SRRL()], hard_weight=0)

@@ -213,3 +213,16 @@ def test_invalid_options():
         recognizer(keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Conv2D(2, 1)]), 3)
     with pytest.raises(ValueError, match="identities"):
         recognizer(embedder(models.build("resnet8", SHAPE, 2)), 0)
+
+
+def test_a_batch_that_is_not_finite_leaves_adafaces_statistics():
+    network = without_batch_norm(head="adaface")
+    before = float(network.head.norm_mean.value)
+    embedding = tf.constant([[1.0, 0.0, 0.0, 0.0, 0.0, 0.0], [float("nan")] * 6])
+    network.head.loss(tf.constant([0, 1]), embedding, network.head(embedding), training=True)
+    assert float(network.head.norm_mean.value) == before
+
+
+def test_a_sequential_network_gets_an_embedding():
+    parts = [keras.Input(SHAPE), keras.layers.Conv2D(4, 3), keras.layers.GlobalAveragePooling2D()]
+    assert embedder(keras.Sequential([*parts, keras.layers.Dense(3)]), dimension=5).output_shape == (None, 5)

@@ -86,3 +86,8 @@ def test_invalid_requests_are_refused(small, tmp_path):
         with pytest.raises((ValueError, TypeError), match=message):
             schemes.train_peers(**{"peers": PEERS, **small, **options}, run=tmp_path / "run")
         assert not (tmp_path / "run").exists()
+
+
+def test_label_smoothing_is_refused(small, tmp_path):
+    with pytest.raises(ValueError, match="label_smoothing=0.1 has no effect on peers"):
+        schemes.train_peers(peers=PEERS, **small, label_smoothing=0.1, run=tmp_path / "run")

@@ -90,3 +90,12 @@ def test_a_dataset_is_not_overwritten(place, tmp_path):
     (tmp_path / "mine" / "1.0.0").mkdir(parents=True)
     with pytest.raises(ValueError, match="exists already"):
         label_images(teacher="mlp", unlabeled_split="train", name="mine", output=tmp_path)
+
+
+def test_the_teacher_has_the_classes_and_the_test_images_are_not_labeled(place, tmp_path):
+    options = {"data_dir": place, "train_split": "train[:50]", "name": "refused", "output": tmp_path}
+    with pytest.raises(ValueError, match="a teacher of the 10 classes of 'digits', but received one of 12 classes"):
+        label_images(teacher=build("mlp", (8, 8, 1), 12), unlabeled_split="train[50:80]", **options)
+    with pytest.raises(ValueError, match="those of the test, but both are 'test' of 'digits'"):
+        label_images(teacher=build("mlp", (8, 8, 1), 10), unlabeled_split="test", test_split="test", **options)
+    assert not (tmp_path / "refused").exists()
