@@ -309,7 +309,8 @@ def test_recorded_outputs_travel_with_the_batch(tmp_path):
 def test_progress_is_logged(tmp_path, caplog):
     with caplog.at_level("INFO", logger="kd_keras"):
         recorded(tmp_path)
-    messages = [message.getMessage() for message in caplog.records]
+    # TensorFlow warns in between, once earlier tests of the process have traced enough.
+    messages = [record.getMessage() for record in caplog.records if record.name == "kd_keras"]
     assert "1 views of 37 examples" in messages[0] and len(messages) == 1 + 5
     assert all("examples of view 0" in message for message in messages[1:])
 
