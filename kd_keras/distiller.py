@@ -123,9 +123,9 @@ class Distiller(LogsTerms):
                 f"The methods were built for a teacher with taps of shapes {previous.specs.shapes}, but this one has "
                 f"{teacher.specs.shapes}. Attach a teacher with the same shapes, or make a new Distiller."
             )
-        for method in self.methods if previous is not None else ():
-            method.check_heads(self._student.specs, teacher.specs)
         if previous is not None:
+            for method in self.methods:
+                method.check_heads(self._student.specs, teacher.specs)
             check_combination(self.methods, self._student.specs, teacher)
         self.teacher = teacher
         # Tracked, unlike any other teacher, so that a checkpoint contains it.

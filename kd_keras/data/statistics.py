@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from kd_keras.data.base import Source
+from kd_keras.data.selection import take_evenly
 from kd_keras.data.settings import check_whole
 from kd_keras.networks.preprocessing import PixelStatistics
 
@@ -34,8 +35,8 @@ def measure(source: Source, limit: int = 10000) -> PixelStatistics:
         pixels = tf.cast(tf.reshape(example["image"], (-1, channels)), tf.float64)
         return total + tf.reduce_sum(tf.stack([tf.ones_like(pixels), pixels, pixels**2]), 1)
 
-    spread = source.examples.take(limit) if source.read_range else source.examples.shard(-(-source.size // limit), 0)
-    count, total, squares = spread.reduce(tf.zeros((3, channels), tf.float64), add).numpy()
+    examples = source.examples.take(limit) if source.read_range else take_evenly(source, limit).examples
+    count, total, squares = examples.reduce(tf.zeros((3, channels), tf.float64), add).numpy()
     mean = total / count
     std = np.sqrt(np.maximum(squares / count - mean**2, 0))
     # Rounding errors in the variance of a constant channel are far below this.

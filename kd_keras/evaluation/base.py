@@ -81,9 +81,9 @@ def predict(
         if batch.label is not None:
             label = np.asarray(batch.label)
             labels.append(label.argmax(-1) if label.ndim == 2 and label.shape[-1] > 1 else label.reshape(-1))
-    names = " and ".join(repr(network.name) for network in teacher.networks)
-    check_finite(np.concatenate(logits), names or "the teacher")
-    predicted = class_logits(np.concatenate(logits), tapped.specs["logits"])
+    values = np.concatenate(logits)
+    check_finite(values, " and ".join(repr(network.name) for network in teacher.networks))
+    predicted = class_logits(values, tapped.specs["logits"])
     return Predictions(predicted, np.concatenate(labels).astype("int64") if labels else None)
 
 
@@ -103,28 +103,40 @@ def check_finite(values: np.ndarray | bool, model: str) -> None:
         )
 
 
-def class_logits(logits: np.ndarray, spec: TapSpec) -> np.ndarray:
-    """The logits `(N, K)` of one distribution over the classes, whose softmax are the model's probabilities.
+def class_logits(values: np.ndarray, spec: TapSpec, hidden: str | None = None) -> np.ndarray:
+    """The logits `(..., K)` of one distribution over the classes, whose softmax are the model's probabilities.
 
     Args:
-        logits: `(N, K)` as the model's tap "logits" gives them, or `(N, 1)` of a single unit z, which become (0, z).
-            Probabilities that a hidden softmax or sigmoid returns are recognized by their values. Probabilities of
-            several sigmoids are divided by their sum, with a warning.
+        values: `(..., K)` as the model's tap "logits" gives them, or `(..., 1)` of a single unit z, which become
+            (0, z). The probabilities of several sigmoids are divided by their sum.
         spec: of that tap.
+        hidden: what `find_hidden_head` found in other values of the tap; by default it looks at these.
 
     >>> class_logits(np.array([[3.0]]), TapSpec("dense", (None, 1), "sigmoid")).tolist()
     [[0.0, 3.0]]
     """
-    hidden = "" if spec.activation else recognize_probabilities(logits)
-    if hidden:
-        LOGGER.warning("%r returns the probabilities of a %s; its logits are computed from them.", spec.layer, hidden)
-        logits = logits_of(logits, hidden)
+    hidden = find_hidden_head(values, spec) if hidden is None else hidden
+    logits = logits_of(values, hidden) if hidden else values
     if logits.shape[-1] == 1:
         return np.concatenate([np.zeros_like(logits), logits], axis=-1)
-    if "sigmoid" in (spec.activation, hidden):
+    return -np.logaddexp(0, -logits) if "sigmoid" in (spec.activation, hidden) else logits  # log sigmoid(z)
+
+
+def find_hidden_head(values: np.ndarray, spec: TapSpec) -> str:
+    """The activation, "softmax" or "sigmoid", that a network hides in a layer of its own, by its values; or "".
+
+    It warns of one, and of a sigmoid for each of several classes.
+
+    Args:
+        values: `(..., K)` as the model's tap "logits" gives them.
+        spec: of that tap.
+    """
+    hidden = "" if spec.activation else recognize_probabilities(values)
+    if hidden:
+        LOGGER.warning("%r returns the probabilities of a %s; its logits are computed from them.", spec.layer, hidden)
+    if values.shape[-1] > 1 and "sigmoid" in (spec.activation, hidden):
         LOGGER.warning("%r has a sigmoid for each class; its probabilities are divided by their sum.", spec.layer)
-        return -np.logaddexp(0, -logits)  # log sigmoid(z)
-    return logits
+    return hidden
 
 
 def single_network(model: keras.Model | Teacher) -> tuple[Callable[[Tensor], Tensor], keras.Model]:

@@ -14,6 +14,7 @@ import tensorflow as tf
 from kd_keras.contracts import as_batch
 from kd_keras.data import evaluation as evaluation_batches
 from kd_keras.data.base import Source
+from kd_keras.data.selection import take_evenly
 from kd_keras.errors import suggest
 from kd_keras.evaluation.accuracy import accuracy
 from kd_keras.evaluation.agreement import agreement
@@ -22,7 +23,7 @@ from kd_keras.evaluation.base import Predictions, halves, predict
 from kd_keras.evaluation.calibration import calibration
 from kd_keras.evaluation.cost import cost, latency
 from kd_keras.evaluation.generalization import generalization
-from kd_keras.evaluation.images import order_classes, take_evenly, to_channels
+from kd_keras.evaluation.images import order_classes, to_channels
 from kd_keras.evaluation.intervals import intervals
 from kd_keras.evaluation.layer_noise import int8_layers
 from kd_keras.evaluation.memory import memory

@@ -1,24 +1,10 @@
-"""Selects images for a question, and matches the channels and the classes of a dataset to those of a network."""
+"""Matches the channels and the classes of a dataset to those of a network."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 
 import tensorflow as tf
-
-from kd_keras.data.base import Source
-
-
-def take_evenly(source: Source, count: int) -> Source:
-    """At most `count` of a source's examples, evenly spread, so that sorted data keep every class.
-
-    >>> from kd_keras.data import load
-    >>> take_evenly(load("digits", "test"), 100).size
-    100
-    """
-    step = -(-source.size // count)
-    return dataclasses.replace(source, examples=source.examples.shard(step, 0), size=-(-source.size // step))
 
 
 def to_channels(images: tf.Tensor, channels: int) -> tf.Tensor:

@@ -10,9 +10,9 @@ from typing import Any
 
 import keras
 
+from kd_keras.data.selection import take_evenly
 from kd_keras.distiller import Distiller
 from kd_keras.errors import check_choice
-from kd_keras.evaluation.images import take_evenly
 from kd_keras.methods import Method
 from kd_keras.methods.schedules import Weight
 from kd_keras.networks.quantization import float_layers, quantization_aware

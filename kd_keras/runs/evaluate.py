@@ -105,7 +105,7 @@ def evaluate(
         requirements: limits by name, such as `{"max_accuracy_drop": 0.01}`; see `kd_keras.evaluation.verdict`.
         questions: questions that take more time: "robustness", "generalization", "attention", "similarity", "memory",
             "int8" (the noise of each layer of networks that were trained for int8), or "all".
-        examples: the largest number of test images for these questions, 1000 by default.
+        examples: the largest number of test images for these questions, at least 4, 1000 by default.
         other_data: images that belong to none of the classes; "generalization" measures how well the confidence of a
             model separates them from the test images.
         other_split: the split of `other_data`, "test" by default.

@@ -14,8 +14,8 @@ import keras
 import numpy as np
 
 from kd_keras.data import Source
+from kd_keras.data.selection import take_evenly
 from kd_keras.errors import check_number, check_whole_number, suggest
-from kd_keras.evaluation.images import take_evenly
 from kd_keras.export.usage import reading_lines
 from kd_keras.files import write_json
 from kd_keras.networks.inputs import find_input_shape
@@ -126,7 +126,7 @@ def export(
     exports, rejected = _write_all(exporter, list(dict.fromkeys(formats)), limits)
     score = _record(exporter, exports, rejected, {"model": source_name, "dataset": test.name})
     metric = exporter.task.metric
-    missing = f"The {metric} of the source is not known."
+    missing = "The images have no labels." if exporter.labels is None else f"The {metric} of the source is not known."
     LOGGER.info("\n%s", missing if score is None else f"The source has {metric} {score:.4f}.")
     if exports:
         saved = exports.get("saved_model")

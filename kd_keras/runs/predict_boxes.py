@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from kd_keras.runs.image_folder import ImageBatch, ImageFolder
 from kd_keras.runs.loading import LoadedModel
 from kd_keras.runs.predictions import FolderPredictions, check_names, class_name
 from kd_keras.tasks.detection.drawing import LONGER_SIDE, DrawnBox, draw_on_image
+from kd_keras.tasks.detection.predictions import detect_finite
 from kd_keras.tasks.detection.served import load_detections
 
 SCORE = 0.3
@@ -147,13 +149,8 @@ def _of_network(network: keras.Model, loaded: LoadedModel) -> Callable[[np.ndarr
     if not isinstance(network, Detector):
         raise ValueError(explain_mismatch("a detector of kd_keras", f"{loaded.name}, which is another network"))
     check_names(loaded.class_names, network.output["class_logits"].shape[-1])
-
-    def detect(images: tf.Tensor) -> tuple[Detections, tf.Tensor]:
-        outputs = network(images, training=False)
-        finite = [tf.reduce_all(tf.math.is_finite(tf.cast(value, tf.float32))) for value in outputs.values()]
-        return network.decode(outputs), tf.reduce_all(finite)
-
-    run = tf.function(detect, input_signature=[tf.TensorSpec((None, *loaded.image_shape), tf.float32)])
+    signature = [tf.TensorSpec((None, *loaded.image_shape), tf.float32)]
+    run = tf.function(partial(detect_finite, network), input_signature=signature)
 
     def detections(images: np.ndarray) -> Detections:
         detected, is_finite = run(tf.cast(images, tf.float32))

@@ -12,9 +12,9 @@ import keras
 import tensorflow as tf
 
 from kd_keras import data as room
+from kd_keras.data.selection import take_evenly
 from kd_keras.distiller import Distiller
 from kd_keras.errors import explain_mismatch
-from kd_keras.evaluation.images import take_evenly
 from kd_keras.methods import Method
 from kd_keras.networks.embedding_networks import remove_classifier
 from kd_keras.private_api import sub_layers

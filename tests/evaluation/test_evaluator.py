@@ -11,8 +11,9 @@ import tensorflow as tf
 from kd_keras import evaluation, models
 from kd_keras.data import Source
 from kd_keras.data.corruptions import CORRUPTIONS
+from kd_keras.data.selection import take_evenly
 from kd_keras.evaluation import Candidate, Evaluator, select_questions
-from kd_keras.evaluation.images import order_classes, take_evenly, to_channels
+from kd_keras.evaluation.images import order_classes, to_channels
 from kd_keras.evaluation.text import describe, findings_table, size_tables, to_json
 from tests.support.networks import CLASSES, SHAPE, convolutional, source
 

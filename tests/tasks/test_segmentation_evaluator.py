@@ -1,7 +1,5 @@
 """Segmentation networks are evaluated together: each image passes through each network once."""
 
-from pathlib import Path
-
 import keras
 import numpy as np
 import pytest
@@ -47,7 +45,7 @@ def test_classes_of_every_network_are_checked_before_any_runs(scenes):
     assert passes.read() == (0, 0)
 
 
-def test_a_network_that_is_not_finite_is_no_background(scenes):
+def test_a_network_that_is_not_finite_is_no_background(scenes, tmp_path):
     broken = network()
     broken.get_layer("fine_logits").kernel.assign(np.full(broken.get_layer("fine_logits").kernel.shape, np.nan))
     with pytest.raises(ValueError, match="finite outputs of broken, but received NaN or infinity"):
@@ -56,8 +54,8 @@ def test_a_network_that_is_not_finite_is_no_background(scenes):
     assert np.isnan(iou_function(broken, batches, 2)()["miou"])
     images = np.zeros((2, 16, 16, 3), "uint8")
     with pytest.raises(ValueError, match="finite outputs"):
-        export_class_maps(broken, "student", "saved_model", sample=images)
-    assert not Path("student").exists()
+        export_class_maps(broken, tmp_path / "student", "saved_model", sample=images)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_single_sigmoid_channel_is_refused(scenes):

@@ -32,7 +32,7 @@ def precision_function(
     detect = detection_function(network, batches, preprocess)
 
     def measure() -> dict[str, Any]:
-        detections, labels = detect_all(detect, batches)
+        detections, labels, _ = detect_all(detect, batches)
         missing = dict.fromkeys(("ap", "ap50", "ap75"), float("nan"))
         return missing | dict(average_precision(labels or {}, detections, network.input_shape[1:3], classes))
 

@@ -27,6 +27,9 @@ class Detecting(Protocol):
     def detect(self, images: Tensor, **options: Any) -> Detections:
         """The objects in images, in pixels of its input."""
 
+    def decode(self, outputs: Any, **options: Any) -> Detections:
+        """The objects that its outputs describe, in pixels of its input."""
+
 
 class BoxPredictions(NamedTuple):
     """Detections in n images, and the labels of these images.
@@ -60,41 +63,53 @@ class BoxPredictions(NamedTuple):
         }
 
 
+def detect_finite(network: Detecting, images: Tensor, **options: Any) -> tuple[Detections, Tensor]:
+    """The objects in images of a detector's input size, and whether all its outputs are finite, `()` bool.
+
+    Scores that are NaN would be no detections, as if there were no objects.
+    """
+    outputs = network(images, training=False)
+    finite = [tf.reduce_all(tf.math.is_finite(tf.cast(value, tf.float32))) for value in tf.nest.flatten(outputs)]
+    return network.decode(outputs, **options), tf.reduce_all(finite)
+
+
 def detection_function(
     network: Detecting,
     data: tf.data.Dataset,
     preprocess: Callable[[Tensor], Tensor] | None = None,
     **options: Any,
-) -> Callable[[Tensor], Detections]:
-    """A compiled function from images to the objects that a detector finds, in pixels of its input.
+) -> Callable[[Tensor], tuple[Detections, Tensor]]:
+    """A compiled function from images to what `detect_finite` returns.
 
     Arguments as for `predict_boxes`.
     """
 
-    def detect(images: Tensor) -> Detections:
-        return network.detect(prepare_images(network, preprocess, images), **options)
+    def detect(images: Tensor) -> tuple[Detections, Tensor]:
+        return detect_finite(network, prepare_images(network, preprocess, images), **options)
 
     return tf.function(detect, input_signature=[as_batch(data.element_spec).inputs])
 
 
 def detect_all(
-    detect: Callable[[Tensor], Detections], data: tf.data.Dataset
-) -> tuple[Detections, dict[str, np.ndarray] | None]:
-    """The objects in all images as arrays, and the "boxes" and "classes" of the labels, or `None` without labels.
+    detect: Callable[[Tensor], tuple[Detections, Tensor]], data: tf.data.Dataset
+) -> tuple[Detections, dict[str, np.ndarray] | None, bool]:
+    """The objects in all images as arrays, the "boxes" and "classes" of the labels, and whether all outputs are finite.
 
     Args:
         detect: as `detection_function` makes it.
-        data: as for `predict_boxes`.
+        data: as for `predict_boxes`. Without labels the second value is `None`.
     """
-    rows, labels = [], []
+    rows, labels, is_finite = [], [], True
     for element in data:
         batch = as_batch(element)
         stays = slice(None) if batch.weight is None else np.asarray(batch.weight) > 0
-        rows.append([np.asarray(value)[stays] for value in detect(batch.inputs)])
+        detections, finite = detect(batch.inputs)
+        rows.append([np.asarray(value)[stays] for value in detections])
+        is_finite &= bool(finite)
         if batch.label is not None:
             labels.append({key: np.asarray(batch.label[key])[stays] for key in ("boxes", "classes")})
     joined = {key: np.concatenate([label[key] for label in labels]) for key in labels[0]} if labels else None
-    return Detections(*(np.concatenate(column) for column in zip(*rows, strict=True))), joined
+    return Detections(*(np.concatenate(column) for column in zip(*rows, strict=True))), joined, is_finite
 
 
 def predict_boxes(
@@ -126,7 +141,7 @@ def predict_boxes(
 
     Raises:
         ValueError: if the labels are not boxes, the images differ in size and there is no `size`, the network has
-            other classes, or its outputs for the first batch are not finite.
+            other classes, or its outputs are not finite.
 
     >>> from kd_keras import models
     >>> network = models.build("detector/resnet8", (16, 16, 3), 2, pyramid=(2,), width=8)
@@ -145,11 +160,8 @@ def predict_boxes(
             explain_mismatch("images of one size, or size=(height, width)", f"images of the shape {spec.inputs.shape}")
         )
     height, width = shape if size is None else size
-    for element in data.take(1):  # scores that are NaN would be no detections, as if there were no objects
-        outputs = network(prepare_images(network, preprocess, as_batch(element).inputs), training=False)
-        finite = [np.isfinite(np.asarray(value, "float32")).all() for value in tf.nest.flatten(outputs)]
-        check_finite(bool(all(finite)), repr(getattr(network, "name", network)))
-    detections, labels = detect_all(detection_function(network, data, preprocess, **options), data)
+    detections, labels, is_finite = detect_all(detection_function(network, data, preprocess, **options), data)
+    check_finite(is_finite, repr(getattr(network, "name", network)))
     if detections.classes.max(initial=0) >= classes:
         expected = f"detections of the {classes} classes of the data"
         raise ValueError(explain_mismatch(expected, f"the class {detections.classes.max()}"))

@@ -9,10 +9,10 @@ import numpy as np
 
 from kd_keras.contracts import as_batch
 from kd_keras.data import Pairs, Source, all_pairs
+from kd_keras.data.selection import take_evenly
 from kd_keras.errors import explain_mismatch
 from kd_keras.evaluation import Candidate
 from kd_keras.evaluation.cost import saved_kilobytes
-from kd_keras.evaluation.images import take_evenly
 from kd_keras.evaluation.text import describe_metric
 from kd_keras.models import Recognizer
 from kd_keras.report.sections import Network, Section

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -13,15 +12,11 @@ import tensorflow as tf
 from kd_keras.contracts import IGNORED, TapSpec, Tensor, as_batch
 from kd_keras.distribute.slices import map_over_replicas
 from kd_keras.errors import explain_mismatch
-from kd_keras.evaluation.base import check_finite
+from kd_keras.evaluation.base import check_finite, class_logits, find_hidden_head
 from kd_keras.evaluation.calibration import BINS
-from kd_keras.networks.heads import logits_of as to_logits
-from kd_keras.networks.heads import recognize_probabilities
 from kd_keras.primitives import resize_bilinear, softened_kl
 from kd_keras.tasks.segmentation.boundaries import count_boundaries
 from kd_keras.teacher import Teacher
-
-LOGGER = logging.getLogger("kd_keras")
 
 
 class PixelCounts(NamedTuple):
@@ -83,7 +78,7 @@ def count_pixels(
     """
     taps = {name: _tap_logits(model) for name, model in networks.items()}
     predict = {name: _compile(tapped, as_batch(data.element_spec).inputs) for name, tapped in taps.items()}
-    heads: dict[str, str] = {}
+    hidden: dict[str, str] = {}
     teacher, *students = networks
     counts: dict[str, list[PixelCounts]] = {name: [] for name in networks}
     agreements: dict[str, list[AgreementCounts]] = {name: [] for name in students}
@@ -92,9 +87,11 @@ def count_pixels(
         for name in networks:
             logits = np.asarray(resize_bilinear(predict[name](images), mask.shape[1:3]), "float32")
             check_finite(logits, name)
-            if name not in heads:
-                heads[name] = _find_head(logits, taps[name].specs["logits"])
-            logits = _to_logits(logits, heads[name])
+            if logits.shape[-1] > 1:  # a single class needs no distribution
+                spec = taps[name].specs["logits"]
+                if name not in hidden:
+                    hidden[name] = find_hidden_head(logits, spec)
+                logits = class_logits(logits, spec, hidden[name])
             counts[name].append(_count_batch(mask, logits))
             if name == teacher:
                 reference = logits
@@ -180,28 +177,6 @@ def _tap_logits(model: keras.Model | Teacher) -> Teacher:
 
 def _compile(tapped: Teacher, spec: Any) -> Callable[[Any], Tensor]:
     return tf.function(map_over_replicas(lambda inputs: tapped(inputs)["logits"]), input_signature=[spec])
-
-
-def _find_head(values: np.ndarray, spec: TapSpec) -> str:
-    """What a network's tap "logits" is: "sigmoid" for a sigmoid of each class, "softmax" or "sigmoid probabilities" for
-    hidden probabilities, or "" for logits, by the values of a batch `(B, H, W, K)`."""
-    if values.shape[-1] == 1:
-        return ""
-    if spec.activation:
-        return "sigmoid" if spec.activation == "sigmoid" else ""
-    hidden = recognize_probabilities(values)
-    if hidden:
-        LOGGER.warning("%r returns the probabilities of a %s; its logits are computed from them.", spec.layer, hidden)
-    return "sigmoid probabilities" if hidden == "sigmoid" else hidden
-
-
-def _to_logits(values: np.ndarray, head: str) -> np.ndarray:
-    """The logits `(B, H, W, K)` whose softmax are the probabilities; those of sigmoids are divided by their sum."""
-    if head == "softmax":
-        return to_logits(values, "softmax")
-    if head == "sigmoid probabilities":
-        values = to_logits(values, "sigmoid")
-    return -np.logaddexp(0, -values) if head.startswith("sigmoid") else values
 
 
 def check_logits(spec: TapSpec) -> None:

@@ -17,8 +17,9 @@ from kd_keras.teacher import Teacher
 
 
 def measure_iou(predict: Callable[[Any], Any], batches: tf.data.Dataset, classes: int) -> dict[str, float]:
-    """`miou` and `pixel_accuracy` of one confusion matrix over all images, as `segmentation_quality` defines them;
-    NaN for logits that are not finite.
+    """`miou` and `pixel_accuracy` of one confusion matrix over all images, as `segmentation_quality` defines them.
+
+    Both are NaN if logits are not finite.
 
     Args:
         predict: from a batch of images to logits `(B, H, W, K)`, which are resized to the masks.

@@ -21,9 +21,9 @@ class FindsEveryBoxAsClassZero(keras.Model):
 
     traces = 0
 
-    def detect(self, images):
+    def decode(self, outputs):
         self.traces += 1
-        count = tf.shape(images)[0]
+        count = tf.shape(outputs)[0]
         box = tf.tile([[[0.0, 0.0, 8.0, 4.0]]], [count, 1, 1])
         return Detections(box, tf.fill([count, 1], 0.9), tf.zeros([count, 1], tf.int32), tf.ones([count], tf.int32))
 

@@ -21,11 +21,14 @@ class Brightness(keras.Model):
         super().__init__(inputs=images, outputs=keras.layers.GlobalAveragePooling2D()(images))
         self.label = label
 
-    def detect(self, images):
+    def call(self, images, **options):
         assert images.shape[1:] == self.input_shape[1:]
-        ones = tf.ones((tf.shape(images)[0], 1), tf.int32)
+        return super().call(images, **options)
+
+    def decode(self, outputs):
+        ones = tf.ones((tf.shape(outputs)[0], 1), tf.int32)
         boxes = tf.cast(ones, tf.float32)[..., None] * tf.constant([2.0, 0.0, 12.0, 6.0])
-        return Detections(boxes, tf.reduce_mean(images, [1, 2, 3])[:, None] / 255, self.label * ones, ones[:, 0])
+        return Detections(boxes, tf.reduce_mean(outputs, -1)[:, None] / 255, self.label * ones, ones[:, 0])
 
 
 def brightness(images):
@@ -94,3 +97,10 @@ def test_a_detector_that_is_not_finite_is_refused():
         variable.assign(np.full(variable.shape, np.nan))
     with pytest.raises(ValueError, match="finite outputs of .*, but received NaN or infinity"):
         predict_boxes(network, tf.data.Dataset.from_tensors(IMAGES), classes=3)
+
+
+def test_a_single_batch_that_is_not_finite_is_refused():
+    images = IMAGES.astype("float32")
+    images[-1] = np.nan
+    with pytest.raises(ValueError, match="finite outputs of .*, but received NaN or infinity"):
+        predict_boxes(Brightness(), tf.data.Dataset.from_tensor_slices(images).batch(2), classes=3)
