@@ -171,6 +171,8 @@ def group_runs(paths: Sequence[Path], names: Mapping[Path, str] | None = None) -
                 f"compare needs runs with test images, but the result of {path} has no {metric}. Leave out this run."
             )
         settings = run.settings
+        if "recording" in settings:
+            settings = {**settings, "recording": _without_seed(settings["recording"])}
         shared = [
             line
             for name, value in settings.items()
@@ -200,7 +202,7 @@ def group_runs(paths: Sequence[Path], names: Mapping[Path, str] | None = None) -
     return list(groups.values()), unfinished
 
 
-def _without_seed(teacher: str) -> str:
-    """The path of a teacher's run; if every seed has a teacher in `<directory>/seed<n>`, the path of that directory."""
-    path = Path(teacher)
-    return str(path.parent if path.name.startswith("seed") and path.name[4:].isdigit() else path) if teacher else ""
+def _without_seed(source: str) -> str:
+    """The path of a teacher or a recording; if every seed has its own in `<directory>/seed<n>`, that directory."""
+    path = Path(source)
+    return str(path.parent if path.name.startswith("seed") and path.name[4:].isdigit() else path) if source else ""

@@ -62,8 +62,8 @@ def plan(
 
     Args:
         directory: the directory of the runs; a run is `<directory>/<teacher>-<student>/<recipe>/seed<n>`.
-        pairs: (teacher, student): a teacher as `distill` takes it, and a model of the zoo; "{seed}" in the path of a
-            teacher is replaced by the seed of the run.
+        pairs: (teacher, student): a teacher as `distill` takes it, and a model of the zoo. "{seed}" in the path of a
+            teacher, and of a recording in `recipes`, is replaced by the seed of the run.
         recipes: by name, the options of `distill`, such as `{"methods": ["kd"], "hard_weight": 0.1}`.
         seeds: the seeds of the runs, (0, 1, 2) by default.
         shared: options of every run, none by default.
@@ -87,11 +87,17 @@ def plan(
         for seed in seeds:
             common = {**(shared or {}), "seed": seed}
             runs.append(PlannedRun(folder / BASELINE / f"seed{seed}", student, common))
-            seeded = teacher.replace("{seed}", str(seed)) if isinstance(teacher, str) else teacher
             for name, options in recipes.items():
-                path = folder / name / f"seed{seed}"
-                runs.append(PlannedRun(path, student, {**(shared or {}), **options, "seed": seed}, seeded))
+                path, every = folder / name / f"seed{seed}", {**(shared or {}), **options, "seed": seed}
+                if every.get("recording") is not None:
+                    every["recording"] = _with_seed(every["recording"], seed)
+                runs.append(PlannedRun(path, student, every, _with_seed(teacher, seed)))
     return runs
+
+
+def _with_seed(source: Any, seed: int) -> Any:
+    """The path of a teacher or a recording with the seed of the run in the place of "{seed}"."""
+    return source.replace("{seed}", str(seed)) if isinstance(source, str) else source
 
 
 def _name_of(teacher: TeacherSource) -> str:

@@ -60,6 +60,16 @@ def test_methods_of_the_users_with_other_arguments_are_other_rows(tmp_path):
     assert "temperature=1" in rows[0]["recipe"] and "temperature=8" in rows[1]["recipe"]
 
 
+def test_every_seed_can_have_its_own_recording(tmp_path):
+    def recorded(name, seed, path):
+        lines = [f"--teacher={tmp_path}/teacher", "--student=resnet8", "--method=kd", f"--recording={tmp_path}/{path}"]
+        return complete(tmp_path, name, seed, 0.8, 0.8, *lines)
+
+    own = [recorded("own", seed, f"recording/seed{seed}") for seed in (0, 1)]
+    other = recorded("other", 0, "other/seed0")
+    assert [row["seeds"] for row in kd.compare([*own, other]).rows] == [2, 1]
+
+
 def test_the_gain_has_welchs_interval_and_the_closed_share_of_the_gap(runs):
     row = kd.compare(runs).rows[1]
     a, b = 100 * np.array(KD), 100 * np.array(BASELINE)
@@ -105,6 +115,9 @@ def test_a_plan_is_every_recipe_of_every_pair_and_seed():
     assert run.options == {"epochs": 3, "methods": ["kd(temperature=4)"], "hard_weight": 0.1, "seed": 1}
     (run,) = [run for run in runs if run.path == Path("runs/t-resnet8/baseline/seed0")]
     assert (run.teacher, run.options) == (None, {"epochs": 3, "seed": 0})
+    recorded = {"kd": {"methods": ["kd"], "recording": "r/seed{seed}"}}
+    recordings = [run.options.get("recording") for run in sweeps.plan("runs", [("t", "mlp")], recorded, [0, 1])]
+    assert recordings == [None, "r/seed0", None, "r/seed1"]
     with pytest.raises(ValueError, match="names other than 'baseline'"):
         sweeps.plan("runs", [("t", "resnet8")], {"baseline": {"methods": ["kd"]}}, [0])
     with pytest.raises(ValueError, match="at least one pair"):
