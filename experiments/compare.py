@@ -6,10 +6,11 @@
         --recipe="kd: --method='kd(temperature=4, weight=0.9)' --hard_weight=0.1" --recipe="at: --method=at"
 
 Runs that differ only in their seed are one row: mean and spread over the seeds, after the last epoch and after the best
-one, the gain over the baseline with its 95 % interval, and the closed fraction of the gap to the teacher. In a sweep
-"{seed}" in the path of a teacher or of a --recording is replaced by the seed of the run. The same command resumes an interrupted sweep; a failed run does not end it and is listed at the end. Several workers divide a
-sweep with --shard=0/4 to --shard=3/4. --output=DIR writes compare.md, .csv, .tex and .png. The flags of a sweep
-can be read from a file: --flagfile=experiments/configs/cifar10_compare.sweep.
+one, the gain over the baseline with its 95 % interval, and the closed fraction of the gap to the teacher. "{seed}" in
+the path of a pair's teacher and of a --recording is replaced by the seed. The same command resumes an interrupted
+sweep; a failed run does not end it and is listed at the end. Several workers divide a sweep with --shard=0/4 to
+--shard=3/4. --output=DIR writes compare.md, .csv, .tex and .png. The flags of a sweep can be read from a file:
+--flagfile=experiments/configs/cifar10_compare.sweep.
 """
 
 import sys
