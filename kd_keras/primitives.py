@@ -119,8 +119,20 @@ def l2_normalize(x: Tensor, axis: int = -1) -> Tensor:
     """
     x = ops.cast(x, "float32")
     square = ops.sum(ops.square(x), axis=axis, keepdims=True)
-    is_nonzero = square > 1e-24  # a norm above 1e-12, the smallest that reference implementations divide by
-    return ops.where(is_nonzero, x * ops.rsqrt(ops.where(is_nonzero, square, 1.0)), 0.0)
+    # A norm of at most 1e-12, the smallest that reference implementations divide by. NaN is none: it stays NaN.
+    is_zero = square <= 1e-24
+    return ops.where(is_zero, 0.0, x * ops.rsqrt(ops.where(is_zero, 1.0, square)))
+
+
+def keep_finite(new: Tensor, old: Tensor) -> Tensor:
+    """The rows `(..., C)` of `new`, and those of `old` where a row of `new` has a value that is not finite.
+
+    What a method remembers from batch to batch goes through it, because a skipped step does not undo it.
+
+    >>> keep_finite(np.array([[1.0, 2.0], [3.0, np.nan]]), np.zeros((2, 2))).numpy().tolist()
+    [[1.0, 2.0], [0.0, 0.0]]
+    """
+    return ops.where(ops.all(ops.isfinite(new), axis=-1, keepdims=True), new, old)
 
 
 def attention(maps: Tensor, power: float = 2.0) -> Tensor:

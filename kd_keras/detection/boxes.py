@@ -151,5 +151,5 @@ def _iou_and_union(boxes: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
 
 def _ratio(part: Tensor, whole: Tensor) -> Tensor:
     """`part / whole`, and 0 without a gradient if the whole is 0."""
-    is_positive = whole > 0
-    return ops.where(is_positive, part / ops.where(is_positive, whole, 1.0), 0.0)
+    is_zero = whole <= 0  # NaN is not
+    return ops.where(is_zero, 0.0, part / ops.where(is_zero, 1.0, whole))

@@ -42,7 +42,8 @@ def ab_loss(student: list[Tensor], teacher: list[Tensor], *, margin: float = 1.0
 
 def _squared_hinge(student: Tensor, teacher: Tensor, margin: float) -> Tensor:
     student, teacher = ops.cast(student, "float32"), ops.cast(teacher, "float32")
-    hinge = ops.relu(margin + ops.where(teacher > 0, -student, student))
+    sign = ops.where(teacher > 0, -1.0, ops.where(teacher <= 0, 1.0, teacher))  # NaN stays NaN
+    hinge = ops.relu(margin + sign * student)
     return ops.sum(flatten(ops.square(hinge)), axis=-1)
 
 

@@ -13,7 +13,7 @@ from kd_keras.faces.margins import center_cosines, check_identities, margin_loss
 from kd_keras.methods.adapters import describe_pair
 from kd_keras.methods.base import Method, MethodOptions, Specs, Taps
 from kd_keras.methods.labels import class_indices, weighted_batch_mean
-from kd_keras.primitives import l2_normalize
+from kd_keras.primitives import keep_finite, l2_normalize
 
 HEADS = ("arcface", "cosface")
 MARGINS = {"arcface": 0.45, "cosface": 0.35}
@@ -159,5 +159,5 @@ class AdaDistill(Method):
             raise ValueError(explain_mismatch(f"labels (B,) for method {self.name!r}", "none", advice))
         sides, before = (student["embedding"], teacher["embedding"]), self.centers.value
         loss = adadistill_loss(*sides, labels, before, head=self.head, scale=self.scale, margin=self.margin)
-        self.centers.assign(adadistill_centers(*sides, labels, before))
+        self.centers.assign(keep_finite(adadistill_centers(*sides, labels, before), before))
         return weighted_batch_mean(loss, batch)

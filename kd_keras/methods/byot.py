@@ -62,7 +62,7 @@ def byot_features_loss(student: list[Tensor], teacher: Tensor) -> Tensor:
     """
     teacher = ops.cast(teacher, "float32")
     squares = [ops.sum(ops.square(ops.cast(features, "float32") - teacher), axis=-1) for features in student]
-    return sum(ops.where(square > 0, ops.sqrt(ops.where(square > 0, square, 1.0)), 0.0) for square in squares)
+    return sum(ops.where(square <= 0, 0.0, ops.sqrt(ops.where(square <= 0, 1.0, square))) for square in squares)
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

@@ -74,7 +74,7 @@ def cc_kernel_loss(
     largest = ops.stop_gradient(ops.max(ops.abs(difference)))  # the squares of large powers exceed float32
     scale = ops.where(largest > 0, largest, 1.0)
     square = ops.mean(ops.square(difference / scale))
-    root = ops.where(square > 0, ops.sqrt(ops.where(square > 0, square, 1.0)), 0.0)  # ||.||_F / (B scale)
+    root = ops.where(square <= 0, 0.0, ops.sqrt(ops.where(square <= 0, 1.0, square)))  # ||.||_F / (B scale)
     return scale * root / ops.cast(ops.shape(difference)[0], "float32")
 
 

@@ -40,13 +40,13 @@ class ClassMemory(keras.layers.Layer):
         self.built = True
 
     def store(self, rows: Tensor, is_valid: Tensor) -> None:
-        """Stores some vectors in place of the oldest ones; of more than M of a class, the first M.
+        """Stores some finite vectors in place of the oldest ones; of more than M of a class, the first M.
 
         Args:
             rows: `(K, N, C)`.
             is_valid: which of them to store, `(K, N)` bool.
         """
-        is_valid = ops.cast(is_valid, "bool")
+        is_valid = ops.logical_and(ops.cast(is_valid, "bool"), ops.all(ops.isfinite(rows), axis=-1))
         rank = ops.cumsum(ops.cast(is_valid, "int32"), axis=1) - 1
         is_stored = ops.logical_and(is_valid, rank < self.size)
         place = ops.where(is_stored, (self.next[:, None] + rank) % self.size, self.size)

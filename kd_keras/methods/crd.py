@@ -14,7 +14,7 @@ from kd_keras.errors import check_number, check_whole_number, explain_mismatch
 from kd_keras.methods.adapters import dense_adapter
 from kd_keras.methods.base import Specs, TapPairMethod, TapPairOptions, Taps
 from kd_keras.methods.labels import class_indices, weighted_batch_mean
-from kd_keras.primitives import l2_normalize
+from kd_keras.primitives import keep_finite, l2_normalize
 
 EPSILON = 1e-7
 Memory: TypeAlias = tuple[Tensor, Tensor]  # the embeddings of the examples of a batch, and of the negatives
@@ -245,6 +245,7 @@ class CRD(TapPairMethod):
         for memory, (old, _), new in zip(memories, remembered, embeddings, strict=True):
             rows = l2_normalize(self.momentum * old + (1 - self.momentum) * ops.stop_gradient(new))
             rows = ops.where(is_known[:, None], rows, old)  # a number beyond the memory changes no row
+            rows = keep_finite(rows, old)
             memory.assign(ops.scatter_update(memory, index[:, None], rows))
         return ops.where(is_known, loss, float("nan"))
 
@@ -273,5 +274,5 @@ class CRD(TapPairMethod):
         scores = (_scores(embedding, memory, self.temperature) for embedding, memory in pairs)
         measured = [_normalizing_constant(side, counts, examples) for side in scores]
         constants = ops.where(self.constants < 0, ops.stop_gradient(ops.stack(measured)), self.constants)
-        self.constants.assign(constants)
+        self.constants.assign(keep_finite(constants, self.constants))
         return constants

@@ -106,8 +106,8 @@ def _statistics(maps: Tensor) -> tuple[Tensor, Tensor]:
     freedom = ops.cast(ops.maximum(ops.size(maps) // maps.shape[-1] - 1, 1), "float32")
     mean = ops.mean(maps, axis=(0, 1, 2))
     variance = ops.sum(ops.square(maps - mean), axis=(0, 1, 2)) / freedom
-    is_varied = variance > 1e-12 * ops.square(mean) + 1e-24
-    return mean, ops.where(is_varied, ops.sqrt(ops.where(is_varied, variance, 1.0)), 0.0)
+    is_constant = variance <= 1e-12 * ops.square(mean) + 1e-24
+    return mean, ops.where(is_constant, 0.0, ops.sqrt(ops.where(is_constant, 1.0, variance)))
 
 
 @keras.saving.register_keras_serializable("kd_keras")

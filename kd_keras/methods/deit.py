@@ -61,7 +61,8 @@ def deit_loss(
         of_teacher = temperature**2 * softened_kl(distillation_logits, teacher, temperature)
     else:
         predicted = ops.one_hot(ops.argmax(teacher, axis=-1), teacher.shape[-1], dtype="float32")
-        of_teacher = _cross_entropy(distillation_logits, predicted)
+        is_nan = ops.any(ops.isnan(teacher), axis=-1)  # of which argmax would make a class
+        of_teacher = ops.where(is_nan, float("nan"), _cross_entropy(distillation_logits, predicted))
     return (1 - share) * of_labels + share * of_teacher
 
 

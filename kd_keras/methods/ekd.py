@@ -87,7 +87,7 @@ def ekd_anchors(
         rates: A false positive rates, below 1.
 
     Returns:
-        `(A,)` float32; the earlier ones if the batch has no pair of two identities. No gradient.
+        `(A,)` float32; the earlier ones if the batch has no pair of two identities, or is not finite. No gradient.
 
     >>> import numpy as np
     >>> vectors = np.array([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]])  # similarities 0.6, 0.0 and 0.8
@@ -95,19 +95,22 @@ def ekd_anchors(
     [0.4000000059604645]
     """
     _, is_negative = _pairs(labels)
-    ordered, count = _sorted_negatives(ops.stop_gradient(_similarities(embedding)), is_negative)
+    similarities = ops.stop_gradient(_similarities(embedding))
+    ordered, count = _sorted_negatives(similarities, is_negative)
     # 1 / rate, because floor(n * 0.1) may be one too small by rounding
     places = ops.stack([count // round(1 / rate) for rate in rates])
     anchors = ops.cast(anchors, "float32")
     new = ops.cast(ops.take(ordered, places), "float32")
-    return ops.where(count > 0, (1 - momentum) * anchors + momentum * new, anchors)
+    is_usable = ops.logical_and(count > 0, ops.all(ops.isfinite(similarities)))
+    return ops.where(is_usable, (1 - momentum) * anchors + momentum * new, anchors)
 
 
 def _similarities(embedding: Tensor) -> Tensor:
     """The cosines `(B, B)` float64 of all pairs, because a hundredth of their rounding moves a rank."""
     x = ops.cast(embedding, "float64")
     square = ops.sum(ops.square(x), axis=-1, keepdims=True)
-    x = ops.where(square > 1e-24, x * ops.rsqrt(ops.where(square > 1e-24, square, 1.0)), 0.0)
+    is_zero = square <= 1e-24
+    x = ops.where(is_zero, 0.0, x * ops.rsqrt(ops.where(is_zero, 1.0, square)))
     return ops.matmul(x, ops.transpose(x))
 
 

@@ -36,9 +36,9 @@ def standardized(logits: Tensor) -> Tensor:
     mean = ops.mean(logits, axis=-1, keepdims=True)
     centered = logits - mean
     variance = ops.sum(ops.square(centered), axis=-1, keepdims=True) / (logits.shape[-1] - 1)
-    is_varied = variance > 1e-12 * ops.square(mean) + 1e-24  # more than the rounding of the mean leaves of equal logits
-    deviation = ops.sqrt(ops.where(is_varied, variance, 1.0))
-    return ops.where(is_varied, centered / (1e-7 + deviation), 0.0)
+    is_constant = variance <= 1e-12 * ops.square(mean) + 1e-24  # what the rounding of the mean leaves of equal logits
+    deviation = ops.sqrt(ops.where(is_constant, 1.0, variance))
+    return ops.where(is_constant, 0.0, centered / (1e-7 + deviation))
 
 
 def lskd_loss(student: Tensor, teacher: Tensor, *, temperature: float = 2.0) -> Tensor:

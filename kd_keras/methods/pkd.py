@@ -48,8 +48,8 @@ def _normalize_channels(maps: Tensor) -> Tensor:
     mean = ops.mean(maps, axis=1, keepdims=True)
     maps = maps - mean
     variance = ops.sum(ops.square(maps), axis=1, keepdims=True) / freedom
-    is_varied = variance > 1e-12 * ops.square(mean) + 1e-24
-    return ops.where(is_varied, maps / (ops.sqrt(ops.where(is_varied, variance, 1.0)) + 1e-6), 0.0)
+    is_constant = variance <= 1e-12 * ops.square(mean) + 1e-24
+    return ops.where(is_constant, 0.0, maps / (ops.sqrt(ops.where(is_constant, 1.0, variance)) + 1e-6))
 
 
 @keras.saving.register_keras_serializable("kd_keras")

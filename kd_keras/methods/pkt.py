@@ -47,8 +47,8 @@ def _neighbor_probabilities(x: Tensor) -> Tensor:
     """P, `(B, B)`."""
     x = flatten(x)
     square = ops.sum(ops.square(x), axis=-1, keepdims=True)
-    is_nonzero = square > 1e-24
-    x = ops.where(is_nonzero, x / (ops.sqrt(ops.where(is_nonzero, square, 1.0)) + EPSILON), 0.0)
+    is_zero = square <= 1e-24
+    x = ops.where(is_zero, 0.0, x / (ops.sqrt(ops.where(is_zero, 1.0, square)) + EPSILON))
     similarity = ops.maximum((ops.matmul(x, ops.transpose(x)) + 1) / 2, 0.0)  # rounding may give a cosine below -1
     return similarity / ops.sum(similarity, axis=-1, keepdims=True)
 

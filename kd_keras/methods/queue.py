@@ -96,8 +96,9 @@ class Queue(TapPairMethod):
         teacher_vectors = l2_normalize(teacher_vectors)
         queue = ops.concatenate([teacher_vectors, self.queue])[: self.size]
         filled = ops.minimum(self.filled + ops.shape(teacher_vectors)[0], self.size)
-        self.queue.assign(queue)
-        self.filled.assign(filled)
+        is_finite = ops.all(ops.isfinite(teacher_vectors))  # a skipped step must not stay in the queue
+        self.queue.assign(ops.where(is_finite, queue, self.queue))
+        self.filled.assign(ops.where(is_finite, filled, self.filled))
         adapted = self.adapter(student_vectors, training=True)
         loss = queue_loss(adapted, teacher_vectors, queue, filled=filled, temperature=self.temperature)
         return weighted_batch_mean(loss, batch)

@@ -79,7 +79,7 @@ def _patches(maps: Tensor, valid: Tensor | None, patch: float) -> tuple[Tensor, 
     padded = ops.pad(maps, [*rest, [0, 0]], constant_values=LOWEST)
     cells = ops.reshape(padded, (-1, counts[0], sides[0], counts[1], sides[1], channels))
     highest = ops.reshape(ops.max(cells, axis=(2, 4)), (-1, counts[0] * counts[1], channels))
-    is_used = highest[..., 0] > LOWEST / 2
+    is_used = ops.logical_not(highest[..., 0] <= LOWEST / 2)  # also if it is NaN
     return ops.where(is_used[..., None], highest, 0.0), ops.cast(is_used, "float32")
 
 

@@ -172,7 +172,7 @@ def group_runs(paths: Sequence[Path], names: Mapping[Path, str] | None = None) -
             )
         settings = run.settings
         if "recording" in settings:
-            settings = {**settings, "recording": _without_seed(settings["recording"])}
+            settings = {**settings, "recording": _without_seed(str(settings["recording"]))}
         shared = [
             line
             for name, value in settings.items()

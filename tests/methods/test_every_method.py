@@ -57,6 +57,18 @@ def test_the_loss_is_finite_in_edge_cases(case):
         assert all(np.isfinite(gradient).all() for gradient in case.gradients(student, others)), edge
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_nan_is_not_hidden(case):
+    sides = keras.tree.flatten((case.student, case.others))
+    for place, array in enumerate(sides):
+        if not np.issubdtype(np.asarray(array).dtype, np.floating):
+            continue
+        spoiled = [np.full_like(side, np.nan) if number == place else side for number, side in enumerate(sides)]
+        student, others = keras.tree.pack_sequence_as((case.student, case.others), spoiled)
+        computed = [case.loss(student, *others), *case.gradients(student, others)]
+        assert not all(np.isfinite(value).all() for value in computed), f"input {place} of {len(sides)}"
+
+
 @every
 def test_the_configuration_and_the_weight_are_restored(kind):
     reloaded = harness.reload(harness.method(kind, weight=0.25))
