@@ -90,22 +90,17 @@ def _sign(vectors: Tensor) -> Tensor:
 def _right_singular_vectors(maps: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The first right singular vectors `(B, C, n)` of maps as `(H W, C)`, and their values `(B, n)` up to a factor."""
     _, height, width, channels = maps.shape
-    is_finite = ops.all(ops.isfinite(maps), axis=(1, 2, 3))[:, None, None]
     matrix = _without_scale(ops.reshape(ops.cast(maps, "float32"), (-1, height * width, channels)))
     is_narrow = height * width >= channels
     matrix = matrix if is_narrow else ops.transpose(matrix, (0, 2, 1))
     vectors = _eigenvectors(ops.matmul(ops.transpose(matrix, (0, 2, 1)), matrix), count)
     images = ops.matmul(matrix, vectors)  # their lengths are the singular values
     values = ops.sqrt(ops.sum(ops.square(ops.stop_gradient(images)), axis=1))
-    vectors = vectors if is_narrow else l2_normalize(images, axis=1)
-    return ops.where(is_finite, vectors, float("nan")), values
+    return (vectors if is_narrow else l2_normalize(images, axis=1)), values
 
 
 def _without_scale(matrix: Tensor) -> Tensor:
-    """A matrix divided by its largest entry, which does not change its vectors.
-
-    Entries that are not finite become zero, because `eigh` raises an error for them.
-    """
+    """A matrix divided by its largest entry, which does not change its vectors; non-finite entries become zero."""
     matrix = ops.where(ops.isfinite(matrix), matrix, 0.0)
     largest = ops.stop_gradient(ops.max(ops.abs(matrix), axis=(1, 2), keepdims=True))
     is_nonzero = largest > 1e-12

@@ -43,8 +43,8 @@ def embedder(
     """A network from images to embeddings `(B, D)`, sharing the layers of a classifier up to its classifier.
 
     What the classifier reads is followed by BatchNorm, dropout, a linear layer and BatchNorm, the form "E" of Deng et
-    al. 2019, *ArcFace*, 1801.07698, section 3.1. A network that ends in an embedding of its own, a layer called
-    "embedding" as in `mobilefacenet`, keeps that.
+    al. 2019, *ArcFace*, 1801.07698, section 3.1. A network that has an embedding of its own, a layer called "embedding"
+    that its classifier reads as in `mobilefacenet`, keeps that.
 
     Args:
         network: a Functional classifier whose embedding is computed by its own layers, not in a nested model.
@@ -58,8 +58,8 @@ def embedder(
         A Functional model; its output is not normalized, and its last layer is called "embedding".
 
     Raises:
-        ValueError: if an argument is out of range, the network has an embedding of its own of another dimension, or its
-            embedding comes from a nested model.
+        ValueError: if an argument is out of range, the network has an embedding of its own of another dimension, its
+            classifier does not read its layer called "embedding", or its embedding comes from a nested model.
 
     >>> from kd_keras.models.resnet import resnet8
     >>> embedder(resnet8((32, 32, 3), 10), dimension=16).output_shape
@@ -71,6 +71,10 @@ def embedder(
     network = functional(network)
     own = [layer for layer in network.layers if layer.name == "embedding"]
     if own:
+        read = Tapped(network, ["embedding"]).specs["embedding"].layer
+        if read != "embedding":
+            expected = f'a layer called "embedding" of {network.name!r} that its classifier reads'
+            raise ValueError(explain_mismatch(expected, f"one before {read!r}", "give the layer another name"))
         if dimension not in (None, own[0].output.shape[-1]):
             received = f"dimension={dimension} for {network.name!r}, whose own embedding has {own[0].output.shape[-1]}"
             advice = f"pass dimension= to the network, in build() as backbone={{'dimension': {dimension}}}"

@@ -68,7 +68,7 @@ def mobilenet_v3_small(
             x = layers.Identity(name=f"stage{LAST.index(number) + 1}_out")(x)
     x = _active(conv_bn(x, _rounded(6 * x.shape[-1]), "head", kernel_size=1), "hard_swish", "head_out")
     x = layers.GlobalAveragePooling2D(name="pool")(x)
-    x = _active(layers.Dense(_rounded(1024 * max(width, 1.0)), name="embedding")(x), "hard_swish", "embedding_out")
+    x = _active(layers.Dense(_rounded(1024 * max(width, 1.0)), name="hidden")(x), "hard_swish", "embedding_out")
     x = layers.Dropout(dropout, name="dropout")(x)
     return keras.Model(inputs, layers.Dense(classes, name="logits")(x), name=name)
 

@@ -226,3 +226,13 @@ def test_a_batch_that_is_not_finite_leaves_adafaces_statistics():
 def test_a_sequential_network_gets_an_embedding():
     parts = [keras.Input(SHAPE), keras.layers.Conv2D(4, 3), keras.layers.GlobalAveragePooling2D()]
     assert embedder(keras.Sequential([*parts, keras.layers.Dense(3)]), dimension=5).output_shape == (None, 5)
+
+
+def test_only_what_the_classifier_reads_is_the_networks_own_embedding():
+    network = embedder(models.build("mobilenet_v3_small", (32, 32, 3), 5))
+    assert network.output_shape == (None, 128) and network.layers[-1].name == "embedding"
+    x = keras.Input((8,))
+    hidden = keras.layers.ReLU(name="relu")(keras.layers.Dense(6, name="embedding")(x))
+    inner = keras.Model(x, keras.layers.Dense(3)(hidden), name="inner")
+    with pytest.raises(ValueError, match="that its classifier reads, but received one before 'relu'"):
+        embedder(inner)
