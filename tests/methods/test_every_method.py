@@ -6,6 +6,7 @@ import re
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from kd_keras import methods
 from kd_keras.methods import listing
@@ -55,6 +56,19 @@ def test_the_loss_is_finite_in_edge_cases(case):
     for edge, (student, others) in case.edges().items():
         assert np.isfinite(case.loss(student, *others)).all(), edge
         assert all(np.isfinite(gradient).all() for gradient in case.gradients(student, others)), edge
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_is_computed_in_float32(case, dtype):
+    def rounded(array):
+        return tf.cast(array, dtype) if np.issubdtype(np.asarray(array).dtype, np.floating) else array
+
+    halves = keras.tree.map_structure(rounded, (case.student, case.others))
+    floats = keras.tree.map_structure(lambda x: tf.cast(x, "float32") if tf.is_tensor(x) else x, halves)
+    value, expected = (np.asarray(case.loss(student, *others)) for student, others in (halves, floats))
+    assert value.dtype == np.float32
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name, case", harness.cases())
