@@ -40,6 +40,7 @@ for group in (data, training, teacher, devices):
     flags.adopt_module_key_flags(group)
 FLAGS.set_default("epochs", EPOCHS)
 FLAGS["epochs"].help = "Epochs of the last rung, of the chosen student and of its baseline."
+FLAGS["views"].help = "Views of every image that are recorded and trained on; 4 by default."
 FLAGS["overwrite"].help = "Refused: a choice is not overwritten as a whole."
 flags.DEFINE_multi_string("candidate", CANDIDATES, "A model of the zoo from which the student is chosen")
 flags.DEFINE_float("max_kilobytes", None, "The largest size of an export, in 1000 bytes.")

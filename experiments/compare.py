@@ -25,7 +25,7 @@ FLAGS = flags.FLAGS
 flags.DEFINE_list("runs", [], "Complete runs to compare, or patterns of them.")
 flags.DEFINE_string("sweep", None, "Train the runs of a sweep in this directory first, instead of --runs.")
 flags.DEFINE_multi_string("pair", [], "Sweep: TEACHER:STUDENT, a run and a model of the zoo")
-flags.DEFINE_multi_string("recipe", [], "Sweep: 'NAME: FLAGS' with flags of experiments.distill")
+flags.DEFINE_multi_string("recipe", [], "Sweep: 'NAME: FLAGS' with flags of experiments.distill, without those of int8")
 flags.DEFINE_list("seeds", ["0", "1", "2"], "Sweep: the seeds of every recipe, separated by commas.")
 flags.DEFINE_string("budget", None, "Sweep: a flagfile with the flags that all runs share.")
 flags.DEFINE_string("data_dir", None, "Sweep: where TFDS keeps prepared datasets; its usual place by default.")

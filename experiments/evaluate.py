@@ -19,7 +19,7 @@ from kd_keras.runs.evaluate import OPTIONS
 
 FLAGS = flags.FLAGS
 NOT_MET = 3
-data.define_data()
+data.define_data(without=("train_split", "without_classes"))
 devices.define_strategy()
 requirements.define_requirements()
 for group in (data, devices, requirements):

@@ -14,9 +14,10 @@ from experiments.flags.program import given, pair, recipe_options, run_program
 from kd_keras.runs.devices import chosen_strategy
 from kd_keras.runs.exits import THRESHOLDS, compare_exits
 from kd_keras.runs.recipe import make_recipe
+from kd_keras.runs.recipe_values import READING
 
 FLAGS = flags.FLAGS
-data.define_data()
+data.define_data(without=("task", "train_split", "without_classes", *READING))
 devices.define_strategy()
 for group in (data, devices):
     flags.adopt_module_key_flags(group)

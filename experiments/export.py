@@ -17,7 +17,7 @@ from kd_keras.runs.devices import works_here
 from kd_keras.runs.export import FORMATS, OPTIONS
 
 FLAGS = flags.FLAGS
-data.define_data()
+data.define_data(without=("image_size", "without_classes"))
 devices.define_place()
 for group in (data, devices):
     flags.adopt_module_key_flags(group)
@@ -28,14 +28,14 @@ text = "The largest number of training images from which int8 takes the ranges o
 flags.DEFINE_integer("calibration", 200, text, lower_bound=1)
 # The entry of the function's `tolerance`, the flag, and its text.
 TOLERANCES = [
-    ("difference", "max_difference", "Largest accepted difference of a probability; by default 1e-4, float16 1e-2."),
-    ("agreement", "min_agreement", "Lowest accepted share of images, or of pixels, with the same class; int8 0.9."),
-    ("accuracy_drop", "max_accuracy_drop", "Largest accepted loss of accuracy, 0.01 is one point; int8 0.02."),
-    ("matched", "min_matched", "Lowest accepted share of the boxes; 0.99, float16 0.95, int8 0.7."),
-    ("score", "max_score_difference", "Largest accepted difference of a box's score; 1e-3, float16 0.03."),
-    ("pixels", "max_box_difference", "Largest accepted difference of a box's edge in pixels; 0.1."),
-    ("ap_drop", "max_ap_drop", "Largest accepted loss of AP; float16 0.01, int8 0.05."),
-    ("lowest_cosine", "min_cosine", "Lowest accepted cosine of embeddings; 1 - 1e-5, float16 1 - 1e-3, int8 0.95."),
+    ("difference", "max_difference", "Largest accepted difference of a probability; default: 1e-4, float16 1e-2."),
+    ("agreement", "min_agreement", "Lowest accepted share of images or pixels of one class; default: int8 0.9."),
+    ("accuracy_drop", "max_accuracy_drop", "Largest accepted loss of accuracy; default: int8 0.02, two points."),
+    ("matched", "min_matched", "Lowest accepted share of the boxes; default: 0.99, float16 0.95, int8 0.7."),
+    ("score", "max_score_difference", "Largest accepted difference of a box's score; default: 1e-3, float16 0.03."),
+    ("pixels", "max_box_difference", "Largest accepted difference of a box's edge in pixels; default: 0.1."),
+    ("ap_drop", "max_ap_drop", "Largest accepted loss of AP; default: float16 0.01, int8 0.05."),
+    ("lowest_cosine", "min_cosine", "Lowest accepted cosine; default: 1 - 1e-5, float16 0.999, int8 0.95."),
 ]
 for _, flag, text in TOLERANCES:
     flags.DEFINE_float(flag, None, text)

@@ -208,7 +208,7 @@ def resize_bilinear(maps: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def resize_nearest(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resizes `(B, H, W)` or `(B, H, W, C)` by nearest neighbour with half-pixel centers, of the same dtype.
+    """Resizes `(B, H, W)` or `(B, H, W, C)` by nearest neighbor with half-pixel centers, of the same dtype.
 
     >>> resize_nearest(np.arange(5).reshape(1, 1, 5), (1, 2)).numpy().ravel().tolist()
     [1, 3]

@@ -389,7 +389,7 @@ def time_limit(seconds: int) -> Iterator[None]:
 
 
 def first_line(text: str) -> str:
-    """The beginning of a message, without colours, as a cell of a table."""
+    """The beginning of a message, without colors, as a cell of a table."""
     line = re.sub(r"\x1b\[[0-9;]*m", "", text).strip().split("\n")[0].replace("|", "\\|")
     line = re.sub(r"/tmp/\w+", "PLACE", line)
     return line if len(line) <= WIDEST else f"{line[:WIDEST]} ..."

@@ -1,13 +1,15 @@
 """Flags of the images, and of the views of them on which a network is trained."""
 
+from collections.abc import Collection
+
 from absl import flags
 
 from kd_keras.runs.recipe import Recipe
 from kd_keras.tasks import NAMES as TASKS
 
 
-def define_data() -> None:
-    """Defines the flags of the images."""
+def define_data(without: Collection[str] = ()) -> None:
+    """Defines the flags of the images, except for some that a program does not read."""
     text = "A TFDS name, 'digits', or a folder of classes, boxes, masks or images without labels."
     flags.DEFINE_string("data", Recipe.data, text)
     flags.DEFINE_string("data_dir", None, "Where TFDS keeps prepared datasets; its usual place by default.")
@@ -27,6 +29,8 @@ def define_data() -> None:
     text = "Seconds without progress after which the download of a dataset is given up."
     flags.DEFINE_float("download_timeout", Recipe.download_timeout, text, lower_bound=1.0)
     flags.DEFINE_integer("batch_size", Recipe.batch_size, "Images per step, over all devices.", lower_bound=1)
+    for name in without:
+        delattr(flags.FLAGS, name)
 
 
 def define_views() -> None:

@@ -10,14 +10,14 @@ from kd_keras.runs.recipe_values import JIT, NONFINITE, PRECISIONS
 
 def define_place() -> None:
     """Defines the flag of a program that needs one device."""
-    text = "How to use the devices; auto: as TF_CONFIG, Slurm and the machine offer."
+    text = "Strategy; auto: the first that exists of a TPU, a cluster (TF_CONFIG, Slurm), several GPUs, one device."
     flags.DEFINE_enum("strategy", Recipe.strategy, distribute.NAMES, text)
 
 
 def define_local() -> None:
     """Defines the flags of the devices of this machine."""
     define_place()
-    text = "Number of devices of this machine: GPUs, or logical CPUs if it has no GPU."
+    text = "Number of devices of this machine: GPUs, or, with --strategy=mirrored, logical CPUs if it has no GPU."
     flags.DEFINE_integer("devices", None, text, lower_bound=1)
 
 

@@ -17,11 +17,12 @@ from typing import Any
 from absl import flags
 from absl import logging as absl_logging
 
+from experiments.startup import INTERRUPTED
 from kd_keras.data.python_calls import plain_message
 from kd_keras.runs.recipe import Recipe
 
 FLAGS = flags.FLAGS
-WRONG_REQUEST, FAILURE, INTERRUPTED = 2, 1, 130
+WRONG_REQUEST, FAILURE = 2, 1
 LONGEST = 2000  # characters of a message
 flags.DEFINE_boolean("debug", False, "Show the traceback of an error.")
 
@@ -54,7 +55,8 @@ def run_program(main: Callable[[], int | None], argv: Sequence[str] | None = Non
         try:
             code = main()
         except KeyboardInterrupt:
-            print("Interrupted. The same command starts again.", file=sys.stderr, flush=True)
+            text = "Interrupted. Run the same command again; a run resumes from its last checkpoint."
+            print(text, file=sys.stderr, flush=True)
             code = INTERRUPTED
         except Exception as error:
             if FLAGS.debug:

@@ -21,13 +21,7 @@ SCHEMES: dict[str, tuple[Callable[..., schemes.Outcome], tuple[str, ...]]] = {
     ),
     "born_again": (schemes.train_generations, ("student", "generations", "method", "hard_weight")),
     "virtual_teacher": (schemes.train_with_virtual_teacher, ("student", "accuracy", "share")),
-    "past_student": (
-        schemes.train_with_past_student,
-        (
-            "student",
-            "alpha",
-        ),
-    ),
+    "past_student": (schemes.train_with_past_student, ("student", "alpha")),
     "mean_teacher": (schemes.train_with_mean_teacher, ("student", "decay", "consistency", "rampup_epochs")),
     "mutual": (schemes.train_peers, ("peer", "teacher", "teacher_weight", "temperature")),
 }

@@ -31,9 +31,10 @@ teacher = kd.train(model="resnet8x4", epochs=max(2, EPOCHS // 2), run=RUNS / "te
 | logits | the teacher's class probabilities | the same classes | `KD`, `DKD`, `DIST` |
 | features | the teacher's feature maps | pairs of maps; adapters bridge the widths | `FitNet`, `ReviewKD`, `SimKD` |
 | relations | distances and similarities between the examples of a batch | large enough batches | `RKD`, `CRD`, `SP` |
+| embeddings | the teacher's embeddings, as of faces | networks with an embedding | `Embedding`, `Angular`, `EKD` |
 | dense | maps of detectors and segmentation networks | dense predictions | `CWD`, `MGD`, `PKD` |
 | label-free | features, without any labels | only images | `Dense`, `Queue`, `Tokens` |
-| self | its own deeper classifiers | a student with exits, no teacher | `BYOT` |
+| self | its own deeper classifiers, or its peers | a student with exits, or peers; no teacher | `BYOT`, `DML` |
 
 A feature method can do worse than the baseline: published tables show AT, FT, NST and FitNet below it if MobileNetV2
 learns from VGG. Always train the baseline too.
@@ -45,8 +46,8 @@ learns from VGG. Always train the baseline too.
   another network the last map of each resolution. `"stages[1]"` is one of them, `"stages:pre"` before the activation.
 * a layer's path, such as `"backbone/conv4_block6_out"`.
 
-Every method has default taps. Methods that read maps accept `student_tap=` and `teacher_tap=`; what does not fit is
-reported at construction, with both layers and both shapes.
+Every method has default taps. Most methods accept `student_tap=` and `teacher_tap=`; `experiments.methods` lists the
+taps. What does not fit is reported at construction, with both layers and both shapes.
 """
 
 # %%

@@ -65,10 +65,10 @@ print("\n".join(choice.lines()))
 # %% [markdown]
 """
 The table and `choice.png` in the directory of the choice show every network. On the front are those to which no other
-is superior in accuracy, size and time, by the accuracies in the table: those of candidates that left early are of
-fewer epochs. The teacher and the chosen network trained without a teacher are there, too; the difference to the latter
-is what distillation brings. One seed decides here: train the two or three best with several seeds before you rely on a
-small difference (`kd.compare`).
+is superior in accuracy, size and time, by the accuracies in the table: those of candidates that were eliminated early
+are of fewer epochs. The teacher and the chosen network trained without a teacher are there, too; the difference to the
+latter is what distillation brings. One seed decides here: train the two or three best with several seeds before you
+rely on a small difference (`kd.compare`).
 
 The winner is a run like any other: `choice.student` can be evaluated, exported, or trained further by `kd.distill`.
 

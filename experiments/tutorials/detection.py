@@ -110,8 +110,7 @@ anchor_scale. `PKD` follows the maps of the pyramid, whatever the networks are. 
 A RetinaNet of KerasHub is a teacher too, or a student: `hub/retinanet_resnet50_fpn_coco` as the name of a model, or
 `kd.models.hub_detector(network, (H, W, 3))` for one that you trained. It learns in `kd.train` as a detector built here
 does, because it gets the loss and the initial bias of the paper. For `BCKD` its student needs its anchors:
-`detector/...(pyramid=(3, 4, 5, 6, 7), anchors="whole")`. D-FINE has no anchors and cannot be used here: let it label
-images instead.
+`detector/...(pyramid=(3, 4, 5, 6, 7), anchors="whole")`. D-FINE has no anchors and cannot be used here.
 """
 
 # %%

@@ -54,6 +54,7 @@ They are asked by name, or all at once by `questions=["all"]`.
 * `attention`: Grad-CAM of student and teacher on the same images, their rank correlation and overlap.
 * `similarity`: CKA between the stages.
 * `memory`: the peak of an inference.
+* `int8`: the signal-to-noise ratio of each layer of a student that was trained for int8.
 
 ## Requirements
 

@@ -2,9 +2,8 @@
 """
 # A first student
 
-You will train a small image classifier in three ways that take the same time: on labels only, with a teacher, and
-with a teacher and a second method. You then compare them and export the best one. It takes a few minutes on two CPU
-cores.
+You will train a small image classifier in two ways that take the same time: on labels only, and with a teacher. You
+then compare both and export the distilled one. It takes a few minutes on two CPU cores.
 
 The images are 1,797 handwritten digits of 8x8 pixels that come with scikit-learn, 1,000 of them for training, so
 nothing is downloaded.

@@ -29,7 +29,7 @@ EPOCHS = 2 if os.environ.get("KD_SHORT") else 10
 
 | name | devices |
 | --- | --- |
-| `auto` (default) | what is there: a cluster, all GPUs, or one device |
+| `auto` (default) | the first that exists of a TPU, a cluster, several GPUs, one device |
 | `one` | one GPU or CPU |
 | `mirrored` | the GPUs of one machine, or `devices=N` logical CPUs |
 | `multiworker` | several machines, from `TF_CONFIG` or Slurm |

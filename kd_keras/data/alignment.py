@@ -117,17 +117,19 @@ def read_landmarks(file: str | os.PathLike) -> dict[str, np.ndarray]:
     """
     landmarks: dict[str, np.ndarray] = {}
     with open(file, newline="", encoding="utf-8") as lines:
-        for place, row in enumerate(csv.reader(lines), start=1):
-            if place == 1 or not row:
+        for line, row in enumerate(csv.reader(lines), start=1):
+            if line == 1 or not row:
                 continue
             try:
                 points = np.array(row[1:], "float64").reshape(5, 2)
             except ValueError as error:
-                expected = f"a path and ten numbers in line {place} of {file}"
+                expected = f"a path and ten numbers in line {line} of {file}"
                 raise ValueError(explain_mismatch(expected, ",".join(row)[:200])) from error
-            if row[0] in landmarks or not np.isfinite(points).all():
-                problem = "a second line of the same image" if row[0] in landmarks else ",".join(row)[:200]
-                raise ValueError(explain_mismatch(f"finite landmarks of another image in line {place}", problem))
+            if row[0] in landmarks:
+                expected = f"one line for each image in {file}"
+                raise ValueError(explain_mismatch(expected, f"a second line of {row[0]!r}, line {line}"))
+            if not np.isfinite(points).all():
+                raise ValueError(explain_mismatch(f"finite landmarks in line {line} of {file}", ",".join(row)[:200]))
             landmarks[row[0]] = points
     return landmarks
 

@@ -131,7 +131,7 @@ def _relative_boxes(image: AnnotatedImage, box_format: BoxFormat, size: tuple[in
     height, width = size
     for item, box in zip(image.objects, pixels.tolist(), strict=True):
         x0, y0, x1, y1 = box
-        if not (x1 > x0 and y1 > y0):  # also if a number is not finite
+        if not (x1 > x0 and y1 > y0):  # true for NaN, too
             expected = f"a box ({box_format}) with a positive width and height at {item.place}"
             raise ValueError(explain_mismatch(expected, str(tuple(item.box)), "correct the annotation, or remove it"))
         if min(x0, y0) < -TOLERANCE or x1 > width + TOLERANCE or y1 > height + TOLERANCE:

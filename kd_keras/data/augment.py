@@ -40,7 +40,7 @@ def _pad_crop_flip(image: tf.Tensor, seed: tf.Tensor, pad: int, flip: bool) -> t
     view = image = tf.convert_to_tensor(image)
     edges, is_flipped = whole_image()
     if pad:
-        # floor(u * n) is uniform over 0 to n - 1, because u < 1 also after rounding.
+        # floor(u * n) is uniform over 0 to n - 1, because u < 1 even after rounding.
         corner = tf.cast(tf.floor(draws[:2] * (2 * pad + 1)), tf.int32)
         padded = tf.pad(image, ((pad, pad), (pad, pad), (0, 0)))
         view = tf.slice(padded, tf.concat([corner, [0]], 0), tf.shape(image))

@@ -60,8 +60,8 @@ class Source:
     def __post_init__(self) -> None:
         spec = self.examples.element_spec
         types = tf.nest.map_structure(lambda value: value.dtype.name, spec) if isinstance(spec, dict) else spec
-        required = {key: TYPES[key] for key in ("image", "index")}
-        allowed = ({**required}, TYPES, {**TYPES, "label": BOX_TYPES}, {**TYPES, "label": MASK_TYPE})
+        unlabeled = {key: TYPES[key] for key in ("image", "index")}
+        allowed = (unlabeled, TYPES, {**TYPES, "label": BOX_TYPES}, {**TYPES, "label": MASK_TYPE})
         if types not in allowed:
             expected = f"examples of the form {TYPES} in source {self.name!r}, with or without the label"
             raise ValueError(explain_mismatch(expected, str(types)))
@@ -173,7 +173,7 @@ class Source:
         )
 
     def without(self, classes: Collection[int]) -> Source:
-        """Leaves out all examples of some classes and renumbers the others from 0; K and the class names do not change.
+        """Leaves out the examples of some classes and renumbers the remaining examples; K and the names do not change.
 
         A student that is distilled on such a transfer set never sees those classes (Hinton, Vinyals and Dean 2015,
         1503.02531, section 3). This call reads all labels once.

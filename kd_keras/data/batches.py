@@ -90,7 +90,7 @@ class BatchMaker:
 
 
 def check_label_can_follow(source: Source, views: ViewSettings, one_hot: bool) -> None:
-    """Checks that boxes or masks can be made for some views.
+    """Checks that the boxes or masks of a source can follow its views.
 
     Raises:
         ValueError: if they cannot.
@@ -159,7 +159,8 @@ def cut_slices(batch: Any, batch_slice: BatchSlice) -> tf.data.Dataset:
 
 
 def pad_batch(x: Any, y: Any, size: int) -> tuple[Any, Any, tf.Tensor]:
-    """Repeats the last row until a batch has `size` rows, and adds weights `(size,)`, 0 for these copies and else 1.
+    """Repeats the last row until a batch has `size` rows, and adds weights `(size,)`, 0 for these copies and 1
+    otherwise.
 
     >>> pad_batch(tf.zeros((2, 4)), tf.constant([1, 2]), 3)[2].numpy().tolist()
     [1.0, 1.0, 0.0]

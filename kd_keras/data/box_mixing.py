@@ -62,8 +62,8 @@ def mixup_boxes(images: tf.Tensor, label: Boxes, seed: tf.Tensor, alpha: float) 
     """Blends each image with its partner as `mixing.mixup` does, and joins their objects.
 
     Zhang et al. 2019, *Bag of Freebies for Training Object Detection Neural Networks*, 1902.04103, without weights of
-    objects, as in YOLOX. An object of an image that contributes less than a quarter (`labels.VISIBLE_SHARE`) is no
-    object, by the rule for objects that are cut off. The arguments are those of `mosaic`.
+    objects, as in YOLOX. The objects of an image that contributes less than a quarter (`labels.VISIBLE_SHARE`) are
+    dropped, like those of which a crop shows less.
 
     Args:
         images, label, seed: as for `mosaic`.
@@ -112,12 +112,12 @@ def _keep_objects(label: Boxes, keeps: tf.Tensor) -> Boxes:
 
 
 def _with_empty_rows(label: Boxes, times: int) -> Boxes:
-    """A label with `times` as many rows more, which have no object."""
+    """A label of N rows with `times` N further rows that have no object."""
     classes = tf.fill(tf.shape(label["classes"]), tf.constant(NO_OBJECT, label["classes"].dtype))
     empty = {"boxes": tf.zeros_like(label["boxes"]), "classes": classes}
     return {name: tf.concat([column, *[empty[name]] * times], 1) for name, column in label.items()}
 
 
 def _choose(chosen: tf.Tensor, values: tf.Tensor, others: tf.Tensor) -> tf.Tensor:
-    """Of each example of a batch the first value if it is chosen, else the second."""
+    """For each example of a batch, its row of `values` if it is chosen, else its row of `others`."""
     return tf.where(tf.reshape(chosen, [-1] + [1] * (values.shape.rank - 1)), values, others)

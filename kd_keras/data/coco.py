@@ -47,11 +47,11 @@ def read_coco(file: str | os.PathLike, images: str | os.PathLike) -> tuple[list[
             expected = f"a category_id of {sorted(numbers)} at {place}"
             raise ValueError(explain_mismatch(expected, repr(annotation.get("category_id"))))
         box = _box(annotation, place)
-        crowds += bool(annotation.get("iscrowd"))
         if annotation.get("iscrowd"):
-            continue
-        empty += min(box[2:]) == 0
-        if min(box[2:]) > 0:
+            crowds += 1
+        elif min(box[2:]) == 0:
+            empty += 1
+        else:
             objects[annotation["image_id"]].append(Object(box, numbers[annotation["category_id"]], place))
     if crowds or empty:
         logger.info("%s: %d crowds and %d boxes without an area are left out.", file, crowds, empty)
@@ -71,7 +71,7 @@ def _load(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(explain_mismatch(f"a JSON file at {file}", f"a text that is none ({error})")) from error
+        raise ValueError(explain_mismatch(f"a JSON file at {file}", f"a text that is not JSON ({error})")) from error
     keys = ("images", "annotations", "categories")
     if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in keys):
         received = (

@@ -94,7 +94,7 @@ def find_images(folder: Path) -> FolderLayout:
 
     Raises:
         ValueError: if the layouts are mixed, a class folder has no images, or the names of class folders differ between
-            splits only by capitals.
+            splits only in letter case.
     """
     folders, files = _walk(folder)
     images: dict[int, list[Path]] = {depth: [] for depth in range(DEEPEST + 1)}
@@ -135,7 +135,7 @@ def _is_ignored(name: str) -> bool:
 
 
 def _check_classes(layout: FolderLayout, folders: list[Path], depth: int) -> None:
-    """Rejects class folders without images, and class folders of several splits that differ only by capitals."""
+    """Rejects class folders without images, and class folders of several splits that differ only in letter case."""
     at_depth = [path for path in folders if depth and len(path.relative_to(layout.folder).parts) == depth]
     in_splits = [path for path in at_depth if depth == 1 or path.parent.name in layout.splits]
     empty = sorted({path.name for path in in_splits} - set(layout.class_names or ()))

@@ -21,7 +21,7 @@ from kd_keras.data.image_files import (
 )
 from kd_keras.data.python_calls import call_python
 
-READER = 2  # changes when the same files give other pixels
+READER = 2  # increased if the same files are decoded to different pixels
 
 
 def read(
@@ -49,8 +49,8 @@ def read(
     Raises:
         FileNotFoundError: if there is no image.
         ValueError: if the split is unknown, the layouts are mixed, a class folder has no images, images of 16 bits use
-            fewer bits and `bits` is not given, or a file is not an image (with its name). A file may also be decoded
-            later, when its example is read; then this is a `tf.errors.InvalidArgumentError`.
+            fewer bits and `bits` is not given, or a file is not an image (with its name). If a file is damaged after
+            its header, reading its example raises `tf.errors.InvalidArgumentError`.
     """
     folder = Path(folder)
     layout = find_images(folder)
@@ -83,7 +83,7 @@ def read(
 def check_bits(folder: Path, paths: list[str]) -> None:
     """Checks that 16-bit images use their range; reads no further than the first that does.
 
-    Cameras and scanners store 10 or 12 bits in such files. Nearly all of these would become black.
+    Cameras and scanners store 10 or 12 bits in such files. They would be read as nearly black images.
     """
     highest, example = 0, None
     for path in paths:

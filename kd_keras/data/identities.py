@@ -53,7 +53,7 @@ def split_identities(source: Source, held_out: int | Collection[int]) -> tuple[S
 
 
 def select_identities(source: Source, chosen: slice) -> Source:
-    """The examples of some of the identities that have any; both are numbered from 0, in the earlier order.
+    """Selects some of the identities that have examples; identities and examples are renumbered in the same order.
 
     Args:
         source: examples with one label each, which are read once.

@@ -12,8 +12,9 @@ from kd_keras.data.base import BOXES, CLASS, MASKS
 def find_label_kind(name: str | os.PathLike, data_dir: str | os.PathLike | None, download_timeout: float) -> str:
     """The kind of the labels of a dataset that `load` or another reader of this room opens.
 
-    A dataset with several kinds of labels has the first of `CLASS`, `BOXES` and `MASKS`; one with none of them has the
-    kind `CLASS`, whose reader says what is missing.
+    If a TFDS dataset has several kinds of labels, the result is the first of `CLASS`, `BOXES` and `MASKS`; for a folder
+    it is the first of `MASKS`, `BOXES` and `CLASS`. Without any labels it is `CLASS`, whose reader says what is
+    missing.
 
     Args:
         name: as for `load`.

@@ -19,7 +19,7 @@ from kd_keras.errors import explain_mismatch
 
 Label: TypeAlias = "tf.Tensor | dict[str, tf.Tensor]"
 
-VISIBLE_SHARE = 0.25  # an object of which less is inside a view is no object of the view
+VISIBLE_SHARE = 0.25  # an object is dropped from a view that shows less of its box
 
 
 class Window(NamedTuple):
@@ -48,7 +48,7 @@ def label_in_window(label: Label, window: Window) -> Label:
 
 
 def mask_in_window(mask: tf.Tensor, window: Window, size: Sequence[int] | None = None) -> tf.Tensor:
-    """A mask in a window, by nearest neighbour with half-pixel centers; what is outside the image is `IGNORED`.
+    """A mask in a window, by nearest neighbor with half-pixel centers; what is outside the image is `IGNORED`.
 
     Args:
         mask: `(H, W)` int32.

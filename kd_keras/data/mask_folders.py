@@ -21,7 +21,7 @@ from kd_keras.data.mask_values import MaskValues, Value, make_mask_values
 from kd_keras.data.python_calls import call_python
 from kd_keras.errors import explain_mismatch, suggest
 
-MASK_SUFFIXES = (".bmp", ".pgm", ".png", ".ppm", ".tif", ".tiff")  # of formats without loss
+MASK_SUFFIXES = (".bmp", ".pgm", ".png", ".ppm", ".tif", ".tiff")  # of lossless formats
 NAME_FILES = ("classes.json", "classes.txt")
 
 
@@ -157,7 +157,7 @@ def _find_pairs(images: Path, masks: Path) -> list[tuple[Path, Path]]:
     by_stem: dict[str, Path] = {}
     for mask in image_files(masks):
         if mask.suffix.lower() not in MASK_SUFFIXES:
-            advice = "a format with loss changes the classes: save the mask as PNG"
+            advice = "a lossy format changes the classes: save the mask as PNG"
             raise ValueError(explain_mismatch(f"masks of the types {' '.join(MASK_SUFFIXES)}", str(mask), advice))
         if mask.stem not in stems:
             raise FileNotFoundError(f"Expected an image for {mask} in {images}, but it is missing.")

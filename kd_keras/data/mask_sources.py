@@ -30,7 +30,8 @@ def read_masks(
 ) -> Source:
     """Opens one split of a TFDS dataset with an image and a mask.
 
-    The mask is a `LabeledImage`, or an image of one channel whose name says so, such as "segmentation_mask".
+    The mask is a `LabeledImage`, or an image of one channel, or of three channels with a color for each class, whose
+    name says so, such as "segmentation_mask".
 
     Args:
         name: a name that TFDS understands.
@@ -89,9 +90,8 @@ def _find_values(
 ) -> MaskValues:
     feature = builder.info.features[key]
     if class_names is None and isinstance(feature, tfds.features.LabeledImage):
-        class_names = {name: number for number, name in enumerate(feature.names)}
         listed = (ignored,) if isinstance(ignored, int) else tuple(ignored)
-        class_names = {name: number for name, number in class_names.items() if number not in listed}
+        class_names = {name: number for number, name in enumerate(feature.names) if number not in listed}
     if class_names is None:
         expected = f"the names of the classes of {builder.name}, whose feature {key!r} does not name them"
         raise ValueError(explain_mismatch(expected, "none", 'pass class_names=("first", "second", ...)'))

@@ -42,7 +42,11 @@ class MaskValues:
     def __post_init__(self) -> None:
         everything = (*self.values, *self.ignored)
         if not self.names or len(self.names) != len(self.values):
-            raise ValueError(explain_mismatch("one value for each of at least one class", f"{len(self.names)} names"))
+            raise ValueError(
+                explain_mismatch(
+                    "at least one class, and a value for each", f"{len(self.names)} names, {len(self.values)} values"
+                )
+            )
         kinds = {isinstance(value, tuple) for value in everything}
         if len(kinds) > 1:
             advice = "a class and an ignored value must be of one kind"
@@ -111,6 +115,10 @@ def make_mask_values(
     Args:
         class_names: K names, whose values are 0 to K - 1; or the value of each class by its name.
         ignored: the values of pixels that belong to no class: one number, or a sequence of numbers or colors.
+
+    Raises:
+        TypeError: if the names are a single text.
+        ValueError: as `MaskValues`.
 
     >>> make_mask_values(("road", "car"), 255).ignored
     (255,)

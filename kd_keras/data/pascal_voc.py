@@ -93,7 +93,8 @@ def _parse(file: Path) -> list[_Element]:
     try:
         parser.Parse(file.read_bytes(), True)
     except expat.ExpatError as error:
-        raise ValueError(f"Expected XML at {file}:{error.lineno}, but received text that is none: {error}.") from error
+        received = f"text that is not XML ({error})"
+        raise ValueError(explain_mismatch(f"XML at {file}:{error.lineno}", received)) from error
     return elements
 
 

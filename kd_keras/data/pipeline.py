@@ -87,7 +87,8 @@ def training(
         images_per_identity: the number of images, at least 2, of each class in a batch, for losses that compare images
             of one class, such as EKD of faces; by default they come in any order. Every example still occurs once in
             each epoch, so that a group may have up to twice as many images, less one, and a batch may cut a group.
-            Images must be in memory, with one class each, not mixed, and twice as many in a batch.
+            It requires shuffled, unmixed images in memory with one class each, and a batch size of at least twice this
+            number.
         views: the number of views of each example, or `None` for a new view in each epoch.
         recorded: a teacher's outputs on disk, such as `Teacher.recorded(DIRECTORY).recording`. They travel in x under
             RECORDED, joined by index, and imply `with_index` and the recording's number of views.
@@ -185,7 +186,8 @@ def _make_epoch(
     """Returns a function from an epoch's number () int64 to its batches."""
     mixes = maker.views.mixes_batches
     # A mixed batch must be made as a whole. Otherwise a worker makes only the rows of its slices.
-    cuts_before, cuts_after = (batch_slice.total > 1 and mixes == is_mixed for is_mixed in (False, True))
+    is_sliced = batch_slice.total > 1
+    cuts_before, cuts_after = is_sliced and not mixes, is_sliced and mixes
 
     def make_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
         seed = tf.constant([maker.views.seed, 0], tf.int64)

@@ -1,6 +1,6 @@
 """Python functions as operations of a `tf.data` pipeline that do not keep the interpreter from exiting.
 
-A pipeline calls such a function from its own threads, also after its consumer has stopped because of an error. If the
+A pipeline calls such a function from its own threads, even after its consumer has stopped because of an error. If the
 interpreter is shut down during a call, the call never returns, and TensorFlow waits for it forever. Calls therefore end
 before the shutdown, and later ones fail at once.
 """
@@ -31,7 +31,7 @@ class _Calls:
         with self._lock:
             self._latest = time.monotonic()
             if self._is_exiting:
-                raise RuntimeError("The interpreter exits.")
+                raise RuntimeError("The interpreter is exiting.")
             self._running += 1
 
     def __exit__(self, *error: object) -> None:

@@ -17,7 +17,7 @@ def scale_and_crop(
     """Resizes an image by a random factor, and crops or pads it to its original size at a random position.
 
     The factor is uniform in `scale`, 0.5 to 2 in the published recipes (Chen et al. 2017, 1706.05587, section 4.1). A
-    smaller image lies at a random position and the rest is 0; the authors' codes pad below and at the right.
+    smaller image lies at a random position and the rest is 0; the authors' code pads below and at the right.
 
     Args:
         image: `(H, W, C)` uint8, or floating point.
@@ -39,7 +39,7 @@ def scale_and_crop(
     resized = tf.image.resize(image, scaled, antialias=True)
     resized = tf.cast(tf.round(resized) if image.dtype.is_integer else resized, image.dtype)
     room = scaled - sides  # negative if the view is larger than the image
-    # floor(u * n) is uniform over 0 to n - 1, because u < 1 also after rounding.
+    # floor(u * n) is uniform over 0 to n - 1, because u < 1 even after rounding.
     start = tf.cast(tf.floor(draws[1:] * tf.cast(tf.abs(room) + 1, tf.float32)), tf.int32)
     missing = tf.maximum(-room, 0)
     before = tf.where(room < 0, start, 0)

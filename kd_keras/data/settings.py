@@ -69,8 +69,9 @@ class BatchSettings:
         check_whole(2, images_per_identity=images)
         problems = {
             f"labels of the kind {source.label_kind!r}": source.label_kind != CLASS,
-            f"batch_size={self.batch_size}, where at least {2 * images} have two identities": self.batch_size
-            < 2 * images,
+            f"batch_size={self.batch_size}, below the {2 * images} images of two identities": (
+                self.batch_size < 2 * images
+            ),
             "shuffle=False": not self.shuffle,
             "mixup or cutmix": views.mixes_batches,
             "images that are not kept in memory": not is_in_memory,

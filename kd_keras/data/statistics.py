@@ -14,8 +14,8 @@ from kd_keras.networks.preprocessing import PixelStatistics
 def measure(source: Source, limit: int = 10000) -> PixelStatistics:
     """Measures the mean and the standard deviation of each channel over all pixels of at most `limit` examples.
 
-    They are the first ones of a TFDS dataset, which TFDS has shuffled, and else evenly spread over all examples,
-    because a folder is sorted by class.
+    Of a TFDS dataset, which TFDS has shuffled, the first `limit` examples are measured. Of any other source they are
+    spread evenly over all examples, because a folder is sorted by class.
 
     Both are in pixel units, 0 to 255. A constant channel gets the standard deviation 255, the range of all pixels,
     because a network divides by it.
@@ -35,7 +35,9 @@ def measure(source: Source, limit: int = 10000) -> PixelStatistics:
         pixels = tf.cast(tf.reshape(example["image"], (-1, channels)), tf.float64)
         return total + tf.reduce_sum(tf.stack([tf.ones_like(pixels), pixels, pixels**2]), 1)
 
-    examples = source.examples.take(limit) if source.read_range else take_evenly(source, limit).examples
+    # A folder has a file for each example and is sorted by class. Fewer files are those of TFDS, which shuffles them.
+    is_shuffled = source.read_range is not None and source.files < source.size
+    examples = source.examples.take(limit) if is_shuffled else take_evenly(source, limit).examples
     count, total, squares = examples.reduce(tf.zeros((3, channels), tf.float64), add).numpy()
     mean = total / count
     std = np.sqrt(np.maximum(squares / count - mean**2, 0))

@@ -127,7 +127,7 @@ def _listed(file: Path) -> list[str]:
     try:
         lines = file.read_text().splitlines()
     except UnicodeDecodeError as error:
-        raise ValueError(explain_mismatch(f"a text file of paths as {file}", "a file that is no text")) from error
+        raise ValueError(explain_mismatch(f"a text file of paths as {file}", "a file that is not text")) from error
     return list(dict.fromkeys(os.path.join(file.parent, line.strip()) for line in lines if line.strip()))
 
 
@@ -137,7 +137,7 @@ def _readable(place: Path, files: Sequence[str]) -> tuple[list[str], list[Header
     Raises:
         ValueError: if there is none.
     """
-    with ThreadPoolExecutor() as pool:  # Pillow decodes without Python's lock
+    with ThreadPoolExecutor() as pool:  # Pillow releases the GIL while it decodes
         results = list(pool.map(_try, files))
     reasons = [result for result in results if isinstance(result, str)]
     if len(reasons) == len(files):

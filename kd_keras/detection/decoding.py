@@ -57,8 +57,8 @@ def detect(
             default.
 
     >>> boxes = [[[0.0, 0.0, 4.0, 4.0], [0.0, 0.0, 4.0, 3.0], [5.0, 0.0, 9.0, 4.0]]]
-    >>> found = detect(boxes, [[[2.0], [1.0], [0.0]]], size=(8, 8), detections=3)
-    >>> found.count.numpy().tolist(), found.boxes[0, :2].numpy().tolist()
+    >>> objects = detect(boxes, [[[2.0], [1.0], [0.0]]], size=(8, 8), detections=3)
+    >>> objects.count.numpy().tolist(), objects.boxes[0, :2].numpy().tolist()
     ([2], [[0.0, 0.0, 4.0, 4.0], [5.0, 0.0, 8.0, 4.0]])
     """
     boxes = ops.cast(ops.convert_to_tensor(boxes), "float32")
@@ -75,7 +75,7 @@ def detect(
     rows = min(detections, stays.shape[1])
     first, place = ops.top_k(ops.where(stays, scores, -1.0), rows)
     is_object = first >= 0
-    found = Detections(
+    objects = Detections(
         ops.where(is_object[..., None], select(boxes, place), 0.0),
         ops.where(is_object, first, 0.0),
         ops.where(is_object, ops.take_along_axis(classes, place, axis=1), NO_OBJECT),
@@ -83,10 +83,10 @@ def detect(
     )
     missing = detections - rows
     return Detections(
-        ops.pad(found.boxes, [[0, 0], [0, missing], [0, 0]]),
-        ops.pad(found.scores, [[0, 0], [0, missing]]),
-        ops.pad(found.classes, [[0, 0], [0, missing]], constant_values=NO_OBJECT),
-        found.count,
+        ops.pad(objects.boxes, [[0, 0], [0, missing], [0, 0]]),
+        ops.pad(objects.scores, [[0, 0], [0, missing]]),
+        ops.pad(objects.classes, [[0, 0], [0, missing]], constant_values=NO_OBJECT),
+        objects.count,
     )
 
 

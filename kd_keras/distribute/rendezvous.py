@@ -1,7 +1,7 @@
 """Waits until all workers of a cluster have started, before TensorFlow does, which would wait for an hour or for ever.
 
-Every worker listens at its own address, which TensorFlow uses afterwards, and greets all others. Then each of two
-workers knows that the other one has met it.
+Every worker listens at its own address, which TensorFlow uses afterwards, and greets all others. When a worker has
+greeted and has been greeted by every other worker, it continues.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ import os
 import tensorflow as tf
 
 from kd_keras.distribute.clusters import detect_strategy, resolve_cluster, watch_peers
-from kd_keras.errors import check_choice, check_whole_number
+from kd_keras.errors import check_choice, check_whole_number, explain_mismatch
 
 NAMES = ("auto", "one", "mirrored", "multiworker", "tpu", "central")
 RULES = {
@@ -53,6 +53,9 @@ def strategy(name: str = "auto", *, devices: int | None = None, timeout: float =
     if name == "multiworker":
         return _make_multiworker_strategy(devices, timeout)
     if name == "one":
+        if (devices or 1) > 1:
+            advice = 'pass strategy="mirrored", which also takes logical CPUs'
+            raise ValueError(explain_mismatch("one device for strategy 'one'", f"devices={devices}", advice))
         return tf.distribute.get_strategy()
     kind, names = _find_local_devices(devices)
     if name == "central":

@@ -88,7 +88,7 @@ def predict(
 
 
 def check_finite(values: np.ndarray | bool, model: str) -> None:
-    """Checks the outputs of a network, of which NaN would become a wrong prediction in silence.
+    """Checks that the outputs of a network are finite, because NaN would silently become a wrong prediction.
 
     Args:
         values: of any shape, or whether they are finite.
@@ -123,9 +123,9 @@ def class_logits(values: np.ndarray, spec: TapSpec, hidden: str | None = None) -
 
 
 def find_hidden_head(values: np.ndarray, spec: TapSpec) -> str:
-    """The activation, "softmax" or "sigmoid", that a network hides in a layer of its own, by its values; or "".
+    """The activation that a network hides in a layer of its own, recognized by its values: "softmax", "sigmoid" or "".
 
-    It warns of one, and of a sigmoid for each of several classes.
+    Logs a warning if there is one, and if each of several classes has a sigmoid.
 
     Args:
         values: `(..., K)` as the model's tap "logits" gives them.

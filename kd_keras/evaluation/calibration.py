@@ -11,7 +11,7 @@ from scipy.special import log_softmax, softmax
 from kd_keras.evaluation.base import Predictions
 
 BINS = 15
-LARGEST = 20.0  # temperatures are searched between 1 / LARGEST and LARGEST
+MAX_TEMPERATURE = 20.0  # temperatures are searched between 1 / MAX_TEMPERATURE and MAX_TEMPERATURE
 
 
 def calibration(model: Predictions, held_out: Predictions | None = None) -> Iterator[tuple[str, float | np.ndarray]]:
@@ -60,17 +60,17 @@ def temperature(held_out: Predictions) -> float:
     >>> round(temperature(Predictions(np.array([[2.0, 0.0]] * 4), np.array([0, 0, 0, 1]))), 3)  # 3 to 1 = exp(2 / T)
     1.82
     """
-    bound = np.log(LARGEST)
+    bound = np.log(MAX_TEMPERATURE)
     minimum = minimize_scalar(
-        lambda exponent: likelihood(held_out, np.exp(exponent)),
+        lambda exponent: negative_log_likelihood(held_out, np.exp(exponent)),
         bounds=(-bound, bound),
         method="bounded",
         options={"xatol": 1e-6},
     )
-    return float(np.exp(minimum.x)) if minimum.fun < likelihood(held_out) else 1.0
+    return float(np.exp(minimum.x)) if minimum.fun < negative_log_likelihood(held_out) else 1.0
 
 
-def likelihood(model: Predictions, temperature: float = 1.0) -> float:
+def negative_log_likelihood(model: Predictions, temperature: float = 1.0) -> float:
     """The mean negative log-likelihood of the labels under softmax(z / T), in nats."""
     logs = log_softmax(model.logits.astype("float64") / temperature, axis=-1)
     return float(-logs[np.arange(len(logs)), model.labels].mean())
@@ -82,7 +82,7 @@ def _calibration_at(temperature: float, model: Predictions, suffix: str) -> Iter
     curve = reliability(probabilities.max(-1), correct)
     weight = curve[:, 2] / len(correct)
     one_hot = np.eye(probabilities.shape[-1])[model.labels]
-    yield f"nll{suffix}", likelihood(model, temperature)
+    yield f"nll{suffix}", negative_log_likelihood(model, temperature)
     yield f"ece{suffix}", float(np.nansum(weight * np.abs(curve[:, 0] - curve[:, 1])))
     yield f"brier{suffix}", float(np.square(probabilities - one_hot).sum(-1).mean())
     yield f"reliability{suffix}", curve

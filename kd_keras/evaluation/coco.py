@@ -24,8 +24,8 @@ def compare_boxes(
         by_size: whether objects are also compared by size, which takes four times as long.
 
     Returns:
-        A `COCOeval` after `evaluate()`, silent in what follows, or `None` if there are no objects. The `id` of an
-        annotation is its place among the rows with an object, image by image, counted from 1.
+        A `COCOeval` after `evaluate()`, whose `accumulate()` and `summarize()` print, or `None` if there are no
+        objects. The `id` of an annotation is its place among the rows with an object, image by image, counted from 1.
 
     Raises:
         ImportError: if pycocotools is not installed.

@@ -118,7 +118,8 @@ class Evaluator:
         questions: names from `QUESTIONS`, in addition to the cheap questions, which are always asked.
         batch_size: images per forward pass, 128 by default.
         image_size: (H, W) that images are resized to; by default their own size.
-        examples: the largest number of test images for the questions of `QUESTIONS`, evenly spread, 1000 by default.
+        examples: the largest number of test images for "robustness", "attention" and "similarity", evenly spread, 1000
+            by default; "int8" uses at most 200 of them.
         other: images of another dataset, which belong to none of the classes, for "generalization".
 
     Attributes:

@@ -25,7 +25,7 @@ class SeedGroup(NamedTuple):
     Attributes:
         teacher: the run of the teacher, or "" for a baseline.
         student: the model.
-        settings: the flags that they share, without those that do not change the training.
+        settings: the flags that they share, without the networks, the seed, and where and how the run is stored.
         runs: the paths of the runs.
         results: the results of the runs, with `metric` (by default "accuracy"), `last["val_<metric>"]`,
             `best_val_<metric>`, `seconds` and, if there is a teacher, `teacher_<metric>`.
@@ -86,7 +86,7 @@ class SeedGroup(NamedTuple):
 
     @property
     def teacher_values(self) -> list[float]:
-        """The metric of every seed's teacher, if it was recorded, in percent."""
+        """The metric of the teacher of every run, if it was recorded, in percent."""
         name = f"teacher_{self.metric}"
         return [100 * result[name] for result in self.results if name in result]
 

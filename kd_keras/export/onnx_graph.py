@@ -53,7 +53,7 @@ def convert_to_onnx(
 
 
 def _write_erfc(graph: Any, node: Any, name: str, arguments: Any) -> None:
-    """Writes 1 - erf(x) for the operation of a GELU that ONNX does not have; tf2onnx leaves it as it is."""
+    """Writes Erfc, which GELU uses and ONNX lacks, as 1 - erf(x); tf2onnx alone would leave it unconverted."""
     one = graph.make_const(f"{name}_one", np.ones((), "float32"))
     erf = graph.make_node("Erf", node.input, name=f"{name}_erf")
     outputs, kinds, shapes = node.output, node.output_dtypes, node.output_shapes

@@ -19,11 +19,11 @@ def convert_to_partial_int8(
 ) -> bytes:
     """The content of a LiteRT file in int8, except for the operations of a name scope.
 
-    In eight bits a box of 0 to 300 pixels is known to more than a pixel, and a product of quantized offsets and sizes
-    is worse; divisions by a quantized area are divisions by 0. So everything after the network is computed in float.
-    So is the concatenation of a network's outputs of several levels, which would give all levels a single scale. The
-    converter still rounds a sigmoid to multiples of 1/256, and values that are only selected and reshaped to 255 steps
-    if their range differs between these operations, as it may for a few images.
+    Eight bits store a coordinate from 0 to 300 pixels in steps of more than one pixel. Products of quantized offsets
+    and sizes are less exact, and a quantized area, by which IoU divides, may be 0. Everything after the network is
+    therefore computed in float. So is the concatenation of the outputs of several levels, which would give all levels
+    one scale. The converter still rounds a sigmoid to multiples of 1/256. It rounds values that are only selected and
+    reshaped to 255 steps if their range differs between these operations, which can happen with few calibration images.
 
     Args:
         saved_model: the directory of a SavedModel with the signature "serving_default".

@@ -145,9 +145,10 @@ def image_shape(path: str | Path) -> tuple[int, int, int]:
 def weight_shapes(path: str | Path) -> Iterator[tuple[int, ...]]:
     """The shapes of an export's weights: the variables of a SavedModel, and the constants of any format.
 
-    Constants of strings and integers (int32 and int64 in a SavedModel, int64 in ONNX) and of at most eight elements are
-    not counted, because they are names, shapes, axes or positions of tokens, and the mean and variance of channels.
-    Neither are the scales of integers. A tensor that several graphs of a LiteRT file share is counted once.
+    Constants of strings and integers (int32 and int64 in a SavedModel, int64 in ONNX) are not counted: they are names,
+    shapes, axes or positions of tokens. Constants of at most eight elements are not counted: they are the mean and
+    variance of channels. Neither are the scales of integers. A tensor that several graphs of a LiteRT file share is
+    counted once.
     """
     path = Path(path)
     if path.is_dir():

@@ -125,7 +125,7 @@ class Reference:
         with_names: bool = False,
         serve: Callable[[Tensor], dict[str, Tensor]] | None = None,
     ) -> None:
-        """Writes a SavedModel that takes images of a dtype, with `with_names` also the names of the classes.
+        """Writes a SavedModel that takes images of a dtype, and that returns class names with `with_names`.
 
         Args:
             directory: where it is written.
@@ -202,9 +202,11 @@ def count_parameters(student: keras.Model, name: str, staging: Path, lengths: Co
     if count > limit or (is_saved_model and not lengths and count < limit):
         known = set(map(_canonical, shapes))
         foreign = sorted({shape for shape in exported if _canonical(shape) not in known}, key=math.prod)
+        bound = "exactly" if is_saved_model and not lengths else "at most"
+        extra = f" Shapes that the student does not have: {foreign[-5:]}." if foreign else ""
         raise ValueError(
-            f"The {name} of {student.name!r} must contain only the student's {expected:,} parameters, but it"
-            f" contains {count:,}, among them tensors of the shapes {foreign[-5:]}."
+            f"The {name} of {student.name!r} must contain {bound} {limit:,} parameters, but it contains {count:,}."
+            f"{extra}"
         )
     return count
 

@@ -96,8 +96,9 @@ class AdaDistill(Method):
     """The student learns the labels by a margin softmax over centers that follow the teacher's embeddings.
 
     At first the centers are the teacher's embeddings of single images, because a is small; the more student and teacher
-    agree, the more they become means over many images, hence harder. No head of the teacher is needed, and none of the
-    student (`hard_weight=0`). Both embeddings must have the same width. All replicas have the same centers.
+    agree, the more the centers become means over many images, which are harder to reach. No head of the teacher is
+    needed, and none of the student (`hard_weight=0`). Both embeddings must have the same width. All replicas have the
+    same centers.
 
     Args:
         classes: K, the number of training identities.

@@ -60,9 +60,9 @@ class Method(keras.layers.Layer):
 
     A method sets the class attributes below, may create adapters in `bind`, and returns its loss in `call`: shape
     `(B,)`, `(B, ...)` if it has a value for each position, or `()` if it couples examples, in float32 under every dtype
-    policy, before the weight. The Distiller takes
-    care of averaging, replicas and loss scaling. A method that couples examples sees the slice of the batch on its
-    replica, or, with `across_replicas`, the global batch, for which it returns `()`.
+    policy, before the weight. The Distiller takes care of averaging, replicas and loss scaling. A method that couples
+    examples sees the slice of the batch on its replica, or, with `across_replicas`, the global batch, for which it
+    returns `()`.
 
     A method with hyper-parameters of its own defines a constructor that passes all other arguments on:
 

@@ -120,10 +120,10 @@ class BCKD(TapPairMethod):
 
     def _check_anchors(self, student: keras.layers.Layer | None, teacher: keras.layers.Layer | None) -> None:
         """Compares the anchors of the layers of the offsets, if both are known: a recording has none."""
-        own, other = getattr(student, "anchors", None), getattr(teacher, "anchors", None)
-        if own is not None and other is not None and not np.allclose(own, other, atol=1e-3):
+        ours, theirs = getattr(student, "anchors", None), getattr(teacher, "anchors", None)
+        if ours is not None and theirs is not None and not np.allclose(ours, theirs, atol=1e-3):
             expected = f"offsets from the same anchors for method {self.name!r}"
-            received = f"{own[0].tolist()} as the first anchor of the student and {other[0].tolist()} of the teacher"
+            received = f"{ours[0].tolist()} as the first anchor of the student and {theirs[0].tolist()} of the teacher"
             advice = "build both detectors with the same anchor_scale (and anchors='whole' for a teacher of KerasHub)"
             raise ValueError(explain_mismatch(expected, received, advice))
 

@@ -14,6 +14,7 @@ from kd_keras.methods.labels import (
     check_one_prediction,
     check_same_classes,
     check_same_positions,
+    cross_entropy,
     match_units,
     refuse_binary,
     weighted_batch_mean,
@@ -41,7 +42,7 @@ def byot_loss(
     >>> round(float(byot_loss([zeros, zeros], zeros, np.array([1]))[0]), 4)  # 2 (1 - 0.3) log 2
     0.9704
     """
-    hard = sum(_cross_entropy(logits, labels) for logits in student)
+    hard = sum(cross_entropy(logits, labels) for logits in student)
     soft = sum(softened_kl(logits, teacher, temperature) for logits in student)
     return (1 - alpha) * hard + alpha * temperature**2 * soft
 
@@ -63,14 +64,6 @@ def byot_features_loss(student: list[Tensor], teacher: Tensor) -> Tensor:
     teacher = ops.cast(teacher, "float32")
     squares = [ops.sum(ops.square(ops.cast(features, "float32") - teacher), axis=-1) for features in student]
     return sum(ops.where(square <= 0, 0.0, ops.sqrt(ops.where(square <= 0, 1.0, square))) for square in squares)
-
-
-def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    log_p = ops.log_softmax(ops.cast(logits, "float32"), axis=-1)
-    labels = ops.convert_to_tensor(labels)
-    if len(labels.shape) == 1 or labels.shape[-1] == 1:
-        labels = ops.one_hot(ops.cast(ops.reshape(labels, (-1,)), "int32"), log_p.shape[-1])
-    return -ops.sum(ops.cast(labels, "float32") * log_p, axis=-1)
 
 
 @keras.saving.register_keras_serializable("kd_keras")
@@ -153,7 +146,7 @@ class BYOT(Method):
             loss = byot_loss(logits, match_units(teacher["logits"], logits[-1]), batch.label, **options)
         else:
             loss = byot_loss(logits[:-1], ops.stop_gradient(logits[-1]), batch.label, **options)
-            loss = loss + _cross_entropy(logits[-1], batch.label)
+            loss = loss + cross_entropy(logits[-1], batch.label)
         adapted = [
             adapter(features) if adapter else features for adapter, features in zip(self.adapters, shallow, strict=True)
         ]

@@ -115,9 +115,9 @@ class CrossKD(TapPairMethod):
     """The teacher's head, fed with the student's features, predicts what it predicts for the teacher's features.
 
     The student's maps inside its heads are given the statistics of the teacher's, and pass the rest of the teacher's
-    heads, whose layers stay as they are. The gradient of the hard loss does not pass these, so that the two do not
-    disagree. Heads need the same width, pyramid and image size. Labels are boxes: they say which positions are ignored
-    and how many are positive. Sample weights have no effect. It needs a live teacher.
+    heads, whose layers stay as they are. The hard loss uses the student's own heads, so that the two losses do not
+    compete for the same layers. Heads need the same width, pyramid and image size. Labels are boxes: they say which
+    positions are ignored and how many are positive. Sample weights have no effect. It needs a live teacher.
 
     The sums of the scores are divided by the number of positive positions of the global batch, and so are those of
     boxes with offsets; those of box distributions are divided by their weights, the teacher's highest probabilities.

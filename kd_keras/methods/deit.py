@@ -113,9 +113,7 @@ class DeiT(TapPairMethod):
         super().__init__(**options)
         self.form = check_choice("DeiT", "form", form, FORMS)
         chosen = {"hard": 0.5, "soft": 0.1}[form] if share is None else share
-        self.share = check_number("DeiT", "share", chosen, least=0)
-        if self.share > 1:
-            raise ValueError(explain_mismatch("DeiT(share=...) from 0 to 1", str(share)))
+        self.share = check_number("DeiT", "share", chosen, least=0, most=1)
         self.temperature = check_number("DeiT", "temperature", temperature, above=0)
 
     def bind(self, student: Specs, teacher: Specs) -> None:

@@ -11,7 +11,7 @@ from typing_extensions import Unpack
 from kd_keras.contracts import Batch, Outputs, Step, Tensor
 from kd_keras.errors import check_number, explain_mismatch
 from kd_keras.methods.base import Method, MethodOptions, Specs, Taps
-from kd_keras.methods.labels import check_one_prediction
+from kd_keras.methods.labels import check_one_prediction, cross_entropy
 from kd_keras.primitives import softened_kl
 
 
@@ -37,20 +37,12 @@ def dml_loss(
     >>> round(float(dml_loss(logits, logits, np.array([1]))[0]), 4)  # log 2 + log(1 + 1 / e) + both divergences
     1.2375
     """
-    total = sum(_cross_entropy(logits, labels) for logits in student)
+    total = sum(cross_entropy(logits, labels) for logits in student)
     for number, logits in enumerate(student):
-        others = [other for place, other in enumerate(teacher) if place != number]
-        followed = sum(softened_kl(logits, other, temperature) for other in others)
-        total = total + temperature**2 * followed / len(others)
+        peers = [peer for place, peer in enumerate(teacher) if place != number]
+        followed = sum(softened_kl(logits, peer, temperature) for peer in peers)
+        total = total + temperature**2 * followed / len(peers)
     return total
-
-
-def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    log_p = ops.log_softmax(ops.cast(logits, "float32"), axis=-1)
-    labels = ops.convert_to_tensor(labels)
-    if len(labels.shape) == 1 or labels.shape[-1] == 1:
-        labels = ops.one_hot(ops.cast(ops.reshape(labels, (-1,)), "int32"), log_p.shape[-1])
-    return -ops.sum(ops.cast(labels, "float32") * log_p, axis=-1)
 
 
 @keras.saving.register_keras_serializable("kd_keras")

@@ -106,7 +106,7 @@ def ekd_anchors(
 
 
 def _similarities(embedding: Tensor) -> Tensor:
-    """The cosines `(B, B)` float64 of all pairs, because a hundredth of their rounding moves a rank."""
+    """The cosines `(B, B)` of all pairs, in float64 because the ranks divide them by T, by default 0.01."""
     x = ops.cast(embedding, "float64")
     square = ops.sum(ops.square(x), axis=-1, keepdims=True)
     is_zero = square <= 1e-24

@@ -155,7 +155,7 @@ class GlobalContext(layers.Layer):
 
 @keras.saving.register_keras_serializable("kd_keras")
 class FGD(TapPairMethod):
-    """The student's maps follow the teacher's, apart for objects and background, and with their global context.
+    """The student's maps and their global context follow the teacher's; objects and background weigh differently.
 
     Labels are boxes. If widths differ, a trainable 1x1 convolution leads to the teacher's; sizes must be equal. Each
     level has two global contexts, the student's and the teacher's, and both are trained, as in the authors' code. The

@@ -52,7 +52,7 @@ def _to_prototypes(maps: Tensor, same: Tensor) -> Tensor:
 class IFVD(TapPairMethod):
     """How far each position is from the prototype of its class follows the teacher.
 
-    Labels must be masks `(B, H, W)`, which are resized to the map by nearest neighbour with half-pixel centers (the
+    Labels must be masks `(B, H, W)`, which are resized to the map by nearest neighbor with half-pixel centers (the
     authors' code: without the half), or one class for each image, which then has one prototype. The mean is over the
     positions that have a class; the authors' code divides by all. The widths of the maps may differ. Memory: O(B P^2)
     for P positions of the teacher's map.

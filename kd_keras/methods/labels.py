@@ -90,7 +90,7 @@ def check_one_prediction(method: str, shape: tuple) -> None:
         ValueError: if they are `(B, ..., K)`.
     """
     if len(shape) != 2:
-        advice = "Needed is one prediction for each example: use KD() or DIST(positions=True) for many positions"
+        advice = "the method needs one prediction for each example; use KD() or DIST(positions=True) for many positions"
         raise ValueError(explain_mismatch(f"logits (B, K) for method {method!r}", f"the shape {tuple(shape)}", advice))
 
 
@@ -204,6 +204,20 @@ def weighted_batch_mean(loss: Tensor, batch: Batch) -> Tensor:
         )
     weight = ops.cast(weights[0], "float32")
     return ops.mean(loss * ops.mean(weight, axis=tuple(range(1, len(weight.shape)))))
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """The cross-entropy `(B,)` float32 of logits `(B, K)`; labels are classes `(B,)` or `(B, 1)`, or probabilities.
+
+    >>> import numpy as np
+    >>> cross_entropy(np.log([[1.0, 3.0]]), np.array([1])).numpy().round(4).tolist()  # -log(3 / 4)
+    [0.28769999742507935]
+    """
+    log_p = ops.log_softmax(ops.cast(logits, "float32"), axis=-1)
+    labels = ops.convert_to_tensor(labels)
+    if len(labels.shape) == 1 or labels.shape[-1] == 1:
+        labels = ops.one_hot(ops.cast(ops.reshape(labels, (-1,)), "int32"), log_p.shape[-1])
+    return -ops.sum(ops.cast(labels, "float32") * log_p, axis=-1)
 
 
 def require_boxes(method: str, label: Any) -> tuple[Tensor, Tensor]:

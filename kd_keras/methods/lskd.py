@@ -20,7 +20,8 @@ def standardized(logits: Tensor) -> Tensor:
 
     The standard deviation is the unbiased one, over K - 1, as in the authors' code; the one over K would change the
     temperature by 5 % for ten classes. Equal logits have no scale: they become zeros and get no gradient, while the
-    authors' code multiplies their gradient by 1e7. Of two logits only the order remains, without a gradient.
+    authors' code multiplies their gradient by 1e7. With two classes only the order of the logits remains, and there is
+    no gradient.
 
     Args:
         logits: `(B, K)` with K > 1, any float dtype; the computation is in float32.

@@ -14,7 +14,7 @@ from kd_keras.primitives import resize_nearest
 
 
 def classes_at(label: Any, maps: Tensor, method: str) -> Tensor:
-    """The class of each position of a map, by nearest neighbour with half-pixel centers.
+    """The class of each position of a map, by nearest neighbor with half-pixel centers.
 
     Args:
         label: a mask `(B, H, W)` or `(B, H, W, 1)` of integers, negative for an ignored pixel; or one class for each
@@ -53,7 +53,7 @@ def as_mask(label: Any) -> Tensor | None:
 
 
 def valid_positions(label: Any, maps: Tensor) -> Tensor | None:
-    """Which positions of a map have a class, `(B, h, w)` bool, by nearest neighbour; `None` if labels are no masks.
+    """Which positions of a map have a class, `(B, h, w)` bool, by nearest neighbor; `None` if labels are no masks.
 
     >>> import numpy as np
     >>> valid_positions(np.array([[[0, -1]]]), np.zeros((1, 1, 2, 5))).numpy().tolist()

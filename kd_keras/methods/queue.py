@@ -43,9 +43,8 @@ def queue_loss(
     scores = [ops.matmul(l2_normalize(side), ops.transpose(queue)) / temperature for side in (student, teacher)]
     if filled is not None:
         is_filled = ops.arange(ops.shape(queue)[0], dtype="int32") < filled
-        scores = [
-            ops.where(is_filled, side, -1e4) for side in scores
-        ]  # a probability of 0 compared with any similarity
+        # -1e4 is a probability of 0 compared with any similarity
+        scores = [ops.where(is_filled, side, -1e4) for side in scores]
     return softened_kl(*scores)
 
 

@@ -85,9 +85,9 @@ class ResizedMap(layers.Layer):
 
 
 def fitting_rates(height: int, width: int) -> list[int]:
-    """The published rates 6, 12, 18 in the proportion of the shorter side to the published 33, at most these, once.
+    """The published rates 6, 12 and 18, times the shorter side / 33; never larger than published, without duplicates.
 
-    On a map that is smaller than a rate, the outer weights of a 3x3 kernel read nothing but padding.
+    Rates that are not below the longer side are left out: the outer weights of a 3x3 kernel would read only padding.
 
     >>> fitting_rates(33, 33), fitting_rates(64, 128), fitting_rates(12, 16), fitting_rates(4, 6), fitting_rates(1, 1)
     ([6, 12, 18], [6, 12, 18], [2, 4, 7], [1, 2], [])

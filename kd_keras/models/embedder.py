@@ -44,7 +44,7 @@ def embedder(
 
     What the classifier reads is followed by BatchNorm, dropout, a linear layer and BatchNorm, the form "E" of Deng et
     al. 2019, *ArcFace*, 1801.07698, section 3.1. A network that has an embedding of its own, a layer called "embedding"
-    that its classifier reads as in `mobilefacenet`, keeps that.
+    that its classifier reads as in `mobilefacenet`, keeps it; `dropout` and `pooling` are then not used.
 
     Args:
         network: a Functional classifier whose embedding is computed by its own layers, not in a nested model.

@@ -152,8 +152,8 @@ def _loading(name: str) -> Iterator[None]:
         yield
     except Exception as error:  # a download fails in many ways
         raise ValueError(
-            f"KerasHub cannot load preset {name!r}. Check the connection or the folder: KerasHub downloads a preset "
-            f"when it is first used. KerasHub reports {type(error).__name__}: {error}"
+            f"KerasHub cannot load preset {name!r}. Check the connection, the folder and the options. KerasHub "
+            f"downloads a preset when it is first used. It reports {type(error).__name__}: {error}"
         ) from error
 
 
@@ -161,7 +161,7 @@ def _keras_hub() -> Any:
     try:
         import keras_hub
     except ImportError as error:
-        advice = 'pip install "kd_keras[hub]"'
+        advice = 'install it with pip install "kd_keras[hub]"'
         raise ImportError(
             explain_mismatch("KerasHub, for a model hub/...", "an environment without it", advice)
         ) from error

@@ -20,10 +20,10 @@ def hub_detector(
 ) -> RetinaNet:
     """A RetinaNet of KerasHub as a detector that every function of kd_keras trains, distills, evaluates and exports.
 
-    It has the backbone and copies of the heads of `network`; its maps are the taps "pyramid_p3", .... Three things that
-    KerasHub does otherwise than Lin et al. 2017, *Focal Loss for Dense Object Detection*, 1708.02002, are those of the
-    paper: the loss; in heads that are not trained the probability of 0.01 that every class starts with, which KerasHub
-    gives to the boxes; and their small initial weights. Boxes are trained by smooth L1.
+    It has the backbone and copies of the heads of `network`; its maps are the taps "pyramid_p3", .... Its loss is that
+    of Lin et al. 2017, *Focal Loss for Dense Object Detection*, 1708.02002, with smooth L1 for boxes. Heads that are
+    not trained start as in the paper: with small weights, and a probability of 0.01 for every class. KerasHub has
+    another loss and other initial weights, and gives the bias of that probability to the box head.
 
     Args:
         network: a `keras_hub.models.RetinaNetObjectDetector` of K classes; do not use it afterwards.

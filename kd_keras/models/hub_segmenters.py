@@ -70,7 +70,9 @@ def resized_segmenter(network: keras.Model, input_shape: tuple[int, int, int], c
     name = type(network).__name__
     if name not in ENCODERS:
         expected = f"a preset of {' or '.join(ENCODERS)}"
-        raise ValueError(explain_mismatch(expected, f"one of {name}", "whose logits are not those of classes"))
+        raise ValueError(
+            explain_mismatch(expected, f"one of {name}, whose logits are not those of classes", "choose another preset")
+        )
     image_shape = (*padded_size(name, *input_shape[:2]), input_shape[2])
     config = _with_image_shape(network.get_config(), image_shape) | {"num_classes": classes}
     config |= {"activation": None} if "activation" in config else {}

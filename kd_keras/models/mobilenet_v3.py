@@ -46,7 +46,8 @@ def mobilenet_v3_small(
         input_shape: `(H, W, C)` of an image.
         classes: number of classes K.
         normalization: mean and standard deviation of the pixels in training; by default 127.5 and 63.75.
-        width: the factor of the channels, above 0; they are rounded to multiples of 8.
+        width: the factor of the blocks' channels, above 0, rounded to multiples of 8. The stem keeps 16 channels; the
+            1024 units of the hidden layer grow only if it is above 1.
         dropout: the rate in [0, 1) of the dropout of the embedding.
         name: the model's name.
 

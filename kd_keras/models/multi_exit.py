@@ -17,8 +17,8 @@ from keras import layers, ops, tree
 from kd_keras.contracts import Tensor
 from kd_keras.errors import explain_mismatch
 from kd_keras.models.base import MeanOfPredictions, batch_norm, fan_out
+from kd_keras.networks.classifier import DROPOUTS
 from kd_keras.networks.graph import functional
-from kd_keras.networks.stages import DROPOUTS
 from kd_keras.networks.taps import Tapped
 
 
@@ -28,8 +28,9 @@ def multi_exit(model: keras.Model, *, name: str | None = None) -> keras.Model:
     An exit after stage i takes a separable 3x3 convolution, BatchNorm and ReLU for each later stage, of that stage's
     size (the last of the embedding's width), then the mean over space and a dense layer. The layers `"exit1"`, ... are
     the logits `(B, K)` of each exit; the last exit is the network itself. The layers `"exit1_features"`, ... are what
-    these logits are computed from, all `(B, D)` as the network's embedding. Few maps lie on all paths to the sum, so
-    methods on maps must name their taps if the network does not declare its stages as those of the zoo do.
+    these logits are computed from, all `(B, D)` as the network's embedding. Few maps lie on all paths to the mean
+    prediction, so methods on maps must name their taps if the network does not declare its stages as those of the zoo
+    do.
 
     Args:
         model: a Functional classifier whose output is logits that one dense layer computes from its embedding, and
@@ -44,10 +45,10 @@ def multi_exit(model: keras.Model, *, name: str | None = None) -> keras.Model:
         ValueError: if the model is not of this kind, or has only one stage.
 
     >>> from kd_keras.models.resnet import resnet8
-    >>> summed = multi_exit(resnet8((32, 32, 3), 10))
-    >>> exit_count(summed)
+    >>> network = multi_exit(resnet8((32, 32, 3), 10))
+    >>> exit_count(network)
     3
-    >>> single_exit(summed, 1).output_shape
+    >>> single_exit(network, 1).output_shape
     (None, 10)
     """
     model = functional(model)
@@ -65,8 +66,8 @@ def multi_exit(model: keras.Model, *, name: str | None = None) -> keras.Model:
     width, classes = specs["embedding"].shape[-1], specs["logits"].shape[-1]
     logits = [_exit(stages[number:], width, classes, f"exit{number + 1}") for number in range(len(stages) - 1)]
     logits.append(_deepest(model, paths[-2], f"exit{len(stages)}"))
-    summed = MeanOfPredictions(name="mean_of_predictions")(logits)
-    return keras.Model(model.input, summed, name=name or f"multi_exit_{model.name}")
+    mean = MeanOfPredictions(name="mean_of_predictions")(logits)
+    return keras.Model(model.input, mean, name=name or f"multi_exit_{model.name}")
 
 
 def _exit(stages: list[Tensor], width: int, classes: int, name: str) -> Tensor:

@@ -37,7 +37,7 @@ def shufflenet_v1(
         input_shape: `(H, W, C)` of an image.
         classes: number of classes K.
         normalization: mean and standard deviation of the pixels in training; by default 127.5 and 63.75.
-        width: the factor of the channels, above 0.
+        width: the factor of the channels of the stages, above 0; the stem keeps 24.
         groups: the number of groups of the 1x1 convolutions: 1, 2, 3, 4 or 8.
         name: the model's name.
 

@@ -39,13 +39,16 @@ def vit_lite(
     Args:
         input_shape: `(H, W, C)`, a multiple of the size of a patch.
         classes: number of classes K.
-        normalization: of the pixels.
+        normalization: mean and standard deviation of the pixels in training; by default 127.5 and 63.75.
         patch_size: the side of a patch in pixels.
         depth: number of blocks, such as 6 for ViT-Lite-6/4.
         drop_path: the stochastic depth of the last block.
 
     Returns:
         A model from pixels to logits `(B, K)`, computed from the class token.
+
+    Raises:
+        ValueError: if H or W is not a multiple of the patch size, or `drop_path` is not from 0 to below 1.
 
     >>> vit_lite((8, 8, 1), 10, depth=1).output_shape
     (None, 10)
@@ -74,7 +77,7 @@ def deit(
     Args:
         input_shape: `(H, W, C)`, a multiple of the size of a patch.
         classes: number of classes K.
-        normalization: of the pixels.
+        normalization: mean and standard deviation of the pixels in training; by default 127.5 and 63.75.
         width: of the tokens.
         heads: of the attention.
         name: of the model.
@@ -86,6 +89,9 @@ def deit(
     Returns:
         A model from pixels to logits `(B, K)`: with the distillation token those of the mean prediction of the layers
         `class_head` and `distillation_head`.
+
+    Raises:
+        ValueError: if H or W is not a multiple of the patch size, or `drop_path` is not from 0 to below 1.
 
     >>> deit_tiny((32, 32, 3), 10, depth=1).get_layer("distillation_head").output.shape
     (None, 10)

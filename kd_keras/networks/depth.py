@@ -13,9 +13,9 @@ def relative_depths(network: keras.Model) -> list[tuple[keras.Variable, float]]:
     """The trainable variables of a network with their depths.
 
     The depth of a layer is the largest number of layers with kernels on a path from the image to it, itself included,
-    scaled from 0 to 1; that of an only layer is 1. A layer without a kernel, such as BatchNorm, has that of the layer
-    before it; the layers of a block that is one layer of the graph, as in KerasHub's transformers, have that of the
-    block.
+    scaled from 0 to 1; the depth of a single layer is 1. A layer without a kernel, such as BatchNorm, has that of the
+    layer before it; the layers of a block that is one layer of the graph, as in KerasHub's transformers, have that of
+    the block.
 
     Args:
         network: a built Functional or Sequential model.

@@ -19,7 +19,7 @@ from kd_keras.contracts import Tensor
 
 STEPS = {8: 127, 4: 7}  # the largest integer of a kernel, by its number of bits
 MOMENTUM = 0.99  # of the ranges' moving averages
-NARROWEST = 1e-6  # range of an activation
+NARROWEST = 1e-6  # the smallest upper end of an activation's range, and range of a kernel's channel
 SMALLEST = 1 / 16  # the smallest learned step, as a fraction of its start
 # The bias of LiteRT is an int32 multiple of the scales of input and kernel, so that a kernel whose values are tiny
 # compared with its bias needs a larger range than its own.

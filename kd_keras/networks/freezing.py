@@ -76,7 +76,7 @@ def check_walkable(network: keras.Model, purpose: str) -> None:
 
     Args:
         network: any Keras model.
-        purpose: what the copy is for, a verb: "freeze" or "quantize".
+        purpose: what is done, a verb for the messages: "freeze", "quantize" or "copy".
 
     Raises:
         ValueError: if it is not a graph of layers, or if a layer is quantized or adapted by LoRA.

@@ -37,7 +37,8 @@ def select_inputs(network: keras.Model, inputs: Any) -> Any:
         names, gets everything.
 
     Raises:
-        ValueError: if an input of the network is not in the dictionary, or if the number of tensors is another one.
+        ValueError: if an input is missing in a dictionary of several entries (a single entry is the only input,
+            whatever its name), or if the number of tensors is another one.
 
     >>> network = keras.Sequential([keras.Input((4,), name="rgb"), keras.layers.Dense(3)])
     >>> select_inputs(network, {"depth": "depth", "rgb": "colors"})
@@ -147,7 +148,8 @@ def resize_to_input(network: keras.Model, images: Any) -> Any:
             unchanged.
 
     Returns:
-        `(B, H', W', C)`, or `images` if they have the right size or the network reads any size.
+        The images in the network's size, with the axes in the order in which they came; unchanged if they have the
+        right size or the network reads any size.
 
     >>> network = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten()])
     >>> resize_to_input(network, ops.zeros((2, 4, 4, 3))).shape

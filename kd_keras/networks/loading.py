@@ -202,8 +202,8 @@ def _match_all(
 ) -> dict[str, str | None]:
     """The path of the source in the file, or `None`, by the path of each layer of the model.
 
-    Names by Keras may agree by chance. Of the match by names and the match by names numbered from 0, the right one is
-    that by which the shapes of more layers agree.
+    Automatic names may agree by chance. Layers are matched by names and by names numbered from 0; the matching in which
+    more shapes agree is used.
 
     Args:
         numbered: the path with names numbered from 0, by the path of each layer of the model.

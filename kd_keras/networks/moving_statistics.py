@@ -1,8 +1,8 @@
 """BatchNorm's moving statistics, which a short training leaves near their initial values if their momentum is high.
 
 With a momentum m, m^n of the initial value is left after n updates: of Keras's default 0.99, 37 % after 100 updates,
-and of 0.999, as in MobileNetV3, 37 % after 1,000. Until then a network that learns well predicts by chance outside of
-training.
+and of 0.999, as in MobileNetV3, 37 % after 1,000. Until then the predictions of a network that learns well are no
+better than chance in inference.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def warn_of_lag(network: keras.Model, updates: int) -> None:
         advice = "Build it with BatchNormalization(momentum=0.9), or train" if max(momenta) > 0.9 else "Train"
         warnings.warn(
             f"The BatchNorm layers of {network.name!r} have a momentum of {max(momenta):g}: after {updates:,} steps "
-            f"{left:.0%} of their initial statistics is left, and the network's predictions in tests are worse than "
-            f"what it learned. {advice} it longer.",
+            f"{left:.0%} of their initial statistics is left, and the network's test predictions are worse than its "
+            f"training predictions. {advice} it longer.",
             stacklevel=2,
         )
 

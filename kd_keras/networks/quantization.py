@@ -113,7 +113,7 @@ def _check_images(graph: Graph, images: np.ndarray) -> None:
 def _check_copy(network: keras.Model, model: keras.Model, images: np.ndarray) -> None:
     """Compares the predictions of the copy without rounding with those of the network on a few images.
 
-    A layer of the user's may compute something that its configuration does not say, which would train in silence.
+    A user's layer may compute something that its configuration does not describe; its copy would silently differ.
     """
     few = np.asarray(images[:4], "float32")
     is_exact = all(layer.compute_dtype in (None, "float32") for layer in sub_layers(network))

@@ -5,7 +5,7 @@ The kinds of operations:
 * "kernel": a convolution, depthwise convolution or dense layer. Its output is rounded once, after a ReLU or ReLU6.
 * "scale": a scale and an offset for each channel, which become a depthwise convolution.
 * "sum": an addition, subtraction or multiplication of two tensors. Its output is rounded after a ReLU or ReLU6.
-* "join": a concatenation. Its output is rounded, and so are not the tensors that only it reads.
+* "join": a concatenation. Its output is rounded; the tensors that only it reads are not.
 * "mean": a global average pooling, whose output has a range of its own.
 * "pool": an average pooling, whose output has the range of its input.
 * "select": what returns values of its input, such as a maximum pooling, a reshape or zeros around a map.

@@ -37,7 +37,7 @@ from kd_keras.networks.quantized_layers import (
 )
 from kd_keras.private_api import forget_calls, nodes_in_order, sub_layers
 
-# The readers of a tensor after which it is rounded instead, or at which it need not be rounded at all.
+# By the status of a tensor, the kinds of readers that let it stay unrounded: they round later or need no rounding.
 LATER = {
     "fusable": {"relu", "relu6", "join", "same"},
     "pending": {"same"},
@@ -45,7 +45,11 @@ LATER = {
 }
 FUSABLE = ("kernel", "scale", "sum")  # whose kernels of LiteRT contain a ReLU
 WIDER = 1 + 1 / 64  # the range of a normalized image, compared with that of its pixels
-SPLIT = {layers.Conv2D: QuantizedConv2D, layers.DepthwiseConv2D: QuantizedDepthwiseConv2D, layers.Dense: QuantizedDense}
+QUANTIZED_CLASSES = {
+    layers.Conv2D: QuantizedConv2D,
+    layers.DepthwiseConv2D: QuantizedDepthwiseConv2D,
+    layers.Dense: QuantizedDense,
+}
 
 
 class Value(NamedTuple):
@@ -148,10 +152,9 @@ class QuantizedCopy:
     def _result(self, edge: Edge, kind: str, tensor: Tensor, sources: list[Value]) -> Value:
         """The status of a result before it is rounded."""
         source = sources[0]
-        if kind in ("same", "select") or (kind in ("relu", "relu6") and source.status != "quantized"):
+        has_same_range = kind in ("same", "select", "relu") or (kind == "pool" and source.quantizer)
+        if has_same_range or (kind == "relu6" and source.status != "quantized"):
             return source._replace(tensor=tensor)
-        if kind == "relu" or (kind == "pool" and source.quantizer):
-            return source._replace(tensor=tensor)  # a value of the same range
         is_float = kind in ("float", "softmax", "pool") or id(edge.original) in self.kept
         if is_float:
             return Value(tensor, "float")
@@ -231,7 +234,7 @@ class QuantizedCopy:
         if kind == "kernel":
             config |= {"use_bias": True} if absorbs else {}
             if id(operation) not in self.kept:
-                base, kind_of_layer = next(pair for pair in SPLIT.items() if isinstance(operation, pair[0]))
+                base, kind_of_layer = next(pair for pair in QUANTIZED_CLASSES.items() if isinstance(operation, pair[0]))
                 known = {*inspect.signature(base).parameters, "name", "trainable", "dtype"}
                 config = {key: value for key, value in config.items() if key in known}  # not those of a subclass
                 config |= {"bits": self.kernel_bits, "float_path": edge.path.removesuffix(":linear")}

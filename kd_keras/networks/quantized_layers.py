@@ -122,7 +122,6 @@ class ChannelScale(layers.Layer):
         **options: as every layer takes them.
     """
 
-    is_enabled = True
     constants: tuple[np.ndarray, ...] | None = None
 
     def build(self, input_shape: tuple) -> None:
@@ -145,17 +144,16 @@ class ChannelScale(layers.Layer):
 class HardSigmoid(layers.Layer):
     """`clip(x / 6 + 1/2, 0, 1)`, which LiteRT computes as a depthwise convolution whose int8 output ends at 0 and 1."""
 
-    is_enabled = True
-    is_exported = False
+    constants: tuple[np.ndarray, ...] | None = None
 
     def call(self, inputs: Tensor) -> Tensor:
-        if not self.is_exported:
+        if self.constants is None:
             return ops.hard_sigmoid(inputs)
         channels = inputs.shape[-1]
         return _scaled_by_convolution(inputs, np.full(channels, 1 / 6, "float32"), np.full(channels, 0.5, "float32"))
 
     def begin_export(self) -> None:
-        self.is_exported = True
+        self.constants = ()  # it has none, but computes the convolution
 
     def compute_output_shape(self, input_shape: tuple) -> tuple:
         return input_shape
@@ -168,17 +166,16 @@ class Rescaled(layers.Layer):
     LiteRT's converter gives all parts of a split tensor the scale of a concatenation that reads one of them.
     """
 
-    is_enabled = True
-    is_exported = False
+    constants: tuple[np.ndarray, ...] | None = None
 
     def call(self, inputs: Tensor) -> Tensor:
-        if not self.is_exported:
+        if self.constants is None:
             return inputs
         ones = np.ones(inputs.shape[-1], "float32")
         return _scaled_by_convolution(inputs, ones, np.zeros_like(ones))
 
     def begin_export(self) -> None:
-        self.is_exported = True
+        self.constants = ()  # it has none, but computes the convolution
 
     def compute_output_shape(self, input_shape: tuple) -> tuple:
         return input_shape
@@ -201,7 +198,7 @@ def is_quantization_aware(model: keras.layers.Layer) -> bool:
 @contextlib.contextmanager
 def unquantized(model: keras.Model) -> Iterator[None]:
     """Within the context, a quantization-aware model computes in floats, without any rounding or clipping."""
-    quantizers = quantized_layers(model)
+    quantizers = [layer for layer in quantized_layers(model) if isinstance(layer, (FakeQuantize, *QUANTIZED_KERNELS))]
     model.predict_function = None  # Keras would reuse the function that it traced
     try:
         for layer in quantizers:
@@ -226,10 +223,7 @@ def exporting(model: keras.Model) -> Iterator[None]:
         yield
     finally:
         for layer in quantizers:
-            if isinstance(layer, (HardSigmoid, Rescaled)):
-                layer.is_exported = False
-            else:
-                layer.constants = None
+            layer.constants = None
 
 
 def _arrays(*tensors: Tensor) -> tuple[np.ndarray, ...]:

@@ -19,6 +19,6 @@ def check_savable(network: keras.Model) -> None:
         network.to_json()
     except Exception as error:  # what a layer's own get_config may raise
         reason = " ".join(str(error).split()).partition(". ")[0]  # the sentences after it explain get_config
-        expected, received = "a network that Keras can save", f"{network.name!r}, about which it says: {reason}"
+        expected, received = "a network that Keras can save", f"{network.name!r}, for which Keras reports: {reason}"
         advice = "give its layers a get_config() that returns their arguments, as numbers, texts or lists of them"
         raise ValueError(explain_mismatch(expected, received, advice)) from error

@@ -34,7 +34,7 @@ def check_separate(student: keras.Model, teachers: Sequence[keras.Model]) -> Non
         expected = f"a teacher {teacher.name!r} whose variables do not change when the student {student.name!r} trains"
         advice = "clone it with keras.models.clone_model(), and copy the weights with set_weights(get_weights())"
         if teacher is student:
-            raise ValueError(explain_mismatch(expected, "the student itself as its own teacher", f"to share, {advice}"))
+            raise ValueError(explain_mismatch(expected, "the student itself as its own teacher", advice))
         shared = [id(variable) for variable in teacher.weights if id(variable) in layers]
         if shared:
             names = ", ".join(map(repr, dict.fromkeys(layers[variable] for variable in shared[:4])))

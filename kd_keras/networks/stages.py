@@ -16,7 +16,6 @@ from keras import layers, tree
 
 from kd_keras.contracts import Tensor
 from kd_keras.errors import explain_mismatch
-from kd_keras.networks.classifier import DROPOUTS as DROPOUTS
 from kd_keras.networks.classifier import ClassifierGraph
 from kd_keras.networks.features import has_kernel, is_pooling
 from kd_keras.networks.graph import Edge, Operation

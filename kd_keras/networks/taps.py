@@ -86,8 +86,8 @@ class Tapped:
     Args:
         model: any built Keras model.
         wanted: names of taps.
-        output: whether to return the model's output too. If not, the output is `None`, and a graph of layers runs only
-            the layers that the taps need.
+        output: whether to return the model's output too. If not, a graph of layers returns `None` instead and runs only
+            the layers that the taps need; a subclassed model returns its output nevertheless.
 
     Attributes:
         specs: for each tap its `TapSpec`, or a list of them for stages; as `Specs`.

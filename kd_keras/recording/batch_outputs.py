@@ -1,4 +1,4 @@
-"""Records a function as a teacher: it is asked once for each batch, also if the recording is interrupted.
+"""Records a function as a teacher: it is asked once for each batch, even if the recording is interrupted.
 
 Its outputs for each batch are kept in `batches-<plan>/` until the shard of the batch is complete, because a function
 may be slow, or cost money.
@@ -62,7 +62,7 @@ class BatchOutputs:
         self.directory = directory / f"batches-{plan_digest(plan)[:16]}"
 
     def runner(self, teacher: FunctionTeacher) -> Callable[[Shard, int, Batch], Mapping[str, Any]]:
-        """Asks the function for batches whose outputs are not kept yet."""
+        """Returns a function from a batch to its outputs, which asks the teacher only if they are not kept yet."""
 
         def run(shard: Shard, step: int, batch: Batch) -> Mapping[str, Any]:
             index, path = np.asarray(batch.index), self._path(shard, step)
@@ -70,7 +70,7 @@ class BatchOutputs:
             if kept is None:
                 kept = teacher(np.asarray(batch.inputs), index)[teacher.tap]
                 self.directory.mkdir(exist_ok=True)
-                save_file(path, lambda name: _write(name, index, kept))
+                save_file(path, lambda name: np.savez(name, index=index, outputs=kept))
             return {teacher.tap: kept}
 
         return run
@@ -84,11 +84,6 @@ class BatchOutputs:
 
     def _path(self, shard: Shard, step: int) -> Path:
         return self.directory / f"view-{shard.view:04d}-{step:06d}.npz"
-
-
-def _write(name: str, index: np.ndarray, outputs: Any) -> None:
-    with open(name, "wb") as file:  # an open file, because NumPy would append .npz to a name
-        np.savez(file, index=index, outputs=outputs)
 
 
 def _read(path: Path, index: np.ndarray) -> np.ndarray | None:

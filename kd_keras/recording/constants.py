@@ -92,5 +92,6 @@ class RecordedConstants:
     def _select(self, *names: str) -> tuple[np.ndarray, ...]:
         if not set(names) <= set(self._arrays):
             advice = "train with the live teacher, or record a teacher that has them"
-            raise ValueError(explain_mismatch(f"the teacher's {' and '.join(names)}", f"{self.path} without", advice))
+            expected = f"the teacher's {' and '.join(names)}"
+            raise ValueError(explain_mismatch(expected, f"{self.path} without them", advice))
         return tuple(self._arrays[name] for name in names)

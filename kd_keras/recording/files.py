@@ -65,7 +65,7 @@ def save_file(path: Path, write: Callable[[str], object]) -> None:
 
 @contextlib.contextmanager
 def explain_failed_write(path: Path) -> Iterator[None]:
-    """A context in which a failure to write becomes one sentence with the name of the file.
+    """A context in which a failure to write becomes an OSError that names the file and says what to do.
 
     Raises:
         OSError: if the disk is full or not writable.
@@ -73,13 +73,12 @@ def explain_failed_write(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, tf.errors.OpError) as failure:
-        cause = (
-            failure.__cause__ if isinstance(failure.__cause__, OSError) else failure
-        )  # without a sentence of files.py
+        # `write_atomically` has already explained a full disk; the cause alone is shorter.
+        cause = failure.__cause__ if isinstance(failure.__cause__, OSError) else failure
         reason = (str(cause).splitlines() or [type(cause).__name__])[0]
         raise OSError(
-            f"{path} cannot be written: {reason}. Free some space and run the same command again; finished shards "
-            "are kept."
+            f"{path} cannot be written: {reason}. Free some space or make the directory writable, and run the same "
+            "command again; finished shards are kept."
         ) from failure
 
 
@@ -107,14 +106,6 @@ class ShardFile:
 
     def __len__(self) -> int:
         return self.rows
-
-    def check(self, digest: str) -> None:
-        """Compares the file with its checksum.
-
-        Raises:
-            ValueError: if they differ.
-        """
-        check_digest(self.path, digest)
 
     def column(self, name: str) -> np.ndarray:
         """One column of all records."""

@@ -50,7 +50,8 @@ def record_type(specs: Mapping[str, Any], logits: str) -> np.dtype:
         logits: the storage form of logits, one of `FORMS`; every other tap is stored as float16.
 
     Raises:
-        ValueError: if the form is unknown, k is outside 1..K-1, or the size of a tap is unknown.
+        ValueError: if the form is unknown, k is outside 1..K-1 or the classes are sigmoid units, or a tap has no fixed
+            size.
 
     >>> record_type({"logits": TapSpec("head", (None, 10))}, "top-3").itemsize
     24
@@ -148,7 +149,8 @@ def _check_range(column: str, values: np.ndarray, is_half: bool) -> None:
         raise ValueError(f"The teacher must have finite outputs, but {column} has NaN or infinity. Train it again.")
     largest = np.abs(values).max(initial=0)
     if is_half and largest > LARGEST:
-        advice = 'pass logits="float32", or choose another tap, such as one after a normalization layer'
+        is_logits = column.startswith("logits/")
+        advice = 'pass logits="float32"' if is_logits else "choose another tap, such as one after a normalization layer"
         expected = f"values up to {LARGEST:,.0f}, to store {column} as float16"
         raise ValueError(explain_mismatch(expected, f"{largest:,.0f}", advice))
 

@@ -62,8 +62,9 @@ def software_versions() -> dict[str, str]:
 def teacher_identity(teacher: LiveTeacher | FunctionTeacher) -> dict[str, Any]:
     """What identifies a `Teacher`: the weights of its networks and how they are combined.
 
-    A `preprocess` function of the user's has no identity. If a live teacher is passed together with its recording,
-    `Recording.compare` detects a different one on a batch of images; when a recording is resumed, nothing does.
+    A user's `preprocess` function is not part of the identity. If a live teacher is passed together with its
+    recording, `Recording.compare` detects a changed function on a batch of images. If a recording is resumed, a changed
+    function is not detected.
 
     Raises:
         ValueError: if the weights of its networks depend on the labels, which a recording does not know.

@@ -133,7 +133,7 @@ class Request:
 
 
 def begin(directory: Path, plan: dict[str, Any]) -> None:
-    """Writes the plan into a new directory, or checks that the directory has the same plan.
+    """Writes the plan into a new directory, checks it against an existing plan, or replaces a damaged one.
 
     Raises:
         ValueError: if the directory contains other files, or a recording with other settings (with the differences).
@@ -159,7 +159,7 @@ def begin(directory: Path, plan: dict[str, Any]) -> None:
 
 
 def plan_digest(plan: Mapping[str, Any]) -> str:
-    """Identifies a plan in the note of a shard, in case that plan.json is damaged."""
+    """The digest by which the JSON file of a shard identifies its plan if plan.json is damaged."""
     return hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()
 
 
@@ -183,7 +183,7 @@ def _read_plan(directory: Path) -> dict[str, Any] | None:
 
 def _forget_shards(directory: Path, plan: dict[str, Any]) -> None:
     """Deletes the notes of shards that were not made by this plan, so that these shards are written again."""
-    logger.warning("%s is damaged and is written again, with all shards of other settings.", directory / "plan.json")
+    logger.warning("%s is damaged. It and all shards of other settings are written again.", directory / "plan.json")
     for note in directory.glob("view-*.json"):
         content = _read_whole(note, ("plan",))
         if content is None or content["plan"] != plan_digest(plan):

@@ -20,7 +20,7 @@ from kd_keras.data.python_calls import call_python
 from kd_keras.errors import explain_mismatch
 from kd_keras.networks.specs import Specs
 from kd_keras.recording.constants import RecordedConstants
-from kd_keras.recording.files import RECORD_AGAIN, ShardFile, read_json
+from kd_keras.recording.files import RECORD_AGAIN, ShardFile, check_digest, read_json
 from kd_keras.recording.format import columns, decode, record_type, select_column, stored_classes
 from kd_keras.recording.identity import describe_changes, software_versions
 from kd_keras.recording.plan import MANIFEST_KEYS, SHARD_KEYS, check_format, plan_of
@@ -188,7 +188,7 @@ class Recording:
         """The records of a shard, after a comparison with its checksum."""
         file = self._shards[shard["file"]]
         if shard["file"] not in self._checked:
-            file.check(shard["sha256"])
+            check_digest(file.path, shard["sha256"])
             self._checked.add(shard["file"])
         return file
 

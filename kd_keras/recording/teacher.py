@@ -6,7 +6,6 @@ from collections.abc import Iterable
 
 from kd_keras.contracts import Batch, Outputs
 from kd_keras.errors import explain_mismatch
-from kd_keras.networks.specs import Specs
 from kd_keras.recording.reader import Recording
 
 
@@ -19,7 +18,7 @@ class RecordedTeacher:
     """
 
     def __init__(self, recording: Recording):
-        self.specs = recording.specs if isinstance(recording.specs, Specs) else Specs(recording.specs)
+        self.specs = recording.specs
         self.recording = recording
 
     def tapped(self, wanted: Iterable[str]) -> RecordedTeacher:

@@ -57,7 +57,7 @@ def record(
     Args:
         directory: the directory of the recording; created if necessary.
         teacher: a `Teacher`, which receives float32 images 0..255, or a function, which is asked once for each batch,
-            also if the recording is interrupted.
+            even if the recording is interrupted.
         source: the examples.
         taps: the names of the taps to record.
         views: V, the number of views of every example, at least 1; epoch e of a training shows view e mod V.
@@ -69,14 +69,15 @@ def record(
         augmentation: as in `data.training`.
         seed: as in `data.training`.
         cache: as in `data.training`.
-        drop_remainder: as in `data.training`.
+        drop_remainder: as in `data.training` if batches are mixed; otherwise every example is recorded.
 
     Returns:
         The recording, or `None` if the shards of other workers are still missing.
 
     Raises:
-        ValueError: if the directory contains another recording (with the differences), the disk has too little space,
-            or the teacher's outputs are not finite or too large for float16.
+        ValueError: if `shard`, `views`, `logits` or a tap is invalid, the teacher's weights depend on labels, the
+            directory contains another recording (with the differences), the disk has too little space, or the
+            teacher's outputs are not finite or too large for float16.
         OSError: if the disk is full. Finished shards are kept, and the same call resumes with the others.
 
     >>> import tempfile, keras
@@ -176,7 +177,7 @@ def _make_batches(request: Request, shards: list[Shard]) -> tf.data.Dataset:
 
 
 def _live_runner(teacher: LiveTeacher) -> Callable[[Shard, int, Batch], Mapping[str, Any]]:
-    """Runs the networks of a teacher on the devices."""
+    """Returns a function that runs the networks of a teacher on the devices."""
     run = tf.function(map_over_replicas(lambda images: dict(teacher(images))), reduce_retracing=True)
     return lambda shard, step, batch: run(batch.inputs)
 

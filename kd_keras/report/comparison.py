@@ -16,7 +16,7 @@ from kd_keras.files import write_atomically
 
 HEADS = (
     "recipe", "seeds", "{metric}, %", "spread", "best epoch, %", "spread", "gain over the baseline", "95 % interval",
-    "of the gap", "seconds",
+    "gap closed", "seconds",
 )  # fmt: skip
 
 

@@ -36,7 +36,7 @@ def write_sheet(
         captions: the lines below each image, by the path of its file.
         draw: from the path of an image and its pixels `(h, w, 3)` uint8, whose longer side is `side`, to the pixels
             that are shown, of the same size.
-        side: of a place for an image, in pixels.
+        side: the width and the height of the space for an image, in pixels.
         most: the largest number of images; those after it are left out.
         key: the colors (red, green, blue) that a key below the images explains, by their names.
         bits: of images with 16 bits per channel, the number of low bits that their values use.
@@ -108,7 +108,7 @@ def _draw_key(pen: Any, key: Mapping[str, tuple[int, int, int]], size: tuple[int
 
 
 def _cut(text: str, font: Any, width: int) -> str:
-    """A text, or of one that is too wide its end after "~"; in characters that every font has."""
+    """A text in characters that every font has; of a text that is too wide only the end, after "~"."""
     text = printable(text)
     if font.getlength(text) <= width:
         return text

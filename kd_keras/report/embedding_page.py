@@ -80,5 +80,5 @@ def _show_neighbors(
         images = [(svg.thumbnail(image), name) for image, name in zip(pixels, names, strict=True)]
         is_pixelated = max(max(image.shape[:2]) for image in pixels) <= svg.PIXELATED
         cards.append(Card(images=images, alt="an image and its nearest neighbors", lines=[], pixelated=is_pixelated))
-    intro = "An image, and the nearest others by the cosine of their embeddings, which is below them."
+    intro = "An image and its nearest neighbors. The cosine of the embeddings is below each."
     return Section(intro=intro, cards=cards, large=True)

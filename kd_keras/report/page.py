@@ -106,8 +106,9 @@ def render_page(
         disagreements: images for which the judged network and the teacher predict different classes.
         command: the command that repeats the page.
         metric: the metric that the page is about.
-        sections: below the trade-off: by a name of letters, the heading and the section, `None` if its data are
-            missing; by default those of classification. `name_networks` gives the networks as they are shown.
+        sections: the sections below the trade-off. The key is an HTML id in letters; the value is the heading and the
+            section, or `None` if its data are missing. By default those of classification. `name_networks` returns the
+            networks as they are shown.
 
     Raises:
         ValueError: if there are no subjects, a role is unknown, two subjects have the same name, or the teacher is not

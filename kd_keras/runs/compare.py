@@ -19,8 +19,8 @@ from kd_keras.runs.settings import to_lines
 from kd_keras.runs.sweeps import Pair, finish_all, plan
 
 LOGGER = logging.getLogger("kd_keras")
-# Settings that say where something is or how it is saved, and do not change the training.
-PLACES = ("data_dir", "seed", "checkpoint_every", "keep")
+# Settings in which the runs of one group may differ: the seed, and those that do not change the training.
+NOT_COMPARED = ("data_dir", "seed", "checkpoint_every", "keep")
 NETWORKS = ("teacher", "student", "model")
 
 
@@ -134,7 +134,7 @@ def _find_runs(runs: Sequence[Run | str | os.PathLike]) -> list[Path]:
     Raises:
         ValueError: if a path or a pattern matches no run.
     """
-    paths: dict[Path, Path] = {}  # by what they are, because one run has several spellings
+    paths: dict[Path, Path] = {}  # by resolved path, because a run has several spellings
     for run in [runs] if isinstance(runs, (Run, str, os.PathLike)) else runs:
         if isinstance(run, Run):
             paths.setdefault(run.path.resolve(), run.path)
@@ -176,7 +176,7 @@ def group_runs(paths: Sequence[Path], names: Mapping[Path, str] | None = None) -
         shared = [
             line
             for name, value in settings.items()
-            if name not in (*PLACES, *NETWORKS)
+            if name not in (*NOT_COMPARED, *NETWORKS)
             for line in to_lines(name, value)
         ]
         shared += [f"--{name}={text}" for name, texts in run.given_objects.items() for text in texts]

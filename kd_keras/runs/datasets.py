@@ -13,18 +13,20 @@ from kd_keras.data import Source
 
 
 def source_from(dataset: tf.data.Dataset, name: str = "tf.data.Dataset") -> Source:
-    """Makes a source of a dataset, which is read once to count its examples and classes.
+    """Makes a source from a dataset, which is read once to count its examples and classes.
 
     Args:
         dataset: examples or batches of them: `image`, `(image, label)`, or dictionaries with the keys "image" and
-            "label". Images are `(H, W, C)` or `(B, H, W, C)` of any dtype with values in 0..255, which are rounded;
-            labels are whole numbers `()` or one-hot `(K,)`. The dataset must be finite and yield the same order every
-            time; the pipeline shuffles it. A warning says if no example has label 0, as if labels counted from 1.
+            "label". Images are `(H, W, C)` or `(B, H, W, C)` of any numeric dtype with values in 0..255, which are
+            rounded. Floating-point images in 0..1 are refused. Labels are whole numbers `()` or one-hot `(K,)`. The
+            dataset must be finite and yield the same order every time; the pipeline shuffles it. There is a warning if
+            no example has label 0, because the labels may count from 1.
         name: the name of the source.
 
     Raises:
-        ValueError: if the elements have another form, there are none, a pixel is outside of 0..255 or no number, or a
-            label is negative, fractional, or neither a number nor one-hot.
+        ValueError: if the dataset is infinite or empty, an element has another form, a pixel is not a number in 0..255,
+            all pixels of floating-point images are at most 1, or a label is negative, fractional, or neither a number
+            nor one-hot.
 
     >>> images, labels = tf.zeros((6, 8, 8, 1)), tf.constant([0, 1, 2, 0, 1, 2])
     >>> source = source_from(tf.data.Dataset.from_tensor_slices((images, labels)).batch(4))
@@ -45,7 +47,7 @@ def source_from(dataset: tf.data.Dataset, name: str = "tf.data.Dataset") -> Sour
         return {"image": image, "index": index, **labels}
 
     measured, has_labels = _measure(examples), "label" in examples.element_spec
-    # Integers may be as dark as 0..1.
+    # Integer images in 0..1 are accepted as dark images.
     _check(measured, examples.element_spec["image"].dtype.is_integer, has_labels, name)
     if has_labels and measured.first_class > 0:
         warnings.warn(

@@ -73,7 +73,7 @@ def _silenced() -> Iterator[None]:
 
 
 def local_strategy(recipe: Recipe) -> tf.distribute.Strategy:
-    """A strategy for the devices of this machine, for work whose shares the workers of a cluster do independently.
+    """A strategy for the devices of this machine; in a cluster each worker does its own part of the work with it.
 
     Raises:
         ValueError: if the recipe names a strategy of another kind.
@@ -84,10 +84,10 @@ def local_strategy(recipe: Recipe) -> tf.distribute.Strategy:
         raise ValueError(
             f"strategy must be auto, one, mirrored or multiworker for this task, but received {recipe.strategy!r}."
         )
-    several = recipe.devices or len(tf.config.list_physical_devices("GPU"))
-    mirrored = recipe.strategy == "mirrored" or (recipe.strategy in ("auto", "multiworker") and several > 1)
+    count = recipe.devices or len(tf.config.list_physical_devices("GPU"))
+    mirrored = recipe.strategy == "mirrored" or (recipe.strategy in ("auto", "multiworker") and count > 1)
     if not mirrored:
-        return distribute.strategy("one")
+        return distribute.strategy("one", devices=recipe.devices)
     return _cached_strategy("mirrored", recipe.devices, recipe.worker_timeout)
 
 

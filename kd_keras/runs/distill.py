@@ -87,10 +87,11 @@ class Request:
         """Rejects a request that cannot be trained, before any data is loaded.
 
         Raises:
-            TypeError: if the teacher is of another type than `distill` takes.
-            ValueError: if the quantization is unknown or the student to quantize is not trained, if a method needs a
-                teacher and there is none, if there is a teacher and no method needs one, or if a method does not train
-                the student.
+            TypeError: if the teacher is of another type than `distill` takes, or `keep_float` is a text.
+            ValueError: if `keep_float` or `kernel_bits` is passed without `quantize`; if the quantization is unknown,
+                or the student to quantize is not trained or already quantization-aware; if the teacher must be
+                recorded first; if a method needs a teacher and there is none; if there is a teacher and no method
+                needs one; or if a method does not train the student.
         """
         if isinstance(self.keep_float, str):
             raise TypeError(f"keep_float must be a list of names, but received {self.keep_float!r}.")
@@ -106,7 +107,7 @@ class Request:
             if isinstance(self.student, keras.Model) and is_quantization_aware(self.student):
                 raise ValueError(
                     f"quantize={self.quantize!r} needs a float student, but {self.student.name!r} is already "
-                    "quantization-aware. Leave out quantize=; its ranges stay of the kind that they are."
+                    "quantization-aware. Leave out quantize=; the student keeps the kind of its ranges."
                 )
         refuse_function(self.teacher)
         methods = make_methods(self.methods)
@@ -162,9 +163,9 @@ def distill(
             outputs for one batch are compared with the recorded ones.
         weights: a file to start the student from, as for `train`.
         quantize: "int8" to train a trained classifier for its LiteRT int8 file, as `kd_keras.quantization_aware` says.
-            "int8_lsq" learns the ranges of activations by gradient instead of moving averages, with the optimizer
-            "sgd". The float student may be its own teacher. A tenth of the epochs of its training is enough; `export`
-            in the formats "litert_int8" and "onnx" writes the file.
+            "int8_lsq" learns the ranges of activations by gradient instead of moving averages, with the optimizer "sgd"
+            or "dot". The float student may be its own teacher. A tenth of the epochs of its training is enough;
+            `export` in the formats "litert_int8" and "onnx" writes the file.
         keep_float, kernel_bits: of `quantize`, as for `kd_keras.quantization_aware`.
         overwrite: whether to delete an earlier run in that directory.
         **options: `teacher_weights`, `teacher_precision`, `teacher_range` and `combine` as `TeacherOptions` describes
@@ -196,8 +197,8 @@ def distill(
     request.check()
     if quantize == "int8_lsq" and recipe.optimizer not in ("sgd", "dot"):
         raise ValueError(
-            f"quantize='int8_lsq' needs optimizer='sgd', but received {recipe.optimizer!r}, whose learning rate or "
-            "updates would change small steps too much. Pass 'sgd', or use 'int8'."
+            f"quantize='int8_lsq' needs optimizer='sgd' or 'dot', but received {recipe.optimizer!r}, whose learning "
+            "rate or updates would change small steps too much. Pass 'sgd', or use quantize='int8'."
         )
     with devices.chosen_strategy(recipe) as strategy:
         with open_session(run, request.settings(recipe), recipe, strategy, overwrite) as session:

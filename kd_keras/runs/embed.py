@@ -73,14 +73,8 @@ class Embeddings:
         Raises:
             ValueError: if the path ends in something else.
         """
-        if Path(path).suffix != ".npz":
-            raise ValueError(explain_mismatch("a file that ends in .npz", os.fspath(path)))
-
-        def write(name: str) -> None:
-            with open(name, "wb") as file:
-                np.savez(file, files=np.array(self.files), embedding=self.vectors)
-
-        write_atomically(Path(path), write)
+        check_file("a file", path, (".npz",))
+        write_atomically(Path(path), lambda name: np.savez(name, files=np.array(self.files), embedding=self.vectors))
 
 
 def embed(
@@ -163,7 +157,7 @@ def _load(
         try:
             embedder, shape = load_embedder(path)
             embedder(np.zeros((1, *shape), "uint8"))
-        except Exception as error:  # of a type for each runtime
+        except Exception as error:  # each runtime raises its own types
             expected = "a run, a .keras file, or an exported network of faces from 'images' to 'embedding'"
             raise ValueError(explain_mismatch(expected, path, "pass the run that it was exported from")) from error
         return embedder, shape

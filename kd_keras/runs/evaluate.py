@@ -35,6 +35,16 @@ from kd_keras.runs.sources import open_source
 from kd_keras.tasks import CLASSIFICATION, Task, find_task
 
 LOGGER = logging.getLogger("kd_keras")
+# Findings about a network and its teacher, which of a single network compare it with itself.
+COMPARISONS = (
+    "agreement",
+    "kl",
+    "agreement_by_class",
+    "kl_by_class",
+    "attention_correlation",
+    "attention_overlap",
+    "cka",
+)
 TEACHER_SETTINGS = ("teacher", "recording", "method")  # a run with one of these was distilled
 OPTIONS = (
     "data_dir", "task", "test_split", "image_size", "batch_size", "strategy", "devices", "worker_timeout",
@@ -170,7 +180,8 @@ def evaluate(
         verdict = Verdict(tuple(check_requirements(limits, findings[judged], findings[evaluator.teacher])))
         if report is not None and distribute.is_chief(strategy):
             LOGGER.info("Writing %s.", os.fspath(report))
-            subjects = _subjects(networks, findings, evaluator.teacher)
+            has_teacher = teacher is not None or len(networks) > 1
+            subjects = _subjects(networks, findings, evaluator.teacher if has_teacher else None)
             evaluator.write_report(report, subjects, verdict.requirements, command)
     tables = _compare_training_sizes(networks, findings, task.metric, options.get("data_dir"))
     return Evaluation(evaluator.teacher, findings, verdict, evaluator.describe_data(), tables, task)
@@ -209,9 +220,13 @@ def _load_candidates(networks: Mapping[str, Network], data_dir: str | None) -> I
         yield load_candidate(source, name, data_dir)
 
 
-def _subjects(networks: Mapping[str, Network], findings: Mapping[str, Any], teacher: str) -> list[Subject]:
-    """The networks as the page shows them, with their role, training history and the command that repeats them."""
+def _subjects(networks: Mapping[str, Network], findings: Mapping[str, Any], teacher: str | None) -> list[Subject]:
+    """The networks as the page shows them, with their role, training history and the command that repeats them.
+
+    A single network is compared with nothing.
+    """
     subjects = []
+    omitted = COMPARISONS if len(networks) == 1 else ()
     for name, source in networks.items():
         run = find_run(source)
         settings = {} if run is None else run.settings
@@ -223,7 +238,8 @@ def _subjects(networks: Mapping[str, Network], findings: Mapping[str, Any], teac
             program = "distill" if distilled else "train"
             commands = [f"python -m experiments.{program} --run=NEW --flagfile={flagfile}", ""]
             commands += flagfile.read_text().splitlines()
-        subjects.append(Subject(name, role, findings[name], {} if run is None else run.history, commands))
+        shown = {finding: value for finding, value in findings[name].items() if finding not in omitted}
+        subjects.append(Subject(name, role, shown, {} if run is None else run.history, commands))
     return subjects
 
 

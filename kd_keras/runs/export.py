@@ -85,8 +85,9 @@ def export(
 ) -> list[TaskExport]:
     """Exports a trained network and compares every export with it on the test images.
 
-    Besides the exports, it writes `export.json` with the measurements and `saved_model/check.npz` with the raw test
-    images and the classes that the network predicts for them, so that any process can repeat the comparison.
+    Besides the exports, it writes `export.json` with the measurements. The SavedModel of a classifier contains
+    `check.npz`, the raw test images and the classes that the network predicts for them, so that any process can repeat
+    the comparison.
 
     Args:
         student: a run, a path or a Keras model.
@@ -131,7 +132,7 @@ def export(
     if exports:
         saved = exports.get("saved_model")
         lines = reading_lines(exporter.images.shape[1:], None if saved is None else str(saved.path))
-        LOGGER.info("\nAn image file of any size is read as the test images were by:\n\n%s", lines)
+        LOGGER.info("\nThis code reads an image file of any size in the same way as the test images:\n\n%s", lines)
     if rejected:
         raise ValueError("\n".join(rejected.values()))
     return list(exports.values())
@@ -151,7 +152,7 @@ def _check_request(formats: Sequence[str], options: Mapping[str, Any]) -> None:
 def _check_tolerance(task: Task, tolerance: Mapping[str, float]) -> dict[str, float]:
     for name in tolerance:
         if name not in task.export_tolerances:
-            raise ValueError(f"{name!r} is no tolerance of {task.name}: {suggest(name, task.export_tolerances)}")
+            raise ValueError(f"{name!r} is not a tolerance of {task.name}: {suggest(name, task.export_tolerances)}")
     return {
         name: value if value == math.inf else check_number("tolerance", name, value)
         for name, value in tolerance.items()

@@ -130,7 +130,7 @@ def _task_of_export(path: Path) -> tuple[str, tuple[int, int, int]]:
         task = next((task for task in TASKS if set(task.export_outputs) <= set(names)), None)
         if task is not None:
             runtimes.load_outputs(path, task.export_outputs)(np.zeros((1, *shape), "uint8"))
-    except Exception as error:  # of a type for each runtime
+    except Exception as error:  # each runtime raises its own types
         reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
         raise ValueError(explain_mismatch(expected, f"{path} ({reason})")) from error
     if task is None:

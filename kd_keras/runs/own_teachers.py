@@ -37,11 +37,12 @@ def as_function(source: Any, preprocess: Any = None, recipe: Recipe | None = Non
     Args:
         source: such as "teacher.onnx", "teacher.tflite", "predictions.npz" or "http://localhost:8501/v1/models/resnet",
             also with options as in "teacher.onnx(probabilities=True)"; or a list of one of them.
-        preprocess: from images 0..255 to what it reads.
+        preprocess: a function from images 0..255 to the images that the teacher reads.
         recipe: names the images, for the file names of predictions.
 
     Raises:
-        ValueError: if an option is unknown, or the file does not exist or is not of this kind.
+        ValueError: if an option is unknown, the file does not exist or is not of this kind, or `preprocess` is passed
+            with a `FunctionTeacher` or with arrays.
     """
     source = source[0] if isinstance(source, (list, tuple)) and len(source) == 1 else source
     if isinstance(source, FunctionTeacher):

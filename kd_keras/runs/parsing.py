@@ -119,7 +119,7 @@ def _run_file(file: Path) -> dict[str, Any]:
         name = f"kd_keras_file_{file.stem}"
         spec = importlib.util.spec_from_file_location(name, file)
         if spec is None or spec.loader is None:
-            raise ImportError("it is no module")
+            raise ImportError("it is not a module")
         module = sys.modules[name] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         return vars(module)

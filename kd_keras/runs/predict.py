@@ -48,8 +48,8 @@ def predict(
         top: of a classifier, the number of classes for each image, 3 by default, at most K.
         score: of a detector, the lowest score of a box, 0.3 by default, from 0.05 to 1. An exported file may have a
             higher limit of its own.
-        masks: of a segmentation network, which needs it, the folder of the masks: PNG files named as the images. Their
-            pixels are the numbers of the classes.
+        masks: required for a segmentation network: the folder for the masks, PNG files with the names of the images.
+            Their pixels are the numbers of the classes.
         batch_size: images per forward pass; segmentation networks and exported detectors take one at a time.
         image_size: `(H, W)` for a model that reads images of any size and belongs to no run.
         image_bits: of images with 16 bits per channel, the number of low bits that their values use, 8 to 16; by

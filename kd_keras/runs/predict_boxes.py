@@ -55,7 +55,7 @@ class ImageBoxes(NamedTuple):
     Attributes:
         file: its path in the folder.
         size: its original size `(height, width)`, upright as its EXIF data say.
-        boxes: in the order of falling scores; empty if there are none.
+        boxes: in order of decreasing score; empty if there are none.
     """
 
     file: str

@@ -97,7 +97,8 @@ class MaskPredictor:
         masks: the folder of the masks.
 
     Raises:
-        ValueError: if it is no segmentation network, or a mask cannot be written at its place.
+        ValueError: if it is not a segmentation network, its class names are not different or do not fit its outputs, or
+            the path of a mask is taken by another file.
     """
 
     def __init__(self, loaded: LoadedModel, folder: ImageFolder, masks: str | os.PathLike):

@@ -93,10 +93,11 @@ def pretrain(
         run: the directory of the run.
         recording: directory of the recorded outputs of a teacher, as for `distill`. `record` makes it with
             `unlabeled=True`, the same data, seed, batch size and augmentation, of which `mixup=1.0` is a default here.
-        labeled: images with classes that measure the embeddings after each tested epoch, and train nothing: the
-            accuracy of the nearest neighbors (`val_knn`) and of a linear probe (`val_linear_probe`) on `test_data`, by
-            default `labeled` too, with `test_split`. Of more than 10,000 images evenly spread ones are taken.
-        labeled_split: the split of `labeled` whose classes are known to these.
+        labeled: images with classes, on which the embeddings are measured after each tested epoch. They train nothing.
+            Nearest neighbors (`val_knn`) and a linear probe (`val_linear_probe`) are fitted to `labeled_split` and
+            tested on `test_split` of `test_data`, by default of `labeled`. At most 10,000 images of each are used,
+            spread evenly.
+        labeled_split: the split of `labeled` to which the neighbors and the probe are fitted.
         weights: a file to start the student from, as for `train`.
         overwrite: whether to delete an earlier run in that directory.
         **options: as for `distill`.
@@ -198,9 +199,9 @@ def _load_images(recipe: Recipe, labeled: Data | None, labeled_split: str) -> Im
         return Images(recipe, train, None, Pretraining())
     test_data = labeled if recipe.test_data is None else recipe.test_data
     if _are_same(labeled, labeled_split, test_data, recipe.test_split):
-        expected = "test images other than the labeled ones, whose accuracy would mean nothing"
+        expected = "test images that differ from the labeled images"
         advice = "pass test_data= or another test_split="
-        raise ValueError(explain_mismatch(expected, f"the split {labeled_split!r} of one place for both", advice))
+        raise ValueError(explain_mismatch(expected, f"the split {labeled_split!r} of one dataset for both", advice))
     names = ((labeled, labeled_split), (test_data, recipe.test_split))
     known, test = (_load_labeled(recipe, train, images, split) for images, split in names)
     task = Pretraining(*(functools.partial(_batches, recipe, images, train) for images in (known, test)))
@@ -219,7 +220,8 @@ def _load_labeled(recipe: Recipe, train: room.Source, images: Data, split: str) 
     source = open_source(images, split, recipe.data_dir, **recipe.reading)
     channels = train.examples.element_spec["image"].shape[-1]
     if not source.has_labels:
-        raise ValueError(explain_mismatch("labeled images to measure the embeddings", f"{source.name!r} without"))
+        expected = "labeled images to measure the embeddings"
+        raise ValueError(explain_mismatch(expected, f"{source.name!r} without labels"))
     if source.examples.element_spec["image"].shape[-1] != channels:
         advice = "pass image_channels=1 for gray or 3 for colors"
         expected = f"labeled images of {channels} channels, as for training"

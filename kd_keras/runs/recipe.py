@@ -38,7 +38,7 @@ class Recipe:
 
     Args:
         data: training images: a TFDS name, a folder of `<split>/<class>/` or of images, "digits", a `Source`, or a
-            `tf.data.Dataset` of (image or images in 0..255, label or labels), which `kd_keras.runs.images` describes.
+            `tf.data.Dataset` of (image or images in 0..255, label or labels), as `kd_keras.runs.datasets` describes.
         data_dir: where TFDS keeps prepared datasets; its usual place by default.
         task: what the labels are, a name of `tasks.NAMES`; by default what the dataset has.
         train_split: split to train on, such as "train[:5000]"; unused for a `Source` or a `Dataset`.
@@ -62,7 +62,8 @@ class Recipe:
         test_every: number of epochs between tests, each with a checkpoint.
         optimizer: "sgd", "adam", "adamw", "lars" for large batches, as `training.LARS`, or for `distill` "dot", as
             `training.DOT`; "sgd", "lars" and "dot" have momentum 0.9.
-        dot_delta: of "dot", how much the momentum of the distillation is above and that of the hard loss below 0.9.
+        dot_delta: for "dot", the amount by which the momentum of the distillation gradient is above 0.9 and that of
+            the hard loss's gradient below 0.9.
         learning_rate: the highest learning rate. `train` and `distill` start from trained weights with the lower rate
             of `FINE_TUNING_RATES`, unless they receive one; "lars" needs one.
         first_layer_rate: for networks with trained weights, the ratio of the first layer's learning rate to the

@@ -31,9 +31,10 @@ NUMBERS = {
     "coupled_weight_decay": 0, "clip_norm": 0, "label_smoothing": 0, "mixup": 0, "cutmix": 0, "mosaic": 0,
     "worker_timeout": 1, "download_timeout": 1,
 }  # fmt: skip
+TRUE, FALSE = ("true", "t", "1"), ("false", "f", "0")  # as absl takes them
 SWITCHES = ("drop_remainder", "flip", "resized_crop", "deterministic", "sync_batch_norm", "freeze_backbone")
 TUPLES = {"without_classes": None, "decay_epochs": None, "image_size": 2, "rand_augment": 2, "ignored": None}
-EMPTY = ("without_classes", "ignored")  # where no numbers mean none
+EMPTY = ("without_classes", "ignored")  # fields for which an empty list means None
 CHOICES: dict[str, Sequence[str]] = {
     "task": TASKS,
     "optimizer": OPTIMIZERS,
@@ -104,7 +105,9 @@ def parse_names(value: Any) -> tuple[str, ...] | None:
 def from_text(name: str, text: Any) -> Any:
     """The value of a field from the text of its flag."""
     if name in SWITCHES:
-        return text == "true"
+        if str(text).lower() not in (*TRUE, *FALSE):
+            raise ValueError(f"--{name} must be true or false, but received {text!r}.")
+        return str(text).lower() in TRUE
     if name in (*TUPLES, "scale", "class_names"):
         return text.split(",")
     if name in WHOLE_NUMBERS:

@@ -178,7 +178,7 @@ class Run:
         write_text(self._flagfile, "\n".join(self._settings.lines()) + "\n")
 
     def withdraw(self) -> None:
-        """Removes what `begin` and `loggers` wrote, if this object began the run: its first step was refused."""
+        """Removes what `begin` and `loggers` wrote if this object created the run; called if its first step fails."""
         if self._is_new:
             empty_run(self.path)
 
@@ -187,7 +187,8 @@ class Run:
 
         Args:
             start_epoch: the number of epochs after which the run starts or resumes.
-            columns: names of metrics that only some epochs have, and not as the validation of a metric of the training.
+            columns: names of metrics that a callback adds to the logs of some epochs only; metrics.csv has a column for
+                each of them from the first epoch.
         """
         metrics = self.path / "metrics.csv"
         if metrics.exists():  # an epoch that was logged but not saved is trained again
@@ -286,7 +287,7 @@ def load_network(source: Trained) -> keras.Model:
         check_model_file(path)
     try:
         return keras.saving.load_model(path, compile=False)
-    except Exception as error:  # of many types, by what is damaged
+    except Exception as error:  # the type depends on what is damaged
         raise ValueError(
             f"{path} is damaged or not a model file. Keras reports {type(error).__name__}: {error}"
         ) from error

@@ -34,12 +34,13 @@ def build_network(
     """Builds or loads the network to train, under the current strategy and dtype policy.
 
     Args:
-        source: a model of the zoo with options such as "mlp(hidden=(32,))", a run, a `.keras` file, or a Keras model.
-            A Keras model itself is trained, or a copy of it under a strategy of several replicas. A pretrained network
-            of images with one class each gets a new classifier. BatchNorm layers of a named network with new weights
-            have a momentum of 0.9, because those of keras.applications and KerasHub would need thousands of steps.
+        source: a model of the zoo with options such as "mlp(hidden=(32,))", a run, a `.keras` file, or a Keras model. A
+            Keras model itself is trained, or a copy of it under a strategy of several replicas. For classification, a
+            network that ends in an embedding gets a new classifier. BatchNorm layers of a named network with new
+            weights have a momentum of 0.9, because those of keras.applications and KerasHub would need thousands of
+            steps.
         images: the images of the run, which determine the input shape and the normalization of a model of the zoo.
-        classes: the number of classes; `None` for a network whose classifier is taken off.
+        classes: the number of classes; `None` for a network whose classifier will be removed.
         weights: a `.keras`, `.weights.h5` or `.h5` file to start from, as a whole or in part. If it is of a model of
             the zoo, the network takes over its normalization too.
 

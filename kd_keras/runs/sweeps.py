@@ -88,10 +88,10 @@ def plan(
             common = {**(shared or {}), "seed": seed}
             runs.append(PlannedRun(folder / BASELINE / f"seed{seed}", student, common))
             for name, options in recipes.items():
-                path, every = folder / name / f"seed{seed}", {**(shared or {}), **options, "seed": seed}
-                if every.get("recording") is not None:
-                    every["recording"] = _with_seed(every["recording"], seed)
-                runs.append(PlannedRun(path, student, every, _with_seed(teacher, seed)))
+                path, run_options = folder / name / f"seed{seed}", {**(shared or {}), **options, "seed": seed}
+                if run_options.get("recording") is not None:
+                    run_options["recording"] = _with_seed(run_options["recording"], seed)
+                runs.append(PlannedRun(path, student, run_options, _with_seed(teacher, seed)))
     return runs
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 
 import keras
 
@@ -13,6 +11,7 @@ from kd_keras import models
 from kd_keras.contracts import TapSpec
 from kd_keras.distiller import Distiller
 from kd_keras.evaluation import macs
+from kd_keras.evaluation.cost import saved_kilobytes
 from kd_keras.methods import Method
 from kd_keras.methods.listing import COLUMNS, describe_kind, list_kinds
 from kd_keras.networks.taps import Tapped
@@ -53,11 +52,10 @@ def model_tables(text: str, image_shape: tuple[int, int, int], classes: int) -> 
 
 def model_row(name: str, model: keras.Model) -> str:
     """The row of a model: its costs, and the shapes of its stages."""
-    with tempfile.TemporaryDirectory() as folder:
-        model.save(f"{folder}/model.keras")
-        kilobytes = Path(f"{folder}/model.keras").stat().st_size / 1000
     stages = " ".join(_shape(spec) for spec in tap_specs(model, "stages")) or "none"
-    return f"| {name} | {count(model.trainable_variables):,} | {macs(model):,} | {kilobytes:,.0f} | {stages} |"
+    size = f"{saved_kilobytes(model):,.0f}"
+    cells = [name, f"{count(model.trainable_variables):,}", f"{macs(model):,}", size, stages]
+    return f"| {' | '.join(cells)} |"
 
 
 def tap_table(model: keras.Model) -> str:

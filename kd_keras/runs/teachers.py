@@ -73,8 +73,9 @@ class TeacherOptions:
         if isinstance(self.teacher_weights, str):
             normalize_weights(self.teacher_weights, 2)
         limits = self.teacher_range
-        are_numbers = limits is None or all(isinstance(limit, (int, float)) for limit in limits)
-        if limits is not None and not (are_numbers and len(limits) == 2 and limits[0] < limits[1]):
+        if limits is not None and not (
+            len(limits) == 2 and all(isinstance(limit, (int, float)) for limit in limits) and limits[0] < limits[1]
+        ):
             raise ValueError(
                 f"teacher_range must be (lowest, highest) with lowest < highest, but received {shorten(limits)}."
             )
@@ -145,8 +146,9 @@ def load_any_teacher(
     function = as_function(source, None if limits is None else PixelRange(*limits), images.recipe)
     if function is None:
         return load_teacher(source, images, options, taps)
-    given = {name: value for name, value in vars(options).items() if value != getattr(TeacherOptions, name)}
-    refuse_options(source, {name: given[name] for name in given if name != "teacher_range"})
+    names = [name for name in TEACHER_OPTIONS if name != "teacher_range"]
+    changed = [name for name in names if getattr(options, name) != getattr(TeacherOptions, name)]
+    refuse_options(source, {name: getattr(options, name) for name in changed})
     return function.ordered(order_classes(function.origin.class_names, images.train.class_names))
 
 
@@ -227,7 +229,7 @@ def _as_tuples(value: Any) -> Any:
 
 
 def as_list(source: TeacherSource) -> list[Trained]:
-    """The networks of a teacher as a list, also if there is only one.
+    """The networks of a teacher as a list, even if there is only one.
 
     Raises:
         TypeError: if a network is of another type.

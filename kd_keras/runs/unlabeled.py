@@ -18,7 +18,7 @@ def open_unlabeled(recipe: Recipe) -> Source:
 
     Raises:
         FileNotFoundError: if a text file of paths does not exist.
-        ValueError: if an option needs labels or splits that there are not, or if no image can be decoded.
+        ValueError: if an option needs labels or splits, which the images do not have, or if no image can be decoded.
 
     >>> open_unlabeled(Recipe(data="digits")).has_labels
     False

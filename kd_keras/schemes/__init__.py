@@ -1,7 +1,7 @@
-"""What takes several trainings: each function trains its runs on top of `kd_keras.train` and `kd_keras.distill`.
+"""Training schemes: assistants, born-again networks, peers, self-teaching, pseudo-labels, the choice of a student.
 
 The same call resumes an interrupted scheme: complete runs are reused, and the interrupted one resumes. The docstring of
-each file has the paper, the formula and a command.
+the file of a published scheme names the paper and gives a command.
 """
 
 from kd_keras.schemes.assistants import choose_assistants, distill_by_assistants

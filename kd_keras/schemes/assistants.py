@@ -112,8 +112,9 @@ def _check_chain(teacher: Any, chain: Sequence[str]) -> None:
 def choose_assistants(teacher: Trained, student: str) -> list[str]:
     """Chooses assistants of the student's family whose numbers of parameters halve from the teacher to the student.
 
-    For each of P/2, P/4, ... above the student's number, where P is that of the teacher, it takes the network of the
-    family that comes nearest to it, by the ratio, and is smaller than the teacher and larger than the student.
+    P is the teacher's number of parameters. For each of P/2, P/4, ... above the student's number, the result contains
+    the network of the student's family whose number is nearest by ratio. All of them are smaller than the teacher and
+    larger than the student.
 
     Args:
         teacher: as for `distill_by_assistants`.

@@ -72,8 +72,8 @@ def train_generations(
     Generation 0 is a run of `train`, and generation k a run of `distill` whose teacher is generation k - 1; its seed is
     `seed + k`, so that it starts from other weights. The loss of the paper, section 3.1, is the default: the cross
     entropy with the labels plus that with the teacher's probabilities, at temperature 1 and with equal weights. The
-    last network of a generation teaches the next one. The runs are in `<run>/<generation>-<model>`; the same call
-    resumes an interrupted scheme.
+    network after the last epoch of a generation, not the best one, teaches the next. The runs are in
+    `<run>/<generation>-<model>`; the same call resumes an interrupted scheme.
 
     Args:
         student: a model of the zoo.

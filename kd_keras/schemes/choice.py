@@ -92,13 +92,13 @@ def choose(
     Every candidate is built with new weights, exported, and measured on this machine with the runtime of its export;
     `measure_candidates` is that part alone. Those that fit are distilled from the recorded outputs of the teacher, by
     successive halving: the best third is trained again, for three times as many epochs (`kd_keras/schemes/halving.py`).
-    The accuracy of the trained network on the test images decides, also for int8; they should therefore be a part of
-    the training images, such as `test_split="train[45000:]"`. The best network is then trained on the same views and as
-    long without the teacher, for comparison.
+    The accuracy of the float network on the test images decides, even if `form` is "litert_int8". The test images
+    should therefore be a held-out part of the training images, such as `test_split="train[45000:]"`. The best network
+    is then trained without the teacher, on the same views and for as many epochs, as the baseline.
 
     The runs are in `<run>/rung<r>/<number>-<model>` and `<run>/baseline/`, the table and the figure in `choice.md`,
-    `choice.csv` and `choice.png`; the same call resumes an interrupted choice. The front in the figure is that of the
-    accuracies in it, although those of candidates that left early are of fewer epochs.
+    `choice.csv` and `choice.png`; the same call resumes an interrupted choice. The Pareto front in the figure uses the
+    accuracies shown there, although candidates that were eliminated early had fewer epochs.
 
     Args:
         teacher: as for `distill`. It is in the figure if it is a run, a `.keras` file or a Keras model that reads

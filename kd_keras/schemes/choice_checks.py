@@ -50,7 +50,7 @@ def check_recipes(
     >>> check_recipes(None, ["kd"], {"hard_weight": 0.1})
     {'': {'methods': ['kd'], 'hard_weight': 0.1}}
     """
-    given = {key: options.pop(key) for key in ("hard_weight",) if key in options}
+    given = {"hard_weight": options.pop("hard_weight")} if "hard_weight" in options else {}
     if recipes is None:
         checked = {"": {"methods": as_texts(methods), **given}}
     else:

@@ -115,7 +115,6 @@ def train_peers(
         "temperature": DML(temperature=temperature).temperature,
     }
     if teacher is not None:
-        teachers.as_list(teacher)
         request |= {"teacher": teachers.as_setting(teacher), "teacher_weight": weight, **of_teacher.settings()}
     settings = Settings({**recipe.settings(), **request}, DEFAULTS)
     with (

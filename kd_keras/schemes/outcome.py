@@ -52,7 +52,7 @@ def run_path(directory: str | os.PathLike, number: int, network: str) -> Path:
 
 
 def as_texts(methods: Sequence[str | Method]) -> list[str]:
-    """Methods as texts, of which each run of a scheme makes methods of its own.
+    """Converts methods to texts, from which each run of a scheme creates its own methods.
 
     Raises:
         TypeError: if the methods are not a list.

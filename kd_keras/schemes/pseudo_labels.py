@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ import numpy as np
 import tensorflow as tf
 
 from kd_keras.data import Source, evaluation
-from kd_keras.errors import check_number, explain_mismatch
+from kd_keras.errors import check_number, check_whole_number, explain_mismatch
 from kd_keras.evaluation import predict
 from kd_keras.runs.images import Images, load_images
 from kd_keras.runs.recipe import Data, Recipe, make_recipe
@@ -83,8 +84,8 @@ def label_images(
         unlabeled_split: the split of the images to label; labels that they have are only used to count errors.
         unlabeled_data: where these images are; by default in `data`.
         threshold: the least probability with which the teacher must predict a class, in [0, 1].
-        per_class: the number of labeled images that each class gets: of more, the most confident ones; fewer are
-            repeated in turns. By default all confident images are used once.
+        per_class: the number of labeled images of each class. If more are confident, the most confident ones are used;
+            if fewer are, they are repeated in turn. By default all confident images are used once.
         name: the name of the dataset, as TFDS allows it: small letters, digits and underscores.
         output: the directory of TFDS datasets to write it to. Programs read it with `data=name, data_dir=output`.
         **options: those of `TeacherOptions`, and those of `Recipe` for data.
@@ -103,20 +104,20 @@ def label_images(
     50
     """
     threshold = check_number("label_images", "threshold", threshold, least=0, most=1)
-    if per_class is not None and (isinstance(per_class, bool) or not isinstance(per_class, int) or per_class < 1):
-        raise ValueError(f"per_class must be a whole number of at least 1, but received {per_class!r}.")
+    if per_class is not None:
+        per_class = check_whole_number("label_images", "per_class", per_class)
     directory = _free_directory(Path(output), name)
     for_teacher = TeacherOptions(**{key: options.pop(key) for key in TEACHER_OPTIONS if key in options})
     recipe = make_recipe(data=data, **options)
     images = load_images(recipe)
     unlabeled = _open_unlabeled(recipe, unlabeled_data, unlabeled_split, images)
     batches = evaluation(unlabeled, batch_size=recipe.batch_size, image_size=recipe.image_size)
-    network = load_teacher(teacher, images, for_teacher)
-    classes = max(2, network.tapped(["logits"]).specs["logits"].shape[-1])  # a single unit has two classes
-    if classes != images.train.classes:
+    live = load_teacher(teacher, images, for_teacher)
+    known = max(2, live.tapped(["logits"]).specs["logits"].shape[-1])  # a single unit has two classes
+    if known != images.train.classes:
         expected = f"a teacher of the {images.train.classes} classes of {images.train.name!r}"
-        raise ValueError(explain_mismatch(expected, f"one of {classes} classes"))
-    predictions = predict(network, batches)
+        raise ValueError(explain_mismatch(expected, f"one of {known} classes"))
+    predictions = predict(live, batches)
     probabilities = tf.nn.softmax(predictions.logits).numpy()
     copies = count_copies(probabilities, threshold, per_class)
     if not copies.any():
@@ -167,8 +168,11 @@ def count_copies(probabilities: np.ndarray, threshold: float, per_class: int | N
 
 def _free_directory(output: Path, name: str) -> Path:
     """The folder of a new dataset."""
-    if not name.isidentifier() or name != name.lower():
-        raise ValueError(f"name must have only small letters, digits and underscores, but received {name!r}.")
+    if not re.fullmatch("[a-z_][a-z0-9_]*", name):
+        raise ValueError(
+            "name must have only lowercase letters, digits and underscores, and not start with a digit, but received "
+            f"{name!r}."
+        )
     directory = output / name / VERSION
     if directory.exists():
         raise ValueError(f"{directory} exists already. Choose another name, or remove it.")
@@ -186,7 +190,7 @@ def _open_unlabeled(recipe: Recipe, images: Data | None, split: str, given: Imag
     for other in (labeled, *([] if given.test is None else [given.test])):
         if (unlabeled.name, unlabeled.version, unlabeled.size) == (other.name, other.version, other.size):
             raise ValueError(
-                "The images to label must be others than the labeled ones and those of the test, but both are "
+                "The images to label must differ from the labeled images and from the test images, but both are "
                 f"{split!r} of {other.name!r}. Divide a split, such as train[:5000] and train[5000:]."
             )
     channels, expected = (side.examples.element_spec["image"].shape[-1] for side in (unlabeled, labeled))

@@ -22,7 +22,7 @@ from typing import Any
 import keras
 
 from kd_keras.distiller import Distiller
-from kd_keras.errors import check_number
+from kd_keras.errors import check_number, check_whole_number
 from kd_keras.evaluation import accuracy, predict
 from kd_keras.files import write_atomically
 from kd_keras.methods import KD
@@ -147,12 +147,12 @@ def train_with_mean_teacher(
     """
     decay = check_number("train_with_mean_teacher", "decay", decay, least=0, below=1)
     consistency = check_number("train_with_mean_teacher", "consistency", consistency, least=0)
-    check_number("train_with_mean_teacher", "rampup_epochs", rampup_epochs, least=0)
+    rampup_epochs = check_whole_number("train_with_mean_teacher", "rampup_epochs", rampup_epochs, least=0)
     overwrite = options.pop("overwrite", False)
     recipe = make_recipe(data=data, **options)
     students.check_fine_tuning(student, None, recipe)
-    soft = consistency_weights(recipe.epochs, consistency, int(rampup_epochs))
-    named = {"scheme": "mean_teacher", "decay": decay, "consistency": consistency, "rampup_epochs": int(rampup_epochs)}
+    soft = consistency_weights(recipe.epochs, consistency, rampup_epochs)
+    named = {"scheme": "mean_teacher", "decay": decay, "consistency": consistency, "rampup_epochs": rampup_epochs}
     return _teach_itself(run, named, student, recipe, decay, 1.0, soft, overwrite)
 
 

@@ -30,8 +30,8 @@ class Task(abc.ABC):
         class_tap: the tap whose last axis has an entry for each class.
         columns: the findings of `evaluator` that the table of an evaluation shows.
         optional_columns: those that it shows if a network has them.
-        is_open_set: whether test images have other classes than training images, as faces do; their labels have then no
-            loss, and only `callbacks` measure.
+        is_open_set: whether test images have no loss, so that only `callbacks` measure: because their classes are not
+            those of the training images (faces), or because training uses no labels (pretraining).
         exports_learned_ranges: whether a "litert_int8" export has the ranges that a quantization-aware network learned.
         export_outputs: the names of the outputs of an exported file, by which its task is recognized.
         export_columns: the fields of an export that the table of an export shows, with the format of their values.
@@ -159,7 +159,7 @@ class Task(abc.ABC):
             with_other: whether there are images of another dataset.
 
         Raises:
-            ValueError: if a question is unknown.
+            ValueError: if a question is unknown, or there are images of another dataset.
         """
         unknown = [name for name in names if name != "all"]
         if unknown or with_other:
@@ -243,7 +243,10 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def score(self, network: keras.Model, images: np.ndarray, labels: Any) -> float | None:
-        """The `metric` of a network on images `(N, H, W, C)` uint8, or `None` if there are no labels."""
+        """The `metric` of a network on images `(N, H, W, C)` uint8.
+
+        It is `None` if there are no labels, or the network is not one of this task.
+        """
 
     def order_labels(self, labels: Any, network: Sequence[str] | None, names: Sequence[str] | None) -> Any:
         """Labels `(N, ...)` of the data in the order of a network's classes.

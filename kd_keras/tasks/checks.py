@@ -47,14 +47,14 @@ def refuse_ignored(task: Task, ignored: Sequence[int] | None) -> None:
     if ignored:
         received = f"ignored={','.join(map(str, ignored))}"
         raise ValueError(
-            explain_mismatch(f"{task.label_text} for {task.name}, without masks", received, "leave it out")
+            explain_mismatch(f"no ignored= for the task {task.name!r}, which has no masks", received, "leave it out")
         )
 
 
 def refuse_soft_labels(has_soft_labels: bool, label_smoothing: float, expected: str) -> None:
     """Raises a ValueError if labels are distributions over classes, for a task whose loss takes `expected` labels."""
     if has_soft_labels:
-        received = f"label_smoothing={label_smoothing}, or mixup or cutmix"
+        received = f"label_smoothing={label_smoothing}" if label_smoothing else "mixup or cutmix"
         raise ValueError(explain_mismatch(expected, received, "leave these options out"))
 
 

@@ -151,8 +151,9 @@ class Classification(Task):
         return litert(network, path, precision=precision, representative=representative, **options)
 
     def score(self, network: keras.Model, images: np.ndarray, labels: Any) -> float | None:
-        classes = classes_of(network.predict(images.astype("float32"), verbose=0))
-        return None if labels is None else float((classes == labels).mean())
+        if labels is None:
+            return None
+        return float((classes_of(network.predict(images.astype("float32"), verbose=0)) == labels).mean())
 
     def order_labels(self, labels: Any, network: Sequence[str] | None, names: Sequence[str] | None) -> Any:
         order = order_classes(network, names)

@@ -13,6 +13,7 @@ from kd_keras.contracts import as_batch
 from kd_keras.data import Source
 from kd_keras.evaluation.feature_quality import linear_probe_accuracy, nearest_neighbors_accuracy
 from kd_keras.tasks.classification import Classification
+from kd_keras.teacher import Teacher
 
 
 class Pretraining(Classification):
@@ -42,6 +43,9 @@ class Pretraining(Classification):
         self, test: Source, batches: Callable[[], tf.data.Dataset], epochs: Collection[int]
     ) -> list[keras.callbacks.Callback]:
         return [] if self.labeled is None else [MeasureEmbeddings(self.labeled, self.test or batches, epochs)]
+
+    def measure(self, network: Teacher, test: Source, batches: tf.data.Dataset) -> dict[str, float]:
+        return {}
 
 
 class MeasureEmbeddings(keras.callbacks.Callback):

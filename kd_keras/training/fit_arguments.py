@@ -29,7 +29,7 @@ def check_fit_arguments(
         student: the network that reads the data.
         arguments: the arguments of `fit` by name.
         methods: the methods of the Distiller.
-        evaluates_labels: whether there is a loss or a metric for labelled validation data.
+        evaluates_labels: whether there is a loss or a metric for labeled validation data.
 
     Raises:
         ValueError: if training or validation data has no end and no number of steps, or cannot be evaluated; if
@@ -99,7 +99,7 @@ def _check_examples(student: keras.Model, data: Any) -> None:
 
 
 def check_has_measure(evaluates_labels: bool) -> None:
-    """Checks that there is a loss or a metric for labelled data.
+    """Checks that there is a loss or a metric for labeled data.
 
     Raises:
         ValueError: if there is neither.

@@ -100,9 +100,9 @@ class MeanLoss(keras.losses.Loss):
 
 def _copy(loss: keras.losses.Loss) -> keras.losses.Loss:
     """A copy that shares all attributes; `copy.copy` would save and load the loss, which functions do not allow."""
-    other = object.__new__(type(loss))
-    other.__dict__.update(loss.__dict__)
-    return other
+    copied = object.__new__(type(loss))
+    copied.__dict__.update(loss.__dict__)
+    return copied
 
 
 def _values(loss: keras.losses.Loss, y_true: Any, y_pred: Any) -> tf.TensorSpec:
@@ -130,15 +130,15 @@ def check_label_shape(loss: keras.losses.Loss, label: Any, prediction: Any) -> N
     is_sparse = is_sparse_loss(loss)
     fits = len(shape) == len(positions) or (len(shape) == len(positions) + 1 and shape[-1] in (1, None))
     if is_sparse and not fits:
-        expected = f"labels of {len(positions)} dimensions, one class for each prediction, for {loss.name!r}"
-        other = "CategoricalCrossentropy for one-hot labels, or pass labels.argmax(-1)"
+        expected = f"labels of rank {len(positions)}, one class for each prediction, for {loss.name!r}"
+        fitting = "CategoricalCrossentropy for one-hot labels, or pass labels.argmax(-1)"
     elif not is_sparse and len(shape) != len(positions) + 1:
-        expected = f"labels of {len(positions) + 1} dimensions, probabilities of the classes, for {loss.name!r}"
-        other = "SparseCategoricalCrossentropy for labels that are classes"
+        expected = f"labels of rank {len(positions) + 1}, probabilities of the classes, for {loss.name!r}"
+        fitting = "SparseCategoricalCrossentropy for labels that are classes"
     else:
         return
     received = f"labels of shape {shape} for predictions of shape {tuple(prediction.shape)}"
-    raise ValueError(explain_mismatch(expected, received, f"use {other}"))
+    raise ValueError(explain_mismatch(expected, received, f"use {fitting}"))
 
 
 def check_from_logits(loss: keras.losses.Loss, activation: str) -> None:

@@ -189,9 +189,9 @@ def _exceeds_random_names(labels: np.ndarray, predictions: np.ndarray, classes: 
     """Whether predictions agree with the labels better than if the classes had been named at random.
 
     An untrained network predicts the same class for most images of a class, so that its accuracy varies much more than
-    that of independent guesses: it is right on a fifth of ten classes in every fourth case. But the names of its
-    classes are arbitrary. A permutation test compares the number of right predictions with that under other names; one
-    untrained network in forty passes it, or more if there are less than five classes.
+    that of independent guesses: with ten classes, one untrained network in four reaches an accuracy of 20 %. But the
+    names of its classes are arbitrary. A permutation test compares the number of right predictions with that under
+    other names; one untrained network in forty passes it, or more if there are fewer than five classes.
 
     Args:
         labels: `(N,)` classes.

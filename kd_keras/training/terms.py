@@ -87,7 +87,7 @@ def check_examples(method: Method, rows: int) -> None:
     """
     if rows < method.least_examples:
         expected = f"batches of at least {method.least_examples} examples for method {method.name!r}"
-        received = f"{rows} for each replica"
+        received = f"{rows}" if method.across_replicas else f"{rows} for each replica"
         advice = "the method compares the examples of a batch, and its loss would be 0: use a larger batch_size"
         raise ValueError(explain_mismatch(expected, received, advice))
 

@@ -16,8 +16,8 @@ class CoupledSGD(keras.optimizers.SGD):
 
     This is how the implementations of the published distillation tables decay weights. It excludes nothing: biases,
     the parameters of BatchNorm and adapters are decayed too. Keras's own `weight_decay` subtracts learning rate times
-    decay times variable, past the momentum. With a constant learning rate and momentum m the coupled form takes off
-    1 / (1 - m) as much in the long run: 5e-4 with momentum 0.9 is about a decoupled 5e-3.
+    decay times variable, past the momentum. With a constant learning rate and momentum m the coupled form decays
+    1 / (1 - m) times as much in the long run: 5e-4 with momentum 0.9 is about a decoupled 5e-3.
 
     The term is added after the gradients of all replicas are summed, clipped and, in mixed precision, unscaled.
 

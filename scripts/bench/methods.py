@@ -23,6 +23,7 @@ from absl import app, flags
 from kd_keras import Distiller, methods, models
 from kd_keras.contracts import INDEX, INPUTS, Batch, Step
 from kd_keras.methods import Method
+from kd_keras.methods.listing import list_kinds
 from kd_keras.networks.taps import Tapped
 from scripts.bench.measuring import Run, fitting, in_turns, machine, peak, ratio
 
@@ -37,15 +38,14 @@ flags.DEFINE_integer("steps", 5, "Timed steps of a round.", lower_bound=1)
 
 
 def kinds() -> list[type[Method]]:
-    """The classes of the methods, without their bases."""
-    classes = [item for item in vars(methods).values() if inspect.isclass(item) and issubclass(item, Method)]
-    return [kind for kind in classes if kind.family and (not FLAGS.method or kind.__name__ in FLAGS.method)]
+    """The chosen classes of methods."""
+    return [kind for kind in list_kinds() if not FLAGS.method or kind.__name__ in FLAGS.method]
 
 
-def make_method(kind: type[Method]) -> Method:
-    """A method with its defaults, and the number of examples if it takes it."""
-    known = {"examples": EXAMPLES} if "examples" in inspect.signature(kind).parameters else {}
-    return kind(**known)
+def make_method(kind: type[Method], classes: int = 100) -> Method:
+    """A method with its defaults, and the numbers of examples and classes if it takes them."""
+    known = {"examples": EXAMPLES, "classes": classes}
+    return kind(**{name: value for name, value in known.items() if name in inspect.signature(kind).parameters})
 
 
 def build_networks(sizes: dict[str, int], student: str = "resnet8") -> tuple[keras.Model, keras.Model]:

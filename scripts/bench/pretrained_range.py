@@ -5,9 +5,9 @@
 Each network is built with `weights=None`; its batch normalization, preprocessing and classifier are given values as
 training leaves them. It is saved as `.weights.h5`, which `train` and the teachers of `distill` and `record` load, and
 as legacy `.h5`, the form of the files that Keras downloads, which the student of `distill` loads. Labels are its own
-answers to the images, a fifth of them replaced at random. Its accuracy in its own range, behind `preprocess_input`,
-must then be what the programs find without a change of weights (the learning rate is 0), and the first convolution must
-see the same values. Fails if it is not so.
+predictions for the images, a fifth of them replaced at random. Its accuracy in its own range, behind
+`preprocess_input`, must then be what the programs find without a change of weights (the learning rate is 0), and the
+first convolution must see the same values. Fails if it is not so.
 """
 
 from __future__ import annotations

@@ -10,13 +10,12 @@ of one recipe are apart.
 from __future__ import annotations
 
 import argparse
-import inspect
 import statistics
 from pathlib import Path
 from typing import Any
 
-from kd_keras import methods
 from kd_keras.methods import Method
+from kd_keras.methods.listing import list_kinds
 from scripts.reproduce.programs import ProgramError, complete, data_flags
 
 BUDGET = "--flagfile=experiments/configs/cifar10_methods.flags"
@@ -33,15 +32,16 @@ SETTINGS = {
     "tokens": ("tokens", "1"),
     "cckernel": ("cckernel", "1"),  # published with KD only
 }
-FOR_DETECTORS = ("bckd", "crosskd", "fgd", "ld")  # they need boxes or the heads of a detector
+# They need boxes, masks, identities, peers, or a network with a token.
+FOR_OTHER_NETWORKS = (
+    "bckd", "crosskd", "fgd", "ld", "cirkd", "ifvd", "skd", "adadistill", "angular", "ekd", "embedding", "proxylesskd",
+    "deit", "dml",
+)  # fmt: skip
 
 
 def method_classes() -> list[type[Method]]:
     """The methods that train a student, by family and name."""
-    classes = [item for item in vars(methods).values() if inspect.isclass(item) and issubclass(item, Method)]
-    families = ("logits", "features", "relations", "dense", "label-free", "self")
-    trained = [kind for kind in classes if kind.family and kind.trains_student]
-    return sorted(trained, key=lambda kind: (families.index(kind.family), kind.__name__.lower()))
+    return [kind for kind in list_kinds() if kind.trains_student]
 
 
 def describe_gain(accuracy: float, mean: float, spread: float) -> str:
@@ -80,7 +80,7 @@ def main() -> None:
     mean, spread = print_baseline(baseline)
     for kind in method_classes():
         name = kind.__name__.lower()
-        if name in FOR_DETECTORS or (options.only and name not in options.only):
+        if name in FOR_OTHER_NETWORKS or (options.only and name not in options.only):
             continue
         text, hard_weight = SETTINGS.get(name, (name, f"{kind.published_hard_weight:g}"))
         pair = ["--student=resnet8", f"--teacher={options.teacher}"]

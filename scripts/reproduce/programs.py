@@ -1,4 +1,4 @@
-"""Runs of the programs of experiments/, each in a process of its own; complete runs are not run again."""
+"""Runs of the programs of experiments/, each in a process of its own; a program returns a complete run at once."""
 
 from __future__ import annotations
 
@@ -34,6 +34,8 @@ def run_program(path: Path, program: str, *flags: str) -> None:
 def complete(path: Path, program: str, *flags: str, last: str = "") -> Run:
     """The run in a directory, started or resumed first if it is not complete.
 
+    The program is also started for a complete run: it refuses one that was made with other flags.
+
     Args:
         path: the directory.
         program: a program of experiments/ that has the flag --run.
@@ -43,8 +45,7 @@ def complete(path: Path, program: str, *flags: str, last: str = "") -> Run:
     Raises:
         ProgramError: if the program fails.
     """
-    if not (path / last / "result.json").exists():
-        run_program(path, program, *flags, f"--run={path}")
+    run_program(path, program, *flags, f"--run={path}")
     return Run(path / last)
 
 

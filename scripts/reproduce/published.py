@@ -51,7 +51,7 @@ def row(pair: str, recipe: str, directory: Path, published: dict[tuple[str, str]
 
 
 def table(runs: Path) -> str:
-    """The rows of all pairs: the teacher, the student alone, then every method."""
+    """The rows of all pairs: the teacher, the baseline, then every method."""
     with open(PUBLISHED, newline="") as lines:
         entries = list(csv.DictReader(lines))
     published = {(entry["pair"], entry["method"]): (entry["accuracy"], entry["source"]) for entry in entries}

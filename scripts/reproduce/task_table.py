@@ -70,7 +70,7 @@ def print_table(description: str, comparison: Comparison, runs: str, seeds: Sequ
 
 def _students(comparison: Comparison, teacher: Run, place: Path, flags: list[str]) -> dict[str, Run]:
     """The complete runs of a seed, by name."""
-    runs = {"student alone": complete(place / "alone", "train", *flags, f"--model={comparison.student}")}
+    runs = {"baseline": complete(place / "baseline", "train", *flags, f"--model={comparison.student}")}
     taught = [f"--teacher={teacher.path}", f"--student={comparison.student}", f"--hard_weight={comparison.hard_weight}"]
     for name, methods in comparison.recipes.items():
         chosen = [f"--method={method}" for method in methods]

@@ -98,7 +98,8 @@ def main() -> None:
     for name, teacher, rows, images, epochs in tables:
         results = {}
         for row, (program, flags) in rows(teacher.path).items():
-            paths = [place / name / row.replace(",", "").replace(" ", "_") / f"seed{seed}" for seed in options.seeds]
+            folder = place / f"{name}{images}" / row.replace(",", "").replace(" ", "_")
+            paths = [folder / f"seed{seed}" for seed in options.seeds]
             every = [shared_flags(options, images, epochs, seed) for seed in options.seeds]
             runs = [complete(path, program, *one, *flags) for path, one in zip(paths, every, strict=True)]
             results[row] = [accuracy(run) for run in runs]

@@ -89,7 +89,7 @@ def test_groups_are_drawn_evenly():
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"batch_size": 7}, "batch_size=7, where at least 8 have two identities"),
+        ({"batch_size": 7}, "batch_size=7, below the 8 images of two identities"),
         ({"shuffle": False}, "shuffle=False"),
         ({"cache": False}, "not kept in memory"),
         ({"augmentation": Augmentation(mixup=1.0)}, "mixup"),

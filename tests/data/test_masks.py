@@ -271,7 +271,7 @@ def test_errors_name_the_file(tmp_path):
         data.load_masks(tmp_path, "train", **options)
     (masks / "b.png").unlink()
     Image.new("L", (3, 2)).save(masks / "c.jpg")
-    with pytest.raises(ValueError, match="with loss"):
+    with pytest.raises(ValueError, match="lossy"):
         data.load_masks(tmp_path, "train", **options)
 
 

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 from kd_keras import data
 from kd_keras.contracts import INDEX, INPUTS
@@ -334,6 +335,15 @@ def test_without_rejects_what_it_cannot_leave_out(digits):
         digits.without(range(10))
     with pytest.raises(ValueError, match="which has no labels"):
         make_source(np.zeros((2, 4, 4, 1))).without([0])
+
+
+def test_measure_sees_all_classes_of_a_folder(tmp_path):
+    for name, value in (("dark", 50), ("light", 200)):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        for number in range(6):
+            Image.fromarray(np.full((4, 4), value, "uint8")).save(tmp_path / "train" / name / f"{number}.png")
+    source = data.load(tmp_path, "train")
+    assert source.read_range is not None and data.measure(source, limit=4) == ((125.0,), (75.0,))
 
 
 def test_measure_sees_all_classes_of_sorted_examples():

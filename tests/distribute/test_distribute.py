@@ -155,6 +155,11 @@ def test_training_with_an_uneven_first_batch():
     assert np.isfinite(distiller.fit(x, y, batch_size=7, verbose=0).history["loss"]).all()
 
 
+def test_one_device_is_not_several():
+    with pytest.raises(ValueError, match="one device for strategy 'one', but received devices=2. Pass strategy="):
+        distribute.strategy("one", devices=2)
+
+
 def test_training_with_central_storage():
     strategy = distribute.strategy("central", devices=2)
     with strategy.scope():

@@ -9,7 +9,7 @@ from scipy.special import softmax
 from sklearn.metrics import brier_score_loss, log_loss
 
 from kd_keras.evaluation import Predictions, calibration
-from kd_keras.evaluation.calibration import likelihood, reliability, temperature
+from kd_keras.evaluation.calibration import negative_log_likelihood, reliability, temperature
 
 
 def drawn(count=400, classes=5, scale=3.0, seed=0):
@@ -77,7 +77,7 @@ def test_scaling_never_increases_the_nll_of_the_examples_that_it_is_fitted_on():
     for seed in range(5):
         for scale in (0.2, 1.0, 9.0):
             model = drawn(count=60, scale=scale, seed=seed)
-            assert likelihood(model, temperature(model)) <= likelihood(model)
+            assert negative_log_likelihood(model, temperature(model)) <= negative_log_likelihood(model)
     right = Predictions(np.eye(3, dtype="float32"), np.arange(3))
     assert temperature(right) == pytest.approx(1 / 20, rel=1e-2)  # never wrong: the lowest temperature of the search
     assert temperature(Predictions(np.zeros((3, 3), "float32"), np.arange(3))) == 1.0  # no temperature changes anything
@@ -86,7 +86,7 @@ def test_scaling_never_increases_the_nll_of_the_examples_that_it_is_fitted_on():
 def test_before_and_after_are_measured_on_examples_that_did_not_fit_the_temperature():
     fitting, measured = drawn(seed=1), drawn(seed=2)
     findings = dict(calibration(measured, held_out=fitting))
-    assert findings["temperature"] == temperature(fitting) and findings["nll"] == likelihood(measured)
+    assert findings["temperature"] == temperature(fitting) and findings["nll"] == negative_log_likelihood(measured)
     scaled = dict(calibration(measured._replace(logits=measured.logits / np.float32(findings["temperature"]))))
     for name in ("nll", "ece", "brier", "reliability"):
         np.testing.assert_allclose(findings[f"{name}_scaled"], scaled[name], rtol=1e-4, atol=1e-6)

@@ -66,7 +66,7 @@ def test_the_published_shares_are_the_defaults():
     assert (DeiT().share, DeiT(form="soft").share, DeiT(share=0.2).share) == (0.5, 0.1, 0.2)
     assert DeiT().published_hard_weight == 0.0
     for arguments, message in (
-        ({"share": 1.5}, "from 0 to 1"),
+        ({"share": 1.5}, "at most 1"),
         ({"form": "warm"}, "form"),
         ({"temperature": 0}, "T|t"),
     ):

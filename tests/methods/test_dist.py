@@ -86,6 +86,6 @@ def test_logits_of_many_positions_are_an_explicit_choice():
         distiller.compile(loss=loss)
         return distiller.train_on_batch(images, masks, return_dict=True)
 
-    with pytest.raises(ValueError, match=r"logits \(B, K\).*Needed is one prediction.*DIST\(positions=True\)"):
+    with pytest.raises(ValueError, match=r"logits \(B, K\).*needs one prediction.*DIST\(positions=True\)"):
         train(DIST())
     assert np.isfinite(train(DIST(positions=True))["dist"])

@@ -132,7 +132,7 @@ def test_invalid_names_and_arguments(tmp_path):
     with pytest.raises(TypeError, match="stackwise_num_filters"):
         build("hub/ResNetImageClassifier", (32, 32, 3), 5, filters=3)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="Check the connection or the folder"):
+    with pytest.raises(ValueError, match="Check the connection, the folder and the options"):
         build(f"hub/{tmp_path / 'empty'}", (32, 32, 3), 5)
 
 

@@ -124,6 +124,13 @@ def test_a_plan_is_every_recipe_of_every_pair_and_seed():
         sweeps.plan("runs", [], recipes, [0])
 
 
+@pytest.mark.parametrize("text, value", [("", True), ("=True", True), ("=1", True), ("=false", False), ("=F", False)])
+def test_switches_have_the_values_that_absl_takes(text, value):
+    assert parse_recipes([f"kd: --method=kd --flip{text}"])["kd"]["flip"] is value
+    with pytest.raises(ValueError, match="--flip must be true or false, but received 'ja'"):
+        parse_recipes(["kd: --method=kd --flip=ja"])
+
+
 def test_the_texts_of_a_plan(tmp_path):
     (tmp_path / "budget.flags").write_text("# a comment\n--epochs=3\n--flip\n")
     texts = [

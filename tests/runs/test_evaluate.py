@@ -8,6 +8,7 @@ import tensorflow as tf
 from PIL import Image
 
 import kd_keras as kd
+from kd_keras import models
 from kd_keras.runs.candidates import evaluation_settings, resolve_data, training_images
 from tests.support.networks import convolutional, source
 from tests.support.pages import SECTIONS, Elements
@@ -221,3 +222,18 @@ def test_training_images_that_are_gone_leave_the_evaluation_complete(tmp_path, c
     result = kd.evaluate(runs, data=moved)
     assert len(result.findings) == 2 and result.by_training_size == ()
     assert "is not in the table of training sizes" in caplog.text
+
+
+def test_the_page_of_a_single_network_compares_it_with_nothing(tmp_path):
+    network = models.build("mlp", (8, 8, 1), 10, hidden=(4,))
+    for given, mark in (({"models": network}, "◆ mlp"), ({"teacher": network}, "■ teacher")):
+        page, data = tmp_path / "page.html", {"data": "digits", "test_split": "test[:50]", "data_dir": str(tmp_path)}
+        requirements = {"min_accuracy": 0.0} if "models" in given else None
+        kd.evaluate(**given, **data, questions=["similarity"], requirements=requirements, report=page)
+        text = Elements(page.read_text(encoding="utf-8")).text
+        assert (
+            mark in text
+            and "beginning with the lowest accuracy" in text
+            and "the same class as the teacher" not in text
+        )
+        assert ("PASS: the network meets its requirements" in text) == ("models" in given)

@@ -131,7 +131,7 @@ def test_labeled_images_are_not_tested_on_themselves(options, place):
     source = kd.data.load("digits", "train[:64]", str(place))
     same = {"labeled": str(place), "test_data": place, "test_split": "train"}  # two texts of one folder
     for labeled in ({"labeled": source}, {"labeled": "digits", "labeled_split": "test"}, same):
-        with pytest.raises(ValueError, match="Expected test images other than the labeled ones"):
+        with pytest.raises(ValueError, match="Expected test images that differ from the labeled images"):
             kd.pretrain(**options, **labeled, run=place / "itself")
 
 

@@ -102,7 +102,7 @@ def test_wrong_requests_are_rejected(known, strangers, folder, options, message,
     request = {"model": RECOGNIZER, "data": known, "test_data": strangers, "task": "faces", **options}
     if message is None:
         request |= {"data": str(folder), "test_data": None}
-        message = "without masks, but received ignored=3"
+        message = "which has no masks, but received ignored=3"
     if request["task"] is None:
         request["test_data"] = known
     with pytest.raises(ValueError, match=message):
@@ -230,7 +230,7 @@ def test_a_network_is_exported_with_unit_embeddings(runs, tmp_path):
     run, _ = load_embedder(exported.path)
     cosines = (run(images) * embed(runs[0].model(), images, flip=False)).sum(-1)
     assert cosines.min() > 1 - 1e-5
-    with pytest.raises(ValueError, match="'score' is no tolerance of faces"):
+    with pytest.raises(ValueError, match="'score' is not a tolerance of faces"):
         kd.export(runs[0], ["litert"], output=tmp_path, tolerance={"score": 1.0})
 
 

@@ -106,7 +106,7 @@ def test_a_student_whose_learned_ranges_cannot_be_exported_is_refused(runs, shap
 
 
 def test_other_tasks_refuse_ignored_values():
-    with pytest.raises(ValueError, match="without masks, but received ignored=255"):
+    with pytest.raises(ValueError, match="which has no masks, but received ignored=255"):
         load_images(Recipe(data="digits", ignored=(255,)))
 
 
@@ -204,5 +204,5 @@ def test_a_network_is_exported_with_its_class_maps(runs, tmp_path):
     images, masks = images_and_masks(6)
     maps = np.concatenate([load_class_maps(exported.path)(image[None]) for image in images[4:]])
     assert mean_iou(maps, masks[4:]) == pytest.approx(table["source_miou"], abs=2e-3)
-    with pytest.raises(ValueError, match="'pixels' is no tolerance of segmentation"):
+    with pytest.raises(ValueError, match="'pixels' is not a tolerance of segmentation"):
         kd.export(runs[0], ["litert"], output=tmp_path, tolerance={"pixels": 1.0})

@@ -77,9 +77,9 @@ def test_a_sum_over_several_replicas_is_refused():
 
 
 def test_labels_of_another_kind_than_the_loss():
-    with pytest.raises(ValueError, match="(?s)labels of 1 dimensions.*Use CategoricalCrossentropy for one-hot"):
+    with pytest.raises(ValueError, match="(?s)labels of rank 1, .*Use CategoricalCrossentropy for one-hot"):
         distiller(CE(from_logits=True)).fit(X, np.eye(4)[Y], verbose=0)
-    with pytest.raises(ValueError, match="(?s)labels of 2 dimensions.*Use SparseCategoricalCrossentropy"):
+    with pytest.raises(ValueError, match="(?s)labels of rank 2, .*Use SparseCategoricalCrossentropy"):
         distiller(keras.losses.CategoricalCrossentropy(from_logits=True)).fit(X, Y, verbose=0)
 
 

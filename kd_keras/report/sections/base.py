@@ -68,7 +68,7 @@ class Section(NamedTuple):
         intro: the sentences under the heading; may be empty.
         legend: whether the marks of its figures need a legend.
         thirds: whether its figures are shown three side by side.
-        large: whether the images of its cards are large, those of a card with several in a row of their own.
+        large: whether the images of its cards are large; cards with several images then have a row each.
     """
 
     plots: Sequence[Plot] = ()

@@ -44,8 +44,8 @@ def _plot_terms(network: Network, terms: Sequence[str]) -> Plot:
     ends = ", ".join(f"{line.name} {_last(line.y):.3g}" for line in curves)
     alt = f"Loss terms by epoch; final values: {ends}"
     svg = draw_lines("training-terms", alt, curves, "epoch", "loss term, training images", percent=False)
-    caption = f"The terms of the loss of {network.phrase}, before weighting. Look for a term that does not decrease;"
-    return Plot(svg, f"{caption} final values: {ends}.")
+    caption = f"The terms of the loss of {network.phrase}, before weighting. Look for a term that does not decrease."
+    return Plot(svg, f"{caption} Final values: {ends}.")
 
 
 def _curve(network: Network, column: str) -> Series:
@@ -117,7 +117,8 @@ def show_classes(networks: Sequence[Network], classes: Sequence[str]) -> Section
         values = [np.asarray(network.findings["accuracy_by_class"])[order] for network in known]
         series = [Series(network.label, network.style, row, ()) for network, row in zip(known, values, strict=True)]
         alt = f"Accuracy of {shown}; first {names[0]}"
-        caption = f"Accuracy of {shown}, beginning with the largest loss: {names[0]}. Long lines are large differences."
+        first = f"the {'largest loss' if len(known) > 1 else 'lowest accuracy'}: {names[0]}"
+        caption = f"Accuracy of {shown}, beginning with {first}. Long lines are large differences."
         plots.append(Plot(draw_dots("class-accuracy", alt, names, series, "accuracy"), caption))
     if not is_missing(agreement):
         line = Series(judged.label, judged.style, np.asarray(agreement)[order], ())

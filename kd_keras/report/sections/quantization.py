@@ -69,4 +69,4 @@ def _table(network: Network) -> Table:
         rows.append([name, f"{places[name]} of {len(layers)}", *numbers])
     which = f"The {ROWS} layers with the lowest ratio" if len(layers) > ROWS else "All layers"
     caption = f"{which} of {network.phrase}, the lowest one first, and the ranges that int8 represents."
-    return Table(caption, ["layer", "place", "dB", "change, dB", "smallest value", "largest value"], rows)
+    return Table(caption, ["layer", "position", "dB", "change, dB", "smallest value", "largest value"], rows)

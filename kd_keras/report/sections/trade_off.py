@@ -69,7 +69,7 @@ def describe_requirement(requirement: Requirement, findings: Mapping[str, Any]) 
         note = f"95\u00a0%: {100 * low:.{digits}f}–{100 * high:.{digits}f}"
     words = name.replace("_", " ")
     titles = {"ece": "Calibration error (ECE)", "mce": "Corruption error (mCE)", "ap_drop": "AP drop", "ap": "AP"}
-    titles |= {"miou_drop": "Mean IoU drop", "miou": "Mean IoU"}
+    titles |= {"miou_drop": "Mean IoU drop", "miou": "Mean IoU", "auroc": "AUROC", "macs_ratio": "MACs ratio"}
     words = titles.get(name, words[0].upper() + words[1:])
     limit = f"at {'least' if bound == 'min' else 'most'} {text(requirement.limit, digits)}"
     return RequirementRow(words, limit, text(requirement.value, digits), note, bool(requirement.passed))

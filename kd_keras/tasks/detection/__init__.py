@@ -110,7 +110,7 @@ class Detection(Task):
         **options: Any,
     ) -> BoxExport:
         if not isinstance(network, Detector):
-            raise ValueError(explain_mismatch("a detector to export", f"{network.name!r}, which is none"))
+            raise ValueError(explain_mismatch("a detector to export", f"{network.name!r}, which is not a detector"))
         options["tolerance"] = BOX_TOLERANCES[FORMATS[name][1]]._replace(**tolerance)
         return export_detector(network, path, name, **options)
 

@@ -45,7 +45,7 @@ class DetectionEvaluator(NetworkEvaluator):
             name, network = candidate.name, candidate.network
             if not isinstance(network, Detector):
                 expected = f"a detector to evaluate on {self.test.name}"
-                raise ValueError(explain_mismatch(expected, f"{name}, which is none"))
+                raise ValueError(explain_mismatch(expected, f"{name}, which is not a detector"))
             self._check_classes(candidate, "a detector")
             self.teacher = self.teacher or name
             predictions = predict_boxes(network, self.images, classes=self.test.classes or 1)

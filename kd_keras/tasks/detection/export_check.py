@@ -36,7 +36,7 @@ class BoxTolerance(NamedTuple):
 
     Attributes:
         score: the largest difference of the scores of a pair of detections whose boxes have an IoU of at least 0.9.
-        pixels: the largest difference of a coordinate of their boxes.
+        pixels: the largest difference of a coordinate of the boxes of a pair with an IoU of at least 0.5.
         matched: the lowest fraction of the source's detections that the export finds.
         ap_drop: the largest loss of AP; it is checked only if there are labels.
     """
@@ -66,7 +66,7 @@ class BoxExport(NamedTuple):
         matched: the fraction of the source's detections that the export finds: the same class, an IoU of at least 0.5.
         score_difference: the largest difference of the scores of such a pair with an IoU of at least 0.9; 0 if there
             are none.
-        box_difference: the largest difference of a coordinate of their boxes, in pixels.
+        box_difference: the largest difference of a coordinate of the boxes of any such pair, in pixels.
         ap: on the sample, or `None` without labels.
         source_ap: that of the Keras model.
         milliseconds: the median time for a single image, with non-maximum suppression if it is inside.

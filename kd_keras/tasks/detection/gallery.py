@@ -54,8 +54,9 @@ def show_boxes(
         drawings = [(_uri(image, boxes), text) for text, boxes in [*truth, *panels[place]]]
         cards.append(Card(drawings, f"test image {place}", ()))
     colors = ", ".join(f"{name} {COLOR_NAMES[number % len(COLOR_NAMES)]}" for number, name in enumerate(classes[:7]))
-    intro = "The objects, and the detections of each network from its best threshold of the score on. A solid box finds"
-    intro += f" an object at the IoU threshold 0.5, a dashed one does not. Colors are classes: {colors}."
+    intro = "The images show the objects and the detections of each network whose score reaches its best threshold. A"
+    intro += " solid box finds an object at the IoU threshold 0.5, a dashed box does not. Colors of the first classes,"
+    intro += f" which later ones reuse: {colors}."
     return Section(cards=cards, intro=intro, large=True)
 
 
@@ -89,11 +90,14 @@ def show_misses(
         alt = f"an object of the class {classes[label]} that {judged.phrase} misses"
         cards[place] = Card([(_uri(image, boxes), "")], alt, lines)
     finds = {who: percent(judged.findings[f"only_{who}_finds"]) for who in ("teacher", "student")}
-    intro = f"The teacher alone finds {finds['teacher']} of the objects, {judged.phrase} alone {finds['student']}, each"
+    intro = f"Only the teacher finds {finds['teacher']} of the objects, and only {judged.phrase} {finds['student']}. A"
     intro += (
-        " from its best threshold of the score on. The images show the objects that only the teacher finds with the"
+        " detection counts if its score reaches the best threshold of its network. Wide boxes are objects that only"
     )
-    intro += f" highest scores, at most one of an image (wide), and the boxes of {judged.phrase} (dashed)."
+    intro += (
+        " the teacher finds, those of its highest scores, at most one per image. Dashed boxes are the detections of"
+    )
+    intro += f" {judged.phrase}."
     return Section(
         tables=list(_tables(judged, classes)), cards=[cards[place] for place in chosen], intro=intro, large=True
     )

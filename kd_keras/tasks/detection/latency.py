@@ -10,11 +10,11 @@ import numpy as np
 import tensorflow as tf
 
 from kd_keras.evaluation.cost import milliseconds
-from kd_keras.tasks.detection.predictions import Detecting
+from kd_keras.tasks.detection.predictions import DetectionNetwork
 
 
 def latency(
-    networks: Mapping[str, tuple[Detecting, np.ndarray]], runs: int = 100, **options: Any
+    networks: Mapping[str, tuple[DetectionNetwork, np.ndarray]], runs: int = 100, **options: Any
 ) -> dict[str, dict[str, float]]:
     """Times detectors on this machine, one run of each in turn, so that other load affects all of them alike.
 

@@ -9,11 +9,11 @@ import tensorflow as tf
 
 from kd_keras.contracts import Tensor
 from kd_keras.evaluation import average_precision
-from kd_keras.tasks.detection.predictions import Detecting, detect_all, detection_function
+from kd_keras.tasks.detection.predictions import DetectionNetwork, detect_all, detection_function
 
 
 def precision_function(
-    network: Detecting,
+    network: DetectionNetwork,
     batches: tf.data.Dataset,
     classes: int,
     preprocess: Callable[[Tensor], Tensor] | None = None,

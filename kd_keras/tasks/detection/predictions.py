@@ -16,7 +16,7 @@ from kd_keras.evaluation.base import check_finite
 from kd_keras.teacher import prepare_images
 
 
-class Detecting(Protocol):
+class DetectionNetwork(Protocol):
     """A network that finds objects, such as those that `models.build("detector/...")` builds."""
 
     input_shape: Any
@@ -63,7 +63,7 @@ class BoxPredictions(NamedTuple):
         }
 
 
-def detect_finite(network: Detecting, images: Tensor, **options: Any) -> tuple[Detections, Tensor]:
+def detect_finite(network: DetectionNetwork, images: Tensor, **options: Any) -> tuple[Detections, Tensor]:
     """The objects in images of a detector's input size, and whether all its outputs are finite, `()` bool.
 
     Scores that are NaN would be no detections, as if there were no objects.
@@ -74,7 +74,7 @@ def detect_finite(network: Detecting, images: Tensor, **options: Any) -> tuple[D
 
 
 def detection_function(
-    network: Detecting,
+    network: DetectionNetwork,
     data: tf.data.Dataset,
     preprocess: Callable[[Tensor], Tensor] | None = None,
     **options: Any,
@@ -113,7 +113,7 @@ def detect_all(
 
 
 def predict_boxes(
-    network: Detecting,
+    network: DetectionNetwork,
     data: tf.data.Dataset,
     *,
     classes: int,
@@ -140,8 +140,8 @@ def predict_boxes(
         Detections and labels of all images, in the order of the data.
 
     Raises:
-        ValueError: if the labels are not boxes, the images differ in size and there is no `size`, the network has
-            other classes, or its outputs are not finite.
+        ValueError: if the labels are not boxes, the images differ in size and there is no `size`, a detection has a
+            class that the data do not have, or outputs are not finite.
 
     >>> from kd_keras import models
     >>> network = models.build("detector/resnet8", (16, 16, 3), 2, pyramid=(2,), width=8)

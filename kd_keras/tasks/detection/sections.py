@@ -80,11 +80,13 @@ def show_classes_and_sizes(networks: Sequence[Network], classes: Sequence[str]) 
         if count := int(last["objects_by_size"][place]):
             rows.append([title, f"{count:,}", *(percent(n.findings.get(f"ap_{name}")) for n in known)])
     by_size = Table("By the size of objects", ["", "objects", *heads], rows)
-    intro = "The average precision (AP, the mean over the IoU thresholds 0.5 to 0.95)"
-    intro += f" of each class{f', of the {MAX_CLASSES} largest losses' if (counts > 0).sum() > MAX_CLASSES else ''},"
-    intro += (
-        f" beginning with the largest loss from {known[0].label} to {known[-1].label}, and by the area of the objects."
+    limit = f" of the {MAX_CLASSES} largest losses" if (counts > 0).sum() > MAX_CLASSES else ""
+    intro = (
+        f"The figure and the tables show AP, the mean over the IoU thresholds 0.5 to 0.95, by class{limit} and by the"
     )
+    intro += " area of the objects."
+    if len(known) > 1:
+        intro += f" The classes with the largest loss from {known[0].label} to {known[-1].label} come first."
     return Section(plots, [by_class, by_size], intro=intro, legend=True)
 
 
@@ -100,7 +102,7 @@ def show_agreement(networks: Sequence[Network]) -> Section | None:
         "matched_iou": ("mean IoU with these boxes", decimal),
         "score_correlation": ("rank correlation of the scores", decimal),
     }
-    intro = "The boxes of the teacher with a score of at least its best threshold, as if they were the objects."
+    intro = "The teacher's boxes whose score reaches its best threshold are used as the objects."
     return Section(tables=[tabulate(known, rows)], intro=intro)
 
 

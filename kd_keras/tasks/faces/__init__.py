@@ -65,7 +65,7 @@ class Faces(Task):
         refuse_ignored(self, ignored)
         part, identities = parse_split(split)
         with warnings.catch_warnings():
-            # A folder numbers the classes of all of its splits; that people of others are not in this one is right.
+            # A folder numbers the classes of all its splits, so people without an image in this split are expected.
             warnings.filterwarnings("ignore", ".*has no images of")
             source = data.load(name, part, data_dir, **options)
         self.check_source(source)
@@ -137,7 +137,9 @@ class Faces(Task):
         **options: Any,
     ) -> FaceExport:
         if not is_face_network(network):
-            raise ValueError(explain_mismatch("a network of faces to export", f"{network.name!r}, which is none"))
+            raise ValueError(
+                explain_mismatch("a network of faces to export", f"{network.name!r}, which returns no embeddings")
+            )
         lowest = tolerance.get("lowest_cosine")
         return export_embedder(network, path, name, sample=sample, representative=representative, lowest_cosine=lowest)
 

@@ -115,7 +115,8 @@ def intervals(
         seed: of the draws.
 
     Raises:
-        ValueError: if there are fewer than three identities, or another number of labels than of embeddings.
+        ValueError: if there are fewer than three identities, another number of labels than of embeddings, or 1000 draws
+            in a row without a genuine or an impostor pair.
 
     >>> vectors, labels = np.repeat(np.eye(3), 2, axis=0), np.repeat(np.arange(3), 2)
     >>> first, second = np.triu_indices(6, 1)
@@ -124,6 +125,8 @@ def intervals(
     1.0
     """
     check_whole_number("intervals", "resamples", resamples)
+    if len(labels) != len(embedding):
+        raise ValueError(explain_mismatch(f"a label for each of {len(embedding)} embeddings", f"{len(labels)} labels"))
     rates = measurable_rates(pairs) if rates is None else tuple(rates)
     embeddings = [embedding] if reference is None else [embedding, reference]
     similarities = [pair_similarities(vectors, pairs) for vectors in embeddings]

@@ -85,7 +85,7 @@ class FaceEvaluator(NetworkEvaluator):
             name, network = candidate.name, candidate.network
             if not is_face_network(network):
                 expected = f"a network of faces to evaluate on {self.test.name}, with a layer 'embedding' at its end"
-                raise ValueError(explain_mismatch(expected, f"{name}, which is none"))
+                raise ValueError(explain_mismatch(expected, f"{name}, which returns no embeddings"))
             network = network.embedder if isinstance(network, Recognizer) else network
             embed = embedding_function(network, self.images)
             self.teacher = self.teacher or name
@@ -107,7 +107,8 @@ class FaceEvaluator(NetworkEvaluator):
             findings |= dict(agreement(embedding, reference, self.pairs))
             teacher_accuracy = self.findings[self.teacher]["verification_accuracy"]
             findings["difference"] = findings["verification_accuracy"] - teacher_accuracy
-            # Of the decisions of all folds together, whose mean differs a little if folds differ in their size.
+            # The interval is that of all decisions together; their mean differs slightly from that of the folds if
+            # the sizes of these differ.
             for end in ("low", "high"):
                 if f"verification_accuracy_difference_{end}" in findings:
                     findings[f"difference_{end}"] = findings[f"verification_accuracy_difference_{end}"]
@@ -132,11 +133,11 @@ def describe(name: str, findings: Mapping[str, Any]) -> str:
     """A sentence on how certain the accuracy is, and on the threshold.
 
     >>> describe("small", {"verification_accuracy": 0.9, "threshold": 0.5, "threshold_far": 0.01})
-    'small: verification accuracy 0.9000; a pair is accepted from the cosine 0.500 on at a FAR of 0.01.'
+    'small: verification accuracy 0.9000; at a FAR of 0.01 a pair is accepted if its cosine is at least 0.500.'
     """
     metric = describe_metric("verification accuracy", "verification_accuracy", findings, "95 % over people")
     text = f"{name}: {metric}"
     if "threshold" in findings:
-        text += f"; a pair is accepted from the cosine {findings['threshold']:.3f} on at a FAR of"
-        text += f" {findings['threshold_far']:g}"
+        text += f"; at a FAR of {findings['threshold_far']:g} a pair is accepted if its cosine is at least"
+        text += f" {findings['threshold']:.3f}"
     return text + "."

@@ -145,7 +145,8 @@ def _accept(
         raise ValueError(
             f"The {format} export of {served.network.name!r} is rejected: compared with its source, expected a cosine"
             f" of at least {lowest:g} and vectors of length 1, but received a cosine of {cosine:.6g} and lengths that"
-            f" differ from 1 by up to {length:.2g}. Examine the difference, or accept it with lowest_cosine=."
+            f" differ from 1 by up to {length:.2g}. Examine the difference, or lower lowest_cosine="
+            " (kd_keras.export: tolerance={'lowest_cosine': ...})."
         )
     times = latency(embed, sample)
     size = size_in_bytes(staging)

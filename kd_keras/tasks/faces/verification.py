@@ -1,7 +1,7 @@
 """Do two images show one identity? ROC, true accepts at a rate of false ones, the equal error rate, and accuracy.
 
-A pair is accepted if the cosine of both embeddings exceeds a threshold. TAR is the fraction of accepted genuine pairs,
-FAR that of accepted impostor pairs. All functions take a weight for each pair, which the bootstrap needs.
+A pair is accepted if the cosine of both embeddings is at least a threshold. TAR is the fraction of accepted genuine
+pairs, FAR that of accepted impostor pairs. `measure_roc` takes a weight for each pair, which the bootstrap needs.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ def count_boundaries(
     """Counts the boundary pixels of each class in an image.
 
     Csurka, Larlus, Perronnin 2013, *What is a good evaluation measure for semantic segmentation?*, BMVC, section 3.3. A
-    pixel of a class is on its boundary if one of its four neighbours has another class; the edge of the image and
+    pixel of a class is on its boundary if one of its four neighbors has another class; the edge of the image and
     ignored pixels make no boundary.
 
     Args:
@@ -44,7 +44,7 @@ def count_boundaries(
 
 
 def _boundary(inside: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """The pixels of a class with a valid neighbour of another class."""
+    """The pixels of a class with a valid neighbor of another class."""
     inside, outside = inside & valid, ~inside & valid
     edge = np.zeros_like(inside)
     for axis in (0, 1):

@@ -79,8 +79,8 @@ class SegmentationEvaluator(NetworkEvaluator):
         """Sentences about the test images."""
         return (
             f"{self.test.size:,} test images of {self.test.name}. Agreement is the fraction of pixels to which"
-            f" {self.teacher} gives the same class. Intervals are over images; those of one video resemble each other,"
-            " so that they are then too narrow."
+            f" {self.teacher} gives the same class. Intervals are over images. Images of one video resemble each"
+            " other, so the intervals are too narrow for such data."
         )
 
     def _sections(self, networks: Mapping[str, Network]) -> dict[str, tuple[str, Section | None]]:

@@ -152,8 +152,9 @@ def _verify(
     agreement = float((exported == original).mean())
     if not agreement >= least:
         raise ValueError(
-            f"The {format} export is rejected: expected the class of its source at a fraction of at least {least:g} of"
-            f" the pixels, but received {agreement:.4g}. Examine the difference, or accept it with agreement=."
+            f"The {format} export of {maps.network.name!r} is rejected: expected the class of its source for at least"
+            f" {least:g} of the pixels, but received {agreement:.4g}. Examine the difference, or lower agreement="
+            " (kd_keras.export: tolerance={'agreement': ...})."
         )
     return ClassMapExport(path, format, size_in_bytes(staging), count, agreement, *latency(predict, sample, runs=30))
 

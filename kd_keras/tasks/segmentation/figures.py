@@ -151,7 +151,7 @@ def _legend(student: str) -> list[tuple[str, str]]:
 
 
 def choose_examples(confusion: np.ndarray, reference: np.ndarray, count: int = 6) -> list[int]:
-    """The numbers of the images to show: those whose pixel accuracy is most below, typical of, and above a reference.
+    """The numbers of the images to show, evenly spread from the largest loss of pixel accuracy to the largest gain.
 
     Args:
         confusion: `(N, K, K)` of the student, as `PixelCounts` has them.

@@ -19,7 +19,7 @@ from kd_keras.teacher import Teacher
 def measure_iou(predict: Callable[[Any], Any], batches: tf.data.Dataset, classes: int) -> dict[str, float]:
     """`miou` and `pixel_accuracy` of one confusion matrix over all images, as `segmentation_quality` defines them.
 
-    Both are NaN if logits are not finite.
+    Both are NaN if logits are not finite or no pixel is valid.
 
     Args:
         predict: from a batch of images to logits `(B, H, W, K)`, which are resized to the masks.
@@ -33,17 +33,18 @@ def measure_iou(predict: Callable[[Any], Any], batches: tf.data.Dataset, classes
     >>> measure_iou(lambda images: tf.one_hot(tf.cast(images, tf.int32), 2), batches, 2)["pixel_accuracy"]
     0.75
     """
+    missing = dict.fromkeys(("miou", "pixel_accuracy"), float("nan"))
     matrix = np.zeros((classes, classes), "int64")
     for mask, images in masks_of(batches):
         check_classes(mask, classes)
         logits = resize_bilinear(predict(images), mask.shape[1:3])
         if not tf.reduce_all(tf.math.is_finite(logits)):  # the largest of NaN would be class 0
-            return {"miou": float("nan"), "pixel_accuracy": float("nan")}
+            return missing
         predicted = np.asarray(tf.argmax(logits, -1))
         matrix += sum(confusion_of(*pair, classes) for pair in zip(mask, predicted, strict=True))
     iou, pixels = iou_of(matrix), matrix.sum()
     if not pixels:
-        return {"miou": float("nan"), "pixel_accuracy": float("nan")}
+        return missing
     return {"miou": float(np.nanmean(iou)), "pixel_accuracy": float(np.trace(matrix) / pixels)}
 
 

@@ -48,9 +48,15 @@ def show_class_iou(networks: Sequence[Network], classes: Sequence[str]) -> Secti
         for k in [*shown.tolist(), *np.flatnonzero(~np.isfinite(values).all(0)).tolist()]
     ]
     heads = [f"{network.label}, {kind}" for kind in ("IoU", "boundary F") for network in known]
-    intro = "IoU of each class over all test images: the pixels that are of the class and predicted as it, divided by"
-    intro += f" those that are either. First what {known[-1].phrase} loses most against {known[0].phrase}. Boundary F"
-    intro += " says how exactly the edges are found. A class without a pixel has a dash."
+    intro = (
+        "IoU is the number of pixels that are of a class and predicted as it, divided by those that are either, over"
+    )
+    intro += " all test images. Boundary F measures how exactly the edges are found. A dash stands for a class without"
+    intro += " pixels."
+    if len(known) > 1:
+        intro += f" The classes that {known[-1].phrase} loses most compared with {known[0].phrase} come first."
+    if (count := int(np.isfinite(values).all(0).sum())) > MAX_CLASSES:
+        intro += f" Only {MAX_CLASSES} of {count} classes with pixels are shown."
     return Section(plots, [Table("By class", ["", *heads], rows)], intro=intro, legend=True)
 
 

@@ -83,7 +83,7 @@ def test_the_counts_are_those_of_the_threshold(tmp_path):
     findings = {"teacher": evaluate_detections(teacher), "small": evaluate_detections(small, teacher)}
     html = write(tmp_path / "x.html", {"teacher": teacher, "small": small}, findings)
     assert "teacher: finds 2 of 2, 0 wrong" in html  # from 0.8 on
-    assert "distilled: finds 1 of 2, 0 wrong" in html and "The teacher alone finds 50.0\u00a0% of the objects" in html
+    assert "distilled: finds 1 of 2, 0 wrong" in html and "Only the teacher finds 50.0\u00a0% of the objects" in html
 
 
 def test_boxes_are_drawn_in_the_color_of_their_class():

@@ -167,6 +167,12 @@ def test_intervals_contain_the_finding_and_grow_with_fewer_identities():
     assert widths[1] < 0.7 * widths[0]
 
 
+def test_intervals_need_a_label_for_each_embedding():
+    labels = np.repeat(np.arange(8), 4)
+    with pytest.raises(ValueError, match="a label for each of 32 embeddings, but received 31 labels"):
+        dict(intervals(np.eye(32), labels[:31], all_pairs(labels)))
+
+
 def test_the_difference_of_two_networks_has_an_interval():
     labels = np.repeat(np.arange(20), 4)
     pairs = all_pairs(labels)
