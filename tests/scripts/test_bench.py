@@ -70,6 +70,7 @@ def test_a_peak_counts_what_is_there_at_one_time():
         ),
         (["bench.methods", "--method=KD", "--rounds=1", "--steps=1"], "| KD |"),
         (["bench.methods", "--method=KD", "--growth=classes"], "| KD |"),
+        (["bench.methods", "--method=AdaDistill", "--method=CIRKD", "--rounds=1", "--steps=1"], "| CIRKD |"),
     ],
 )
 def test_a_bench_runs(given, wanted):
