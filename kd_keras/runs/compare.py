@@ -171,14 +171,7 @@ def group_runs(paths: Sequence[Path], names: Mapping[Path, str] | None = None) -
                 f"compare needs runs with test images, but the result of {path} has no {metric}. Leave out this run."
             )
         settings = run.settings
-        if "recording" in settings:
-            settings = {**settings, "recording": _without_seed(str(settings["recording"]))}
-        shared = [
-            line
-            for name, value in settings.items()
-            if name not in (*NOT_COMPARED, *NETWORKS)
-            for line in to_lines(name, value)
-        ]
+        shared = [line for name, value in _compared(settings).items() for line in to_lines(name, value)]
         shared += [f"--{name}={text}" for name, texts in run.given_objects.items() for text in texts]
         teacher = settings.get("teacher", "")
         teacher = " + ".join(map(_without_seed, teacher)) if isinstance(teacher, list) else _without_seed(teacher)
@@ -200,6 +193,12 @@ def group_runs(paths: Sequence[Path], names: Mapping[Path, str] | None = None) -
             runs = [run for run, own_seed in zip(group.runs, group.seeds, strict=True) if own_seed == seed]
             LOGGER.warning("The runs %s have the same seed %s and count as one seed.", ", ".join(runs), seed)
     return list(groups.values()), unfinished
+
+
+def _compared(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that the runs of one group share, besides their networks."""
+    kept = {name: value for name, value in settings.items() if name not in (*NOT_COMPARED, *NETWORKS)}
+    return kept | ({"recording": _without_seed(kept["recording"])} if "recording" in kept else {})
 
 
 def _without_seed(source: str) -> str:

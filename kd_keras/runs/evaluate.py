@@ -159,13 +159,11 @@ def evaluate(
             questions = task.select_questions(names, limits, other_data is not None)
             given_pairs = None if pairs is None else task.read_pairs(pairs, recipe.data, recipe.test_split)
             test, reading = open_test_images(recipe, task, origin, options)
-            other_images = None
-            if other_data is not None:
-                other_images = open_source(other_data, other_split, recipe.data_dir, **reading)
+            others = None if other_data is None else open_source(other_data, other_split, recipe.data_dir, **reading)
         evaluator = task.evaluator(
             test,
             questions,
-            other_images,
+            others,
             batch_size=recipe.batch_size,
             image_size=recipe.image_size,
             examples=examples,
@@ -180,8 +178,8 @@ def evaluate(
         verdict = Verdict(tuple(check_requirements(limits, findings[judged], findings[evaluator.teacher])))
         if report is not None and distribute.is_chief(strategy):
             LOGGER.info("Writing %s.", os.fspath(report))
-            has_teacher = teacher is not None or len(networks) > 1
-            subjects = _subjects(networks, findings, evaluator.teacher if has_teacher else None)
+            is_alone = teacher is None and len(networks) == 1
+            subjects = _subjects(networks, findings, None if is_alone else evaluator.teacher)
             evaluator.write_report(report, subjects, verdict.requirements, command)
     tables = _compare_training_sizes(networks, findings, task.metric, options.get("data_dir"))
     return Evaluation(evaluator.teacher, findings, verdict, evaluator.describe_data(), tables, task)
