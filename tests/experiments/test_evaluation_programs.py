@@ -41,7 +41,7 @@ def test_evaluate_and_export(teacher, data_dir, tmp_path):
 def test_the_limits_of_an_export_are_those_of_its_task(teacher, data_dir, tmp_path):
     command = ["export", f"--model={teacher}", data_dir, "--formats=litert", f"--output={tmp_path / 'out'}"]
     ran = program(*command, "--min_matched=0.9", check=False)
-    assert ran.returncode == 2 and "'matched' is no tolerance of classification" in ran.stderr
+    assert ran.returncode == 2 and "'matched' is not a tolerance of classification" in ran.stderr
     assert not (tmp_path / "out").exists()
     ran = program(*command, "--min_agreement=1.5", check=False)
     assert ran.returncode != 0 and "agreement" in ran.stderr and not (tmp_path / "out" / "model.tflite").exists()
