@@ -100,8 +100,8 @@ def cross_entropy_weights(logits: Sequence[Tensor], label: Any) -> Tensor:
 
     Args:
         logits: M at least 2 tensors `(B, ..., K)`.
-        label: integers `(B, ...)` or `(B, ..., 1)`, or probabilities `(B, ..., K)`. A label that is no class, such as
-            -1 for an ignored position, gives all teachers the same weight.
+        label: integers `(B, ...)` or `(B, ..., 1)`, or probabilities `(B, ..., K)`. A label that is not a class, such
+            as -1 for an ignored position, gives all teachers the same weight.
 
     Returns:
         `(M, B, ..., 1)` float32, from 0 to 1 / (M - 1); the sum over the teachers is 1.

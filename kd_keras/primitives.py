@@ -119,7 +119,7 @@ def l2_normalize(x: Tensor, axis: int = -1) -> Tensor:
     """
     x = ops.cast(x, "float32")
     square = ops.sum(ops.square(x), axis=axis, keepdims=True)
-    # A norm of at most 1e-12, the smallest that reference implementations divide by. NaN is none: it stays NaN.
+    # A norm of at most 1e-12, the smallest that reference implementations divide by. NaN stays NaN.
     is_zero = square <= 1e-24
     return ops.where(is_zero, 0.0, x * ops.rsqrt(ops.where(is_zero, 1.0, square)))
 

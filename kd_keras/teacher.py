@@ -93,7 +93,7 @@ class Teacher:
     arrays = staticmethod(arrays_teacher)
 
     def __new__(cls, networks: Any = None, **options: Any) -> Any:
-        """A `FunctionTeacher` for a function, which is no part of a graph; else an empty `Teacher`."""
+        """A `FunctionTeacher` for a function, which is not part of a graph; else an empty `Teacher`."""
         return python_teacher(networks, **options) if is_plain_function(networks) else super().__new__(cls)
 
     def __init__(

@@ -147,7 +147,7 @@ def load_boxes(
 
         return read_box_folder(name, split, class_names, max_boxes, image_channels)
     if class_names is not None:
-        raise ValueError(f"class_names= names the classes of a folder, but {os.fspath(name)!r} is none.")
+        raise ValueError(f"class_names= belongs to a folder, but {os.fspath(name)!r} is not a folder. Leave it out.")
     from kd_keras.data.box_sources import read_boxes
 
     source = read_boxes(os.fspath(name), split, data_dir, max_boxes, download_timeout)

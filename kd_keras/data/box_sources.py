@@ -36,7 +36,7 @@ def read_boxes(
 ) -> Source:
     """Opens one split of a TFDS dataset whose objects have a `BBoxFeature` and a `ClassLabel`.
 
-    Crowds (`is_crowd`), which are no single objects, and boxes without an area are left out; the log says how many
+    Crowds (`is_crowd`), which are not single objects, and boxes without an area are left out; the log says how many
     objects there are. All annotations of the split are read once, without decoding images.
 
     Args:

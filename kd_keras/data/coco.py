@@ -19,7 +19,7 @@ logger = logging.getLogger("kd_keras")
 def read_coco(file: str | os.PathLike, images: str | os.PathLike) -> tuple[list[AnnotatedImage], tuple[str, ...]]:
     """Reads a COCO file; its boxes are "xywh".
 
-    Classes are numbered in the order of their ids in the file. Crowds (`iscrowd`), which are no single objects, and
+    Classes are numbered in the order of their ids in the file. Crowds (`iscrowd`), which are not single objects, and
     boxes whose width or height is 0 are left out; the log says how many.
 
     Args:

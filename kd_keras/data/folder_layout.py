@@ -17,7 +17,7 @@ from kd_keras.errors import explain_mismatch, suggest
 
 # What operating systems and archive programs leave behind; names that begin with a dot are ignored too.
 IGNORED = ("Thumbs.db", "desktop.ini", "__MACOSX", "@eaDir", "lost+found")
-DEEPEST = 4  # folders below the one that is read; anything deeper is no layout
+DEEPEST = 4  # folders below the one that is read; anything deeper is not a layout
 NAMED = 10  # the number of files that a message lists
 logger = logging.getLogger("kd_keras")
 

@@ -53,7 +53,7 @@ def served_teacher(
         **options: `tap`, `probabilities`, `preprocess` and `class_order` of `FunctionTeacher`.
 
     Raises:
-        TypeError: if a number is none.
+        TypeError: if `timeout` or `retries` is not a number.
         ValueError: if the address is no HTTP address, or a number is out of range. When the teacher is asked: if the
             server rejects a request, or its reply has another form.
         ConnectionError: when the teacher is asked, if all attempts fail.

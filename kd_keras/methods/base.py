@@ -81,7 +81,7 @@ class Method(keras.layers.Layer):
         name: the name of the loss in the log. The default is the name of the class in lower case.
 
     Raises:
-        TypeError: if `weight` is none of these.
+        TypeError: if `weight` is not one of these.
         ValueError: if a number is not finite, or if the epochs do not start at 0.
 
     Attributes:

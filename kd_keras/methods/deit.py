@@ -67,7 +67,7 @@ def deit_loss(
 
 
 def _distribution(labels: Tensor, logits: Tensor) -> Tensor:
-    """The labels as probabilities `(B, K)`; a label that is no class gives a row of zeros."""
+    """The labels as probabilities `(B, K)`; a label that is not a class gives a row of zeros."""
     is_target = target_mask("DeiT", labels, logits)  # also refuses labels of another shape
     shape = tuple(labels.shape)
     is_distribution = len(shape) == 2 and shape[-1] == logits.shape[-1]

@@ -30,7 +30,7 @@ def dkd_loss(
         student: `(B, ..., K)` logits z_s: `(B, K)`, or one prediction for each position.
         teacher: logits z_t of the same shape.
         labels: the target classes: integers `(B, ...)` or `(B, ..., 1)`, or probabilities `(B, ..., K)`, whose largest
-            entry is the target. A label that is no class, such as -1, gives a loss of 0. The paper does not
+            entry is the target. A label that is not a class, such as -1, gives a loss of 0. The paper does not
             define the loss for mixed labels, such as those of mixup.
         alpha: the weight of TCKD.
         beta: the weight of NCKD.

@@ -123,7 +123,7 @@ def target_mask(method: str, labels: Tensor, logits: Tensor) -> Tensor:
     Args:
         method: the name of the method, for the error message.
         labels: integers `(B, ...)` or `(B, ..., 1)`, or probabilities `(B, ..., K)`, whose largest entry is the target.
-            A label that is no class, such as -1 for an ignored position, has no target: all booleans are false.
+            A label that is not a class, such as -1 for an ignored position, has no target: all booleans are false.
         logits: `(B, ..., K)`; only their shape is used.
 
     Raises:

@@ -66,7 +66,7 @@ def valid_positions(label: Any, maps: Tensor) -> Tensor | None:
 def exclude_ignored(loss: Tensor, label: Any) -> Tensor:
     """A loss of positions `(B, h, w)` without the ignored ones, whose mean is the mean over the others.
 
-    A loss of another rank, or with labels that are no masks, is returned as it is. The divisor is the number of valid
+    A loss of another rank, or with labels that are not masks, is returned as it is. The divisor is the number of valid
     positions in the batches of all replicas.
 
     >>> import numpy as np

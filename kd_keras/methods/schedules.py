@@ -62,7 +62,7 @@ def as_weight(owner: str, argument: str, weight: Weight) -> Weight:
         weight: a number, numbers by epoch, a Keras learning-rate schedule, or a function of the `Step`.
 
     Raises:
-        TypeError: if it is none of these.
+        TypeError: if it is not one of these.
         ValueError: if a number is negative or not finite, or if the epochs do not start at 0.
     """
     if isinstance(weight, Mapping):

@@ -24,7 +24,7 @@ def wsld_loss(student: Tensor, teacher: Tensor, labels: Tensor, *, temperature: 
         student: `(B, ..., K)` logits z_s: `(B, K)`, or one prediction for each position.
         teacher: logits z_t of the same shape.
         labels: the target classes: integers `(B, ...)` or `(B, ..., 1)`, or probabilities `(B, ..., K)`, whose largest
-            entry is the target. A label that is no class, such as -1, gives a loss of 0.
+            entry is the target. A label that is not a class, such as -1, gives a loss of 0.
         temperature: T > 0.
 
     Returns:

@@ -49,7 +49,7 @@ def kernel_bound(kernel: Tensor, bias: Tensor | None, axes: tuple[int, ...]) -> 
     Args:
         kernel: the kernel.
         bias: of the output channels, in a shape that broadcasts to the result, or `None`.
-        axes: the axes of the kernel that are no output channels.
+        axes: the axes of the kernel that are not output channels.
     """
     bound = ops.maximum(ops.max(ops.abs(kernel), axis=axes, keepdims=True), NARROWEST)
     return bound if bias is None else ops.maximum(bound, BIAS_FRACTION * ops.abs(bias))

@@ -74,7 +74,7 @@ def _as_model(network: Any) -> keras.Model:
     if signatures is not None and "serving_default" in signatures:
         return model_of_signature(signatures["serving_default"], network)
     shape = getattr(network, "input_shape", None)
-    if callable(network) and isinstance(shape, tuple):  # a model of tf_keras, which is no class of Keras 3
+    if callable(network) and isinstance(shape, tuple):  # a model of tf_keras, which is not a class of Keras 3
         layer = ForeignFunction(lambda inputs: network(inputs, training=False), getattr(network, "name", "teacher"))
         return _model_of_layer(layer, shape)
     raise TypeError(explain_mismatch(EXPECTED, f"{shorten(network)} ({type(network).__name__})", _advice(network)))

@@ -176,6 +176,7 @@ def distill(
 
     Raises:
         TypeError: if an option is unknown, or a value is of the wrong type; no run is created.
+        FileNotFoundError: if a dataset is neither prepared nor downloadable, or a folder has no images.
         ValueError: if the request is invalid; no run is created.
         FloatingPointError: if the loss or gradients are not finite.
 

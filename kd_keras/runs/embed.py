@@ -151,7 +151,7 @@ def embed(
 def _load(
     source: Trained, image_size: tuple[int, int] | None
 ) -> tuple[Callable[[np.ndarray], np.ndarray], tuple[int, int, int]]:
-    """From images `(B, H, W, C)` uint8 to embeddings `(B, D)`, and `(H, W, C)`."""
+    """A function from images `(B, H, W, C)` uint8 to embeddings `(B, D)`, and `(H, W, C)`."""
     if is_export(source):
         path = os.fspath(source)
         try:

@@ -28,7 +28,7 @@ def find_mask_files(folder: ImageFolder, masks: Path) -> dict[str, str]:
 
     Raises:
         ValueError: if `masks` is a file or inside of the folder of the images, if two images have one mask, or if a
-            file is in the way that is no mask of an earlier prediction.
+            file is in the way that is not a mask of an earlier prediction.
     """
     own = masks.resolve()
     is_inside = own == folder.root.resolve() if folder.is_single else own.is_relative_to(folder.root.resolve())

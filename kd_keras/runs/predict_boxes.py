@@ -114,7 +114,7 @@ class BoxPredictor:
         score: the lowest score of a box; 0.3 by default.
 
     Raises:
-        ValueError: if it is no detector.
+        ValueError: if it is not a detector.
     """
 
     def __init__(self, loaded: LoadedModel, score: float | None):
@@ -145,7 +145,7 @@ class BoxPredictor:
 
 
 def _of_network(network: keras.Model, loaded: LoadedModel) -> Callable[[np.ndarray], Detections]:
-    """From images `(B, H, W, C)` uint8 to the detections, as the evaluation decodes them."""
+    """A function from images `(B, H, W, C)` uint8 to the detections, as the evaluation decodes them."""
     if not isinstance(network, Detector):
         raise ValueError(explain_mismatch("a detector of kd_keras", f"{loaded.name}, which is another network"))
     check_names(loaded.class_names, network.output["class_logits"].shape[-1])

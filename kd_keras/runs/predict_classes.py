@@ -77,7 +77,7 @@ class ClassPredictor:
         top: the number of classes for each image, at most K; 3 by default.
 
     Raises:
-        ValueError: if it is no classifier.
+        ValueError: if it is not a classifier.
     """
 
     def __init__(self, loaded: LoadedModel, top: int | None):
@@ -112,7 +112,7 @@ class ClassPredictor:
 def _of_network(
     network: keras.Model, shape: tuple[int, int, int]
 ) -> tuple[Callable[[Array], Array], Callable[[Array], Array]]:
-    """From images `(B, H, W, C)` uint8 to outputs `(B, K)`, and from those of all images to probabilities `(N, K)`."""
+    """Two functions: from images `(B, H, W, C)` uint8 to outputs `(B, K)`, and from all of these to probabilities."""
     tapped = Teacher(network).tapped(["logits"])
     spec = tapped.specs["logits"]
     if len(spec.shape) != 2:

@@ -131,7 +131,7 @@ class MaskPredictor:
 
 
 def _of_network(network: keras.Model, loaded: LoadedModel) -> tuple[Callable[[np.ndarray], np.ndarray], int]:
-    """From images `(B, H, W, C)` uint8 to class maps `(B, H, W)` as in the evaluation; the number of classes."""
+    """A function from images `(B, H, W, C)` uint8 to class maps `(B, H, W)`, and the number of classes."""
     logits = logits_of(network, tf.TensorSpec((None, *loaded.image_shape), tf.float32))
     size, classes = loaded.image_shape[:2], int(logits(tf.zeros((1, *loaded.image_shape))).shape[-1])
     check_names(loaded.class_names, classes)
@@ -150,7 +150,7 @@ def _of_network(network: keras.Model, loaded: LoadedModel) -> tuple[Callable[[np
 
 
 def _of_export(path: Path) -> Callable[[np.ndarray], np.ndarray]:
-    """From images `(B, H, W, C)` uint8 to class maps `(B, H, W)`; a LiteRT file takes one image at a time."""
+    """A function from images `(B, H, W, C)` uint8 to class maps; a LiteRT file takes one image at a time."""
     run = load_class_maps(path)
     return lambda images: np.concatenate([run(image[None]) for image in images])
 

@@ -219,7 +219,7 @@ class Recipe:
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, str | list[str]]) -> Recipe:
-        """The recipe of a run, from `Run.settings`; settings that are no fields of a recipe are ignored.
+        """The recipe of a run, from `Run.settings`; settings that are not fields of a recipe are ignored.
 
         >>> Recipe.from_settings({"flip": "true", "image_size": "8,8", "model": "mlp"}).image_size
         (8, 8)

@@ -61,6 +61,7 @@ def record(
 
     Raises:
         TypeError: if an option is unknown, or a value is of the wrong type.
+        FileNotFoundError: if a dataset is neither prepared nor downloadable, or a folder has no images.
         ValueError: if the directory contains another recording, or the request is invalid.
         OSError: if the disk is full; complete shards are kept, and the same call resumes.
 

@@ -67,6 +67,7 @@ def open_source(
 
     Raises:
         TypeError: if the images are of another type.
+        FileNotFoundError: if a dataset is neither prepared nor downloadable, or a folder has no images.
         ValueError: if there are no such images, or their labels are of another task.
     """
     if isinstance(images, (str, os.PathLike)):

@@ -46,6 +46,7 @@ def train(
 
     Raises:
         TypeError: if an option is unknown, or a value is of the wrong type; no run is created.
+        FileNotFoundError: if a dataset is neither prepared nor downloadable, or a folder has no images.
         ValueError: if the request is invalid, or another process trains the run; no run is created.
         FloatingPointError: if the loss or gradients are not finite.
 

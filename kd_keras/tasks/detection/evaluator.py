@@ -39,7 +39,7 @@ class DetectionEvaluator(NetworkEvaluator):
         """Adds the findings of all candidates, one after the other.
 
         Raises:
-            ValueError: if one is no detector, or its classes are not those of the images.
+            ValueError: if one is not a detector, or its classes are not those of the images.
         """
         for candidate in candidates:
             name, network = candidate.name, candidate.network

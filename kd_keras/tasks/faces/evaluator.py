@@ -79,7 +79,7 @@ class FaceEvaluator(NetworkEvaluator):
         """Adds the findings of all candidates, one after the other.
 
         Raises:
-            ValueError: if one is no network of faces.
+            ValueError: if one is not a network of faces.
         """
         for candidate in candidates:
             name, network = candidate.name, candidate.network

@@ -107,7 +107,7 @@ class ServedEmbedder:
         flip: whether the embedding of the mirrored image is added.
 
     Raises:
-        ValueError: if it is no such network.
+        ValueError: if it is not such a network.
     """
 
     def __init__(self, network: keras.Model, flip: bool):
