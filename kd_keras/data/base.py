@@ -36,6 +36,8 @@ class Source:
         files: the number of files that contain the examples.
         read_range: a function of `begin` and `end` that returns the examples from `begin` to `end - 1` in the same form
             and with the same indices, and opens only the files that contain them; `None` if there is none.
+        ranges: where the examples are, (place, begin, end) with a place such as a split of a version of a dataset;
+            empty if this is not known.
 
     Raises:
         ValueError: if `examples` is not a dataset of such dictionaries, if it has no examples, or if the class names do
@@ -56,6 +58,7 @@ class Source:
     version: str = ""
     files: int = 1
     read_range: Callable[[int, int], tf.data.Dataset] | None = None
+    ranges: tuple[tuple[str, int, int], ...] = ()
 
     def __post_init__(self) -> None:
         spec = self.examples.element_spec
@@ -129,7 +132,7 @@ class Source:
         sizes = [self.size // count + (number < self.size % count) for number in range(count)]
         ends = list(itertools.accumulate(sizes))
         return [
-            replace(self, examples=self.read_range(end - size, end), size=size, read_range=None)
+            replace(self, examples=self.read_range(end - size, end), size=size, read_range=None, ranges=())
             for size, end in zip(sizes, ends, strict=True)
         ]
 
@@ -207,7 +210,7 @@ class Source:
             raise ValueError(f"No example of {self.name!r} remains without the classes {sorted(classes)}.")
         numbered = remaining.enumerate().map(lambda number, example: {**example, "index": number})
         version = f"{self.version or self.name} without {sorted(classes)}"
-        return replace(self, examples=numbered, size=size, version=version, files=1, read_range=None)
+        return replace(self, examples=numbered, size=size, version=version, files=1, read_range=None, ranges=())
 
 
 def _check_box_shapes(spec: dict[str, tf.TensorSpec], name: str) -> None:

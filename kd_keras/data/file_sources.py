@@ -18,6 +18,7 @@ def source_of_files(
     image_shape: tuple[int | None, int | None, int],
     class_names: tuple[str, ...] | None,
     version: str,
+    ranges: tuple[tuple[str, int, int], ...] = (),
 ) -> Source:
     """A source that reads one image file for each example.
 
@@ -28,6 +29,7 @@ def source_of_files(
         image_shape: `(H, W, C)`, or `(None, None, C)` if images differ in size.
         class_names: K names, or `None` if there are no labels.
         version: of the source.
+        ranges: of the source.
     """
     count = len(tf.nest.flatten(columns)[0])
 
@@ -46,4 +48,5 @@ def source_of_files(
         version=version,
         files=count,
         read_range=read_range,
+        ranges=ranges,
     )

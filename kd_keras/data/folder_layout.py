@@ -61,6 +61,11 @@ class FolderLayout:
             )
         return images
 
+    def ranges(self, split: str) -> tuple[tuple[str, int, int], ...]:
+        """Where the images of a split are: (place, begin, end)."""
+        chosen = [name for name in sorted(self.splits) if split in (name, "all")]
+        return tuple((str(self.folder.resolve() / name), 0, len(self.splits[name])) for name in chosen)
+
     def log(self, split: str, colors: str) -> None:
         """Logs the number of images in a split by their suffix, and the number of classes."""
         paths = [path for path, _ in self.select(split)]

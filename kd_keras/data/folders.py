@@ -77,7 +77,10 @@ def read(
     listing = [(str(path.relative_to(folder)), path.stat().st_size) for path, _ in files]
     digest = hashlib.sha256(repr([READER, depth, bits, listing]).encode()).hexdigest()
     version = f"{folder.name} {split} {digest}"
-    return source_of_files(columns, decode, name=str(folder), image_shape=shape, class_names=names, version=version)
+    ranges = layout.ranges(split)
+    return source_of_files(
+        columns, decode, name=str(folder), image_shape=shape, class_names=names, version=version, ranges=ranges
+    )
 
 
 def check_bits(folder: Path, paths: list[str]) -> None:

@@ -114,4 +114,5 @@ def _select(source: Source, labels: np.ndarray, identities: list[int]) -> Source
         version=f"{source.version} identities {identities}",
         files=1,
         read_range=None,
+        ranges=(),
     )

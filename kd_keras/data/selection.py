@@ -15,4 +15,5 @@ def take_evenly(source: Source, count: int) -> Source:
     100
     """
     step = -(-source.size // count)
-    return dataclasses.replace(source, examples=source.examples.shard(step, 0), size=-(-source.size // step))
+    size = -(-source.size // step)
+    return dataclasses.replace(source, examples=source.examples.shard(step, 0), size=size, ranges=())

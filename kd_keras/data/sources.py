@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import operator
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import tensorflow as tf
 import tensorflow_datasets as tfds
@@ -83,7 +83,15 @@ def source_of_split(
         version=f"{builder.info.full_name} {split}",
         files=len(builder.info.splits[split].file_instructions),
         read_range=read_range,
+        ranges=tuple(_ranges(builder, split)),
     )
+
+
+def _ranges(builder: tfds.core.DatasetBuilder, split: str) -> Iterator[tuple[str, int, int]]:
+    """Where the examples of a split are, which may be a slice or a sum of several splits."""
+    for piece in tfds.core.ReadInstruction.from_spec(split).to_absolute(builder.info.splits):
+        end = builder.info.splits[piece.splitname].num_examples if piece.to is None else piece.to
+        yield f"{builder.info.full_name} {piece.splitname}", piece.from_ or 0, end
 
 
 def read_raw(

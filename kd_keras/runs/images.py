@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from kd_keras import data, distribute
 from kd_keras.contracts import as_batch
+from kd_keras.data.shared_examples import warn_of_shared
 from kd_keras.errors import explain_mismatch
 from kd_keras.networks.preprocessing import PixelStatistics
 from kd_keras.recording.reader import Recording
@@ -195,6 +196,7 @@ def load_images(recipe: Recipe) -> Images:
         test_data = recipe.data if recipe.test_data is None else recipe.test_data
         options = {**recipe.reading, "task": task, "class_names": train.class_names or recipe.class_names}
         test = open_source(test_data, recipe.test_split, recipe.data_dir, **options)
+        warn_of_shared(train, test)
         channels, test_channels = (side.examples.element_spec["image"].shape[-1] for side in (train, test))
         if test_channels != channels:
             received = f"{test_channels} channels in {test.name!r}"

@@ -27,6 +27,7 @@ import numpy as np
 import tensorflow as tf
 
 from kd_keras.data import Source, evaluation
+from kd_keras.data.shared_examples import count_shared
 from kd_keras.errors import check_number, check_whole_number, explain_mismatch
 from kd_keras.evaluation import predict
 from kd_keras.runs.images import Images, load_images
@@ -188,10 +189,12 @@ def _open_unlabeled(recipe: Recipe, images: Data | None, split: str, given: Imag
         )
     unlabeled = open_source(recipe.data if images is None else images, split, recipe.data_dir, **recipe.reading)
     for other in (labeled, *([] if given.test is None else [given.test])):
-        if (unlabeled.name, unlabeled.version, unlabeled.size) == (other.name, other.version, other.size):
+        is_same = (unlabeled.name, unlabeled.version, unlabeled.size) == (other.name, other.version, other.size)
+        if shared := unlabeled.size if is_same else count_shared(unlabeled, other):
             raise ValueError(
-                "The images to label must differ from the labeled images and from the test images, but both are "
-                f"{split!r} of {other.name!r}. Divide a split, such as train[:5000] and train[5000:]."
+                "The images to label must differ from the labeled images and from the test images, but "
+                f"{shared:,} of {split!r} are also in {other.version or other.name!r}. Divide a split, such as "
+                "train[:5000] and train[5000:]."
             )
     channels, expected = (side.examples.element_spec["image"].shape[-1] for side in (unlabeled, labeled))
     if channels != expected:

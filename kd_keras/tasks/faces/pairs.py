@@ -55,5 +55,5 @@ def select_images(source: Source, pairs: Pairs) -> tuple[Source, Pairs]:
     numbered = source.examples.enumerate().filter(lambda number, _: tf.gather(is_used, number))
     examples = numbered.map(lambda _, example: example)
     first, second = (np.searchsorted(used, numbers) for numbers in (pairs.first, pairs.second))
-    selected = replace(source, examples=examples, size=len(used), files=1, read_range=None)
+    selected = replace(source, examples=examples, size=len(used), files=1, read_range=None, ranges=())
     return selected, pairs._replace(first=first, second=second)

@@ -1,0 +1,30 @@
+"""Examples that two sources share, such as test images that a network has trained on."""
+
+from __future__ import annotations
+
+import logging
+
+from kd_keras.data.base import Source
+
+LOGGER = logging.getLogger("kd_keras")
+
+
+def count_shared(source: Source, other: Source) -> int:
+    """The number of examples that two sources share, as far as they know where their examples are.
+
+    >>> from kd_keras.data import load
+    >>> count_shared(load("digits", "train[:100]"), load("digits", "train[60:]")), count_shared(load("digits", "train"),
+    ...              load("digits", "test"))
+    (40, 0)
+    """
+    pairs = ((own, its) for own in source.ranges for its in other.ranges if own[0] == its[0])
+    return sum(max(0, min(own[2], its[2]) - max(own[1], its[1])) for own, its in pairs)
+
+
+def warn_of_shared(train: Source, test: Source) -> None:
+    """Logs a warning if test images are training images."""
+    if shared := count_shared(train, test):
+        LOGGER.warning(
+            "%s of the %s test images are training images, so that the test overestimates the accuracy on new images. "
+            "Choose train_split= and test_split= without common images.", f"{shared:,}", f"{test.size:,}",
+        )  # fmt: skip
