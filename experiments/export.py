@@ -29,7 +29,11 @@ flags.DEFINE_integer("calibration", 200, text, lower_bound=1)
 # The entry of the function's `tolerance`, the flag, and its text.
 TOLERANCES = [
     ("difference", "max_difference", "Largest accepted difference of a probability; default: 1e-4, float16 1e-2."),
-    ("agreement", "min_agreement", "Lowest accepted share of images or pixels of one class; default: int8 0.9."),
+    (
+        "agreement",
+        "min_agreement",
+        "Lowest accepted share of images or pixels predicted alike; default: int8 0.9.",
+    ),
     ("accuracy_drop", "max_accuracy_drop", "Largest accepted loss of accuracy; default: int8 0.02, two points."),
     ("matched", "min_matched", "Lowest accepted share of the boxes; default: 0.99, float16 0.95, int8 0.7."),
     ("score", "max_score_difference", "Largest accepted difference of a box's score; default: 1e-3, float16 0.03."),

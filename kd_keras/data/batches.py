@@ -159,8 +159,7 @@ def cut_slices(batch: Any, batch_slice: BatchSlice) -> tf.data.Dataset:
 
 
 def pad_batch(x: Any, y: Any, size: int) -> tuple[Any, Any, tf.Tensor]:
-    """Repeats the last row until a batch has `size` rows, and adds weights `(size,)`, 0 for these copies and 1
-    otherwise.
+    """Repeats the last row until a batch has `size` rows, and adds weights `(size,)`: 0 for these copies, else 1.
 
     >>> pad_batch(tf.zeros((2, 4)), tf.constant([1, 2]), 3)[2].numpy().tolist()
     [1.0, 1.0, 0.0]

@@ -42,11 +42,8 @@ class MaskValues:
     def __post_init__(self) -> None:
         everything = (*self.values, *self.ignored)
         if not self.names or len(self.names) != len(self.values):
-            raise ValueError(
-                explain_mismatch(
-                    "at least one class, and a value for each", f"{len(self.names)} names, {len(self.values)} values"
-                )
-            )
+            received = f"{len(self.names)} names, {len(self.values)} values"
+            raise ValueError(explain_mismatch("at least one class, and a value for each", received))
         kinds = {isinstance(value, tuple) for value in everything}
         if len(kinds) > 1:
             advice = "a class and an ignored value must be of one kind"

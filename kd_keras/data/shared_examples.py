@@ -10,21 +10,20 @@ LOGGER = logging.getLogger("kd_keras")
 
 
 def count_shared(source: Source, other: Source) -> int:
-    """The number of examples that two sources share, as far as they know where their examples are.
+    """The number of examples that two sources share; 0 if one of them does not know where its examples are.
 
     >>> from kd_keras.data import load
-    >>> count_shared(load("digits", "train[:100]"), load("digits", "train[60:]")), count_shared(load("digits", "train"),
-    ...              load("digits", "test"))
-    (40, 0)
+    >>> count_shared(load("digits", "train[:100]"), load("digits", "train[60:]"))
+    40
     """
     pairs = ((own, its) for own in source.ranges for its in other.ranges if own[0] == its[0])
     return sum(max(0, min(own[2], its[2]) - max(own[1], its[1])) for own, its in pairs)
 
 
-def warn_of_shared(train: Source, test: Source) -> None:
-    """Logs a warning if test images are training images."""
+def warn_of_shared(train: Source, test: Source, role: str = "training") -> None:
+    """Logs a warning if test images are images of the role "training" or "labeled"."""
     if shared := count_shared(train, test):
         LOGGER.warning(
-            "%s of the %s test images are training images, so that the test overestimates the accuracy on new images. "
-            "Choose train_split= and test_split= without common images.", f"{shared:,}", f"{test.size:,}",
+            "%s of the %s test images are %s images, so that the test overestimates the accuracy on new images. Choose "
+            "splits without common images.", f"{shared:,}", f"{test.size:,}", role,
         )  # fmt: skip

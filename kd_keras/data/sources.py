@@ -83,15 +83,15 @@ def source_of_split(
         version=f"{builder.info.full_name} {split}",
         files=len(builder.info.splits[split].file_instructions),
         read_range=read_range,
-        ranges=tuple(_ranges(builder, split)),
+        ranges=tuple((f"{builder.info.full_name} {name}", begin, end) for name, begin, end in _pieces(builder, split)),
     )
 
 
-def _ranges(builder: tfds.core.DatasetBuilder, split: str) -> Iterator[tuple[str, int, int]]:
-    """Where the examples of a split are, which may be a slice or a sum of several splits."""
+def _pieces(builder: tfds.core.DatasetBuilder, split: str) -> Iterator[tuple[str, int, int]]:
+    """The parts of a split, which may be a slice or a sum of several splits: (name, begin, end)."""
     for piece in tfds.core.ReadInstruction.from_spec(split).to_absolute(builder.info.splits):
         end = builder.info.splits[piece.splitname].num_examples if piece.to is None else piece.to
-        yield f"{builder.info.full_name} {piece.splitname}", piece.from_ or 0, end
+        yield piece.splitname, piece.from_ or 0, end
 
 
 def read_raw(
@@ -109,13 +109,11 @@ def read_raw(
 def select_range(builder: tfds.core.DatasetBuilder, split: str, begin: int, end: int) -> tfds.core.ReadInstruction:
     """The examples from `begin` to `end - 1` of a split, which may be a slice or a sum of several splits."""
     pieces, offset = [], 0
-    for piece in tfds.core.ReadInstruction.from_spec(split).to_absolute(builder.info.splits):
-        start = piece.from_ or 0
-        length = (builder.info.splits[piece.splitname].num_examples if piece.to is None else piece.to) - start
-        first, last = max(begin - offset, 0), min(end - offset, length)
+    for name, start, stop in _pieces(builder, split):
+        first, last = max(begin - offset, 0), min(end - offset, stop - start)
         if first < last:
-            pieces.append(tfds.core.ReadInstruction(piece.splitname, start + first, start + last, unit="abs"))
-        offset += length
+            pieces.append(tfds.core.ReadInstruction(name, start + first, start + last, unit="abs"))
+        offset += stop - start
     return functools.reduce(operator.add, pieces)
 
 

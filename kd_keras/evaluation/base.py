@@ -110,7 +110,7 @@ def class_logits(values: np.ndarray, spec: TapSpec, hidden: str | None = None) -
         values: `(..., K)` as the model's tap "logits" gives them, or `(..., 1)` of a single unit z, which become
             (0, z). The probabilities of several sigmoids are divided by their sum.
         spec: of that tap.
-        hidden: what `find_hidden_head` found in other values of the tap; by default it looks at these.
+        hidden: what `find_hidden_head` returns for other values of the tap; by default it looks at these.
 
     >>> class_logits(np.array([[3.0]]), TapSpec("dense", (None, 1), "sigmoid")).tolist()
     [[0.0, 3.0]]

@@ -120,10 +120,11 @@ class BCKD(TapPairMethod):
 
     def _check_anchors(self, student: keras.layers.Layer | None, teacher: keras.layers.Layer | None) -> None:
         """Compares the anchors of the layers of the offsets, if both are known: a recording has none."""
-        ours, theirs = getattr(student, "anchors", None), getattr(teacher, "anchors", None)
-        if ours is not None and theirs is not None and not np.allclose(ours, theirs, atol=1e-3):
+        anchors, teacher_anchors = getattr(student, "anchors", None), getattr(teacher, "anchors", None)
+        if anchors is not None and teacher_anchors is not None and not np.allclose(anchors, teacher_anchors, atol=1e-3):
             expected = f"offsets from the same anchors for method {self.name!r}"
-            received = f"{ours[0].tolist()} as the first anchor of the student and {theirs[0].tolist()} of the teacher"
+            first, teacher_first = anchors[0].tolist(), teacher_anchors[0].tolist()
+            received = f"{first} as the first anchor of the student and {teacher_first} of the teacher"
             advice = "build both detectors with the same anchor_scale (and anchors='whole' for a teacher of KerasHub)"
             raise ValueError(explain_mismatch(expected, received, advice))
 

@@ -105,9 +105,8 @@ def _scores(embedding: Tensor, memory: Memory, temperature: float) -> Tensor:
 def _loss_of_side(log_p: Tensor, counts: Tensor | None, noise: float) -> Tensor:
     excess = log_p - math.log(noise + EPSILON)  # P / (P + c) is its logistic function
     negative = ops.softplus(excess[:, 1:]) + math.log1p(EPSILON / noise)
-    return ops.softplus(-excess[:, 0]) + ops.sum(
-        negative if counts is None else ops.cast(counts, "float32") * negative, axis=-1
-    )
+    negative = negative if counts is None else ops.cast(counts, "float32") * negative
+    return ops.softplus(-excess[:, 0]) + ops.sum(negative, axis=-1)
 
 
 def _normalizing_constant(scores: Tensor, counts: Tensor, examples: int) -> Tensor:

@@ -53,7 +53,7 @@ def as_mask(label: Any) -> Tensor | None:
 
 
 def valid_positions(label: Any, maps: Tensor) -> Tensor | None:
-    """Which positions of a map have a class, `(B, h, w)` bool, by nearest neighbor; `None` if labels are no masks.
+    """Which positions of a map have a class, `(B, h, w)` bool, by nearest neighbor; `None` if labels are not masks.
 
     >>> import numpy as np
     >>> valid_positions(np.array([[[0, -1]]]), np.zeros((1, 1, 2, 5))).numpy().tolist()

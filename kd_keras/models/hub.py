@@ -153,7 +153,7 @@ def _loading(name: str) -> Iterator[None]:
     except Exception as error:  # a download fails in many ways
         raise ValueError(
             f"KerasHub cannot load preset {name!r}. Check the connection, the folder and the options. KerasHub "
-            f"downloads a preset when it is first used. It reports {type(error).__name__}: {error}"
+            f"downloads a preset when it is first used. KerasHub reports {type(error).__name__}: {error}"
         ) from error
 
 

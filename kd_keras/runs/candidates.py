@@ -122,9 +122,8 @@ def open_test_images(
     names = recipe.class_names or recorded_data(source).get("class_names")
     reading = {**recipe.reading, "task": task, "class_names": names}
     test = open_source(recipe.data, recipe.test_split, recipe.data_dir, **reading)
-    if (
-        isinstance(recipe.data, tf.data.Dataset) and test.classes
-    ):  # it shows only its highest label, and may lack the last classes
+    # A tf.data.Dataset shows only its highest label, and may lack the last classes.
+    if isinstance(recipe.data, tf.data.Dataset) and test.classes:
         test = dataclasses.replace(test, classes=max(test.classes, recorded_data(source).get("classes") or 0))
     if options.get("class_names") is not None:
         check_class_names(recipe.class_names, test)

@@ -74,7 +74,12 @@ class Embeddings:
             ValueError: if the path ends in something else.
         """
         check_file("a file", path, (".npz",))
-        write_atomically(Path(path), lambda name: np.savez(name, files=np.array(self.files), embedding=self.vectors))
+
+        def write(name: str) -> None:
+            with open(name, "wb") as file:  # to the name of a file NumPy would append .npz if it ends in .NPZ
+                np.savez(file, files=np.array(self.files), embedding=self.vectors)
+
+        write_atomically(Path(path), write)
 
 
 def embed(

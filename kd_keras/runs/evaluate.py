@@ -37,14 +37,8 @@ from kd_keras.tasks import CLASSIFICATION, Task, find_task
 LOGGER = logging.getLogger("kd_keras")
 # Findings about a network and its teacher, which of a single network compare it with itself.
 COMPARISONS = (
-    "agreement",
-    "kl",
-    "agreement_by_class",
-    "kl_by_class",
-    "attention_correlation",
-    "attention_overlap",
-    "cka",
-)
+    "agreement", "kl", "agreement_by_class", "kl_by_class", "attention_correlation", "attention_overlap", "cka",
+)  # fmt: skip
 TEACHER_SETTINGS = ("teacher", "recording", "method")  # a run with one of these was distilled
 OPTIONS = (
     "data_dir", "task", "test_split", "image_size", "batch_size", "strategy", "devices", "worker_timeout",

@@ -206,9 +206,8 @@ def load_images(recipe: Recipe) -> Images:
             train, test = unify_classes(train, test)
         if test.has_labels and train.has_labels:
             task.check_classes(train, test)
-        elif (
-            test.has_labels and test.class_names and not task.is_open_set
-        ):  # the student's classes are those that it is tested on
+        elif test.has_labels and test.class_names and not task.is_open_set:
+            # The student's classes are those that it is tested on.
             train = replace(train, class_names=test.class_names, classes=test.classes)
         test = test if test.has_labels else None
     return Images(recipe, train, test, task)

@@ -105,7 +105,7 @@ def first_line(error: Exception) -> str:
 
 def make_loss(kind: type[Method], sizes: dict[str, int]) -> Callable[[], Any]:
     """One evaluation of a method's loss with its gradient, compiled."""
-    method = make_method(kind)
+    method = make_method(kind, sizes["classes"])
     student, teacher = build_networks(sizes)
     student = method.student_from(student, teacher)
     tapped_student, tapped_teacher = Tapped(student, method.taps.student), Tapped(teacher, method.taps.teacher)

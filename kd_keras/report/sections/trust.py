@@ -100,9 +100,8 @@ def show_similarity(networks: Sequence[Network], classes: Sequence[str]) -> Sect
     alt = f"CKA between stages of {judged.phrase} and of the teacher; the last two: {decimal(cka[-1, -1], 2)}"
     svg = draw_heat_map("cka", alt, cka, rows, columns, (f"stage of {judged.phrase}", "stage of the teacher"))
     caption = "How similarly the two networks represent the same images, stage by stage (linear CKA in percent; 100 is"
-    caption += (
-        f" identical up to rotation and scale). Look along the diagonal; the last stages: {percent(cka[-1, -1], 0)}."
-    )
+    caption += " identical up to rotation and scale). Look along the diagonal; the last stages:"
+    caption += f" {percent(cka[-1, -1], 0)}."
     return Section([Plot(svg, caption)])
 
 

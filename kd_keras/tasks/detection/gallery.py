@@ -91,13 +91,9 @@ def show_misses(
         cards[place] = Card([(_uri(image, boxes), "")], alt, lines)
     finds = {who: percent(judged.findings[f"only_{who}_finds"]) for who in ("teacher", "student")}
     intro = f"Only the teacher finds {finds['teacher']} of the objects, and only {judged.phrase} {finds['student']}. A"
-    intro += (
-        " detection counts if its score reaches the best threshold of its network. Wide boxes are objects that only"
-    )
-    intro += (
-        " the teacher finds, those of its highest scores, at most one per image. Dashed boxes are the detections of"
-    )
-    intro += f" {judged.phrase}."
+    intro += " detection counts if its score reaches the best threshold of its network. Wide boxes are objects that"
+    intro += " only the teacher finds, those of its highest scores, at most one per image. Dashed boxes are the"
+    intro += f" detections of {judged.phrase}."
     return Section(
         tables=list(_tables(judged, classes)), cards=[cards[place] for place in chosen], intro=intro, large=True
     )

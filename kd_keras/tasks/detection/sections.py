@@ -81,10 +81,8 @@ def show_classes_and_sizes(networks: Sequence[Network], classes: Sequence[str]) 
             rows.append([title, f"{count:,}", *(percent(n.findings.get(f"ap_{name}")) for n in known)])
     by_size = Table("By the size of objects", ["", "objects", *heads], rows)
     limit = f" of the {MAX_CLASSES} largest losses" if (counts > 0).sum() > MAX_CLASSES else ""
-    intro = (
-        f"The figure and the tables show AP, the mean over the IoU thresholds 0.5 to 0.95, by class{limit} and by the"
-    )
-    intro += " area of the objects."
+    intro = f"The figure and the tables show AP, the mean over the IoU thresholds 0.5 to 0.95, by class{limit} and by"
+    intro += " the area of the objects."
     if len(known) > 1:
         intro += f" The classes with the largest loss from {known[0].label} to {known[-1].label} come first."
     return Section(plots, [by_class, by_size], intro=intro, legend=True)

@@ -137,9 +137,8 @@ class Faces(Task):
         **options: Any,
     ) -> FaceExport:
         if not is_face_network(network):
-            raise ValueError(
-                explain_mismatch("a network of faces to export", f"{network.name!r}, which returns no embeddings")
-            )
+            received = f"{network.name!r}, which returns no embeddings"
+            raise ValueError(explain_mismatch("a network of faces to export", received))
         lowest = tolerance.get("lowest_cosine")
         return export_embedder(network, path, name, sample=sample, representative=representative, lowest_cosine=lowest)
 
