@@ -135,7 +135,8 @@ def test_a_detector_is_exported_with_its_detections(runs, shapes, tmp_path):
     table = json.loads((tmp_path / "export.json").read_text())
     assert table["source_ap"] == pytest.approx(runs[0].result["last"]["val_ap"], abs=1e-6)
     assert list(table["formats"]) == ["litert"] and not table["rejected"]
-    with pytest.raises(ValueError, match="'agreement' is not a tolerance of detection: choose one of: ap_drop"):
+    message = "'agreement' is not a tolerance of detection: choose one of: ap_drop, matched"
+    with pytest.raises(ValueError, match=message):
         kd.export(runs[0], ["litert"], output=tmp_path, data=shapes, tolerance={"agreement": 0.9})
 
 

@@ -180,6 +180,8 @@ def test_the_embeddings_of_a_folder(run, folder, tmp_path):
     with np.load(tmp_path / "e.npz") as file:
         assert file["files"].tolist() == FILES
         np.testing.assert_array_equal(file["embedding"], embeddings.vectors)
+    embeddings.save(tmp_path / "E.NPZ")
+    assert (tmp_path / "E.NPZ").read_bytes()[:2] == b"PK" and not list(tmp_path.glob("E.NPZ?*"))
     unit = embeddings.vectors / np.linalg.norm(embeddings.vectors, axis=-1, keepdims=True)
     cosines = unit @ unit.T - 2 * np.eye(6)
     places, values = embeddings.neighbors(2)
