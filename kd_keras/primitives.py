@@ -109,19 +109,34 @@ def smooth_l1(student: Tensor, teacher: Tensor) -> Tensor:
     return ops.mean(terms, axis=tuple(range(1, len(terms.shape))))
 
 
-def l2_normalize(x: Tensor, axis: int = -1) -> Tensor:
-    """`x / ||x||_2` along an axis, float32, the same shape.
+def l2_normalize(x: Tensor, axis: int = -1, dtype: str = "float32") -> Tensor:
+    """`x / ||x||_2` along an axis, of the same shape.
 
     A vector of zeros, such as a dead channel, has no direction: it stays zero and gets no gradient.
 
     >>> l2_normalize(np.array([[3.0, 4.0], [0.0, 0.0]], "float32")).numpy().round(4).tolist()
     [[0.6000000238418579, 0.800000011920929], [0.0, 0.0]]
     """
-    x = ops.cast(x, "float32")
+    x = ops.cast(x, dtype)
     square = ops.sum(ops.square(x), axis=axis, keepdims=True)
     # A norm of at most 1e-12, the smallest that reference implementations divide by. NaN stays NaN.
     is_zero = square <= 1e-24
     return ops.where(is_zero, 0.0, x * ops.rsqrt(ops.where(is_zero, 1.0, square)))
+
+
+def root(square: Tensor, least: float | Tensor = 0.0) -> Tensor:
+    """The square root, and 0 without a gradient where `square` is at most `least`; NaN stays NaN.
+
+    >>> root(np.array([9.0, 0.0])).numpy().tolist()
+    [3.0, 0.0]
+    """
+    is_zero = square <= least
+    return ops.where(is_zero, 0.0, ops.sqrt(ops.where(is_zero, 1.0, square)))
+
+
+def rounding_of(mean: Tensor) -> Tensor:
+    """The variance that rounding leaves of equal values: at most 1e-12 of the square of their mean, or 1e-24."""
+    return 1e-12 * ops.square(mean) + 1e-24
 
 
 def keep_finite(new: Tensor, old: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from kd_keras.methods.labels import (
     refuse_binary,
     weighted_batch_mean,
 )
-from kd_keras.primitives import softened_kl
+from kd_keras.primitives import root, softened_kl
 
 
 def byot_loss(
@@ -63,7 +63,7 @@ def byot_features_loss(student: list[Tensor], teacher: Tensor) -> Tensor:
     """
     teacher = ops.cast(teacher, "float32")
     squares = [ops.sum(ops.square(ops.cast(features, "float32") - teacher), axis=-1) for features in student]
-    return sum(ops.where(square <= 0, 0.0, ops.sqrt(ops.where(square <= 0, 1.0, square))) for square in squares)
+    return sum(map(root, squares))
 
 
 @keras.saving.register_keras_serializable("kd_keras")

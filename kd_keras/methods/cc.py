@@ -13,7 +13,7 @@ from kd_keras.contracts import Batch, Outputs, Step, Tensor
 from kd_keras.errors import check_choice, check_number, check_whole_number
 from kd_keras.methods.adapters import dense_adapter
 from kd_keras.methods.base import Specs, TapPairMethod, TapPairOptions, Taps
-from kd_keras.primitives import flatten
+from kd_keras.primitives import flatten, root
 
 KERNELS = ("gaussian", "bilinear")
 
@@ -74,8 +74,8 @@ def cc_kernel_loss(
     largest = ops.stop_gradient(ops.max(ops.abs(difference)))  # the squares of large powers exceed float32
     scale = ops.where(largest > 0, largest, 1.0)
     square = ops.mean(ops.square(difference / scale))
-    root = ops.where(square <= 0, 0.0, ops.sqrt(ops.where(square <= 0, 1.0, square)))  # ||.||_F / (B scale)
-    return scale * root / ops.cast(ops.shape(difference)[0], "float32")
+    # The root is ||.||_F / (B scale).
+    return scale * root(square) / ops.cast(ops.shape(difference)[0], "float32")
 
 
 def _kernel_matrix(x: Tensor, kernel: str, gamma: float, order: int) -> Tensor:

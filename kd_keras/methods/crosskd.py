@@ -17,7 +17,7 @@ from kd_keras.errors import check_choice, check_number, explain_mismatch
 from kd_keras.methods.adapters import describe_pair
 from kd_keras.methods.base import Specs, TapPairMethod, TapPairOptions, Taps
 from kd_keras.methods.labels import require_boxes
-from kd_keras.primitives import softened_kl
+from kd_keras.primitives import root, rounding_of, softened_kl
 
 __all__ = ("align_statistics",)
 
@@ -106,8 +106,7 @@ def _statistics(maps: Tensor) -> tuple[Tensor, Tensor]:
     freedom = ops.cast(ops.maximum(ops.size(maps) // maps.shape[-1] - 1, 1), "float32")
     mean = ops.mean(maps, axis=(0, 1, 2))
     variance = ops.sum(ops.square(maps - mean), axis=(0, 1, 2)) / freedom
-    is_constant = variance <= 1e-12 * ops.square(mean) + 1e-24
-    return mean, ops.where(is_constant, 0.0, ops.sqrt(ops.where(is_constant, 1.0, variance)))
+    return mean, root(variance, least=rounding_of(mean))
 
 
 @keras.saving.register_keras_serializable("kd_keras")

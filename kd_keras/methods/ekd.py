@@ -14,6 +14,7 @@ from kd_keras.contracts import Batch, Outputs, Step, Tensor
 from kd_keras.errors import check_number, check_whole_number, explain_mismatch
 from kd_keras.methods.base import Specs, TapPairMethod, TapPairOptions, Taps
 from kd_keras.methods.labels import class_indices
+from kd_keras.primitives import l2_normalize
 
 RATES = tuple(10.0**-power for power in range(1, 7))  # the false positive rates of the anchors
 NO_PAIR = -2.0  # less than any cosine
@@ -107,10 +108,7 @@ def ekd_anchors(
 
 def _similarities(embedding: Tensor) -> Tensor:
     """The cosines `(B, B)` of all pairs, in float64 because the ranks divide them by T, by default 0.01."""
-    x = ops.cast(embedding, "float64")
-    square = ops.sum(ops.square(x), axis=-1, keepdims=True)
-    is_zero = square <= 1e-24
-    x = ops.where(is_zero, 0.0, x * ops.rsqrt(ops.where(is_zero, 1.0, square)))
+    x = l2_normalize(embedding, dtype="float64")
     return ops.matmul(x, ops.transpose(x))
 
 

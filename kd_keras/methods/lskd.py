@@ -10,7 +10,7 @@ from kd_keras.contracts import Batch, Outputs, Step, Tensor
 from kd_keras.errors import check_number, explain_mismatch, shorten
 from kd_keras.methods.base import Method, MethodOptions, Specs, Taps
 from kd_keras.methods.schedules import weight_at
-from kd_keras.primitives import softened_kl
+from kd_keras.primitives import rounding_of, softened_kl
 
 __all__ = ("LSKD", "lskd_loss", "standardized")
 
@@ -37,7 +37,7 @@ def standardized(logits: Tensor) -> Tensor:
     mean = ops.mean(logits, axis=-1, keepdims=True)
     centered = logits - mean
     variance = ops.sum(ops.square(centered), axis=-1, keepdims=True) / (logits.shape[-1] - 1)
-    is_constant = variance <= 1e-12 * ops.square(mean) + 1e-24  # what the rounding of the mean leaves of equal logits
+    is_constant = variance <= rounding_of(mean)
     deviation = ops.sqrt(ops.where(is_constant, 1.0, variance))
     return ops.where(is_constant, 0.0, centered / (1e-7 + deviation))
 

@@ -9,7 +9,7 @@ from typing_extensions import Unpack
 from kd_keras.contracts import Batch, Outputs, Step, Tensor
 from kd_keras.methods.adapters import width_adapter
 from kd_keras.methods.base import Specs, TapPairMethod, TapPairOptions, Taps
-from kd_keras.primitives import as_list, resize_bilinear
+from kd_keras.primitives import as_list, resize_bilinear, rounding_of
 
 
 def pkd_loss(student: list[Tensor], teacher: list[Tensor]) -> Tensor:
@@ -48,7 +48,7 @@ def _normalize_channels(maps: Tensor) -> Tensor:
     mean = ops.mean(maps, axis=1, keepdims=True)
     maps = maps - mean
     variance = ops.sum(ops.square(maps), axis=1, keepdims=True) / freedom
-    is_constant = variance <= 1e-12 * ops.square(mean) + 1e-24
+    is_constant = variance <= rounding_of(mean)
     return ops.where(is_constant, 0.0, maps / (ops.sqrt(ops.where(is_constant, 1.0, variance)) + 1e-6))
 
 
