@@ -20,10 +20,10 @@ def count_shared(source: Source, other: Source) -> int:
     return sum(max(0, min(own[2], its[2]) - max(own[1], its[1])) for own, its in pairs)
 
 
-def warn_of_shared(train: Source, test: Source, role: str = "training") -> None:
-    """Logs a warning if test images are images of the role "training" or "labeled"."""
+def warn_of_shared(train: Source, test: Source, name: str = "training images") -> None:
+    """Logs a warning if test images are in `train`, which the warning calls by its name."""
     if shared := count_shared(train, test):
         LOGGER.warning(
-            "%s of the %s test images are %s images, so that the test overestimates the accuracy on new images. Choose "
-            "splits without common images.", f"{shared:,}", f"{test.size:,}", role,
+            "%s of the %s test images are %s, so that the test overestimates the accuracy on new images. Choose "
+            "splits without common images.", f"{shared:,}", f"{test.size:,}", name,
         )  # fmt: skip

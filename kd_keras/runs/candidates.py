@@ -12,6 +12,7 @@ import keras
 import tensorflow as tf
 
 from kd_keras.data import Source
+from kd_keras.data.shared_examples import warn_of_shared
 from kd_keras.evaluation.cost import saved_kilobytes
 from kd_keras.evaluation.evaluator import Candidate
 from kd_keras.networks.embedding_networks import ends_in_embedding
@@ -135,6 +136,18 @@ def check_exists(source: Network) -> None:
     if isinstance(source, (str, os.PathLike)) and not Path(source).exists():
         path = Path(source)
         raise ValueError(f"Expected a run or a .keras file, but {path} does not exist. {advise_on_path(path)}")
+
+
+def warn_of_training_images(networks: Mapping[str, Network], test: Source, data_dir: str | None = None) -> None:
+    """Logs a warning for each network whose run was trained on test images, as far as splits and folders tell."""
+    for name, source in networks.items():
+        run = find_run(source)
+        try:
+            train = None if run is None else training_images(run, data_dir)
+        except (ValueError, OSError):  # they are not needed
+            continue
+        if train is not None:
+            warn_of_shared(train, test, f"training images of {name}")
 
 
 def describe_differences(used: Mapping[str, Any], networks: Mapping[str, Network]) -> list[str]:

@@ -205,7 +205,7 @@ def _load_images(recipe: Recipe, labeled: Data | None, labeled_split: str) -> Im
         raise ValueError(explain_mismatch(expected, f"the split {labeled_split!r} of one dataset for both", advice))
     names = ((labeled, labeled_split), (test_data, recipe.test_split))
     known, test = (_load_labeled(recipe, train, images, split) for images, split in names)
-    warn_of_shared(known, test, "labeled")
+    warn_of_shared(known, test, "labeled images")
     task = Pretraining(*(functools.partial(_batches, recipe, images, train) for images in (known, test)))
     task.check_classes(known, test)
     return Images(recipe, train, test, task)

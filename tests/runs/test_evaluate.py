@@ -212,6 +212,16 @@ def test_a_dataset_without_the_last_class_can_be_evaluated(tmp_path):
     assert findings["accuracy"] == pytest.approx(run.result["last"]["val_accuracy"])
 
 
+def test_test_images_that_a_network_was_trained_on_are_reported(runs, caplog):
+    teacher, _, baseline = runs
+    kd.evaluate(baseline, teacher=teacher, test_split="train[20:60]")
+    assert f"40 of the 40 test images are training images of {teacher}, so that" in caplog.text
+    assert f"10 of the 40 test images are training images of {baseline}, so that" in caplog.text
+    caplog.clear()
+    kd.evaluate(baseline, teacher=teacher, test_split="test[:20]")
+    assert "training images" not in caplog.text
+
+
 def test_training_images_that_are_gone_leave_the_evaluation_complete(tmp_path, caplog):
     place = write_folder(tmp_path / "old", {"train": "ab", "more": "ab", "test": "ab"})
     runs = [
