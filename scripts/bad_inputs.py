@@ -93,10 +93,10 @@ def with_optimizer(rate: float) -> object:
     return model.fit(X, Y, epochs=3, verbose=0)
 
 
-def changed(array: np.ndarray, place: tuple | int, value: float) -> np.ndarray:
+def changed(array: np.ndarray, index: tuple | int, value: float) -> np.ndarray:
     """A float copy with one other value."""
     copy = array.astype("float32")
-    copy[place] = value
+    copy[index] = value
     return copy
 
 
@@ -114,9 +114,9 @@ def probabilities() -> object:
     return distiller(teacher=teacher).fit(X, Y, verbose=0)
 
 
-def python_inputs(place: Path) -> dict[str, Callable[[], object]]:
+def python_inputs(directory: Path) -> dict[str, Callable[[], object]]:
     """The functions, each with an input that it must refuse or warn of."""
-    keras_file, torn = place / "network.keras", place / "torn.keras"
+    keras_file, torn = directory / "network.keras", directory / "torn.keras"
     network().save(keras_file)
     torn.write_bytes(keras_file.read_bytes()[:700])
     endless = tf.data.Dataset.from_tensors((X[:8], Y[:8])).repeat()
@@ -179,24 +179,24 @@ def python_inputs(place: Path) -> dict[str, Callable[[], object]]:
         "models.build of 0 classes": lambda: kd.models.build("resnet8", (32, 32, 3), 0),
         "weights of another network": lambda: load_weights(kd.models.build("resnet8", (32, 32, 3), 10), keras_file),
         "weights that are torn": lambda: load_weights(network(), torn),
-        "weights that are not there": lambda: load_weights(network(), place / "nowhere.weights.h5"),
-        "data.load('digit')": lambda: kd.data.load("digit", "train", data_dir=str(place)),
-        "data.load of a split that is not there": lambda: kd.data.load("digits", "trian", data_dir=str(place)),
-        "a batch size of 0": lambda: kd.data.training(digits(place), batch_size=0),
+        "weights that are not there": lambda: load_weights(network(), directory / "nowhere.weights.h5"),
+        "data.load('digit')": lambda: kd.data.load("digit", "train", data_dir=str(directory)),
+        "data.load of a split that is not there": lambda: kd.data.load("digits", "trian", data_dir=str(directory)),
+        "a batch size of 0": lambda: kd.data.training(digits(directory), batch_size=0),
         "a crop that is negative": lambda: kd.data.Augmentation(crop=-1),
-        "train on an array": lambda: kd.train(data=X, model="resnet8", run=place / "array"),
-        "train for 0 epochs": lambda: kd.train(data="digits", model="mlp", epochs=0, run=place / "none"),
-        "train with an unknown option": lambda: kd.train(data="digits", model="mlp", epoch=3, run=place / "none"),
-        "distill without a teacher": lambda: kd.distill(student="mlp", methods=[methods.KD()], run=place / "none"),
+        "train on an array": lambda: kd.train(data=X, model="resnet8", run=directory / "array"),
+        "train for 0 epochs": lambda: kd.train(data="digits", model="mlp", epochs=0, run=directory / "none"),
+        "train with an unknown option": lambda: kd.train(data="digits", model="mlp", epoch=3, run=directory / "none"),
+        "distill without a teacher": lambda: kd.distill(student="mlp", methods=[methods.KD()], run=directory / "none"),
         "evaluate no model": lambda: kd.evaluate([], teacher=None),
-        "compare one run that is not there": lambda: kd.compare([place / "nowhere"]),
-        "export to an unknown format": lambda: kd.export(network(), formats=["coreml"], output=place / "out"),
+        "compare one run that is not there": lambda: kd.compare([directory / "nowhere"]),
+        "export to an unknown format": lambda: kd.export(network(), formats=["coreml"], output=directory / "out"),
         "an export of images of another size": lambda: saved_model(
-            network(), place / "saved", **export | {"sample": np.zeros((2, 9, 9, 3), "uint8")}
+            network(), directory / "saved", **export | {"sample": np.zeros((2, 9, 9, 3), "uint8")}
         ),
-        "an export of float images": lambda: litert(network(), place / "a.tflite", **export | {"sample": X[:2]}),
-        "an int8 export without images": lambda: litert(network(), place / "a.tflite", precision="int8", **export),
-        "an ONNX file of another suffix": lambda: onnx(network(), place / "a.tflite", **export),
+        "an export of float images": lambda: litert(network(), directory / "a.tflite", **export | {"sample": X[:2]}),
+        "an int8 export without images": lambda: litert(network(), directory / "a.tflite", precision="int8", **export),
+        "an ONNX file of another suffix": lambda: onnx(network(), directory / "a.tflite", **export),
     }
 
 
@@ -214,39 +214,42 @@ def crd() -> object:
     return distiller(methods.CRD(examples=64, negatives=8)).fit(inputs, Y, verbose=0)
 
 
-def digits(place: Path) -> object:
+def digits(directory: Path) -> object:
     """The built-in digits."""
-    return kd.data.load("digits", "train", data_dir=str(place))
+    return kd.data.load("digits", "train", data_dir=str(directory))
 
 
 # ---- programs
 
 
-def program_inputs(place: Path) -> dict[str, tuple[str, list[str]]]:
+def program_inputs(directory: Path) -> dict[str, tuple[str, list[str]]]:
     """The programs, each with flags that it must refuse; the files that they name are made here."""
-    data = ["--data=digits", f"--data_dir={place}", "--train_split=train[:64]", "--test_split=test[:64]"]
+    data = ["--data=digits", f"--data_dir={directory}", "--train_split=train[:64]", "--test_split=test[:64]"]
     small = [*data, "--epochs=1", "--batch_size=32"]
-    mlp, run = "mlp(hidden=(8,))", place / "teacher"
+    mlp, run = "mlp(hidden=(8,))", directory / "teacher"
     run_program("train", [*small, f"--model={mlp}", f"--run={run}"]).check_returncode()
-    torn, torn_result, mine = place / "torn_model.keras", place / "torn_result", place / "mine"
+    torn, torn_result, mine = directory / "torn_model.keras", directory / "torn_result", directory / "mine"
     torn.write_bytes((run / "model.keras").read_bytes()[:700])
     shutil.copytree(run, torn_result)
     (torn_result / "result.json").write_text('{"accuracy": 0.')
     mine.mkdir()
     (mine / "thesis.txt").write_text("years of work")
-    (place / "words.flags").write_text("--epochs=3\nword\n")
-    folders = make_folders(place)
-    train, distill = ["--model=" + mlp, f"--run={place / 'new'}"], ["--student=" + mlp, f"--run={place / 'new'}"]
+    (directory / "words.flags").write_text("--epochs=3\nword\n")
+    folders = make_folders(directory)
+    train, distill = (
+        ["--model=" + mlp, f"--run={directory / 'new'}"],
+        ["--student=" + mlp, f"--run={directory / 'new'}"],
+    )
     taught = [*small, f"--teacher={run}", *distill]
     return {
-        "an unknown dataset": ("train", ["--data=cifar101", f"--data_dir={place}", *train]),
-        "an unknown model": ("train", [*small, "--model=mlq", f"--run={place / 'new'}"]),
-        "code in a model": ("train", [*small, "--model=mlp(hidden=open('x'))", f"--run={place / 'new'}"]),
-        "a bracket that is not closed": ("train", [*small, "--model=mlp(", f"--run={place / 'new'}"]),
+        "an unknown dataset": ("train", ["--data=cifar101", f"--data_dir={directory}", *train]),
+        "an unknown model": ("train", [*small, "--model=mlq", f"--run={directory / 'new'}"]),
+        "code in a model": ("train", [*small, "--model=mlp(hidden=open('x'))", f"--run={directory / 'new'}"]),
+        "a bracket that is not closed": ("train", [*small, "--model=mlp(", f"--run={directory / 'new'}"]),
         "an unknown flag": ("train", [*small, *train, "--learning_rat=0.1"]),
         "a stray word": ("train", [*small, *train, "word"]),
         "a value after a boolean flag": ("train", [*small, *train, "--flip", "true"]),
-        "a word in a flagfile": ("train", [*train, f"--flagfile={place / 'words.flags'}"]),
+        "a word in a flagfile": ("train", [*train, f"--flagfile={directory / 'words.flags'}"]),
         "a flagfile that is not there": ("train", [*train, "--flagfile=nowhere.flags"]),
         "no --run": ("train", [*small, "--model=" + mlp]),
         "0 epochs": ("train", [*small, *train, "--epochs=0"]),
@@ -263,7 +266,7 @@ def program_inputs(place: Path) -> dict[str, tuple[str, list[str]]]:
         "weights that are torn": ("train", [*small, *train, f"--weights={torn}"]),
         "a loss that explodes": ("train", [*small, *train, "--learning_rate=1e30", "--epochs=8"]),
         "an empty folder": ("train", [f"--data={folders['empty']}", *train]),
-        "a folder that is not there": ("train", [f"--data={place}/nowhere", *train]),
+        "a folder that is not there": ("train", [f"--data={directory}/nowhere", *train]),
         "an empty class folder": ("train", [f"--data={folders['hole']}", *train]),
         "a folder of text files": ("train", [f"--data={folders['texts']}", *train]),
         "a truncated image": ("train", [f"--data={folders['torn']}", *train, "--epochs=1"]),
@@ -286,18 +289,18 @@ def program_inputs(place: Path) -> dict[str, tuple[str, list[str]]]:
         "a model that is not there": ("evaluate", [*data, f"--teacher={run}", "--model=nowhere"]),
         "a run with a torn result": ("compare", [f"--runs={torn_result}"]),
         "runs that are not there": ("compare", ["--runs=nowhere"]),
-        "a sweep without recipes": ("compare", [f"--sweep={place / 'sweep'}", f"--pair={run}:{mlp}"]),
-        "an unknown format": ("export", [f"--model={run}", "--formats=coreml", f"--output={place / 'out'}"]),
-        "an export of nothing": ("export", ["--model=nowhere", f"--output={place / 'out'}"]),
-        "a record of no teacher": ("record", [*data, "--teacher=nowhere", f"--output={place / 'rec'}"]),
+        "a sweep without recipes": ("compare", [f"--sweep={directory / 'sweep'}", f"--pair={run}:{mlp}"]),
+        "an unknown format": ("export", [f"--model={run}", "--formats=coreml", f"--output={directory / 'out'}"]),
+        "an export of nothing": ("export", ["--model=nowhere", f"--output={directory / 'out'}"]),
+        "a record of no teacher": ("record", [*data, "--teacher=nowhere", f"--output={directory / 'rec'}"]),
         "methods of an unknown pair": ("methods", ["--teacher=resnet21", "--student=resnet8"]),
     }
 
 
-def make_folders(place: Path) -> dict[str, Path]:
+def make_folders(directory: Path) -> dict[str, Path]:
     """Folders of images, each with something that cannot be used."""
     names = ("empty", "hole", "texts", "torn", "sizes", "deep", "other", "whole")
-    folders = {name: place / f"folder_{name}" for name in names}
+    folders = {name: directory / f"folder_{name}" for name in names}
     for name, folder in folders.items():
         for split in ("train", "test"):
             for number, label in enumerate(("cat", "dog")):
@@ -345,9 +348,9 @@ def run_program(name: str, arguments: list[str]) -> subprocess.CompletedProcess[
     return subprocess.run(command, capture_output=True, text=True)
 
 
-def see_program(place: Path, name: str, arguments: list[str]) -> Seen:
+def see_program(directory: Path, name: str, arguments: list[str]) -> Seen:
     """Runs a program; a run that an earlier one has left is no longer in its way."""
-    shutil.rmtree(place / "new", ignore_errors=True)
+    shutil.rmtree(directory / "new", ignore_errors=True)
     try:
         ran = run_program(name, arguments)
     except TimeoutError as error:  # subprocess.run has ended the process
@@ -413,16 +416,16 @@ def show(rows: dict[str, Callable[[], Seen]], header: str, limit: int) -> list[s
 def main(_: list[str]) -> None:
     counts, wrong = [], []
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder)
+        directory = Path(folder)
         print("# Inputs that are refused\n\nWritten by `python -m scripts.bad_inputs`: what a person sees first.")
         if FLAGS.only != "programs":
-            calls = python_inputs(place)
+            calls = python_inputs(directory)
             rows = {name: lambda call=call: see_python(call) for name, call in calls.items()}
             wrong += show(rows, "## From Python\n", FLAGS.limit)
             counts.append(len(rows))
         if FLAGS.only != "python":
-            commands = program_inputs(place)
-            rows = {name: lambda given=given: see_program(place, *given) for name, given in commands.items()}
+            commands = program_inputs(directory)
+            rows = {name: lambda given=given: see_program(directory, *given) for name, given in commands.items()}
             wrong += show(rows, "## From the shell\n", FLAGS.limit)
             counts.append(len(rows))
     print(f"\n{sum(counts)} inputs, {len(wrong)} not refused{''.join(f'; {name}' for name in wrong)}.")

@@ -51,10 +51,10 @@ if not folder.exists():
     random = np.random.default_rng(0)
     for split, count in (("train", PEOPLE), ("test", STRANGERS)):
         for number in range(count):
-            place, person = folder / split / f"{split}{number:02}", random.uniform(0, 1, 8)
-            place.mkdir(parents=True)
+            directory, person = folder / split / f"{split}{number:02}", random.uniform(0, 1, 8)
+            directory.mkdir(parents=True)
             for image in range(4 if SHORT else 10):
-                keras.utils.save_img(place / f"{image}.png", draw(random, person), scale=False)
+                keras.utils.save_img(directory / f"{image}.png", draw(random, person), scale=False)
 
 # %% [markdown]
 """

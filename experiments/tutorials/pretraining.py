@@ -39,9 +39,9 @@ line takes the place of the folder. Damaged files are left out, and a warning na
 # %%
 folder = RUNS / "images"
 for number, example in enumerate(kd.data.load("digits", "train").examples.as_numpy_iterator()):
-    place = folder / f"part{number // 250}"
-    place.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(example["image"][..., 0]).save(place / f"{number:04}.png")
+    directory = folder / f"part{number // 250}"
+    directory.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(example["image"][..., 0]).save(directory / f"{number:04}.png")
 
 # %% [markdown]
 """

@@ -44,8 +44,8 @@ def draw(random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     y, x = np.mgrid[:64, :64]
     for number, left in enumerate(random.permutation([0, 32]), start=1):
         radius, middle = random.uniform(6, 14), (random.uniform(16, 48), left + 16)
-        places = np.stack([y - middle[0], x - middle[1]])
-        distance = np.hypot(*places) if number == 1 else np.abs(places).max(0)
+        distances = np.stack([y - middle[0], x - middle[1]])
+        distance = np.hypot(*distances) if number == 1 else np.abs(distances).max(0)
         picture[distance <= radius] = random.uniform(150, 255, 3)
         mask[distance <= radius] = number
         mask[np.abs(distance - radius) < 0.5] = IGNORED
@@ -59,9 +59,9 @@ if not folder.exists():
     for split, count in (("train", COUNT), ("test", COUNT // 2)):
         for kind in ("images", "masks"):
             (folder / split / kind).mkdir(parents=True)
-        for place in range(count):
+        for image in range(count):
             for kind, pixels in zip(("images", "masks"), draw(random), strict=True):
-                keras.utils.save_img(folder / split / kind / f"{place:03}.png", pixels, scale=False)
+                keras.utils.save_img(folder / split / kind / f"{image:03}.png", pixels, scale=False)
     (folder / "classes.json").write_text(json.dumps(NAMES))
 
 # %% [markdown]

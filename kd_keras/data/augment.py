@@ -112,7 +112,7 @@ def _random_resized_crop(
     crop = tf.cast(tf.round(crop) if image.dtype.is_integer else crop, image.dtype)
     view, flipped = _pad_crop_flip(tf.ensure_shape(crop, (*size, image.shape[-1])), flip_seed, 0, flip)
     sides = tf.cast(tf.shape(image)[:2], tf.float32)
-    edges = tf.concat([tf.cast(place[:2], tf.float32) / sides for place in (begin, begin + extent)], 0)
+    edges = tf.concat([tf.cast(corner[:2], tf.float32) / sides for corner in (begin, begin + extent)], 0)
     return view, Window(edges, flipped.is_flipped)
 
 

@@ -36,7 +36,7 @@ class Source:
         files: the number of files that contain the examples.
         read_range: a function of `begin` and `end` that returns the examples from `begin` to `end - 1` in the same form
             and with the same indices, and opens only the files that contain them; `None` if there is none.
-        ranges: where the examples are, (place, begin, end) with a place such as a split of a version of a dataset;
+        ranges: where the examples are, (name, begin, end) with a name such as a split of a version of a dataset;
             empty if this is not known.
 
     Raises:

@@ -50,7 +50,7 @@ def mosaic(images: tf.Tensor, label: Boxes, seed: tf.Tensor, share: float) -> tu
         fn_output_signature=tf.TensorSpec(images.shape[1:], tf.float32),
     )
     length = tf.constant([2 * height, 2 * width], tf.float32)
-    edges = tf.concat([tf.cast(place, tf.float32) / length for place in (starts, starts + size)], 1)
+    edges = tf.concat([tf.cast(corner, tf.float32) / length for corner in (starts, starts + size)], 1)
     mixed = _in_windows(_grid_label(label, orders), edges)
     is_mosaic = tf.random.stateless_uniform((count,), choice_seed) < share
     label = _with_empty_rows(label, 3)

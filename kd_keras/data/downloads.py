@@ -81,8 +81,8 @@ def download(name: str, directory: str, timeout: float) -> None:
         TimeoutError: if the files under the directory do not change for `timeout` seconds.
         RuntimeError: if the download fails, with the reason.
     """
-    with tempfile.TemporaryDirectory() as place:
-        report = os.path.join(place, "report.txt")
+    with tempfile.TemporaryDirectory() as scratch:
+        report = os.path.join(scratch, "report.txt")
         process = subprocess.Popen([sys.executable, "-c", PROGRAM, name, directory, report])
         state, latest = _measure(directory), time.monotonic()
         try:

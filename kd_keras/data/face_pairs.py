@@ -99,15 +99,15 @@ def read_pairs(file: str | os.PathLike, folder: str | os.PathLike, split: str = 
         received = f"{len(lines) - 1} lines"
         raise ValueError(explain_mismatch(f"{2 * folds * count} lines after the first one of {file}", received))
     numbers = _number_images(Path(folder), split)
-    rows = [_read_line(f"line {place} of {file}", line, numbers) for place, line in enumerate(lines[1:], start=2)]
+    rows = [_read_line(f"line {number} of {file}", line, numbers) for number, line in enumerate(lines[1:], start=2)]
     pairs = np.array([row[:2] for row in rows], "int64")
     same, fold = np.array([row[2] for row in rows]), np.arange(len(rows)) // (2 * count)
     expected = np.arange(len(rows)) % (2 * count) < count
     if (same != expected).any():
-        place = int(np.flatnonzero(same != expected)[0]) + 2
+        number = int(np.flatnonzero(same != expected)[0]) + 2
         kinds = ("a genuine pair", "an impostor pair")
-        wanted, received = kinds if expected[place - 2] else kinds[::-1]
-        raise ValueError(explain_mismatch(f"{wanted} in line {place} of {file}", received))
+        wanted, received = kinds if expected[number - 2] else kinds[::-1]
+        raise ValueError(explain_mismatch(f"{wanted} in line {number} of {file}", received))
     return Pairs(pairs[:, 0], pairs[:, 1], same, fold)
 
 
@@ -123,7 +123,7 @@ def _read_header(file: str | os.PathLike, lines: list[str]) -> tuple[int, int]:
 def _number_images(folder: Path, split: str) -> dict[tuple[str, int], int]:
     """The number of each image in reading order, by its identity and the number in its file name."""
     numbers: dict[tuple[str, int], int] = {}
-    for place, (path, name) in enumerate(find_images(folder).select(split)):
+    for index, (path, name) in enumerate(find_images(folder).select(split)):
         if name is None:
             advice = "sort the images into one folder for each identity"
             raise ValueError(explain_mismatch(f"folders of identities in {folder}", "images without labels", advice))
@@ -131,7 +131,7 @@ def _number_images(folder: Path, split: str) -> dict[tuple[str, int], int]:
         if text.isdigit():
             if (str(name), int(text)) in numbers:
                 raise ValueError(f"Image {int(text)} of {str(name)!r} is in {folder} twice, the second time as {path}.")
-            numbers[str(name), int(text)] = place
+            numbers[str(name), int(text)] = index
     return numbers
 
 

@@ -62,7 +62,7 @@ class FolderLayout:
         return images
 
     def ranges(self, split: str) -> tuple[tuple[str, int, int], ...]:
-        """Where the images of a split are: (place, begin, end)."""
+        """Where the images of a split are: (name, begin, end)."""
         chosen = [name for name in sorted(self.splits) if split in (name, "all")]
         return tuple((str(self.folder.resolve() / name), 0, len(self.splits[name])) for name in chosen)
 

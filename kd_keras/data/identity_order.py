@@ -49,5 +49,5 @@ class IdentityOrder:
         identity = tf.gather(self._identity, order)
         row = tf.range(len(self._identity)) - tf.gather(self._first_row, identity)  # within its identity
         group = tf.gather(self._first_group, identity) + row % tf.gather(self._groups, identity)
-        places = tf.random.experimental.stateless_shuffle(tf.range(self._count), tf.random.fold_in(seed, 1))
-        return tf.gather(order, tf.argsort(tf.gather(places, group), stable=True))
+        ranks = tf.random.experimental.stateless_shuffle(tf.range(self._count), tf.random.fold_in(seed, 1))
+        return tf.gather(order, tf.argsort(tf.gather(ranks, group), stable=True))

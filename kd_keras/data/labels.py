@@ -64,15 +64,15 @@ def mask_in_window(mask: tf.Tensor, window: Window, size: Sequence[int] | None =
     """
     size = mask.shape if size is None else size
     lengths = tf.shape(mask)
-    places = []
+    positions = []
     for axis in (0, 1):
         start, end, length = window.edges[axis], window.edges[axis + 2], tf.cast(lengths[axis], tf.float32)
         cells = tf.cast(size[axis] if size[axis] is not None else lengths[axis], tf.float32)
         centers = (tf.range(cells) + 0.5) / cells
         centers = tf.where(window.is_flipped, 1 - centers, centers) if axis == 1 else centers
-        places.append(tf.cast(tf.floor((start + centers * (end - start)) * length), tf.int32))
-    inside = [(place >= 0) & (place < lengths[axis]) for axis, place in enumerate(places)]
-    rows, columns = (tf.clip_by_value(place, 0, lengths[axis] - 1) for axis, place in enumerate(places))
+        positions.append(tf.cast(tf.floor((start + centers * (end - start)) * length), tf.int32))
+    inside = [(position >= 0) & (position < lengths[axis]) for axis, position in enumerate(positions)]
+    rows, columns = (tf.clip_by_value(position, 0, lengths[axis] - 1) for axis, position in enumerate(positions))
     view = tf.gather(tf.gather(mask, rows), columns, axis=1)
     return tf.ensure_shape(tf.where(inside[0][:, None] & inside[1][None], view, IGNORED), size)
 

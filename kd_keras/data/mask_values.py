@@ -88,8 +88,8 @@ class MaskValues:
         known = np.array([_code(value) for value in (*self.values, *self.ignored)])
         classes = np.array([*range(len(self.values)), *[IGNORED] * len(self.ignored)], "int32")
         order = np.argsort(known)
-        places = np.minimum(np.searchsorted(known[order], codes), len(known) - 1)
-        result = np.where(known[order][places] == codes, classes[order][places], _UNKNOWN)
+        indices = np.minimum(np.searchsorted(known[order], codes), len(known) - 1)
+        result = np.where(known[order][indices] == codes, classes[order][indices], _UNKNOWN)
         if (result == _UNKNOWN).any():
             raise ValueError(self._explain_unknown(codes[result == _UNKNOWN], place))
         return result.astype("int32")

@@ -24,15 +24,15 @@ NAMED = 5  # the number of unreadable files that a message lists
 logger = logging.getLogger("kd_keras")
 
 
-def read_unlabeled(place: str | os.PathLike, channels: int | None = None, bits: int | None = None) -> Source:
+def read_unlabeled(location: str | os.PathLike, channels: int | None = None, bits: int | None = None) -> Source:
     """Opens all images of a folder and of the folders in it, or those that a text file lists, without labels.
 
     Every file is decoded once, so that a damaged one does not end a training: it is left out, and a warning names it.
     Examples are in the order of their paths.
 
     Args:
-        place: a folder; or a text file with one path in each line, relative to the folder of the file. Of a folder, the
-            files whose names end as those of images do (`image_files.SUFFIXES`) are read, hidden ones are not.
+        location: a folder; or a text file with one path in each line, relative to the folder of the file. Of a folder,
+            the files whose names end as those of images do (`image_files.SUFFIXES`) are read, hidden ones are not.
         channels: 1 for gray images, 3 for colors; by default 1 if all images are gray, else 3.
         bits: of images with 16 bits per channel, the number of low bits that their values use, 8 to 16.
 
@@ -50,27 +50,30 @@ def read_unlabeled(place: str | os.PathLike, channels: int | None = None, bits: 
     >>> source.size, source.image_shape, source.has_labels
     (3, (4, 4, 3), False)
     """
-    place = Path(place)
-    files = find_images(place) if place.is_dir() else _listed(place)
-    paths, headers = _readable(place, files)
+    location = Path(location)
+    files = find_images(location) if location.is_dir() else _listed(location)
+    paths, headers = _readable(location, files)
     if bits is None:
-        check_bits(place, paths)
+        check_bits(location, paths)
     depth = channels or common_channels(headers)
     shape = (*(common_size(headers) or (None, None)), depth)
     logger.info(
         "%s: %d images without labels, %s, %s.",
-        place, len(paths), "gray" if depth == 1 else "in colors", f"of {shape[:2]}" if shape[0] else "of several sizes",
-    )  # fmt: skip
+        location,
+        len(paths),
+        "gray" if depth == 1 else "in colors",
+        f"of {shape[:2]}" if shape[0] else "of several sizes",
+    )
 
     def decode(index: tf.Tensor, row: dict) -> dict:
         image = call_python(lambda path: read_image(os.fsdecode(path), depth, bits or 16), [row["path"]], tf.uint8)
         return {"image": tf.ensure_shape(image, shape), "index": index}
 
-    listing = [(os.path.relpath(path, place.parent), os.stat(path).st_size) for path in paths]
+    listing = [(os.path.relpath(path, location.parent), os.stat(path).st_size) for path in paths]
     digest = hashlib.sha256(repr([READER, depth, bits, listing]).encode()).hexdigest()
     columns = {"path": tf.constant([os.fsencode(path) for path in paths])}
-    version = f"{place.name} unlabeled {digest}"
-    return source_of_files(columns, decode, name=str(place), image_shape=shape, class_names=None, version=version)
+    version = f"{location.name} unlabeled {digest}"
+    return source_of_files(columns, decode, name=str(location), image_shape=shape, class_names=None, version=version)
 
 
 def without_labels(source: Source) -> Source:
@@ -131,7 +134,7 @@ def _listed(file: Path) -> list[str]:
     return list(dict.fromkeys(os.path.join(file.parent, line.strip()) for line in lines if line.strip()))
 
 
-def _readable(place: Path, files: Sequence[str]) -> tuple[list[str], list[Header]]:
+def _readable(location: Path, files: Sequence[str]) -> tuple[list[str], list[Header]]:
     """The files that can be decoded, and their headers; a warning names the others.
 
     Raises:
@@ -142,11 +145,11 @@ def _readable(place: Path, files: Sequence[str]) -> tuple[list[str], list[Header
     reasons = [result for result in results if isinstance(result, str)]
     if len(reasons) == len(files):
         received = f"{len(files)} files, none of which is an image: {reasons[0]}" if files else "none"
-        raise ValueError(explain_mismatch(f"images ({' '.join(SUFFIXES)}) in {place}", received))
+        raise ValueError(explain_mismatch(f"images ({' '.join(SUFFIXES)}) in {location}", received))
     if reasons:
         more = f" And {len(reasons) - NAMED} more." if len(reasons) > NAMED else ""
         warnings.warn(
-            f"{place}: {len(reasons)} of {len(files)} files cannot be read and are left out. "
+            f"{location}: {len(reasons)} of {len(files)} files cannot be read and are left out. "
             f"{' '.join(reasons[:NAMED])}{more}",
             stacklevel=4,
         )

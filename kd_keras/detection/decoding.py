@@ -53,7 +53,7 @@ def detect(
         iou_threshold: from 0 to 1.
         candidates: the number of pairs that are compared, at most N * K.
         detections: D, the number of rows of the result.
-        select: from boxes `(B, N, 4)` and C places `(B, C)` to the boxes there, `(B, C, 4)`; `ops.take_along_axis` by
+        select: from boxes `(B, N, 4)` and C indices `(B, C)` to the boxes there, `(B, C, 4)`; `ops.take_along_axis` by
             default.
 
     >>> boxes = [[[0.0, 0.0, 4.0, 4.0], [0.0, 0.0, 4.0, 3.0], [5.0, 0.0, 9.0, 4.0]]]
@@ -73,12 +73,12 @@ def detect(
     stays = _suppress(boxes, classes, scores > score_threshold, iou_threshold)
     # The objects first; candidates are already in the order of their scores.
     rows = min(detections, stays.shape[1])
-    first, place = ops.top_k(ops.where(stays, scores, -1.0), rows)
+    first, index = ops.top_k(ops.where(stays, scores, -1.0), rows)
     is_object = first >= 0
     objects = Detections(
-        ops.where(is_object[..., None], select(boxes, place), 0.0),
+        ops.where(is_object[..., None], select(boxes, index), 0.0),
         ops.where(is_object, first, 0.0),
-        ops.where(is_object, ops.take_along_axis(classes, place, axis=1), NO_OBJECT),
+        ops.where(is_object, ops.take_along_axis(classes, index, axis=1), NO_OBJECT),
         ops.sum(ops.cast(is_object, "int32"), axis=1),
     )
     missing = detections - rows
@@ -90,8 +90,8 @@ def detect(
     )
 
 
-def _select(boxes: Tensor, places: Tensor) -> Tensor:
-    return ops.take_along_axis(boxes, places[..., None], axis=1)
+def _select(boxes: Tensor, indices: Tensor) -> Tensor:
+    return ops.take_along_axis(boxes, indices[..., None], axis=1)
 
 
 def _suppress(boxes: Tensor, classes: Tensor, is_candidate: Tensor, iou_threshold: float) -> Tensor:
@@ -99,11 +99,11 @@ def _suppress(boxes: Tensor, classes: Tensor, is_candidate: Tensor, iou_threshol
     overlaps = iou(boxes[:, :, None], boxes[:, None]) > iou_threshold
     overlaps = overlaps & (classes[:, :, None] == classes[:, None])
     count = boxes.shape[1]
-    places = ops.arange(count)
+    indices = ops.arange(count)
 
-    def visit(place: Tensor, stays: Tensor) -> Tensor:
-        suppressed = ops.take(overlaps, place, axis=1) & (places > place)
-        visited = ops.take(stays, place, axis=1)[:, None]
+    def visit(index: Tensor, stays: Tensor) -> Tensor:
+        suppressed = ops.take(overlaps, index, axis=1) & (indices > index)
+        visited = ops.take(stays, index, axis=1)[:, None]
         return stays & ~(suppressed & visited)
 
     return ops.fori_loop(0, count, visit, is_candidate)

@@ -76,16 +76,16 @@ def match_detections(labels: Mapping[str, Any], detections: Detections, size: tu
     """
     numbers, detected = np.asarray(labels["classes"]), np.asarray(detections.classes)
     object_images, object_rows = np.nonzero(numbers != NO_OBJECT)
-    places = np.stack(np.nonzero(detected != NO_OBJECT))
+    indices = np.stack(np.nonzero(detected != NO_OBJECT))
     evaluation = compare_boxes(labels, detections, size, classes, by_size=False)
     if evaluation is not None:
         results = [result for result in evaluation.evalImgs if result is not None]
         matched = np.concatenate([np.array(result["dtIds"], "int64") for result in results]) - 1
         matches = np.concatenate([result["dtMatches"] for result in results], axis=1).astype("int64") - 1
     else:
-        matched = np.arange(places.shape[1])
+        matched = np.arange(indices.shape[1])
         matches = np.full((len(THRESHOLDS), len(matched)), -1)
-    images, rows = places[:, matched]
+    images, rows = indices[:, matched]
     scores = np.asarray(detections.scores, "float64")[images, rows]
     order = np.lexsort((rows, images, -scores))
     matches = matches[:, order]

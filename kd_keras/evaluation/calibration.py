@@ -101,9 +101,9 @@ def reliability(confidence: np.ndarray, correct: np.ndarray, bins: int = BINS) -
     [[0.5, 1.0, 1.0], [0.8, 0.5, 2.0]]
     """
     edges = np.linspace(0, 1, bins + 1)
-    place = np.digitize(confidence, edges[1:-1], right=True)
-    count = np.bincount(place, minlength=bins)
+    index = np.digitize(confidence, edges[1:-1], right=True)
+    count = np.bincount(index, minlength=bins)
     mean, accuracy = (edges[:-1] + edges[1:]) / 2, np.full(bins, np.nan)
-    np.divide(np.bincount(place, confidence, bins), count, out=mean, where=count > 0)
-    np.divide(np.bincount(place, correct, bins), count, out=accuracy, where=count > 0)
+    np.divide(np.bincount(index, confidence, bins), count, out=mean, where=count > 0)
+    np.divide(np.bincount(index, correct, bins), count, out=accuracy, where=count > 0)
     return np.stack([mean, accuracy, count], -1)

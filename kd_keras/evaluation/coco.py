@@ -25,7 +25,7 @@ def compare_boxes(
 
     Returns:
         A `COCOeval` after `evaluate()`, whose `accumulate()` and `summarize()` print, or `None` if there are no
-        objects. The `id` of an annotation is its place among the rows with an object, image by image, counted from 1.
+        objects. The `id` of an annotation is its number among the rows with an object, image by image, counted from 1.
 
     Raises:
         ImportError: if pycocotools is not installed.

@@ -85,7 +85,7 @@ def _einsum(operation: Any) -> int | None:
         sizes.update(zip(reversed(after), reversed(shape), strict=False))
         if dots:
             inner = shape[len(before) : len(shape) - len(after)]
-            sizes.update({f"...{place}": size for place, size in enumerate(reversed(inner)) if size != 1})
+            sizes.update({f"...{index}": size for index, size in enumerate(reversed(inner)) if size != 1})
     return _product(sizes.values())
 
 

@@ -131,14 +131,14 @@ def _rounded_again(node: Any, rounding: Any) -> list[Any]:
     ]
 
 
-def _dequantize(graph: Any, node: Any, place: int, integers: np.ndarray, scale: np.ndarray) -> Any:
+def _dequantize(graph: Any, node: Any, index: int, integers: np.ndarray, scale: np.ndarray) -> Any:
     """A node that computes an input of a convolution from integers, which become constants of the graph."""
     onnx = onnx_extra("onnx")
-    name = f"{node.output[0]}/{('', 'kernel', 'bias')[place]}"
+    name = f"{node.output[0]}/{('', 'kernel', 'bias')[index]}"
     zeros = np.zeros(scale.shape, integers.dtype)
     for suffix, values in (("integers", integers), ("scale", scale), ("zero", zeros)):
         graph.initializer.append(onnx.numpy_helper.from_array(values, f"{name}/{suffix}"))
-    node.input[place] = name
+    node.input[index] = name
     names = [f"{name}/{suffix}" for suffix in ("integers", "scale", "zero")]
     return onnx.helper.make_node("DequantizeLinear", names, [name], f"{name}/dequantize", axis=0)
 

@@ -60,4 +60,4 @@ def _operation_names(content: bytes) -> Iterator[str]:
         model = flatbuffer_utils.read_model(str(file))
     for graph in model.subgraphs:
         for operator in graph.operators:
-            yield ";".join(graph.tensors[place].name.decode() for place in operator.outputs)
+            yield ";".join(graph.tensors[index].name.decode() for index in operator.outputs)

@@ -274,10 +274,10 @@ def _suggest_taps(
     """As many taps of the student as of the teacher: those of equal size, or else the deepest of each."""
     sizes = [[spec.shape[1:-1] for spec in specs] for specs in (student, teacher)]
     pairs, begin = [], 0
-    for place, size in enumerate(sizes[0]):
+    for index, size in enumerate(sizes[0]):
         if size in sizes[1][begin:]:
             begin += sizes[1][begin:].index(size) + 1
-            pairs.append((student_names[place], teacher_names[begin - 1]))
+            pairs.append((student_names[index], teacher_names[begin - 1]))
     count = min(len(student), len(teacher))
     chosen = list(zip(*pairs, strict=True)) if pairs else [student_names[-count:], teacher_names[-count:]]
     texts = [f'"{taps[0]}"' if len(taps) == 1 else f"({', '.join(f'{tap!r}' for tap in taps)})" for taps in chosen]

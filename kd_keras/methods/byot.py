@@ -131,7 +131,7 @@ class BYOT(Method):
                 raise ValueError(refuse_binary(self.name, logits[-1], teacher["logits"]))
         # The taps of a pattern come in the order of the graph; the names number the exits by depth.
         self._order = [sorted(range(len(specs)), key=lambda i: specs[i].layer) for specs in (logits, features)]
-        features = [features[place] for place in self._order[1]]
+        features = [features[index] for index in self._order[1]]
         width = features[-1].shape[-1]
         self.adapters = [dense_adapter(spec, width) if spec.shape[-1] != width else None for spec in features[:-2]]
         super().bind(student, teacher)
@@ -139,8 +139,8 @@ class BYOT(Method):
     def call(self, student: Outputs, teacher: Outputs, batch: Batch, step: Step) -> Tensor:
         if batch.label is None:
             raise ValueError("Method BYOT needs labels, but the batch has none. Its exits learn from the labels too.")
-        logits = [student["exit?"][place] for place in self._order[0]]
-        *shallow, _, deepest = [student["exit?_features"][place] for place in self._order[1]]
+        logits = [student["exit?"][index] for index in self._order[0]]
+        *shallow, _, deepest = [student["exit?_features"][index] for index in self._order[1]]
         options = {"alpha": self.alpha, "temperature": self.temperature}
         if self.from_teacher:
             loss = byot_loss(logits, match_units(teacher["logits"], logits[-1]), batch.label, **options)

@@ -49,22 +49,22 @@ class ClassMemory(keras.layers.Layer):
         is_valid = ops.logical_and(ops.cast(is_valid, "bool"), ops.all(ops.isfinite(rows), axis=-1))
         rank = ops.cumsum(ops.cast(is_valid, "int32"), axis=1) - 1
         is_stored = ops.logical_and(is_valid, rank < self.size)
-        place = ops.where(is_stored, (self.next[:, None] + rank) % self.size, self.size)
-        place = place + ops.arange(self.classes, dtype="int32")[:, None] * (self.size + 1)
+        index = ops.where(is_stored, (self.next[:, None] + rank) % self.size, self.size)
+        index = index + ops.arange(self.classes, dtype="int32")[:, None] * (self.size + 1)
         values = ops.where(is_stored[..., None], ops.cast(rows, "float32"), 0.0)
         values = ops.reshape(ops.stop_gradient(values), (-1, self.rows.shape[-1]))
         count = ops.sum(ops.cast(is_stored, "int32"), axis=1)
-        self.rows.assign(ops.scatter_update(self.rows, ops.reshape(place, (-1, 1)), values))
+        self.rows.assign(ops.scatter_update(self.rows, ops.reshape(index, (-1, 1)), values))
         self.next.assign((self.next + count) % self.size)
         self.filled.assign(ops.minimum(self.filled + count, self.size))
 
     def draw(self, count: int, generator: keras.random.SeedGenerator) -> tuple[Tensor, Tensor]:
         """Draws rows of each class with replacement: `(K * count, C)`, and which are filled, `(K * count,)` bool."""
         filled = ops.convert_to_tensor(self.filled)[:, None]
-        place = keras.random.randint((self.classes, count), 0, LARGEST, seed=generator) % ops.maximum(filled, 1)
-        place = place + ops.arange(self.classes, dtype="int32")[:, None] * (self.size + 1)
+        index = keras.random.randint((self.classes, count), 0, LARGEST, seed=generator) % ops.maximum(filled, 1)
+        index = index + ops.arange(self.classes, dtype="int32")[:, None] * (self.size + 1)
         is_filled = ops.broadcast_to(filled > 0, (self.classes, count))
-        return ops.take(self.rows, ops.reshape(place, (-1,)), axis=0), ops.reshape(is_filled, (-1,))
+        return ops.take(self.rows, ops.reshape(index, (-1,)), axis=0), ops.reshape(is_filled, (-1,))
 
 
 def sample_per_class(
@@ -91,8 +91,8 @@ def sample_per_class(
     keys = keras.random.randint(ops.shape(label), 0, LARGEST, seed=generator)
     keys = ops.where(label == ops.arange(classes, dtype="int32")[None, :, None], keys, -1)
     count = min(count, positions)
-    values, places = ops.top_k(keys, count)  # (B, K, n)
-    rows = ops.take_along_axis(features, ops.reshape(places, (-1, classes * count, 1)), axis=1)
+    values, indices = ops.top_k(keys, count)  # (B, K, n)
+    rows = ops.take_along_axis(features, ops.reshape(indices, (-1, classes * count, 1)), axis=1)
     rows = ops.transpose(ops.reshape(rows, (-1, classes, count, width)), (1, 0, 2, 3))
     is_filled = ops.reshape(ops.transpose(values >= 0, (1, 0, 2)), (classes, -1))
     return ops.reshape(rows, (classes, -1, width)), is_filled

@@ -39,7 +39,7 @@ def dml_loss(
     """
     total = sum(cross_entropy(logits, labels) for logits in student)
     for number, logits in enumerate(student):
-        peers = [peer for place, peer in enumerate(teacher) if place != number]
+        peers = [peer for index, peer in enumerate(teacher) if index != number]
         followed = sum(softened_kl(logits, peer, temperature) for peer in peers)
         total = total + temperature**2 * followed / len(peers)
     return total

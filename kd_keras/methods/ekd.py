@@ -99,9 +99,9 @@ def ekd_anchors(
     similarities = ops.stop_gradient(_similarities(embedding))
     ordered, count = _sorted_negatives(similarities, is_negative)
     # 1 / rate, because floor(n * 0.1) may be one too small by rounding
-    places = ops.stack([count // round(1 / rate) for rate in rates])
+    indices = ops.stack([count // round(1 / rate) for rate in rates])
     anchors = ops.cast(anchors, "float32")
-    new = ops.cast(ops.take(ordered, places), "float32")
+    new = ops.cast(ops.take(ordered, indices), "float32")
     is_usable = ops.logical_and(count > 0, ops.all(ops.isfinite(similarities)))
     return ops.where(is_usable, (1 - momentum) * anchors + momentum * new, anchors)
 
@@ -115,8 +115,8 @@ def _similarities(embedding: Tensor) -> Tensor:
 def _pairs(labels: Tensor) -> tuple[Tensor, Tensor]:
     """The pairs i < j of one identity and those of two, booleans `(B, B)`."""
     labels = ops.convert_to_tensor(labels)
-    is_same, place = ops.equal(labels[:, None], labels[None, :]), ops.arange(ops.shape(labels)[0], dtype="int32")
-    is_pair = place[:, None] < place[None, :]
+    is_same, index = ops.equal(labels[:, None], labels[None, :]), ops.arange(ops.shape(labels)[0], dtype="int32")
+    is_pair = index[:, None] < index[None, :]
     return ops.logical_and(is_pair, is_same), ops.logical_and(is_pair, ops.logical_not(is_same))
 
 

@@ -18,8 +18,8 @@ def list_kinds() -> list[type[Method]]:
     """
     exported = (getattr(methods, name) for name in methods.__all__)
     kinds = [kind for kind in exported if inspect.isclass(kind) and issubclass(kind, Method) and kind.family]
-    places = {family: place for place, family in enumerate(FAMILIES)}
-    return sorted(kinds, key=lambda kind: (places.get(kind.family, len(places)), kind.family, kind.__name__.lower()))
+    ranks = {family: index for index, family in enumerate(FAMILIES)}
+    return sorted(kinds, key=lambda kind: (ranks.get(kind.family, len(ranks)), kind.family, kind.__name__.lower()))
 
 
 def describe_kind(kind: type[Method]) -> tuple[str, ...]:

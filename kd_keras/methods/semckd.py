@@ -49,8 +49,8 @@ class SemCKD(Method):
     that are 2 Ct wide inside, dropped after training. Training costs far more than a small student: 1,090 million
     multiply-accumulates per image for ResNet-32x4 to ResNet-8x4, which has 177 million itself.
 
-    The first dense layers read `batch_size` similarities, one for each place in the batch. Differs from the authors'
-    code, which drops a shorter last batch: here the missing places count as zeros, so that it is trained on, with
+    The first dense layers read `batch_size` similarities, one for each row of the batch. Differs from the authors'
+    code, which drops a shorter last batch: here the missing rows count as zeros, so that it is trained on, with
     attention computed from fewer examples. A batch larger than `batch_size` is an error. The batch is the slice on each
     replica, or with `across_replicas` the global batch.
 

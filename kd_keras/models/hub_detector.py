@@ -105,6 +105,6 @@ def _start_as_published(network: keras.Model) -> None:
     of_classes.bias.assign(ops.full_like(of_classes.bias, -math.log((1 - PRIOR) / PRIOR)))
     network.box_head.prediction_layer.bias.assign(ops.zeros_like(network.box_head.prediction_layer.bias))
     for number, head in enumerate((network.classification_head, network.box_head)):
-        for place, layer in enumerate((*head.conv_layers, head.prediction_layer)):
-            small = keras.initializers.RandomNormal(stddev=0.01, seed=keras.random.SeedGenerator(100 * number + place))
+        for index, layer in enumerate((*head.conv_layers, head.prediction_layer)):
+            small = keras.initializers.RandomNormal(stddev=0.01, seed=keras.random.SeedGenerator(100 * number + index))
             layer.kernel.assign(small(layer.kernel.shape))

@@ -93,9 +93,9 @@ def _exit(stages: list[Tensor], width: int, classes: int, name: str) -> Tensor:
 
 def _deepest(model: keras.Model, embedding: str, name: str) -> Tensor:
     """The logits of the network itself; they and its embedding get an exit's names."""
-    place = model.layers.index(model.get_layer(embedding))
-    x = layers.Identity(name=f"{name}_features")(model.layers[place].output)
-    for layer in model.layers[place + 1 :]:
+    index = model.layers.index(model.get_layer(embedding))
+    x = layers.Identity(name=f"{name}_features")(model.layers[index].output)
+    for layer in model.layers[index + 1 :]:
         if not isinstance(layer, (*DROPOUTS, layers.Dense)):
             received = f"the layer {layer.name!r} of {model.name!r} after it"
             expected = "logits that one dense layer computes from the embedding"

@@ -222,7 +222,7 @@ class SelfAttention(layers.Layer):
     def call(self, tokens: Tensor) -> Tensor:
         count, width = tokens.shape[1], tokens.shape[2]
         parts = ops.reshape(self.qkv(tokens), (-1, count, 3, self.heads, width // self.heads))
-        query, key, value = (ops.transpose(parts[:, :, place], (0, 2, 1, 3)) for place in range(3))
+        query, key, value = (ops.transpose(parts[:, :, index], (0, 2, 1, 3)) for index in range(3))
         scores = ops.matmul(query * (width // self.heads) ** -0.5, ops.transpose(key, (0, 1, 3, 2)))
         mixed = ops.matmul(ops.softmax(scores, axis=-1), value)
         return self.project(ops.reshape(ops.transpose(mixed, (0, 2, 1, 3)), (-1, count, width)))

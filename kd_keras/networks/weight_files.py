@@ -103,9 +103,9 @@ def number_from_zero(layers: Sequence[tuple[str, str]]) -> list[str]:
     for (kind, _), match in zip(layers, numbers, strict=True):
         if match:
             numbers_of_kind[kind].append(int(match[1] or 0))
-    places = {kind: {number: place for place, number in enumerate(sorted(n))} for kind, n in numbers_of_kind.items()}
+    indices = {kind: {number: index for index, number in enumerate(sorted(n))} for kind, n in numbers_of_kind.items()}
     return [
-        f"{kind}_{places[kind][int(match[1] or 0)]}".removesuffix("_0") if match else name
+        f"{kind}_{indices[kind][int(match[1] or 0)]}".removesuffix("_0") if match else name
         for (kind, name), match in zip(layers, numbers, strict=True)
     ]
 
@@ -155,7 +155,7 @@ def _walk_legacy(file: h5py.Group) -> Iterator[tuple[str, StoredLayer]]:
             owners[f"{path}/{folder.removeprefix(f'{layer}/')}" if is_inside else path].append(file[layer][name])
     numbered = _number_paths(list(owners))
     for path, variables in owners.items():
-        yield path, StoredLayer(numbered[path], {str(place): value for place, value in enumerate(variables)})
+        yield path, StoredLayer(numbered[path], {str(index): value for index, value in enumerate(variables)})
 
 
 def _number_paths(paths: Sequence[str]) -> dict[str, str]:

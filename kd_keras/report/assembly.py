@@ -80,14 +80,14 @@ def select_attention(evaluator: Evaluator, judged: str) -> list[Attention]:
     images, labels = evaluator.sample
     if judged not in evaluator.attention_maps:
         return []
-    places = np.unique(np.linspace(0, len(images) - 1, ATTENTION_IMAGES).astype(int))
+    indices = np.unique(np.linspace(0, len(images) - 1, ATTENTION_IMAGES).astype(int))
     return [
         Attention(
-            images[place],
-            None if labels is None else int(labels[place]),
-            {name: maps[place] for name, maps in evaluator.attention_maps.items()},
+            images[index],
+            None if labels is None else int(labels[index]),
+            {name: maps[index] for name, maps in evaluator.attention_maps.items()},
         )
-        for place in places
+        for index in indices
     ]
 
 
@@ -97,26 +97,26 @@ def select_disagreements(evaluator: Evaluator, judged: str) -> list[Disagreement
     labels = evaluator.predictions[judged].labels
     different = np.flatnonzero(teacher.argmax(-1) != student.argmax(-1))
     confidence = teacher.max(-1) * student.max(-1)
-    places = different[np.argsort(-confidence[different], kind="stable")[:DISAGREEMENTS]]
-    images = _test_images(evaluator, places)
+    indices = different[np.argsort(-confidence[different], kind="stable")[:DISAGREEMENTS]]
+    images = _test_images(evaluator, indices)
     return [
         Disagreement(
-            images[place],
-            None if labels is None else int(labels[place]),
-            (int(teacher[place].argmax()), float(teacher[place].max())),
-            (int(student[place].argmax()), float(student[place].max())),
+            images[index],
+            None if labels is None else int(labels[index]),
+            (int(teacher[index].argmax()), float(teacher[index].max())),
+            (int(student[index].argmax()), float(student[index].max())),
         )
-        for place in places
+        for index in indices
     ]
 
 
-def _test_images(evaluator: Evaluator, places: np.ndarray) -> dict[int, np.ndarray]:
-    """The test images at these places, uint8."""
+def _test_images(evaluator: Evaluator, indices: np.ndarray) -> dict[int, np.ndarray]:
+    """The test images at these indices, uint8."""
     images: dict[int, np.ndarray] = {}
     start = 0
     for element in evaluator.images:
         batch = as_batch(element).inputs.numpy()
-        inside = [place for place in places if start <= place < start + len(batch)]
-        images |= {place: np.round(batch[place - start]).astype("uint8") for place in inside}
+        inside = [index for index in indices if start <= index < start + len(batch)]
+        images |= {index: np.round(batch[index - start]).astype("uint8") for index in inside}
         start += len(batch)
     return images

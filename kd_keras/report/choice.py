@@ -50,10 +50,10 @@ def pareto_front(points: Mapping[str, tuple[float, ...]]) -> list[str]:
 def find_front(points: Sequence[Point], costs: Sequence[str] = tuple(COSTS)) -> list[Point]:
     """The trained candidates that no other one exceeds in accuracy without a higher cost, the cheapest first."""
     by_name = {point.name: point for point in points if _competes(point)}
-    places = {
+    goals = {
         name: (point.accuracy or 0.0, *(-getattr(point, cost) for cost in costs)) for name, point in by_name.items()
     }
-    return sorted((by_name[name] for name in pareto_front(places)), key=lambda point: getattr(point, costs[0]))
+    return sorted((by_name[name] for name in pareto_front(goals)), key=lambda point: getattr(point, costs[0]))
 
 
 def _competes(point: Point) -> bool:
@@ -132,9 +132,9 @@ def _draw_panel(axis: Any, points: Sequence[Point], cost: str) -> None:
             axis.axhline(y, color="#D55E00", linestyle="--", linewidth=1, zorder=0)
         if x is not None:
             axis.plot(x, y, **_style(point, longest))
-            place = (-5, -11) if point.role == "baseline" else (5, 4)  # often at the mark of the chosen one
+            offset = (-5, -11) if point.role == "baseline" else (5, 4)  # often at the mark of the chosen one
             align = "right" if point.role == "baseline" else "left"
-            axis.annotate(str(number), (x, y), place, textcoords="offset points", fontsize=7, ha=align)
+            axis.annotate(str(number), (x, y), offset, textcoords="offset points", fontsize=7, ha=align)
     front = find_front(points, (cost,))
     values = [(getattr(point, cost), 100 * (point.accuracy or 0.0)) for point in front]
     axis.plot(*zip(*values, strict=True), drawstyle="steps-post", color="0.6", linewidth=1, zorder=0, label="front")

@@ -100,8 +100,8 @@ def _key_height(key: Mapping[str, Any], width: int) -> int:
 
 def _draw_key(pen: Any, key: Mapping[str, tuple[int, int, int]], size: tuple[int, int], font: Any) -> None:
     """Draws the colors with their names below a sheet of a size `(width, height)`."""
-    for place, (name, color) in enumerate(key.items()):
-        row, column = divmod(place, _key_columns(size[0]))
+    for index, (name, color) in enumerate(key.items()):
+        row, column = divmod(index, _key_columns(size[0]))
         left, top = GAP + column * KEY, size[1] + row * (LINE + 4)
         pen.rectangle((left, top, left + LINE, top + LINE), fill=color, outline="black")
         pen.text((left + LINE + 4, top + 1), _cut(name, font, KEY - LINE - 8), fill="black", font=font)

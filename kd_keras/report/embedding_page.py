@@ -51,14 +51,14 @@ def _show_map(files: Sequence[str], plane: np.ndarray) -> Section:
     """The first two principal components; images of one folder have one color."""
     step = -(-len(files) // POINTS)
     shown = range(0, len(files), step)
-    folders = [files[place].rpartition("/")[0] for place in shown]
+    folders = [files[index].rpartition("/")[0] for index in shown]
     names = sorted(set(folders))
     is_colored = 1 < len(names) <= len(svg.SERIES) - 1
     with svg.axes(420, 520) as ax:
-        for place, name in enumerate(names if is_colored else [""]):
+        for index, name in enumerate(names if is_colored else [""]):
             chosen = [number for number, folder in zip(shown, folders, strict=True) if not is_colored or folder == name]
             label = (name or "the folder itself") if is_colored else None
-            ax.scatter(*plane[chosen].T, s=12, color=svg.SERIES[place + 1], linewidths=0, label=label)
+            ax.scatter(*plane[chosen].T, s=12, color=svg.SERIES[index + 1], linewidths=0, label=label)
         if is_colored:
             ax.legend(frameon=False)
         ax.set_xlabel("first principal component")
@@ -73,10 +73,10 @@ def _show_neighbors(
     files: Sequence[str], paths: Sequence[Path], neighbors: np.ndarray, cosines: np.ndarray, bits: int
 ) -> Section:
     cards = []
-    for place in range(0, len(files), -(-len(files) // QUERIES)):
-        near = list(zip(neighbors[place], cosines[place], strict=True))
-        pixels = [read_image(paths[other], bits=bits) for other in (place, *neighbors[place])]
-        names = [files[place], *(f"{cosine:.3f} {files[other]}" for other, cosine in near)]
+    for index in range(0, len(files), -(-len(files) // QUERIES)):
+        near = list(zip(neighbors[index], cosines[index], strict=True))
+        pixels = [read_image(paths[other], bits=bits) for other in (index, *neighbors[index])]
+        names = [files[index], *(f"{cosine:.3f} {files[other]}" for other, cosine in near)]
         images = [(svg.thumbnail(image), name) for image, name in zip(pixels, names, strict=True)]
         is_pixelated = max(max(image.shape[:2]) for image in pixels) <= svg.PIXELATED
         cards.append(Card(images=images, alt="an image and its nearest neighbors", lines=[], pixelated=is_pixelated))

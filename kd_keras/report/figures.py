@@ -56,10 +56,10 @@ def draw_lines(name: str, alt: str, series: Sequence[Series], x_label: str, y_la
             ax.yaxis.set_major_formatter(percent_tick)
         ends = [_finite(line.x, line.y)[1][-1] for line in series]
         bottom, top = ax.get_ylim()
-        places = spread(ends, 13 * (top - bottom) / (height - 60))
-        for line, place in zip(series, places, strict=True):
+        levels = spread(ends, 13 * (top - bottom) / (height - 60))
+        for line, level in zip(series, levels, strict=True):
             position = {"transform": ax.get_yaxis_transform(), "va": "center", "clip_on": False}
-            ax.text(1.02, place, line.name, color=SERIES[line.style], **position)
+            ax.text(1.02, level, line.name, color=SERIES[line.style], **position)
     return to_svg(ax.figure, name, alt)
 
 
@@ -105,11 +105,11 @@ def _name_points(ax: Any, points: Sequence[Series], middle: float) -> None:
     bottom, top = ax.get_ylim()
     for left in (True, False):
         side = [point for point in points if (point.x[0] > middle) == left]
-        places = spread([point.y[0] for point in side], 12 * (top - bottom) / 150)
+        levels = spread([point.y[0] for point in side], 12 * (top - bottom) / 150)
         position = {"textcoords": "offset points", "ha": "right" if left else "left", "va": "center"}
-        for point, place in zip(side, places, strict=True):
+        for point, level in zip(side, levels, strict=True):
             offset = (-10 if left else 10, 0)
-            ax.annotate(point.name, (point.x[0], place), xytext=offset, color=SERIES[point.style], **position)
+            ax.annotate(point.name, (point.x[0], level), xytext=offset, color=SERIES[point.style], **position)
 
 
 def draw_reliability(
@@ -226,8 +226,8 @@ def _draw_cells(ax: Any, fractions: np.ndarray, font_size: float) -> None:
 
 
 def _finite(x: Numbers, y: Numbers) -> tuple[np.ndarray, np.ndarray]:
-    places, values = np.asarray(x, "float64"), np.asarray(y, "float64")
-    return places[np.isfinite(values)], values[np.isfinite(values)]
+    positions, values = np.asarray(x, "float64"), np.asarray(y, "float64")
+    return positions[np.isfinite(values)], values[np.isfinite(values)]
 
 
 def _ticker() -> Any:

@@ -126,7 +126,7 @@ def render_page(
     shown = list(named.values())
     teacher = shown[0] if subjects[0].role == "teacher" else None
     if sections is None:
-        classes = list(classes) or [str(place) for place in range(_count_classes(subjects))]
+        classes = list(classes) or [str(index) for index in range(_count_classes(subjects))]
         by_name = {name: show(shown, classes) for name, show in SECTIONS.items()}
         by_name["attention"] = show_attention(named, classes, attention)
         by_name["disagreements"] = show_disagreements(named, classes, disagreements)
@@ -199,11 +199,11 @@ def _labels(subjects: Sequence[Subject]) -> list[str]:
     match = re.match(r".*[/_-]", common)
     prefix = match[0] if match else ""
     labels: list[str] = []
-    for place, subject in enumerate(subjects, 1):
+    for index, subject in enumerate(subjects, 1):
         label = subject.role
         if subject.name in names:
             label = shorten(subject.name.removeprefix(prefix).removesuffix(".keras"), 18)
-        labels.append(f"{label} {place}" if label in labels else label)
+        labels.append(f"{label} {index}" if label in labels else label)
     return labels
 
 

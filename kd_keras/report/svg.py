@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 
 # Placeholders: each stands for a variable of the style sheet.
-INK, SOFT, RULE, PAPER, HEAT = (f"#0a0a{place:02x}" for place in range(5))
-SERIES = tuple(f"#0a0b{place:02x}" for place in range(7))
+INK, SOFT, RULE, PAPER, HEAT = (f"#0a0a{index:02x}" for index in range(5))
+SERIES = tuple(f"#0a0b{index:02x}" for index in range(7))
 VARIABLES = {INK: "--ink", SOFT: "--soft", RULE: "--rule", PAPER: "--paper", HEAT: "--heat"}
-VARIABLES |= {color: f"--series-{place}" for place, color in enumerate(SERIES)}
+VARIABLES |= {color: f"--series-{index}" for index, color in enumerate(SERIES)}
 NOT_IN_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f]")  # control characters
 PIXELATED = 100  # images of at most this size, in pixels, are stored without loss and shown with visible pixels
 HEAT_STRENGTH = 0.75  # opacity of the heat color for 1: numbers on it stay legible on light and dark pages

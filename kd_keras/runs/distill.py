@@ -182,10 +182,10 @@ def distill(
 
     >>> import tempfile
     >>> from kd_keras.runs.train import train
-    >>> place = tempfile.mkdtemp()
-    >>> tiny = {"data": "digits", "data_dir": place, "epochs": 2, "test_every": 2}
-    >>> teacher = train(model="mlp(hidden=(8,))", **tiny, run=f"{place}/teacher")
-    >>> distill(teacher=teacher, student="mlp(hidden=(4,))", **tiny, run=f"{place}/student").is_complete
+    >>> folder = tempfile.mkdtemp()
+    >>> tiny = {"data": "digits", "data_dir": folder, "epochs": 2, "test_every": 2}
+    >>> teacher = train(model="mlp(hidden=(8,))", **tiny, run=f"{folder}/teacher")
+    >>> distill(teacher=teacher, student="mlp(hidden=(4,))", **tiny, run=f"{folder}/student").is_complete
     True
     """
     for_teacher = {name: options.pop(name) for name in TEACHER_OPTIONS if name in options}

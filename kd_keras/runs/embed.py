@@ -51,13 +51,13 @@ class Embeddings:
         check_whole_number("neighbors", "count", count)
         count = min(count, len(self.files) - 1)
         unit = self.vectors / np.maximum(np.linalg.norm(self.vectors, axis=-1, keepdims=True), 1e-12)
-        places, cosines = [], []
+        indices, cosines = [], []
         for start in range(0, len(unit), 1000):  # in parts, because all cosines of many images do not fit in memory
             part = unit[start : start + 1000] @ unit.T
             part[np.arange(len(part)), start + np.arange(len(part))] = -np.inf
-            places.append(np.argsort(-part, axis=-1, kind="stable")[:, :count])
-            cosines.append(np.take_along_axis(part, places[-1], axis=-1))
-        return np.concatenate(places), np.concatenate(cosines).astype("float32")
+            indices.append(np.argsort(-part, axis=-1, kind="stable")[:, :count])
+            cosines.append(np.take_along_axis(part, indices[-1], axis=-1))
+        return np.concatenate(indices), np.concatenate(cosines).astype("float32")
 
     def plane(self) -> np.ndarray:
         """The first two principal components `(N, 2)` of the embeddings; zeros for components that do not exist."""

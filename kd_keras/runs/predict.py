@@ -103,11 +103,11 @@ def predict(
 
 def _check_sheet(sheet: Path, folder: ImageFolder, masks: str | os.PathLike | None) -> None:
     """Raises a ValueError if a contact sheet would replace an image or a mask, or be predicted itself next time."""
-    places = [folder.paths[0] if folder.is_single else folder.root, *([] if masks is None else [Path(masks)])]
-    for place in places:
-        if sheet.resolve().is_relative_to(place.resolve()):
+    paths = [folder.paths[0] if folder.is_single else folder.root, *([] if masks is None else [Path(masks)])]
+    for path in paths:
+        if sheet.resolve().is_relative_to(path.resolve()):
             advice = "name a file in another folder"
-            raise ValueError(explain_mismatch(f"a contact sheet outside of {place}", str(sheet), advice))
+            raise ValueError(explain_mismatch(f"a contact sheet outside of {path}", str(sheet), advice))
 
 
 def _make_predictor(loaded: LoadedModel, folder: ImageFolder, options: Mapping[str, Any]) -> Predictor:

@@ -54,7 +54,7 @@ class FolderClasses(FolderPredictions):
     predictions: Sequence[Prediction]
 
     def rows(self) -> Iterator[Sequence[str]]:
-        ends = ["", *(f"_{place}" for place in range(2, len(self.predictions[0].classes) + 1))]
+        ends = ["", *(f"_{index}" for index in range(2, len(self.predictions[0].classes) + 1))]
         yield ["file", *(f"{name}{end}" for end in ends for name in ("class", "probability"))]
         for row in self.predictions:
             pairs = zip(row.classes, row.probabilities, strict=True)
@@ -103,7 +103,7 @@ class ClassPredictor:
         titles = [class_name(names, number) for number in range(values.shape[-1])]
         order = np.argsort(-values, axis=-1, kind="stable")[:, : self.top]
         rows = [
-            Prediction(file, tuple(titles[place] for place in best), tuple(float(row[place]) for place in best))
+            Prediction(file, tuple(titles[index] for index in best), tuple(float(row[index]) for index in best))
             for file, row, best in zip(self._files, values, order, strict=True)
         ]
         return FolderClasses(rows, unreadable)

@@ -115,10 +115,10 @@ def pretrain(
 
     >>> import tempfile
     >>> from kd_keras.runs.train import train
-    >>> place = tempfile.mkdtemp()
-    >>> tiny = {"data": "digits", "data_dir": place, "epochs": 2, "test_every": 2}
-    >>> teacher = train(model="mlp(hidden=(8,))", **tiny, run=f"{place}/teacher")
-    >>> run = pretrain(teacher=teacher, student="mlp(hidden=(4,))", methods=["queue"], **tiny, run=f"{place}/run")
+    >>> folder = tempfile.mkdtemp()
+    >>> tiny = {"data": "digits", "data_dir": folder, "epochs": 2, "test_every": 2}
+    >>> teacher = train(model="mlp(hidden=(8,))", **tiny, run=f"{folder}/teacher")
+    >>> run = pretrain(teacher=teacher, student="mlp(hidden=(4,))", methods=["queue"], **tiny, run=f"{folder}/run")
     >>> run.model().output_shape
     (None, 4)
     """

@@ -21,7 +21,7 @@ def check_ignored(ignored: Sequence[int] | None, *images: Data | None) -> None:
     Raises:
         ValueError: if all images are Python objects, in whose masks ignored pixels are -1.
     """
-    if ignored and not any(isinstance(place, (str, os.PathLike)) for place in images):
+    if ignored and not any(isinstance(source, (str, os.PathLike)) for source in images):
         expected = f"a dataset or a folder whose masks are read with ignored={ignored}"
         advice = f"leave it out, and give ignored pixels of masks the value {IGNORED}"
         raise ValueError(explain_mismatch(expected, "images as a Python object", advice))

@@ -51,8 +51,9 @@ def train(
         FloatingPointError: if the loss or gradients are not finite.
 
     >>> import tempfile
-    >>> place = tempfile.mkdtemp()
-    >>> run = train(model="mlp(hidden=(8,))", data="digits", data_dir=place, epochs=2, test_every=2, run=f"{place}/run")
+    >>> folder = tempfile.mkdtemp()
+    >>> tiny = {"data": "digits", "data_dir": folder, "epochs": 2, "test_every": 2}
+    >>> run = train(model="mlp(hidden=(8,))", **tiny, run=f"{folder}/run")
     >>> run.is_complete, run.model().output_shape
     (True, (None, 10))
     """

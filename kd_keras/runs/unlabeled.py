@@ -23,15 +23,15 @@ def open_unlabeled(recipe: Recipe) -> Source:
     >>> open_unlabeled(Recipe(data="digits")).has_labels
     False
     """
-    place = recipe.data
+    data = recipe.data
     if recipe.without_classes:
         received = f"without_classes={','.join(map(str, recipe.without_classes))}"
         raise ValueError(explain_mismatch("images without labels", received, "leave it out"))
-    if isinstance(place, (str, os.PathLike)) and (os.path.isdir(place) or Path(place).suffix == ".txt"):
+    if isinstance(data, (str, os.PathLike)) and (os.path.isdir(data) or Path(data).suffix == ".txt"):
         if recipe.train_split != Recipe.train_split:
             received = f"train_split={recipe.train_split!r}"
             advice = "name the folder of the images to train on"
-            raise ValueError(explain_mismatch(f"no split, because all images of {place} are read", received, advice))
-        return read_unlabeled(place, recipe.image_channels, recipe.image_bits)
-    task = find_task(recipe.task, place, recipe.data_dir, recipe.download_timeout)
-    return without_labels(open_source(place, recipe.train_split, recipe.data_dir, task=task, **recipe.reading))
+            raise ValueError(explain_mismatch(f"no split, because all images of {data} are read", received, advice))
+        return read_unlabeled(data, recipe.image_channels, recipe.image_bits)
+    task = find_task(recipe.task, data, recipe.data_dir, recipe.download_timeout)
+    return without_labels(open_source(data, recipe.train_split, recipe.data_dir, task=task, **recipe.reading))

@@ -66,11 +66,11 @@ def distill_by_assistants(
 
     >>> import tempfile
     >>> from kd_keras.runs import train
-    >>> place = tempfile.mkdtemp()
-    >>> tiny = {"data": "digits", "data_dir": place, "epochs": 2, "test_every": 2}
-    >>> teacher = train(model="mlp(hidden=(16,))", **tiny, run=f"{place}/teacher")
+    >>> folder = tempfile.mkdtemp()
+    >>> tiny = {"data": "digits", "data_dir": folder, "epochs": 2, "test_every": 2}
+    >>> teacher = train(model="mlp(hidden=(16,))", **tiny, run=f"{folder}/teacher")
     >>> chain = distill_by_assistants(
-    ...     teacher=teacher, assistants=["mlp(hidden=(8,))"], student="mlp(hidden=(4,))", **tiny, run=f"{place}/chain"
+    ...     teacher=teacher, assistants=["mlp(hidden=(8,))"], student="mlp(hidden=(4,))", **tiny, run=f"{folder}/chain"
     ... )
     >>> [run.path.name for run in chain.runs]
     ['1-mlp', '2-mlp']

@@ -94,9 +94,9 @@ def train_generations(
         FloatingPointError: if the loss or gradients of a generation are not finite.
 
     >>> import tempfile
-    >>> place = tempfile.mkdtemp()
-    >>> tiny = {"data": "digits", "data_dir": place, "epochs": 2, "test_every": 2}
-    >>> born = train_generations(student="mlp(hidden=(4,))", generations=2, **tiny, run=f"{place}/born")
+    >>> folder = tempfile.mkdtemp()
+    >>> tiny = {"data": "digits", "data_dir": folder, "epochs": 2, "test_every": 2}
+    >>> born = train_generations(student="mlp(hidden=(4,))", generations=2, **tiny, run=f"{folder}/born")
     >>> len(born.runs), len(born.teacher().networks)
     (3, 2)
     """

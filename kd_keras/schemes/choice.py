@@ -128,11 +128,11 @@ def choose(
 
     >>> import tempfile
     >>> from kd_keras.runs import train
-    >>> place = tempfile.mkdtemp()
-    >>> tiny = {"data": "digits", "data_dir": place, "test_every": 2, "epochs": 2}
-    >>> teacher = train(model="mlp(hidden=(16,))", **tiny, run=f"{place}/teacher")
+    >>> folder = tempfile.mkdtemp()
+    >>> tiny = {"data": "digits", "data_dir": folder, "test_every": 2, "epochs": 2}
+    >>> teacher = train(model="mlp(hidden=(16,))", **tiny, run=f"{folder}/teacher")
     >>> names = ["mlp(hidden=(4,))", "mlp(hidden=(2000,))"]
-    >>> choice = choose(teacher=teacher, candidates=names, max_kilobytes=100, views=1, **tiny, run=f"{place}/choice")
+    >>> choice = choose(teacher=teacher, candidates=names, max_kilobytes=100, views=1, **tiny, run=f"{folder}/choice")
     >>> choice.student.settings["student"]
     'mlp(hidden=(4,))'
     """

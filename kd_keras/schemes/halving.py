@@ -52,7 +52,7 @@ def halve(
         entries: what the first rung trains.
         rungs: as `plan_rungs` returns them.
         requests: the options of `distill` for each recipe.
-        names: all candidates; the number of a run is its candidate's place among them.
+        names: all candidates; the number of a run is its candidate's index.
         directory: of the runs `rung<r>/<number>-<model>`, with `-<recipe>` if there are several.
 
     Returns:

@@ -92,9 +92,9 @@ def train_peers(
         FloatingPointError: if the loss or gradients are not finite.
 
     >>> import tempfile
-    >>> place = tempfile.mkdtemp()
-    >>> tiny = {"data": "digits", "data_dir": place, "epochs": 2, "test_every": 2}
-    >>> both = train_peers(peers=["mlp(hidden=(8,))", "mlp(hidden=(4,))"], **tiny, run=f"{place}/peers")
+    >>> folder = tempfile.mkdtemp()
+    >>> tiny = {"data": "digits", "data_dir": folder, "epochs": 2, "test_every": 2}
+    >>> both = train_peers(peers=["mlp(hidden=(8,))", "mlp(hidden=(4,))"], **tiny, run=f"{folder}/peers")
     >>> [peer["parameters"] for peer in both.student.result["peers"]]
     [610, 310]
     """

@@ -98,9 +98,9 @@ def label_images(
 
     >>> import tempfile
     >>> from kd_keras import models
-    >>> place, teacher = tempfile.mkdtemp(), models.build("mlp", (8, 8, 1), 10)
-    >>> splits = {"train_split": "train[:100]", "unlabeled_split": "train[100:150]", "data_dir": place}
-    >>> labels = label_images(teacher=teacher, **splits, threshold=0.0, name="digits_labeled", output=place)
+    >>> folder, teacher = tempfile.mkdtemp(), models.build("mlp", (8, 8, 1), 10)
+    >>> splits = {"train_split": "train[:100]", "unlabeled_split": "train[100:150]", "data_dir": folder}
+    >>> labels = label_images(teacher=teacher, **splits, threshold=0.0, name="digits_labeled", output=folder)
     >>> int(labels.written.sum())
     50
     """

@@ -91,9 +91,9 @@ def train_with_past_student(
         FloatingPointError: if the loss or gradients are not finite.
 
     >>> import tempfile
-    >>> place = tempfile.mkdtemp()
-    >>> tiny = {"data": "digits", "data_dir": place, "epochs": 2, "test_every": 2}
-    >>> train_with_past_student(student="mlp(hidden=(8,))", **tiny, run=f"{place}/run").student.is_complete
+    >>> folder = tempfile.mkdtemp()
+    >>> tiny = {"data": "digits", "data_dir": folder, "epochs": 2, "test_every": 2}
+    >>> train_with_past_student(student="mlp(hidden=(8,))", **tiny, run=f"{folder}/run").student.is_complete
     True
     """
     alpha = check_number("train_with_past_student", "alpha", alpha, least=0, most=1)
@@ -139,9 +139,9 @@ def train_with_mean_teacher(
         FloatingPointError: if the loss or gradients are not finite.
 
     >>> import tempfile
-    >>> place = tempfile.mkdtemp()
-    >>> tiny = {"data": "digits", "data_dir": place, "epochs": 2, "test_every": 2}
-    >>> run = train_with_mean_teacher(student="mlp(hidden=(8,))", **tiny, run=f"{place}/run").student
+    >>> folder = tempfile.mkdtemp()
+    >>> tiny = {"data": "digits", "data_dir": folder, "epochs": 2, "test_every": 2}
+    >>> run = train_with_mean_teacher(student="mlp(hidden=(8,))", **tiny, run=f"{folder}/run").student
     >>> (run.path / "teacher.keras").exists(), "averaged_accuracy" in run.result
     (True, True)
     """

@@ -75,9 +75,9 @@ def train_with_virtual_teacher(
         ValueError: if the request is invalid.
 
     >>> import tempfile
-    >>> place = tempfile.mkdtemp()
-    >>> tiny = {"data": "digits", "data_dir": place, "epochs": 2, "test_every": 2}
-    >>> outcome = train_with_virtual_teacher(student="mlp(hidden=(8,))", **tiny, run=f"{place}/run")
+    >>> folder = tempfile.mkdtemp()
+    >>> tiny = {"data": "digits", "data_dir": folder, "epochs": 2, "test_every": 2}
+    >>> outcome = train_with_virtual_teacher(student="mlp(hidden=(8,))", **tiny, run=f"{folder}/run")
     >>> outcome.student.settings["label_smoothing"]
     '0.1'
     """

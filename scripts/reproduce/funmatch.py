@@ -24,7 +24,7 @@ WAYS = {"labels": "labels alone", "kd": "KD with a hard loss", "funmatch": "FunM
 
 def accuracies(options: argparse.Namespace, seed: int, epochs: int) -> dict[str, float]:
     """The accuracy on the test images after the last epoch, by the ways of WAYS."""
-    place, shared = Path(options.runs) / f"seed{seed}", [f"--seed={seed}", *data_flags(options.data_dir)]
+    directory, shared = Path(options.runs) / f"seed{seed}", [f"--seed={seed}", *data_flags(options.data_dir)]
     shared += options.flags
     length = [f"--epochs={epochs}", f"--test_every={epochs}"]
     teacher, student = f"--teacher={options.teacher}", f"--student={options.student}"
@@ -35,12 +35,12 @@ def accuracies(options: argparse.Namespace, seed: int, epochs: int) -> dict[str,
     }
     names = {way: f"{way}-{epochs}" for way in programs}
     if options.views:
-        views, recording = f"--views={options.views}", place / f"{options.views}views"
+        views, recording = f"--views={options.views}", directory / f"{options.views}views"
         if not (recording / "manifest.json").exists():
             run_program(recording, "record", f"{CONFIGS}_views.flags", *shared, teacher, views, f"--output={recording}")
         names["recorded"] = f"recorded{options.views}-{epochs}"
         programs["recorded"] = ("distill", f"{CONFIGS}.flags", f"--recording={recording}", student, *shared)
-    runs = {way: complete(place / names[way], *program, *length) for way, program in programs.items()}
+    runs = {way: complete(directory / names[way], *program, *length) for way, program in programs.items()}
     return {way: run.result["last"]["val_accuracy"] for way, run in runs.items()}
 
 

@@ -68,14 +68,14 @@ def directory(student: str) -> str:
 
 def measure(options: argparse.Namespace, student: str, teacher: Path, seed: int) -> dict[str, dict[str, float]]:
     """What the exported files of a student and a seed do, by the names of `ROWS`; trains what is missing."""
-    place = Path(options.runs) / directory(student) / f"seed{seed}"
-    plain = complete(place / "float", "distill", *float_flags(options, student, teacher, seed))
+    folder = Path(options.runs) / directory(student) / f"seed{seed}"
+    plain = complete(folder / "float", "distill", *float_flags(options, student, teacher, seed))
     teachers = {"from_float": plain.path, "from_teacher": teacher}
     taught = [
-        complete(place / name, "distill", *int8_flags(options, plain.path, source, seed))
+        complete(folder / name, "distill", *int8_flags(options, plain.path, source, seed))
         for name, source in teachers.items()
     ]
-    file = place / "measured.json"
+    file = folder / "measured.json"
     trained = max((run.path / "result.json").stat().st_mtime for run in (plain, *taught))
     if not file.exists() or file.stat().st_mtime < trained:
         write_json(file, _measure_files(options, plain, taught))

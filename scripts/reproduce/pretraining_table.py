@@ -85,15 +85,15 @@ def run_row(options: argparse.Namespace, row: str, seed: int) -> dict[str, float
     Returns:
         The accuracies: of the nearest neighbors and of a linear probe in the pretrained embeddings, and by percentage.
     """
-    place = Path(options.runs) / f"seed{seed}" / row.replace(" ", "_")
+    directory = Path(options.runs) / f"seed{seed}" / row.replace(" ", "_")
     model, measured = SETTINGS[options.data].student, {}
     if row != SCRATCH:
-        pretrained = complete(place / "pretrained", "pretrain", *pretraining_flags(options, row, seed))
+        pretrained = complete(directory / "pretrained", "pretrain", *pretraining_flags(options, row, seed))
         last = pretrained.result["last"]
         model, measured = str(pretrained.path), {"knn": last["val_knn"], "probe": last["val_linear_probe"]}
     for percent in PERCENTS:
         flags = training_flags(options, model, percent, seed)
-        run = complete(place / f"percent{percent}", "train", *flags)
+        run = complete(directory / f"percent{percent}", "train", *flags)
         measured[f"{percent} %"] = run.result["last"]["val_accuracy"]
     return measured
 

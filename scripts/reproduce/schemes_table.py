@@ -104,14 +104,14 @@ def _features() -> list[str]:
 
 def pseudo_labels(options: argparse.Namespace) -> list[str]:
     """The flags of the dataset of labeled images and of those that the teacher labels, which is made if necessary."""
-    name, place = f"{options.data}_pseudo", Path(options.runs) / "datasets"
-    if not (place / name).exists():
+    name, directory = f"{options.data}_pseudo", Path(options.runs) / "datasets"
+    if not (directory / name).exists():
         flags = [f"--data={options.data}", *data_flags(options.data_dir), f"--name={name}"]
         flags.append(f"--teacher={Path(options.runs) / 'teacher'}")
         splits = [f"--train_split={options.train}", f"--unlabeled_split={options.unlabeled}"]
         flags.append(f"--threshold={options.threshold}")
-        run_program(place, "label", *flags, *splits, f"--test_split={options.test}", f"--output={place}")
-    return [f"--data={name}", f"--data_dir={place}", "--train_split=labeled+pseudo", "--test_split=test"]
+        run_program(directory, "label", *flags, *splits, f"--test_split={options.test}", f"--output={directory}")
+    return [f"--data={name}", f"--data_dir={directory}", "--train_split=labeled+pseudo", "--test_split=test"]
 
 
 def shared_flags(options: argparse.Namespace, seed: int, epochs: int) -> list[str]:
@@ -181,16 +181,16 @@ def main() -> None:
     options, options.flags = parser.parse_known_args()
     if options.epochs % 2 or options.epochs < 2:
         parser.error(f"--epochs must be an even number, but received {options.epochs}.")
-    place, networks = Path(options.runs), NETWORKS[options.data]
+    directory, networks = Path(options.runs), NETWORKS[options.data]
     of_teacher = shared_flags(options, 0, options.teacher_epochs)
     teachers = {"teacher": networks.teacher}
     if 8 in options.schemes:
         teachers["second_teacher"] = networks.second_teacher
     for name, model in teachers.items():
-        result = complete(place / name, "train", *of_teacher, f"--model={model}").result
+        result = complete(directory / name, "train", *of_teacher, f"--model={model}").result
         print(f"{name}: {model}, {result['parameters']:,} parameters, accuracy {100 * accuracy(result):.2f} %")
     results = []
-    for row in table_rows(networks, place / "teacher", place / "second_teacher"):
+    for row in table_rows(networks, directory / "teacher", directory / "second_teacher"):
         if row.number in (0, *options.schemes):
             runs = [run_row(options, row, seed) for seed in options.seeds]
             results.append((row, [accuracy(run.result) for run in runs]))

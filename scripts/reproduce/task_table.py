@@ -53,11 +53,11 @@ def print_table(description: str, comparison: Comparison, runs: str, seeds: Sequ
     options = parser.parse_args()
     comparison = dataclasses.replace(comparison, student=options.student)
     flags = [f"--flagfile={comparison.config}", *data_flags(options.data_dir), *options.flags]
-    place = Path(options.runs)
-    teacher = complete(place / "teacher", "train", *flags, "--seed=0", f"--model={comparison.teacher}")
+    directory = Path(options.runs)
+    teacher = complete(directory / "teacher", "train", *flags, "--seed=0", f"--model={comparison.teacher}")
     results: dict[str, list[dict[str, Any]]] = {}
     for seed in options.seeds:
-        students = _students(comparison, teacher, place / f"seed{seed}", [*flags, f"--seed={seed}"])
+        students = _students(comparison, teacher, directory / f"seed{seed}", [*flags, f"--seed={seed}"])
         test = {**comparison.test, "data_dir": options.data_dir}
         findings = evaluate(list(students.values()), teacher=teacher, **test).findings
         for name, values in zip(["teacher", *students], findings.values(), strict=True):
@@ -68,13 +68,13 @@ def print_table(description: str, comparison: Comparison, runs: str, seeds: Sequ
         print(_row(name, values, comparison.columns))
 
 
-def _students(comparison: Comparison, teacher: Run, place: Path, flags: list[str]) -> dict[str, Run]:
+def _students(comparison: Comparison, teacher: Run, directory: Path, flags: list[str]) -> dict[str, Run]:
     """The complete runs of a seed, by name."""
-    runs = {"baseline": complete(place / "baseline", "train", *flags, f"--model={comparison.student}")}
+    runs = {"baseline": complete(directory / "baseline", "train", *flags, f"--model={comparison.student}")}
     taught = [f"--teacher={teacher.path}", f"--student={comparison.student}", f"--hard_weight={comparison.hard_weight}"]
     for name, methods in comparison.recipes.items():
         chosen = [f"--method={method}" for method in methods]
-        runs[name] = complete(place / name.partition(" ")[0], "distill", *flags, *taught, *chosen)
+        runs[name] = complete(directory / name.partition(" ")[0], "distill", *flags, *taught, *chosen)
     return runs
 
 

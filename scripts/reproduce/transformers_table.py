@@ -88,9 +88,9 @@ def main() -> None:
     parser.add_argument("--cnn_epochs", type=int, default=60, help="of the CNN")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     options, options.flags = parser.parse_known_args()
-    place = Path(options.runs)
+    directory = Path(options.runs)
     flags = [*shared_flags(options, None, options.vit_epochs, 0), f"--model={VIT}", *OF_TRANSFORMERS]
-    vit = complete(place / "vit", "train", *flags)
+    vit = complete(directory / "vit", "train", *flags)
     tables = (
         ("deit", Run(options.teacher), deit_rows, options.images, options.epochs),
         ("cnn", vit, cnn_rows, options.few_images, options.cnn_epochs),
@@ -98,7 +98,7 @@ def main() -> None:
     for name, teacher, rows, images, epochs in tables:
         results = {}
         for row, (program, flags) in rows(teacher.path).items():
-            folder = place / f"{name}{images}" / row.replace(",", "").replace(" ", "_")
+            folder = directory / f"{name}{images}" / row.replace(",", "").replace(" ", "_")
             paths = [folder / f"seed{seed}" for seed in options.seeds]
             every = [shared_flags(options, images, epochs, seed) for seed in options.seeds]
             runs = [complete(path, program, *one, *flags) for path, one in zip(paths, every, strict=True)]

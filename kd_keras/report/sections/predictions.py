@@ -40,7 +40,7 @@ def _loss_terms(network: Network) -> list[str]:
 
 def _plot_terms(network: Network, terms: Sequence[str]) -> Plot:
     styles = (3, 4, 5, 6, 1, 2)  # begins with styles that the networks rarely have
-    curves = [_curve(network, name)._replace(name=name, style=styles[place]) for place, name in enumerate(terms)]
+    curves = [_curve(network, name)._replace(name=name, style=styles[index]) for index, name in enumerate(terms)]
     ends = ", ".join(f"{line.name} {_last(line.y):.3g}" for line in curves)
     alt = f"Loss terms by epoch; final values: {ends}"
     svg = draw_lines("training-terms", alt, curves, "epoch", "loss term, training images", percent=False)
@@ -64,14 +64,14 @@ def show_confusion(networks: Sequence[Network], classes: Sequence[str]) -> Secti
     if is_missing(judged.findings.get("confusion")):
         return None
     plots = []
-    for place, network in enumerate([networks[0], judged][-len(networks) :]):
+    for index, network in enumerate([networks[0], judged][-len(networks) :]):
         if not is_missing(network.findings.get("confusion")):
             fractions = _normalize_rows(network.findings["confusion"])
             correct = percent(network.findings.get("accuracy"))
             alt = f"Confusion matrix of {network.phrase}: rows are true classes, columns are predictions; {correct} are"
             alt += " correct"
             axes = ("true", f"predicted by {network.label}")
-            svg = draw_heat_map(f"confusion-{place}", alt, fractions, classes, classes, axes)
+            svg = draw_heat_map(f"confusion-{index}", alt, fractions, classes, classes, axes)
             caption = f"For each true class (row), the percentage of images that {network.phrase} assigns to each class"
             caption += f" (column). Entries off the diagonal are errors; {correct} are on the diagonal."
             if len(fractions) > MAX_NUMBERED:
@@ -108,7 +108,7 @@ def show_classes(networks: Sequence[Network], classes: Sequence[str]) -> Section
     if is_missing(agreement) and not known:
         return None
     order = np.argsort(-_class_losses(judged, known), kind="stable")[:MAX_CLASSES]
-    names = [classes[place] for place in order]
+    names = [classes[index] for index in order]
     shown = "each class"
     if len(order) < len(classes):
         shown = f"the {len(order)} of {len(classes)} classes with the largest loss"

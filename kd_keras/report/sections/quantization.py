@@ -60,13 +60,13 @@ def _describe(network: Network) -> str:
 
 def _table(network: Network) -> Table:
     layers, falls = _layers(network), _falls(network)
-    places = {name: place for place, name in enumerate(layers, 1)}
+    indices = {name: index for index, name in enumerate(layers, 1)}
     order = sorted(layers, key=lambda name: layers[name][0])[:ROWS]
     rows = []
     for name in order:
         ratio, low, high = layers[name]
         numbers = [f"{ratio:.1f}", f"{-falls[name]:+.1f}", f"{low:.4g}", f"{high:.4g}"]
-        rows.append([name, f"{places[name]} of {len(layers)}", *numbers])
+        rows.append([name, f"{indices[name]} of {len(layers)}", *numbers])
     which = f"The {ROWS} layers with the lowest ratio" if len(layers) > ROWS else "All layers"
     caption = f"{which} of {network.phrase}, the lowest one first, and the ranges that int8 represents."
     return Table(caption, ["layer", "position", "dB", "change, dB", "smallest value", "largest value"], rows)

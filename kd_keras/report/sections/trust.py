@@ -16,14 +16,14 @@ def show_calibration(networks: Sequence[Network], classes: Sequence[str]) -> Sec
     if not known:
         return None
     plots = []
-    for place, network in enumerate(known):
+    for index, network in enumerate(known):
         before, after = network.findings["reliability"], network.findings.get("reliability_scaled")
         ece = f"ECE {decimal(network.findings.get('ece'))}"
         if after is not None:
             ece += f" before, {decimal(network.findings.get('ece_scaled'))} after scaling by T = "
             ece += decimal(network.findings.get("temperature"), 2)
         alt = f"Accuracy over confidence of {network.phrase}; {ece}"
-        svg = draw_reliability(f"reliability-{place}", alt, before, after, network.style)
+        svg = draw_reliability(f"reliability-{index}", alt, before, after, network.style)
         plots.append(Plot(svg, f"{network.label}: {ece}."))
     intro = "How far the confidence can be trusted: on the dashed diagonal it equals the accuracy; below it the network"
     intro += " is overconfident. Filled marks are before and hollow marks after scaling by the temperature that is"
@@ -63,7 +63,7 @@ def show_robustness(networks: Sequence[Network], classes: Sequence[str]) -> Sect
     first = draw_lines(
         "robustness-severity", f"Error by severity; at severity 5: {ends}", by_severity, "severity", "error"
     )
-    rows = [names[place].replace("_", " ") for place in order]
+    rows = [names[index].replace("_", " ") for index in order]
     second = draw_dots("robustness-corruption", f"Error by corruption; worst: {worst}", rows, by_name, "error")
     caption = (
         f"Mean error over {len(names)} corruptions by severity; severity 0 is the uncorrupted test set. At severity"
@@ -96,7 +96,7 @@ def show_similarity(networks: Sequence[Network], classes: Sequence[str]) -> Sect
     if is_missing(judged.findings.get("cka")):
         return None
     cka = np.asarray(judged.findings["cka"])
-    rows, columns = ([str(1 + place) for place in range(size)] for size in cka.shape)
+    rows, columns = ([str(1 + index) for index in range(size)] for size in cka.shape)
     alt = f"CKA between stages of {judged.phrase} and of the teacher; the last two: {decimal(cka[-1, -1], 2)}"
     svg = draw_heat_map("cka", alt, cka, rows, columns, (f"stage of {judged.phrase}", "stage of the teacher"))
     caption = "How similarly the two networks represent the same images, stage by stage (linear CKA in percent; 100 is"

@@ -66,17 +66,17 @@ def draw_on_image(image: np.ndarray, boxes: Sequence[DrawnBox]) -> np.ndarray:
                 pen.line([*start, *end], fill=fill, width=width + extra)
     for drawn in boxes:  # after all lines, which would cross them
         if drawn.text:
-            place = (drawn.box[1] * picture.width, drawn.box[0] * picture.height)
-            _write(pen, picture.size, place, drawn.text, COLORS[drawn.label % len(COLORS)])
+            corner = (drawn.box[1] * picture.width, drawn.box[0] * picture.height)
+            _write(pen, picture.size, corner, drawn.text, COLORS[drawn.label % len(COLORS)])
     return np.asarray(picture)
 
 
-def _write(pen: Any, size: tuple[int, int], place: tuple[float, float], text: str, color: str) -> None:
-    """Writes a text on a color, above a place if there is room, and inside the image."""
+def _write(pen: Any, size: tuple[int, int], corner: tuple[float, float], text: str, color: str) -> None:
+    """Writes a text on a color, above a corner if there is room, and inside the image."""
     text = printable(text)
     _, _, width, height = pen.textbbox((0, 0), text)
-    x, y = max(0, min(place[0], size[0] - width - 3)), place[1] - height - 3
-    y = y if y >= 0 else max(0, min(place[1], size[1] - height - 3))
+    x, y = max(0, min(corner[0], size[0] - width - 3)), corner[1] - height - 3
+    y = y if y >= 0 else max(0, min(corner[1], size[1] - height - 3))
     pen.rectangle((x, y, x + width + 3, y + height + 3), fill=color)
     pen.text((x + 2, y + 1), text, fill="black")
 
@@ -91,7 +91,7 @@ def _dashes(x0: float, y0: float, x1: float, y1: float) -> list[Line]:
     for start, end in _sides(x0, y0, x1, y1):
         begin, change = np.array(start), np.array(end) - np.array(start)
         count = max(1, int(np.abs(change).sum() / DASH))
-        for place in range(0, count, 2):
-            first, last = begin + change * place / count, begin + change * (place + 1) / count
+        for index in range(0, count, 2):
+            first, last = begin + change * index / count, begin + change * (index + 1) / count
             pieces.append(((float(first[0]), float(first[1])), (float(last[0]), float(last[1]))))
     return pieces

@@ -99,7 +99,7 @@ def _convert_to_litert(served: ServedDetector, representative: np.ndarray | None
         return convert_to_partial_int8(directory, inputs, SCOPE, list(network.output))
 
 
-def _select_bits(boxes: Tensor, places: Tensor) -> Tensor:
-    """The boxes at some places, by a selection of integers: of floats the converter makes int8, 1/255 image coarse."""
-    bits = tf.gather(tf.bitcast(boxes, tf.int32), places, batch_dims=1)
+def _select_bits(boxes: Tensor, indices: Tensor) -> Tensor:
+    """The boxes at some indices, by a selection of integers: of floats the converter makes int8, 1/255 image coarse."""
+    bits = tf.gather(tf.bitcast(boxes, tf.int32), indices, batch_dims=1)
     return tf.bitcast(bits, tf.float32)

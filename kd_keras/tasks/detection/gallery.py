@@ -38,21 +38,21 @@ def show_boxes(
     """
     first = next(iter(predictions.values()))
     count = len(first.detections.count)
-    places = np.unique(np.linspace(0, count - 1, IMAGES).astype(int))
-    panels: dict[int, list[tuple[str, list[DrawnBox]]]] = {place: [] for place in places}
+    indices = np.unique(np.linspace(0, count - 1, IMAGES).astype(int))
+    panels: dict[int, list[tuple[str, list[DrawnBox]]]] = {index: [] for index in indices}
     for name, network in networks.items():
         model = predictions[name]
         threshold, matches = score_threshold(model), None
         if model.labels is not None:
             matches = match_detections(model.labels, model.detections, model.size, model.classes)
-        for place in places:
-            boxes, text = _detected(model, matches, place, threshold)
-            panels[place].append((f"{network.label}: {text}", boxes))
+        for index in indices:
+            boxes, text = _detected(model, matches, index, threshold)
+            panels[index].append((f"{network.label}: {text}", boxes))
     cards = []
-    for place, image in _images_at(images, places):
-        truth = [] if first.labels is None else [(f"{len(_truth(first, place))} objects", _truth(first, place))]
-        drawings = [(_uri(image, boxes), text) for text, boxes in [*truth, *panels[place]]]
-        cards.append(Card(drawings, f"test image {place}", ()))
+    for index, image in _images_at(images, indices):
+        truth = [] if first.labels is None else [(f"{len(_truth(first, index))} objects", _truth(first, index))]
+        drawings = [(_uri(image, boxes), text) for text, boxes in [*truth, *panels[index]]]
+        cards.append(Card(drawings, f"test image {index}", ()))
     colors = ", ".join(f"{name} {COLOR_NAMES[number % len(COLOR_NAMES)]}" for number, name in enumerate(classes[:7]))
     intro = "The images show the objects and the detections of each network whose score reaches its best threshold. A"
     intro += " solid box finds an object at the IoU threshold 0.5, a dashed box does not. Colors of the first classes,"
@@ -80,22 +80,22 @@ def show_misses(
         if miss.image not in chosen and len(chosen) < MISSES:
             chosen[miss.image] = miss
     cards: dict[int, Card] = {}
-    for place, image in _images_at(images, np.array(sorted(chosen), int)):
-        miss = chosen[place]
-        label = int(student.labels["classes"][place, miss.row])
-        boxes = [DrawnBox(student.labels["boxes"][place, miss.row], label, is_wide=True)]
-        boxes += _detected(student, None, place, score_threshold(student), is_dashed=True)[0]
+    for index, image in _images_at(images, np.array(sorted(chosen), int)):
+        miss = chosen[index]
+        label = int(student.labels["classes"][index, miss.row])
+        boxes = [DrawnBox(student.labels["boxes"][index, miss.row], label, is_wide=True)]
+        boxes += _detected(student, None, index, score_threshold(student), is_dashed=True)[0]
         score = f"{miss.student_score:.2f}" if miss.student_score else "nothing"
         lines = [("missed", classes[label]), ("teacher", f"{miss.teacher_score:.2f}"), (judged.label, score)]
         alt = f"an object of the class {classes[label]} that {judged.phrase} misses"
-        cards[place] = Card([(_uri(image, boxes), "")], alt, lines)
+        cards[index] = Card([(_uri(image, boxes), "")], alt, lines)
     finds = {who: percent(judged.findings[f"only_{who}_finds"]) for who in ("teacher", "student")}
     intro = f"Only the teacher finds {finds['teacher']} of the objects, and only {judged.phrase} {finds['student']}. A"
     intro += " detection counts if its score reaches the best threshold of its network. Wide boxes are objects that"
     intro += " only the teacher finds, those of its highest scores, at most one per image. Dashed boxes are the"
     intro += f" detections of {judged.phrase}."
     return Section(
-        tables=list(_tables(judged, classes)), cards=[cards[place] for place in chosen], intro=intro, large=True
+        tables=list(_tables(judged, classes)), cards=[cards[index] for index in chosen], intro=intro, large=True
     )
 
 
@@ -112,31 +112,31 @@ def _tables(judged: Network, classes: Sequence[str]) -> Iterator[Table]:
         yield Table(title, ["", "teacher alone", f"{judged.label} alone"], rows)
 
 
-def _truth(model: BoxPredictions, place: int) -> list[DrawnBox]:
+def _truth(model: BoxPredictions, index: int) -> list[DrawnBox]:
     if model.labels is None:
         return []
-    rows = zip(model.labels["boxes"][place], model.labels["classes"][place], strict=True)
+    rows = zip(model.labels["boxes"][index], model.labels["classes"][index], strict=True)
     return [DrawnBox(box, int(label)) for box, label in rows if label >= 0]
 
 
 def _detected(
-    model: BoxPredictions, matches: Matches | None, place: int, threshold: float, is_dashed: bool = False
+    model: BoxPredictions, matches: Matches | None, index: int, threshold: float, is_dashed: bool = False
 ) -> tuple[list[DrawnBox], str]:
     """The detections in an image as boxes, dashed if they find no object, and a text that counts them."""
     labels = model.as_labels(threshold)
     correct = set()
     if matches is not None:
-        inside = (matches.images == place) & (matches.finds >= 0)
+        inside = (matches.images == index) & (matches.finds >= 0)
         correct = set(matches.rows[inside].tolist())
     boxes = [
-        DrawnBox(labels["boxes"][place, row], int(label), is_dashed or (matches is not None and row not in correct))
-        for row, label in enumerate(labels["classes"][place])
+        DrawnBox(labels["boxes"][index, row], int(label), is_dashed or (matches is not None and row not in correct))
+        for row, label in enumerate(labels["classes"][index])
         if label >= 0
     ]
     if matches is None:
         return boxes, f"{len(boxes)} boxes"
     hits = sum(not box.is_dashed for box in boxes)
-    objects = int((matches.object_images == place).sum())
+    objects = int((matches.object_images == index).sum())
     return boxes, f"finds {hits} of {objects}, {len(boxes) - hits} wrong"
 
 
@@ -144,12 +144,12 @@ def _uri(image: np.ndarray, boxes: Sequence[DrawnBox]) -> str:
     return thumbnail(draw_on_image(image, boxes), LONGER_SIDE)
 
 
-def _images_at(images: tf.data.Dataset, places: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """The test images at these places, in order, uint8."""
+def _images_at(images: tf.data.Dataset, indices: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """The test images at these indices, in order, uint8."""
     start = 0
     for element in images:
         batch = as_batch(element).inputs.numpy()
-        for place in places:
-            if start <= place < start + len(batch):
-                yield int(place), np.clip(np.round(batch[place - start]), 0, 255).astype("uint8")
+        for index in indices:
+            if start <= index < start + len(batch):
+                yield int(index), np.clip(np.round(batch[index - start]), 0, 255).astype("uint8")
         start += len(batch)

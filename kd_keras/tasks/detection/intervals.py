@@ -52,8 +52,8 @@ def intervals(
     draws = np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), resamples)
     # (detectors, resamples, 2); a resample of images without an object has no value
     values = np.array([[average_precision_of(matches, weights) for weights in draws] for matches in compared])
-    for place, name in enumerate(("ap", "ap50")):
-        yield from interval_of(name, values[0, :, place])
+    for index, name in enumerate(("ap", "ap50")):
+        yield from interval_of(name, values[0, :, index])
     if reference is not None:
         yield "difference", average_precision_of(model)[0] - average_precision_of(reference)[0]
         yield from interval_of("difference", values[0, :, 0] - values[1, :, 0])

@@ -73,8 +73,8 @@ def list_misses(student: Matches, teacher: Matches, thresholds: tuple[float, flo
     by_student, by_teacher = student.scores_of_objects(), teacher.scores_of_objects()
     missed = np.flatnonzero((by_teacher >= thresholds[1]) & (by_student < thresholds[0]))
     missed = missed[np.argsort(-by_teacher[missed], kind="stable")]
-    places = zip(teacher.object_images[missed], teacher.object_rows[missed], missed, strict=True)
-    return [Miss(int(image), int(row), float(by_teacher[g]), float(by_student[g])) for image, row, g in places]
+    indices = zip(teacher.object_images[missed], teacher.object_rows[missed], missed, strict=True)
+    return [Miss(int(image), int(row), float(by_teacher[g]), float(by_student[g])) for image, row, g in indices]
 
 
 def object_sizes(model: BoxPredictions, matches: Matches) -> np.ndarray:

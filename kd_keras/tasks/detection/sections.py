@@ -28,7 +28,7 @@ def show_precision_recall(networks: Sequence[Network], classes: Sequence[str]) -
     columns = [("the mean over the classes", [_mean_over_classes(curve) for curve in curves])]
     with_objects = np.flatnonzero(~np.isnan(curves[-1]).all(0))
     if 1 < len(with_objects) <= MAX_CURVES:
-        columns += [(classes[place], [curve[:, place] for curve in curves]) for place in with_objects.tolist()]
+        columns += [(classes[index], [curve[:, index] for curve in curves]) for index in with_objects.tolist()]
     plots = []
     for number, (title, values) in enumerate(columns):
         lines = [
@@ -69,15 +69,15 @@ def show_classes_and_sizes(networks: Sequence[Network], classes: Sequence[str]) 
     lines = [
         Series(network.label, network.style, value[shown], ()) for network, value in zip(known, values, strict=True)
     ]
-    names = [classes[place] for place in shown.tolist()]
+    names = [classes[index] for index in shown.tolist()]
     worst = names[0]
     plots = [Plot(draw_dots("ap-classes", f"AP by class; first {worst}", names, lines, "AP"), "AP by class.")]
     heads = [network.label for network in known]
     rows = [[classes[k], f"{counts[k]:,}", *(percent(value[k]) for value in values)] for k in shown.tolist()]
     by_class = Table("By class", ["", "objects", *heads], rows)
     rows = []
-    for place, (title, name) in enumerate(zip(SIZES, ("small", "medium", "large"), strict=True)):
-        if count := int(last["objects_by_size"][place]):
+    for index, (title, name) in enumerate(zip(SIZES, ("small", "medium", "large"), strict=True)):
+        if count := int(last["objects_by_size"][index]):
             rows.append([title, f"{count:,}", *(percent(n.findings.get(f"ap_{name}")) for n in known)])
     by_size = Table("By the size of objects", ["", "objects", *heads], rows)
     limit = f" of the {MAX_CLASSES} largest losses" if (counts > 0).sum() > MAX_CLASSES else ""
@@ -110,11 +110,11 @@ def show_scores(networks: Sequence[Network]) -> Section | None:
     if not known:
         return None
     plots = []
-    for place, network in enumerate(known):
+    for index, network in enumerate(known):
         ece = f"ECE {decimal(network.findings.get('ece'))}"
         alt = f"Precision over score of {network.phrase}; {ece}"
         curve, labels = network.findings["reliability"], ("score", "precision")
-        svg = draw_reliability(f"scores-{place}", alt, curve, None, network.style, labels)
+        svg = draw_reliability(f"scores-{index}", alt, curve, None, network.style, labels)
         plots.append(Plot(svg, f"{network.label}: {ece}."))
     rows = {
         "score_threshold": ("threshold of the score", decimal),

@@ -70,11 +70,11 @@ def show_similarities(networks: Sequence[tuple[Network, np.ndarray]], pairs: Pai
     plots = []
     similarities = [pair_similarities(embedding, pairs) for _, embedding in networks]
     lowest = min(-0.2, *(float(similarity.min()) for similarity in similarities))
-    for place, ((network, _), similarity) in enumerate(zip(networks, similarities, strict=True)):
+    for index, ((network, _), similarity) in enumerate(zip(networks, similarities, strict=True)):
         roc = measure_roc(similarity, pairs.same)
         thresholds = {f"FAR {rate:g}": threshold_at_far(roc, rate) for rate in measurable_rates(pairs)[-1:]}
         alt = f"Histograms of the similarities of genuine and impostor pairs for {network.phrase}"
-        svg = draw_similarities(f"similarities-{place}", alt, network, similarity, pairs.same, thresholds, lowest)
+        svg = draw_similarities(f"similarities-{index}", alt, network, similarity, pairs.same, thresholds, lowest)
         text = ", ".join(f"{name}: {threshold:.3f}" for name, threshold in thresholds.items())
         plots.append(Plot(svg, f"{network.label}; threshold at {text}" if text else network.label))
     intro = (

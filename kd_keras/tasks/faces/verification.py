@@ -91,9 +91,9 @@ def threshold_at_far(roc: Roc, far: float) -> float:
     >>> round(threshold_at_far(roc, 0.4), 3)
     0.7
     """
-    place = _last_within(roc, far)
+    index = _last_within(roc, far)
     thresholds = np.append(roc.threshold, -1.0)
-    return float((min(thresholds[place], 1.0) + thresholds[place + 1]) / 2)
+    return float((min(thresholds[index], 1.0) + thresholds[index + 1]) / 2)
 
 
 def _last_within(roc: Roc, far: float) -> int:
@@ -159,9 +159,9 @@ def fold_accuracy(similarity: np.ndarray, same: np.ndarray, fold: np.ndarray) ->
     counts = np.array(
         [np.bincount(members[(distance < t) == same], minlength=len(numbers)) for t in DISTANCE_THRESHOLDS]
     )
-    best = [int(np.argmax(np.delete(counts, place, axis=1).sum(1))) for place in range(len(numbers))]
+    best = [int(np.argmax(np.delete(counts, index, axis=1).sum(1))) for index in range(len(numbers))]
     chosen = (distance < DISTANCE_THRESHOLDS[best][members]) == same
-    accuracies = np.array([chosen[members == place].mean() for place in range(len(numbers))])
+    accuracies = np.array([chosen[members == index].mean() for index in range(len(numbers))])
     error = float(accuracies.std(ddof=1) / np.sqrt(len(numbers)))
     return FoldAccuracy(float(accuracies.mean()), error, accuracies, 1 - DISTANCE_THRESHOLDS[best] / 2, chosen)
 

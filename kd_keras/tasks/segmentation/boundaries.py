@@ -62,5 +62,5 @@ def _grow(edge: np.ndarray, disc: np.ndarray) -> np.ndarray:
 def _disc(radius: float) -> np.ndarray:
     """The pixels within a distance of the middle one."""
     reach = int(radius)
-    places = np.arange(-reach, reach + 1)
-    return places[:, None] ** 2 + places[None] ** 2 <= radius**2
+    offsets = np.arange(-reach, reach + 1)
+    return offsets[:, None] ** 2 + offsets[None] ** 2 <= radius**2

@@ -130,8 +130,8 @@ def confusion_of(truth: np.ndarray, predicted: np.ndarray, classes: int) -> np.n
     [[1, 0], [1, 0]]
     """
     valid = truth != IGNORED
-    places = truth[valid].astype("int64") * classes + predicted[valid]
-    return np.bincount(places, minlength=classes**2).reshape(classes, classes)
+    indices = truth[valid].astype("int64") * classes + predicted[valid]
+    return np.bincount(indices, minlength=classes**2).reshape(classes, classes)
 
 
 def _count_batch(mask: np.ndarray, logits: np.ndarray) -> PixelCounts:
@@ -146,8 +146,8 @@ def _count_batch(mask: np.ndarray, logits: np.ndarray) -> PixelCounts:
     log_p = z - np.log(np.exp(z).sum(-1, keepdims=True))
     p, of_label = np.exp(log_p), np.arange(len(label))
     confidence, correct = p.max(-1), predicted[valid] == label
-    place = np.digitize(confidence, np.linspace(0, 1, BINS + 1)[1:-1], right=True)
-    bins = np.stack([np.bincount(place, weight, BINS) for weight in (confidence, correct, np.ones(len(label)))], -1)
+    index = np.digitize(confidence, np.linspace(0, 1, BINS + 1)[1:-1], right=True)
+    bins = np.stack([np.bincount(index, weight, BINS) for weight in (confidence, correct, np.ones(len(label)))], -1)
     nll = -log_p[of_label, label].sum()
     brier = np.square(p).sum() - 2 * p[of_label, label].sum() + len(label)
     return PixelCounts(confusion, boundaries, bins, float(nll), float(brier))

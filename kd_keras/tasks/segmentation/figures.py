@@ -122,7 +122,7 @@ def show_masks(
         expected = f"class maps {truth.shape} of a teacher and a student"
         raise ValueError(explain_mismatch(expected, str({name: maps.shape for name, maps in predictions.items()})))
     classes, student = len(class_names), list(predictions)[-1]
-    teacher_maps, student_maps = (list(predictions.values())[place] for place in (0, -1))
+    teacher_maps, student_maps = (list(predictions.values())[index] for index in (0, -1))
     cards = []
     for n, image in enumerate(images):
         parts = {"image": image, "truth": color_mask(image, truth[n], classes)}
@@ -168,5 +168,5 @@ def choose_examples(confusion: np.ndarray, reference: np.ndarray, count: int = 6
     ]
     order = np.argsort(shares[0] - shares[1], kind="stable")
     count = min(count, len(order))
-    places = np.linspace(0, len(order) - 1, count).round().astype(int) if count > 1 else np.array([0])
-    return [int(order[place]) for place in places]
+    indices = np.linspace(0, len(order) - 1, count).round().astype(int) if count > 1 else np.array([0])
+    return [int(order[index]) for index in indices]

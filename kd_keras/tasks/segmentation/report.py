@@ -64,8 +64,8 @@ def _show_examples(
     chosen: dict[int, tuple[np.ndarray, np.ndarray]] = {}
     count = 0
     for masks, inputs in masks_of(images):
-        places = {number: number - count for number in numbers if count <= number < count + len(masks)}
-        chosen |= {number: (np.asarray(inputs[place]), masks[place]) for number, place in places.items()}
+        indices = {number: number - count for number in numbers if count <= number < count + len(masks)}
+        chosen |= {number: (np.asarray(inputs[index]), masks[index]) for number, index in indices.items()}
         count += len(masks)
     pixels, truth = (np.stack(column) for column in zip(*(chosen[number] for number in numbers), strict=True))
     spec = as_batch(images.element_spec).inputs

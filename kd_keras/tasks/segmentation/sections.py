@@ -35,7 +35,7 @@ def show_class_iou(networks: Sequence[Network], classes: Sequence[str]) -> Secti
         lines = [
             Series(network.label, network.style, row[shown], ()) for network, row in zip(known, values, strict=True)
         ]
-        names = [classes[place] for place in shown.tolist()]
+        names = [classes[index] for index in shown.tolist()]
         plots = [
             Plot(draw_dots("iou-classes", f"IoU by class; first {names[0]}", names, lines, "IoU"), "IoU by class.")
         ]
@@ -85,10 +85,10 @@ def show_pixel_calibration(networks: Sequence[Network]) -> Section | None:
     if not known:
         return None
     plots = []
-    for place, network in enumerate(known):
+    for index, network in enumerate(known):
         ece = f"ECE {decimal(network.findings.get('ece'))}"
         alt = f"Accuracy of pixels over confidence of {network.phrase}; {ece}"
-        svg = draw_reliability(f"pixels-{place}", alt, network.findings["reliability"], None, network.style)
+        svg = draw_reliability(f"pixels-{index}", alt, network.findings["reliability"], None, network.style)
         plots.append(Plot(svg, f"{network.label}: {ece}."))
     intro = "How far the probabilities of pixels can be trusted: on the dashed diagonal they are right as often as they"
     intro += " say; below it the network is overconfident. Larger marks stand for more pixels."
