@@ -12,9 +12,9 @@ Mixed: TypeAlias = tuple[tf.Tensor, "tf.Tensor | None"]
 def mixup(images: tf.Tensor, labels: tf.Tensor | None, seed: tf.Tensor, alpha: float) -> Mixed:
     """Blends each image and its label with those of its partner, the image at its place in the reversed batch.
 
-    Zhang et al. 2017 (https://arxiv.org/abs/1710.09412); one blending ratio for each example, from Beta(alpha, alpha).
-    With `alpha=1`, a uniform ratio, this is the mixing of "patient and consistent" teaching (Beyer et al. 2021,
-    https://arxiv.org/abs/2106.05237).
+    Zhang et al. 2017 (https://arxiv.org/abs/1710.09412); one blending ratio for each example, from Beta(alpha, alpha);
+    other implementations, LightlyTrain's among them, draw one for the batch. With `alpha=1`, a uniform ratio, this is
+    the mixing of "patient and consistent" teaching (Beyer et al. 2021, https://arxiv.org/abs/2106.05237).
 
     Args:
         images: `(B, H, W, C)` floating point, of any range.

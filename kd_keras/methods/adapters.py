@@ -1,6 +1,7 @@
 """Trainable layers that map a tap of the student to the shape of a tap of the teacher.
 
-Their initial values are PyTorch's defaults, as in the published implementations: uniform up to 1 / sqrt(fan-in).
+Their initial values are PyTorch's defaults, as in the published implementations: uniform up to 1 / sqrt(fan-in). Only
+the kernels of `grid_adapter` and `token_adapter` are truncated normal, as published.
 """
 
 from __future__ import annotations
@@ -16,20 +17,22 @@ from kd_keras.errors import explain_mismatch
 from kd_keras.networks.specs import Specs
 
 
-def hint_regressor(student: TapSpec, teacher: TapSpec, *, relu: bool = True) -> keras.layers.Layer:
+def hint_regressor(
+    student: TapSpec, teacher: TapSpec, *, relu: bool = True, regress_equal: bool = False
+) -> keras.layers.Layer:
     """A trainable layer from the student's tap to the shape of the teacher's.
 
     For maps it is a convolution, BatchNorm and, by default, ReLU; for vectors and tokens a linear layer.
 
     The convolution is 3x3 with stride 2 if the student's map is twice as large, a transposed 4x4 with stride 2 if it is
-    half as large, and otherwise unpadded with a kernel of 1 + Hs - Ht by 1 + Ws - Wt. If the shapes are equal, the
-    layer is the identity and has no variables.
+    half as large, and otherwise unpadded with a kernel of 1 + Hs - Ht by 1 + Ws - Wt.
 
     Args:
         student: the specification of the student's tap: a map `(None, Hs, Ws, Cs)`, a vector `(None, Ds)` or tokens
             `(None, N, Ds)`.
         teacher: the specification of the teacher's tap, of the same rank; tokens of the same number.
         relu: whether a ReLU follows; pass False for maps before their activation.
+        regress_equal: whether taps of equal shapes get such a layer, too, instead of the identity without variables.
 
     Returns:
         A built layer from `(B, Hs, Ws, Cs)` to `(B, Ht, Wt, Ct)`, or from `(B, Ds)` to `(B, Dt)`, in float32.
@@ -46,12 +49,12 @@ def hint_regressor(student: TapSpec, teacher: TapSpec, *, relu: bool = True) -> 
         expected = "two maps (B, H, W, C), two vectors (B, D), or tokens (B, N, D) of the same number"
         advice = 'tap layers of the same kind, for example "stages[1]" of networks with maps'
         raise ValueError(explain_mismatch(expected, describe_pair(student, teacher), advice))
-    if student.shape[1:] == teacher.shape[1:]:
+    if student.shape[1:] == teacher.shape[1:] and not regress_equal:
         return layers.Identity(dtype="float32")
     if rank < 4:
         return dense_adapter(student, teacher.shape[-1])
     activation = [layers.ReLU(dtype="float32")] if relu else []
-    return chain(student, _resizing_conv(student, teacher), batch_norm(), *activation, name="hint_regressor")
+    return chain(student, *_resizing_conv(student, teacher), batch_norm(), *activation, name="hint_regressor")
 
 
 def fan_in_uniform(fan_in: int | None = None) -> keras.initializers.Initializer:
@@ -63,6 +66,15 @@ def fan_in_uniform(fan_in: int | None = None) -> keras.initializers.Initializer:
     if fan_in is None:
         return keras.initializers.VarianceScaling(1 / 3, mode="fan_in", distribution="uniform")
     return keras.initializers.RandomUniform(-(fan_in**-0.5), fan_in**-0.5)
+
+
+def fan_in_initializers(fan_in: int) -> dict[str, keras.initializers.Initializer]:
+    """The arguments of a layer whose kernel and bias start uniform up to 1 / sqrt(fan-in).
+
+    >>> sorted(fan_in_initializers(64))
+    ['bias_initializer', 'kernel_initializer']
+    """
+    return {name: fan_in_uniform(fan_in) for name in ("kernel_initializer", "bias_initializer")}
 
 
 def conv(filters: int, kernel_size: int | tuple[int, int] = 1, **options: Any) -> keras.layers.Layer:
@@ -109,7 +121,7 @@ def grid_adapter(student: TapSpec, teacher: TapSpec) -> keras.Sequential:
     if None in (height, width):
         received, advice = describe_pair(student, teacher), "build the teacher with a fixed input_shape"
         raise ValueError(explain_mismatch("a teacher map of known size", received, advice))
-    parts = [_linear(channels)]
+    parts = [_linear(student, channels)]
     if student.shape[1:3] != teacher.shape[1:3]:
         parts.append(layers.Resizing(height, width, "bilinear", data_format="channels_last", dtype="float32"))
     return chain(student, *parts, name="grid_adapter")
@@ -130,12 +142,13 @@ def token_adapter(student: TapSpec, teacher: TapSpec) -> keras.Sequential:
     >>> token_adapter(TapSpec("a", (None, 17, 16)), TapSpec("b", (None, 17, 32))).output_shape
     (None, 17, 32)
     """
-    return chain(student, _linear(teacher.shape[-1]), name="token_adapter")
+    return chain(student, _linear(student, teacher.shape[-1]), name="token_adapter")
 
 
-def _linear(width: int) -> keras.layers.Layer:
-    initializer = keras.initializers.TruncatedNormal(stddev=0.02)
-    return layers.Dense(width, kernel_initializer=initializer, dtype="float32")
+def _linear(spec: TapSpec, width: int) -> keras.layers.Layer:
+    """A linear layer whose kernel is initialized as those of transformers are."""
+    kernel, bias = keras.initializers.TruncatedNormal(stddev=0.02), fan_in_uniform(spec.shape[-1])
+    return layers.Dense(width, kernel_initializer=kernel, bias_initializer=bias, dtype="float32")
 
 
 def dense_adapter(spec: TapSpec, width: int, **options: Any) -> keras.Sequential:
@@ -144,8 +157,8 @@ def dense_adapter(spec: TapSpec, width: int, **options: Any) -> keras.Sequential
     >>> dense_adapter(TapSpec("pool", (None, 64)), 128).output_shape
     (None, 128)
     """
-    initial = {name: fan_in_uniform(spec.shape[-1]) for name in ("kernel_initializer", "bias_initializer")}
-    return chain(spec, layers.Dense(width, **{"dtype": "float32"} | initial | options), name="dense_adapter")
+    options = {"dtype": "float32"} | fan_in_initializers(spec.shape[-1]) | options
+    return chain(spec, layers.Dense(width, **options), name="dense_adapter")
 
 
 def vector_adapter(student: TapSpec, teacher: TapSpec) -> keras.layers.Layer:
@@ -220,22 +233,25 @@ def with_any_size(spec: TapSpec) -> TapSpec:
     return TapSpec(spec.layer, (None, None, None, spec.shape[-1]))
 
 
-def _resizing_conv(student: TapSpec, teacher: TapSpec) -> keras.layers.Layer:
+def _resizing_conv(student: TapSpec, teacher: TapSpec) -> list[keras.layers.Layer]:
     sizes, targets, filters = student.shape[1:3], teacher.shape[1:3], teacher.shape[3]
     if sizes == targets:  # also if both are free
-        return conv(filters)
+        return [conv(filters)]
     received = describe_pair(student, teacher)
     if None in sizes + targets:
         advice = "build both networks with a fixed input_shape"
         raise ValueError(explain_mismatch("maps of known size", received, advice))
     pairs = list(zip(sizes, targets, strict=True))
     if all(size == 2 * target for size, target in pairs):
-        return conv(filters, 3, strides=2)
+        # The published padding is one pixel on each side; "same" pads an even size on one side only.
+        return [
+            layers.ZeroPadding2D(1, data_format="channels_last", dtype="float32"),
+            conv(filters, 3, strides=2, padding="valid"),
+        ]
     if all(2 * size == target for size, target in pairs):
-        return layers.Conv2DTranspose(
-            filters, 4, strides=2, padding="same", use_bias=False, kernel_initializer=fan_in_uniform(), dtype="float32"
-        )
+        options = {"padding": "same", "use_bias": False, "kernel_initializer": fan_in_uniform(), "dtype": "float32"}
+        return [layers.Conv2DTranspose(filters, 4, strides=2, **options)]
     if all(size >= target for size, target in pairs):
-        return conv(filters, tuple(1 + size - target for size, target in pairs), padding="valid")
+        return [conv(filters, tuple(1 + size - target for size, target in pairs), padding="valid")]
     advice = "tap stages of equal, double or half size, or a larger map of the student"
     raise ValueError(explain_mismatch("a student map at least as large as the teacher map", received, advice))

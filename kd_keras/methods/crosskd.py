@@ -17,6 +17,7 @@ from kd_keras.errors import check_choice, check_number, explain_mismatch
 from kd_keras.methods.adapters import describe_pair
 from kd_keras.methods.base import Specs, TapPairMethod, TapPairOptions, Taps
 from kd_keras.methods.labels import require_boxes
+from kd_keras.networks.taps import split_number
 from kd_keras.primitives import root, rounding_of, softened_kl
 
 __all__ = ("align_statistics",)
@@ -164,12 +165,15 @@ class CrossKD(TapPairMethod):
             expected = f"a student with head={self.head!r} for method {self.name!r}"
             raise ValueError(explain_mismatch(expected, "a layer without positions", "use models.detector"))
         self._match = match
-        self._names = tuple(sides[1][number].layer for number in self._orders[1])
+        teacher_number = split_number(self.taps.teacher[0])[0]
+        self._prefix = "" if teacher_number is None else f"{teacher_number}:"
+        self._names = tuple(self._prefix + sides[1][number].layer for number in self._orders[1])
         super().bind(student, teacher)
 
     def check_heads(self, student: Specs, teacher: Specs) -> None:
         super().check_heads(student, teacher)
-        self._rest = teacher.between(self._names, ("class_logits", BOXES[self.head]))  # again for another teacher
+        heads = tuple(self._prefix + name for name in ("class_logits", BOXES[self.head]))
+        self._rest = teacher.between(self._names, heads)  # again for another teacher
 
     def check_batch(self, batch: Batch) -> None:
         require_boxes(self.name, batch.label)

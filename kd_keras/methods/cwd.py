@@ -79,7 +79,8 @@ class CWD(TapPairMethod):
         **options: `student_tap` and `teacher_tap`, by default the last stage, summed over several maps; `weight`, by
             default 10 as in MMRazor for feature maps (each level of a detector's pyramid), with a hard loss of 1;
             `name`. MMRazor uses 5 for the logits of a segmentation network; the paper, at temperature 4, uses 50 for
-            feature maps and 3 for logits. None of these settings has the 1x1 convolution: tune the weight.
+            feature maps and 3 for logits. Of these, only the paper's for feature maps has the 1x1 convolution: tune the
+            weight for others.
 
     >>> CWD(student_tap="logits", teacher_tap="logits", weight=5.0).taps.student
     ('logits',)

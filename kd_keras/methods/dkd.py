@@ -65,10 +65,10 @@ def _decouple(z: Tensor, is_target: Tensor) -> tuple[Tensor, Tensor]:
 class DKD(Method):
     """The student follows the teacher's confidence in the target class and, separately, its ranking of the others.
 
-    The defaults are those of the CIFAR-100 tables, with a hard loss of 1. Tune `beta`: the tables use 2 for residual
-    networks of one family, 6 for wide residual networks and VGG, 8 for resnet32x4 and across architectures. ImageNet
-    recipes use `temperature=1, warmup_epochs=1` and `beta=0.5` (ResNet-34 to ResNet-18) or `beta=2` (ResNet-50 to
-    MobileNet).
+    The defaults are those of the CIFAR-100 tables, with a hard loss of 1. Tune `beta`: the tables use 2 for the
+    residual networks of one family, 6 for WRN and VGG students and VGG-13 to MobileNetV2, 8 for the other pairs.
+    ImageNet recipes use `temperature=1, warmup_epochs=1` and `beta=0.5` (ResNet-34 to ResNet-18) or `beta=2` (ResNet-50
+    to MobileNet).
 
     Args:
         alpha: the weight of the target class's part.

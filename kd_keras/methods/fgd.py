@@ -204,9 +204,10 @@ class FGD(TapPairMethod):
                 advice = "use the same pyramid and image size"
                 raise ValueError(explain_mismatch(expected, describe_pair(*pair), advice))
         self.adapters = [_build_adapter(*pair) for pair in pairs]
-        self.contexts = [[GlobalContext(dtype="float32") for _ in range(2)] for _ in pairs]
-        for sides, (_, target) in zip(self.contexts, pairs, strict=True):
-            for context in sides:
+        # Two flat lists: Keras before 3.14 does not save layers of lists in lists.
+        self.own_contexts, self.contexts = ([GlobalContext(dtype="float32") for _ in pairs] for _ in range(2))
+        for contexts in (self.own_contexts, self.contexts):
+            for context, (_, target) in zip(contexts, pairs, strict=True):
                 context.build(target.shape)
         super().bind(student, teacher)
 
@@ -216,9 +217,10 @@ class FGD(TapPairMethod):
     def call(self, student: Outputs, teacher: Outputs, batch: Batch, step: Step) -> Tensor:
         boxes, classes = require_boxes(self.name, batch.label)
         weights: dict[str, Any] = {name: getattr(self, name) for name in ("temperature", "alpha", "beta", "gamma")}
-        levels = zip(*self.tensors(student, teacher), self.adapters, self.contexts, strict=True)
+        trained = (self.adapters, self.own_contexts, self.contexts)
+        levels = zip(*self.tensors(student, teacher), *trained, strict=True)
         total = 0.0
-        for maps, target, adapt, (own_context, context) in levels:
+        for maps, target, adapt, own_context, context in levels:
             maps, target = adapt(maps), ops.cast(target, "float32")
             masks = fgd_masks(boxes, classes, tuple(target.shape[1:3]))
             total = total + fgd_loss(maps, target, *masks, **weights)

@@ -11,7 +11,7 @@ from typing_extensions import Unpack
 
 from kd_keras.contracts import Batch, Outputs, Step, TapSpec, Tensor
 from kd_keras.errors import check_choice, check_number, explain_mismatch
-from kd_keras.methods.adapters import batch_norm, chain, conv, fan_in_uniform
+from kd_keras.methods.adapters import batch_norm, chain, conv, fan_in_initializers
 from kd_keras.methods.base import Method, MethodOptions, Specs, TapPairMethod, TapPairOptions, Taps
 from kd_keras.primitives import as_list, attention, flatten, l2_normalize, mean_square, pooled_to_common_size
 
@@ -198,15 +198,18 @@ def _build_paraphraser(spec: TapSpec | list[TapSpec], rate: float, method: str) 
 
 def _build_encoder(spec: TapSpec, width: int, normalize: bool, name: str) -> keras.Model:
     """Three 3x3 convolutions, each with LeakyReLU, from a map to a factor."""
-    steps = []
+    steps, inputs = [], spec.shape[-1]
     for channels in (spec.shape[-1], width, width):
         norm = [batch_norm()] if normalize else []
-        steps += [conv(channels, 3, use_bias=not normalize), *norm, _leaky_relu()]
+        options = {} if normalize else {"use_bias": True, **fan_in_initializers(9 * inputs)}
+        steps += [conv(channels, 3, **options), *norm, _leaky_relu()]
+        inputs = channels
     return chain(spec, *steps, name=name)
 
 
 def _transposed(width: int) -> keras.layers.Layer:
-    return layers.Conv2DTranspose(width, 3, padding="same", kernel_initializer=fan_in_uniform(), dtype="float32")
+    # PyTorch takes the fan-in of a transposed convolution from its output.
+    return layers.Conv2DTranspose(width, 3, padding="same", **fan_in_initializers(9 * width), dtype="float32")
 
 
 def _leaky_relu() -> keras.layers.Layer:

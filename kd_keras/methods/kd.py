@@ -57,7 +57,8 @@ class KD(TapPairMethod):
     """The student's softened logits follow the teacher's.
 
     The default weight of 0.9 is that of the published CIFAR-100 tables, with a hard loss of 0.1. ImageNet recipes use
-    `temperature=1, weight=0.5` and a hard loss of 0.5.
+    `temperature=1, weight=0.5` and a hard loss of 0.5. If labels are masks, the loss is the mean over the positions
+    that they do not ignore; published code for segmentation uses the teacher's predictions at ignored ones, too.
 
     Args:
         temperature: T > 0.

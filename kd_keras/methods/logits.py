@@ -62,8 +62,28 @@ def soft_cross_entropy_loss(student: Tensor, teacher: Tensor, *, temperature: fl
     3.9462
     """
     p_teacher = ops.softmax(ops.cast(teacher, "float32") / temperature, axis=-1)
-    log_student = ops.log_softmax(ops.cast(student, "float32") / temperature, axis=-1)
-    return temperature**2 * ops.sum(-p_teacher * log_student, axis=-1)
+    return temperature**2 * ops.sum(-p_teacher * _log_softmax(student, temperature), axis=-1)
+
+
+def log_mse_loss(student: Tensor, teacher: Tensor, *, temperature: float = 1.0) -> Tensor:
+    """T^2 times the mean over classes of (log p_t - log p_s)^2 with p = softmax(z / T).
+
+    KD_Lib teaches students by assistants with this loss, where the paper (Mirzadeh et al. 2020, 1902.03393) has KL.
+
+    Args:
+        student: `(B, ..., K)` logits z_s: `(B, K)`, or one prediction for each position.
+        teacher: logits z_t of the same shape.
+        temperature: T > 0.
+
+    Returns:
+        `(B, ...)` float32, at least 0; its mean is the mean over all elements.
+
+    >>> import numpy as np
+    >>> round(float(log_mse_loss(np.array([[0.0, 0.0]]), np.array([[np.log(3.0), 0.0]]))[0]), 4)
+    0.3224
+    """
+    log_student, log_teacher = (_log_softmax(z, temperature) for z in (student, teacher))
+    return temperature**2 * ops.mean(ops.square(log_teacher - log_student), axis=-1)
 
 
 def reverse_kl_loss(student: Tensor, teacher: Tensor, *, temperature: float = 1.0) -> Tensor:
@@ -99,11 +119,13 @@ def jensen_shannon_loss(student: Tensor, teacher: Tensor, *, temperature: float 
     >>> round(float(jensen_shannon_loss(np.array([[0.0, 99.0]]), np.array([[99.0, 0.0]]))[0]), 4)
     0.6931
     """
-    log_student, log_teacher = (
-        ops.log_softmax(ops.cast(z, "float32") / temperature, axis=-1) for z in (student, teacher)
-    )
+    log_student, log_teacher = (_log_softmax(z, temperature) for z in (student, teacher))
     mean = (ops.exp(log_student) + ops.exp(log_teacher)) / 2
     return temperature**2 / 2 * ops.sum(mean * _class_term(log_teacher - log_student), axis=-1)
+
+
+def _log_softmax(z: Tensor, temperature: float) -> Tensor:
+    return ops.log_softmax(ops.cast(z, "float32") / temperature, axis=-1)
 
 
 def _class_term(d: Tensor) -> Tensor:
@@ -123,13 +145,14 @@ def _class_term(d: Tensor) -> Tensor:
 FORMS = {
     "mse": None,  # of raw logits: it has no temperature
     "soft_cross_entropy": soft_cross_entropy_loss,
+    "log_mse": log_mse_loss,
     "reverse_kl": reverse_kl_loss,
     "jensen_shannon": jensen_shannon_loss,
 }
 
 
 def logits_loss(student: Tensor, teacher: Tensor, *, form: str = "mse", temperature: float = 1.0) -> Tensor:
-    """One of the plain losses by its name: "mse", "soft_cross_entropy", "reverse_kl" or "jensen_shannon".
+    """One of the plain losses by its name: "mse", "soft_cross_entropy", "log_mse", "reverse_kl" or "jensen_shannon".
 
     Args:
         student: `(B, ..., K)` logits z_s: `(B, K)`, or one prediction for each position.
@@ -159,7 +182,7 @@ class Logits(TapPairMethod):
     setting: tune it if there is a hard loss.
 
     Args:
-        form: "mse", "soft_cross_entropy", "reverse_kl" or "jensen_shannon".
+        form: "mse", "soft_cross_entropy", "log_mse", "reverse_kl" or "jensen_shannon".
         temperature: T > 0; without effect on "mse".
         **options: `student_tap` and `teacher_tap`, by default "logits"; another output of the network or a layer's path
             names the logits of another head, summed over several. `weight` and `name`, as for every `Method`.

@@ -77,7 +77,8 @@ class LSKD(Method):
     is 1), and keeps DKD's temperature of 4.
 
     Args:
-        host: another method that taps logits only; `None` for KD.
+        host: another method that taps logits only; `None` for KD. Pass weight=1 to hosts whose default is 0.9, such as
+            CTKD: their published weight with standardized logits is 9.
         temperature: T > 0, used without a host.
         **options: `weight`, by default 9, which multiplies the host's weight; `name`.
 
@@ -117,8 +118,7 @@ class LSKD(Method):
     def call(self, student: Outputs, teacher: Outputs, batch: Batch, step: Step) -> Tensor:
         if self.host is None:
             return lskd_loss(student["logits"], teacher["logits"], temperature=self.temperature)
-        student, teacher = (Outputs({"logits": standardized(side["logits"])}) for side in (student, teacher))
-        loss = self.host(student, teacher, batch, step)
+        loss = self.host(_standardize(student), _standardize(teacher), batch, step)
         return ops.cast(weight_at(self.host.weight, step), "float32") * loss
 
     def get_config(self) -> dict:
@@ -128,6 +128,11 @@ class LSKD(Method):
     @classmethod
     def from_config(cls, config: dict) -> LSKD:
         return super().from_config({**config, "host": keras.saving.deserialize_keras_object(config["host"])})
+
+
+def _standardize(side: Outputs) -> Outputs:
+    """The standardized logits of a side and of each of several teachers."""
+    return Outputs({"logits": standardized(side["logits"])}, members=map(_standardize, side.members))
 
 
 def _check_host(host: Method) -> None:

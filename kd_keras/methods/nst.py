@@ -25,7 +25,8 @@ def nst_loss(student: list[Tensor], teacher: list[Tensor]) -> Tensor:
         teacher: as many maps, of any size and width.
 
     Returns:
-        `(B,)` float32, at least 0 except for rounding. Memory: B min(P, C)^2.
+        `(B,)` float32, at least 0 except for rounding. Memory: B P^2 in the second form, else B times the square of
+        the larger number of channels.
 
     >>> import numpy as np
     >>> left, right = np.zeros((2, 1, 1, 2, 1))

@@ -8,7 +8,7 @@ from typing_extensions import Unpack
 
 from kd_keras.contracts import Batch, Outputs, Step, TapSpec, Tensor
 from kd_keras.errors import check_integer, check_number, explain_mismatch
-from kd_keras.methods.adapters import batch_norm, chain, conv
+from kd_keras.methods.adapters import batch_norm, chain, conv, fan_in_initializers
 from kd_keras.methods.base import Method, MethodOptions, Specs, Taps
 from kd_keras.methods.labels import weighted_batch_mean
 from kd_keras.primitives import as_list, flatten, l2_normalize, mean_square, pooled_to_common_size, smaller_size
@@ -99,10 +99,11 @@ class SemCKD(Method):
     def _build_embedding(self) -> list[keras.layers.Layer]:
         """The two dense layers from similarities to a query or key, published with a quarter of the batch size."""
         width = self.batch_size // 4
-        first, second = (layers.Dense(size, dtype="float32") for size in (2 * width, width))
-        first.build((None, self.batch_size))
-        second.build((None, 2 * width))
-        return [first, second]
+        embedding = []
+        for inputs, units in ((self.batch_size, 2 * width), (2 * width, width)):
+            embedding.append(layers.Dense(units, **fan_in_initializers(inputs), dtype="float32"))
+            embedding[-1].build((None, inputs))
+        return embedding
 
     def call(self, student: Outputs, teacher: Outputs, batch: Batch, step: Step) -> Tensor:
         student_maps, teacher_maps = student["stages"], teacher["stages"]

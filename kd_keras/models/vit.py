@@ -88,7 +88,8 @@ def deit(
 
     Returns:
         A model from pixels to logits `(B, K)`: with the distillation token those of the mean prediction of the layers
-        `class_head` and `distillation_head`.
+        `class_head` and `distillation_head`. The mean is that of their probabilities, whereas the authors' code takes
+        that of their logits.
 
     Raises:
         ValueError: if H or W is not a multiple of the patch size, or `drop_path` is not from 0 to below 1.

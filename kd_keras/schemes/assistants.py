@@ -114,7 +114,8 @@ def choose_assistants(teacher: Trained, student: str) -> list[str]:
 
     P is the teacher's number of parameters. For each of P/2, P/4, ... above the student's number, the result contains
     the network of the student's family whose number is nearest by ratio. All of them are smaller than the teacher and
-    larger than the student.
+    larger than the student. In the paper, one assistant is best if its accuracy, not its size, is mid-way, and the
+    whole path is better than any single assistant.
 
     Args:
         teacher: as for `distill_by_assistants`.

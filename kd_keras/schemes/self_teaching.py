@@ -118,8 +118,9 @@ def train_with_mean_teacher(
 
     The loss is CE(y, p) + w_t KL(p_average || p) with the weights of `consistency_weights`. The average is that of
     `training.FollowingTeacher`; it contains the statistics of BatchNorm, and predicts in inference for the same view of
-    an image, whereas the authors show it another one. After the training it is the file `teacher.keras` of the run, and
-    `averaged_accuracy` of the result is its accuracy on the test images.
+    an image, whereas the authors show it another one and keep its dropout. The network of the run is the student. The
+    average, which the authors use, is the file `teacher.keras` of the run after the training, and `averaged_accuracy`
+    of the result is its accuracy on the test images.
 
     Args:
         student: a model of the zoo.

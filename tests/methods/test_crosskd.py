@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kd_keras import Distiller
+from kd_keras import Distiller, Teacher
 from kd_keras.contracts import Batch, TapSpec
 from kd_keras.methods import CrossKD, align_statistics, crosskd_box_loss, crosskd_edge_loss, crosskd_loss
 from kd_keras.networks.specs import Specs
@@ -131,6 +131,22 @@ def test_the_teachers_head_reads_the_students_maps(head):
     # The teacher's layers are in the loss, but not among the variables of the Distiller, and do not change.
     assert not {id(v) for v in distiller.variables} & {id(v) for v in teacher.variables}
     assert all(np.array_equal(a, b) for a, b in zip(before, teacher.variables, strict=True))
+
+
+def test_the_heads_of_one_of_several_teachers():
+    options = {"pyramid": (2, 3), "width": 8, "depth": 2, "anchor_scale": 2.0}
+    student, *teachers = (varied_detector("resnet8", SHAPE, 3, seed=seed, **options) for seed in range(3))
+    label, images = random_boxes(4, 3), np.random.default_rng(0).uniform(0, 255, (4, *SHAPE)).astype("float32")
+    logged = []
+    for teacher, prefix in ((Teacher(teachers), "1:"), (teachers[1], "")):
+        taps = [prefix + tap for tap in CrossKD.taps.teacher]
+        copy = keras.models.clone_model(student)
+        copy.set_weights(student.get_weights())
+        distiller = Distiller(student=copy, teacher=teacher, methods=[CrossKD(teacher_tap=taps)], hard_weight=1)
+        distiller.compile(keras.optimizers.SGD(1e-3), jit_compile=False)
+        history = distiller.fit(tf.data.Dataset.from_tensors((images, label)), verbose=0, shuffle=False).history
+        logged.append(history["crosskd"][0])
+    assert logged[0] == pytest.approx(logged[1], rel=1e-5)
 
 
 def specs(width=5, size=4, names=("class", "box")):

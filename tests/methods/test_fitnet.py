@@ -1,5 +1,6 @@
 """FitNet against NumPy in float64, and its regressor against shapes worked out by hand."""
 
+import keras
 import numpy as np
 import pytest
 
@@ -33,8 +34,8 @@ def test_several_maps_are_summed_and_a_single_map_needs_no_list():
         fitnet_loss([zeros], [ones, ones])
 
 
-def bound(student, teacher):
-    method = FitNet()
+def bound(student, teacher, **options):
+    method = FitNet(**options)
     method.bind({"stages[1]": TapSpec("s", (None, *student))}, {"stages[1]": TapSpec("t", (None, *teacher))})
     return method
 
@@ -55,8 +56,25 @@ def test_the_regressor(student, teacher, kernel):
     assert len(method.trainable_variables) == 3  # kernel, BatchNorm's scale and offset
 
 
-def test_no_regressor_if_shapes_agree():
+def test_equal_shapes_need_no_regressor_but_may_have_one():
     assert bound((8, 8, 4), (8, 8, 4)).variables == []
+    published = bound((8, 8, 4), (8, 8, 4), regress_equal=True)
+    assert tuple(published.trainable_variables[0].shape) == (1, 1, 4, 4)
+    assert [type(layer).__name__ for layer in published.regressors[0].layers][-2:] == ["BatchNormalization", "ReLU"]
+    assert FitNet.from_config(published.get_config()).regress_equal
+
+
+@pytest.mark.parametrize("size", [8, 9])
+def test_the_regressor_of_a_larger_map_is_padded_on_each_side(size):
+    method = bound((2 * size, 2 * size, 1), (size, size, 1))
+    kernel, images = method.trainable_variables[0], random(1, 2 * size, 2 * size, 1, seed=1)
+    weights = random(3, 3, 1, 1, seed=2)
+    kernel.assign(weights)
+    padded = np.pad(images[0, :, :, 0], 1)  # as a convolution of PyTorch with padding=1 and stride=2
+    rows = range(0, 2 * size, 2)
+    expected = [[(padded[r : r + 3, c : c + 3] * weights[:, :, 0, 0]).sum() for c in rows] for r in rows]
+    convolved = keras.Sequential(method.regressors[0].layers[:2])(images)
+    np.testing.assert_allclose(convolved[0, :, :, 0], expected, rtol=1e-5, atol=1e-6)
 
 
 def test_maps_without_a_common_shape_raise():

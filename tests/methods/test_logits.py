@@ -9,6 +9,7 @@ from kd_keras.methods import (
     Logits,
     jensen_shannon_loss,
     kd_loss,
+    log_mse_loss,
     logits_loss,
     logits_mse_loss,
     reverse_kl_loss,
@@ -28,6 +29,11 @@ def soft_cross_entropy(student, teacher, temperature=1.0):
     return temperature**2 * -(np.exp(log_t) * log_s).sum(-1)
 
 
+def log_mse(student, teacher, temperature=1.0):
+    log_s, log_t = log_softmax(student / temperature), log_softmax(teacher / temperature)
+    return temperature**2 * ((log_t - log_s) ** 2).mean(-1)
+
+
 def kl(log_p, log_q):
     return (np.exp(log_p) * (log_p - log_q)).sum(-1)
 
@@ -45,6 +51,7 @@ def jensen_shannon(student, teacher, temperature=1.0):
 REFERENCES = {
     "mse": mse,
     "soft_cross_entropy": soft_cross_entropy,
+    "log_mse": log_mse,
     "reverse_kl": reverse_kl,
     "jensen_shannon": jensen_shannon,
 }
@@ -62,7 +69,7 @@ def case(form, temperature, scale):
 
 
 CASES = [case("mse", 1.0, scale) for scale in (1.0, 400.0)]
-for form in ("soft_cross_entropy", "reverse_kl", "jensen_shannon"):
+for form in ("soft_cross_entropy", "log_mse", "reverse_kl", "jensen_shannon"):
     CASES += [case(form, temperature, scale) for temperature in (1.0, 20.0) for scale in (1.0, 10.0)]
     CASES += [case(form, 20.0, 400.0)]
 CASES += [case(form, 1.0, 400.0) for form in ("soft_cross_entropy", "reverse_kl")]  # Jensen-Shannon is constant there
@@ -72,7 +79,7 @@ def test_the_form_is_chosen_by_name():
     student, teacher = random(4, 3, seed=1), random(4, 3, seed=2)
     np.testing.assert_array_equal(logits_loss(student, teacher), logits_mse_loss(student, teacher))
     np.testing.assert_array_equal(logits_loss(student, teacher, temperature=3.0), logits_mse_loss(student, teacher))
-    soft = {"reverse_kl": reverse_kl_loss, "jensen_shannon": jensen_shannon_loss}
+    soft = {"log_mse": log_mse_loss, "reverse_kl": reverse_kl_loss, "jensen_shannon": jensen_shannon_loss}
     for form, loss in (soft | {"soft_cross_entropy": soft_cross_entropy_loss}).items():
         loss_by_name = logits_loss(student, teacher, form=form, temperature=3.0)
         np.testing.assert_array_equal(loss_by_name, loss(student, teacher, temperature=3.0))

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from kd_keras import Distiller
 from kd_keras.contracts import Batch, Outputs, Step, TapSpec
-from kd_keras.methods import CTKD, DIST, DKD, KD, LSKD, FitNet, dkd_loss, lskd_loss, standardized
+from kd_keras.methods import CTKD, DGKD, DIST, DKD, KD, LSKD, FitNet, dgkd_loss, dkd_loss, lskd_loss, standardized
 from tests.support import harness
 from tests.support.networks import compiled, convolutional, examples, mirrored, same, values
 from tests.support.reference import Case, log_softmax, random
@@ -88,6 +88,16 @@ def test_kd_as_host_is_the_plain_method():
     for chosen in (method, plain):
         chosen.bind(SPECS, SPECS)
     np.testing.assert_allclose(method(*arguments_at()), plain(*arguments_at()), rtol=1e-6)
+
+
+def test_each_of_several_teachers_is_standardized():
+    method, student = LSKD(host=DGKD(drop=0.0, weight=1.0)), random(4, 10, seed=1)
+    method.bind(SPECS, SPECS)
+    members = [Outputs({"logits": random(4, 10, seed=seed, scale=seed)}) for seed in (2, 3)]
+    teacher = Outputs({"logits": random(4, 10, seed=9)}, members=members)
+    loss = method(Outputs({"logits": student}), teacher, Batch(None), Step(0, 0))
+    expected = dgkd_loss(standardized(student), [standardized(member["logits"]) for member in members])
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
 
 
 def test_a_host_is_restored_from_its_configuration():
