@@ -80,7 +80,8 @@ def compare(
     """Compares complete runs: mean and spread over seeds, gain over the baseline, closed fraction of the gap.
 
     With `sweep` it first trains the runs of a plan, every recipe for every pair and seed, in this process. The same
-    call resumes an interrupted sweep and retries failed runs; a failed run does not end the sweep.
+    call resumes an interrupted sweep and retries failed runs; a failed run does not end the sweep. Complete runs are
+    reused if they have the settings of the plan, and refused otherwise.
 
     Args:
         runs: complete runs, paths, or patterns of paths such as "runs/kd*".
@@ -96,8 +97,9 @@ def compare(
         A `Comparison`: `markdown()` is its table, `unfinished` lists the runs without a result.
 
     Raises:
-        ValueError: if neither or both of `runs` and `sweep` are passed, a path is not a run, the plan is incomplete, no
-            run has a result, a result has no metric of test images, or the runs are of several tasks.
+        ValueError: if neither or both of `runs` and `sweep` are passed, a path is not a run, the plan is incomplete, a
+            complete run of the plan has other settings, no run has a result, a result has no metric of test images, or
+            the runs are of several tasks.
 
     >>> import tempfile
     >>> from kd_keras.runs.train import train

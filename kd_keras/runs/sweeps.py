@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 import keras
 
+from kd_keras.errors import explain_mismatch
 from kd_keras.evaluation.seeds import BASELINE
 from kd_keras.runs.distill import distill
 from kd_keras.runs.run import Run
@@ -69,7 +70,8 @@ def plan(
         shared: options of every run, none by default.
 
     Raises:
-        ValueError: if there is no pair, or if a recipe has no name or the name of the baseline.
+        ValueError: if there is no pair, if a recipe has no name or the name of the baseline, or if two pairs would have
+            the same directory.
 
     >>> runs = plan("runs", [("teacher", "resnet8")], {"kd": {"methods": ["kd"]}}, [0], {"epochs": 3})
     >>> [str(run.path) for run in runs]
@@ -92,11 +94,19 @@ def plan(
                 if run_options.get("recording") is not None:
                     run_options["recording"] = _with_seed(run_options["recording"], seed)
                 runs.append(PlannedRun(path, student, run_options, _with_seed(teacher, seed)))
+    paths = [run.path for run in runs]
+    if twice := next((path for path in paths if paths.count(path) > 1), None):
+        expected = "pairs whose teachers and students have different names, because these name the directories"
+        raise ValueError(explain_mismatch(expected, f"two runs {twice}", "compare these pairs in sweeps of their own"))
     return runs
 
 
 def _with_seed(source: Any, seed: int) -> Any:
-    """The path of a teacher or a recording with the seed of the run in the place of "{seed}"."""
+    """The paths of a teacher or a recording, one or several, with the seed of the run in the place of "{seed}"."""
+    if isinstance(source, (list, tuple)):
+        return [_with_seed(part, seed) for part in source]
+    if isinstance(source, Path):
+        return Path(_with_seed(str(source), seed))
     return source.replace("{seed}", str(seed)) if isinstance(source, str) else source
 
 
@@ -107,24 +117,34 @@ def _name_of(teacher: TeacherSource) -> str:
     return getattr(teacher, "name", None) or type(teacher).__name__.lower()
 
 
+def check_complete(runs: Sequence[PlannedRun]) -> None:
+    """Checks that the complete runs of a plan, which are reused, have its settings.
+
+    Raises:
+        ValueError: if one has other settings or a damaged result.
+    """
+    for planned in runs:
+        if (planned.path / "result.json").exists():
+            with open(planned.log, "a") as log, _redirected(log):
+                _start(planned)
+
+
+def _start(planned: PlannedRun) -> Run:
+    """Trains, resumes or only returns a planned run."""
+    if planned.teacher is None:
+        return train(model=planned.student, run=planned.path, **planned.options)
+    return distill(teacher=planned.teacher, student=planned.student, run=planned.path, **planned.options)
+
+
 def finish(planned: PlannedRun) -> Run | str:
     """Trains or resumes a planned run unless it is complete; returns the run, or its error as text.
 
     The progress, and the traceback of an error, are appended to `planned.log`.
     """
-    if (planned.path / "result.json").exists():
-        run = Run(planned.path)
-        try:
-            run.check_result()
-        except ValueError as error:
-            return str(error)
-        return run
     planned.path.parent.mkdir(parents=True, exist_ok=True)
     with open(planned.log, "a") as log, _redirected(log):
         try:
-            if planned.teacher is None:
-                return train(model=planned.student, run=planned.path, **planned.options)
-            return distill(teacher=planned.teacher, student=planned.student, run=planned.path, **planned.options)
+            return _start(planned)
         except Exception as error:  # of any type: the other runs of the plan do not depend on this one
             traceback.print_exc(file=log)
             return f"{type(error).__name__}: {' '.join(str(error).split())}"
@@ -150,11 +170,12 @@ def finish_all(runs: Sequence[PlannedRun], shard: tuple[int, int] = (0, 1)) -> N
     """Finishes the runs i, i + n, i + 2n, ... of a plan for `shard=(i, n)`, and logs a line for each.
 
     Raises:
-        ValueError: if the shard is not (i, n) with 0 <= i < n.
+        ValueError: if the shard is not (i, n) with 0 <= i < n, or as `check_complete`.
     """
     number, count = shard
     if not 0 <= number < count:
         raise ValueError(f"shard= must be (i, n) with 0 <= i < n, but received {shard}.")
+    check_complete(runs)
     selected = runs[number::count]
     for position, planned in enumerate(selected, start=1):
         start = time.perf_counter()

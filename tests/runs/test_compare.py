@@ -122,6 +122,11 @@ def test_a_plan_is_every_recipe_of_every_pair_and_seed():
         sweeps.plan("runs", [("t", "resnet8")], {"baseline": {"methods": ["kd"]}}, [0])
     with pytest.raises(ValueError, match="at least one pair"):
         sweeps.plan("runs", [], recipes, [0])
+    pairs = [(Path("a/seed{seed}/model.keras"), "mlp"), (["b/seed{seed}", "c"], "mlp")]
+    teachers = [run.teacher for run in sweeps.plan("runs", pairs, {"kd": {"methods": ["kd"]}}, [4])]
+    assert teachers == [None, Path("a/seed4/model.keras"), None, ["b/seed4", "c"]]
+    with pytest.raises(ValueError, match=r"(?s)different names.*two runs runs/t-mlp/baseline/seed0"):
+        sweeps.plan("runs", [("a/t", "mlp"), ("b/t", "mlp")], recipes, [0])
 
 
 @pytest.mark.parametrize("text, value", [("", True), ("=True", True), ("=1", True), ("=false", False), ("=F", False)])
@@ -182,6 +187,12 @@ def test_a_sweep_survives_a_failed_run_and_resumes(small, tmp_path):
     again = kd.compare(**plan, shard=(0, 3))  # the first of three runs: the baseline
     assert [path.stat().st_mtime_ns for path in results] == before and again.markdown() == comparison.markdown()
     assert failed.with_name("seed0.log").read_text() == log, "the failed run is in another shard"
+    other = {**plan, "recipes": {"kd": {"methods": ["kd(temperature=2)"]}}, "shard": (0, 3)}
+    with pytest.raises(ValueError, match=r"kd/seed0 has other settings: --method=kd \(before\)"):
+        kd.compare(**other)  # though the run is in another shard
+    with pytest.raises(ValueError, match=r"baseline/seed0 has other settings: .*--epochs=2 \(now\)"):
+        kd.compare(**plan | {"epochs": 2})
+    assert [path.stat().st_mtime_ns for path in results] == before
 
 
 def test_a_run_without_test_images_is_refused(runs, tmp_path):
