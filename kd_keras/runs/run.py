@@ -1,6 +1,7 @@
 """A run's directory: its settings, its progress and its result.
 
 flags.txt        a flagfile that repeats the run
+inputs.json      what identifies the images and the teacher, whose names flags.txt has
 metrics.csv      the metrics of every epoch
 tensorboard/     the same metrics for TensorBoard
 checkpoint/      the state from which an interrupted run resumes

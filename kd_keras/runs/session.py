@@ -15,7 +15,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from kd_keras import distribute
+from kd_keras import data, distribute
 from kd_keras.distiller import Distiller
 from kd_keras.networks.backbone import Trainable
 from kd_keras.networks.moving_statistics import warn_of_lag
@@ -25,6 +25,7 @@ from kd_keras.recording.teacher import RecordedTeacher
 from kd_keras.runs import devices
 from kd_keras.runs.directory import check_place
 from kd_keras.runs.images import Images, load_images
+from kd_keras.runs.inputs import check_inputs, image_inputs, teacher_inputs, write_inputs
 from kd_keras.runs.lock import lock_directory
 from kd_keras.runs.optimization import compile_distiller
 from kd_keras.runs.recipe import Recipe
@@ -78,8 +79,8 @@ def open_session(
     `load` loads the images of the recipe.
 
     Raises:
-        ValueError: if the directory contains something other than this run, if another process trains it, or if the
-            images do not exist.
+        ValueError: if the directory contains something other than this run, if another process trains it, if the images
+            do not exist, or if images that are passed as objects are others than those of the complete run.
     """
     check_place(Path(path))
     with contextlib.ExitStack() as stack:
@@ -91,6 +92,8 @@ def open_session(
             images = None if run.is_complete else load(recipe)
         if images is None:
             run.check_result()
+            if any(isinstance(source, (data.Source, tf.data.Dataset)) for source in (recipe.data, recipe.test_data)):
+                check_inputs(run.path, image_inputs(load(recipe)))  # flags.txt cannot tell one object from another
             logger.info("%s is complete: nothing to do.", run.path)
             yield run
         else:
@@ -118,7 +121,8 @@ def train_student(
         trainable: which layers of the student are trainable in the saved networks, if it was frozen for this training.
 
     Raises:
-        ValueError: if Keras cannot save the student; no run is created.
+        ValueError: if Keras cannot save the student, and no run is created; or if the run was started with other images
+            or another teacher of the same names.
     """
     started, recipe, images = time.perf_counter(), session.recipe, session.images
     check_savable(distiller.student)
@@ -132,13 +136,15 @@ def train_student(
     with distribute.chief_first(session.strategy):
         if session.is_chief:
             session.run.delete_earlier()
+    inputs = {**image_inputs(images), **teacher_inputs(distiller.teacher)}
+    check_inputs(session.run.path, inputs)
     try:
         start = checkpoint.restore(distiller)
         if any(start):
             within = f" and {start.step} of {images.steps} steps of the next" * (start.step > 0)
             logger.info("Resuming after epoch %d of %d%s.", start.epoch, recipe.epochs, within)
         distribute.seed_replicas(session.strategy, distiller)
-        _fit(session, distiller, checkpoint, callbacks)
+        _fit(session, distiller, checkpoint, inputs, callbacks)
     except Exception as error:
         checkpoint.on_train_end()  # restores the signal handlers; Keras does not call this after an error
         if session.is_chief and not checkpoint.has_trained and not isinstance(error, FloatingPointError):
@@ -166,6 +172,7 @@ def _fit(
     session: Session,
     distiller: Distiller,
     checkpoint: Checkpoint,
+    inputs: dict[str, Any],
     further: Sequence[keras.callbacks.Callback],
 ) -> None:
     recipe, images, strategy = session.recipe, session.images, session.strategy
@@ -180,7 +187,10 @@ def _fit(
         ),
         epochs=recipe.epochs,
         steps_per_epoch=images.steps,
-        callbacks=lambda start: [*_callbacks(session, start, recording), *(further if session.is_chief else ())],
+        callbacks=lambda start: [
+            *_callbacks(session, start, recording, inputs),
+            *(further if session.is_chief else ()),
+        ],
         shuffle=False,  # the pipeline has shuffled
         verbose=0 if recipe.test_every > 1 or not session.is_chief else _verbosity(),
         **images.test_options(strategy),
@@ -192,7 +202,9 @@ def _verbosity() -> str | int:
     return "auto" if sys.stdout.isatty() else 2
 
 
-def _callbacks(session: Session, start: Position, recording: Recording | None) -> list[keras.callbacks.Callback]:
+def _callbacks(
+    session: Session, start: Position, recording: Recording | None, inputs: dict[str, Any]
+) -> list[keras.callbacks.Callback]:
     """The callbacks of `fit`: every worker measures and checks for non-finite values, the chief writes the metrics."""
 
     def replay(epoch: int, step: int) -> Any:
@@ -203,6 +215,7 @@ def _callbacks(session: Session, start: Position, recording: Recording | None) -
     if not session.is_chief:
         return [*measuring, guard]
     session.run.begin()  # not before, because an invalid request must not create a run
+    write_inputs(session.run.path, inputs)
     progress = [progress_over_epochs(session.recipe)] if session.recipe.test_every > 1 else []
     task = session.images.task
     measured = task.metrics if task.is_open_set else ("loss", *task.metrics)

@@ -175,8 +175,13 @@ def as_setting(source: Network) -> str | GivenObject:
         return os.fspath(source)
     if not isinstance(source, keras.Model):
         return GivenObject(f"an object of type {type(source).__name__}")
-    shapes = f"{getattr(source, 'input_shape', None)} -> {getattr(source, 'output_shape', None)}"
-    return GivenObject(f"a Keras model, {shapes}, {source.count_params():,} parameters")
+    return GivenObject(describe_shapes(source))
+
+
+def describe_shapes(model: keras.Model) -> str:
+    """A Keras model with its shapes and its number of parameters, as flags.txt describes it."""
+    shapes = f"{getattr(model, 'input_shape', None)} -> {getattr(model, 'output_shape', None)}"
+    return f"a Keras model, {shapes}, {model.count_params():,} parameters"
 
 
 def _of_this_strategy(model: keras.Model) -> keras.Model:

@@ -20,6 +20,7 @@ from kd_keras.functions.pixel_range import PixelRange
 from kd_keras.models.hub import hub_encoder, is_encoder, preset_classes
 from kd_keras.networks.freezing import PRECISIONS, frozen
 from kd_keras.private_api import sub_layers
+from kd_keras.recording.identity import weights_digest
 from kd_keras.recording.teacher import RecordedTeacher
 from kd_keras.runs import students
 from kd_keras.runs.images import Images
@@ -249,5 +250,15 @@ def as_setting(source: TeacherSource | None) -> Any:
     if source is None:
         return None
     if isinstance(source, Teacher):
-        return [GivenObject(f"a Teacher of {[network.count_params() for network in source.networks]} parameters")]
-    return [students.as_setting(network) for network in as_list(source)]
+        networks = "; ".join(_describe_model(network) for network in source.networks)
+        options = f"combine {source.combine}, weights {source.weights}, class order {source.class_order}"
+        return [GivenObject(f"a Teacher ({options}) of {networks}")]
+    return [
+        GivenObject(_describe_model(network)) if isinstance(network, keras.Model) else students.as_setting(network)
+        for network in as_list(source)
+    ]
+
+
+def _describe_model(network: keras.Model) -> str:
+    """A Keras model that teaches, with a digest of its weights, as two teachers may have the same shapes."""
+    return f"{students.describe_shapes(network)}, weights {weights_digest(network)[:16]}"

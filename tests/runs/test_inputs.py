@@ -1,0 +1,78 @@
+"""A run belongs to the content of its images and its teacher, not only to their names."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+import kd_keras as kd
+
+SMALL = {"train_split": "train[:64]", "test_split": "test[:64]", "batch_size": 32, "epochs": 1}
+MLP = "mlp(hidden=(4,))"
+
+
+def network(seed):
+    keras.utils.set_random_seed(seed)
+    return keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)])
+
+
+TEACHERS = {
+    "model": network,
+    "order": lambda seed: kd.Teacher(network(0), class_order=list(range(9, -1, -1)) if seed else None),
+    "weights": lambda seed: kd.Teacher([network(0), network(7)], weights=(1, 1 + seed)),
+}
+
+
+@pytest.mark.parametrize("make", TEACHERS.values(), ids=TEACHERS)
+def test_another_teacher_of_the_same_shapes_is_refused(make, tmp_path):
+    options = {"student": MLP, "run": tmp_path / "run", "data_dir": str(tmp_path), "hard_weight": 0, **SMALL}
+    first = kd.distill(teacher=make(0), **options)
+    with pytest.raises(ValueError, match="has other settings"):
+        kd.distill(teacher=make(1), **options)
+    assert kd.distill(teacher=make(0), **options).result == first.result
+
+
+def dataset(count, seed):
+    images = np.random.default_rng(seed).integers(0, 256, (count, 8, 8, 1)).astype("uint8")
+    return tf.data.Dataset.from_tensor_slices((images, np.arange(count) % 10))
+
+
+def test_another_dataset_of_the_same_elements_is_refused(tmp_path):
+    options = {"model": MLP, "run": tmp_path / "run", "batch_size": 32, "epochs": 1}
+    first = kd.train(data=dataset(64, 0), test_data=dataset(32, 1), **options)
+    for images, test in ((dataset(64, 2), dataset(32, 1)), (dataset(65, 0), dataset(32, 1))):
+        with pytest.raises(ValueError, match=r"(?s)was started, but received training images: recorded 64 examples"):
+            kd.train(data=images, test_data=test, **options)
+    with pytest.raises(ValueError, match="received test images: recorded 32 examples"):
+        kd.train(data=dataset(64, 0), test_data=dataset(32, 0), **options)
+    assert kd.train(data=dataset(64, 0), test_data=dataset(32, 1), **options).result == first.result
+
+
+def write_images(folder, count):
+    for split, label, number in ((s, c, n) for s in ("train", "test") for c in "ab" for n in range(count)):
+        (folder / split / label).mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(number).integers(0, 256, (8, 8), dtype="uint8")
+        Image.fromarray(pixels).save(folder / split / label / f"{number}.png")
+
+
+def test_a_run_does_not_resume_with_other_images_or_another_teacher_of_the_same_path(tmp_path):
+    folder, options = tmp_path / "images", {"batch_size": 8, "epochs": 1}
+    write_images(folder, 10)
+    teacher = kd.train(model=MLP, data=str(folder), run=tmp_path / "teacher", **options)
+    request = {"teacher": str(teacher.path), "student": MLP, "data": str(folder), "run": tmp_path / "run", **options}
+    run = kd.distill(**request)
+    (run.path / "result.json").unlink()  # as if it was killed before its end
+    write_images(folder, 11)
+    with pytest.raises(ValueError, match=r"(?s)training images: recorded 20 examples.*now 22 examples"):
+        kd.distill(**request)
+    for path in folder.glob("*/*/10.png"):
+        path.unlink()
+    weights = keras.saving.load_model(teacher.path / "model.keras")
+    weights.set_weights([value + 1 for value in weights.get_weights()])
+    good = (teacher.path / "model.keras").read_bytes()
+    weights.save(teacher.path / "model.keras")
+    with pytest.raises(ValueError, match=r"(?s)received teacher: recorded"):
+        kd.distill(**request)
+    (teacher.path / "model.keras").write_bytes(good)
+    assert kd.distill(**request).is_complete
