@@ -125,6 +125,8 @@ class Request:
             "files": len(shards),
             "batch_size": self.batching.batch_size,
         }
+        if self.source.class_names is not None:
+            plan["class_names"] = self.source.class_names
         return json.loads(json.dumps(plan))
 
     def row_bytes(self, specs: Specs) -> int:
@@ -132,8 +134,11 @@ class Request:
         return record_type(specs, self.logits).itemsize + FRAME
 
 
-def begin(directory: Path, plan: dict[str, Any]) -> None:
+def begin(directory: Path, plan: dict[str, Any]) -> dict[str, Any]:
     """Writes the plan into a new directory, checks it against an existing plan, or replaces a damaged one.
+
+    Returns:
+        The plan of the recording; without the names of the classes if an earlier version started it.
 
     Raises:
         ValueError: if the directory contains other files, or a recording with other settings (with the differences).
@@ -145,6 +150,8 @@ def begin(directory: Path, plan: dict[str, Any]) -> None:
     recorded = _read_plan(directory)
     if recorded is not None:
         check_format(directory, recorded)
+        if "class_names" not in recorded:
+            plan = {key: value for key, value in plan.items() if key != "class_names"}
         changes = describe_changes(_flatten(recorded), _flatten(plan))
         if changes:
             advice = "pass the same settings, or choose another directory"
@@ -156,6 +163,7 @@ def begin(directory: Path, plan: dict[str, Any]) -> None:
         raise ValueError(explain_mismatch("a new directory or a recording", received, "choose another directory"))
     if _read_whole(path) is None:
         save_json(path, plan)
+    return plan
 
 
 def plan_digest(plan: Mapping[str, Any]) -> str:
@@ -165,7 +173,7 @@ def plan_digest(plan: Mapping[str, Any]) -> str:
 
 def plan_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """The plan within a manifest."""
-    return {key: manifest[key] for key in PLAN_KEYS}
+    return {key: manifest[key] for key in (*PLAN_KEYS, "class_names") if key in manifest}
 
 
 def _read_whole(path: Path, keys: tuple[str, ...] = ("format",)) -> dict[str, Any] | None:

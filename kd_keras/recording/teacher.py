@@ -15,11 +15,13 @@ class RecordedTeacher:
     Attributes:
         recording: what the pipeline joins to the batches: `data.training(..., recorded=teacher.recording)`.
         specs: what the taps deliver.
+        class_names: the classes in the order of the recorded logits, or `None` if they are not known.
     """
 
     def __init__(self, recording: Recording):
         self.specs = recording.specs
         self.recording = recording
+        self.class_names: list[str] | None = recording.plan.get("class_names")
 
     def tapped(self, wanted: Iterable[str]) -> RecordedTeacher:
         """The same teacher, if the wanted taps were recorded.

@@ -100,8 +100,7 @@ def record(
         first = _make_batches(request, assigned[:1] or shards[:1])
         tapped = ready_function(tapped, request, directory, lambda: next(iter(first)))
     row_bytes = request.row_bytes(tapped.specs)  # before anything is written, because it checks the storage form
-    plan = request.plan(teacher, tapped.specs)
-    begin(directory, plan)
+    plan = begin(directory, request.plan(teacher, tapped.specs))
     missing = [file for file in assigned if not _is_complete(directory, file)]
     _check_disk_space(directory, row_bytes, plan, missing)
     if missing or not _has_constants(directory):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
@@ -216,6 +216,9 @@ def _distill(session: Session, request: Request) -> Run:
         )
     with session.building():
         live, teacher = request.load_teachers(images)
+        recorded = teacher.class_names if isinstance(teacher, RecordedTeacher) else None
+        images = teachers.name_classes(images, recorded or teachers.class_names_of(request.teacher))
+        session = replace(session, images=images)
         # Loading a teacher draws random numbers and a recorded one draws none; the student must not depend on it.
         keras.utils.set_random_seed(session.recipe.seed)
         classes = images.train.classes or _teacher_classes(images, teacher)

@@ -80,7 +80,7 @@ def record(
         raise ValueError("Expected a teacher to record, but received none. Pass teacher=.")
     taps = list(dict.fromkeys(tap for method in make_methods(methods) for tap in method.taps.teacher))
     with devices.local_strategy(recipe).scope():
-        images = _load(recipe, unlabeled)
+        images = teachers.name_classes(_load(recipe, unlabeled), teachers.class_names_of(teacher))
         recording = writer.record(
             output,
             teachers.load_any_teacher(teacher, images, for_teacher, taps),

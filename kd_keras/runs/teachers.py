@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import keras
@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from kd_keras.contracts import as_batch
 from kd_keras.ensembles import COMBINATIONS, EnsembleWeights, normalize_weights
-from kd_keras.errors import shorten
+from kd_keras.errors import explain_mismatch, shorten
 from kd_keras.evaluation.images import order_classes
 from kd_keras.functions import FunctionTeacher
 from kd_keras.functions.pixel_range import PixelRange
@@ -153,6 +153,24 @@ def load_any_teacher(
     return function.ordered(order_classes(function.origin.class_names, images.train.class_names))
 
 
+def class_names_of(source: TeacherSource | None) -> Sequence[str] | None:
+    """The classes of a teacher, of several those of the first, in the order of its outputs; `None` if not known."""
+    first = source[0] if isinstance(source, (list, tuple)) and source else source
+    return _class_names(first) if isinstance(first, (str, os.PathLike, Run)) else None
+
+
+def name_classes(images: Images, names: Sequence[str] | None) -> Images:
+    """Images without labels whose classes are those of a teacher, so that its student knows their names.
+
+    Args:
+        images: the images of the run; those with names are returned as they are.
+        names: the names of the classes in the order of the teacher's outputs, or `None`.
+    """
+    if names is None or images.train.class_names is not None or images.train.has_labels:
+        return images
+    return replace(images, train=replace(images.train, class_names=tuple(names), classes=len(names)))
+
+
 def _class_names(source: Trained) -> Sequence[str] | None:
     """The classes of a network in the order of its outputs, or `None` if they are not known."""
     return saved_class_names(source) or recorded_data(source).get("class_names")
@@ -199,9 +217,14 @@ def load_recorded(recording: str | os.PathLike, images: Images, live: Teacher | 
     """Loads a recorded teacher; if the live teacher is passed too, its outputs for one batch are compared.
 
     Raises:
-        ValueError: if the recording is of other images or another teacher, or is damaged.
+        ValueError: if the recording is of other images, another teacher or another order of classes, or is damaged.
     """
     teacher = Teacher.recorded(recording, live)
+    recorded, names = teacher.class_names, images.train.class_names
+    if recorded is not None and names is not None and list(recorded) != list(names):
+        expected = f"images with the classes of the recording {os.fspath(recording)}, {shorten(recorded)}"
+        advice = "record again with the same test_data=, whose order of the classes is then recorded"
+        raise ValueError(explain_mismatch(expected, shorten(list(names)), advice))
     batch = as_batch(next(iter(images.training_batches(Position(), teacher.recording))))
     if live is not None:
         ready = live.tapped(teacher.specs)
