@@ -12,12 +12,13 @@ import keras
 import tensorflow as tf
 
 from kd_keras import models
-from kd_keras.errors import shorten
+from kd_keras.errors import explain_mismatch, shorten
 from kd_keras.models.hub import names_class
 from kd_keras.networks.backbone import Trainable, freeze_backbone, trainable_layers
 from kd_keras.networks.embedding_networks import add_classifier, ends_in_embedding
 from kd_keras.networks.loading import load_weights, pixel_statistics
 from kd_keras.networks.moving_statistics import set_momentum
+from kd_keras.private_api import own_variables, sub_layers
 from kd_keras.runs.images import Images
 from kd_keras.runs.parsing import parse_call
 from kd_keras.runs.recipe import Recipe
@@ -46,14 +47,15 @@ def build_network(
 
     Raises:
         TypeError: if the source is of another type.
-        ValueError: if a name is unknown, a file is damaged, or the network is of another task or has another number of
-            classes.
+        ValueError: if a name is unknown, a file is damaged, or the network is of another task, has another number of
+            classes, or is to get a classifier of another precision.
     """
     is_given = isinstance(source, keras.Model) or is_saved(source)
     if is_given:
         model = _of_this_strategy(load_network(source))
         images.check_channels(model, "student")
         if classes is not None and images.task.name == "classification" and ends_in_embedding(model):
+            _check_precision(model, source, images.recipe.precision)  # before the classifier, which has the recipe's
             logger.info("%s gets a new classifier of %d classes.", describe(source), classes)
             model = add_classifier(model, classes)
     elif isinstance(source, str):
@@ -92,9 +94,11 @@ def prepare_training(
         Which layers were trainable before a backbone was frozen, so that the network is saved without it.
 
     Raises:
-        ValueError: as `check_fine_tuning`.
+        ValueError: as `check_fine_tuning`, and if a given network computes in another precision than the recipe's.
     """
     check_fine_tuning(source, weights, recipe)
+    if isinstance(source, keras.Model) or is_saved(source):
+        _check_precision(network, source, recipe.precision)
     if is_pretrained(source, weights):
         logger.info("Learning rate %g, from trained weights.", recipe.learning_rate)
     if not recipe.freeze_backbone:
@@ -103,6 +107,20 @@ def prepare_training(
     count = freeze_backbone(network)
     logger.info("%d layers of the backbone are frozen; only the classifier is trained.", count)
     return before
+
+
+def _check_precision(network: keras.Model, source: Network, precision: str) -> None:
+    """Checks that a given network, whose layers keep the precision they were built in, computes in that of the recipe.
+
+    Otherwise a network in float16 would train without loss scaling, and one in float32 in no other precision.
+    """
+    computed = {layer.compute_dtype for layer in sub_layers(network) if own_variables(layer)}
+    half = sorted(computed & {"float16", "bfloat16"})
+    expected = [] if precision == "float32" else [precision.removeprefix("mixed_")]
+    if half != expected:
+        built = f"mixed_{half[0]}" if half else "float32"
+        advice = f"pass precision={built!r}, or name the network and load its weights by weights= in any precision"
+        raise ValueError(explain_mismatch(f"{describe(source)} in {precision}", f"a network built in {built}", advice))
 
 
 def check_fine_tuning(source: Network, weights: str | os.PathLike | None, recipe: Recipe) -> None:

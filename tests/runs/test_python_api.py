@@ -197,6 +197,13 @@ def test_precision_is_of_one_call_only(small, tmp_path):
     assert any(layer.compute_dtype == "bfloat16" for layer in run.model().layers)
     again = kd.train(model="mlp(hidden=(8,))", **small, run=tmp_path / "again")
     assert all(layer.compute_dtype == "float32" for layer in again.model().layers)
+    for given, precision, built in ((run, "float32", "mixed_bfloat16"), (again.model(), "mixed_float16", "float32")):
+        with pytest.raises(ValueError, match=rf"in {precision}, but received a network built in {built}\. Pass prec"):
+            kd.train(model=given, **{**small, "precision": precision}, run=tmp_path / "refused")
+    assert kd.train(model=run, **options, run=tmp_path / "same").is_complete
+    weights = run.path / "model.keras"
+    float32 = kd.train(model="mlp(hidden=(8,))", weights=weights, **small, run=tmp_path / "float32")
+    assert all(layer.compute_dtype == "float32" for layer in float32.model().layers)
 
 
 def test_determinism_is_of_one_call_only():
