@@ -29,7 +29,7 @@ from kd_keras.teacher import AbsentTeacher, Teacher
 from kd_keras.training.construction import check_combination, check_parts
 from kd_keras.training.data_check import check_arrays
 from kd_keras.training.dot import compute_gradients, takes_terms_apart
-from kd_keras.training.fit_arguments import check_fit_arguments, check_has_measure
+from kd_keras.training.fit_arguments import check_fit_arguments, check_has_measure, warn_of_padding
 from kd_keras.training.fit_callbacks import complete_callbacks
 from kd_keras.training.following import FollowingTeacher
 from kd_keras.training.guard import NonFiniteGuard
@@ -212,6 +212,7 @@ class Distiller(LogsTerms):
         if batch.label is None:
             return self._test_terms(batch)
         check_has_measure(self._has_hard_loss() or has_compiled_metrics(self))
+        warn_of_padding(self, batch.weight)
         output = self(batch.inputs, training=False)
         if self._has_hard_loss():
             mean = self._hard_loss(output, batch, training=False)

@@ -127,8 +127,14 @@ def has_compiled_metrics(model: keras.Model) -> bool:
     return model._compile_metrics is not None
 
 
+def has_unweighted_metrics(model: keras.Model) -> bool:
+    """Whether `compile` was given `metrics`, which do not use sample weights."""
+    compiled = model._compile_metrics
+    return compiled is not None and any(metric is not None for metric in keras.tree.flatten(compiled._user_metrics))
+
+
 def variable_index(optimizer: keras.optimizers.Optimizer, variable: Any) -> int:
-    """The place of a variable among those that an optimizer was built for, also within an update of a replica."""
+    """The index of a variable among those that an optimizer was built for, also within an update of a replica."""
     return optimizer._get_variable_index(variable)
 
 

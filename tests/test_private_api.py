@@ -91,6 +91,9 @@ def test_a_compiled_model():
     model.compile(optimizer="sgd", loss="mse", metrics=["accuracy"])
     loss = private_api.compiled_loss(model)
     assert float(loss(tf.zeros((2, 1)), 2 * tf.ones((2, 1)))) == 4 and private_api.has_compiled_metrics(model)
+    assert private_api.has_unweighted_metrics(model)
+    model.compile(optimizer="sgd", loss="mse", weighted_metrics=["accuracy"])
+    assert private_api.has_compiled_metrics(model) and not private_api.has_unweighted_metrics(model)
     assert private_api.loss_tracker(model).name == "loss"
 
 

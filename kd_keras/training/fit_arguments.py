@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import numbers
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,9 +15,11 @@ import tensorflow as tf
 from keras import tree
 
 from kd_keras.contracts import as_batch
+from kd_keras.distribute.reductions import replica_count
 from kd_keras.errors import explain_mismatch
 from kd_keras.methods.base import Method
 from kd_keras.networks.inputs import check_inputs
+from kd_keras.private_api import has_unweighted_metrics
 from kd_keras.training.terms import check_label_free_evaluation
 
 
@@ -107,6 +110,16 @@ def check_has_measure(evaluates_labels: bool) -> None:
     if not evaluates_labels:
         raise ValueError(
             "Evaluation needs a loss or metrics, but compile() received neither. Call compile(metrics=...)."
+        )
+
+
+def warn_of_padding(model: keras.Model, weight: Any) -> None:
+    """Warns that metrics without weights count the rows that pad the last batch on several replicas."""
+    if replica_count() > 1 and weight is not None and has_unweighted_metrics(model):
+        warnings.warn(
+            "compile(metrics=...) ignores sample weights, so that these metrics count the rows of weight 0 with which "
+            "data.evaluation pads the last batch on several replicas. Pass them as weighted_metrics=.",
+            stacklevel=2,
         )
 
 

@@ -109,6 +109,18 @@ def test_evaluation_neither_loses_nor_repeats_a_row():
     assert {len(y) for batches in slices for _, y, _ in batches} == {4}  # static: padded with rows of weight 0
 
 
+@pytest.mark.parametrize("kind, counts", [("weighted_metrics", False), ("metrics", True)])
+def test_metrics_that_count_the_padding_are_warned_of(kind, counts, recwarn):
+    images, strategy = source(18), mirrored(2)
+    with strategy.scope():
+        distiller = Distiller(student=convolutional(4), hard_weight=1.0)
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        distiller.compile("sgd", loss=loss, **{kind: ["accuracy"]}, jit_compile=False)
+    make = lambda batch_slice: data.evaluation(images, batch_size=16, batch_slice=batch_slice)  # noqa: E731
+    distiller.evaluate(distribute.batches(strategy, make), steps=2, verbose=0)
+    assert any("Pass them as weighted_metrics=" in str(warning.message) for warning in recwarn) is counts
+
+
 def test_training_can_start_within_an_epoch():
     images = source(37)
     for options in ({}, {"cache": False}, {"drop_remainder": True}):
