@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,21 +42,36 @@ def check_directory(directory: str | Path) -> Path:
 
 def replace(staging: Path, path: Path) -> None:
     """Moves a finished export to its path; a directory that is there is deleted only afterwards."""
-    earlier = temporary_path(path)
     if path.is_dir():
-        path.rename(earlier)
+        path.rename(_earlier(path))
     staging.replace(path)
-    shutil.rmtree(earlier, ignore_errors=True)
+    _recover(path)
+
+
+def _earlier(path: Path) -> Path:
+    """Where the earlier directory is while a new one replaces it; the name is not that of an abandoned file."""
+    return path.with_name(f".earlier-{path.name}")
+
+
+def _recover(path: Path) -> None:
+    """Puts the earlier directory back if nothing has replaced it, and deletes it otherwise."""
+    if os.path.lexists(path):
+        shutil.rmtree(_earlier(path), ignore_errors=True)
+    elif _earlier(path).exists():
+        _earlier(path).rename(path)
 
 
 @contextlib.contextmanager
 def staging_path(path: Path) -> Iterator[Path]:
     """An unused path in the same directory, to write to before the export replaces `path`; deleted if it remains.
 
+    If a process was killed while it replaced `path`, what was there before is first put back.
+
     Raises:
         OSError: if the disk is full; what is at `path` is kept.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    _recover(path)
     remove_abandoned(path.parent)
     staging = temporary_path(path)
     try:
@@ -65,3 +81,4 @@ def staging_path(path: Path) -> Iterator[Path]:
         if staging.is_dir():
             shutil.rmtree(staging)
         staging.unlink(missing_ok=True)
+        _recover(path)
