@@ -15,6 +15,7 @@ import numpy as np
 
 from kd_keras.files import remove_abandoned, write_atomically
 
+DAMAGE = (OSError, ValueError, KeyError, zipfile.BadZipFile)  # the errors of reading a damaged checkpoint
 NAME = re.compile(r"(?P<epoch>\d{5})_(?P<step>\d{8})_(?P<checksum>[0-9a-f]{16})(?P<best>_best)?\.npz")
 
 
@@ -60,6 +61,8 @@ class FileName(NamedTuple):
 def write(directory: Path, state: State, *, keep: int = 2, best: bool = False) -> Path:
     """Writes a checkpoint, then deletes all but the `keep` newest and the best.
 
+    Damaged checkpoints of later positions, from which the training could not resume, are deleted, too.
+
     Args:
         directory: the folder of the checkpoints; created if necessary.
         state: the content.
@@ -79,6 +82,10 @@ def write(directory: Path, state: State, *, keep: int = 2, best: bool = False) -
     content = memory.getvalue()
     path = directory / str(FileName(state.position, _checksum(content), best))
     write_atomically(path, lambda name: Path(name).write_bytes(content))
+    for later in checkpoints(directory):
+        # It would count as one of the newest, in place of this one.
+        if later != path and _parse(later).position >= state.position and _is_damaged(later):
+            later.unlink(missing_ok=True)
     paths = checkpoints(directory)
     best_paths = [path for path in paths if _parse(path).is_best]
     for old in paths:
@@ -100,7 +107,7 @@ def read(directory: Path, best: bool = False) -> State | None:
     for path in reversed(paths):
         try:
             return _read(path)
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        except DAMAGE as error:
             warnings.warn(f"The checkpoint {path} is damaged ({error}). The one before it is used.", stacklevel=2)
     if paths:
         raise ValueError(
@@ -132,6 +139,14 @@ def _read(path: Path) -> State:
         about = json.loads(str(file["about"]))
         arrays = [file[str(number)] for number in range(len(file.files) - 1)]
     return State(name.position, arrays, about)
+
+
+def _is_damaged(path: Path) -> bool:
+    try:
+        _read(path)
+    except DAMAGE:
+        return True
+    return False
 
 
 def _checksum(content: bytes) -> str:

@@ -3,6 +3,7 @@
 import multiprocessing
 import resource
 import shutil
+import warnings
 
 import keras
 import numpy as np
@@ -11,8 +12,8 @@ import pytest
 from kd_keras import Distiller, data, models
 from kd_keras.files import write_atomically
 from kd_keras.methods import KD, FitNet, ReviewKD
-from kd_keras.training import Checkpoint, fit
-from kd_keras.training.checkpoint_files import checkpoints
+from kd_keras.training import Checkpoint, Position, fit
+from kd_keras.training.checkpoint_files import State, checkpoints, read, write
 from tests.support.networks import compiled, convolutional, examples, same, source, values
 
 X, Y = examples()
@@ -157,6 +158,27 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_used(tmp_path, d
         path.write_bytes(b"")
     with pytest.warns(UserWarning), pytest.raises(ValueError, match=f"All {count} checkpoints.*damaged"):
         Checkpoint(tmp_path).restore(distiller())
+
+
+@pytest.mark.parametrize("at", [Position(1, 5), Position(3)])
+def test_a_run_saves_its_progress_after_its_newest_checkpoints_were_damaged(tmp_path, at):
+    for epoch in (1, 2, 3, 4):
+        write(tmp_path, State(Position(epoch), [np.ones(epoch)], {}), best=epoch == 1)
+    for path in checkpoints(tmp_path)[1:]:
+        path.write_bytes(b"damaged")
+    with pytest.warns(UserWarning, match="is damaged"):
+        assert read(tmp_path).position == (1, 0)
+    write(tmp_path, State(at, [np.zeros(1)], {}))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read(tmp_path).position == at and read(tmp_path, best=True).position == (1, 0)
+
+
+def test_undamaged_checkpoints_of_later_positions_are_kept(tmp_path):
+    """A callback that was not restored trains from the beginning, in the directory of a longer training."""
+    for epoch in (3, 4, 1):
+        write(tmp_path, State(Position(epoch), [np.ones(epoch)], {}))
+    assert [path.name[:5] for path in checkpoints(tmp_path)] == ["00003", "00004"]
 
 
 def test_a_checkpoint_of_another_model_is_rejected(tmp_path):
