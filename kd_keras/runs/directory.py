@@ -10,15 +10,26 @@ from kd_keras.files import TEMPORARY
 from kd_keras.runs.lock import LOCK
 
 
-def check_place(path: Path) -> None:
+def check_place(path: Path, overwrite: bool = False) -> None:
     """Checks that a path is a run, or a new or empty directory.
 
+    Args:
+        path: the directory.
+        overwrite: whether its content will be deleted, which must then contain no other run.
+
     Raises:
-        ValueError: if it is anything else.
+        ValueError: if it is anything else, or another run would be deleted with it.
     """
     if path.exists() and not (path / "flags.txt").exists() and not (path.is_dir() and _is_unused(path)):
         raise ValueError(
             f"{path} is not a run and not empty. Name a new or empty directory, or the directory of a run."
+        )
+    nested = sorted(file.parent for file in path.rglob("flags.txt") if file.parent != path) if overwrite else []
+    if nested:
+        raise ValueError(
+            "Expected a run without other runs in its directory, all of which overwrite=True (in the shell --overwrite)"
+            f" deletes, but {path} contains the run {nested[0]}{f' and {len(nested) - 1} more' * (len(nested) > 1)}. "
+            "Move or delete these first, or choose another directory."
         )
 
 

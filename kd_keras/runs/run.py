@@ -69,11 +69,12 @@ class Run:
             overwrite: whether to delete a run that already exists, when `delete_earlier` is called.
 
         Raises:
-            ValueError: if the directory contains something other than a run, or a run with other settings.
+            ValueError: if the directory contains something other than a run, or a run with other settings, or if a run
+                to overwrite has another run in its directory.
         """
         run = cls.__new__(cls)
         run.path, run._settings, run._is_new, run._overwrites = Path(path), settings, False, overwrite
-        check_place(run.path)
+        check_place(run.path, overwrite)
         if run._flagfile.exists() and not overwrite:
             run._check_settings(settings)
         return run

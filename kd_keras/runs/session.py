@@ -82,7 +82,7 @@ def open_session(
         ValueError: if the directory contains something other than this run, if another process trains it, if the images
             do not exist, or if images that are passed as objects are others than those of the complete run.
     """
-    check_place(Path(path))
+    check_place(Path(path), overwrite)
     with contextlib.ExitStack() as stack:
         with distribute.chief_first(strategy):
             run = Run.prepare(path, settings, overwrite)

@@ -16,11 +16,15 @@ def settings():
     return Settings({"epochs": 3, "flip": True, "method": ["kd", "at"], "views": None}, {"epochs": 30, "flip": False})
 
 
-@pytest.fixture
-def run(tmp_path, settings):
-    run = Run.prepare(tmp_path / "run", settings)
+def started(path, settings):
+    run = Run.prepare(path, settings)
     run.begin()
     return run
+
+
+@pytest.fixture
+def run(tmp_path, settings):
+    return started(tmp_path / "run", settings)
 
 
 def finish(run, accuracy=0.5):
@@ -100,6 +104,20 @@ def test_overwrite_deletes_a_run_and_nothing_else(run, settings, tmp_path):
     with pytest.raises(ValueError, match="is not a run and not empty"):
         Run.prepare(tmp_path / "mine", settings, overwrite=True)
     assert (tmp_path / "mine" / "thesis.txt").exists()
+
+
+def test_overwrite_refuses_to_delete_other_runs(run, settings):
+    """Students are often kept in the directory of their teacher, at any depth."""
+    finish(run)
+    students = [run.path / "students" / name for name in ("a", "b")]
+    for path in students:
+        finish(started(path, settings))
+    with pytest.raises(ValueError, match=rf"{run.path} contains the run {students[0]} and 1 more\. Move or delete"):
+        Run.prepare(run.path, settings, overwrite=True)
+    assert all(Run(path).is_complete for path in (run.path, *students))
+    Run.prepare(run.path, settings)  # only what overwrites them is refused
+    Run.prepare(students[0], settings, overwrite=True).delete_earlier()
+    assert not students[0].exists() and Run(students[1]).is_complete
 
 
 def test_a_run_may_be_older_than_a_flag(run, settings):
