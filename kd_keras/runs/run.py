@@ -218,7 +218,7 @@ class Run:
         """Saves the last network, the best network and the result; the run is then complete.
 
         Args:
-            model: the trained network.
+            model: the trained network; it has its last weights afterwards, too.
             result: as the attribute `result`; the versions of the software are added.
             restore_best: restores the best weights into `model`; called only if there were tests.
             trainable: which layers are trainable in the saved networks; by default as in `model`.
@@ -226,9 +226,11 @@ class Run:
         with restored(trainable):
             write_atomically(self.path / "model.keras", model.save)
         if f"val_{result['metric']}" in result["last"]:
+            last = model.get_weights()
             restore_best()
             with restored(trainable):
                 write_atomically(self.path / "best.keras", model.save)
+            model.set_weights(last)  # the user may have passed the model
         versions = {name: importlib.metadata.version(name) for name in PACKAGES}
         versions |= {"python": platform.python_version(), "kd_keras": __version__}
         write_text(self.path / "result.json", json.dumps({**result, "versions": versions}, indent=1))

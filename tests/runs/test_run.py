@@ -3,6 +3,7 @@
 import dataclasses
 
 import keras
+import numpy as np
 import pytest
 
 from kd_keras.runs import Recipe, Run, find_run, load_network, recorded_data
@@ -53,6 +54,18 @@ def test_a_complete_run_has_model_result_and_history(run):
     for source in (opened, opened.path, str(opened.path), opened.path / "model.keras", opened.model()):
         assert load_network(source).output_shape == (None, 3)
     assert find_run(opened.path / "model.keras").path == opened.path and recorded_data(opened) == {"classes": 3}
+
+
+def test_a_finished_model_has_its_last_weights(run):
+    (run.path / "metrics.csv").write_text("epoch,loss,val_accuracy\n0,2.0,0.5\n1,1.0,0.4\n")
+    inputs = keras.Input((2,))
+    model = keras.Model(inputs, keras.layers.Dense(3)(inputs))
+    last = [2 * np.ones((2, 3)), np.ones(3)]
+    model.set_weights(last)
+    run.finish(model, run.final_metrics(), lambda: model.set_weights([np.zeros((2, 3)), np.zeros(3)]))
+    for array, expected, of_best in zip(model.get_weights(), last, run.best_model().get_weights(), strict=True):
+        np.testing.assert_array_equal(array, expected)
+        assert not of_best.any()
 
 
 def test_a_resumed_run_writes_metrics_under_the_names_of_its_first_epoch(run):
