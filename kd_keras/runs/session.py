@@ -6,7 +6,6 @@ import contextlib
 import logging
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,7 +123,7 @@ def train_student(
         ValueError: if Keras cannot save the student, and no run is created; or if the run was started with other images
             or another teacher of the same names.
     """
-    started, recipe, images = time.perf_counter(), session.recipe, session.images
+    checkpoint, recipe, images = _checkpoint(session), session.recipe, session.images
     check_savable(distiller.student)
     warn_of_lag(distiller.student, images.steps * recipe.epochs)
     labeled = images.train.has_labels or images.test is not None
@@ -132,7 +131,6 @@ def train_student(
         soft = recipe.has_soft_labels, recipe.label_smoothing
         objective = images.task.compile_options(*soft) if labeled else {}
         compile_distiller(distiller, recipe, session.strategy, images.steps, objective)
-    checkpoint = _checkpoint(session)
     with distribute.chief_first(session.strategy):
         if session.is_chief:
             session.run.delete_earlier()
@@ -151,7 +149,7 @@ def train_student(
             session.run.withdraw()  # a request that fails in its first step is invalid, too
         raise
     if session.is_chief:
-        seconds = round(time.perf_counter() - started, 1)
+        seconds = round(checkpoint.seconds, 1)
         _complete(session, distiller, checkpoint, {"seconds": seconds, **(known or {}), **conclude()}, trainable)
     return session.run
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import threading
+import time
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -93,8 +94,14 @@ class Checkpoint(keras.callbacks.Callback):
         self._epoch_metrics: list[np.ndarray] = []  # the metrics of the interrupted epoch
         self._first_step = 0  # the number of steps of the epoch that an earlier `fit` did
         self.has_trained = False  # whether a step is complete
+        self._started, self._earlier_seconds = time.perf_counter(), 0.0
         self._signal: int | None = None  # the signal that this process received
         self._previous_handlers: dict[int, Any] = {}
+
+    @property
+    def seconds(self) -> float:
+        """The time since this object was created, and that of the earlier processes up to the restored checkpoint."""
+        return self._earlier_seconds + time.perf_counter() - self._started
 
     def restore(self, model: CheckpointedModel, best: bool = False) -> Position:
         """Loads the newest undamaged checkpoint, or the best, into a compiled model, and returns its position.
@@ -130,6 +137,8 @@ class Checkpoint(keras.callbacks.Callback):
         for variable, array in zip(variables, saved, strict=True):
             variable.assign(array)
         self.highest, self._epoch_metrics, self.position = state.about["highest"], metrics, state.position
+        if not best:
+            self._earlier_seconds = state.about.get("seconds", 0.0)  # older files do not have it
         return state.position
 
     def save(self, best: bool = False) -> None:
@@ -142,7 +151,7 @@ class Checkpoint(keras.callbacks.Callback):
         metrics = self.model.metrics_variables if self.position.step else []
         arrays = [_array(variable) for variable in [*variables, *metrics]]
         if self.writes:
-            about = {"variables": len(variables), "highest": self.highest}
+            about = {"variables": len(variables), "highest": self.highest, "seconds": self.seconds}
             write(self.directory, State(self.position, arrays, about), keep=self.keep, best=best)
 
     # ---- while training

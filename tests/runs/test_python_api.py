@@ -1,5 +1,8 @@
 """train, distill and record from Python: several calls in one process, with names, paths and objects."""
 
+import shutil
+import time
+
 import keras
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ import kd_keras as kd
 from kd_keras import data, methods, models
 from kd_keras.runs.devices import chosen_strategy
 from kd_keras.runs.recipe import Recipe
+from kd_keras.training.checkpoint_files import read, write
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +77,28 @@ def test_an_interrupted_run_resumes_and_equals_a_whole_one(small, tmp_path, monk
     resumed = kd.train(model="mlp(hidden=(8,), dropout=0.5)", **options, run=tmp_path / "stopped")
     assert_equal(weights(whole), weights(resumed))
     assert resumed.history["loss"] == whole.history["loss"]
+
+
+@pytest.mark.parametrize("earlier", [{"seconds": 1000.0}, {}])
+def test_the_seconds_of_a_resumed_run_are_those_of_all_its_processes(small, tmp_path, monkeypatch, earlier):
+    """The second case is a checkpoint of a version that did not count them."""
+    options, begun = {**small, "epochs": 3, "model": "mlp(hidden=(8,))", "run": tmp_path / "run"}, time.perf_counter()
+    with monkeypatch.context() as patch:
+
+        def stop(self, epoch, logs=None):
+            if epoch == 2:
+                raise KeyboardInterrupt
+
+        patch.setattr(kd.callbacks.NonFinite, "on_epoch_end", stop)
+        with pytest.raises(KeyboardInterrupt):
+            kd.train(**options)
+    state = read(tmp_path / "run" / "checkpoint")
+    assert 0 < state.about.pop("seconds") < time.perf_counter() - begun
+    shutil.rmtree(tmp_path / "run" / "checkpoint")
+    write(tmp_path / "run" / "checkpoint", state._replace(about={**state.about, **earlier}))
+    begun = time.perf_counter()
+    seconds = kd.train(**options).result["seconds"] - earlier.get("seconds", 0)
+    assert 0 < seconds < time.perf_counter() - begun + 0.1  # the result is rounded
 
 
 def test_a_wrong_request_creates_no_run(small, tmp_path):
