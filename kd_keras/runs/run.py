@@ -34,6 +34,7 @@ from kd_keras.runs.files import MetricsFile, read_lines, read_metrics, read_resu
 from kd_keras.runs.settings import Settings, from_lines, given_objects
 from kd_keras.version import __version__
 
+NETWORKS = ("model.keras", "best.keras")  # what a complete run has, and an interrupted one may have
 PACKAGES = ("tensorflow", "keras", "tensorflow-datasets", "numpy")
 
 
@@ -105,11 +106,14 @@ class Run:
         Raises:
             ValueError: if the run is not complete, or its result.json is damaged.
         """
+        self._check_complete()
+        return read_result(self.path / "result.json")
+
+    def _check_complete(self) -> None:
         if not (self.path / "result.json").exists():
             raise ValueError(
                 f"Run {self.path} is not complete: it has no result.json. Resume it with the same command."
             )
-        return read_result(self.path / "result.json")
 
     def check_result(self) -> None:
         """Raises a ValueError if the run is not complete or its result.json is damaged."""
@@ -279,12 +283,15 @@ def load_network(source: Trained) -> keras.Model:
         source: a `Run`, the path of a run or of a `.keras` file, or the network itself.
 
     Raises:
-        ValueError: if the file does not exist or is damaged.
+        ValueError: if the file does not exist or is damaged, or it is of a run that is not complete.
     """
     if isinstance(source, keras.Model):
         return source
+    run = find_run(source)
     path = source.path if isinstance(source, Run) else Path(source)
     path = path / "model.keras" if path.is_dir() else path
+    if run is not None and path.name in NETWORKS:
+        run._check_complete()  # the result has the class names and the task, without which the network is ambiguous
     if not path.exists():
         raise ValueError(f"Expected a complete run or a .keras file, but {path} does not exist. {advise_on_path(path)}")
     if path.is_file():

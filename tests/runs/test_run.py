@@ -85,8 +85,22 @@ def test_no_run_and_no_result(run, tmp_path):
     with pytest.raises(ValueError, match="is not complete"):
         _ = run.result
     with pytest.raises(ValueError, match="Train it first"):
-        run.model()
+        load_network(tmp_path / "nowhere")
     assert find_run(tmp_path / "model.keras") is None and recorded_data(tmp_path / "model.keras") == {}
+
+
+def test_the_networks_of_an_incomplete_run_are_refused(run):
+    """The run was killed between its networks and its result, which has the names of the classes."""
+    finish(run)
+    (run.path / "peer1.keras").write_bytes((run.path / "model.keras").read_bytes())
+    (run.path / "result.json").unlink()
+    for source in (run, run.path, str(run.path), run.path / "model.keras", run.path / "best.keras"):
+        with pytest.raises(ValueError, match="is not complete: it has no result.json. Resume it with the same command"):
+            load_network(source)
+    for load in (run.model, run.best_model):
+        with pytest.raises(ValueError, match="is not complete"):
+            load()
+    assert load_network(run.path / "peer1.keras").output_shape == (None, 3)
 
 
 def test_a_torn_result_is_named(run):

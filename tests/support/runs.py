@@ -16,6 +16,7 @@ def trained(directory, name, width, *settings):
     lines = ["--data=digits", *settings, "--test_split=test[:200]", f"--data_dir={directory / 'data'}"]
     (directory / name / "flags.txt").write_text("\n".join(lines) + "\n")
     (directory / name / "metrics.csv").write_text("epoch,hard,loss,val_accuracy\n0,2.3,2.3,NA\n1,2.2,2.2,0.125\n")
+    (directory / name / "result.json").write_text(json.dumps({"data": {}, "metric": "accuracy", "last": {}}))
     return directory / name
 
 
