@@ -51,7 +51,7 @@ def all_pairs(labels: np.ndarray, *, folds: int = FOLDS, seed: int = 0) -> Pairs
     same = labels[first] == labels[second]
     if min(same.sum(), (~same).sum()) < folds:
         received = f"{same.sum()} genuine and {(~same).sum()} impostor pairs of {len(labels)} images"
-        advice = "use more images of each identity, or fewer folds"
+        advice = "use images of several identities with two or more images each, or fewer folds"
         raise ValueError(explain_mismatch(f"at least {folds} pairs of both kinds", received, advice))
     fold, random = np.zeros(len(same), "int64"), np.random.default_rng(seed)
     for kind in (same, ~same):

@@ -110,6 +110,15 @@ def test_wrong_requests_are_rejected(known, strangers, folder, options, message,
     assert not (tmp_path / "run" / "result.json").exists()
 
 
+def test_images_without_genuine_pairs_are_refused_before_the_training(known, tmp_path):
+    images, labels = people(range(6, 10), images=1)
+    rows = {"image": images, "index": np.arange(4), "label": labels - 6}
+    single = data.Source(tf.data.Dataset.from_tensor_slices(rows), "single", 4, 4, ("a", "b", "c", "d"), SHAPE)
+    with pytest.raises(ValueError, match="'single' cannot be verified.* 0 genuine and 6 impostor pairs of 4 images"):
+        kd.train(model=RECOGNIZER, task="faces", data=known, test_data=single, epochs=1, run=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.fixture(scope="module")
 def runs(known, strangers, folder, tmp_path_factory):
     place = tmp_path_factory.mktemp("runs")

@@ -22,8 +22,8 @@ from kd_keras.tasks.faces.embeddings import embed
 from kd_keras.tasks.faces.evaluation import verification
 from kd_keras.tasks.faces.evaluator import FaceEvaluator, describe
 from kd_keras.tasks.faces.export import FaceExport, export_embedder
-from kd_keras.tasks.faces.monitoring import IMAGES, is_face_network, verification_function
-from kd_keras.tasks.faces.pairs import read_test_pairs
+from kd_keras.tasks.faces.monitoring import is_face_network, verification_function
+from kd_keras.tasks.faces.pairs import check_all_pairs, choose_images, read_test_pairs
 from kd_keras.tasks.faces.splits import parse_split
 from kd_keras.tasks.monitoring import MeasureStudent
 from kd_keras.teacher import Teacher
@@ -105,6 +105,7 @@ class Faces(Task):
     def callbacks(
         self, test: Source, batches: Callable[[], tf.data.Dataset], epochs: Collection[int]
     ) -> list[keras.callbacks.Callback]:
+        check_all_pairs(test)  # before the training, whose first test would fail
         return [MeasureStudent(batches, verification_function, self.metrics, epochs)]
 
     def measure(self, network: Teacher, test: Source, batches: tf.data.Dataset) -> dict[str, float]:
@@ -145,9 +146,9 @@ class Faces(Task):
     def score(self, network: keras.Model, images: np.ndarray, labels: Any) -> float | None:
         if labels is None or not is_face_network(network):
             return None
-        step = -(-len(images) // IMAGES)
-        embedding = embed(network, images[::step], flip=False)
-        return dict(verification(embedding, all_pairs(labels[::step])))["verification_accuracy"]
+        chosen = choose_images(labels)
+        embedding = embed(network, images[chosen], flip=False)
+        return dict(verification(embedding, all_pairs(labels[chosen])))["verification_accuracy"]
 
     def order_labels(self, labels: Any, network: Sequence[str] | None, names: Sequence[str] | None) -> Any:
         return labels  # of people whom the network does not know

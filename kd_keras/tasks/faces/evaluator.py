@@ -9,7 +9,6 @@ import numpy as np
 
 from kd_keras.contracts import as_batch
 from kd_keras.data import Pairs, Source, all_pairs
-from kd_keras.data.selection import take_evenly
 from kd_keras.errors import explain_mismatch
 from kd_keras.evaluation import Candidate
 from kd_keras.evaluation.cost import saved_kilobytes
@@ -28,7 +27,7 @@ from kd_keras.tasks.faces.evaluation import (
 )
 from kd_keras.tasks.faces.monitoring import embed_all, embedding_function, is_face_network
 from kd_keras.tasks.faces.page import VERIFICATION, face_sections
-from kd_keras.tasks.faces.pairs import select_images
+from kd_keras.tasks.faces.pairs import select_images, take_identities
 from kd_keras.tasks.faces.verification import measure_roc, threshold_at_far
 
 MANY_PAIRS = 50_000  # from which a fifth of the resamples is drawn
@@ -42,7 +41,8 @@ class FaceEvaluator(NetworkEvaluator):
 
     Args:
         test: images with identities.
-        examples: the largest number of images from which all pairs are made; more are thinned out evenly.
+        examples: the largest number of images from which all pairs are made; of more images a part of the people is
+            selected.
         pairs: the pairs to verify, by the numbers of the test images; by default all pairs of `examples` images.
         **options: `batch_size` and `image_size`, as for `NetworkEvaluator`.
 
@@ -62,8 +62,9 @@ class FaceEvaluator(NetworkEvaluator):
         if not test.has_labels:
             raise ValueError(explain_mismatch(f"identities in {test.name!r} to verify faces", "images without labels"))
         self.has_given_pairs = pairs is not None
-        images = take_evenly(test, examples)
-        if pairs is not None:
+        if pairs is None:
+            images = take_identities(test, examples)
+        else:
             images, pairs = select_images(test, pairs)
         super().__init__(images, **options)
         self.labels = np.concatenate([np.asarray(as_batch(element).label) for element in self.images])

@@ -13,9 +13,8 @@ from kd_keras.data import all_pairs
 from kd_keras.models import Recognizer
 from kd_keras.tasks.faces.embeddings import unit_vectors
 from kd_keras.tasks.faces.evaluation import verification
+from kd_keras.tasks.faces.pairs import IMAGES, choose_images
 from kd_keras.teacher import prepare_images
-
-IMAGES = 1000  # from which all pairs are made; more are thinned out evenly
 
 
 def is_face_network(network: keras.Model) -> bool:
@@ -51,18 +50,18 @@ def embedding_function(
 def embed_all(
     embed: Callable[[Tensor], Tensor], batches: tf.data.Dataset, name: str, images: int = IMAGES
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The unit embeddings `(N, D)` float64 and the identities `(N,)` of all images, or of evenly spread ones.
+    """The unit embeddings `(N, D)` float64 and the identities `(N,)` of all images, or of a selection.
 
     Args:
         embed: as `embedding_function` makes it.
         batches: images with identities, as `data.evaluation` makes them.
         name: of the network, for a message.
-        images: the largest N.
+        images: the largest N; of more images a part is selected as `choose_images` does.
     """
     parts = [(np.asarray(embed(batch.inputs)), np.asarray(batch.label)) for batch in map(as_batch, batches)]
     embedding, labels = (np.concatenate(column) for column in zip(*parts, strict=True))
-    step = -(-len(labels) // images)
-    return unit_vectors(embedding[::step].astype("float64"), name), labels[::step]
+    chosen = choose_images(labels, images)
+    return unit_vectors(embedding[chosen].astype("float64"), name), labels[chosen]
 
 
 def verification_function(
