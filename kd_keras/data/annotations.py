@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from kd_keras.data.base import Source
-from kd_keras.data.file_sources import source_of_files
+from kd_keras.data.file_sources import file_ranges, source_of_files
 from kd_keras.data.image_files import SUFFIXES, Header, common_channels, common_size, read_header, read_image
 from kd_keras.data.python_calls import call_python
 from kd_keras.detection.boxes import NO_OBJECT, BoxFormat, convert_boxes
@@ -90,7 +90,10 @@ def annotated_source(
     listing = [(image.path.name, image.path.stat().st_size) for image in images]
     digest = hashlib.sha256(repr([depth, listing]).encode() + boxes.tobytes() + classes.tobytes()).hexdigest()
     columns, version = (paths, {"boxes": boxes, "classes": classes}), f"{Path(name).name} {digest}"
-    return source_of_files(columns, decode, name=name, image_shape=shape, class_names=class_names, version=version)
+    ranges = file_ranges(image.path for image in images)
+    return source_of_files(
+        columns, decode, name=name, image_shape=shape, class_names=class_names, version=version, ranges=ranges
+    )
 
 
 def _read_header(image: AnnotatedImage) -> Header:

@@ -36,8 +36,8 @@ class Source:
         files: the number of files that contain the examples.
         read_range: a function of `begin` and `end` that returns the examples from `begin` to `end - 1` in the same form
             and with the same indices, and opens only the files that contain them; `None` if there is none.
-        ranges: where the examples are, (name, begin, end) with a name such as a split of a version of a dataset;
-            empty if this is not known.
+        ranges: where the examples are, (name, begin, end) with a name such as a split of a version of a dataset,
+            or the path of an image; empty if this is not known.
 
     Raises:
         ValueError: if `examples` is not a dataset of such dictionaries, if it has no examples, or if the class names do

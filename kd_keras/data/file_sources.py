@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import tensorflow as tf
@@ -50,3 +51,12 @@ def source_of_files(
         read_range=read_range,
         ranges=ranges,
     )
+
+
+def file_ranges(paths: Iterable[str | os.PathLike]) -> tuple[tuple[str, int, int], ...]:
+    """The `ranges` of a source whose splits may list files of one folder: each file is a range of its own.
+
+    >>> [(os.path.basename(name), begin, end) for name, begin, end in file_ranges(["1.png", "2.png"])]
+    [('1.png', 0, 1), ('2.png', 0, 1)]
+    """
+    return tuple((os.path.realpath(path), 0, 1) for path in paths)

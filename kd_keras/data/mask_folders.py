@@ -15,7 +15,7 @@ from PIL import Image
 
 from kd_keras.data.annotations import image_files
 from kd_keras.data.base import Source
-from kd_keras.data.file_sources import source_of_files
+from kd_keras.data.file_sources import file_ranges, source_of_files
 from kd_keras.data.image_files import SUFFIXES, Header, common_channels, common_size, read_header, read_image
 from kd_keras.data.mask_values import MaskValues, Value, make_mask_values
 from kd_keras.data.python_calls import call_python
@@ -79,6 +79,7 @@ def read_mask_folder(
         image_shape=(*size, depth),
         class_names=values.names,
         version=f"{folder.name} {split} {digest}",
+        ranges=file_ranges(image for image, _ in pairs),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 
 from kd_keras.data.base import Source
 
@@ -16,8 +17,14 @@ def count_shared(source: Source, other: Source) -> int:
     >>> count_shared(load("digits", "train[:100]"), load("digits", "train[60:]"))
     40
     """
-    pairs = ((own, its) for own in source.ranges for its in other.ranges if own[0] == its[0])
-    return sum(max(0, min(own[2], its[2]) - max(own[1], its[1])) for own, its in pairs)
+    by_name: dict[str, list[tuple[int, int]]] = defaultdict(list)  # there may be as many names as examples
+    for name, begin, end in other.ranges:
+        by_name[name].append((begin, end))
+    return sum(
+        max(0, min(end, last) - max(begin, first))
+        for name, begin, end in source.ranges
+        for first, last in by_name.get(name, ())
+    )
 
 
 def warn_of_shared(train: Source, test: Source, name: str = "training images") -> None:

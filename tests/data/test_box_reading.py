@@ -227,6 +227,7 @@ def test_errors_of_coco_name_the_annotation(content, error, expected, tmp_path):
 def test_a_tfds_dataset_with_boxes():
     source = data.load_boxes("bccd", "test", SHARED)
     assert (source.size, source.classes, source.image_shape) == (72, 3, (480, 640, 3))
+    assert source.ranges == (("bccd/1.0.0 test", 0, 72),)
     labels = list(source.examples.map(lambda example: example["label"]).as_numpy_iterator())
     counts = np.bincount(np.concatenate([label["classes"][label["classes"] >= 0] for label in labels]), minlength=3)
     assert dict(zip(source.class_names, counts.tolist(), strict=True)) == {"RBC": 805, "WBC": 71, "Platelets": 69}

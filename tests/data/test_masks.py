@@ -307,6 +307,7 @@ def test_a_tfds_dataset_with_masks():
     names = [f"class{number}" for number in range(11)]
     source = data.load_masks("camvid", "test[:8]", SHARED, class_names=names, ignored=11)
     assert (source.size, source.classes, source.image_shape) == (8, 11, (192, 256, 3))
+    assert [row[1:] for row in source.ranges] == [(0, 8)]
     ((x, y),) = data.evaluation(source, batch_size=8)
     assert x.shape == (8, 192, 256, 3) and y.shape == (8, 192, 256)
     assert {IGNORED} < set(np.unique(y).tolist()) <= {IGNORED, *range(11)}
