@@ -240,6 +240,11 @@ def test_a_range_of_pixels_is_two_numbers():
         TeacherOptions(teacher_range=([0, 1], [2, 3]))
 
 
+def test_two_classes_of_several_teachers_teach_a_single_unit():
+    teachers = [convolutional(classes=2, name=f"net{number}") for number in range(2)]
+    Distiller(student=convolutional(classes=1), teacher=teachers, methods=[KD()])
+
+
 def test_units_with_a_sigmoid_each_are_not_combined_by_a_softmax():
     teachers = [convolutional(name=f"net{number}") for number in range(2)]
     with pytest.raises(ValueError, match="sigmoid each must end in that sigmoid.* Pass combine='logits'"):

@@ -81,6 +81,7 @@ class KD(TapPairMethod):
         super().__init__(**name_heads(options))
         self.temperature = check_number("KD", "temperature", temperature, above=0)
         self.binary = bool(binary)
+        self.is_binary = self.binary  # also before `bind`, for a recording
 
     def check_heads(self, student: Specs, teacher: Specs) -> None:
         super().check_heads(student, teacher)

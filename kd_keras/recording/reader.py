@@ -64,6 +64,12 @@ class Recording:
             for shard in self.plan["shards"]
         }
 
+    @property
+    def combine(self) -> str | None:
+        """How the logits of several teachers were combined, "probabilities" or "logits"; `None` if there was one."""
+        combine = self.plan["teacher"].get("combine")
+        return combine[0] if isinstance(combine, list) else None
+
     def check(self, section: str, current: Mapping[str, Any]) -> None:
         """Compares a section of the plan with current values.
 

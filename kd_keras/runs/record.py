@@ -20,6 +20,7 @@ from kd_keras.runs.teachers import TEACHER_OPTIONS, TeacherOptions, TeacherSourc
 from kd_keras.runs.unlabeled import open_unlabeled
 from kd_keras.tasks.pretraining import Pretraining
 from kd_keras.teacher import Teacher
+from kd_keras.training.construction import check_combination, check_storage
 
 logger = logging.getLogger("kd_keras")
 
@@ -62,7 +63,8 @@ def record(
     Raises:
         TypeError: if an option is unknown, or a value is of the wrong type.
         FileNotFoundError: if a dataset is neither prepared nor downloadable, or a folder has no images.
-        ValueError: if the directory contains another recording, or the request is invalid.
+        ValueError: if the directory contains another recording, or the request is invalid, for example if only the
+            largest of units with a sigmoid each would be stored.
         OSError: if the disk is full; complete shards are kept, and the same call resumes.
 
     >>> import tempfile
@@ -78,12 +80,16 @@ def record(
         return _verify(output, teacher, for_teacher, recipe, unlabeled)
     if teacher is None:
         raise ValueError("Expected a teacher to record, but received none. Pass teacher=.")
-    taps = list(dict.fromkeys(tap for method in make_methods(methods) for tap in method.taps.teacher))
+    readers = make_methods(methods)
+    check_storage(readers, {}, logits)
+    taps = list(dict.fromkeys(tap for method in readers for tap in method.taps.teacher))
     with devices.local_strategy(recipe).scope():
         images = teachers.name_classes(_load(recipe, unlabeled), teachers.class_names_of(teacher))
+        loaded = teachers.load_any_teacher(teacher, images, for_teacher, taps)
+        check_combination(readers, {}, loaded.tapped(taps))
         recording = writer.record(
             output,
-            teachers.load_any_teacher(teacher, images, for_teacher, taps),
+            loaded,
             images.train,
             taps=taps,
             views=recipe.views or 1,

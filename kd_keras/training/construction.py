@@ -10,9 +10,11 @@ from typing import Any
 
 import keras
 
-from kd_keras.errors import shorten
+from kd_keras.errors import explain_mismatch, shorten
 from kd_keras.methods.base import Method
 from kd_keras.networks.square_inputs import check_square_input
+from kd_keras.recording.format import stored_classes
+from kd_keras.recording.teacher import RecordedTeacher
 from kd_keras.teacher import Teacher
 
 UNUSED = ("train_step", "test_step", "compute_metrics")
@@ -58,24 +60,56 @@ def check_parts(student: Any, methods: Sequence[Any]) -> None:
 
 
 def check_combination(methods: Sequence[Method], student: Mapping[str, Any], teacher: Any) -> None:
-    """Checks that several teachers are combined as the methods read their logits.
+    """Checks that several teachers are combined, and recorded logits stored, as the methods read them.
 
-    The mean of probabilities is that of a softmax unless the teachers end in a sigmoid.
+    The mean of probabilities is that of a softmax unless the teachers end in a sigmoid, and so is the recorded
+    probability of the classes that are not among the largest.
 
     Args:
-        methods: they are bound.
+        methods: they are bound; or not yet, as for a recording, whose later students are not known.
         student: the specifications of its taps.
         teacher: it has the wanted taps.
 
     Raises:
-        ValueError: if units with a sigmoid each are combined by a softmax.
+        ValueError: if units with a sigmoid each are combined by a softmax, or recorded as classes with one.
     """
-    if not isinstance(teacher, Teacher) or len(teacher.networks) < 2 or "logits" not in teacher.specs:
+    spec = teacher.specs.get("logits")
+    if spec is None or spec.shape[-1] == 1 or spec.activation == "sigmoid" or not _has_sigmoids(methods, student):
         return
-    spec, head = teacher.specs["logits"], student.get("logits")
-    is_binary = any(method.is_binary for method in methods) or getattr(head, "activation", "") == "sigmoid"
-    if is_binary and teacher.combine == "probabilities" and spec.shape[-1] > 1 and spec.activation != "sigmoid":
+    recording = teacher.recording if isinstance(teacher, RecordedTeacher) else None
+    if recording is None:
+        combine = teacher.combine if isinstance(teacher, Teacher) and len(teacher.networks) > 1 else None
+    else:
+        combine = recording.combine
+    if combine == "probabilities":
         raise ValueError(
             "Several teachers of units with a sigmoid each must end in that sigmoid, or be combined by logits, but"
-            f" received logits of {spec.layer!r}. Pass combine='logits' to the teacher."
+            f" received logits of {spec.layer!r}. Pass combine='logits' to the teacher"
+            f"{'' if recording is None else ', and record it again'}."
         )
+    if recording is not None:
+        check_storage(methods, student, recording.plan["logits"])
+
+
+def check_storage(methods: Sequence[Method], student: Mapping[str, Any], logits: str) -> None:
+    """Checks that logits are stored as the methods read them.
+
+    Args:
+        methods, student: as for `check_combination`.
+        logits: the storage form.
+
+    Raises:
+        ValueError: if only the largest of units with a sigmoid each are stored.
+    """
+    reads_logits = any("logits" in method.taps.teacher for method in methods)
+    if reads_logits and stored_classes(logits) is not None and _has_sigmoids(methods, student):
+        expected = "the recorded logits of all units with a sigmoid each, which have no common softmax"
+        raise ValueError(explain_mismatch(expected, f"logits={logits!r}", "record them with logits='float16'"))
+
+
+def _has_sigmoids(methods: Sequence[Method], student: Mapping[str, Any]) -> bool:
+    """Whether logits are units with a sigmoid each, as far as the student or a method says so."""
+    head = student.get("logits")
+    if head is not None and head.shape[-1] == 1:
+        return False  # a single unit has two classes, which a teacher may have with one softmax
+    return any(method.is_binary for method in methods) or (head is not None and head.activation == "sigmoid")

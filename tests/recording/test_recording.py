@@ -1,5 +1,6 @@
 """Recorded teachers: they train the same student as the live teacher, and unsuitable recordings are rejected."""
 
+import contextlib
 import json
 import os
 import resource
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import kd_keras as kd
 from kd_keras import Distiller, Teacher, data
 from kd_keras.contracts import INDEX, RECORDED, Batch, TapSpec, as_batch
 from kd_keras.data import Augmentation, Source
@@ -355,6 +357,36 @@ def test_requests_that_cannot_be_recorded_are_rejected(tmp_path):
     user_augmentation = type("UserAugmentation", (), attributes)()
     with pytest.raises(ValueError, match=r"The repr\(\) of an augmentation"):
         recorded(tmp_path / "own", augmentation=user_augmentation)
+
+
+def record_sigmoids(directory, teacher, **options):
+    return kd.record(
+        teacher=teacher, data=images(), output=directory, methods=["kd(binary=True)"], batch_size=8, **options
+    )
+
+
+@pytest.mark.parametrize("form", ["float16", "top-2"])
+def test_recorded_units_with_a_sigmoid_each_are_stored_with_all_classes(form, tmp_path):
+    recorded(tmp_path / "recording", logits=form)
+    student, teacher = on_pixels(convolutional(4)), Teacher.recorded(tmp_path / "recording")
+    Distiller(student=student, teacher=teacher, methods=[KD()])
+    message = "all units with a sigmoid each.* received logits='top-2'"
+    with pytest.raises(ValueError, match=message) if form == "top-2" else contextlib.nullcontext():
+        Distiller(student=student, teacher=teacher, methods=[KD(binary=True)])
+    with pytest.raises(ValueError, match=message) if form == "top-2" else contextlib.nullcontext():
+        record_sigmoids(tmp_path / "whole", wide(), logits=form)
+
+
+@pytest.mark.parametrize("combine", ["probabilities", "logits"])
+def test_recorded_teachers_of_units_with_a_sigmoid_each_are_combined_by_logits(combine, tmp_path):
+    several, refused = [wide(0), wide(1)], combine == "probabilities"
+    message = "sigmoid each must end in that sigmoid.* Pass combine='logits' to the teacher"
+    with pytest.raises(ValueError, match=message) if refused else contextlib.nullcontext():
+        record_sigmoids(tmp_path / "whole", several, combine=combine)
+    record(tmp_path / "recording", Teacher(several, combine=combine), images(), batch_size=8)
+    teacher = Teacher.recorded(tmp_path / "recording")
+    with pytest.raises(ValueError, match=f"{message}, and record it again") if refused else contextlib.nullcontext():
+        Distiller(student=on_pixels(convolutional(4)), teacher=teacher, methods=[KD(binary=True)])
 
 
 def test_a_batch_without_the_recorded_outputs_is_rejected(tmp_path):
