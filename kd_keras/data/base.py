@@ -38,6 +38,8 @@ class Source:
             and with the same indices, and opens only the files that contain them; `None` if there is none.
         ranges: where the examples are, (name, begin, end) with a name such as a split of a version of a dataset,
             or the path of an image; empty if this is not known.
+        has_one_order: whether each pass gives the same examples in the same order, as it should. If not, `index` does
+            not identify an example, and recordings refuse the source.
 
     Raises:
         ValueError: if `examples` is not a dataset of such dictionaries, if it has no examples, or if the class names do
@@ -59,6 +61,7 @@ class Source:
     files: int = 1
     read_range: Callable[[int, int], tf.data.Dataset] | None = None
     ranges: tuple[tuple[str, int, int], ...] = ()
+    has_one_order: bool = True
 
     def __post_init__(self) -> None:
         spec = self.examples.element_spec

@@ -7,6 +7,7 @@ from typing import Any
 from kd_keras.data.base import Source
 from kd_keras.data.examples import fits_in_memory, store
 from kd_keras.data.settings import BatchSettings, ViewSettings
+from kd_keras.errors import explain_mismatch
 
 
 def describe_views(source: Source, views: ViewSettings, batching: BatchSettings) -> dict[str, Any]:
@@ -15,7 +16,8 @@ def describe_views(source: Source, views: ViewSettings, batching: BatchSettings)
     Batch size, remainder and order are included only if batches are mixed.
 
     Raises:
-        ValueError: if the `repr` of the augmentation does not say what it does.
+        ValueError: if the `repr` of the augmentation does not say what it does, or the source has no order in which
+            recorded outputs could be joined to its examples.
 
     >>> import tensorflow as tf
     >>> examples = tf.data.Dataset.range(2).map(lambda i: {"image": tf.zeros((4, 4, 1), tf.uint8), "index": i})
@@ -28,6 +30,10 @@ def describe_views(source: Source, views: ViewSettings, batching: BatchSettings)
             f"The repr() of an augmentation must say what it does, but received {views.augmentation!r}. Make it a "
             "dataclass, or give it a __repr__ with all its settings."
         )
+    if not source.has_one_order:
+        expected = f"the same examples of {source.name!r} in the same order in each pass, for a recording"
+        advice = "remove shuffle() and random changes of the images: the pipeline shuffles and augments"
+        raise ValueError(explain_mismatch(expected, "other examples or another order in the second pass", advice))
     changes = views.changes_images or views.mixes_batches
     description = {
         "dataset": source.version or source.name,

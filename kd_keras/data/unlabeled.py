@@ -98,6 +98,7 @@ def without_labels(source: Source) -> Source:
         image_shape=source.image_shape,
         version=f"{source.version} without labels",
         files=source.files,
+        has_one_order=source.has_one_order,
         read_range=None if read_range is None else lambda begin, end: strip(read_range(begin, end)),
     )
 

@@ -78,7 +78,7 @@ class Request:
         logits: the storage form of logits, one of `format.FORMS`.
 
     Raises:
-        ValueError: if `views` is below 1.
+        ValueError: if `views` is below 1, or outputs cannot be joined to the examples, as `describe_views` says.
     """
 
     source: Source
@@ -89,6 +89,7 @@ class Request:
 
     def __post_init__(self) -> None:
         check_whole(1, views=self.views)
+        describe_views(self.source, self.view_settings, self.batching)  # before a slow or paid function is asked
 
     def shards(self) -> list[Shard]:
         """All shards, in the order in which a single worker writes them."""

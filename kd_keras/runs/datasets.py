@@ -11,6 +11,8 @@ import tensorflow as tf
 
 from kd_keras.data import Source
 
+COMPARED = 1000  # examples of the first pass with which the second one is compared
+
 
 def source_from(dataset: tf.data.Dataset, name: str = "tf.data.Dataset") -> Source:
     """Makes a source from a dataset, which is read once to count its examples and classes.
@@ -20,6 +22,7 @@ def source_from(dataset: tf.data.Dataset, name: str = "tf.data.Dataset") -> Sour
             "label". Images are `(H, W, C)` or `(B, H, W, C)` of any numeric dtype with values in 0..255, which are
             rounded. Floating-point images in 0..1 are refused. Labels are whole numbers `()` or one-hot `(K,)`. The
             dataset must be finite and yield the same order every time; the pipeline shuffles it. There is a warning if
+            the first examples of a second pass are others, and recordings then refuse the source. There is a warning if
             no example has label 0, because the labels may count from 1.
         name: the name of the source.
 
@@ -55,6 +58,14 @@ def source_from(dataset: tf.data.Dataset, name: str = "tf.data.Dataset") -> Sour
             "classes minus 1. Subtract 1 if they count from 1.",
             stacklevel=2,
         )
+    has_one_order = _checksum(examples.take(COMPARED)) == measured.first_checksum
+    if not has_one_order:
+        warnings.warn(
+            f"{name} gives other examples, or another order of them, in its second pass. Remove shuffle() and random "
+            "changes of the images: the pipeline shuffles and augments. Repeated views, resumed trainings, methods "
+            "that remember examples and recordings need one order.",
+            stacklevel=2,
+        )
     shape = examples.element_spec["image"].shape
     return Source(
         examples.enumerate().map(numbered, tf.data.AUTOTUNE, deterministic=True),
@@ -63,6 +74,7 @@ def source_from(dataset: tf.data.Dataset, name: str = "tf.data.Dataset") -> Sour
         version=f"{measured.checksum % 2**64:016x}",
         classes=(classes or measured.last_class + 1) if has_labels else None,
         image_shape=None if None in shape else tuple(shape),
+        has_one_order=has_one_order,
     )
 
 
@@ -139,7 +151,8 @@ def _is_one_hot(label: tf.TensorSpec | None, rank: int, name: str) -> bool:
 
 
 class _Measured(NamedTuple):
-    """What one pass over the examples finds: number, pixel range, label range, largest label error and a checksum."""
+    """What one pass over the examples finds: number, pixel range, label range, largest label error, a checksum of all
+    examples, and one of the first `COMPARED`."""
 
     size: int
     lowest: float
@@ -148,6 +161,7 @@ class _Measured(NamedTuple):
     last_class: int
     label_error: float
     checksum: int
+    first_checksum: int
 
 
 def _check(measured: _Measured, is_integer: bool, has_labels: bool, name: str) -> None:
@@ -177,22 +191,35 @@ def _measure(examples: tf.data.Dataset) -> _Measured:
     has_labels = "label" in examples.element_spec
 
     def add(state: tuple, example: dict) -> tuple:
-        count, lowest, highest, first, last, error, checksum = state
-        content = tf.strings.to_hash_bucket_fast(tf.io.serialize_tensor(example["image"]), 2**62)
+        count, lowest, highest, first, last, error, checksum, first_checksum = state
+        content = _content(example)
         pixels = tf.cast(example["image"], tf.float32)
         smallest, largest = tf.reduce_min(pixels), tf.reduce_max(pixels)
         spoiled = tf.where(tf.reduce_all(tf.math.is_finite(pixels)), 0.0, float("nan"))
         if has_labels:
             first, last = tf.minimum(first, example["label"]), tf.maximum(last, example["label"])
             worse = example["label_error"]
-            content += example["label"]
             error = tf.where(tf.math.is_nan(error) | (worse <= error), error, worse)  # a NaN is the worst and stays
         lowest, highest = tf.minimum(lowest, smallest), tf.maximum(highest, largest)
-        return count + 1, lowest + spoiled, highest + spoiled, first, last, error, 31 * checksum + content
+        first_checksum = tf.where(count < COMPARED, 31 * first_checksum + content, first_checksum)
+        ranges = lowest + spoiled, highest + spoiled, first, last
+        return count + 1, *ranges, error, 31 * checksum + content, first_checksum
 
     start = (
         tf.constant(0), tf.constant(float("inf")), tf.constant(float("-inf")), tf.constant(2**62, tf.int64),
         tf.constant(-(2**62), tf.int64), tf.constant(0.0, tf.float64),
-        tf.constant(0, tf.int64),
+        tf.constant(0, tf.int64), tf.constant(0, tf.int64),
     )  # fmt: skip
     return _Measured(*(value.numpy().item() for value in examples.reduce(start, add)))
+
+
+def _checksum(examples: tf.data.Dataset) -> int:
+    """A checksum of the images and labels in their order."""
+    start = tf.constant(0, tf.int64)
+    return examples.reduce(start, lambda checksum, example: 31 * checksum + _content(example)).numpy().item()
+
+
+def _content(example: dict) -> tf.Tensor:
+    """A number that differs for another image or label."""
+    content = tf.strings.to_hash_bucket_fast(tf.io.serialize_tensor(example["image"]), 2**62)
+    return content + example["label"] if "label" in example else content

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import kd_keras as kd
+from kd_keras.data.unlabeled import without_labels
 from kd_keras.runs.datasets import source_from
 
 IMAGES = np.arange(6 * 4 * 4 * 1).reshape(6, 4, 4, 1)
@@ -97,3 +99,72 @@ def test_other_images_or_labels_are_another_version():
     )
     source = source_from(tf.data.Dataset.from_tensor_slices((images, labels)))
     assert first in source.without([1]).version and first in source.with_channels(3).version
+
+
+def shuffled(**options):
+    images = np.random.default_rng(0).integers(0, 256, (40, 4, 4, 1)).astype("uint8")
+    return tf.data.Dataset.from_tensor_slices((images, np.arange(40) % 3)).shuffle(40, **options)
+
+
+@pytest.mark.parametrize(
+    "dataset",
+    [
+        labeled(LABELS),
+        shuffled(reshuffle_each_iteration=False),
+        shuffled(seed=0, reshuffle_each_iteration=False).batch(8),
+        shuffled().cache(),
+    ],
+    ids=["plain", "shuffled once", "shuffled once with a seed", "cached"],
+)
+def test_one_order_is_accepted(dataset, recwarn):
+    assert source_from(dataset).has_one_order and not recwarn.list
+
+
+def with_noise(image, label):
+    return tf.bitwise.bitwise_xor(image, tf.cast(tf.random.uniform(image.shape, 0, 4, tf.int32), tf.uint8)), label
+
+
+@pytest.mark.parametrize(
+    "dataset",
+    [shuffled(), shuffled(seed=0).batch(8), shuffled(reshuffle_each_iteration=False).map(with_noise)],
+    ids=["shuffled", "shuffled with a seed", "changed at random"],
+)
+def test_another_order_in_each_pass_is_reported(dataset):
+    with pytest.warns(UserWarning, match=r"another order of them, in its second pass. Remove shuffle\(\)"):
+        source = source_from(dataset)
+    assert not source.has_one_order
+    for derived in (source.with_channels(3), source.without([1]), without_labels(source)):
+        assert not derived.has_one_order
+
+
+def test_only_the_first_examples_are_compared(monkeypatch):
+    monkeypatch.setattr("kd_keras.runs.datasets.COMPARED", 10)
+    read = []
+
+    def numbers():
+        for number in range(30):
+            read.append(number)
+            yield np.full((4, 4, 1), number, "uint8")
+
+    signature = tf.TensorSpec((4, 4, 1), tf.uint8)
+    assert source_from(tf.data.Dataset.from_generator(numbers, output_signature=signature)).has_one_order
+    assert 40 <= len(read) < 45
+
+
+@pytest.mark.filterwarnings("ignore:tf.data.Dataset gives other examples")
+def test_recordings_refuse_a_dataset_without_one_order(tmp_path):
+    network = kd.models.build("mlp", (4, 4, 1), 3)
+    message = r"the same order in each pass, for a recording, .*. Remove shuffle\(\)"
+    with pytest.raises(ValueError, match=message):
+        kd.record(teacher=network, data=shuffled(seed=0), output=tmp_path / "none", batch_size=8)
+    asked = []
+    with pytest.raises(ValueError, match=message):
+        kd.record(teacher=lambda images: asked.append(len(images)), data=shuffled(), output=tmp_path / "none")
+    assert not asked and not (tmp_path / "none").exists()
+    options = {"student": "mlp(hidden=(4,))", "epochs": 1, "batch_size": 8}
+    cached = shuffled().cache()
+    kd.record(teacher=network, data=cached, output=tmp_path / "recording", batch_size=8)
+    with pytest.raises(ValueError, match=message):
+        kd.distill(recording=tmp_path / "recording", data=shuffled(seed=0), run=tmp_path / "run", **options)
+    assert not (tmp_path / "run").exists()
+    kd.distill(recording=tmp_path / "recording", data=cached, run=tmp_path / "run", **options)
