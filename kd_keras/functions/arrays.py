@@ -29,8 +29,9 @@ def arrays_teacher(
     Args:
         file: the path of an `.npz` file with one of the arrays "logits" `(N, ..., K)`, "probabilities" `(N, ..., K)` or
             "embedding" `(N, D)`, and optionally "index" `(N,)`, the number of each row's example in its dataset, or
-            "files" `(N,)`, the path of its image in the folder. Without both, row n belongs to example n. An array
-            "class_names" `(K,)` names the classes in the order of the outputs.
+            "files" `(N,)`, the path of its image in the folder. Without both, row n belongs to example n, and
+            there must be as many rows as examples. An array "class_names" `(K,)` names the classes in the order of the
+            outputs.
         names: the paths of the images in the order of the examples, which "files" needs; `kd_keras.data.file_names`
             lists those of a folder.
         class_order: as for `Teacher`.
@@ -63,7 +64,8 @@ def arrays_teacher(
         return values[[rows[number] for number in index.tolist()]]
 
     class_names = [str(entry) for entry in arrays["class_names"]] if "class_names" in arrays else None
-    origin = Origin(name, {"arrays": file_digest(path)}, class_names, has_only_originals=True)
+    count = None if "index" in arrays or "files" in arrays else len(values)
+    origin = Origin(name, {"arrays": file_digest(path)}, class_names, has_only_originals=True, rows=count)
     is_embedding = present[0] == "embedding"
     return FunctionTeacher(
         ask,

@@ -35,12 +35,15 @@ class Origin:
         identity: plain values that differ if the function is another one; a recording is compared with them.
         class_names: the names of its classes in the order of its outputs, or `None` if they are not known.
         has_only_originals: whether it has outputs for the images of a dataset, but not for views of them.
+        rows: the number of its outputs if output n belongs to example n, else `None`; a recording must then have as
+            many examples.
     """
 
     name: str
     identity: Mapping[str, Any]
     class_names: Sequence[str] | None = None
     has_only_originals: bool = False
+    rows: int | None = None
 
 
 class FunctionTeacher:

@@ -33,8 +33,9 @@ def ready_function(
         first_batch: returns the first batch that this worker records.
 
     Raises:
-        ValueError: if the function has outputs for the original images only and the views differ from them, or if its
-            outputs for the batch are not what a recording needs.
+        ValueError: if the function has outputs for the original images only and the views differ from them, if it has
+            one for each example but their numbers differ, or if its outputs for the batch are not what a recording
+            needs.
     """
     views = request.view_settings
     if teacher.origin.has_only_originals and (views.changes_images or views.mixes_batches):
@@ -42,6 +43,11 @@ def ready_function(
         received = f"the augmentation {views.augmentation!r}"
         expected = f"the images as they are for {teacher.origin.name}, which has no predictions for views of them"
         raise ValueError(explain_mismatch(expected, received, advice))
+    rows, size = teacher.origin.rows, request.source.size
+    if rows is not None and rows != size:  # the rows may be those of another split
+        expected = f"{size:,} rows in {teacher.origin.name}, one for each example of {request.source.name!r}"
+        advice = 'add an array "index" with the number of each row\'s example in this split, from 0'
+        raise ValueError(explain_mismatch(expected, f"{rows:,} rows without their numbers", advice))
     with contextlib.suppress(FileNotFoundError, ValueError):  # `plan.begin` repairs a damaged plan
         taps = read_json(directory / "plan.json", ("taps",))["taps"]
         if list(taps) == [teacher.tap]:

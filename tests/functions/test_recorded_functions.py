@@ -245,6 +245,9 @@ def test_arrays_are_found_by_the_number_of_the_example(tmp_path):
     np.testing.assert_array_equal(table(recording), logits)
     recording = record(tmp_path / "in_order", arrays(tmp_path / "b.npz", logits=logits), source(), batch_size=8)
     np.testing.assert_array_equal(table(recording), logits)
+    more, index = np.concatenate([logits[order], logits]), [*order, *range(COUNT, 2 * COUNT)]  # of several splits
+    recording = record(tmp_path / "more", arrays(tmp_path / "c.npz", logits=more, index=index), source(), batch_size=8)
+    np.testing.assert_array_equal(table(recording), logits)
 
 
 def test_arrays_that_do_not_fit_are_refused(tmp_path):
@@ -252,7 +255,12 @@ def test_arrays_that_do_not_fit_are_refused(tmp_path):
     with pytest.raises(ValueError, match="no predictions for views of them, but received the augmentation"):
         record(tmp_path / "r", arrays(path, logits=logits), source(), batch_size=8, augmentation=CROP)
     with pytest.raises(ValueError, match=r"which lacks \d+ of a batch, such as"):
-        record(tmp_path / "r", arrays(path, logits=logits[:8]), source(), batch_size=37)
+        record(tmp_path / "r", arrays(path, logits=logits[:8], index=np.arange(8)), source(), batch_size=37)
+    for rows in (logits[:8], np.concatenate([logits, logits])):
+        message = f"{COUNT} rows in .*'a.npz', .* received {len(rows)} rows without their numbers. Add an array .index"
+        with pytest.raises(ValueError, match=message):
+            record(tmp_path / "r", arrays(path, logits=rows), source(), batch_size=8)
+    assert not (tmp_path / "r").exists()
     with pytest.raises(ValueError, match=r"each example once in 'index' .* \[1\] several times"):
         arrays(path, logits=logits[:3], index=[0, 1, 1])
     with pytest.raises(ValueError, match="whole numbers in 'index' .* but received float64 values"):
