@@ -70,4 +70,5 @@ def write_inputs(directory: Path, inputs: dict[str, Any]) -> None:
 
 
 def _identify(source: Source) -> str:
-    return f"{source.size:,} examples, {source.version or source.name}"
+    content = (source.version or source.name) if source.has_one_order else "in an order that changes"
+    return f"{source.size:,} examples, {content}"

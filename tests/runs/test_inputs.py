@@ -76,3 +76,13 @@ def test_a_run_does_not_resume_with_other_images_or_another_teacher_of_the_same_
         kd.distill(**request)
     (teacher.path / "model.keras").write_bytes(good)
     assert kd.distill(**request).is_complete
+
+
+@pytest.mark.filterwarnings("ignore:tf.data.Dataset gives other examples")
+def test_a_shuffled_dataset_is_known_by_its_size_alone(tmp_path):
+    options = {"model": MLP, "run": tmp_path / "run", "batch_size": 32, "epochs": 1}
+    kd.train(data=dataset(64, 0).shuffle(64), **options)
+    (tmp_path / "run" / "result.json").unlink()
+    with pytest.raises(ValueError, match="recorded 64 examples, in an order that changes; now 65|now 65"):
+        kd.train(data=dataset(65, 0).shuffle(65), **options)
+    assert kd.train(data=dataset(64, 0).shuffle(64), **options).is_complete
