@@ -40,13 +40,23 @@ def accuracies(directory: Path) -> list[float]:
     return [100 * run.result["last"]["val_accuracy"] for run in runs if run.is_complete]
 
 
+def method_of(recipe: str) -> str:
+    """The method whose published number on CIFAR-100 belongs to a recipe; a recipe of ImageNet has none.
+
+    >>> method_of("dkd_beta8"), method_of("dist_imagenet")
+    ('dkd', '')
+    """
+    method, *setting = recipe.split("_")
+    return "" if "imagenet" in setting else method
+
+
 def row(pair: str, recipe: str, directory: Path, published: dict[tuple[str, str], tuple[str, str]]) -> str:
     """A row of the table, empty if there is no complete run."""
     values = accuracies(directory)
     if not values:
         return ""
     spread = f"{statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    accuracy, source = published.get((pair, recipe.split("_")[0]), ("", ""))
+    accuracy, source = published.get((pair, method_of(recipe)), ("", ""))
     return f"| {pair} | {recipe} | {len(values)} | {statistics.mean(values):.2f} | {spread} | {accuracy} | {source} |"
 
 

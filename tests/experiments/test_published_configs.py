@@ -3,10 +3,12 @@
 import json
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 from PIL import Image
 
+from kd_keras.networks.taps import Tapped
 from kd_keras.runs.optimization import learning_rate
 from kd_keras.runs.parsing import parse_call, parse_method
 from kd_keras.runs.recipe import Recipe
@@ -18,6 +20,8 @@ FOLDER = ROOT / "experiments" / "configs" / "published"
 METHODS = sorted(path.stem for path in (FOLDER / "methods").glob("*.flags"))
 PAIRS = sorted(path.stem for path in FOLDER.glob("*.flags") if "--student" in path.read_text())
 FAST = ("kd", "ab")
+OF_112_PX = ("ofd_imagenet", "reviewkd_imagenet")  # they name stages of networks that halve the image five times
+FIVE_STAGES = "applications/MobileNet(alpha=0.25)"
 
 
 def names(all_names):
@@ -37,12 +41,12 @@ def lines(path):
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    """One batch of 32 x 32 images of two classes, and flags for one step with the recipe's other settings."""
+    """One batch of 32 x 32 images of three classes, the fewest that LSKD takes, and flags for one step with the recipe's other settings."""
     folder, random = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
     for split in ("train", "test"):
-        for label in ("cat", "dog"):
+        for label in ("cat", "dog", "owl"):
             (folder / split / label).mkdir(parents=True)
-            for number in range(4):
+            for number in range(3):
                 pixels = random.integers(0, 256, (32, 32, 3)).astype("uint8")
                 Image.fromarray(pixels).save(folder / split / label / f"{number}.png")
     return [f"--data={folder}", "--test_split=test", "--batch_size=8", "--epochs=2", "--decay_epochs=1"]
@@ -52,6 +56,13 @@ def small(tmp_path_factory):
 def teacher(small, tmp_path_factory):
     run = tmp_path_factory.mktemp("runs") / "teacher"
     program("train", *small, "--schedule=steps", "--model=resnet8", f"--run={run}")
+    return run
+
+
+@pytest.fixture(scope="module")
+def deep_teacher(small, tmp_path_factory):
+    run = tmp_path_factory.mktemp("runs") / "deep_teacher"
+    program("train", *small, "--schedule=steps", f"--model={FIVE_STAGES}", f"--run={run}")
     return run
 
 
@@ -91,12 +102,35 @@ def test_the_rate_of_the_published_recipes():
 
 
 @pytest.mark.parametrize("name", names(METHODS))
-def test_a_method_trains_for_one_step(name, small, teacher, tmp_path):
+def test_a_method_trains_for_one_step(name, small, request, tmp_path):
     recipe = "imagenet" if "imagenet" in name else "cifar100"
     flags = [f"--flagfile={FOLDER / recipe}.flags", f"--flagfile={FOLDER / 'methods' / name}.flags", *small]
-    size = ["--image_size=32,32"]
-    program("distill", *flags, *size, f"--teacher={teacher}", "--student=resnet8", f"--run={tmp_path / 'run'}")
+    student, fixture = (FIVE_STAGES, "deep_teacher") if name in OF_112_PX else ("resnet8", "teacher")
+    networks = [f"--teacher={request.getfixturevalue(fixture)}", f"--student={student}", "--image_size=32,32"]
+    program("distill", *flags, *networks, f"--run={tmp_path / 'run'}")
     assert np.isfinite(json.loads((tmp_path / "run" / "result.json").read_text())["last"]["loss"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OF_112_PX)
+def test_the_maps_on_imagenet_are_the_published_ones(name):
+    """Those of 56, 28, 14 and 7 px, with the channels in mdistiller's configurations."""
+    flags = from_lines(lines(FOLDER / "methods" / f"{name}.flags"))
+    taps = parse_method(flags["method"], examples=50_000).taps
+    networks = (keras.applications.MobileNet, taps.student), (keras.applications.ResNet50, taps.teacher)
+    for (network, names), channels in zip(networks, ([128, 256, 512, 1024], [256, 512, 1024, 2048]), strict=True):
+        specs = Tapped(network(weights=None), list(names)).specs
+        maps = [specs[tap].shape[1:] for tap in names if tap != "embedding"]
+        assert maps == [(size, size, width) for size, width in zip((56, 28, 14, 7), channels, strict=True)]
+        assert ("embedding" in names) == name.startswith("reviewkd")
+
+
+def test_a_recipe_of_imagenet_has_no_number_of_cifar_beside_it(tmp_path, monkeypatch):
+    for name in ("dist", "dist_imagenet"):
+        (tmp_path / "resnet32x4_resnet8x4" / name).mkdir(parents=True)
+    monkeypatch.setattr(published, "accuracies", lambda directory: [70.0] if "dist" in directory.name else [])
+    rows = [row.split(" | ") for row in published.table(tmp_path).splitlines()[2:]]
+    assert [(row[1], row[5]) for row in rows] == [("dist", "76.31"), ("dist_imagenet", "")]
 
 
 @pytest.mark.parametrize("pair", names(pair for pair in PAIRS if not pair.startswith("imagenet")))
