@@ -60,7 +60,8 @@ class ReviewKD(TapPairMethod):
     WRN-40-2 to WRN-16-2, to WRN-40-1 and to ShuffleNetV1 and for ResNet-32x4 to ResNet-8x4 and to ShuffleNetV1; 8 for
     ResNet-32x4 to ShuffleNetV2; 0.6 for ResNet-56 to ResNet-20; 1 for ResNet-110 to ResNet-32. On ImageNet, with a
     warm-up of 1 epoch and `student_tap=("stages:pre", "embedding")`: 1 for ResNet-34 to ResNet-18, 8 for ResNet-50 to
-    MobileNetV1.
+    MobileNetV1. The published maps begin at 56 pixels: name the stages of both sides without that of 112 pixels, as
+    `experiments/configs/published/methods/reviewkd_imagenet.flags` does.
 
     Differs from the authors' code in counting epochs from 1 in the warm-up, as mdistiller does; in that code the first
     epoch does not have this loss. A stage is the last map of its size: for ShuffleNetV2 the map after its last 1x1

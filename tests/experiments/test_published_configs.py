@@ -41,7 +41,7 @@ def lines(path):
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    """One batch of 32 x 32 images of three classes, the fewest that LSKD takes, and flags for one step with the recipe's other settings."""
+    """One batch of 32 x 32 images of three classes, the fewest that LSKD takes, and flags for one step of a recipe."""
     folder, random = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
     for split in ("train", "test"):
         for label in ("cat", "dog", "owl"):
