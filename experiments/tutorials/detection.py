@@ -104,7 +104,7 @@ baseline = kd.train(model=STUDENT, run=RUNS / "baseline", **recipe)
 `BCKD` follows the teacher's class scores and boxes, and needs equal anchors: the same image size, pyramid and
 anchor_scale. `PKD` follows the maps of the pyramid, whatever the networks are. In the shell:
 
-    python -m experiments.distill --teacher=RUN --student="detector/resnet8(...)" --data=FOLDER --method=bckd \
+    python -m experiments.distill --teacher=RUN --student="detector/resnet8(...)" --data=FOLDER --method=bckd \\
         --method="pkd(student_tap='pyramid_p*', teacher_tap='pyramid_p*')" --run=runs/student
 
 A RetinaNet of KerasHub is a teacher too, or a student: `hub/retinanet_resnet50_fpn_coco` as the name of a model, or

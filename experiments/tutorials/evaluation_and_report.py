@@ -46,7 +46,8 @@ print(evaluation)
 """
 ## Questions that take longer
 
-They are asked by name, or all at once by `questions=["all"]`.
+They are asked by name, such as `questions=["attention", "similarity"]`, or all at once by `questions=["all"]`. With
+`report=` all of them are asked. `examples=` limits the test images for them.
 
 * `robustness`: the error under ten corruptions at five severities, relative to the teacher's.
 * `generalization`: the gap between training and test images; how well images of another dataset can be told apart
@@ -67,7 +68,6 @@ trade-off.
 evaluation = kd.evaluate(
     [baseline, student],
     teacher=teacher,
-    questions=["attention", "similarity"],
     examples=100,
     requirements={"max_accuracy_drop": 0.02, "min_agreement": 0.9, "max_latency_ratio": 0.9},
     report=RUNS / "report.html",
@@ -80,7 +80,7 @@ print("Open", RUNS / "report.html")
 The same in the shell:
 
     python -m experiments.evaluate --teacher=RUNS/teacher --model=RUNS/baseline --model=RUNS/student \\
-        --questions=attention,similarity --max_accuracy_drop=0.02 --min_agreement=0.9 --report=report.html
+        --examples=100 --max_accuracy_drop=0.02 --min_agreement=0.9 --max_latency_ratio=0.9 --report=report.html
 
 experiments/results/cifar10_compare.md shows such a page for CIFAR-10, and what its numbers say.
 """

@@ -90,7 +90,7 @@ baseline = kd.train(model=STUDENT, run=RUNS / "baseline", **recipe)
 differ. It needs no labels. Methods that compare images of one person, such as `"ekd"`, need several of them in each
 batch: `images_per_identity=4`. In the shell:
 
-    python -m experiments.distill --teacher=RUN --student="embedder/resnet8(dimension=32)" --data=FOLDER --task=faces \
+    python -m experiments.distill --teacher=RUN --student="embedder/resnet8(dimension=32)" --data=FOLDER --task=faces \\
         --method=embedding --run=runs/student
 """
 

@@ -49,7 +49,7 @@ print(recording)
 
 # %% [markdown]
 """
-`logits="float16"` or `logits="top-16"` keep less of the logits and print the error; `methods=[...]` records the taps
+`logits="float16"` or `logits="top-5"` keep less of the logits and print the error; `methods=[...]` records the taps
 that these methods read. In the shell, `python -m experiments.record --shard=0/4` to `--shard=3/4` share the work.
 
 ## Train from it

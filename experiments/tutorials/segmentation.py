@@ -97,19 +97,19 @@ baseline = kd.train(model=STUDENT, run=RUNS / "baseline", **recipe)
 """
 ## The distilled student
 
-`KD` compares the class probabilities of each pixel, and `CWD` the places of the image where a class is likely. The
-settings below were published for segmentation; the defaults are those of classification and detection. In the shell:
+`KD` compares the class probabilities at each position, and `CWD` the positions at which a class is likely. Both read
+`logits_map`, the logits before they are resized to the size of the image. The settings below were published for
+segmentation; the defaults are those of classification and detection. In the shell:
 
-    python -m experiments.distill --teacher=RUN --student="segmenter/resnet8(width=16)" --data=FOLDER --ignored=255 \
-        --method="kd(temperature=1, weight=1)" --hard_weight=1 --scale=0.5,2.0 --run=runs/student \
-        --method="cwd(student_tap='logits', teacher_tap='logits', temperature=4, weight=3)"
+    python -m experiments.distill --teacher=RUN --student="segmenter/resnet8(width=16)" --data=FOLDER --ignored=255 \\
+        --method="kd(student_tap='logits_map', teacher_tap='logits_map', temperature=1, weight=1)" --hard_weight=1 \\
+        --method="cwd(student_tap='logits_map', teacher_tap='logits_map', temperature=4, weight=3)" \\
+        --scale=0.5,2.0 --run=runs/student
 """
 
 # %%
-METHODS = [
-    kd.methods.KD(temperature=1.0, weight=1.0),
-    kd.methods.CWD(student_tap="logits", teacher_tap="logits", temperature=4.0, weight=3.0),
-]
+TAPS: dict[str, Any] = {"student_tap": "logits_map", "teacher_tap": "logits_map"}
+METHODS = [kd.methods.KD(temperature=1.0, weight=1.0, **TAPS), kd.methods.CWD(temperature=4.0, weight=3.0, **TAPS)]
 student = kd.distill(teacher=teacher, student=STUDENT, methods=METHODS, hard_weight=1.0, run=RUNS / "student", **recipe)
 
 # %% [markdown]
