@@ -87,8 +87,9 @@ If the other program reads the same images, its predictions are enough. In PyTor
     np.savez("predictions.npz", logits=logits, files=files, class_names=dataset.classes)
 
 `files` says which row belongs to which image of the folder. For images of another dataset the array `index` does, the
-number of each example; without both, row n belongs to example n. `probabilities` or `embedding` may take the place of
-`logits`. There are predictions for the images and not for views of them, so there is no augmentation.
+number of each example; without both, there must be one row for each example, in their order. `probabilities` or
+`embedding` may take the place of `logits`. There are predictions for the images and not for views of them, so there is
+no augmentation.
 """
 
 # %%
