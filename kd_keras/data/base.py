@@ -38,6 +38,8 @@ class Source:
             and with the same indices, and opens only the files that contain them; `None` if there is none.
         ranges: where the examples are, (name, begin, end) with a name such as a split of a version of a dataset,
             or the path of an image; empty if this is not known.
+        content: identifies the examples in any order, for a dataset that is shuffled once in each process; by default
+            the version does.
         has_one_order: whether each pass gives the same examples in the same order, as it should. If not, `index` does
             not identify an example, and recordings refuse the source.
 
@@ -61,6 +63,7 @@ class Source:
     files: int = 1
     read_range: Callable[[int, int], tf.data.Dataset] | None = None
     ranges: tuple[tuple[str, int, int], ...] = ()
+    content: str = ""
     has_one_order: bool = True
 
     def __post_init__(self) -> None:
@@ -175,6 +178,7 @@ class Source:
             examples=map_all(self.examples),
             image_shape=None if self.image_shape is None else (*self.image_shape[:2], channels),
             version=f"{self.version or self.name} with {channels} channels",
+            content="",
             read_range=None if read_range is None else lambda begin, end: map_all(read_range(begin, end)),
         )
 
@@ -213,7 +217,9 @@ class Source:
             raise ValueError(f"No example of {self.name!r} remains without the classes {sorted(classes)}.")
         numbered = remaining.enumerate().map(lambda number, example: {**example, "index": number})
         version = f"{self.version or self.name} without {sorted(classes)}"
-        return replace(self, examples=numbered, size=size, version=version, files=1, read_range=None, ranges=())
+        return replace(
+            self, examples=numbered, size=size, version=version, content="", files=1, read_range=None, ranges=()
+        )
 
 
 def _check_box_shapes(spec: dict[str, tf.TensorSpec], name: str) -> None:

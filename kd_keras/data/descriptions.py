@@ -16,8 +16,8 @@ def describe_views(source: Source, views: ViewSettings, batching: BatchSettings)
     Batch size, remainder and order are included only if batches are mixed.
 
     Raises:
-        ValueError: if the `repr` of the augmentation does not say what it does, or the source has no order in which
-            recorded outputs could be joined to its examples.
+        ValueError: if the `repr` of the augmentation does not say what it does, or the source gives its examples in
+            another order in each pass.
 
     >>> import tensorflow as tf
     >>> examples = tf.data.Dataset.range(2).map(lambda i: {"image": tf.zeros((4, 4, 1), tf.uint8), "index": i})

@@ -59,4 +59,11 @@ def file_ranges(paths: Iterable[str | os.PathLike]) -> tuple[tuple[str, int, int
     >>> [(os.path.basename(name), begin, end) for name, begin, end in file_ranges(["1.png", "2.png"])]
     [('1.png', 0, 1), ('2.png', 0, 1)]
     """
-    return tuple((os.path.realpath(path), 0, 1) for path in paths)
+    folders: dict[str, str] = {}  # resolved once, because there may be many files
+    ranges = []
+    for path in paths:
+        folder, name = os.path.split(os.fspath(path))
+        if folder not in folders:
+            folders[folder] = os.path.realpath(folder)
+        ranges.append((os.path.join(folders[folder], name), 0, 1))
+    return tuple(ranges)

@@ -28,7 +28,7 @@ def count_shared(source: Source, other: Source) -> int:
 
 
 def warn_of_shared(train: Source, test: Source, name: str = "training images") -> None:
-    """Logs a warning if test images are in `train`, which the warning calls by its name."""
+    """Logs a warning if test images are in `train`; `name` describes `train` in the warning."""
     if shared := count_shared(train, test):
         LOGGER.warning(
             "%s of the %s test images are %s, so that the test overestimates the accuracy on new images. Choose "

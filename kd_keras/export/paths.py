@@ -55,10 +55,14 @@ def _earlier(path: Path) -> Path:
 
 def _recover(path: Path) -> None:
     """Puts the earlier directory back if nothing has replaced it, and deletes it otherwise."""
-    if os.path.lexists(path):
-        shutil.rmtree(_earlier(path), ignore_errors=True)
-    elif _earlier(path).exists():
-        _earlier(path).rename(path)
+    earlier = _earlier(path)
+    if not os.path.lexists(path):
+        if earlier.exists():
+            earlier.rename(path)
+    elif earlier.is_symlink():
+        earlier.unlink()
+    else:
+        shutil.rmtree(earlier, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -96,7 +96,7 @@ class Method(keras.layers.Layer):
         weighs_examples: whether a loss `()` already contains the sample weights of the batch.
         needs_index: whether the method reads `batch.index`.
         supports_binary: whether the method also has a loss for units with a sigmoid each. After `bind`, `is_binary`
-            says whether the logits are such units; before, only if the arguments of the method say so.
+            says whether the logits are such units; before, only an argument such as `binary=True` does.
         nonfinite_advice: what to check if the loss is not finite, besides the learning rate; for the error message.
         trains_student: whether the loss has a gradient for the student, not only for adapters of a first stage.
     """

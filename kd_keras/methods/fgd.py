@@ -204,11 +204,10 @@ class FGD(TapPairMethod):
                 advice = "use the same pyramid and image size"
                 raise ValueError(explain_mismatch(expected, describe_pair(*pair), advice))
         self.adapters = [_build_adapter(*pair) for pair in pairs]
-        # Two flat lists: Keras before 3.14 does not save layers of lists in lists.
-        self.own_contexts, self.contexts = ([GlobalContext(dtype="float32") for _ in pairs] for _ in range(2))
-        for contexts in (self.own_contexts, self.contexts):
-            for context, (_, target) in zip(contexts, pairs, strict=True):
-                context.build(target.shape)
+        # A flat list, the student's and the teacher's of each level: Keras before 3.14 does not save lists in lists.
+        self.contexts = [GlobalContext(dtype="float32") for _ in pairs for _ in range(2)]
+        for number, context in enumerate(self.contexts):
+            context.build(pairs[number // 2][1].shape)
         super().bind(student, teacher)
 
     def check_batch(self, batch: Batch) -> None:
@@ -217,8 +216,8 @@ class FGD(TapPairMethod):
     def call(self, student: Outputs, teacher: Outputs, batch: Batch, step: Step) -> Tensor:
         boxes, classes = require_boxes(self.name, batch.label)
         weights: dict[str, Any] = {name: getattr(self, name) for name in ("temperature", "alpha", "beta", "gamma")}
-        trained = (self.adapters, self.own_contexts, self.contexts)
-        levels = zip(*self.tensors(student, teacher), *trained, strict=True)
+        contexts = (self.contexts[::2], self.contexts[1::2])
+        levels = zip(*self.tensors(student, teacher), self.adapters, *contexts, strict=True)
         total = 0.0
         for maps, target, adapt, own_context, context in levels:
             maps, target = adapt(maps), ops.cast(target, "float32")

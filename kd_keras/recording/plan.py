@@ -78,7 +78,7 @@ class Request:
         logits: the storage form of logits, one of `format.FORMS`.
 
     Raises:
-        ValueError: if `views` is below 1, or outputs cannot be joined to the examples, as `describe_views` says.
+        ValueError: if `views` is below 1, or the source gives its examples in another order in each pass.
     """
 
     source: Source

@@ -138,16 +138,27 @@ def check_exists(source: Network) -> None:
         raise ValueError(f"Expected a run or a .keras file, but {path} does not exist. {advise_on_path(path)}")
 
 
-def warn_of_training_images(networks: Mapping[str, Network], test: Source, data_dir: str | None = None) -> None:
-    """Logs a warning for each network whose run was trained on test images, as far as splits and folders tell."""
+def warn_of_training_images(networks: Mapping[str, Network], test: Source, recipe: Recipe) -> None:
+    """Logs a warning for each network whose run was trained on test images, as far as splits and folders tell.
+
+    Args:
+        networks: the networks by name.
+        test: the test images.
+        recipe: names them. Runs on other data are not compared, because these may have to be downloaded.
+    """
+    opened: dict[tuple, Source] = {}
     for name, source in networks.items():
         run = find_run(source)
+        recorded = Recipe() if run is None else Recipe.from_settings(run.settings)
+        if run is None or recorded.data != recipe.data:
+            continue
+        key = (recorded.train_split, recorded.without_classes, str(recorded.reading))
         try:
-            train = None if run is None else training_images(run, data_dir)
+            if key not in opened:
+                opened[key] = training_images(run, recipe.data_dir)
         except (ValueError, OSError):  # they are not needed
             continue
-        if train is not None:
-            warn_of_shared(train, test, f"training images of {name}")
+        warn_of_shared(opened[key], test, f"training images of {name}")
 
 
 def describe_differences(used: Mapping[str, Any], networks: Mapping[str, Network]) -> list[str]:

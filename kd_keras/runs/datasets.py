@@ -74,6 +74,7 @@ def source_from(dataset: tf.data.Dataset, name: str = "tf.data.Dataset") -> Sour
         version=f"{measured.checksum % 2**64:016x}",
         classes=(classes or measured.last_class + 1) if has_labels else None,
         image_shape=None if None in shape else tuple(shape),
+        content=f"{measured.content % 2**64:016x}",
         has_one_order=has_one_order,
     )
 
@@ -152,7 +153,7 @@ def _is_one_hot(label: tf.TensorSpec | None, rank: int, name: str) -> bool:
 
 class _Measured(NamedTuple):
     """What one pass over the examples finds: number, pixel range, label range, largest label error, a checksum of all
-    examples, and one of the first `COMPARED`."""
+    examples in their order, one of the first `COMPARED`, and one of all in any order."""
 
     size: int
     lowest: float
@@ -162,6 +163,7 @@ class _Measured(NamedTuple):
     label_error: float
     checksum: int
     first_checksum: int
+    content: int
 
 
 def _check(measured: _Measured, is_integer: bool, has_labels: bool, name: str) -> None:
@@ -191,7 +193,7 @@ def _measure(examples: tf.data.Dataset) -> _Measured:
     has_labels = "label" in examples.element_spec
 
     def add(state: tuple, example: dict) -> tuple:
-        count, lowest, highest, first, last, error, checksum, first_checksum = state
+        count, lowest, highest, first, last, error, checksum, first_checksum, total = state
         content = _content(example)
         pixels = tf.cast(example["image"], tf.float32)
         smallest, largest = tf.reduce_min(pixels), tf.reduce_max(pixels)
@@ -203,12 +205,12 @@ def _measure(examples: tf.data.Dataset) -> _Measured:
         lowest, highest = tf.minimum(lowest, smallest), tf.maximum(highest, largest)
         first_checksum = tf.where(count < COMPARED, 31 * first_checksum + content, first_checksum)
         ranges = lowest + spoiled, highest + spoiled, first, last
-        return count + 1, *ranges, error, 31 * checksum + content, first_checksum
+        return count + 1, *ranges, error, 31 * checksum + content, first_checksum, total + content
 
     start = (
         tf.constant(0), tf.constant(float("inf")), tf.constant(float("-inf")), tf.constant(2**62, tf.int64),
         tf.constant(-(2**62), tf.int64), tf.constant(0.0, tf.float64),
-        tf.constant(0, tf.int64), tf.constant(0, tf.int64),
+        tf.constant(0, tf.int64), tf.constant(0, tf.int64), tf.constant(0, tf.int64),
     )  # fmt: skip
     return _Measured(*(value.numpy().item() for value in examples.reduce(start, add)))
 

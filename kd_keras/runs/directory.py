@@ -26,10 +26,11 @@ def check_place(path: Path, overwrite: bool = False) -> None:
         )
     nested = sorted(file.parent for file in path.rglob("flags.txt") if file.parent != path) if overwrite else []
     if nested:
+        others = f" and {len(nested) - 1} more" if len(nested) > 1 else ""
         raise ValueError(
-            "Expected a run without other runs in its directory, all of which overwrite=True (in the shell --overwrite)"
-            f" deletes, but {path} contains the run {nested[0]}{f' and {len(nested) - 1} more' * (len(nested) > 1)}. "
-            "Move or delete these first, or choose another directory."
+            "Expected a directory without other runs, because overwrite=True (in the shell --overwrite) deletes "
+            f"everything in it, but {path} contains the run {nested[0]}{others}. Move or delete them first, or choose "
+            "another directory."
         )
 
 

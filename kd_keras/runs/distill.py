@@ -20,6 +20,7 @@ from kd_keras.networks.quantized_layers import is_quantization_aware
 from kd_keras.recording.teacher import RecordedTeacher
 from kd_keras.runs import devices, students, teachers
 from kd_keras.runs.images import Images, read_images
+from kd_keras.runs.inputs import check_inputs, given_teacher_inputs
 from kd_keras.runs.methods import make_methods, methods_setting, weight_description, weight_setting
 from kd_keras.runs.own_teachers import refuse_function
 from kd_keras.runs.recipe import DEFAULTS, Data, Recipe, make_recipe
@@ -82,6 +83,17 @@ class Request:
             taps = {tap for method in make_methods(self.methods) for tap in method.taps.teacher}
             live = teachers.load_teacher(self.teacher, images, self.teacher_options, taps)
         return live, live if self.recording is None else teachers.load_recorded(self.recording, images, live)
+
+    def check_same_teacher(self, run: Run) -> None:
+        """Checks that a complete run learned from this teacher if it is a Python object.
+
+        flags.txt cannot tell two of the same shapes apart.
+
+        Raises:
+            ValueError: if it learned from another one.
+        """
+        if self.recording is None and self.teacher_options.teacher_precision is None:
+            check_inputs(run.path, given_teacher_inputs(self.teacher))
 
     def check(self) -> None:
         """Rejects a request that cannot be trained, before any data is loaded.
@@ -203,7 +215,10 @@ def distill(
         )
     with devices.chosen_strategy(recipe) as strategy:
         with open_session(run, request.settings(recipe), recipe, strategy, overwrite) as session:
-            return session if isinstance(session, Run) else _distill(session, request)
+            if isinstance(session, Run):
+                request.check_same_teacher(session)
+                return session
+            return _distill(session, request)
 
 
 def _distill(session: Session, request: Request) -> Run:
@@ -215,9 +230,10 @@ def _distill(session: Session, request: Request) -> Run:
             " student in int8."
         )
     with session.building():
+        images = teachers.name_classes(images, request.teacher)
         live, teacher = request.load_teachers(images)
-        recorded = teacher.class_names if isinstance(teacher, RecordedTeacher) else None
-        images = teachers.name_classes(images, recorded or teachers.class_names_of(request.teacher))
+        if isinstance(teacher, RecordedTeacher):
+            images = teachers.name_classes(images, None, teacher)
         session = replace(session, images=images)
         # Loading a teacher draws random numbers and a recorded one draws none; the student must not depend on it.
         keras.utils.set_random_seed(session.recipe.seed)

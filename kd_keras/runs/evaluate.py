@@ -154,7 +154,7 @@ def evaluate(
             questions = task.select_questions(names, limits, other_data is not None)
             given_pairs = None if pairs is None else task.read_pairs(pairs, recipe.data, recipe.test_split)
             test, reading = open_test_images(recipe, task, origin, options)
-            warn_of_training_images(networks, test, options.get("data_dir"))
+            warn_of_training_images(networks, test, recipe)
             others = None if other_data is None else open_source(other_data, other_split, recipe.data_dir, **reading)
         evaluator = task.evaluator(
             test,

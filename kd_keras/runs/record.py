@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from kd_keras import distribute
+from kd_keras.functions.teacher import FunctionTeacher
 from kd_keras.methods import Method
 from kd_keras.recording import writer
 from kd_keras.recording.format import TEMPERATURES
@@ -84,8 +85,10 @@ def record(
     check_storage(readers, {}, logits)
     taps = list(dict.fromkeys(tap for method in readers for tap in method.taps.teacher))
     with devices.local_strategy(recipe).scope():
-        images = teachers.name_classes(_load(recipe, unlabeled), teachers.class_names_of(teacher))
+        images = teachers.name_classes(_load(recipe, unlabeled), teacher)
         loaded = teachers.load_any_teacher(teacher, images, for_teacher, taps)
+        if isinstance(loaded, FunctionTeacher):
+            images = teachers.name_classes(images, None, loaded)
         check_combination(readers, {}, loaded.tapped(taps))
         recording = writer.record(
             output,

@@ -291,7 +291,7 @@ def load_network(source: Trained) -> keras.Model:
     path = source.path if isinstance(source, Run) else Path(source)
     path = path / "model.keras" if path.is_dir() else path
     if run is not None and path.name in NETWORKS:
-        run._check_complete()  # the result has the class names and the task, without which the network is ambiguous
+        run.check_result()  # the result has the class names and the task, without which the network is ambiguous
     if not path.exists():
         raise ValueError(f"Expected a complete run or a .keras file, but {path} does not exist. {advise_on_path(path)}")
     if path.is_file():

@@ -8,7 +8,6 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -16,15 +15,16 @@ import tensorflow as tf
 
 from kd_keras import data, distribute
 from kd_keras.distiller import Distiller
+from kd_keras.files import write_json
 from kd_keras.networks.backbone import Trainable
 from kd_keras.networks.moving_statistics import warn_of_lag
 from kd_keras.networks.saving import check_savable
 from kd_keras.recording.reader import Recording
 from kd_keras.recording.teacher import RecordedTeacher
 from kd_keras.runs import devices
-from kd_keras.runs.directory import check_place
 from kd_keras.runs.images import Images, load_images
-from kd_keras.runs.inputs import check_inputs, image_inputs, teacher_inputs, write_inputs
+from kd_keras.runs.inputs import FILE as INPUTS
+from kd_keras.runs.inputs import check_inputs, image_inputs, teacher_inputs
 from kd_keras.runs.lock import lock_directory
 from kd_keras.runs.optimization import compile_distiller
 from kd_keras.runs.recipe import Recipe
@@ -79,9 +79,8 @@ def open_session(
 
     Raises:
         ValueError: if the directory contains something other than this run, if another process trains it, if the images
-            do not exist, or if images that are passed as objects are others than those of the complete run.
+            do not exist, or if Python objects with other images are passed for a complete run.
     """
-    check_place(Path(path), overwrite)
     with contextlib.ExitStack() as stack:
         with distribute.chief_first(strategy):
             run = Run.prepare(path, settings, overwrite)
@@ -91,8 +90,11 @@ def open_session(
             images = None if run.is_complete else load(recipe)
         if images is None:
             run.check_result()
-            if any(isinstance(source, (data.Source, tf.data.Dataset)) for source in (recipe.data, recipe.test_data)):
-                check_inputs(run.path, image_inputs(load(recipe)))  # flags.txt cannot tell one object from another
+            given = any(
+                isinstance(source, (data.Source, tf.data.Dataset)) for source in (recipe.data, recipe.test_data)
+            )
+            if given and (run.path / INPUTS).exists():  # flags.txt cannot tell one object from another
+                check_inputs(run.path, image_inputs(load(recipe)))
             logger.info("%s is complete: nothing to do.", run.path)
             yield run
         else:
@@ -213,7 +215,7 @@ def _callbacks(
     if not session.is_chief:
         return [*measuring, guard]
     session.run.begin()  # not before, because an invalid request must not create a run
-    write_inputs(session.run.path, inputs)
+    write_json(session.run.path / INPUTS, inputs)
     progress = [progress_over_epochs(session.recipe)] if session.recipe.test_every > 1 else []
     task = session.images.task
     measured = task.metrics if task.is_open_set else ("loss", *task.metrics)

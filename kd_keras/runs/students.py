@@ -112,14 +112,15 @@ def prepare_training(
 def _check_precision(network: keras.Model, source: Network, precision: str) -> None:
     """Checks that a given network, whose layers keep the precision they were built in, computes in that of the recipe.
 
-    Otherwise a network in float16 would train without loss scaling, and one in float32 in no other precision.
+    Otherwise a network in float16 would train without loss scaling, and the precision would have no effect on a network
+    in float32.
     """
     computed = {layer.compute_dtype for layer in sub_layers(network) if own_variables(layer)}
     half = sorted(computed & {"float16", "bfloat16"})
     expected = [] if precision == "float32" else [precision.removeprefix("mixed_")]
     if half != expected:
         built = f"mixed_{half[0]}" if half else "float32"
-        advice = f"pass precision={built!r}, or name the network and load its weights by weights= in any precision"
+        advice = f"pass precision={built!r}, or the name of its architecture and weights=, in any precision"
         raise ValueError(explain_mismatch(f"{describe(source)} in {precision}", f"a network built in {built}", advice))
 
 
@@ -193,13 +194,8 @@ def as_setting(source: Network) -> str | GivenObject:
         return os.fspath(source)
     if not isinstance(source, keras.Model):
         return GivenObject(f"an object of type {type(source).__name__}")
-    return GivenObject(describe_shapes(source))
-
-
-def describe_shapes(model: keras.Model) -> str:
-    """A Keras model with its shapes and its number of parameters, as flags.txt describes it."""
-    shapes = f"{getattr(model, 'input_shape', None)} -> {getattr(model, 'output_shape', None)}"
-    return f"a Keras model, {shapes}, {model.count_params():,} parameters"
+    shapes = f"{getattr(source, 'input_shape', None)} -> {getattr(source, 'output_shape', None)}"
+    return GivenObject(f"a Keras model, {shapes}, {source.count_params():,} parameters")
 
 
 def _of_this_strategy(model: keras.Model) -> keras.Model:

@@ -70,8 +70,8 @@ def plan(
         shared: options of every run, none by default.
 
     Raises:
-        ValueError: if there is no pair, if a recipe has no name or the name of the baseline, or if two pairs would have
-            the same directory.
+        ValueError: if there is no pair, if a recipe has no name or the name of the baseline, if two pairs would have
+            the same directory, or if runs are to be overwritten.
 
     >>> runs = plan("runs", [("teacher", "resnet8")], {"kd": {"methods": ["kd"]}}, [0], {"epochs": 3})
     >>> [str(run.path) for run in runs]
@@ -83,6 +83,8 @@ def plan(
         raise ValueError("A sweep needs at least one pair of a teacher and a student, but received none. Pass pairs=.")
     if BASELINE in recipes or not all(recipes):
         raise ValueError(f"The recipes of a sweep need names other than {BASELINE!r}, but received {list(recipes)}.")
+    if any((options or {}).get("overwrite") for options in (shared, *recipes.values())):
+        raise ValueError("A sweep reuses its complete runs, but received overwrite=True. Delete those to train anew.")
     runs, seeds = [], list(seeds)
     for teacher, student in pairs:
         folder = Path(directory) / f"{_name_of(teacher)}-{student}".replace("/", "_")
@@ -120,13 +122,26 @@ def _name_of(teacher: TeacherSource) -> str:
 def check_complete(runs: Sequence[PlannedRun]) -> None:
     """Checks that the complete runs of a plan, which are reused, have its settings.
 
+    Damaged results are left to `finish`.
+
     Raises:
-        ValueError: if one has other settings or a damaged result.
+        ValueError: if one has other settings.
     """
     for planned in runs:
-        if (planned.path / "result.json").exists():
+        if _error_of_result(planned) == "":
             with open(planned.log, "a") as log, _redirected(log):
                 _start(planned)
+
+
+def _error_of_result(planned: PlannedRun) -> str | None:
+    """The error of reading a damaged result, or "" if it is readable; `None` for a run that is not complete."""
+    if not (planned.path / "result.json").exists():
+        return None
+    try:
+        Run(planned.path).check_result()
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def _start(planned: PlannedRun) -> Run:
@@ -139,15 +154,18 @@ def _start(planned: PlannedRun) -> Run:
 def finish(planned: PlannedRun) -> Run | str:
     """Trains or resumes a planned run unless it is complete; returns the run, or its error as text.
 
-    The progress, and the traceback of an error, are appended to `planned.log`.
+    The progress, and the traceback of an error, are appended to `planned.log`. The settings of a complete run are those
+    of the plan, as `check_complete` has checked.
     """
+    if (error := _error_of_result(planned)) is not None:
+        return error or Run(planned.path)
     planned.path.parent.mkdir(parents=True, exist_ok=True)
     with open(planned.log, "a") as log, _redirected(log):
         try:
             return _start(planned)
-        except Exception as error:  # of any type: the other runs of the plan do not depend on this one
+        except Exception as failure:  # of any type: the other runs of the plan do not depend on this one
             traceback.print_exc(file=log)
-            return f"{type(error).__name__}: {' '.join(str(error).split())}"
+            return f"{type(failure).__name__}: {' '.join(str(failure).split())}"
         finally:
             keras.utils.clear_session()  # as in a process of its own, names start anew and memory is freed
 

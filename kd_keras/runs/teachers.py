@@ -20,7 +20,6 @@ from kd_keras.functions.pixel_range import PixelRange
 from kd_keras.models.hub import hub_encoder, is_encoder, preset_classes
 from kd_keras.networks.freezing import PRECISIONS, frozen
 from kd_keras.private_api import sub_layers
-from kd_keras.recording.identity import weights_digest
 from kd_keras.recording.teacher import RecordedTeacher
 from kd_keras.runs import students
 from kd_keras.runs.images import Images
@@ -153,20 +152,25 @@ def load_any_teacher(
     return function.ordered(order_classes(function.origin.class_names, images.train.class_names))
 
 
-def class_names_of(source: TeacherSource | None) -> Sequence[str] | None:
-    """The classes of a teacher, of several those of the first, in the order of its outputs; `None` if not known."""
-    first = source[0] if isinstance(source, (list, tuple)) and source else source
-    return _class_names(first) if isinstance(first, (str, os.PathLike, Run)) else None
-
-
-def name_classes(images: Images, names: Sequence[str] | None) -> Images:
+def name_classes(
+    images: Images, source: TeacherSource | None, loaded: FunctionTeacher | RecordedTeacher | None = None
+) -> Images:
     """Images without labels whose classes are those of a teacher, so that its student knows their names.
 
     Args:
-        images: the images of the run; those with names are returned as they are.
-        names: the names of the classes in the order of the teacher's outputs, or `None`.
+        images: the images of the run; those with labels or names are returned as they are.
+        source: the teacher as `distill` or `record` takes it; of several, the names are those of the first.
+        loaded: a teacher that knows its names only after it has been loaded.
     """
-    if names is None or images.train.class_names is not None or images.train.has_labels:
+    if images.train.class_names is not None or images.train.has_labels:
+        return images
+    first = source[0] if isinstance(source, (list, tuple)) and source else source
+    names = _class_names(first) if isinstance(first, (str, os.PathLike, Run)) else None
+    if isinstance(loaded, RecordedTeacher):
+        names = loaded.class_names
+    elif isinstance(loaded, FunctionTeacher):
+        names = loaded.origin.class_names
+    if names is None:
         return images
     return replace(images, train=replace(images.train, class_names=tuple(names), classes=len(names)))
 
@@ -273,15 +277,5 @@ def as_setting(source: TeacherSource | None) -> Any:
     if source is None:
         return None
     if isinstance(source, Teacher):
-        networks = "; ".join(_describe_model(network) for network in source.networks)
-        options = f"combine {source.combine}, weights {source.weights}, class order {source.class_order}"
-        return [GivenObject(f"a Teacher ({options}) of {networks}")]
-    return [
-        GivenObject(_describe_model(network)) if isinstance(network, keras.Model) else students.as_setting(network)
-        for network in as_list(source)
-    ]
-
-
-def _describe_model(network: keras.Model) -> str:
-    """A Keras model that teaches, with a digest of its weights, as two teachers may have the same shapes."""
-    return f"{students.describe_shapes(network)}, weights {weights_digest(network)[:16]}"
+        return [GivenObject(f"a Teacher of {[network.count_params() for network in source.networks]} parameters")]
+    return [students.as_setting(network) for network in as_list(source)]

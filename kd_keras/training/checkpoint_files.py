@@ -84,7 +84,7 @@ def write(directory: Path, state: State, *, keep: int = 2, best: bool = False) -
     write_atomically(path, lambda name: Path(name).write_bytes(content))
     for later in checkpoints(directory):
         # It would count as one of the newest, in place of this one.
-        if later != path and _parse(later).position >= state.position and _is_damaged(later):
+        if _parse(later).position > state.position and _is_damaged(later):
             later.unlink(missing_ok=True)
     paths = checkpoints(directory)
     best_paths = [path for path in paths if _parse(path).is_best]
@@ -142,8 +142,11 @@ def _read(path: Path) -> State:
 
 
 def _is_damaged(path: Path) -> bool:
+    """Whether the content of a file is damaged; not if it only cannot be read now."""
     try:
         _read(path)
+    except OSError:
+        return False
     except DAMAGE:
         return True
     return False

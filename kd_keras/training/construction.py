@@ -71,7 +71,7 @@ def check_combination(methods: Sequence[Method], student: Mapping[str, Any], tea
         teacher: it has the wanted taps.
 
     Raises:
-        ValueError: if units with a sigmoid each are combined by a softmax, or recorded as classes with one.
+        ValueError: if units with a sigmoid each are combined by a softmax, or were recorded with only the largest ones.
     """
     spec = teacher.specs.get("logits")
     if spec is None or spec.shape[-1] == 1 or spec.activation == "sigmoid" or not _has_sigmoids(methods, student):

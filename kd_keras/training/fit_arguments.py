@@ -117,8 +117,8 @@ def warn_of_padding(model: keras.Model, weight: Any) -> None:
     """Warns that metrics without weights count the rows that pad the last batch on several replicas."""
     if replica_count() > 1 and weight is not None and has_unweighted_metrics(model):
         warnings.warn(
-            "compile(metrics=...) ignores sample weights, so that these metrics count the rows of weight 0 with which "
-            "data.evaluation pads the last batch on several replicas. Pass them as weighted_metrics=.",
+            "The metrics of compile(metrics=...) do not use sample weights, so that they count the rows of weight 0 "
+            "with which data.evaluation pads the last batch on several replicas. Pass them as weighted_metrics=.",
             stacklevel=2,
         )
 

@@ -116,9 +116,15 @@ def test_the_adapter(sizes):
     adapter = method.adapters[0]
     kernel, bias = (np.array(variable) for variable in adapter.trainable_variables)
     assert adapter.output_shape == (None, *sizes[1], 5) and kernel.shape == (3, 5)
-    assert 0 < np.abs(bias).max() <= 3**-0.5  # PyTorch's default: the published heads initialize the kernel alone
+    assert 0 < np.abs(bias).max() <= 3**-0.5
     maps = random(2, *sizes[0], 3)
     np.testing.assert_allclose(adapter(maps), bilinear(maps @ kernel + bias, sizes[1]), atol=1e-6)
+
+
+def test_the_biases_start_as_published():
+    kernel, bias = bound((4, 4, 16), (4, 4, 512)).adapters[0].trainable_variables
+    assert 0.9 / 4 < np.abs(bias).max() <= 1 / 4  # PyTorch's default: the published heads initialize the kernel alone
+    assert np.std(kernel) == pytest.approx(0.02, rel=0.2)
 
 
 def test_a_student_of_any_size():

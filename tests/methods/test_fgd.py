@@ -111,7 +111,7 @@ def bound(width=6):
 
 def test_both_global_contexts_are_compared_and_trained():
     method, maps = bound(), random(3, 4, 5, 6, seed=3)
-    contexts = method.own_contexts[0], method.contexts[0]
+    contexts = method.contexts
     for number, context in enumerate(contexts):
         assert not context.expand.kernel.numpy().any()  # at first the context adds nothing
         context.expand.kernel.assign(random(*context.expand.kernel.shape, seed=number))

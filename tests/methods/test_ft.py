@@ -127,6 +127,18 @@ def test_the_layers():
     assert np.min(encoder(random(2, 4, 4, 8, seed=1))) < 0  # LeakyReLU
 
 
+def test_the_paraphraser_starts_as_in_pytorch():
+    method = FT(student_tap="a", teacher_tap="b")
+    method.bind(Specs({"a": TapSpec("a", (None, 4, 4, 5))}), Specs({"b": TapSpec("b", (None, 4, 4, 64))}))
+    encoder, decoder = (method.paraphraser.get_layer(name) for name in ("encoder", "decoder"))
+    inputs = [64, 64, 32, 32, 64, 64]  # of a transposed convolution, PyTorch counts the output
+    layers = [layer for part in (encoder, decoder) for layer in part.layers if layer.weights]
+    for layer, channels in zip(layers, inputs, strict=True):
+        limit = (9 * channels) ** -0.5
+        for start in layer.get_weights():
+            assert 0.8 * limit < np.abs(start).max() <= limit
+
+
 def test_without_a_first_stage_only_the_reconstruction_trains_the_paraphraser():
     import tensorflow as tf
 

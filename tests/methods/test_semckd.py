@@ -96,6 +96,14 @@ def test_the_layers_shapes():
     assert kernels == [(1, 1, 3, 10), (3, 3, 10, 10), (1, 1, 10, 5)]
 
 
+def test_the_dense_layers_start_as_in_pytorch():
+    method = bound(batch_size=64)
+    for layer in method.queries + method.keys:
+        for values_of in (layer.kernel, layer.bias):
+            limit = layer.kernel.shape[0] ** -0.5
+            assert 0.7 * limit < np.abs(values_of).max() <= limit
+
+
 def test_across_replicas_it_is_the_mean():
     outputs = Outputs({"stages": maps(0)}), Outputs({"stages": maps(1)})
     method = bound()

@@ -125,6 +125,9 @@ def test_a_plan_is_every_recipe_of_every_pair_and_seed():
     pairs = [(Path("a/seed{seed}/model.keras"), "mlp"), (["b/seed{seed}", "c"], "mlp")]
     teachers = [run.teacher for run in sweeps.plan("runs", pairs, {"kd": {"methods": ["kd"]}}, [4])]
     assert teachers == [None, Path("a/seed4/model.keras"), None, ["b/seed4", "c"]]
+    for overwriting in ({"shared": {"overwrite": True}}, {"recipes": {"kd": {"methods": ["kd"], "overwrite": True}}}):
+        with pytest.raises(ValueError, match="A sweep reuses its complete runs, but received overwrite=True"):
+            sweeps.plan("runs", **{"pairs": [("t", "mlp")], "recipes": recipes, **overwriting})
     with pytest.raises(ValueError, match=r"(?s)different names.*two runs runs/t-mlp/baseline/seed0"):
         sweeps.plan("runs", [("a/t", "mlp"), ("b/t", "mlp")], recipes, [0])
 

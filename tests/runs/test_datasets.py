@@ -120,8 +120,12 @@ def test_one_order_is_accepted(dataset, recwarn):
     assert source_from(dataset).has_one_order and not recwarn.list
 
 
+NOISE = np.random.default_rng(0)
+
+
 def with_noise(image, label):
-    return tf.bitwise.bitwise_xor(image, tf.cast(tf.random.uniform(image.shape, 0, 4, tf.int32), tf.uint8)), label
+    noise = tf.numpy_function(lambda: NOISE.integers(0, 4, image.shape, dtype="uint8"), [], tf.uint8)
+    return tf.ensure_shape(tf.bitwise.bitwise_xor(image, noise), image.shape), label
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def _spread(items: Any, count: int) -> Any:
 
 
 def _spread_within(identities: list[np.ndarray], most: int) -> list[np.ndarray]:
-    """As many evenly spread identities as have at most `most` images together."""
+    """The largest number of evenly spread identities that have at most `most` images together."""
     for count in range(min(len(identities), most), 0, -1):
         chosen = _spread(identities, count)
         if sum(map(len, chosen)) <= most:
