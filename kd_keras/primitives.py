@@ -178,7 +178,10 @@ def average_pool_to(maps: Tensor, size: tuple[int, int]) -> Tensor:
     maps = ops.cast(maps, "float32")
     if tuple(maps.shape[1:3]) == tuple(size):
         return maps
-    rows, columns = (_averages(length, cells) for length, cells in zip(maps.shape[1:3], size, strict=True))
+    sides = list(zip(maps.shape[1:3], size, strict=True))
+    if all(length % cells == 0 for length, cells in sides):  # several times as fast as a product with matrices
+        return ops.average_pool(maps, tuple(length // cells for length, cells in sides), data_format="channels_last")
+    rows, columns = (_averages(length, cells) for length, cells in sides)
     return ops.einsum("ih,bhwc,jw->bijc", rows, maps, columns)
 
 

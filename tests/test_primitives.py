@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kd_keras.primitives import softened_kl
-from tests.support.reference import log_softmax, softmax
+from kd_keras.primitives import average_pool_to, softened_kl
+from tests.support.reference import log_softmax, pooled, softmax
 
 
 def reference(student, teacher, temperature):
@@ -39,3 +39,19 @@ def test_softened_kl_computes_in_float32(dtype):
     loss = softened_kl(tf.constant([[1.0, 2.0]], dtype), tf.constant([[2.0, 1.0]], dtype))
     assert loss.dtype == tf.float32
     np.testing.assert_allclose(loss, reference(np.array([[1.0, 2.0]]), np.array([[2.0, 1.0]]), 1.0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("size", [(4, 3), (2, 2), (8, 6), (3, 5), (5, 6), (1, 1)])
+def test_average_pooling_to_sizes_that_divide_and_others(size):
+    maps = np.random.default_rng(0).normal(size=(2, 8, 6, 3)).astype("float32")
+    with tf.GradientTape() as tape:
+        inputs = tf.constant(maps)
+        tape.watch(inputs)
+        means = average_pool_to(inputs, size)
+    weight = np.random.default_rng(1).normal(size=means.shape)
+    np.testing.assert_allclose(means, pooled(maps.astype("float64"), size), rtol=1e-5, atol=1e-6)
+    gradient = tape.gradient(means, inputs, output_gradients=tf.constant(weight, "float32"))
+    # The pooling is linear: its gradient is that of the sum of weighted means.
+    units = np.eye(8 * 6).reshape(48, 8, 6, 1)
+    expected = np.einsum("uhwc,bhwd->bud", pooled(units, size), weight).reshape(2, 8, 6, 3)
+    np.testing.assert_allclose(gradient, expected, rtol=1e-5, atol=1e-6)
