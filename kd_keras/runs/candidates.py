@@ -150,7 +150,7 @@ def warn_of_training_images(networks: Mapping[str, Network], test: Source, recip
     for name, source in networks.items():
         run = find_run(source)
         recorded = Recipe() if run is None else Recipe.from_settings(run.settings)
-        if run is None or recorded.data != recipe.data:
+        if run is None or str(recorded.data) != str(recipe.data):  # a path or its text
             continue
         key = (recorded.train_split, recorded.without_classes, str(recorded.reading))
         try:
