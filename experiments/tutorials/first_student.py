@@ -49,8 +49,8 @@ print(teacher.result["last"])
 ## The baseline
 
 A distilled student must be compared with the same student, trained without distillation on the same images for as
-many epochs, mixed like those of the distillation below. Without this baseline nobody can tell what the teacher was
-good for.
+many epochs, mixed like those of the distillation below. Without this baseline the gain by the teacher is not
+known.
 """
 
 # %%

@@ -102,7 +102,7 @@ tenth of the epochs of the float training is enough. In the shell:
     python -m experiments.distill --teacher=RUN --student=RUN --quantize=int8 --data=FOLDER --epochs=2 --run=INT8_RUN
 
 `quantize="int8_lsq"` learns the ranges of activations by their gradient instead of following their values. With
-`kernel_bits=4` (`--kernel_bits=4`) beside `quantize=` the student has kernels of 4 bits, which the LiteRT of TensorFlow
+`kernel_bits=4` (`--kernel_bits=4`) and `quantize=` the student has kernels of 4 bits, which the LiteRT of TensorFlow
 2.21 converts and runs.
 """
 

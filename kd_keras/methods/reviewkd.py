@@ -146,7 +146,7 @@ def _gates(layer: keras.layers.Layer, x: Tensor, deeper: Tensor) -> Tensor:
     """The gates `(B, H, W, 2)` of two maps: the layer's 1x1 convolution of both together, without joining them."""
     kernel, width = layer.kernel[0, 0], x.shape[-1]
     own, other = ops.tensordot(x, kernel[:width], axes=1), ops.tensordot(deeper, kernel[width:], axes=1)
-    return ops.sigmoid(own + other + layer.bias)
+    return layer.activation(own + other + layer.bias)
 
 
 def _resize_nearest(maps: Tensor, size: tuple[int, int]) -> Tensor:

@@ -139,7 +139,7 @@ def check_exists(source: Network) -> None:
 
 
 def warn_of_training_images(networks: Mapping[str, Network], test: Source, recipe: Recipe) -> None:
-    """Logs a warning for each network whose run was trained on test images, as far as splits and folders tell.
+    """Logs a warning for each network whose run was trained on test images, as far as splits and folders show it.
 
     Args:
         networks: the networks by name.

@@ -87,7 +87,7 @@ class Request:
     def check_same_teacher(self, run: Run) -> None:
         """Checks that a complete run learned from this teacher if it is a Python object.
 
-        flags.txt cannot tell two of the same shapes apart.
+        flags.txt has the same description for two of the same shapes.
 
         Raises:
             ValueError: if it learned from another one.
@@ -232,8 +232,7 @@ def _distill(session: Session, request: Request) -> Run:
     with session.building():
         images = teachers.name_classes(images, request.teacher)
         live, teacher = request.load_teachers(images)
-        if isinstance(teacher, RecordedTeacher):
-            images = teachers.name_classes(images, None, teacher)
+        images = teachers.name_classes(images, teacher)
         session = replace(session, images=images)
         # Loading a teacher draws random numbers and a recorded one draws none; the student must not depend on it.
         keras.utils.set_random_seed(session.recipe.seed)

@@ -20,7 +20,7 @@ from kd_keras.recording.teacher import RecordedTeacher
 from kd_keras.runs.images import Images
 from kd_keras.teacher import Teacher
 
-FILE = "inputs.json"
+INPUTS = "inputs.json"
 
 
 def image_inputs(images: Images) -> dict[str, Any]:
@@ -60,15 +60,16 @@ def check_inputs(directory: Path, inputs: dict[str, Any]) -> None:
         inputs: of `image_inputs` and `teacher_inputs`; names that only one side has are not compared.
 
     Raises:
-        ValueError: if they differ.
+        ValueError: if they differ, or inputs.json is damaged.
     """
-    file = directory / FILE
+    file = directory / INPUTS
     if not file.exists():
         return
     try:
         recorded = json.loads(file.read_text())
-    except ValueError:  # the file is damaged, the run itself is not
-        return
+    except ValueError as error:
+        advice = "delete it: the run then continues without this check"
+        raise ValueError(explain_mismatch(f"{file} as JSON", f"a damaged file ({error})", advice)) from error
     common = [name for name in inputs if name in recorded]
     changes = describe_changes({name: recorded[name] for name in common}, {name: inputs[name] for name in common})
     if changes:

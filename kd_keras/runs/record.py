@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from kd_keras import distribute
-from kd_keras.functions.teacher import FunctionTeacher
 from kd_keras.methods import Method
 from kd_keras.recording import writer
 from kd_keras.recording.format import TEMPERATURES
@@ -87,8 +86,7 @@ def record(
     with devices.local_strategy(recipe).scope():
         images = teachers.name_classes(_load(recipe, unlabeled), teacher)
         loaded = teachers.load_any_teacher(teacher, images, for_teacher, taps)
-        if isinstance(loaded, FunctionTeacher):
-            images = teachers.name_classes(images, None, loaded)
+        images = teachers.name_classes(images, loaded)
         check_combination(readers, {}, loaded.tapped(taps))
         recording = writer.record(
             output,

@@ -106,14 +106,11 @@ class Run:
         Raises:
             ValueError: if the run is not complete, or its result.json is damaged.
         """
-        self._check_complete()
-        return read_result(self.path / "result.json")
-
-    def _check_complete(self) -> None:
         if not (self.path / "result.json").exists():
             raise ValueError(
                 f"Run {self.path} is not complete: it has no result.json. Resume it with the same command."
             )
+        return read_result(self.path / "result.json")
 
     def check_result(self) -> None:
         """Raises a ValueError if the run is not complete or its result.json is damaged."""

@@ -23,8 +23,7 @@ from kd_keras.recording.reader import Recording
 from kd_keras.recording.teacher import RecordedTeacher
 from kd_keras.runs import devices
 from kd_keras.runs.images import Images, load_images
-from kd_keras.runs.inputs import FILE as INPUTS
-from kd_keras.runs.inputs import check_inputs, image_inputs, teacher_inputs
+from kd_keras.runs.inputs import INPUTS, check_inputs, image_inputs, teacher_inputs
 from kd_keras.runs.lock import lock_directory
 from kd_keras.runs.optimization import compile_distiller
 from kd_keras.runs.recipe import Recipe
@@ -93,7 +92,7 @@ def open_session(
             given = any(
                 isinstance(source, (data.Source, tf.data.Dataset)) for source in (recipe.data, recipe.test_data)
             )
-            if given and (run.path / INPUTS).exists():  # flags.txt cannot tell one object from another
+            if given and (run.path / INPUTS).exists():  # flags.txt only describes objects
                 check_inputs(run.path, image_inputs(load(recipe)))
             logger.info("%s is complete: nothing to do.", run.path)
             yield run

@@ -128,20 +128,21 @@ def check_complete(runs: Sequence[PlannedRun]) -> None:
         ValueError: if one has other settings.
     """
     for planned in runs:
-        if _error_of_result(planned) == "":
+        if isinstance(_open_complete(planned), Run):
             with open(planned.log, "a") as log, _redirected(log):
                 _start(planned)
 
 
-def _error_of_result(planned: PlannedRun) -> str | None:
-    """The error of reading a damaged result, or "" if it is readable; `None` for a run that is not complete."""
+def _open_complete(planned: PlannedRun) -> Run | str | None:
+    """A complete run, or the error of its damaged result as text; `None` for a run that is not complete."""
     if not (planned.path / "result.json").exists():
         return None
+    run = Run(planned.path)
     try:
-        Run(planned.path).check_result()
+        run.check_result()
     except ValueError as error:
         return str(error)
-    return ""
+    return run
 
 
 def _start(planned: PlannedRun) -> Run:
@@ -157,15 +158,15 @@ def finish(planned: PlannedRun) -> Run | str:
     The progress, and the traceback of an error, are appended to `planned.log`. The settings of a complete run are those
     of the plan, as `check_complete` has checked.
     """
-    if (error := _error_of_result(planned)) is not None:
-        return error or Run(planned.path)
+    if (complete := _open_complete(planned)) is not None:
+        return complete
     planned.path.parent.mkdir(parents=True, exist_ok=True)
     with open(planned.log, "a") as log, _redirected(log):
         try:
             return _start(planned)
-        except Exception as failure:  # of any type: the other runs of the plan do not depend on this one
+        except Exception as error:  # of any type: the other runs of the plan do not depend on this one
             traceback.print_exc(file=log)
-            return f"{type(failure).__name__}: {' '.join(str(failure).split())}"
+            return f"{type(error).__name__}: {' '.join(str(error).split())}"
         finally:
             keras.utils.clear_session()  # as in a process of its own, names start anew and memory is freed
 

@@ -152,24 +152,24 @@ def load_any_teacher(
     return function.ordered(order_classes(function.origin.class_names, images.train.class_names))
 
 
-def name_classes(
-    images: Images, source: TeacherSource | None, loaded: FunctionTeacher | RecordedTeacher | None = None
-) -> Images:
+def name_classes(images: Images, teacher: TeacherSource | RecordedTeacher | None) -> Images:
     """Images without labels whose classes are those of a teacher, so that its student knows their names.
 
     Args:
         images: the images of the run; those with labels or names are returned as they are.
-        source: the teacher as `distill` or `record` takes it; of several, the names are those of the first.
-        loaded: a teacher that knows its names only after it has been loaded.
+        teacher: as `distill` or `record` takes it, or loaded, as some know their names only then; of several, the names
+            are those of the first.
     """
     if images.train.class_names is not None or images.train.has_labels:
         return images
-    first = source[0] if isinstance(source, (list, tuple)) and source else source
-    names = _class_names(first) if isinstance(first, (str, os.PathLike, Run)) else None
-    if isinstance(loaded, RecordedTeacher):
-        names = loaded.class_names
-    elif isinstance(loaded, FunctionTeacher):
-        names = loaded.origin.class_names
+    first = teacher[0] if isinstance(teacher, (list, tuple)) and teacher else teacher
+    names: Sequence[str] | None = None
+    if isinstance(first, (str, os.PathLike, Run)):
+        names = _class_names(first)
+    elif isinstance(first, RecordedTeacher):
+        names = first.class_names
+    elif isinstance(first, FunctionTeacher):
+        names = first.origin.class_names
     if names is None:
         return images
     return replace(images, train=replace(images.train, class_names=tuple(names), classes=len(names)))

@@ -37,10 +37,11 @@ OLD_NAME = "kd_keras_old"
 CLASSES = 100
 PAIRS = ("resnet32x4:resnet8x4:32:32", "resnet20:resnet8:32:64")
 WAYS = ("kd", "kd and fitnet", "kd, recorded")
+FURTHER_WAYS = ("reviewkd",)  # only if named, because older versions start its adapters with other values
 FLAGS = flags.FLAGS
 flags.DEFINE_string("old", None, "Folder of the old checkout, which contains kd_keras/.", required=True)
 flags.DEFINE_multi_string("pair", list(PAIRS), "teacher:student:pixels:batch; repeat it for several.")
-flags.DEFINE_multi_enum("way", list(WAYS), WAYS, "What is trained; repeat it for several.")
+flags.DEFINE_multi_enum("way", list(WAYS), (*WAYS, *FURTHER_WAYS), "What is trained; repeat it for several.")
 flags.DEFINE_integer("rounds", 21, "Rounds, each of both versions.", lower_bound=1)
 flags.DEFINE_integer("steps", 5, "Timed steps of a round.", lower_bound=1)
 flags.DEFINE_boolean("memory", False, "Measure the peaks of memory too.")
@@ -74,6 +75,8 @@ def distiller(package: Any, way: str, teacher: keras.Model, student: keras.Model
     methods = [package.methods.KD(temperature=4.0, weight=0.9)]
     if way == "kd and fitnet":
         methods.append(package.methods.FitNet(weight=0.5))
+    if way == "reviewkd":
+        methods = [package.methods.ReviewKD(warmup_epochs=0)]
     model = package.Distiller(student=student, teacher=teacher, methods=methods, hard_weight=0.1)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(optimizer=keras.optimizers.SGD(0.01, momentum=0.9), loss=loss, jit_compile=False)

@@ -10,6 +10,7 @@ import kd_keras as kd
 from kd_keras import data, models
 from kd_keras.evaluation import average_precision
 from tests.support.detectors import varied_detector
+from tests.support.runs import interruption
 from tests.support.shapes import colored_rectangles
 
 DETECTOR = "detector/resnet8(pyramid=(2,), width=8, depth=1, anchor_scale=2.5)"
@@ -93,15 +94,8 @@ def test_an_interrupted_distillation_resumes_and_equals_a_whole_one(runs, shapes
     options = {"teacher": runs[0], "student": DETECTOR, "methods": ["bckd"], "data": shapes, "test_data": shapes}
     options |= {"batch_size": 4, "epochs": 3, "optimizer": "adam", "flip": True, "mosaic": 0.5}
     whole = kd.distill(**options, run=tmp_path / "whole")
-    with monkeypatch.context() as patch:
-
-        def stop(self, epoch, logs=None):
-            if epoch == 1:
-                raise KeyboardInterrupt
-
-        patch.setattr(kd.callbacks.NonFinite, "on_epoch_end", stop)
-        with pytest.raises(KeyboardInterrupt):
-            kd.distill(**options, run=tmp_path / "stopped")
+    with interruption(monkeypatch, epoch=1):
+        kd.distill(**options, run=tmp_path / "stopped")
     resumed = kd.distill(**options, run=tmp_path / "stopped")
     assert resumed.history["loss"] == whole.history["loss"] and resumed.history["val_ap"] == whole.history["val_ap"]
     for after, expected in zip(resumed.model().get_weights(), whole.model().get_weights(), strict=True):

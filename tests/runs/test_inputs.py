@@ -8,6 +8,7 @@ from PIL import Image
 
 import kd_keras as kd
 from kd_keras.functions.pixel_range import PixelRange
+from kd_keras.runs.inputs import check_inputs
 
 SMALL = {"train_split": "train[:64]", "test_split": "test[:64]", "batch_size": 32, "epochs": 1}
 MLP = "mlp(hidden=(4,))"
@@ -86,6 +87,12 @@ def test_a_run_does_not_resume_with_other_images_or_another_teacher_of_the_same_
         kd.distill(**request)
     (teacher.path / "model.keras").write_bytes(good)
     assert kd.distill(**request).is_complete
+
+
+def test_a_damaged_file_is_reported(tmp_path):
+    (tmp_path / "inputs.json").write_text("{")
+    with pytest.raises(ValueError, match="inputs.json as JSON, but received a damaged file .*Delete it"):
+        check_inputs(tmp_path, {})
 
 
 @pytest.mark.filterwarnings("ignore:tf.data.Dataset gives other examples")

@@ -14,6 +14,7 @@ from kd_keras import data, methods, models
 from kd_keras.runs.devices import chosen_strategy
 from kd_keras.runs.recipe import Recipe
 from kd_keras.training.checkpoint_files import read, write
+from tests.support.runs import interruption
 
 
 @pytest.fixture(scope="module")
@@ -64,15 +65,8 @@ def test_a_complete_run_is_returned_and_another_recipe_is_refused(teacher, small
 def test_an_interrupted_run_resumes_and_equals_a_whole_one(small, tmp_path, monkeypatch):
     options = {**small, "epochs": 4, "shift": 1}
     whole = kd.train(model="mlp(hidden=(8,), dropout=0.5)", **options, run=tmp_path / "whole")
-    with monkeypatch.context() as patch:
-
-        def stop(self, epoch, logs=None):
-            if epoch == 2:
-                raise KeyboardInterrupt
-
-        patch.setattr(kd.callbacks.NonFinite, "on_epoch_end", stop)
-        with pytest.raises(KeyboardInterrupt):
-            kd.train(model="mlp(hidden=(8,), dropout=0.5)", **options, run=tmp_path / "stopped")
+    with interruption(monkeypatch, epoch=2):
+        kd.train(model="mlp(hidden=(8,), dropout=0.5)", **options, run=tmp_path / "stopped")
     assert not kd.Run(tmp_path / "stopped").is_complete
     resumed = kd.train(model="mlp(hidden=(8,), dropout=0.5)", **options, run=tmp_path / "stopped")
     assert_equal(weights(whole), weights(resumed))
@@ -83,15 +77,8 @@ def test_an_interrupted_run_resumes_and_equals_a_whole_one(small, tmp_path, monk
 def test_the_seconds_of_a_resumed_run_are_those_of_all_its_processes(small, tmp_path, monkeypatch, earlier):
     """The second case is a checkpoint of a version that did not count them."""
     options, begun = {**small, "epochs": 3, "model": "mlp(hidden=(8,))", "run": tmp_path / "run"}, time.perf_counter()
-    with monkeypatch.context() as patch:
-
-        def stop(self, epoch, logs=None):
-            if epoch == 2:
-                raise KeyboardInterrupt
-
-        patch.setattr(kd.callbacks.NonFinite, "on_epoch_end", stop)
-        with pytest.raises(KeyboardInterrupt):
-            kd.train(**options)
+    with interruption(monkeypatch, epoch=2):
+        kd.train(**options)
     state = read(tmp_path / "run" / "checkpoint")
     assert 0 < state.about.pop("seconds") < time.perf_counter() - begun
     shutil.rmtree(tmp_path / "run" / "checkpoint")

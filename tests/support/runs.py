@@ -1,9 +1,12 @@
-"""Runs as training leaves them, made without training."""
+"""Runs as training leaves them, made without training, and trainings that are interrupted."""
 
+import contextlib
 import json
 
 import keras
+import pytest
 
+from kd_keras import callbacks
 from tests.support.networks import convolutional
 
 
@@ -28,3 +31,16 @@ def saved_run(directory, network, task, class_names):
     data = {"class_names": list(class_names), "image_shape": network.input_shape[1:]}
     (directory / "result.json").write_text(json.dumps({"task": task, "data": data, "metric": "", "last": {}}))
     return directory
+
+
+@contextlib.contextmanager
+def interruption(monkeypatch, epoch):
+    """In this context a training must end by an interruption at the end of an epoch, before it is saved."""
+
+    def stop(self, number, logs=None):
+        if number == epoch:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(callbacks.NonFinite, "on_epoch_end", stop)
+        yield
