@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from kd_keras.data.folder_layout import find_images
-from kd_keras.data.image_files import read_image
+from kd_keras.data.image_files import check_full_range, read_image
 from kd_keras.errors import check_whole_number, explain_mismatch
 
 # x and y of the left eye, the right eye, the nose, the left and the right corner of the mouth; left as seen in the
@@ -149,7 +149,7 @@ def align_folder(
         size: of the square images.
 
     Raises:
-        ValueError: if images have no landmarks, or the output is not empty.
+        ValueError: if images have no landmarks, images of 16 bits use fewer, or the output is not empty.
 
     >>> import tempfile
     >>> from PIL import Image
@@ -170,6 +170,7 @@ def align_folder(
     if missing:
         received = f"none for {len(missing)} of {len(paths)} images, such as {missing[0]}"
         raise ValueError(explain_mismatch(f"landmarks of every image in {folder}", received, "add them, or move these"))
+    check_full_range(str(folder), [folder / path for path in paths])
     for path in paths:
         aligned = align_face(read_image(folder / path), table[path.as_posix()], size)
         target = output / path.with_suffix(".png")

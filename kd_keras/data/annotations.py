@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +14,15 @@ import tensorflow as tf
 
 from kd_keras.data.base import Source
 from kd_keras.data.file_sources import file_ranges, source_of_files
-from kd_keras.data.image_files import SUFFIXES, Header, common_channels, common_size, read_header, read_image
+from kd_keras.data.image_files import (
+    SUFFIXES,
+    Header,
+    check_full_range,
+    common_channels,
+    common_size,
+    read_header,
+    read_image,
+)
 from kd_keras.data.python_calls import call_python
 from kd_keras.detection.boxes import NO_OBJECT, BoxFormat, convert_boxes
 from kd_keras.errors import check_integer, explain_mismatch
@@ -72,12 +81,15 @@ def annotated_source(
 
     Raises:
         FileNotFoundError: if there is no image, or one is missing; the message names its annotation.
-        ValueError: if a box has no width or height or is outside its image, an image has more than `max_boxes` objects
-            or another size than its annotation says; the message names the file and the line.
+        ValueError: if a box has no width or height or is outside its image, an image has more than `max_boxes` objects,
+            another size than its annotation says or two annotations, or images of 16 bits use fewer; the message names
+            the file and the line.
     """
     if not images:
         raise FileNotFoundError(f"Expected annotated images in {name}, but found none ({' '.join(SUFFIXES)}).")
+    _check_paths(images)
     headers = [_read_header(image) for image in images]
+    check_full_range(name, [image.path for image in images])
     boxes, classes = _padded_labels(images, headers, box_format, max_boxes)
     depth = channels or common_channels(headers)
     shape = (*(common_size(headers) or (None, None)), depth)
@@ -94,6 +106,16 @@ def annotated_source(
     return source_of_files(
         columns, decode, name=name, image_shape=shape, class_names=class_names, version=version, ranges=ranges
     )
+
+
+def _check_paths(images: Sequence[AnnotatedImage]) -> None:
+    """Rejects two annotations of one image, which would be read once with the objects of each."""
+    counts = Counter(image.path for image in images)
+    repeated = [image for image in images if counts[image.path] > 1]
+    if repeated:
+        places = " and ".join(image.place for image in repeated if image.path == repeated[0].path)
+        advice = "annotate the image once, with all of its objects"
+        raise ValueError(explain_mismatch(f"one annotation of {repeated[0].path}", f"those at {places}", advice))
 
 
 def _read_header(image: AnnotatedImage) -> Header:
@@ -132,15 +154,16 @@ def _relative_boxes(image: AnnotatedImage, box_format: BoxFormat, size: tuple[in
     given = np.array([item.box for item in image.objects], "float64")
     pixels = np.asarray(convert_boxes(given, box_format, "xyxy", size))
     height, width = size
-    for item, box in zip(image.objects, pixels.tolist(), strict=True):
+    clipped = np.clip(pixels, 0.0, [width, height, width, height])
+    for item, box, part in zip(image.objects, pixels.tolist(), clipped.tolist(), strict=True):
         x0, y0, x1, y1 = box
         if not (x1 > x0 and y1 > y0):  # true for NaN, too
             expected = f"a box ({box_format}) with a positive width and height at {item.place}"
             raise ValueError(explain_mismatch(expected, str(tuple(item.box)), "correct the annotation, or remove it"))
-        if min(x0, y0) < -TOLERANCE or x1 > width + TOLERANCE or y1 > height + TOLERANCE:
+        is_outside = not (part[2] > part[0] and part[3] > part[1])
+        if is_outside or min(x0, y0) < -TOLERANCE or x1 > width + TOLERANCE or y1 > height + TOLERANCE:
             expected = f"a box ({box_format}) inside the image of height {height} and width {width} at {item.place}"
             raise ValueError(explain_mismatch(expected, str(tuple(item.box)), "correct the annotation, or remove it"))
-    clipped = np.clip(pixels, 0.0, [width, height, width, height])
     return np.asarray(convert_boxes(clipped, "xyxy", "rel_yxyx", size))
 
 
@@ -154,6 +177,18 @@ def find_class(name: str, class_names: Sequence[str], place: str) -> int:
         expected = f"one of the classes {', '.join(class_names)} at {place}"
         raise ValueError(explain_mismatch(expected, repr(name), "correct the annotation, or add it to class_names"))
     return list(class_names).index(name)
+
+
+def read_lines(file: Path) -> list[str]:
+    """The lines of a text file in UTF-8, with or without a byte order mark.
+
+    Raises:
+        ValueError: if it has another encoding; the message names the file.
+    """
+    try:
+        return file.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(explain_mismatch(f"a text in UTF-8 in {file}", str(error), "save it as UTF-8")) from error
 
 
 def image_files(folder: Path) -> list[Path]:

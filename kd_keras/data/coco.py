@@ -20,7 +20,8 @@ def read_coco(file: str | os.PathLike, images: str | os.PathLike) -> tuple[list[
     """Reads a COCO file; its boxes are "xywh".
 
     Classes are numbered in the order of their ids in the file. Crowds (`iscrowd`), which are not single objects, and
-    boxes whose width or height is 0 are left out; the log says how many.
+    boxes whose width or height is 0 are left out, and a warning says how many. What is detected in a crowd then counts
+    as an error, while COCO's own evaluation ignores it.
 
     Args:
         file: the JSON file.
@@ -30,8 +31,8 @@ def read_coco(file: str | os.PathLike, images: str | os.PathLike) -> tuple[list[
         The images in the order of the file, and the names of the classes.
 
     Raises:
-        ValueError: if the file is not of this format, or an annotation has an unknown image or class or a negative
-            width or height; the message names the annotation.
+        ValueError: if the file is not of this format, two images or classes have one id, or an annotation has an
+            unknown image or class or a negative width or height; the message names the annotation.
     """
     file, images = Path(file), Path(images)
     content = _load(file)
@@ -54,7 +55,12 @@ def read_coco(file: str | os.PathLike, images: str | os.PathLike) -> tuple[list[
         else:
             objects[annotation["image_id"]].append(Object(box, numbers[annotation["category_id"]], place))
     if crowds or empty:
-        logger.info("%s: %d crowds and %d boxes without an area are left out.", file, crowds, empty)
+        logger.warning(
+            "%s: %d crowds and %d boxes without an area are left out; detections there count as errors.",
+            file,
+            crowds,
+            empty,
+        )
     annotated = [
         AnnotatedImage(
             images / image["file_name"],
@@ -69,7 +75,7 @@ def read_coco(file: str | os.PathLike, images: str | os.PathLike) -> tuple[list[
 
 def _load(file: Path) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8-sig"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(explain_mismatch(f"a JSON file at {file}", f"a text that is not JSON ({error})")) from error
     keys = ("images", "annotations", "categories")
@@ -78,7 +84,20 @@ def _load(file: Path) -> dict[str, Any]:
             f"the keys {shorten(sorted(content))}" if isinstance(content, dict) else f"a {type(content).__name__}"
         )
         raise ValueError(explain_mismatch(f"a COCO file with lists of {', '.join(keys)} at {file}", received))
+    _check_ids(content["images"], "file_name", f"images of {file}")
+    _check_ids(content["categories"], "name", f"categories of {file}")
     return content
+
+
+def _check_ids(entries: list[Any], name: str, place: str) -> None:
+    """Checks that each entry of a list has a name, and an id of its own."""
+    ids = set()
+    for entry in entries:
+        if not isinstance(entry, dict) or not {"id", name} <= entry.keys():
+            raise ValueError(explain_mismatch(f"an id and a {name} of each of the {place}", shorten(entry)))
+        if entry["id"] in ids:
+            raise ValueError(explain_mismatch(f"different ids of the {place}", f"the id {entry['id']} twice"))
+        ids.add(entry["id"])
 
 
 def _box(annotation: dict[str, Any], place: str) -> tuple[float, ...]:

@@ -23,7 +23,7 @@ SEVERITIES = (1, 2, 3, 4, 5)
 
 
 def corrupt(images: np.ndarray, name: str, severity: int, seed: int = 0) -> np.ndarray:
-    """Corrupts images; the same call gives the same result, and all severities scale the same noise.
+    """Corrupts images; the same call gives the same result.
 
     Args:
         images: `(N, H, W, C)` uint8 of one or three channels.

@@ -144,6 +144,9 @@ def _read_line(where: str, line: str, numbers: dict[tuple[str, int], int]) -> tu
         expected = f"a name and two numbers, or a name and a number twice, in {where}"
         raise ValueError(explain_mismatch(expected, repr(line[:100])))
     keys = [(words[0], int(words[1])), (words[2], int(words[3]))]
+    if keys[0] == keys[1]:
+        expected = f"a pair of two images in {where}"
+        raise ValueError(explain_mismatch(expected, f"image {keys[0][1]} of {keys[0][0]!r} twice", "remove the line"))
     missing = [key for key in keys if key not in numbers]
     if missing:
         name, number = missing[0]

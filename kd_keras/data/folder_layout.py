@@ -17,6 +17,7 @@ from kd_keras.errors import explain_mismatch, suggest
 
 # What operating systems and archive programs leave behind; names that begin with a dot are ignored too.
 IGNORED = ("Thumbs.db", "desktop.ini", "__MACOSX", "@eaDir", "lost+found")
+SPLITS = {"train", "val", "valid", "validation", "test"}  # folders of these names are no classes
 DEEPEST = 4  # folders below the one that is read; anything deeper is not a layout
 NAMED = 10  # the number of files that a message lists
 logger = logging.getLogger("kd_keras")
@@ -61,11 +62,6 @@ class FolderLayout:
             )
         return images
 
-    def ranges(self, split: str) -> tuple[tuple[str, int, int], ...]:
-        """Where the images of a split are: (name, begin, end)."""
-        chosen = [name for name in sorted(self.splits) if split in (name, "all")]
-        return tuple((str(self.folder.resolve() / name), 0, len(self.splits[name])) for name in chosen)
-
     def log(self, split: str, colors: str) -> None:
         """Logs the number of images in a split by their suffix, and the number of classes."""
         paths = [path for path, _ in self.select(split)]
@@ -98,8 +94,8 @@ def find_images(folder: Path) -> FolderLayout:
     """Finds the images of a folder in one of the three layouts that `folders.read` describes.
 
     Raises:
-        ValueError: if the layouts are mixed, a class folder has no images, or the names of class folders differ between
-            splits only in letter case.
+        ValueError: if the layouts are mixed, split folders have no class folders, a class folder has no images, or the
+            names of class folders differ between splits only in letter case.
     """
     folders, files = _walk(folder)
     images: dict[int, list[Path]] = {depth: [] for depth in range(DEEPEST + 1)}
@@ -113,6 +109,11 @@ def find_images(folder: Path) -> FolderLayout:
             f"mixture: {len(loose)} images, class folders {sorted({path.parent.name for path in classes})}, split "
             f"folders {sorted({path.parent.parent.name for path in splits})}. Keep only one kind."
         )
+    names = {path.parent.name for path in classes}
+    if names and names <= SPLITS:
+        received = f"images in {', '.join(f'{name}/' for name in sorted(names))} themselves"
+        advice = "put them into <split>/<class>/; for images without labels pass one of these folders"
+        raise ValueError(explain_mismatch(f"class folders in the split folders of {folder}", received, advice))
     images_of: dict[str, list[tuple[Path, str | None]]] = {}
     for path in sorted(loose or classes or splits):
         split = path.parent.parent.name if splits else "train"

@@ -9,13 +9,12 @@ from pathlib import Path
 import tensorflow as tf
 
 from kd_keras.data.base import Source
-from kd_keras.data.file_sources import source_of_files
+from kd_keras.data.file_sources import file_ranges, source_of_files
 from kd_keras.data.folder_layout import find_images
 from kd_keras.data.image_files import (
-    DEEP_SUFFIXES,
+    check_full_range,
     common_channels,
     common_size,
-    highest_value,
     read_header,
     read_image,
 )
@@ -77,27 +76,16 @@ def read(
     listing = [(str(path.relative_to(folder)), path.stat().st_size) for path, _ in files]
     digest = hashlib.sha256(repr([READER, depth, bits, listing]).encode()).hexdigest()
     version = f"{folder.name} {split} {digest}"
-    ranges = layout.ranges(split)
+    ranges = file_ranges(paths)
     return source_of_files(
         columns, decode, name=str(folder), image_shape=shape, class_names=names, version=version, ranges=ranges
     )
 
 
 def check_bits(folder: Path, paths: list[str]) -> None:
-    """Checks that 16-bit images use their range; reads no further than the first that does.
-
-    Cameras and scanners store 10 or 12 bits in such files. They would be read as nearly black images.
-    """
-    highest, example = 0, None
-    for path in paths:
-        if os.path.splitext(path)[1].lower() in DEEP_SUFFIXES and read_header(path).is_deep:
-            example, highest = path, max(highest, highest_value(path))
-            if highest >= 2**15:
-                return
-    if example is not None:
-        bits = max(8, highest.bit_length())
-        raise ValueError(
-            f"Images of 16 bits per channel in {folder} must have values up to 65535, but the highest value is "
-            f"{highest}, for example in {example}. Pass image_bits=, the number of bits that the camera or scanner "
-            f"used: with image_bits={bits}, {2**bits - 1} becomes 255."
-        )
+    """Checks that 16-bit images of a folder use their range, as `check_full_range` describes."""
+    advice = (
+        "Pass image_bits=, the number of bits that the camera or scanner used: with image_bits={bits}, {highest} "
+        "becomes 255."
+    )
+    check_full_range(str(folder), paths, advice)

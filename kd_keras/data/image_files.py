@@ -99,6 +99,35 @@ def highest_value(path: str | os.PathLike) -> int:
         return int(values.max())
 
 
+def check_full_range(name: str, paths: Iterable[str | os.PathLike], advice: str = "Convert them to 8 bits.") -> None:
+    """Checks that 16-bit images use their range; reads no further than the first that does.
+
+    Cameras and scanners store 10 or 12 bits in such files. They would be read as nearly black images.
+
+    Args:
+        name: of the images, for the message.
+        paths: the files; those that are black do not count.
+        advice: what to do; "{bits}" becomes the number of bits that are used, and "{highest}" their highest value.
+
+    Raises:
+        ValueError: if they use less than half of it.
+    """
+    highest, example = 0, None
+    for path in paths:
+        if os.path.splitext(path)[1].lower() in DEEP_SUFFIXES and read_header(path).is_deep:
+            value = highest_value(path)
+            example = path if value > highest else example
+            highest = max(highest, value)
+            if highest >= 2**15:
+                return
+    if example is not None:
+        bits = max(8, highest.bit_length())
+        raise ValueError(
+            f"Images of 16 bits per channel in {name} must have values up to 65535, but the highest value is "
+            f"{highest}, for example in {os.fspath(example)}. {advice.format(bits=bits, highest=2**bits - 1)}"
+        )
+
+
 def read_image(path: str | os.PathLike, channels: int | None = None, bits: int = 16) -> np.ndarray:
     """Reads an image file as 8-bit pixels, as `data.load` reads the images of a folder.
 
@@ -126,7 +155,7 @@ def read_image(path: str | os.PathLike, channels: int | None = None, bits: int =
         if _is_deep(image, path):
             return _convert_deep(image, path, channels, 2**bits - 1)
         image.load()
-        flat = _on_white(_upright(image)).convert("L" if channels == 1 else "RGB")
+        flat = _on_white(upright(image)).convert("L" if channels == 1 else "RGB")
         pixels = np.asarray(flat)
         return pixels[..., None] if channels == 1 else pixels
 
@@ -135,7 +164,8 @@ def read_image(path: str | os.PathLike, channels: int | None = None, bits: int =
 def _opened(path: str | os.PathLike) -> Iterator[Image.Image]:
     """An open image file; every error names the file."""
     try:
-        with Image.open(path) as image:
+        # Pillow maps a file that it opens by its path, and does not turn the pixels of a mapped TIFF.
+        with open(path, "rb") as file, Image.open(file) as image:
             if image.mode in ("F", "LAB", "HSV") or (image.mode == "I" and not _is_deep(image, path)):
                 raise TypeError(f"its pixels are of the type {image.mode}. Convert it to 8 or 16 bits per channel")
             yield image
@@ -153,7 +183,8 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def upright(image: Image.Image) -> Image.Image:
+    """A decoded image, turned as its EXIF data says."""
     turn = TURNS.get(_orientation(image))
     return image if turn is None else image.transpose(turn)
 
@@ -166,8 +197,8 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def _is_gray(image: Image.Image, path: str | os.PathLike) -> bool:
-    if image.format == "PNG" and _png_header(path)[0] == 16:
-        return _png_header(path)[1] in (0, 4)  # Pillow reads gray with transparency as colors
+    if image.format == "PNG" and png_header(path)[0] == 16:
+        return png_header(path)[1] in (0, 4)  # Pillow reads gray with transparency as colors
     if image.mode in ("P", "PA"):
         colors = np.asarray(image.getpalette("RGB"), "uint8").reshape(-1, 3)
         return bool((colors == colors[:, :1]).all())
@@ -176,13 +207,13 @@ def _is_gray(image: Image.Image, path: str | os.PathLike) -> bool:
 
 def _is_deep(image: Image.Image, path: str | os.PathLike) -> bool:
     if image.format == "PNG":
-        return _png_header(path)[0] == 16
+        return png_header(path)[0] == 16
     if isinstance(image, TiffImageFile):
         return image.mode.startswith("I;16") or max(image.tag_v2.get(BITSPERSAMPLE, (8,))) == 16
     return image.mode.startswith("I;16") or (image.format == "PPM" and image.mode == "I")
 
 
-def _png_header(path: str | os.PathLike) -> tuple[int, int]:
+def png_header(path: str | os.PathLike) -> tuple[int, int]:
     """The bits per channel of a PNG, and its color type."""
     with open(path, "rb") as file:
         bits, color_type = file.read(26)[24:]

@@ -16,7 +16,17 @@ from PIL import Image
 from kd_keras.data.annotations import image_files
 from kd_keras.data.base import Source
 from kd_keras.data.file_sources import file_ranges, source_of_files
-from kd_keras.data.image_files import SUFFIXES, Header, common_channels, common_size, read_header, read_image
+from kd_keras.data.image_files import (
+    SUFFIXES,
+    Header,
+    check_full_range,
+    common_channels,
+    common_size,
+    png_header,
+    read_header,
+    read_image,
+    upright,
+)
 from kd_keras.data.mask_values import MaskValues, Value, make_mask_values
 from kd_keras.data.python_calls import call_python
 from kd_keras.errors import explain_mismatch, suggest
@@ -58,6 +68,7 @@ def read_mask_folder(
     values = make_mask_values(_read_names(folder) if class_names is None else class_names, ignored)
     pairs = _find_pairs(images, masks)
     headers = [_read_header(*pair) for pair in pairs]
+    check_full_range(str(images), [image for image, _ in pairs])
     depth = channels or common_channels(headers)
     size = common_size(headers) or (None, None)
     paths = tf.constant([[os.fsencode(path) for path in pair] for pair in pairs])
@@ -115,17 +126,31 @@ def read_mask(path: str | os.PathLike, values: MaskValues) -> np.ndarray:
     [[0, 1, -1]]
     """
     try:
-        with Image.open(path) as image:
+        with open(path, "rb") as file, Image.open(file) as opened:
+            scale = _gray_scale(opened, path)
+            opened.load()
+            image = upright(opened)
             bands = len(image.getbands())
             if values.are_colors or bands > 2:
-                image = image.convert("RGB")
+                pixels = np.asarray(image.convert("RGB"))
             elif bands == 2:  # the second one is transparency
-                image = image.getchannel(0)
-            pixels = np.asarray(image)
+                pixels = np.asarray(image.getchannel(0))
+            else:
+                pixels = np.asarray(image) // scale
     except Exception as error:  # Pillow raises many types for damaged files
         reason = (str(error).splitlines() or [""])[0][:200] or type(error).__name__
         raise ValueError(f"{os.fspath(path)} is not a mask that can be decoded: {reason}.") from error
     return values.to_classes(pixels, os.fspath(path))
+
+
+def _gray_scale(image: Image.Image, path: str | os.PathLike) -> int:
+    """By what Pillow multiplies the values of a gray file: a PNG of 2 or 4 bits is stretched to 0..255."""
+    if image.format != "PNG":
+        return 1
+    bits, color_type = png_header(path)
+    if bits == 16 and color_type != 0:
+        raise ValueError("of 16 bits per channel only the upper 8 bits can be read. Save it with 8 bits")
+    return 255 // (2**bits - 1) if color_type == 0 and bits in (2, 4) else 1
 
 
 def _find_folders(folder: Path, split: str) -> tuple[Path, Path]:

@@ -116,8 +116,13 @@ def find_images(folder: Path) -> list[str]:
     >>> [os.path.relpath(path, folder) for path in find_images(folder)]
     ['a.jpg', 'b/1.png']
     """
-    files = []
+    files, visited = [], set()
     for parent, names, inner in os.walk(folder, followlinks=True):
+        place = os.path.realpath(parent)
+        if place in visited:  # a link to a folder that is read already, perhaps to one above
+            names.clear()
+            continue
+        visited.add(place)
         names[:] = sorted(name for name in names if not name.startswith(".") and name not in IGNORED)
         kept = [name for name in inner if not name.startswith(".") and name.lower().endswith(SUFFIXES)]
         files += [os.path.join(parent, name) for name in kept]
@@ -129,7 +134,7 @@ def _listed(file: Path) -> list[str]:
     if not file.is_file():
         raise FileNotFoundError(f"Expected a folder of images or a text file that lists them, but {file} is neither.")
     try:
-        lines = file.read_text().splitlines()
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(explain_mismatch(f"a text file of paths as {file}", "a file that is not text")) from error
     return list(dict.fromkeys(os.path.join(file.parent, line.strip()) for line in lines if line.strip()))

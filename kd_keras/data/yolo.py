@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from kd_keras.data.annotations import AnnotatedImage, Object, image_files
+from kd_keras.data.annotations import AnnotatedImage, Object, image_files, read_lines
 from kd_keras.errors import explain_mismatch, suggest
 
 NAME_FILES = ("classes.txt", "obj.names")
@@ -30,19 +30,21 @@ def read_yolo(
         The images in the order of their names, and the names of the classes.
 
     Raises:
-        ValueError: if the split or a class is unknown, there are no names of classes, or a line is not of this format;
-            the message names the file and the line.
+        ValueError: if the split or a class is unknown, there are no names of classes, a file lists the names in another
+            order, or a line is not of this format; the message names the file and the line.
         FileNotFoundError: if a label file has no image.
     """
     folder = Path(folder)
     images, labels = _find_folders(folder, split)
-    names = class_names or _read_names((folder, labels))
+    names = _find_names((folder, labels), class_names)
     files = image_files(images)
     stems = {file.stem for file in files}
     if len(stems) < len(files):
         repeated = sorted({file.stem for file in files if sum(file.stem == other.stem for other in files) > 1})
         raise ValueError(explain_mismatch(f"one image for each label file in {images}", f"several called {repeated}"))
-    for label in sorted(labels.glob("*.txt")):
+    for label in sorted(path for path in labels.iterdir() if path.suffix.lower() == ".txt"):
+        if label.suffix != ".txt":
+            raise ValueError(explain_mismatch(f"a label file that ends in .txt in {labels}", label.name, "rename it"))
         if label.name not in NAME_FILES and label.stem not in stems:
             raise FileNotFoundError(f"Expected an image for {label} in {images}, but it is missing.")
     annotated = []
@@ -72,17 +74,24 @@ def _find_folders(folder: Path, split: str) -> tuple[Path, Path]:
     raise ValueError(explain_mismatch(f"a split of {folder}", repr(split), suggest(split, sorted(splits) or ["all"])))
 
 
-def _read_names(folders: tuple[Path, ...]) -> tuple[str, ...]:
-    for file in (folder / name for folder in folders for name in NAME_FILES):
-        if file.is_file():
-            return tuple(line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip())
-    expected = f"the names of the classes in {folders[0]} ({' or '.join(NAME_FILES)}, one on each line)"
-    raise ValueError(explain_mismatch(expected, "no such file", 'pass class_names=("first", "second", ...)'))
+def _find_names(folders: tuple[Path, ...], class_names: tuple[str, ...] | None) -> tuple[str, ...]:
+    """The names of the classes; each file of names must give the same numbers to the same names."""
+    files = [folder / name for folder in dict.fromkeys(folders) for name in NAME_FILES]
+    listed = {file: [line.strip() for line in read_lines(file) if line.strip()] for file in files if file.is_file()}
+    names = class_names or tuple(next(iter(listed.values()), ()))
+    if not names:
+        expected = f"the names of the classes in {folders[0]} ({' or '.join(NAME_FILES)}, one on each line)"
+        raise ValueError(explain_mismatch(expected, "no such file", 'pass class_names=("first", "second", ...)'))
+    for file, lines in listed.items():
+        if any(name in names and names.index(name) != number for number, name in enumerate(lines)):
+            advice = "number the classes of all labels alike"
+            raise ValueError(explain_mismatch(f"the classes {names} in this order in {file}", f"{lines}", advice))
+    return names
 
 
 def _read_objects(file: Path, classes: int) -> tuple[Object, ...]:
     objects = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_lines(file), start=1):
         place, words = f"{file}:{number}", line.split()
         if not words:
             continue
@@ -90,7 +99,7 @@ def _read_objects(file: Path, classes: int) -> tuple[Object, ...]:
             box = tuple(float(word) for word in words[1:])
         except ValueError:
             box = ()
-        if len(box) != 4 or not words[0].isdigit():
+        if len(box) != 4 or not words[0].isdecimal():
             expected = f"a class and four numbers (x, y, width, height) at {place}"
             raise ValueError(explain_mismatch(expected, repr(line), "polygons and key points are not read"))
         if int(words[0]) >= classes:

@@ -198,6 +198,55 @@ def test_more_errors_of_yolo(tmp_path):
         data.load_boxes(tmp_path, "test", class_names=("cat", "dog"))
 
 
+def test_the_names_of_yolo_have_one_order(tmp_path):
+    write_yolo(tmp_path / "images" / "train", tmp_path / "labels" / "train")
+    for names in (("dog", "cat"), ("sky", "cat")):
+        with pytest.raises(ValueError, match=r"order in .*classes\.txt, but received \['cat', 'dog'\]"):
+            data.load_boxes(tmp_path, "train", class_names=names)
+    (tmp_path / "obj.names").write_text("dog\ncat\n")
+    with pytest.raises(ValueError, match=r"\('dog', 'cat'\) in this order in .*classes\.txt"):
+        data.load_boxes(tmp_path, "train")
+    (tmp_path / "obj.names").unlink()
+    assert data.load_boxes(tmp_path, "train", class_names=("cat", "dog", "fox")).classes == 3
+    assert data.load_boxes(tmp_path, "train", class_names=("Katze", "Hund")).class_names == ("Katze", "Hund")
+
+
+def test_the_text_of_yolo(tmp_path):
+    write_yolo(tmp_path, tmp_path, "\ufeff" + YOLO_LINES)
+    (tmp_path / "classes.txt").write_text("\ufeffcat\ndog\n")
+    source = data.load_boxes(tmp_path, "train")
+    assert source.class_names == ("cat", "dog")
+    assert next(source.examples.as_numpy_iterator())["label"]["classes"].tolist() == [1, 0]
+    (tmp_path / "a.txt").write_bytes(YOLO_LINES.encode("utf-16"))
+    with pytest.raises(ValueError, match=r"a text in UTF-8 in .*a\.txt"):
+        data.load_boxes(tmp_path, "train")
+    (tmp_path / "a.txt").rename(tmp_path / "a.TXT")
+    with pytest.raises(ValueError, match=r"received a\.TXT: rename it|a\.TXT"):
+        data.load_boxes(tmp_path, "train")
+
+
+def test_a_box_beyond_the_edge_is_refused_with_its_line(tmp_path):
+    write_yolo(tmp_path, tmp_path, "1 1.01 0.5 0.015 0.5\n")  # 0.1 to 0.7 pixels outside
+    with pytest.raises(ValueError, match=r"inside the image of height 20 and width 40 at .*a\.txt:1"):
+        data.load_boxes(tmp_path, "train")
+
+
+def test_an_image_is_annotated_once(tmp_path):
+    write_flat_voc(tmp_path)
+    (tmp_path / "b.xml").write_text(voc_text("a.png", []))
+    with pytest.raises(
+        ValueError, match=r"one annotation of .*a\.png, but received those at .*a\.xml:1 and .*b\.xml:1"
+    ):
+        data.load_boxes(tmp_path, "train")
+
+
+def test_twelve_bits_in_files_of_sixteen_are_refused(tmp_path):
+    write_yolo(tmp_path, tmp_path)
+    Image.fromarray(np.full((20, 40), 4095, "uint16")).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="up to 65535, but the highest value is 4095.*8 bits"):
+        data.load_boxes(tmp_path, "train")
+
+
 def changed(key, number, **values):
     content = coco()
     content[key][number] |= values
@@ -214,6 +263,10 @@ def changed(key, number, **values):
         (changed("annotations", 3, category_id=5), ValueError, r"\[3, 18\] at .*annotation 4.*5"),
         (changed("annotations", 3, image_id=5), ValueError, "an image of the file at .*annotation 4"),
         (changed("images", 1, file_name="c.png"), FileNotFoundError, r"c\.png, which .*image 9 annotates"),
+        (changed("images", 1, id=7), ValueError, "different ids of the images of .*json, but received the id 7 twice"),
+        (changed("categories", 1, id=18), ValueError, "different ids of the categories of .*the id 18 twice"),
+        (changed("images", 1, file_name="a.png"), ValueError, r"one annotation of .*a\.png.*image 7 and .*image 9"),
+        (coco() | {"images": [{"file_name": "a.png"}]}, ValueError, "an id and a file_name of each of the images"),
         ({"images": []}, ValueError, "lists of images, annotations, categories"),
     ],
 )

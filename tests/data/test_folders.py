@@ -5,6 +5,7 @@ import os
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 from kd_keras import data
 
@@ -187,6 +188,21 @@ def test_a_mixture_of_layouts_is_rejected(tmp_path):
     picture(tmp_path / "1.png", 1)
     with pytest.raises(ValueError, match="a mixture: 1 images, class folders .'a'."):
         data.load(str(tmp_path), "train")
+
+
+def test_split_folders_are_no_classes(tmp_path):
+    picture(tmp_path / "train" / "a.png", 1)
+    picture(tmp_path / "val" / "b.png", 2)
+    with pytest.raises(ValueError, match="class folders in the split folders .*images in train/, val/ themselves"):
+        data.load(tmp_path, "train")
+    assert data.load(tmp_path / "train", "train").class_names is None
+
+
+def test_black_images_of_sixteen_bits_do_not_count(tmp_path):
+    for name, value in (("a", 0), ("b", 0)):
+        (tmp_path / name).mkdir()
+        Image.fromarray(np.full((4, 6), value, "uint16")).save(tmp_path / name / "1.png")
+    assert data.load(tmp_path, "train").size == 2
 
 
 def test_a_broken_image_is_named_when_the_folder_is_opened(tmp_path):

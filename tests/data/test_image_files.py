@@ -114,6 +114,16 @@ def test_the_orientation_is_applied(orientation, name, tmp_path):
     assert read_header(path).size == (16, 32)
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_the_orientation_of_a_gray_tiff_is_applied(dtype, tmp_path):
+    upright = (np.arange(54).reshape(6, 9) * np.iinfo(dtype).max / 53).astype(dtype)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = saved(tmp_path / "a.tif", np.ascontiguousarray(np.rot90(upright)), exif=exif)
+    expected = np.round(upright * (255 / np.iinfo(dtype).max))
+    np.testing.assert_array_equal(read_image(path)[..., 0], expected)
+
+
 def test_damaged_exif_is_ignored(tmp_path):
     path = saved(tmp_path / "a.jpg", COLORS, exif=b"Exif\0\0II*\0\xff\xff\xff\x7f")
     assert read_header(path).size == (6, 9) and read_image(path).shape == (6, 9, 3)

@@ -1,6 +1,8 @@
 """Masks read from folders and TFDS, and how they follow views: against the colors that are painted into the image."""
 
 import json
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -217,6 +219,53 @@ FORMS = {
     "sixteen bits": (sixteen_bits, list(COLORS), 1000),
     "colors": (in_colors, COLORS, [(7, 7, 7)]),
 }
+
+
+def write_gray_png(path, values, bits):
+    """A gray PNG of less than 8 bits per pixel, which Pillow cannot write."""
+    height, width = values.shape
+    lines = b""
+    for row in values:
+        digits = "".join(f"{value:0{bits}b}" for value in row)
+        lines += b"\0" + int(digits.ljust(-(-len(digits) // 8) * 8, "0"), 2).to_bytes(-(-len(digits) // 8), "big")
+    header = struct.pack(">IIBBBBB", width, height, bits, 0, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(lines)), (b"IEND", b"")]
+    content = b"".join(
+        struct.pack(">I", len(part)) + kind + part + struct.pack(">I", zlib.crc32(kind + part)) for kind, part in chunks
+    )
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_gray_of_few_bits_keeps_its_numbers(bits, tmp_path):
+    values = np.array([[0, 1, 2], [2, 1, 3]]) % 2**bits
+    write(tmp_path / "images", tmp_path / "masks", Image.fromarray(NUMBERS))
+    for name in ("a", "b"):
+        write_gray_png(tmp_path / "masks" / f"{name}.png", values, bits)
+    source = data.load_masks(tmp_path, "train", class_names=["sky", "road", "car", "tree"])
+    assert next(source.examples.as_numpy_iterator())["label"].tolist() == values.tolist()
+
+
+def test_colors_of_sixteen_bits_are_refused(tmp_path):
+    write(tmp_path / "images", tmp_path / "masks", Image.fromarray(NUMBERS))
+    deep = np.repeat(NUMBERS[..., None] % 3, 3, -1).astype("uint16")
+    (tmp_path / "masks" / "a.png").write_bytes(tf.io.encode_png(deep).numpy())
+    source = data.load_masks(tmp_path, "train", class_names=list(COLORS), ignored=255)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"a\.png is not a mask.*16 bits per channel"):
+        list(source.examples)
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_a_mask_is_turned_as_its_header_says(orientation, suffix, tmp_path):
+    stored = {3: NUMBERS[::-1, ::-1], 6: np.rot90(NUMBERS)}[orientation]
+    write(tmp_path / "images", tmp_path / "masks", Image.fromarray(NUMBERS), names=("a",))
+    (tmp_path / "masks" / "a.png").unlink()
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / "masks" / f"a.{suffix}", exif=exif)
+    source = data.load_masks(tmp_path, "train", class_names=list(COLORS), ignored=255)
+    assert next(source.examples.as_numpy_iterator())["label"].tolist() == CLASSES
 
 
 @pytest.mark.parametrize("form", FORMS)

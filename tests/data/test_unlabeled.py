@@ -28,6 +28,12 @@ def test_all_folders_are_read_in_the_order_of_the_paths(tmp_path):
     assert [int(example["index"]) for example in source.examples] == [0, 1, 2, 3]
 
 
+def test_a_link_to_a_folder_above_is_not_followed_again(tmp_path):
+    write(tmp_path / "a" / "one.png", 1)
+    (tmp_path / "a" / "again").symlink_to(tmp_path, target_is_directory=True)
+    assert levels(read_unlabeled(tmp_path)) == [1]
+
+
 def test_a_text_file_lists_paths_relative_to_its_folder(tmp_path):
     write(tmp_path / "images" / "one.png", 1)
     write(tmp_path / "elsewhere" / "two.png", 2, mode="RGB")
