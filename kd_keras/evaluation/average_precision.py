@@ -33,6 +33,10 @@ def average_precision(
     * `objects_by_class` `(K,)` and `objects_by_size` `(3,)` int64, the numbers of objects, the latter of small, medium
       and large ones.
 
+    Labels contain no crowds and no mark of difficult objects: detections in a crowd count as errors, difficult objects
+    as any other, and the size of an object is the area of its box. On data with these, COCO's and VOC's own programs
+    give other values.
+
     A metric without objects, such as that of large objects if there are none, is left out. All of them are left out
     if there are no objects at all.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -150,7 +151,7 @@ def warn_of_training_images(networks: Mapping[str, Network], test: Source, recip
     for name, source in networks.items():
         run = find_run(source)
         recorded = Recipe() if run is None else Recipe.from_settings(run.settings)
-        if run is None or str(recorded.data) != str(recipe.data):  # a path or its text
+        if run is None or _place(recorded.data) != _place(recipe.data):
             continue
         key = (recorded.train_split, recorded.without_classes, str(recorded.reading))
         try:
@@ -159,6 +160,11 @@ def warn_of_training_images(networks: Mapping[str, Network], test: Source, recip
         except (ValueError, OSError):  # they are not needed
             continue
         warn_of_shared(opened[key], test, f"training images of {name}")
+
+
+def _place(data: Data) -> str:
+    """The name of a dataset, or the place of a folder whatever the path that is written."""
+    return os.path.realpath(data) if isinstance(data, (str, os.PathLike)) and os.path.isdir(data) else str(data)
 
 
 def describe_differences(used: Mapping[str, Any], networks: Mapping[str, Network]) -> list[str]:
@@ -188,8 +194,9 @@ def name_networks(teacher: Network | None, models: Network | Sequence[Network]) 
         name = source.name if isinstance(source, keras.Model) else os.fspath(source)
         if isinstance(source, keras.Model) and any(source is network for network in networks.values()):
             continue
-        while isinstance(source, keras.Model) and name in networks:
-            name = f"{source.name} {sum(label.startswith(source.name) for label in networks) + 1}"
+        if isinstance(source, keras.Model):
+            numbered = (f"{source.name} {number}" for number in itertools.count(2))
+            name = next(label for label in itertools.chain([name], numbered) if label not in networks)
         networks.setdefault(name, source)
     if not networks:
         raise ValueError("Expected at least one model or a teacher, but received none. Pass models= or teacher=.")

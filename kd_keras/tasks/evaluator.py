@@ -33,6 +33,7 @@ class NetworkEvaluator(abc.ABC):
         metric: the metric that the page is about.
         test: the test images.
         images: batches of them.
+        image_size: as given.
         findings: by the name of the candidate, its findings by name.
         teacher: the name of the first candidate.
     """
@@ -42,6 +43,7 @@ class NetworkEvaluator(abc.ABC):
     def __init__(self, test: Source, *, batch_size: int = 128, image_size: tuple[int, int] | None = None):
         self.test = test
         self.images = evaluation(test, batch_size=batch_size, image_size=image_size)
+        self.image_size = image_size
         self.findings: dict[str, dict[str, Any]] = {}
         self.teacher = ""
         self._timed: dict[str, tuple[Any, np.ndarray]] = {}
@@ -58,6 +60,12 @@ class NetworkEvaluator(abc.ABC):
     @abc.abstractmethod
     def describe_data(self) -> str:
         """Sentences about the test images."""
+
+    def _describe_images(self) -> str:
+        """A sentence on the test images and on the size at which they are evaluated."""
+        size = self.image_size
+        resized = "" if size is None else f", evaluated at {size[0]} x {size[1]} pixels"
+        return f"{self.test.size:,} test images of {self.test.name}{resized}."
 
     def write_report(
         self, path: str | os.PathLike, subjects: Sequence[Subject], requirements: Sequence[Requirement], command: str

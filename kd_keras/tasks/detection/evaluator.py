@@ -22,7 +22,7 @@ class DetectionEvaluator(NetworkEvaluator):
     """Evaluates detectors on test images, as `tasks.protocols.TaskEvaluator` describes it.
 
     Args:
-        test: images with boxes. Their size in pixels decides which objects are small.
+        test: images with boxes. Their size in pixels, after they are resized, decides which objects are small.
         **options: `batch_size` and `image_size`, as for `NetworkEvaluator`.
 
     Attributes:
@@ -60,10 +60,7 @@ class DetectionEvaluator(NetworkEvaluator):
 
     def describe_data(self) -> str:
         """Sentences about the test images."""
-        return (
-            f"{self.test.size:,} test images of {self.test.name}. Agreement is the AP with the boxes of {self.teacher} "
-            "as objects."
-        )
+        return f"{self._describe_images()} Agreement is the AP with the boxes of {self.teacher} as objects."
 
     def _sections(self, networks: Mapping[str, Network]) -> dict[str, tuple[str, Section | None]]:
         return detector_sections(networks, self.predictions, self.images, self.test.class_names)
