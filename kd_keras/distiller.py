@@ -46,10 +46,11 @@ AnyTeacher: TypeAlias = Teacher | RecordedTeacher | AbsentTeacher
 class Distiller(LogsTerms):
     """Trains a student on its labels (the hard loss) and on what the methods make of a teacher's outputs.
 
-    `fit`, `evaluate`, `predict`, callbacks and sample weights work as on every Keras model. `evaluate`, `predict` and
-    `export` concern only the student; `save` keeps student, methods and optimizer, but no teacher: call `attach`
-    after loading. For several devices build it inside `strategy.scope()`. If the student has a `compute_loss` of its
-    own, as detectors have, compile the student too: that loss is then the hard loss, and scales for replicas itself.
+    `fit`, `evaluate`, `predict`, callbacks and sample weights work as on every Keras model, except that the loss of
+    `evaluate` is the mean over the rows whose weight is not 0: those of weight 0 pad a batch. `evaluate`, `predict` and
+    `export` concern only the student; `save` keeps student, methods and optimizer, but no teacher: call `attach` after
+    loading. For several devices build it inside `strategy.scope()`. If the student has a `compute_loss` of its own, as
+    detectors have, compile the student too: that loss is then the hard loss, and scales for replicas itself.
 
     Args:
         student: the model to train; any built Keras model.
@@ -261,6 +262,7 @@ class Distiller(LogsTerms):
         if isinstance(self.teacher, Teacher):
             check_separate(self.student, self.teacher.networks)  # layers may have been unfrozen
         self._check_trainable()
+        self._check_has_terms()
         check_fit_arguments(self.student, arguments, self.methods, evaluates_labels)
         check_arrays(self, arguments)
         arguments["callbacks"] = complete_callbacks(self, arguments, self._epoch.assign)
@@ -279,6 +281,7 @@ class Distiller(LogsTerms):
         """
         arguments = inspect.signature(super().train_on_batch).bind(*args, **kwargs).arguments
         self._check_trainable()
+        self._check_has_terms()
         check_arrays(self, arguments, "the batch")
         if not self._has_checked_teacher:
             check_outputs(self, arguments["x"], arguments.get("y"))
@@ -292,6 +295,13 @@ class Distiller(LogsTerms):
             raise ValueError(
                 f"Expected a student with trainable weights, but {self.student.name!r} has none, and no method has any."
                 " Set student.trainable = True."
+            )
+
+    def _check_has_terms(self) -> None:
+        if not self._terms and not self.losses:  # regularization is a loss, too
+            raise ValueError(
+                "Expected a loss to train on, but received no method and hard_weight=0. Pass methods=, or a hard_weight"
+                " above 0."
             )
 
     def predict_step(self, data: Any) -> Any:
@@ -312,15 +322,19 @@ class Distiller(LogsTerms):
             "methods": [keras.saving.serialize_keras_object(method) for method in self.methods],
             "hard_weight": serialize_weight(self.hard_weight),
             "teacher": self.teacher.specs.get_config(),
+            "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
         }
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: dict | None = None) -> Distiller:
         load = keras.saving.deserialize_keras_object
-        return cls(
+        distiller = cls(
             name=config["name"],
             student=load(config["student"], custom_objects=custom_objects),
             methods=[load(method, custom_objects=custom_objects) for method in config["methods"]],
             hard_weight=deserialize_weight(config["hard_weight"]),
             teacher=AbsentTeacher(Specs.from_config(config["teacher"])),
         )
+        if "dtype" in config:  # Keras does not save the policy of a student, by which the optimizer scales the loss
+            distiller.dtype_policy = load(config["dtype"])
+        return distiller

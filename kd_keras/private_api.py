@@ -27,6 +27,12 @@ def own_variables(layer: keras.layers.Layer) -> list[keras.Variable]:
     return [*layer._trainable_variables, *layer._non_trainable_variables]
 
 
+def layer_state(layer: keras.layers.Layer) -> list[keras.Variable]:
+    """The float variables of a layer that it changes itself, such as moving statistics; no frozen weights."""
+    variables = layer._non_trainable_variables
+    return [variable for variable in variables if keras.backend.is_float_dtype(variable.dtype)]
+
+
 def automatic_name(layer: keras.layers.Layer) -> str:
     """The name that Keras gives to the first layer of this class: "conv2d"; the next one is "conv2d_1"."""
     from keras.src.utils.naming import to_snake_case

@@ -271,6 +271,25 @@ def test_a_loaded_distiller_needs_its_teacher_attached(tmp_path):
     assert again.evaluate(X, Y, verbose=0) == pytest.approx(distiller.evaluate(X, Y, verbose=0), rel=1e-6)
 
 
+def test_a_loaded_distiller_scales_its_loss_in_float16(tmp_path):
+    keras.config.set_dtype_policy("mixed_float16")
+    student = convolutional()
+    keras.config.set_dtype_policy("float32")
+    distiller = pair(methods=[], teacher=None, hard_weight=1.0, student=student, optimizer=keras.optimizers.Adam())
+    distiller.fit(X, Y, verbose=0)
+    distiller.save(tmp_path / "distiller.keras")
+    again = keras.saving.load_model(tmp_path / "distiller.keras")
+    assert isinstance(again.optimizer, keras.optimizers.LossScaleOptimizer)
+    assert int(again.optimizer.iterations) == int(distiller.optimizer.iterations) > 0
+
+
+def test_training_needs_a_loss():
+    distiller = pair(methods=[], hard_weight=0)
+    for train in (distiller.fit, distiller.train_on_batch):
+        with pytest.raises(ValueError, match="a loss to train on, but received no method and hard_weight=0"):
+            train(X, Y)
+
+
 def test_another_teacher_can_be_attached():
     distiller = pair(methods=[KD], hard_weight=0)
     distiller.fit(X, Y, verbose=0)

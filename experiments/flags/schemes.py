@@ -76,6 +76,8 @@ def scheme_options() -> dict[str, Any]:
         options |= {name: value for name, value in teacher.teacher_options().items() if given(name) is not None}
         teachers = options.get("teacher") or [None]
         options["teacher"] = teachers[0] if len(teachers) == 1 else teachers
+    elif unused := [name for name in teacher.teacher_options() if given(name) is not None]:
+        raise ValueError(f"--scheme={FLAGS.scheme} has no teacher, but received --{', --'.join(unused)}.")
     if "hard_weight" in options:
         options["hard_weight"] = parse_weight(options["hard_weight"], "--hard_weight")
     return {PLURALS.get(name, name): value for name, value in options.items()}

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from kd_keras.files import TEMPORARY
 from kd_keras.runs.lock import LOCK
@@ -32,6 +35,28 @@ def check_place(path: Path, overwrite: bool = False) -> None:
             f"everything in it, but {path} contains the run {nested[0]}{others}. Move or delete them first, or choose "
             "another directory."
         )
+
+
+def check_keeps(path: str | os.PathLike, sources: Iterable[Any]) -> None:
+    """Checks that a run that overwrites a directory does not delete what it starts from or learns from.
+
+    Args:
+        path: the directory that is overwritten.
+        sources: networks, recordings and files of the new run: paths, or anything else, which is in memory.
+
+    Raises:
+        ValueError: if one of them is in the directory.
+    """
+    directory = Path(path).resolve()
+    for source in sources:
+        if isinstance(source, (str, os.PathLike)) and Path(source).exists():
+            place = Path(source).resolve()
+            if directory in (place, *place.parents):
+                raise ValueError(
+                    "Expected a directory without what the run needs, because overwrite=True (in the shell"
+                    f" --overwrite) deletes everything in it, but {os.fspath(source)} is in {os.fspath(path)}. Choose"
+                    " another directory."
+                )
 
 
 def empty_run(directory: Path) -> None:

@@ -19,6 +19,7 @@ from kd_keras.networks.quantization import float_layers, quantization_aware
 from kd_keras.networks.quantized_layers import is_quantization_aware
 from kd_keras.recording.teacher import RecordedTeacher
 from kd_keras.runs import devices, students, teachers
+from kd_keras.runs.directory import check_keeps
 from kd_keras.runs.images import Images, read_images
 from kd_keras.runs.inputs import check_inputs, given_teacher_inputs
 from kd_keras.runs.methods import make_methods, methods_setting, weight_description, weight_setting
@@ -95,16 +96,23 @@ class Request:
         if self.recording is None and self.teacher_options.teacher_precision is None:
             check_inputs(run.path, given_teacher_inputs(self.teacher))
 
-    def check(self) -> None:
+    def check(self, overwritten: str | os.PathLike | None = None) -> None:
         """Rejects a request that cannot be trained, before any data is loaded.
+
+        Args:
+            overwritten: a directory whose content is to be deleted first.
 
         Raises:
             TypeError: if the teacher is of another type than `distill` takes, or `keep_float` is a text.
             ValueError: if `keep_float` or `kernel_bits` is passed without `quantize`; if the quantization is unknown,
                 or the student to quantize is not trained or already quantization-aware; if the teacher must be
                 recorded first; if a method needs a teacher and there is none; if there is a teacher and no method
-                needs one; or if a method does not train the student.
+                needs one; if there are options of a teacher without one; if a method does not train the student; or if
+                a network or the recording is in the directory that is overwritten.
         """
+        if overwritten is not None:
+            networks = self.teacher if isinstance(self.teacher, (list, tuple)) else [self.teacher]
+            check_keeps(overwritten, [*networks, self.student, self.weights, self.recording])
         if isinstance(self.keep_float, str):
             raise TypeError(f"keep_float must be a list of names, but received {self.keep_float!r}.")
         if self.quantize is None and (self.keep_float or self.kernel_bits != 8):
@@ -132,6 +140,9 @@ class Request:
                 f"Expected a method that needs the teacher, but no method needs one: received methods=[{names}]. Leave"
                 " out teacher=, or add a method such as kd."
             )
+        if self.teacher is None and self.teacher_options != TeacherOptions():
+            names = ", ".join(f"{name}=" for name in TEACHER_OPTIONS)
+            raise ValueError(f"{names} describe the use of teacher=, but received none. Leave them out.")
         first_stage = [method.name for method in methods if not method.trains_student]
         if first_stage:
             raise ValueError(
@@ -207,7 +218,7 @@ def distill(
         keep_float=keep_float, kernel_bits=kernel_bits,
     )  # fmt: skip
     recipe = make_recipe(students.is_pretrained(student, weights), data=data, **options)
-    request.check()
+    request.check(run if overwrite else None)
     if quantize == "int8_lsq" and recipe.optimizer not in ("sgd", "dot"):
         raise ValueError(
             f"quantize='int8_lsq' needs optimizer='sgd' or 'dot', but received {recipe.optimizer!r}, whose learning "

@@ -130,7 +130,7 @@ def pretrain(
     published = _published_options(student, options.get("optimizer", SCHEDULE["optimizer"]))
     given = {name: value for name, value in options.items() if value is not None or name not in published}
     recipe = make_recipe(False, data=data, **{**published, **given})
-    request.check()
+    request.check(run if overwrite else None)
     if labeled is None and recipe.test_data is not None:
         raise ValueError("test_data= measures the embeddings together with labeled=, but received no labeled=.")
     probe = {"labeled": _setting(labeled), "labeled_split": labeled_split}

@@ -86,6 +86,8 @@ def plan(
     if any((options or {}).get("overwrite") for options in (shared, *recipes.values())):
         raise ValueError("A sweep reuses its complete runs, but received overwrite=True. Delete those to train anew.")
     runs, seeds = [], list(seeds)
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"The seeds of a sweep must differ, but received {seeds}.")
     for teacher, student in pairs:
         folder = Path(directory) / f"{_name_of(teacher)}-{student}".replace("/", "_")
         for seed in seeds:
@@ -137,8 +139,8 @@ def _open_complete(planned: PlannedRun) -> Run | str | None:
     """A complete run, or the error of its damaged result as text; `None` for a run that is not complete."""
     if not (planned.path / "result.json").exists():
         return None
-    run = Run(planned.path)
     try:
+        run = Run(planned.path)
         run.check_result()
     except ValueError as error:
         return str(error)

@@ -8,6 +8,7 @@ from typing import Any
 
 from kd_keras.distiller import Distiller
 from kd_keras.runs import devices, students
+from kd_keras.runs.directory import check_keeps
 from kd_keras.runs.recipe import DEFAULTS, Data, make_recipe
 from kd_keras.runs.run import Run
 from kd_keras.runs.session import Session, open_session, train_student
@@ -60,6 +61,8 @@ def train(
     recipe = make_recipe(students.is_pretrained(model, weights), data=data, **options)
     network = {"model": students.as_setting(model), "weights": None if weights is None else os.fspath(weights)}
     settings = Settings({**recipe.settings(), **network}, {**DEFAULTS, "model": "resnet20"})
+    if overwrite:
+        check_keeps(run, (model, weights))
     with devices.chosen_strategy(recipe) as strategy:
         with open_session(run, settings, recipe, strategy, overwrite) as session:
             return session if isinstance(session, Run) else _train(session, model, weights)

@@ -21,7 +21,8 @@ import keras
 
 from kd_keras import models
 from kd_keras.methods import Method
-from kd_keras.runs import distill, load_network
+from kd_keras.runs import devices, distill, load_network
+from kd_keras.runs.recipe import make_recipe
 from kd_keras.runs.run import Run, Trained
 from kd_keras.runs.students import names_model
 from kd_keras.runs.teachers import TEACHER_OPTIONS
@@ -80,7 +81,11 @@ def distill_by_assistants(
     if dense:
         reason = "with dense=True the teacher and the assistants are one teacher of several networks"
         refuse("distill_by_assistants", options, ("teacher_weights", "teacher_range", "combine"), reason)
-    chain = [*(choose_assistants(teacher, student) if assistants is None else assistants), student]
+    if assistants is None:
+        of_devices = {name: options[name] for name in ("strategy", "devices", "worker_timeout") if name in options}
+        with devices.chosen_strategy(make_recipe(**of_devices)):  # before TensorFlow runs its first operation
+            assistants = choose_assistants(teacher, student)
+    chain = [*assistants, student]
     _check_chain(teacher, chain)
     texts = as_texts((["dgkd"] if dense else ["kd"]) if methods is None else methods)
     runs: list[Run] = []

@@ -21,6 +21,7 @@ from kd_keras.evaluation import accuracy, predict
 from kd_keras.files import write_atomically
 from kd_keras.methods import DML, KD, Method
 from kd_keras.runs import devices, students, teachers
+from kd_keras.runs.directory import check_keeps
 from kd_keras.runs.recipe import DEFAULTS, Data, make_recipe
 from kd_keras.runs.run import Run, Trained
 from kd_keras.runs.session import Session, open_session, train_student
@@ -31,6 +32,7 @@ from kd_keras.schemes.outcome import Outcome, require_classification
 from kd_keras.teacher import Teacher
 
 LOGGER = logging.getLogger("kd_keras")
+TEACHER_WEIGHT = 0.9  # as KD weighs a teacher
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ def train_peers(
     peers: Sequence[str],
     teacher: Trained | None = None,
     temperature: float = 1.0,
-    teacher_weight: float = 0.9,
+    teacher_weight: float = TEACHER_WEIGHT,
     data: Data = "digits",
     run: str | os.PathLike,
     **options: Any,
@@ -109,6 +111,11 @@ def train_peers(
         )
     for name in names:
         check_fine_tuning(name, None, recipe)
+    if teacher is None and (of_teacher != TeacherOptions() or weight != TEACHER_WEIGHT):
+        names_of_options = ", ".join(f"{name}=" for name in ("teacher_weight", *TEACHER_OPTIONS))
+        raise ValueError(f"{names_of_options} describe the use of teacher=, but received none. Leave them out.")
+    if overwrite:
+        check_keeps(run, [teacher])
     request: dict[str, Any] = {
         "scheme": "mutual",
         "peer": names,

@@ -10,7 +10,7 @@ import os
 from typing import Any
 
 from kd_keras.errors import check_number, check_whole_number
-from kd_keras.runs import train
+from kd_keras.runs import devices, train
 from kd_keras.runs.images import load_images
 from kd_keras.runs.recipe import Data, make_recipe
 from kd_keras.schemes.outcome import Outcome
@@ -84,7 +84,9 @@ def train_with_virtual_teacher(
     if options.pop("label_smoothing", 0.0):
         raise ValueError("A virtual teacher chooses label_smoothing by its accuracy and share. Leave it out.")
     of_recipe = {name: value for name, value in options.items() if name not in ("overwrite", "weights")}
-    classes = load_images(make_recipe(data=data, **of_recipe)).train.classes
+    recipe = make_recipe(data=data, **of_recipe)
+    with devices.chosen_strategy(recipe):  # before TensorFlow runs its first operation
+        classes = load_images(recipe).train.classes
     if classes is None:
         raise ValueError("A virtual teacher needs labeled images, but the images have no labels.")
     smoothing = round(virtual_teacher_smoothing(classes, accuracy=accuracy, share=share), 12)

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from kd_keras.private_api import global_random_state
-from kd_keras.training.checkpoint_files import Position, State, read, write
+from kd_keras.training.checkpoint_files import Position, State, checkpoints, read, write
 from kd_keras.training.guard import NonFiniteGuard
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)  # the exit code of a process that exits on one of them is 128 + its number
@@ -94,6 +94,7 @@ class Checkpoint(keras.callbacks.Callback):
         self._epoch_metrics: list[np.ndarray] = []  # the metrics of the interrupted epoch
         self._first_step = 0  # the number of steps of the epoch that an earlier `fit` did
         self.has_trained = False  # whether a step is complete
+        self._continues = False  # whether the checkpoints of the directory belong to this training
         self._started, self._earlier_seconds = time.perf_counter(), 0.0
         self._signal: int | None = None  # the signal that this process received
         self._previous_handlers: dict[int, Any] = {}
@@ -116,8 +117,12 @@ class Checkpoint(keras.callbacks.Callback):
             The position after the checkpoint, or (0, 0) if there is no checkpoint.
 
         Raises:
-            ValueError: if all checkpoints are damaged, or the checkpoint belongs to another model.
+            ValueError: if the model is not compiled, all checkpoints are damaged, or the checkpoint belongs to another
+                model or optimizer.
         """
+        if not getattr(model, "optimizer", None):
+            raise ValueError(f"A checkpoint contains an optimizer, but {model.name!r} has none. Call compile() first.")
+        self._continues = True
         if not best:
             self._handle_signals()
         state = read(self.directory, best)
@@ -133,6 +138,12 @@ class Checkpoint(keras.callbacks.Callback):
                 f"Expected a checkpoint of {model.name!r}, which has {len(variables)} variables, but the one in "
                 f"{self.directory} has {len(saved)} variables of another model, or of other shapes. Choose another "
                 "directory, or build the same student, methods and optimizer as before."
+            )
+        optimizer = type(model.optimizer).__name__
+        if state.about.get("optimizer", optimizer) != optimizer:  # older files do not have it
+            raise ValueError(
+                f"Expected a checkpoint of the optimizer {optimizer}, but that in {self.directory} is of "
+                f"{state.about['optimizer']}. Choose another directory, or compile with that optimizer."
             )
         for variable, array in zip(variables, saved, strict=True):
             variable.assign(array)
@@ -151,12 +162,23 @@ class Checkpoint(keras.callbacks.Callback):
         metrics = self.model.metrics_variables if self.position.step else []
         arrays = [_array(variable) for variable in [*variables, *metrics]]
         if self.writes:
-            about = {"variables": len(variables), "highest": self.highest, "seconds": self.seconds}
+            about = {
+                "variables": len(variables),
+                "highest": self.highest,
+                "seconds": self.seconds,
+                "optimizer": type(self.model.optimizer).__name__,
+            }
             write(self.directory, State(self.position, arrays, about), keep=self.keep, best=best)
 
     # ---- while training
 
     def on_train_begin(self, logs: dict | None = None) -> None:
+        if self.writes and not self._continues and checkpoints(self.directory):
+            raise ValueError(
+                f"Expected a directory without checkpoints of another training, but {self.directory} has some. Call "
+                "restore(model) to resume from them, or choose another directory."
+            )
+        self._continues = True
         self._handle_signals()
 
     def on_train_end(self, logs: dict | None = None) -> None:

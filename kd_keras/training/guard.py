@@ -7,6 +7,7 @@ inside the step: the callbacks read the guard's variables between two steps.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ from keras import ops
 from kd_keras.contracts import Tensor
 from kd_keras.distribute.reductions import GlobalMean, replica_count, sum_over_replicas
 from kd_keras.distribute.replicas import branch_together
-from kd_keras.private_api import clip_gradients, sub_layers
+from kd_keras.private_api import clip_gradients, layer_state, sub_layers, updates_without_merge_call
 
 
 class NonFiniteStep(NamedTuple):
@@ -39,8 +40,9 @@ class NonFiniteGuard:
     """Applies gradients only if they and the loss are finite on all replicas.
 
     A plain object, created in the strategy's scope; its variables are in no checkpoint. A skipped step does not change
-    weights, optimizer or the moving statistics of BatchNorm. With a loss-scaling optimizer, overflowing gradients are
-    expected: they are reported only if the scale has fallen to 1, and if a replica has one, all replicas skip the step.
+    weights, optimizer or the moving statistics of the student and of BatchNorm. With a loss-scaling optimizer,
+    overflowing gradients are expected: they are reported only if the scale has fallen to 1, and if a replica has one,
+    all replicas skip the step.
 
     Args:
         model: the built model whose steps are guarded.
@@ -54,19 +56,20 @@ class NonFiniteGuard:
         self._state = keras.Variable(np.zeros(2, "float32"), **options)  # non-finite steps, requests to exit
         self._first_terms = keras.Variable(np.zeros(len(self.names), "float32"), **options)
         self._request = keras.Variable(0.0, trainable=False, aggregation="none")  # differs between workers
-        layers = [layer for layer in sub_layers(model) if isinstance(layer, keras.layers.BatchNormalization)]
-        self._statistics = [variable for layer in layers for variable in (layer.moving_mean, layer.moving_variance)]
+        self._statistics = _find_statistics(model)
         # At least one number: over several workers TensorFlow crashes when it broadcasts an empty variable.
-        size = max(1, sum(variable.shape[0] for variable in self._statistics))
+        size = max(1, sum(math.prod(variable.shape) for variable in self._statistics))
         # One flat variable, because tf.cond has a cost per captured tensor. Its values differ between replicas.
         self._snapshot = keras.Variable(np.zeros(size, "float32"), synchronization="on_read", **options)
 
     # ---- within a step
 
     def take_snapshot(self) -> None:
-        """Copies the moving statistics of BatchNorm before the student's pass changes them."""
+        """Copies the moving statistics before the student's pass changes them."""
         if self._statistics:
-            self._snapshot.assign(ops.concatenate([ops.cast(variable, "float32") for variable in self._statistics]))
+            parts = [ops.cast(variable, "float32") for variable in self._statistics]
+            flat = [part if len(part.shape) == 1 else ops.reshape(part, (-1,)) for part in parts]
+            self._snapshot.assign(ops.concatenate(flat))
 
     def apply(
         self, optimizer: keras.optimizers.Optimizer, gradients: list, variables: list[keras.Variable], loss: GlobalMean
@@ -122,10 +125,10 @@ class NonFiniteGuard:
         return is_finite, reduced[0] + reduced[1] > 0
 
     def _restore_snapshot(self) -> None:
-        sizes = [variable.shape[0] for variable in self._statistics]
+        sizes = [math.prod(variable.shape) for variable in self._statistics]
         values = tf.split(self._snapshot.value, sizes) if sizes else ()
         for variable, value in zip(self._statistics, values, strict=True):
-            variable.assign(value)
+            variable.assign(value if len(variable.shape) == 1 else ops.reshape(value, variable.shape))
 
     # ---- between steps
 
@@ -153,6 +156,17 @@ class NonFiniteGuard:
         return NonFiniteStep(first, named, int(failures))
 
 
+def _find_statistics(model: keras.Model) -> list[keras.Variable]:
+    """What passes change in other ways than by gradients: state of the student's layers, and BatchNorm elsewhere."""
+    inner = sub_layers(model.student)
+    known = {id(layer) for layer in inner}
+    state = [variable for layer in inner for variable in layer_state(layer)]
+    for layer in sub_layers(model):
+        if id(layer) not in known and isinstance(layer, keras.layers.BatchNormalization):
+            state += [layer.moving_mean, layer.moving_variance]
+    return state
+
+
 def _loss_scale(optimizer: keras.optimizers.LossScaleOptimizer) -> Tensor | float:
     return optimizer.dynamic_scale.value if optimizer.built else optimizer.initial_scale
 
@@ -164,17 +178,26 @@ def _clip_sums(optimizer: keras.optimizers.Optimizer, gradients: list) -> list:
     parts are equal and below the limit, and it does not clip them again.
 
     Raises:
-        ValueError: if the optimizer also accumulates gradients, whose average it clips.
+        ValueError: if the optimizer also accumulates gradients, whose average it clips; or if it accumulates them under
+            a strategy in which Keras cannot.
     """
     inner = getattr(optimizer, "inner_optimizer", optimizer)
     clips = any(getattr(inner, name, None) for name in ("clipnorm", "global_clipnorm", "clipvalue"))
-    if not clips or replica_count() == 1:
+    if replica_count() == 1:
         return gradients
-    if inner.gradient_accumulation_steps:
+    accumulates = bool(inner.gradient_accumulation_steps)
+    if clips and accumulates:
         raise ValueError(
             "An optimizer that clips and accumulates gradients must run on one replica, but received"
-            f" {replica_count()} replicas. Leave out the clipping, or gradient_accumulation_steps."
+            f" {replica_count()} replicas. Leave out gradient_accumulation_steps."
         )
+    if accumulates and not updates_without_merge_call():
+        raise ValueError(
+            f"An optimizer that accumulates gradients must run on one replica, but received {replica_count()} replicas "
+            "of a strategy in which Keras cannot do that. Leave out gradient_accumulation_steps."
+        )
+    if not clips:
+        return gradients
     scale = _loss_scale(optimizer) if inner is not optimizer else 1.0
     sums = sum_over_replicas([gradient / scale for gradient in gradients if gradient is not None])
     clipped = iter(clip_gradients(inner, sums))

@@ -122,6 +122,8 @@ def test_a_plan_is_every_recipe_of_every_pair_and_seed():
         sweeps.plan("runs", [("t", "resnet8")], {"baseline": {"methods": ["kd"]}}, [0])
     with pytest.raises(ValueError, match="at least one pair"):
         sweeps.plan("runs", [], recipes, [0])
+    with pytest.raises(ValueError, match=r"seeds of a sweep must differ, but received \[0, 0\]"):
+        sweeps.plan("runs", [("t", "resnet8")], recipes, [0, 0])
     pairs = [(Path("a/seed{seed}/model.keras"), "mlp"), (["b/seed{seed}", "c"], "mlp")]
     teachers = [run.teacher for run in sweeps.plan("runs", pairs, {"kd": {"methods": ["kd"]}}, [4])]
     assert teachers == [None, Path("a/seed4/model.keras"), None, ["b/seed4", "c"]]
@@ -256,3 +258,10 @@ def test_a_baseline_on_other_images_is_no_baseline(tmp_path):
     assert gains["kd --data=cifar10"] == pytest.approx(17)
     gains = {row["recipe"]: row["gain"] for row in kd.compare([digits, student]).rows}
     assert list(gains) == ["baseline --data=digits", "kd --data=cifar10"] and math.isnan(gains["kd --data=cifar10"])
+
+
+def test_a_result_without_settings_does_not_end_a_sweep(tmp_path):
+    (planned,) = sweeps.plan(tmp_path, [("t", "mlp")], {"kd": {"methods": ["kd"]}}, [0])[:1]
+    planned.path.mkdir(parents=True)
+    (planned.path / "result.json").write_text("{}")
+    assert "is not a run, because it has no flags.txt" in sweeps.finish(planned)

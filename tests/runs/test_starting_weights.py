@@ -124,3 +124,26 @@ def test_a_wrong_request_does_not_delete_the_run_that_it_would_overwrite(trained
         with pytest.raises(ValueError):
             kd.train(**wrong, data_dir=str(place), run=trained.path, overwrite=True, **SMALL)
     assert trained.is_complete and (trained.path / "model.keras").read_bytes() == content
+
+
+def test_a_run_does_not_overwrite_what_it_learns_from(trained, place):
+    content, learning = (trained.path / "model.keras").read_bytes(), {"student": "mlp", "methods": ["kd"]}
+    overwriting = {"data_dir": str(place), "run": trained.path, "overwrite": True, **SMALL}
+    calls = [
+        lambda: kd.train(model=trained, **overwriting),
+        lambda: kd.train(model="resnet8", weights=trained.path / "model.keras", **overwriting),
+        lambda: kd.distill(teacher=trained, **learning, **overwriting),
+        lambda: kd.distill(teacher=[trained.path / "best.keras", "resnet8"], **learning, **overwriting),
+        lambda: kd.pretrain(teacher=trained, student="mlp", methods=["queue"], **overwriting),
+        lambda: kd.schemes.train_peers(peers=["mlp", "mlp"], teacher=trained, **overwriting),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match="deletes everything in it, but .* is in .*trained"):
+            call()
+    assert trained.is_complete and (trained.path / "model.keras").read_bytes() == content
+
+
+def test_options_of_a_teacher_need_one(place):
+    for options in ({"teacher_range": (0, 1)}, {"combine": "logits"}, {"teacher_precision": "bfloat16"}):
+        with pytest.raises(ValueError, match="teacher_range=.* describe the use of teacher=, but received none"):
+            kd.distill(student="mlp", methods=[], data_dir=str(place), run=place / "none", **options, **SMALL)

@@ -81,6 +81,7 @@ def test_invalid_requests_are_refused(small, tmp_path):
     wrong = [
         ({"peers": ["mlp"]}, "two or more"), ({"peers": "mlp"}, "list of models"), ({"peers": ["mlq"] * 2}, "models"),
         ({"temperature": 0}, "temperature"), ({"teacher": 3}, "A teacher must be"), ({"weights": "a.keras"}, "weights"),
+        ({"teacher_weight": 7.0}, "received none"), ({"combine": "logits"}, "received none"),
     ]  # fmt: skip
     for options, message in wrong:
         with pytest.raises((ValueError, TypeError), match=message):

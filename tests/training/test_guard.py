@@ -135,6 +135,37 @@ def test_gradients_are_clipped_after_their_sum_over_replicas(clip, scaled):
     assert {"clipnorm": norm > 0.01, "global_clipnorm": norm <= 0.010001, "clipvalue": largest <= 0.010001}[clip]
 
 
+class Centering(keras.layers.Layer):
+    """Subtracts a moving mean, a scalar that the layer itself changes in training."""
+
+    def build(self, shape):
+        self.mean = self.add_weight(shape=(), trainable=False, initializer="zeros")
+
+    def call(self, inputs, training=False):
+        if training:
+            self.mean.assign(0.9 * self.mean + 0.1 * keras.ops.mean(inputs))
+        return inputs - self.mean
+
+
+@pytest.mark.parametrize("kind", [lambda: keras.layers.BatchNormalization(renorm=True), Centering])
+def test_a_skipped_batch_changes_no_state_of_any_layer(kind):
+    image = keras.Input(X.shape[1:])
+    student = keras.Model(image, keras.layers.Dense(4)(keras.layers.Flatten()(kind()(image))))
+    model = compiled(Distiller(student=student), jit_compile=False)
+    model.fit(X[:8], Y[:8], **OPTIONS)
+    before = values(student.variables)
+    with pytest.warns(UserWarning, match="Skipped a batch"), pytest.raises(FloatingPointError):
+        model.fit(BAD[8:16], Y[8:16], callbacks=[NonFinite("skip")], **OPTIONS)
+    assert same(before, values(student.variables))
+
+
+def test_accumulation_needs_one_replica():
+    with mirrored(2).scope():
+        model = distiller(optimizer=keras.optimizers.SGD(1.0, gradient_accumulation_steps=2))
+    with pytest.raises(ValueError, match="accumulates gradients must run on one replica, but received 2 replicas"):
+        model.fit(X, Y, **OPTIONS)
+
+
 def test_clipping_with_accumulation_needs_one_replica():
     with mirrored(2).scope():
         model = distiller(optimizer=keras.optimizers.SGD(1.0, clipnorm=0.1, gradient_accumulation_steps=2))
