@@ -234,7 +234,8 @@ class Evaluator:
         return similarity(self._grams[candidate.name], self._of_teacher(self._grams, "stages"))
 
     def _memory(self, candidate: Candidate, reader: Teacher) -> Any:
-        return memory(candidate.network)
+        _, example = self._timed[candidate.name]
+        return memory(candidate.network, input_shape=example.shape[1:])
 
     def _int8(self, candidate: Candidate, reader: Teacher) -> Any:
         if not is_quantization_aware(candidate.network):

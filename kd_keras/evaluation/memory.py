@@ -20,7 +20,9 @@ print(peak_growth(sys.argv[1], tuple(map(int, sys.argv[2:]))))
 """
 
 
-def memory(model: keras.Model, batch_size: int = 32) -> Iterator[tuple[str, float]]:
+def memory(
+    model: keras.Model, batch_size: int = 32, input_shape: tuple[int, ...] | None = None
+) -> Iterator[tuple[str, float]]:
     """Yields `megabytes` (10^6 bytes), the peak memory of a forward pass with a batch.
 
     It is the increase of the process's resident memory over its value after a pass with one image: the maps between
@@ -32,6 +34,7 @@ def memory(model: keras.Model, batch_size: int = 32) -> Iterator[tuple[str, floa
     Args:
         model: any built Keras model of one input of known size; it is exported to a temporary directory.
         batch_size: images of that pass, 32 by default.
+        input_shape: of one image; by default that of the model, which a subclassed one does not have.
 
     Raises:
         ValueError: if the size of the input is not known.
@@ -43,7 +46,7 @@ def memory(model: keras.Model, batch_size: int = 32) -> Iterator[tuple[str, floa
     >>> 31 / 32 <= dict(memory(keras.Model(inputs, outputs)))["megabytes"] / maps < 1.6
     True
     """
-    shape = tuple(model.input_shape[1:])
+    shape = tuple(model.input_shape[1:] if input_shape is None else input_shape)
     if None in shape:
         raise ValueError(
             f"Memory is measured with an input of known shape, but {model.name!r} has the input shape {shape}."

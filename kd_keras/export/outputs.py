@@ -85,5 +85,7 @@ def classes_of(probabilities: Any) -> np.ndarray:
 
 
 def _logits_output(output: Any) -> Any:
-    """The output, or of several named ones that of the classifier."""
-    return output["logits"] if isinstance(output, Mapping) else output
+    """The output, or of several named ones that of the classifier; a single one may have any name."""
+    if not isinstance(output, Mapping):
+        return output
+    return next(iter(output.values())) if len(output) == 1 else output["logits"]

@@ -10,18 +10,31 @@ from pathlib import Path
 
 from kd_keras.files import explain_full_disk, remove_abandoned, temporary_path
 
+# What Keras and this project write into a SavedModel, which an export may replace.
+SAVED_MODEL = {
+    "assets",
+    "assets.extra",
+    "check.npz",
+    "fingerprint.pb",
+    "keras_metadata.pb",
+    "saved_model.pb",
+    "variables",
+}
+
 
 def check_suffix(file: str | Path, suffix: str) -> Path:
-    """Checks the suffix of a path.
+    """Checks the suffix of a path, and that it is no directory.
 
     Raises:
-        ValueError: if the path has another suffix.
+        ValueError: if the path has another suffix, or is a directory.
 
     >>> check_suffix("student.onnx", ".onnx").name
     'student.onnx'
     """
     if Path(file).suffix != suffix:
         raise ValueError(f"The name of this export must end in {suffix}, but received {str(file)!r}.")
+    if Path(file).is_dir():
+        raise ValueError(f"This export is a file, but {str(file)!r} is a directory. Choose another name, or move it.")
     return Path(file)
 
 
@@ -29,13 +42,17 @@ def check_directory(directory: str | Path) -> Path:
     """Checks that a SavedModel can be written to a directory without deleting anything else.
 
     Raises:
-        ValueError: if the directory contains other files than those of a SavedModel.
+        ValueError: if there is a file, or the directory contains other files than those of a SavedModel.
     """
     path = Path(directory)
-    if path.is_dir() and any(path.iterdir()) and not (path / "saved_model.pb").exists():
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"A SavedModel is written to a directory, but {path} is a file. Choose another directory.")
+    names = {file.name for file in path.iterdir() if not file.name.startswith(".")} if path.is_dir() else set()
+    others = sorted(names - SAVED_MODEL if "saved_model.pb" in names else names)
+    if others:
         raise ValueError(
             f"A SavedModel is written to a directory that is new, empty or a SavedModel, but {path} contains other"
-            " files. Choose another directory."
+            f" files, such as {others[0]}. Choose another directory."
         )
     return path
 

@@ -48,7 +48,10 @@ def label_names(path: Path) -> list[str] | None:
     if not zipfile.is_zipfile(path):
         return None
     with zipfile.ZipFile(path) as archive:
-        return archive.read(LABELS).decode().split("\n") if LABELS in archive.namelist() else None
+        if LABELS not in archive.namelist():
+            return None
+        names = archive.read(LABELS).decode(errors="replace").replace("\r\n", "\n")
+        return names.removesuffix("\n").split("\n")
 
 
 class _Network:
@@ -59,7 +62,8 @@ class _Network:
         self._runtime, self._runner = runtime, None
         signatures = self._runtime.get_signature_list()
         if signatures:
-            self._runner = self._runtime.get_signature_runner(next(iter(signatures)))
+            chosen = "serving_default" if "serving_default" in signatures else next(iter(signatures))
+            self._runner = self._runtime.get_signature_runner(chosen)
             inputs, outputs = self._runner.get_input_details(), self._runner.get_output_details()
         else:
             inputs, outputs = (

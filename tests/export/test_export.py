@@ -267,6 +267,26 @@ def test_other_files_are_never_replaced(tmp_path):
     with pytest.raises(ValueError, match="must end in .tflite"):
         litert(convolutional(), tmp_path / "model", image_shape=SHAPE, sample=RAW)
     assert [entry.name for entry in tmp_path.iterdir()] == ["notes.txt"]
+    folder = tmp_path / "results.tflite"
+    folder.mkdir()
+    (folder / "thesis.txt").write_text("mine")
+    with pytest.raises(ValueError, match="results.tflite' is a directory"):
+        litert(convolutional(), folder, image_shape=SHAPE, sample=RAW)
+    with pytest.raises(ValueError, match="notes.txt is a file"):
+        saved_model(convolutional(), tmp_path / "notes.txt", image_shape=SHAPE, sample=RAW)
+    served = tmp_path / "served"
+    for _ in range(2):  # an earlier export is replaced
+        saved_model(convolutional(), served, image_shape=SHAPE, sample=RAW)
+    (served / "mine.txt").write_text("mine")
+    with pytest.raises(ValueError, match="contains other files, such as mine.txt"):
+        saved_model(convolutional(), served, image_shape=SHAPE, sample=RAW)
+    assert (folder / "thesis.txt").exists() and (served / "mine.txt").exists()
+
+
+@pytest.mark.parametrize("labels", [np.full(len(RAW), 77), np.full(len(RAW), 0.5), np.full(len(RAW), -1)])
+def test_labels_of_other_classes_are_refused(labels, tmp_path):
+    with pytest.raises(ValueError, match=r"labels= must be classes of .*, whole numbers from 0 to"):
+        saved_model(convolutional(), tmp_path / "out", image_shape=SHAPE, sample=RAW, labels=labels)
 
 
 def test_a_missing_extra_is_named(monkeypatch, tmp_path):

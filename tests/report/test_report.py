@@ -210,6 +210,10 @@ def test_missing_numbers_are_dashes(subjects):
     elements = Elements(render_page([subjects[0], lost], title="Lost"))
     assert "File size 1.13 MB – " in elements.text and "nan" not in elements.text
     assert "in smaller" not in elements.text
+    del changed["agreement_by_class"]
+    alone = Elements(render_page([lost._replace(findings=changed)], title="Alone", classes=findings.CLASSES))
+    assert "beginning with the lowest accuracy: " in alone.text
+    assert f"lowest accuracy: {findings.CLASSES[3]}" not in alone.text
 
 
 def test_many_classes_and_many_networks(subjects):

@@ -136,5 +136,7 @@ def _class_losses(judged: Network, known: Sequence[Network]) -> np.ndarray:
     """`(K,)`: how much accuracy the judged network loses compared with the first one, or else its lack of agreement."""
     agreement = judged.findings.get("agreement_by_class")
     if len(known) > 1 and known[-1] is judged:
-        return np.nan_to_num(known[0].findings["accuracy_by_class"] - judged.findings["accuracy_by_class"])
-    return -np.nan_to_num(agreement if not is_missing(agreement) else judged.findings["accuracy_by_class"])
+        losses = known[0].findings["accuracy_by_class"] - judged.findings["accuracy_by_class"]
+    else:
+        losses = -np.asarray(judged.findings["accuracy_by_class"] if is_missing(agreement) else agreement)
+    return np.where(np.isnan(losses), -np.inf, losses)  # a class without test images comes last
