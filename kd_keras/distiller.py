@@ -251,7 +251,8 @@ class Distiller(LogsTerms):
         """Keras's `fit`; it also counts epochs for the methods, checks data and teacher, and stops at a loss of NaN.
 
         Raises:
-            ValueError: if data has no end, a label or a sample weight is invalid, or validation is impossible.
+            ValueError: if there is nothing to train or no loss, data has no end, a label or a sample weight is invalid,
+                or validation is impossible.
             FloatingPointError: if the teacher's outputs, the loss or a gradient are not finite.
         """
         bound = inspect.signature(super().fit).bind(*args, **kwargs)
@@ -262,7 +263,6 @@ class Distiller(LogsTerms):
         if isinstance(self.teacher, Teacher):
             check_separate(self.student, self.teacher.networks)  # layers may have been unfrozen
         self._check_trainable()
-        self._check_has_terms()
         check_fit_arguments(self.student, arguments, self.methods, evaluates_labels)
         check_arrays(self, arguments)
         arguments["callbacks"] = complete_callbacks(self, arguments, self._epoch.assign)
@@ -281,7 +281,6 @@ class Distiller(LogsTerms):
         """
         arguments = inspect.signature(super().train_on_batch).bind(*args, **kwargs).arguments
         self._check_trainable()
-        self._check_has_terms()
         check_arrays(self, arguments, "the batch")
         if not self._has_checked_teacher:
             check_outputs(self, arguments["x"], arguments.get("y"))
@@ -296,8 +295,6 @@ class Distiller(LogsTerms):
                 f"Expected a student with trainable weights, but {self.student.name!r} has none, and no method has any."
                 " Set student.trainable = True."
             )
-
-    def _check_has_terms(self) -> None:
         if not self._terms and not self.losses:  # regularization is a loss, too
             raise ValueError(
                 "Expected a loss to train on, but received no method and hard_weight=0. Pass methods=, or a hard_weight"

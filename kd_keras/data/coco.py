@@ -20,8 +20,8 @@ def read_coco(file: str | os.PathLike, images: str | os.PathLike) -> tuple[list[
     """Reads a COCO file; its boxes are "xywh".
 
     Classes are numbered in the order of their ids in the file. Crowds (`iscrowd`), which are not single objects, and
-    boxes whose width or height is 0 are left out, and a warning says how many. What is detected in a crowd then counts
-    as an error, while COCO's own evaluation ignores it.
+    boxes whose width or height is 0 are left out; the log says how many. What is detected in a crowd then counts as an
+    error, of which a warning is logged, while COCO's own evaluation ignores it.
 
     Args:
         file: the JSON file.
@@ -54,13 +54,10 @@ def read_coco(file: str | os.PathLike, images: str | os.PathLike) -> tuple[list[
             empty += 1
         else:
             objects[annotation["image_id"]].append(Object(box, numbers[annotation["category_id"]], place))
-    if crowds or empty:
-        logger.warning(
-            "%s: %d crowds and %d boxes without an area are left out; detections there count as errors.",
-            file,
-            crowds,
-            empty,
-        )
+    if empty:
+        logger.info("%s: %d boxes without an area are left out.", file, empty)
+    if crowds:
+        logger.warning("%s: %d crowds are left out; what is detected in them counts as an error.", file, crowds)
     annotated = [
         AnnotatedImage(
             images / image["file_name"],

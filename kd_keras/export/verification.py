@@ -103,12 +103,13 @@ class Reference:
                 f" {self.labels.shape}."
             )
         classes = max(2, self.serve.units)
-        wrong = self.labels is not None and (self.labels.dtype.kind not in "iu" or not 0 <= self.labels.min())
-        if self.labels is not None and (wrong or self.labels.max() >= classes):
-            raise ValueError(
-                f"labels= must be classes of {student.name!r}, whole numbers from 0 to {classes - 1}, but received"
-                f" {self.labels.min()} to {self.labels.max()} of type {self.labels.dtype}."
-            )
+        if self.labels is not None:
+            lowest, highest = self.labels.min(), self.labels.max()
+            if self.labels.dtype.kind not in "iu" or lowest < 0 or highest >= classes:
+                raise ValueError(
+                    f"labels= must be classes of {student.name!r}, whole numbers from 0 to {classes - 1}, but received"
+                    f" {lowest} to {highest} of type {self.labels.dtype}."
+                )
         if self.class_names is not None and len(self.class_names) != classes:
             names = ", ".join(self.class_names)[:200]
             raise ValueError(

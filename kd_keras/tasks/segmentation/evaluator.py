@@ -78,9 +78,9 @@ class SegmentationEvaluator(NetworkEvaluator):
     def describe_data(self) -> str:
         """Sentences about the test images."""
         return (
-            f"{self._describe_images()} Agreement is the fraction of pixels to which {self.teacher} gives the"
-            " same class. Intervals are over images. Images of one video resemble each other, so"
-            " the intervals are too narrow for such data."
+            f"{self._describe_images()} Agreement is the fraction of pixels to which {self.teacher} gives the same"
+            " class. Intervals are over images. Images of one video resemble each other, so the intervals are too"
+            " narrow for such data."
         )
 
     def _sections(self, networks: Mapping[str, Network]) -> dict[str, tuple[str, Section | None]]:
