@@ -1,6 +1,9 @@
 """train, distill and record from Python: several calls in one process, with names, paths and objects."""
 
 import shutil
+import subprocess
+import sys
+import textwrap
 import time
 
 import keras
@@ -11,6 +14,7 @@ from PIL import Image
 
 import kd_keras as kd
 from kd_keras import data, methods, models
+from kd_keras.networks.saving import check_savable
 from kd_keras.runs.devices import chosen_strategy
 from kd_keras.runs.recipe import Recipe
 from kd_keras.training.checkpoint_files import read, write
@@ -113,6 +117,25 @@ def test_a_network_that_cannot_be_saved_is_refused_before_training(small, tmp_pa
     with pytest.raises(ValueError, match="a network that Keras can save.*Object Scaled.*get_config"):
         kd.train(model=keras.Sequential(layers), **small, run=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_network_with_a_python_lambda_is_refused_before_training(small, tmp_path):
+    """Keras saves it, but the complete run could not be loaded."""
+    layers = [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Lambda(lambda x: x / 16)]
+    with pytest.raises(ValueError, match="that Keras can load, but received .*lambda.*register_keras_serializable"):
+        kd.train(model=keras.Sequential([*layers, keras.layers.Dense(10)]), **small, run=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_functions_of_keras_and_permitted_lambdas_can_be_saved():
+    check_savable(keras.Sequential([keras.Input((4,)), keras.layers.Lambda(keras.ops.relu)]))
+    code = """
+        import keras
+        from kd_keras.networks.saving import check_savable
+        keras.config.enable_unsafe_deserialization()
+        check_savable(keras.Sequential([keras.Input((4,)), keras.layers.Lambda(lambda x: x / 2, output_shape=(4,))]))
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
 
 
 @pytest.mark.parametrize("form", ["run", "path", "text", "file", "model", "Teacher", "list"])
