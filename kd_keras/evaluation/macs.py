@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import Any
 
@@ -10,12 +11,16 @@ import tensorflow as tf
 
 from kd_keras.private_api import graph_of_called_function
 
+LOGGER = logging.getLogger("kd_keras")
+
 
 def macs(model: keras.Model, input_shape: tuple[int, ...] | None = None) -> int:
     """The multiply-accumulates of one example's forward pass in convolutions and matrix products.
 
     They are counted in the traced graph, so the model may be any Keras model: nested, subclassed, with attention, or
-    with shared layers (counted each time they run). Biases, normalization, pooling and activations are not counted.
+    with shared layers (counted each time they run). Biases, normalization, pooling and activations are not counted. Of
+    the branches of a condition the most expensive one is counted, and the body of a loop once, with a warning, because
+    the graph does not show how often it runs.
 
     Args:
         model: a built model of one input.
@@ -43,7 +48,16 @@ def _count(graph: tf.Graph) -> int:
     total = 0
     for operation in graph.get_operations():
         if operation.type in ("PartitionedCall", "StatefulPartitionedCall"):
-            total += _count(graph_of_called_function(graph, operation.get_attr("f").name))
+            total += _count_function(operation, "f")
+        elif operation.type in ("If", "StatelessIf"):
+            total += max(_count_function(operation, "then_branch"), _count_function(operation, "else_branch"))
+        elif operation.type in ("Case", "StatelessCase"):
+            total += max(_count(graph_of_called_function(graph, f.name)) for f in operation.get_attr("branches"))
+        elif operation.type in ("While", "StatelessWhile"):
+            body = _count_function(operation, "body")
+            if body:
+                LOGGER.warning("The loop %r runs an unknown number of times; its body is counted once.", operation.name)
+            total += body
         elif operation.type in COUNTS:
             count = COUNTS[operation.type](operation)
             if count is None:
@@ -55,13 +69,31 @@ def _count(graph: tf.Graph) -> int:
     return total
 
 
+def _count_function(operation: Any, attribute: str) -> int:
+    return _count(graph_of_called_function(operation.graph, operation.get_attr(attribute).name))
+
+
 def _convolution(operation: Any) -> int | None:
     """Each output value is a sum over the kernel's window and over the channels of its group."""
-    return _product(operation.outputs[0].shape, operation.inputs[1].shape[:-1])
+    return _product(_map_shape(operation), operation.inputs[1].shape[:-1])
 
 
 def _depthwise(operation: Any) -> int | None:
-    return _product(operation.outputs[0].shape, operation.inputs[1].shape[:2])
+    return _product(_map_shape(operation), operation.inputs[1].shape[:2])
+
+
+def _map_shape(operation: Any) -> tf.TensorShape:
+    """The shape of a convolution's map.
+
+    A dilated convolution runs on every n-th pixel, between SpaceToBatchND, which pads, and BatchToSpaceND, which crops
+    the padding. Values in the padding are not counted, as they are no part of the layer.
+    """
+    output = operation.outputs[0]
+    readers = output.consumers()
+    if operation.type == "Conv2D" and [reader.type for reader in readers] == ["Squeeze"]:  # the layer is a Conv1D
+        readers = readers[0].outputs[0].consumers()
+    restored = [reader.outputs[0] for reader in readers if reader.type == "BatchToSpaceND"]
+    return restored[0].shape if restored else output.shape
 
 
 def _transposed(operation: Any) -> int | None:

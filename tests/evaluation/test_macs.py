@@ -18,6 +18,11 @@ from kd_keras.models.base import GroupedConv2D
         (layers.Conv2D(5, 3, strides=2, padding="same"), (8, 8, 4), 16 * 9 * 4 * 5),
         (layers.Conv2D(5, 3), (8, 8, 4), 36 * 9 * 4 * 5),
         (layers.Conv2D(6, 3, padding="same", dilation_rate=2), (8, 8, 4), 64 * 9 * 4 * 6),
+        (layers.Conv2D(6, 3, padding="same", dilation_rate=6), (8, 8, 4), 64 * 9 * 4 * 6),
+        (layers.Conv2D(6, 3, dilation_rate=2), (8, 8, 4), 16 * 9 * 4 * 6),
+        (layers.DepthwiseConv2D(3, padding="same", dilation_rate=6), (8, 8, 4), 64 * 9 * 4),
+        (layers.SeparableConv2D(5, 3, padding="same", dilation_rate=6), (8, 8, 4), 64 * (9 * 4 + 4 * 5)),
+        (layers.Conv1D(5, 3, padding="same", dilation_rate=3), (8, 4), 8 * 3 * 4 * 5),
         (layers.Conv2D(6, 3, groups=2, padding="same"), (8, 8, 4), 64 * 9 * 2 * 6),
         (GroupedConv2D(6, 3, groups=2, padding="same"), (8, 8, 4), 64 * 9 * 2 * 6),
         (layers.DepthwiseConv2D(3, depth_multiplier=2, padding="same"), (8, 8, 4), 64 * 9 * 4 * 2),
@@ -53,6 +58,43 @@ def test_nested_shared_and_subclassed_models():
     nested = keras.Model(inputs, layers.Dense(2)(own(inputs)))
     assert macs(nested) == 2 * 36 + 12
     assert macs(own, (6,)) == 72
+
+
+class Branching(keras.Model):
+    """Two matrix products if the mean is above 0, otherwise one."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = layers.Dense(6), layers.Dense(6)
+
+    def call(self, inputs):
+        once = self.first(inputs)
+        return keras.ops.cond(keras.ops.mean(inputs) > 0, lambda: self.second(once), lambda: once)
+
+
+class Repeating(keras.Model):
+    """A matrix product until the sum is above 10."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = layers.Dense(6)
+
+    def call(self, inputs):
+        inputs = self.dense(inputs)
+        return keras.ops.while_loop(lambda x: keras.ops.sum(x) < 10, lambda x: (self.dense(x),), (inputs,))[0]
+
+
+def test_the_most_expensive_branch_of_a_condition_counts():
+    model = Branching()
+    model.build((None, 6))
+    assert macs(model, (6,)) == 2 * 36
+
+
+def test_the_body_of_a_loop_counts_once_with_a_warning(caplog):
+    model = Repeating()
+    model.build((None, 6))
+    assert macs(model, (6,)) == 2 * 36
+    assert "runs an unknown number of times" in caplog.text
 
 
 def test_a_size_that_is_not_known():
