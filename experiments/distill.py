@@ -49,7 +49,7 @@ def main() -> None:
         teacher=FLAGS.teacher,
         student=FLAGS.student,
         methods=FLAGS.method,
-        hard_weight=FLAGS.hard_weight and parse_weight(FLAGS.hard_weight, "--hard_weight"),
+        hard_weight=None if FLAGS.hard_weight is None else parse_weight(FLAGS.hard_weight, "--hard_weight"),
         run=FLAGS.run,
         recording=FLAGS.recording,
         weights=FLAGS.weights,

@@ -58,6 +58,8 @@ def robustness(
             "Robustness compares with the teacher's errors under the same corruptions, but its findings have no"
             f" {', '.join(missing)}."
         )
+    for name in names:
+        corrupt(images[:1], name, SEVERITIES[0])  # refuses images and names here: tf.data would raise its own error
 
     def corrupted_batches() -> Iterator[np.ndarray]:
         for name in names:

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from inspect import signature
 from typing import Any
 
 import keras
@@ -217,7 +218,8 @@ def distill(
         hard_weight=hard_weight, recording=recording, weights=weights, quantize=quantize,
         keep_float=keep_float, kernel_bits=kernel_bits,
     )  # fmt: skip
-    recipe = make_recipe(students.is_pretrained(student, weights), data=data, **options)
+    pretrained, own = students.is_pretrained(student, weights), signature(distill).parameters
+    recipe = make_recipe(pretrained, own, data=data, **options)
     request.check(run if overwrite else None)
     if quantize == "int8_lsq" and recipe.optimizer not in ("sgd", "dot"):
         raise ValueError(

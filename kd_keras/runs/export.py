@@ -107,8 +107,8 @@ def export(
 
     Raises:
         TypeError: if an option is unknown, or `formats` is not a list.
-        ValueError: if a format is unknown, the images do not exist or have other classes than `class_names`, or an
-            export is rejected; the other formats are exported nevertheless.
+        ValueError: if there is no format or an unknown one, the images do not exist or have other classes than
+            `class_names`, or an export is rejected; the other formats are exported nevertheless.
 
     >>> import tempfile
     >>> layers = [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
@@ -141,6 +141,8 @@ def export(
 def _check_request(formats: Sequence[str], options: Mapping[str, Any]) -> None:
     if isinstance(formats, str):
         raise TypeError(f"formats must be a list, but received {formats!r}. Write formats=[{formats!r}].")
+    if not formats:
+        raise ValueError(f"formats must name at least one of {', '.join(FORMATS)}, but it is empty.")
     for name in formats:
         if name not in FORMATS:
             raise ValueError(f"{name!r} is not a format of an export: {suggest(name, FORMATS)}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -228,11 +228,12 @@ class Recipe:
         return cls(**{name: from_text(name, settings[name]) for name in known})
 
 
-def make_recipe(pretrained: bool = False, /, **options: Any) -> Recipe:
+def make_recipe(pretrained: bool = False, own: Iterable[str] = (), /, **options: Any) -> Recipe:
     """Makes a recipe of the options that `train`, `distill` and `record` pass on.
 
     Args:
         pretrained: whether the network starts from trained weights; the learning rate is then lower by default.
+        own: the names of the function's own arguments, for the advice on an unknown option.
         options: as `Recipe` takes them; a `learning_rate` of `None` is the default.
 
     Raises:
@@ -242,7 +243,7 @@ def make_recipe(pretrained: bool = False, /, **options: Any) -> Recipe:
     known = [field.name for field in dataclasses.fields(Recipe)]
     for name in options:
         if name not in known:
-            raise TypeError(f"There is no option {name!r}: {suggest(name, known)}")
+            raise TypeError(f"There is no option {name!r}: {suggest(name, {*known, *own} - {'options'})}")
     if options.get("learning_rate") is None:
         options.pop("learning_rate", None)
         optimizer = options.get("optimizer", Recipe.optimizer)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
+from inspect import signature
 from typing import Any
 
 from kd_keras import distribute
@@ -75,7 +76,7 @@ def record(
     (1000, 1)
     """
     for_teacher = TeacherOptions(**{name: options.pop(name) for name in TEACHER_OPTIONS if name in options})
-    recipe = make_recipe(data=data, **options)
+    recipe = make_recipe(False, signature(record).parameters, data=data, **options)
     if verify:
         return _verify(output, teacher, for_teacher, recipe, unlabeled)
     if teacher is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from inspect import signature
 from typing import Any
 
 from kd_keras.distiller import Distiller
@@ -58,7 +59,7 @@ def train(
     >>> run.is_complete, run.model().output_shape
     (True, (None, 10))
     """
-    recipe = make_recipe(students.is_pretrained(model, weights), data=data, **options)
+    recipe = make_recipe(students.is_pretrained(model, weights), signature(train).parameters, data=data, **options)
     network = {"model": students.as_setting(model), "weights": None if weights is None else os.fspath(weights)}
     settings = Settings({**recipe.settings(), **network}, {**DEFAULTS, "model": "resnet20"})
     if overwrite:

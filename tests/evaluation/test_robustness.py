@@ -51,3 +51,11 @@ def test_a_teacher_without_errors():
         dict(robustness(model, IMAGES, LABELS, {"error_gaussian_noise": np.zeros(5)}, NAMES))
     with pytest.raises(ValueError, match="each of 30 images"):
         dict(robustness(model, IMAGES, LABELS[:3]))
+
+
+def test_images_and_names_that_cannot_be_corrupted_are_refused():
+    model = convolutional()
+    with pytest.raises(ValueError, match=r"1 or 3\) uint8, but received \(1, 16, 16, 4\)"):
+        dict(robustness(model, np.zeros((3, 16, 16, 4), "uint8"), LABELS[:3]))
+    with pytest.raises(ValueError, match="name of a corruption, but received 'fogg'"):
+        dict(robustness(model, IMAGES, LABELS, corruptions=["fogg"]))

@@ -25,6 +25,7 @@ def test_help_says_what_the_program_does(name):
         ("distill", [], "teacher= or recording="),
         ("distill", ["--recording=nowhere"], "a complete recording"),
         ("distill", ["--teacher=nowhere", "--method=kdd"], "did you mean kd"),
+        ("distill", ["--teacher=nowhere", "--hard_weight="], "--hard_weight must be a number"),
         ("distill", ["--teacher=nowhere", "--method=kd(temprature=3)"], "did you mean temperature"),
         ("distill", ["--teacher=nowhere", "--method=kd(temperature='hot')"], "must be a number"),
     ],

@@ -237,6 +237,23 @@ def test_cards_of_attention_and_disagreements(elements, whole):
     assert "true bird teacher ✓ bird 95 % distilled ✗ deer 86 %" in elements.text
 
 
+def test_images_of_other_channels_show_the_first_ones(subjects):
+    image = np.random.default_rng(0).integers(0, 256, (8, 8, 4)).astype("uint8")
+    for channels, shown, text in (
+        (4, image[..., :3], "first three, as red, green and blue"),
+        (2, image[..., :1], "first one"),
+    ):
+        example = findings.Disagreement(image[..., :channels], 0, (0, 0.9), (1, 0.8))
+        html = render_page(subjects, title="Bands", classes=findings.CLASSES, disagreements=[example])
+        assert (
+            svg.thumbnail(shown) in html
+            and f"Of the {channels} channels of an image the picture shows the {text}." in html
+        )
+    color = findings.Disagreement(image[..., :3], 0, (0, 0.9), (1, 0.8))
+    html = render_page(subjects, title="Color", classes=findings.CLASSES, disagreements=[color])
+    assert "channels of an image" not in html
+
+
 def test_a_thumbnail_decodes_to_its_image():
     import base64
     import io

@@ -105,6 +105,8 @@ def test_invalid_requests(run, tmp_path):
         kd.export(run, ["litrt"])
     with pytest.raises(TypeError, match=r"formats=\['litert'\]"):
         kd.export(run, "litert")
+    with pytest.raises(ValueError, match="formats must name at least one"):
+        kd.export(run, [])
     with pytest.raises(TypeError, match="epochs"):
         kd.export(run, epochs=3)
     with pytest.raises(ValueError, match="received class_names=a,b. Leave it out"):

@@ -289,6 +289,7 @@ def test_what_does_not_go_together_is_refused(teacher, small, tmp_path):
         ({}, "teacher= or recording="),
         ({"teacher": teacher, "methods": []}, "no method needs one"),
         ({"teacher": teacher, "methods": "kd"}, "must be a list"),
+        ({"teacher": teacher, "method": "kd"}, "no option 'method': did you mean methods"),
         ({"teacher": 3}, "A teacher must be"),
         ({"teacher": kd.Teacher(teacher.model()), "combine": "logits"}, "without further options"),
         ({"teacher": teacher, "teacher_range": (1, 0)}, "teacher_range"),

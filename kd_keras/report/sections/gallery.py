@@ -43,7 +43,7 @@ def show_attention(
     cards = []
     for example in examples:
         label = "an image" if example.label is None else classes[example.label]
-        images = [(thumbnail(example.image), "image")]
+        images = [(thumbnail(_visible(example.image)), "image")]
         for name, network in networks.items():
             if name in example.maps:
                 images.append((thumbnail(overlay(example.image, example.maps[name])), network.label))
@@ -56,7 +56,7 @@ def show_attention(
         intro += f" Over all images examined, the rank correlation between the maps of {judged.phrase} and the teacher"
         intro += f" is {decimal(correlation, 2)} (1 is identical), and the overlap of their most important fifths is"
         intro += f" {percent(overlap, 0)}."
-    return Section(cards=cards, intro=intro)
+    return Section(cards=cards, intro=intro + _channels_shown(examples[0].image))
 
 
 def show_disagreements(
@@ -73,14 +73,29 @@ def show_disagreements(
             mark = "" if example.label is None else "✓\u00a0" if predicted == example.label else "✗\u00a0"
             lines.append((name, f"{mark}{classes[predicted]} {percent(probability, 0)}"))
         alt = "; ".join(f"{name}: {text}" for name, text in lines)
-        cards.append(Card([(thumbnail(example.image), "")], alt, lines, _is_pixelated(example.image)))
+        cards.append(Card([(thumbnail(_visible(example.image)), "")], alt, lines, _is_pixelated(example.image)))
     intro = f"Images for which {judged.phrase} and the teacher predict different classes, the most confident first;"
     intro += " ✓ is correct, ✗ is wrong."
     only_teacher, only_student = (judged.findings.get(f"only_{name}_correct") for name in ("teacher", "student"))
     if not (is_missing(only_teacher) or is_missing(only_student)):
         intro += f" Only the teacher is correct for {percent(only_teacher)} of all test images, and only"
         intro += f" {judged.phrase} for {percent(only_student)}. Check whether the first fraction is much larger."
-    return Section(cards=cards, intro=intro)
+    return Section(cards=cards, intro=intro + _channels_shown(examples[0].image))
+
+
+def _visible(image: np.ndarray) -> np.ndarray:
+    """The channels of an image that a picture can show: all of a gray or color image, otherwise the first ones."""
+    if image.ndim == 2 or image.shape[-1] in (1, 3):
+        return image
+    return image[..., :3] if image.shape[-1] > 3 else image[..., :1]
+
+
+def _channels_shown(image: np.ndarray) -> str:
+    shown = _visible(image)
+    if shown.shape == image.shape:
+        return ""
+    which = "three, as red, green and blue" if shown.shape[-1] == 3 else "one"
+    return f" Of the {image.shape[-1]} channels of an image the picture shows the first {which}."
 
 
 def _is_pixelated(image: np.ndarray) -> bool:
