@@ -6,7 +6,9 @@ import contextlib
 import functools
 import logging
 import os
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import keras
 import tensorflow as tf
@@ -111,11 +113,26 @@ def begin(recipe: Recipe, strategy: tf.distribute.Strategy) -> None:
     replicas = strategy.num_replicas_in_sync
     over = f" over {replicas} replicas ({type(strategy).__name__})" if replicas > 1 else ""
     logger.info("Training on %s%s.", devices or "the CPU", over)
+    if recipe.precision == "mixed_bfloat16" and not devices and _lacks_bfloat16():
+        logger.warning(
+            "This processor has no instructions for bfloat16: a step takes several times as long as in float32 "
+            "(experiments/results/settings.md). Leave precision out."
+        )
     if recipe.drop_remainder and recipe.batch_size % replicas:
         raise ValueError(
             f"drop_remainder needs a batch_size that is a multiple of the {replicas} replicas, but received "
             f"{recipe.batch_size}. Change batch_size."
         )
+
+
+def _lacks_bfloat16(processors: str | os.PathLike = "/proc/cpuinfo") -> bool:
+    """Whether the processor says that it has no instructions for bfloat16; only Linux can be asked."""
+    try:
+        text = Path(processors).read_text()
+    except OSError:
+        return False
+    found = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)
+    return found is not None and not {"avx512_bf16", "amx_bf16", "bf16"} & set(found[1].split())
 
 
 @contextlib.contextmanager
