@@ -10,11 +10,11 @@ from kd_keras.errors import explain_mismatch
 def check_savable(network: keras.Model) -> None:
     """Checks that Keras can describe each layer of a network, as a `.keras` file does, and loads what it describes.
 
-    A class or function of the user that is not registered is accepted: who loads the file can name it.
+    A class or function of the user that is not registered is accepted, because whoever loads the file can pass it.
 
     Raises:
         ValueError: if it cannot, for example because a layer of the user has arguments but no `get_config`, or a Lambda
-            layer holds a Python lambda, which Keras saves but refuses to load.
+            layer contains a Python lambda, which Keras saves but refuses to load.
 
     >>> check_savable(keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]))
     """

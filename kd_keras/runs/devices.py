@@ -126,13 +126,13 @@ def begin(recipe: Recipe, strategy: tf.distribute.Strategy) -> None:
 
 
 def _lacks_bfloat16(processors: str | os.PathLike = "/proc/cpuinfo") -> bool:
-    """Whether the processor says that it has no instructions for bfloat16; only Linux can be asked."""
+    """Whether the processor says that it has no instructions for bfloat16; False on systems other than Linux."""
     try:
         text = Path(processors).read_text()
     except OSError:
         return False
-    found = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)
-    return found is not None and not {"avx512_bf16", "amx_bf16", "bf16"} & set(found[1].split())
+    flags = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)
+    return flags is not None and not {"avx512_bf16", "amx_bf16", "bf16"} & set(flags[1].split())
 
 
 @contextlib.contextmanager
