@@ -113,15 +113,23 @@ def begin(recipe: Recipe, strategy: tf.distribute.Strategy) -> None:
     replicas = strategy.num_replicas_in_sync
     over = f" over {replicas} replicas ({type(strategy).__name__})" if replicas > 1 else ""
     logger.info("Training on %s%s.", devices or "the CPU", over)
-    if recipe.precision == "mixed_bfloat16" and not devices and _lacks_bfloat16():
-        logger.warning(
-            "This processor has no instructions for bfloat16: a step takes several times as long as in float32 "
-            "(experiments/results/settings.md). Leave precision out."
-        )
+    warn_of_emulation("precision", recipe.precision)
     if recipe.drop_remainder and recipe.batch_size % replicas:
         raise ValueError(
             f"drop_remainder needs a batch_size that is a multiple of the {replicas} replicas, but received "
             f"{recipe.batch_size}. Change batch_size."
+        )
+
+
+def warn_of_emulation(option: str, precision: str | None) -> None:
+    """Warns of bfloat16 on a CPU that has no instructions for it; on other devices it has no effect."""
+    on_cpu = all(device.device_type == "CPU" for device in tf.config.get_visible_devices())
+    if precision in ("bfloat16", "mixed_bfloat16") and on_cpu and _lacks_bfloat16():
+        logger.warning(
+            "This processor has no instructions for bfloat16: %s=%s takes two to four times as long as "
+            "float32 (experiments/results/settings.md). Use float32.",
+            option,
+            precision,
         )
 
 

@@ -22,6 +22,7 @@ from kd_keras.networks.freezing import PRECISIONS, frozen
 from kd_keras.private_api import sub_layers
 from kd_keras.recording.teacher import RecordedTeacher
 from kd_keras.runs import students
+from kd_keras.runs.devices import warn_of_emulation
 from kd_keras.runs.images import Images
 from kd_keras.runs.own_teachers import (
     as_function,
@@ -121,6 +122,7 @@ def load_teacher(source: TeacherSource, images: Images, options: TeacherOptions,
         )
     networks = [_load_or_build(network, images, taps) for network in sources]
     if options.teacher_precision:
+        warn_of_emulation("teacher_precision", options.teacher_precision)
         networks = [frozen(network, options.teacher_precision) for network in networks]
     for network in networks:
         images.check_channels(network, "teacher")
