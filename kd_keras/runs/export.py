@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import os
@@ -20,6 +21,7 @@ from kd_keras.export.usage import reading_lines
 from kd_keras.files import write_json
 from kd_keras.networks.inputs import find_input_shape
 from kd_keras.networks.quantized_layers import is_quantization_aware
+from kd_keras.recording.identity import weights_digest
 from kd_keras.runs.candidates import Network, check_has_head, name_networks, open_test_images, resolve_data
 from kd_keras.runs.images import read_images
 from kd_keras.runs.recipe import Data, Recipe, make_recipe
@@ -85,7 +87,8 @@ def export(
 ) -> list[TaskExport]:
     """Exports a trained network and compares every export with it on the test images.
 
-    Besides the exports, it writes `export.json` with the measurements. The SavedModel of a classifier contains
+    Besides the exports, it writes `export.json` with the measurements, and keeps those of other formats of the same
+    network and images that it finds there. The SavedModel of a classifier contains
     `check.npz`, the raw test images and the classes that the network predicts for them, so that any process can repeat
     the comparison.
 
@@ -242,8 +245,21 @@ def _record(
     except ValueError as error:  # the exports are written, and were compared without it
         LOGGER.warning("The %s of the source is left out. %s", task.metric, error)
         score = None
-    table = {**about, "images": len(images), f"source_{task.metric}": score}
+    table = {**about, "weights": weights_digest(exporter.model), "images": len(images), f"source_{task.metric}": score}
     rows = {name: {**result._asdict(), "path": str(result.path)} for name, result in exports.items()}
     directory.mkdir(parents=True, exist_ok=True)
-    write_json(directory / "export.json", {**table, "formats": rows, "rejected": dict(rejected)})
+    earlier = _earlier_table(directory / "export.json", table)
+    kept = {name: row for name, row in earlier.get("formats", {}).items() if name not in rejected}
+    refused = {name: reason for name, reason in earlier.get("rejected", {}).items() if name not in exports}
+    write_json(directory / "export.json", {**table, "formats": kept | rows, "rejected": refused | dict(rejected)})
     return score
+
+
+def _earlier_table(file: Path, table: Mapping[str, Any]) -> dict[str, Any]:
+    """What an earlier call wrote about the same network and images; empty if it was another network, or is damaged."""
+    try:
+        earlier = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return {}
+    same = isinstance(earlier, dict) and all(earlier.get(key) == table[key] for key in ("weights", "dataset", "images"))
+    return earlier if same else {}

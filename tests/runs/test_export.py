@@ -80,6 +80,27 @@ def test_a_rejected_format_does_not_prevent_the_others(run, tmp_path):
     assert list(table["rejected"]) == ["saved_model", "litert"] and not table["formats"]
 
 
+def test_the_table_keeps_other_formats_of_the_same_network(run, tmp_path):
+    def formats():
+        table = json.loads((tmp_path / "export.json").read_text())
+        return sorted(table["formats"]), sorted(table["rejected"])
+
+    kd.export(run, ["saved_model"], output=tmp_path)
+    kd.export(run, ["litert"], output=tmp_path)
+    assert formats() == (["litert", "saved_model"], [])
+    with pytest.raises(ValueError, match="litert export is rejected"):
+        kd.export(run, ["litert"], output=tmp_path, tolerance={"agreement": 1.1})
+    assert formats() == (["saved_model"], ["litert"])
+    kd.export(run, ["litert"], output=tmp_path)
+    assert formats() == (["litert", "saved_model"], [])
+    another = keras.models.clone_model(kd.Run(run).model())
+    kd.export(another, ["litert"], output=tmp_path, data="digits", data_dir=str(run.parent / "data"))
+    assert formats() == (["litert"], [])
+    (tmp_path / "export.json").write_text("{")
+    kd.export(run, ["litert"], output=tmp_path)
+    assert formats() == (["litert"], [])
+
+
 def test_labels_are_in_the_order_of_the_networks_outputs(run, tmp_path):
     """A run whose network was trained with the classes in reverse has the same accuracy."""
     directory = trained(tmp_path, "turned", 4, "--train_split=train")
