@@ -22,7 +22,8 @@ def generalization(
     * With images of another dataset, which belong to none of the classes: how well a score separates the test images
       from them, as the area under the ROC curve (1/2 is chance): `auroc_probability` for the largest probability
       (Hendrycks and Gimpel 2017, 1610.02136), `auroc_energy` for the energy at temperature 1, -log sum_k exp(z_k) (Liu
-      et al. 2020, 2010.03759, equation 4).
+      et al. 2020, 2010.03759, equation 4). Logarithms of probabilities, whose energy is always 0, have no
+      `auroc_energy`.
 
     Args:
         test: predictions for the test images.
@@ -41,7 +42,9 @@ def generalization(
         known = np.repeat([1, 0], [len(test.logits), len(other.logits)])
         logits = np.concatenate([test.logits, other.logits]).astype("float64")
         yield "auroc_probability", float(roc_auc_score(known, softmax(logits, axis=-1).max(-1)))
-        yield "auroc_energy", float(roc_auc_score(known, logsumexp(logits, axis=-1)))
+        energies = -logsumexp(logits, axis=-1)
+        if not np.allclose(energies, 0, atol=1e-5):
+            yield "auroc_energy", float(roc_auc_score(known, -energies))
 
 
 class SizedRun(NamedTuple):

@@ -28,6 +28,16 @@ def test_the_areas_are_shares_of_pairs_in_the_right_order():
     assert same == pytest.approx({"auroc_probability": 0.5, "auroc_energy": 0.5})
 
 
+def test_logarithms_of_probabilities_have_no_energy():
+    test, other = (
+        model._replace(logits=model.logits - np.log(np.exp(model.logits).sum(-1, keepdims=True)))
+        for model in (drawn(40, 3.0), drawn(30, 1.5))
+    )
+    findings = dict(generalization(test, other=other))
+    assert findings.keys() == {"auroc_probability"}
+    assert findings["auroc_probability"] > 0.55
+
+
 def test_the_gap():
     labels = np.arange(4)
     train, test = Predictions(np.eye(4), labels), Predictions(np.eye(4)[[0, 1, 2, 0]], labels)
