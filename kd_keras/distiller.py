@@ -26,18 +26,18 @@ from kd_keras.networks.taps import Tapped
 from kd_keras.private_api import compiled_loss, has_compiled_metrics, loss_tracker
 from kd_keras.recording.teacher import RecordedTeacher
 from kd_keras.teacher import AbsentTeacher, Teacher
-from kd_keras.training.construction import check_combination, check_parts
+from kd_keras.training.construction import check_combination, check_parts, loss_scaling_policy
 from kd_keras.training.data_check import check_arrays
 from kd_keras.training.dot import compute_gradients, takes_terms_apart
 from kd_keras.training.fit_arguments import check_fit_arguments, check_has_measure, warn_of_padding
 from kd_keras.training.fit_callbacks import complete_callbacks
 from kd_keras.training.following import FollowingTeacher
 from kd_keras.training.guard import NonFiniteGuard
-from kd_keras.training.hard_loss import compiled_mean, is_mean_over_rows
+from kd_keras.training.hard_loss import compiled_mean, ignored_class, is_mean_over_rows
 from kd_keras.training.logs import LogsTerms
 from kd_keras.training.nonfinite import raise_if_nonfinite
 from kd_keras.training.teacher_check import check_outputs
-from kd_keras.training.terms import check_label_free_evaluation, compute_terms, make_terms, term_names
+from kd_keras.training.terms import Term, check_label_free_evaluation, compute_terms, make_terms, term_names
 
 AnyTeacher: TypeAlias = Teacher | RecordedTeacher | AbsentTeacher
 
@@ -83,8 +83,10 @@ class Distiller(LogsTerms):
         hard_weight: Weight | None = None,
         name: str = "distiller",
     ):
+        if isinstance(student, Distiller):
+            raise TypeError("Distiller(student=...) must be a network, but received a Distiller. Pass its student.")
         check_parts(student, methods)
-        super().__init__(name=name, dtype=student.dtype_policy, autocast=False)
+        super().__init__(name=name, dtype=loss_scaling_policy(student), autocast=False)
         self.student = student
         synchronize_ranges(student)
         self._has_own_loss = type(student).compute_loss is not keras.Model.compute_loss
@@ -113,6 +115,7 @@ class Distiller(LogsTerms):
             raise ValueError(f"The methods {names} need a teacher, but received none. Pass Distiller(teacher=...).")
         teacher = AbsentTeacher({}) if teacher is None else teacher
         refuse_live(teacher)
+        teacher = teacher.student if isinstance(teacher, Distiller) else teacher
         teacher = teacher if isinstance(teacher, AnyTeacher) else Teacher(as_networks(teacher))
         if isinstance(teacher, Teacher):
             teacher.check_student(self.student)
@@ -153,8 +156,28 @@ class Distiller(LogsTerms):
         self._hard_weight = as_weight("Distiller", "hard_weight", value)
         if weight is None and self.methods:
             logging.getLogger("kd_keras").info("hard_weight %g: %s.", value, self.hard_weight_reason)
-        self._terms = make_terms(self._hard_weight, self._hard_loss, self.methods)
-        self._retrace()
+        self._update_terms()
+
+    _terms: tuple[Term, ...] = ()
+
+    def _update_terms(self) -> None:
+        """Makes the terms of the present weights; if a weight was changed since, the step is traced again."""
+        terms = make_terms(self._hard_weight, self._hard_loss, self.methods)
+        if [(term.name, term.weight) for term in terms] != [(term.name, term.weight) for term in self._terms]:
+            self._terms = terms
+            self._retrace()
+
+    def make_train_function(self, force: bool = False) -> Any:
+        self._update_terms()
+        return super().make_train_function(force)
+
+    def make_test_function(self, force: bool = False) -> Any:
+        self._update_terms()
+        return super().make_test_function(force)
+
+    def _begin_epoch(self, epoch: int) -> None:
+        self._epoch.assign(epoch)
+        self._update_terms()  # a callback may have changed a weight
 
     # ---- the step
 
@@ -166,14 +189,15 @@ class Distiller(LogsTerms):
         self.guard.take_snapshot()
         with tf.GradientTape(persistent=takes_terms_apart(self.optimizer)) as tape:
             output, student = self._student(batch.inputs, training=True)
-            terms = compute_terms(self._terms, output, student, teacher, batch, step)
+            terms = compute_terms(self._terms, output, student, teacher, batch, step, ignored_class(self))
             loss = weighted_global_mean(terms, self._penalties(), batch, self.optimizer.scale_loss)
         variables = self.trainable_variables  # of the student and of the methods
         gradients = compute_gradients(tape, loss, variables, self.optimizer)
         is_finite = self.guard.apply(self.optimizer, gradients, variables, loss)
         self._update_trackers(loss.means, count_rows(batch), is_finite)
         self._log({*loss.means}, batch.label is not None)
-        return self.compute_metrics(batch.inputs, batch.label, output, batch.weight)
+        tf.cond(is_finite, lambda: self._update_metrics(batch, output), lambda: None)  # a skipped batch does not count
+        return self.get_metrics_result()
 
     def _hard_loss(self, output: Any, batch: Batch, training: bool = True) -> Tensor:
         """The loss `()` of the labels: the student's own `compute_loss` if it has one, else the compiled loss."""
@@ -265,7 +289,7 @@ class Distiller(LogsTerms):
         self._check_trainable()
         check_fit_arguments(self.student, arguments, self.methods, evaluates_labels)
         check_arrays(self, arguments)
-        arguments["callbacks"] = complete_callbacks(self, arguments, self._epoch.assign)
+        arguments["callbacks"] = complete_callbacks(self, arguments, self._begin_epoch)
         self._is_fitting = True
         try:
             return super().fit(*bound.args, **bound.kwargs)

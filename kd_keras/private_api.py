@@ -133,6 +133,12 @@ def has_compiled_metrics(model: keras.Model) -> bool:
     return model._compile_metrics is not None
 
 
+def compiled_metric_names(model: keras.Model) -> set[str]:
+    """The names in the logs of the metrics that `compile` was given, after the first update."""
+    compiled = model._compile_metrics
+    return set() if compiled is None or not compiled.built else {*compiled.result()}
+
+
 def has_unweighted_metrics(model: keras.Model) -> bool:
     """Whether `compile` was given `metrics`, which do not use sample weights."""
     compiled = model._compile_metrics

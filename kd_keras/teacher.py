@@ -299,11 +299,19 @@ def is_logits(tap: str) -> bool:
 def prepare_images(network: keras.Model, preprocess: Callable[[Tensor], Tensor] | None, images: Any) -> Any:
     """Prepares images for one of a teacher's networks: applies its `preprocess`, and resizes to its input size.
 
+    Images of integers become float32 for `preprocess`: of 8 bits, they would wrap around in its arithmetic.
+
     >>> network = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten()])
     >>> prepare_images(network, lambda images: images / 255.0, ops.zeros((2, 4, 4, 3))).shape
     TensorShape([2, 8, 8, 3])
     """
-    return resize_to_input(network, select_inputs(network, preprocess(images) if preprocess else images))
+    if preprocess:
+        images = preprocess(keras.tree.map_structure(_as_floats, images))
+    return resize_to_input(network, select_inputs(network, images))
+
+
+def _as_floats(values: Any) -> Any:
+    return ops.cast(values, "float32") if "int" in keras.backend.standardize_dtype(values.dtype) else values
 
 
 def _for_each_network(preprocess: Any, count: int) -> list[Callable | None]:

@@ -283,6 +283,26 @@ def test_a_loaded_distiller_scales_its_loss_in_float16(tmp_path):
     assert int(again.optimizer.iterations) == int(distiller.optimizer.iterations) > 0
 
 
+@pytest.mark.parametrize("how", ["loaded", "cloned"])
+def test_a_loaded_student_in_float16_has_its_loss_scaled(how, tmp_path):
+    keras.config.set_dtype_policy("mixed_float16")
+    student = convolutional()
+    keras.config.set_dtype_policy("float32")
+    student.save(tmp_path / "student.keras")
+    loaded = how == "loaded"
+    again = keras.saving.load_model(tmp_path / "student.keras") if loaded else keras.models.clone_model(student)
+    model = pair(methods=[], teacher=None, hard_weight=1.0, student=again)
+    assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
+
+
+def test_a_distiller_is_no_student_and_teaches_as_its_student():
+    distiller = pair(methods=[KD])
+    with pytest.raises(TypeError, match="Pass its student"):
+        Distiller(student=distiller)
+    taught = pair(methods=[KD], teacher=distiller)
+    assert taught.teacher.networks == [distiller.student]
+
+
 def test_training_needs_a_loss():
     distiller = pair(methods=[], hard_weight=0)
     for train in (distiller.fit, distiller.train_on_batch):

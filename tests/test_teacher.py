@@ -55,6 +55,15 @@ def test_a_teacher_with_another_input_size_and_preprocessing():
     assert np.isfinite(distiller.fit(X, Y, verbose=0).history["kd"]).all()
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "int32", "float32"])
+def test_preprocessing_reads_floats_whatever_the_data(dtype):
+    """In the arithmetic of uint8, 100 - 128 is 228."""
+    network, pixels = convolutional(), np.random.default_rng(0).integers(0, 256, (16, *SHAPE))
+    teacher = Teacher(network, preprocess=lambda images: (images - 128) / 64).tapped(["logits"])
+    expected = network((pixels - 128.0) / 64)
+    np.testing.assert_allclose(teacher(pixels.astype(dtype))["logits"], expected, rtol=1e-5, atol=1e-5)
+
+
 def test_a_teacher_with_more_classes_in_another_order():
     network = convolutional(classes=7)
     order = [6, 0, 3, 2, 1]

@@ -118,13 +118,21 @@ class Method(keras.layers.Layer):
 
     def __init__(self, *, weight: Weight | None = None, name: str | None = None):
         super().__init__(name=name or type(self).__name__.lower(), dtype="float32", autocast=False)
-        weight = self.default_weight if weight is None else weight
-        self.weight = as_weight(type(self).__name__, "weight", weight)
+        self.weight = self.default_weight if weight is None else weight
         allow_structured_inputs(self)
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         cls.__signature__ = _signature(cls)
+
+    @property
+    def weight(self) -> Weight:
+        """The factor of the loss; a new one holds from the next epoch on, or from the next call of a Distiller."""
+        return self._weight
+
+    @weight.setter
+    def weight(self, weight: Weight) -> None:
+        self._weight = as_weight(type(self).__name__, "weight", weight)
 
     def student_from(self, student: keras.Model, teacher: keras.Model | None) -> keras.Model:
         """The model that this method trains, for most methods the student itself; `teacher` may be `None`."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from keras import ops, tree
 
-from kd_keras.contracts import Batch, Tensor
+from kd_keras.contracts import IGNORED, Batch, Tensor
 from kd_keras.distribute.reductions import sum_over_replicas, weight_at
 from kd_keras.errors import explain_mismatch
 from kd_keras.methods.labels import class_indices
@@ -48,8 +48,24 @@ def as_mask(label: Any) -> Tensor | None:
     if label is None or tree.is_nested(label) or not hasattr(label, "dtype"):
         return None
     label = ops.squeeze(label, -1) if len(label.shape) == 4 and label.shape[-1] == 1 else label
-    is_integer = "int" in str(getattr(label.dtype, "name", label.dtype))
-    return ops.cast(label, "int32") if len(label.shape) == 3 and is_integer else None
+    return ops.cast(label, "int32") if len(label.shape) == 3 and _is_integer(label) else None
+
+
+def mark_ignored(label: Any, ignored: int | None) -> Any:
+    """Labels of integers with -1 for the class that does not count; other labels are returned as they are.
+
+    >>> import numpy as np
+    >>> mark_ignored(np.array([3, 255], "uint8"), 255).numpy().tolist()
+    [3, -1]
+    """
+    if ignored in (None, IGNORED) or label is None or tree.is_nested(label) or not _is_integer(label):
+        return label
+    label = ops.cast(label, "int32")
+    return ops.where(label == ignored, IGNORED, label)
+
+
+def _is_integer(label: Any) -> bool:
+    return "int" in str(getattr(label.dtype, "name", label.dtype))
 
 
 def valid_positions(label: Any, maps: Tensor) -> Tensor | None:

@@ -1,9 +1,8 @@
-"""Freezes all layers of a network except its classifier, and saves it as it was before."""
+"""Freezes all layers of a network except its classifier, and makes them trainable as they were before."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import keras
@@ -51,9 +50,8 @@ def trainable_layers(network: keras.Model) -> Trainable:
     return [(layer, layer.trainable) for layer in sub_layers(network)]
 
 
-@contextlib.contextmanager
-def restored(trainable: Trainable) -> Iterator[None]:
-    """A context in which layers are trainable as they were, for example to save a network without its frozen backbone.
+def restore_trainable(trainable: Trainable) -> None:
+    """Makes layers trainable as they were.
 
     Args:
         trainable: what `trainable_layers` returned before layers were frozen.
@@ -61,20 +59,8 @@ def restored(trainable: Trainable) -> Iterator[None]:
     >>> layers = [keras.Input((4,)), keras.layers.Dense(8), keras.layers.Dense(3, name="logits")]
     >>> network = keras.Sequential(layers)
     >>> before, _ = trainable_layers(network), freeze_backbone(network)
-    >>> with restored(before):
-    ...     len(network.trainable_variables)
-    4
-    >>> len(network.trainable_variables)
-    2
+    >>> len(network.trainable_variables), restore_trainable(before), len(network.trainable_variables)
+    (2, None, 4)
     """
-    present = [(layer, layer.trainable) for layer, _ in trainable]
-    _assign(trainable)
-    try:
-        yield
-    finally:
-        _assign(present)
-
-
-def _assign(trainable: Trainable) -> None:
     for layer, value in trainable:  # an outer layer sets those inside it, which come after it
         layer.trainable = value

@@ -245,7 +245,7 @@ def _declared_taps(model: keras.Model, wanted: list[str], trains: bool) -> Mappi
     if not model.built:
         received = f"{model.name!r}, which is unbuilt"
         raise ValueError(explain_mismatch("a built model", received, "call it on one batch first"))
-    shape = next(iter(model.get_build_config().values()))
+    shape = next(iter((model.get_build_config() or {"": "no known shape"}).values()))
     if not isinstance(shape, (tuple, list)) or not all(size is None or isinstance(size, int) for size in shape):
         received = f"{model.name!r}, built on {shape}"
         advice = "use a Functional model, or one whose call takes a single tensor"

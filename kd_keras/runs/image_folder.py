@@ -15,7 +15,7 @@ from kd_keras.data.examples import resize_pixels
 from kd_keras.data.folders import check_bits
 from kd_keras.data.image_files import DEEP_SUFFIXES, SUFFIXES, check_image, read_header, read_image
 from kd_keras.data.unlabeled import find_images
-from kd_keras.errors import explain_mismatch
+from kd_keras.errors import explain_mismatch, shorten
 from kd_keras.runs.run import Trained, find_run
 
 LOGGER = logging.getLogger("kd_keras")
@@ -104,8 +104,13 @@ def find_files(images: str | os.PathLike) -> ImageFolder:
         images: a file, or a folder with images at any depth.
 
     Raises:
+        TypeError: if it is no path.
         ValueError: if the path does not exist, or there is no image.
     """
+    if not isinstance(images, (str, os.PathLike)):
+        advice = "for images in memory call the network, run.model()(images)"
+        received = f"{shorten(images)} ({type(images).__name__})"
+        raise TypeError(explain_mismatch("the path of a folder of images or of an image file", received, advice))
     root = Path(images)
     if root.is_file():
         return ImageFolder(root.parent, [root], is_single=True)

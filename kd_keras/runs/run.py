@@ -26,8 +26,8 @@ from typing import Any, TypeAlias
 
 import keras
 
+from kd_keras.distiller import Distiller
 from kd_keras.files import write_atomically, write_text
-from kd_keras.networks.backbone import Trainable, restored
 from kd_keras.networks.weight_files import check_model_file
 from kd_keras.runs.directory import check_place, empty_run
 from kd_keras.runs.files import MetricsFile, read_lines, read_metrics, read_result
@@ -209,28 +209,19 @@ class Run:
         best = max((value for value in history.get(f"val_{metric}", ()) if value == value), default=0.0)
         return {"metric": metric, "last": last, f"best_val_{metric}": best}
 
-    def finish(
-        self,
-        model: keras.Model,
-        result: dict[str, Any],
-        restore_best: Callable[[], object],
-        trainable: Trainable = (),
-    ) -> None:
+    def finish(self, model: keras.Model, result: dict[str, Any], restore_best: Callable[[], object]) -> None:
         """Saves the last network, the best network and the result; the run is then complete.
 
         Args:
             model: the trained network; it has its last weights afterwards, too.
             result: as the attribute `result`; the versions of the software are added.
             restore_best: restores the best weights into `model`; called only if there were tests.
-            trainable: which layers are trainable in the saved networks; by default as in `model`.
         """
-        with restored(trainable):
-            write_atomically(self.path / "model.keras", model.save)
+        write_atomically(self.path / "model.keras", model.save)
         if f"val_{result['metric']}" in result["last"]:
             last = model.get_weights()
             restore_best()
-            with restored(trainable):
-                write_atomically(self.path / "best.keras", model.save)
+            write_atomically(self.path / "best.keras", model.save)
             model.set_weights(last)  # the user may have passed the model
         versions = {name: importlib.metadata.version(name) for name in PACKAGES}
         versions |= {"python": platform.python_version(), "kd_keras": __version__}
@@ -277,13 +268,13 @@ def load_network(source: Trained) -> keras.Model:
     """Loads a trained network.
 
     Args:
-        source: a `Run`, the path of a run or of a `.keras` file, or the network itself.
+        source: a `Run`, the path of a run or of a `.keras` file, or the network itself; of a Distiller, its student.
 
     Raises:
         ValueError: if the file does not exist or is damaged, or it is of a run that is not complete.
     """
     if isinstance(source, keras.Model):
-        return source
+        return source.student if isinstance(source, Distiller) else source
     run = find_run(source)
     path = source.path if isinstance(source, Run) else Path(source)
     path = path / "model.keras" if path.is_dir() else path
@@ -294,7 +285,7 @@ def load_network(source: Trained) -> keras.Model:
     if path.is_file():
         check_model_file(path)
     try:
-        return keras.saving.load_model(path, compile=False)
+        return load_network(keras.saving.load_model(path, compile=False))
     except Exception as error:  # the type depends on what is damaged
         raise ValueError(
             f"{path} is damaged or not a model file. Keras reports {type(error).__name__}: {error}"

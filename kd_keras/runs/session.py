@@ -16,7 +16,7 @@ import tensorflow as tf
 from kd_keras import data, distribute
 from kd_keras.distiller import Distiller
 from kd_keras.files import write_json
-from kd_keras.networks.backbone import Trainable
+from kd_keras.networks.backbone import Trainable, restore_trainable
 from kd_keras.networks.moving_statistics import warn_of_lag
 from kd_keras.networks.saving import check_savable
 from kd_keras.recording.reader import Recording
@@ -118,7 +118,7 @@ def train_student(
         conclude: called by the chief after the last epoch, before the run is complete; it may write further files to
             the directory of the run, and returns further entries of the result.
         callbacks: further callbacks of the chief.
-        trainable: which layers of the student are trainable in the saved networks, if it was frozen for this training.
+        trainable: which layers of the student are trainable after the training, if it was frozen for it.
 
     Raises:
         ValueError: if Keras cannot save the student, and no run is created; or if the run was started with other images
@@ -149,9 +149,11 @@ def train_student(
         if session.is_chief and not checkpoint.has_trained and not isinstance(error, FloatingPointError):
             session.run.withdraw()  # a request that fails in its first step is invalid, too
         raise
+    finally:
+        restore_trainable(trainable)  # the user may have passed the network, and it is saved as it was
     if session.is_chief:
         seconds = round(checkpoint.seconds, 1)
-        _complete(session, distiller, checkpoint, {"seconds": seconds, **(known or {}), **conclude()}, trainable)
+        _complete(session, distiller, checkpoint, {"seconds": seconds, **(known or {}), **conclude()})
     return session.run
 
 
@@ -239,9 +241,7 @@ def progress_over_epochs(recipe: Recipe) -> keras.callbacks.Callback:
     return keras.callbacks.LambdaCallback(on_epoch_end=report)
 
 
-def _complete(
-    session: Session, distiller: Distiller, checkpoint: Checkpoint, known: dict[str, Any], trainable: Trainable
-) -> None:
+def _complete(session: Session, distiller: Distiller, checkpoint: Checkpoint, known: dict[str, Any]) -> None:
     """Saves the student and the result."""
     result = {
         "epochs": session.recipe.epochs,
@@ -252,7 +252,7 @@ def _complete(
         "parameters": distiller.student.count_params(),
         "data": session.images.describe(),
     }
-    session.run.finish(distiller.student, result, lambda: checkpoint.restore(distiller, best=True), trainable)
+    session.run.finish(distiller.student, result, lambda: checkpoint.restore(distiller, best=True))
     metric = session.images.task.metric
     if f"val_{metric}" in result["last"]:
         value = result["last"][f"val_{metric}"]

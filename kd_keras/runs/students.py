@@ -91,7 +91,7 @@ def prepare_training(
     """Freezes the backbone if the recipe says so, and logs the learning rate of a network with trained weights.
 
     Returns:
-        Which layers were trainable before a backbone was frozen, so that the network is saved without it.
+        Which layers were trainable before a backbone was frozen, so that they are trainable again afterwards.
 
     Raises:
         ValueError: as `check_fine_tuning`, and if a given network computes in another precision than the recipe's.

@@ -13,6 +13,7 @@ import keras
 from kd_keras.errors import explain_mismatch, shorten
 from kd_keras.methods.base import Method
 from kd_keras.networks.square_inputs import check_square_input
+from kd_keras.private_api import own_variables, sub_layers
 from kd_keras.recording.format import stored_classes
 from kd_keras.recording.teacher import RecordedTeacher
 from kd_keras.teacher import Teacher
@@ -57,6 +58,15 @@ def check_parts(student: Any, methods: Sequence[Any]) -> None:
             "predict_step: move what must be kept into these, into a Method or into the metrics of compile().",
             stacklevel=3,
         )
+
+
+def loss_scaling_policy(student: keras.Model) -> Any:
+    """The dtype policy by which Keras chooses whether the optimizer scales the loss.
+
+    It is that of the student, unless the student was loaded or cloned: Keras keeps the policies of its layers only.
+    """
+    is_half = any(layer.compute_dtype == "float16" and own_variables(layer) for layer in sub_layers(student))
+    return keras.DTypePolicy("mixed_float16") if is_half else student.dtype_policy
 
 
 def check_combination(methods: Sequence[Method], student: Mapping[str, Any], teacher: Any) -> None:

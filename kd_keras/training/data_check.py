@@ -13,8 +13,9 @@ from keras import ops, tree
 
 from kd_keras.contracts import as_batch
 from kd_keras.errors import explain_mismatch
+from kd_keras.methods.positions import mark_ignored
 from kd_keras.private_api import compiled_loss, sub_layers, wrap_compiled_losses
-from kd_keras.training.hard_loss import MeanLoss, is_cross_entropy, is_sparse_loss
+from kd_keras.training.hard_loss import MeanLoss, ignored_class, is_cross_entropy, is_sparse_loss
 from kd_keras.training.pixel_range import warn_of_pixel_range
 from kd_keras.training.teacher_check import gather_local_rows
 from kd_keras.training.terms import check_examples
@@ -43,8 +44,9 @@ def checked_batches(
         if not skips_nonfinite:
             warn_of_nonfinite_images(batch.inputs, place)
         check_labels_and_weights(model, batch.label, batch.weight, place)
+        marked = batch._replace(label=mark_ignored(batch.label, ignored_class(model)))
         for method in model.methods:
-            method.check_batch(batch)
+            method.check_batch(marked)
         if number == 0:
             preprocess = getattr(model.teacher, "preprocess", ())
             pairs = zip(getattr(model.teacher, "networks", ()), preprocess, strict=False)

@@ -157,4 +157,7 @@ def _has_labels(data: Any) -> bool | None:
     if isinstance(data, (tuple, list)):
         return len(data) > 1 and data[1] is not None
     spec = getattr(data, "element_spec", None)
-    return None if spec is None else isinstance(spec, tuple) and len(spec) > 1 and spec[1] is not None
+    if spec is None:
+        return None
+    absent = type(None), type(tf.type_spec_from_value(None))
+    return isinstance(spec, tuple) and len(spec) > 1 and not isinstance(spec[1], absent)

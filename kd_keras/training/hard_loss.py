@@ -42,6 +42,12 @@ def compiled_mean(model: keras.Model, label: Any, output: Any, weight: Any, acti
         raise ValueError(explain_mismatch(expected, received, advice)) from error
 
 
+def ignored_class(model: keras.Model) -> int | None:
+    """The class of labels that do not count in the compiled loss, if there is one loss and it has such a class."""
+    losses = wrap_compiled_losses(model, MeanLoss) if compiled_loss(model) is not None else []
+    return losses[0].ignored if len(losses) == 1 else None
+
+
 def is_mean_over_rows(model: keras.Model) -> bool:
     """Whether a row of weight 0 makes the compiled loss smaller, because the rows are counted and not their weights."""
     return not {"sum", "mean_with_sample_weight"} & {loss.reduction for loss in wrap_compiled_losses(model, MeanLoss)}
@@ -62,6 +68,7 @@ class MeanLoss(keras.losses.Loss):
         super().__init__(name=getattr(loss, "name", None) or getattr(loss, "__name__", None) or str(loss))
         self.reduction = getattr(loss, "reduction", None) or "sum_over_batch_size"
         self._given = loss
+        self.ignored: int | None = getattr(loss, "ignore_class", None)
         self.activation = ""
         self._loss: keras.losses.Loss | None = None
 

@@ -10,9 +10,10 @@ from typing import Any
 import keras
 from keras import ops
 
-from kd_keras.contracts import Tensor
+from kd_keras.contracts import Batch, Tensor
 from kd_keras.distribute.keras_fit import FitsOnWorkers
-from kd_keras.private_api import is_validation_of_fit, loss_tracker
+from kd_keras.errors import explain_mismatch
+from kd_keras.private_api import compiled_metric_names, is_validation_of_fit, loss_tracker
 from kd_keras.training.data_check import check_arrays
 from kd_keras.training.fit_arguments import check_data_kinds, check_steps
 
@@ -43,6 +44,18 @@ class LogsTerms(FitsOnWorkers):
             return super().compute_metrics(x, y, y_pred, sample_weight)
         self._log(self._logged[self._is_evaluating][0], has_labels=False)
         return self.get_metrics_result()
+
+    def _update_metrics(self, batch: Batch, output: Any) -> None:
+        """Updates the compiled metrics.
+
+        Raises:
+            ValueError: if one has the name of a loss in the logs.
+        """
+        self.compute_metrics(batch.inputs, batch.label, output, batch.weight)
+        taken = sorted(compiled_metric_names(self) & {*self._trackers, "loss"})
+        if taken:
+            expected = f"metrics of other names than the losses {sorted({*self._trackers, 'loss'})}"
+            raise ValueError(explain_mismatch(expected, f"{taken[0]!r}", "pass another name= to the method or metric"))
 
     def get_metrics_result(self) -> dict[str, Tensor]:
         """The logs: the total, in training every term, and with labels the compiled metrics."""

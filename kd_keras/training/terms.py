@@ -14,9 +14,10 @@ from kd_keras.distribute.reductions import gather_rows, replica_count
 from kd_keras.errors import explain_mismatch
 from kd_keras.methods.base import Method
 from kd_keras.methods.labels import check_one_prediction, match_units
-from kd_keras.methods.positions import exclude_ignored
+from kd_keras.methods.positions import exclude_ignored, mark_ignored
 from kd_keras.methods.schedules import Weight, weight_at
 
+RESERVED = ("hard", "loss", "regularization")  # other names in the logs
 # A function of the student's output and the batch; returns `()`.
 HardLoss: TypeAlias = Callable[[Any, Batch], Tensor]
 
@@ -52,12 +53,24 @@ def make_terms(hard_weight: Weight, hard_loss: HardLoss, methods: Sequence[Metho
 
 
 def compute_terms(
-    terms: Sequence[Term], output: Any, student: Outputs, teacher: Outputs, batch: Batch, step: Step
+    terms: Sequence[Term],
+    output: Any,
+    student: Outputs,
+    teacher: Outputs,
+    batch: Batch,
+    step: Step,
+    ignored: int | None = None,
 ) -> dict[str, tuple[Tensor | float, Tensor]]:
-    """The weight at this step and the loss of every term by name."""
-    return {
-        term.name: (weight_at(term.weight, step), term.compute(output, student, teacher, batch, step)) for term in terms
+    """The weight at this step and the loss of every term by name.
+
+    The methods know labels that do not count by -1; `ignored` is the class by which the hard loss knows them.
+    """
+    marked = batch._replace(label=mark_ignored(batch.label, ignored))
+    losses = {
+        term.name: term.compute(output, student, teacher, batch if term.name == "hard" else marked, step)
+        for term in terms
     }
+    return {term.name: (weight_at(term.weight, step), losses[term.name]) for term in terms}
 
 
 def check_label_free_evaluation(methods: Sequence[Method]) -> None:
@@ -93,7 +106,7 @@ def check_examples(method: Method, rows: int) -> None:
 
 
 def term_names(methods: Sequence[Method]) -> list[str]:
-    """The name of each method's term: the method's name, or `<name>_2` for a second method of that name.
+    """The name of each method's term: the method's name, or `<name>_2` if the logs have it already.
 
     >>> from kd_keras.methods import KD
     >>> term_names([KD(), KD()])
@@ -102,7 +115,7 @@ def term_names(methods: Sequence[Method]) -> list[str]:
     names: list[str] = []
     for method in methods:
         name, number = method.name, 1
-        while name in ("hard", *names):
+        while name in (*RESERVED, *names):
             number += 1
             name = f"{method.name}_{number}"
         names.append(name)

@@ -127,6 +127,8 @@ def test_a_single_sigmoid_unit_has_two_classes(folder):
 
 
 def test_what_cannot_be_predicted_is_refused(run, folder, tmp_path):
+    with pytest.raises(TypeError, match="images in memory call the network"):
+        kd.predict(run, np.zeros((2, 8, 8, 1), "uint8"))
     with pytest.raises(ValueError, match="which does not exist"):
         kd.predict(run, tmp_path / "nowhere")
     with pytest.raises(ValueError, match=r"Expected images .*, but received none"):

@@ -1,5 +1,6 @@
 """Networks that start from trained weights: the learning rate, a frozen backbone, and teachers by name."""
 
+import sys
 import warnings
 
 import keras
@@ -71,6 +72,21 @@ def test_a_frozen_backbone_is_not_trained(trained, place):
     with pytest.raises(ValueError, match="freeze_backbone needs a network with trained weights, but resnet8"):
         kd.train(model="resnet8", run=place / "new", freeze_backbone=True, data_dir=str(place), **SMALL)
     assert not (place / "new").exists()
+
+
+def test_a_given_network_is_trainable_again_after_its_backbone_was_frozen(place, monkeypatch):
+    network = models.build("mlp", (8, 8, 1), 10, hidden=(8,))
+    options = {"data_dir": str(place), **SMALL}
+    run = kd.train(model=network, run=place / "given", freeze_backbone=True, **options)
+    assert len(network.trainable_variables) == len(run.model().trainable_variables) == 4
+    network.layers[1].trainable = False  # the user's own choice stays
+    kept = len(network.trainable_variables)
+    kd.train(model=network, run=place / "own", freeze_backbone=True, **options)
+    assert len(network.trainable_variables) == kept
+    monkeypatch.setattr(sys.modules["kd_keras.runs.session"], "_fit", lambda *arguments: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        kd.train(model=network, run=place / "failed", freeze_backbone=True, **options)
+    assert len(network.trainable_variables) == kept
 
 
 @pytest.mark.parametrize("name", ["resnet8", "mobilenet_v2", "applications/MobileNetV3Small"])

@@ -7,7 +7,7 @@ import tensorflow as tf
 from keras import layers
 
 from kd_keras import Distiller
-from kd_keras.methods import AT, CTKD, DKD, KD, LSKD, MLKD, WSLD, Logits
+from kd_keras.methods import AT, CTKD, DIST, DKD, KD, LSKD, MLKD, WSLD, Logits
 from tests.support.networks import mirrored
 from tests.support.reference import log_softmax, softmax
 
@@ -147,6 +147,24 @@ def test_both_networks_must_have_the_same_positions(method):
 def test_weights_of_other_positions_are_refused(weight):
     with pytest.raises(ValueError, match="Expected sample weights for the examples"):
         distiller(KD()).fit(X, Y, sample_weight=weight.astype("float32"), verbose=0)
+
+
+@pytest.mark.parametrize("dtype", ["int64", "uint8"])
+def test_methods_leave_out_the_class_that_the_loss_ignores(dtype):
+    """A mask of uint8 has no -1: its ignored pixels often have 255."""
+    ignored = np.random.default_rng(1).random(Y.shape) < 0.4
+    void = 255 if dtype == "uint8" else 77
+    logs = [
+        distiller(
+            KD(), DKD(warmup_epochs=0), DIST(positions=True), loss=CE(from_logits=True, ignore_class=number)
+        ).train_on_batch(X, np.where(ignored, number, Y).astype(kind), return_dict=True)
+        for number, kind in ((-1, "int64"), (void, dtype))
+    ]
+    assert logs[0] == pytest.approx(logs[1], rel=1e-5)
+    model = distiller(KD(), loss=CE(from_logits=True, ignore_class=void))
+    student, teacher = logits(model)
+    expected = kd_values(student, teacher)[~ignored].mean()
+    assert logs[1]["kd"] == pytest.approx(expected, rel=1e-4)
 
 
 def test_two_replicas_compute_the_same_terms():

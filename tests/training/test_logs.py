@@ -5,6 +5,7 @@ import contextlib
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from kd_keras import Distiller
 from kd_keras.methods import CRD, KD
@@ -92,6 +93,44 @@ def test_a_non_finite_batch_is_an_error_in_a_loop_of_ones_own():
 def test_an_epoch_without_a_finite_step_is_not_skipped():
     with pytest.warns(UserWarning, match="Skipped"), pytest.raises(FloatingPointError, match="no step of epoch 0"):
         distiller(hard_weight=1.0).fit(X * np.nan, Y, batch_size=8, callbacks=[NonFinite("skip")], verbose=0)
+
+
+def test_validation_without_labels_but_with_weights():
+    weights = np.linspace(0.5, 2, 16).astype("float32")
+    rows = tf.data.Dataset.from_tensor_slices((X, weights)).map(lambda x, weight: (x, None, weight)).batch(8)
+    model = distiller(loss=None, metrics=None)
+    history = model.fit(rows, validation_data=rows, verbose=0).history
+    assert history["val_kd"][0] == pytest.approx(model.evaluate(rows, verbose=0, return_dict=True)["kd"], rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["loss", "regularization", "hard"])
+def test_a_method_does_not_take_the_name_of_another_loss(name):
+    model, usual = distiller(KD(name=name), hard_weight=1.0), distiller(KD(), hard_weight=1.0)
+    expected, logs = (one.train_on_batch(X, Y, return_dict=True) for one in (usual, model))
+    expected[f"{name}_2"] = expected.pop("kd")
+    assert logs == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("metric", ["accuracy", keras.metrics.SparseCategoricalAccuracy("kd")])
+def test_a_metric_of_the_name_of_a_loss_is_refused(metric):
+    model = distiller(KD(name="accuracy" if metric == "accuracy" else "kd"), hard_weight=1.0, metrics=[metric])
+    with pytest.raises(ValueError, match="metrics of other names than the losses"):
+        model.fit(X, Y, verbose=0)
+
+
+def test_a_new_weight_of_a_method_holds_from_the_next_epoch():
+    model = distiller(optimizer=keras.optimizers.SGD(0.0))
+    (method,) = model.methods
+    first = model.fit(X, verbose=0).history
+    assert first["loss"][0] == pytest.approx(0.9 * first["kd"][0])
+    method.weight = 3.0
+    for logs in (model.train_on_batch(X, return_dict=True), model.evaluate(X, verbose=0, return_dict=True)):
+        assert logs["loss"] == pytest.approx(3 * logs["kd"], rel=1e-5)
+    grow = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: setattr(method, "weight", {0: epoch + 5.0}))
+    history = model.fit(X, epochs=3, callbacks=[grow], verbose=0).history
+    assert np.divide(history["loss"], history["kd"]) == pytest.approx([3, 5, 6], rel=1e-4)
+    with pytest.raises(ValueError, match="weight"):
+        method.weight = -1.0
 
 
 def test_a_callback_can_attach_another_teacher_and_change_the_hard_weight():
