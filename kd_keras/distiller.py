@@ -196,7 +196,7 @@ class Distiller(LogsTerms):
         is_finite = self.guard.apply(self.optimizer, gradients, variables, loss)
         self._update_trackers(loss.means, count_rows(batch), is_finite)
         self._log({*loss.means}, batch.label is not None)
-        tf.cond(is_finite, lambda: self._update_metrics(batch, output), lambda: None)  # a skipped batch does not count
+        self._update_metrics(batch, output, is_finite)
         return self.get_metrics_result()
 
     def _hard_loss(self, output: Any, batch: Batch, training: bool = True) -> Tensor:

@@ -8,12 +8,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
-from keras import ops
+from keras import ops, tree
 
 from kd_keras.contracts import Batch, Tensor
 from kd_keras.distribute.keras_fit import FitsOnWorkers
+from kd_keras.distribute.replicas import branch_together
 from kd_keras.errors import explain_mismatch
-from kd_keras.private_api import compiled_metric_names, is_validation_of_fit, loss_tracker
+from kd_keras.private_api import compiled_metric_names, has_compiled_metrics, is_validation_of_fit, loss_tracker
 from kd_keras.training.data_check import check_arrays
 from kd_keras.training.fit_arguments import check_data_kinds, check_steps
 
@@ -45,13 +46,23 @@ class LogsTerms(FitsOnWorkers):
         self._log(self._logged[self._is_evaluating][0], has_labels=False)
         return self.get_metrics_result()
 
-    def _update_metrics(self, batch: Batch, output: Any) -> None:
-        """Updates the compiled metrics.
+    def _update_metrics(self, batch: Batch, output: Any, is_finite: Tensor) -> None:
+        """Updates the compiled metrics, unless the batch is skipped.
 
         Raises:
             ValueError: if one has the name of a loss in the logs.
         """
-        self.compute_metrics(batch.inputs, batch.label, output, batch.weight)
+        if not has_compiled_metrics(self) or batch.label is None:
+            return
+        given = batch.label, output, batch.weight
+        leaves = tree.flatten(given)
+
+        def update(*tensors: Any) -> None:
+            present = iter(tensors)
+            filled = [None if leaf is None else next(present) for leaf in leaves]
+            self.compute_metrics(batch.inputs, *tree.pack_sequence_as(given, filled))
+
+        branch_together(is_finite, update, lambda *_: None, *(leaf for leaf in leaves if leaf is not None))
         taken = sorted(compiled_metric_names(self) & {*self._trackers, "loss"})
         if taken:
             expected = f"metrics of other names than the losses {sorted({*self._trackers, 'loss'})}"
