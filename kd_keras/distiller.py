@@ -343,19 +343,15 @@ class Distiller(LogsTerms):
             "methods": [keras.saving.serialize_keras_object(method) for method in self.methods],
             "hard_weight": serialize_weight(self.hard_weight),
             "teacher": self.teacher.specs.get_config(),
-            "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
         }
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: dict | None = None) -> Distiller:
         load = keras.saving.deserialize_keras_object
-        distiller = cls(
+        return cls(
             name=config["name"],
             student=load(config["student"], custom_objects=custom_objects),
             methods=[load(method, custom_objects=custom_objects) for method in config["methods"]],
             hard_weight=deserialize_weight(config["hard_weight"]),
             teacher=AbsentTeacher(Specs.from_config(config["teacher"])),
         )
-        if "dtype" in config:  # Keras does not save the policy of a student, by which the optimizer scales the loss
-            distiller.dtype_policy = load(config["dtype"])
-        return distiller
