@@ -30,9 +30,9 @@ EPOCHS, COUNT, TEACHER = (1, 8, "resnet8") if SHORT else (40, 200, "resnet14")
 ## Images with boxes
 
 Set `KD_IMAGES` to your own folder: Pascal VOC (`JPEGImages/`, `Annotations/*.xml` and `ImageSets/Main/<split>.txt`),
-COCO (`annotations/instances_<split>.json`) or YOLO (`images/<split>/` and `labels/<split>/*.txt`) with the splits
-"train" and "test". The task is inferred from the labels. Without a folder, the tutorial draws pictures of bars, disks
-and squares, 64 pixels wide, with their boxes.
+COCO (`annotations/instances_<split>.json`) or YOLO (`images/<split>/`, `labels/<split>/*.txt` and `data.yaml` or
+`classes.txt` with the names of the classes) with the splits "train" and "test". The task is inferred from the labels.
+Without a folder, the tutorial draws pictures of bars, disks and squares, 64 pixels wide, with their boxes.
 """
 
 # %%

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import yaml
+
 from kd_keras.data.annotations import AnnotatedImage, Object, image_files, read_lines
 from kd_keras.errors import explain_mismatch, suggest
 
@@ -24,7 +26,8 @@ def read_yolo(
         folder: the folder.
         split: the split; "all" only for a layout with a single one.
         class_names: the names in the order of their numbers; by default the lines of `classes.txt` or `obj.names` in
-            FOLDER or beside the labels.
+            FOLDER or beside the labels, or `names` of a YAML file in FOLDER such as `data.yaml`, a list or the names by
+            their numbers. Other entries of that file, as the paths of the splits, are not read.
 
     Returns:
         The images in the order of their names, and the names of the classes.
@@ -36,7 +39,7 @@ def read_yolo(
     """
     folder = Path(folder)
     images, labels = _find_folders(folder, split)
-    names = _find_names((folder, labels), class_names)
+    names = _choose_names(folder, _listed_names((folder, labels)), class_names)
     files = image_files(images)
     stems = {file.stem for file in files}
     if len(stems) < len(files):
@@ -74,13 +77,41 @@ def _find_folders(folder: Path, split: str) -> tuple[Path, Path]:
     raise ValueError(explain_mismatch(f"a split of {folder}", repr(split), suggest(split, sorted(splits) or ["all"])))
 
 
-def _find_names(folders: tuple[Path, ...], class_names: tuple[str, ...] | None) -> tuple[str, ...]:
-    """The names of the classes; each file of names must give the same numbers to the same names."""
+def _listed_names(folders: tuple[Path, Path]) -> dict[Path, list[str]]:
+    """The names of the classes in each file that lists them, in the folder or beside the labels."""
     files = [folder / name for folder in dict.fromkeys(folders) for name in NAME_FILES]
     listed = {file: [line.strip() for line in read_lines(file) if line.strip()] for file in files if file.is_file()}
+    for file in sorted((*folders[0].glob("*.yaml"), *folders[0].glob("*.yml"))):
+        names = _names_in_yaml(file)
+        if names is not None:
+            listed[file] = names
+    return listed
+
+
+def _names_in_yaml(file: Path) -> list[str] | None:
+    """`names` of a YAML file, a list or an object of the names by their numbers; `None` without this entry."""
+    try:
+        content = yaml.load(
+            "\n".join(read_lines(file)), Loader=yaml.BaseLoader
+        )  # whose values are texts: "no" is a name
+    except yaml.YAMLError as error:
+        raise ValueError(explain_mismatch(f"a file in the format of YAML in {file}", str(error))) from error
+    if not isinstance(content, dict) or "names" not in content:
+        return None
+    names = content["names"]
+    if isinstance(names, dict):
+        names = [names.get(str(number)) for number in range(len(names))]
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        expected = f"names in {file}, a list or an object with the numbers 0 to K - 1"
+        raise ValueError(explain_mismatch(expected, repr(content["names"])))
+    return names
+
+
+def _choose_names(folder: Path, listed: dict[Path, list[str]], class_names: tuple[str, ...] | None) -> tuple[str, ...]:
+    """The names of the classes; each file of names must give the same numbers to the same names."""
     names = class_names or tuple(next(iter(listed.values()), ()))
     if not names:
-        expected = f"the names of the classes in {folders[0]} ({' or '.join(NAME_FILES)}, one on each line)"
+        expected = f"the names of the classes in {folder} ({' or '.join(NAME_FILES)}, or names in data.yaml)"
         raise ValueError(explain_mismatch(expected, "no such file", 'pass class_names=("first", "second", ...)'))
     for file, lines in listed.items():
         if any(name in names and names.index(name) != number for number, name in enumerate(lines)):

@@ -211,6 +211,35 @@ def test_the_names_of_yolo_have_one_order(tmp_path):
     assert data.load_boxes(tmp_path, "train", class_names=("Katze", "Hund")).class_names == ("Katze", "Hund")
 
 
+@pytest.mark.parametrize("text", ["names: [no, dog]", "names:\n  1: dog\n  0: 'no'\nnc: 2\ntrain: train/images\n"])
+def test_the_names_of_yolo_in_yaml(text, tmp_path):
+    write_yolo(tmp_path / "train" / "images", tmp_path / "train" / "labels")
+    (tmp_path / "train" / "labels" / "classes.txt").unlink()
+    (tmp_path / "compose.yml").write_text("services: {}\n")
+    (tmp_path / "data.yaml").write_text(text)
+    source = data.load_boxes(tmp_path, "train")
+    assert source.class_names == ("no", "dog")
+    assert next(source.examples.as_numpy_iterator())["label"]["classes"].tolist() == [1, 0]
+    with pytest.raises(ValueError, match=r"\('dog', 'no'\) in this order in .*data\.yaml"):
+        data.load_boxes(tmp_path, "train", class_names=("dog", "no"))
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("names: {1: cat, 2: dog}", r"numbers 0 to K - 1, but received .*'2': 'dog'"),
+        ("names: []", "a list or an object"),
+        ("names: [[cat]]", "a list or an object"),
+        ("names: [cat", r"format of YAML in .*data\.yaml"),
+    ],
+)
+def test_wrong_names_of_yolo_in_yaml(text, expected, tmp_path):
+    write_yolo(tmp_path / "images", tmp_path / "labels")
+    (tmp_path / "data.yaml").write_text(text)
+    with pytest.raises(ValueError, match=expected):
+        data.load_boxes(tmp_path, "train")
+
+
 def test_the_text_of_yolo(tmp_path):
     write_yolo(tmp_path, tmp_path, "\ufeff" + YOLO_LINES)
     (tmp_path / "classes.txt").write_text("\ufeffcat\ndog\n")
