@@ -7,6 +7,7 @@ def reading_lines(image_shape: tuple[int, int, int], saved_model: str | None = N
     """The lines that decode an image file, resize it, and run a SavedModel.
 
     Another resize changes the predictions: without antialiasing, or with other weights, the network sees other pixels.
+    `tf.io.decode_image` ignores the orientation in EXIF and transparency, which `image_files.read_image` applies.
 
     Args:
         image_shape: `(H, W, C)` of the images that the export takes.

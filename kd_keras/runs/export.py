@@ -135,7 +135,11 @@ def export(
     if exports:
         saved = exports.get("saved_model")
         lines = reading_lines(exporter.images.shape[1:], None if saved is None else str(saved.path))
-        LOGGER.info("\nThis code reads an image file of any size in the same way as the test images:\n\n%s", lines)
+        LOGGER.info(
+            "\nThis code reads an image file of any size in the same way as the test images. TensorFlow's decoder "
+            "ignores the orientation in EXIF and transparency: turn a photograph upright first.\n\n%s",
+            lines,
+        )
     if rejected:
         raise ValueError("\n".join(rejected.values()))
     return list(exports.values())
