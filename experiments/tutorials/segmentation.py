@@ -143,8 +143,9 @@ print({NAMES[number]: int(count) for number, count in zip(classes, counts, stric
 """
 ## Masks of a folder
 
-`predict` runs the student or an exported file on a folder. It writes a mask of the original size for each image, as
-masks for training are stored; the contact sheet shows them with a key. In the shell:
+`predict` runs the student or an exported file on a folder. It writes a mask of the original size for each image, whose
+pixels are the numbers of the classes from 0 in the order of their names, also if the masks for training have other
+numbers or colors in `classes.json`; the contact sheet shows them with a key. In the shell:
 
     python -m experiments.predict --model=runs/student --images=FOLDER --masks=masks --output=shares.csv
 """

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 from PIL import Image
+from PIL.PpmImagePlugin import PpmImageFile
 
 from kd_keras.data.annotations import image_files
 from kd_keras.data.base import Source
@@ -136,15 +137,21 @@ def read_mask(path: str | os.PathLike, values: MaskValues) -> np.ndarray:
             elif bands == 2:  # the second one is transparency
                 pixels = np.asarray(image.getchannel(0))
             else:
-                pixels = np.asarray(image) // scale
+                pixels = np.round(np.asarray(image) / scale).astype("int64")
     except Exception as error:  # Pillow raises many types for damaged files
         reason = (str(error).splitlines() or [""])[0][:200] or type(error).__name__
         raise ValueError(f"{os.fspath(path)} is not a mask that can be decoded: {reason}.") from error
     return values.to_classes(pixels, os.fspath(path))
 
 
-def _gray_scale(image: Image.Image, path: str | os.PathLike) -> int:
-    """By what Pillow multiplies the values of a gray file: a PNG of 2 or 4 bits is stretched to 0..255."""
+def _gray_scale(image: Image.Image, path: str | os.PathLike) -> float:
+    """By what Pillow multiplies the values of a gray file that is not yet loaded.
+
+    A PNG of 2 or 4 bits is stretched to 0..255, a PGM from its own highest value to 255 or 65535.
+    """
+    if isinstance(image, PpmImageFile) and isinstance(image.tile[0][3], tuple):
+        _, highest = image.tile[0][3]
+        return (65535 if image.mode == "I" else 255) / highest
     if image.format != "PNG":
         return 1
     bits, color_type = png_header(path)

@@ -60,6 +60,11 @@ class SeedGroup(NamedTuple):
         return [flag.partition("=")[2] for flag in self.settings if flag.startswith("--method=")]
 
     @property
+    def scheme(self) -> str:
+        """The scheme in which a network teaches itself or peers teach each other, or ""."""
+        return next((flag.partition("=")[2] for flag in self.settings if flag.startswith("--scheme=")), "")
+
+    @property
     def tested_on(self) -> tuple[str, ...]:
         """The flags that name the test images."""
         return tuple(sorted(flag for flag in self.settings if flag.removeprefix("--").partition("=")[0] in TESTED_ON))
@@ -67,7 +72,7 @@ class SeedGroup(NamedTuple):
     @property
     def is_baseline(self) -> bool:
         """Whether the student was trained without distillation."""
-        return not (self.teacher or self.methods)
+        return not (self.teacher or self.methods or self.scheme)
 
     @property
     def metric(self) -> str:
@@ -95,10 +100,10 @@ def name_recipe(group: SeedGroup, groups: Sequence[SeedGroup]) -> str:
     """The name of a group's recipe, or its methods with the flags by which it differs from similar groups."""
     if group.name:
         return group.name
-    name = BASELINE if group.is_baseline else " + ".join(group.methods)
-    key = (group.teacher, group.student, group.methods)
+    name = BASELINE if group.is_baseline else " + ".join(group.methods) or group.scheme
+    key = (group.teacher, group.student, group.methods, group.scheme)
     others = [peer for peer in groups if peer is not group]
-    similar = [peer for peer in others if (peer.teacher, peer.student, peer.methods) == key]
+    similar = [peer for peer in others if (peer.teacher, peer.student, peer.methods, peer.scheme) == key]
     different = [flag for flag in group.settings if any(flag not in peer.settings for peer in similar)]
     images = [flag for flag in group.tested_on if any(flag not in peer.settings for peer in others)]
     return " ".join([name, *dict.fromkeys([*different, *images])])

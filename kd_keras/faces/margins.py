@@ -48,7 +48,8 @@ def published_margin(kind: str = "arcface", scale: float | None = None, margin: 
     Args:
         kind: "arcface" (scale 64, margin 0.5), "cosface" (64, 0.35), "sphereface" (30, 1.5) or "adaface" (64, 0.4).
         scale: s > 0. For fewer than about 1000 identities 30 is usual.
-        margin: m, at least 0; of SphereFace at least 1. With 0, of SphereFace with 1, the loss has no margin.
+        margin: m, at least 0; of SphereFace at least 1; of ArcFace and AdaFace, which add it to an angle in radians, at
+            most pi/2. With 0, of SphereFace with 1, the loss has no margin.
 
     Raises:
         ValueError: if the kind is unknown, or a number is out of range.
@@ -58,8 +59,9 @@ def published_margin(kind: str = "arcface", scale: float | None = None, margin: 
     """
     defaults = PUBLISHED[check_choice("margin softmax", "kind", kind, PUBLISHED)]
     scale = check_number(kind, "scale", defaults[0] if scale is None else scale, above=0)
-    least = 1.0 if kind == "sphereface" else 0.0
-    return Margin(kind, scale, check_number(kind, "margin", defaults[1] if margin is None else margin, least=least))
+    least, most = 1.0 if kind == "sphereface" else 0.0, math.pi / 2 if kind in ("arcface", "adaface") else None
+    margin = check_number(kind, "margin", defaults[1] if margin is None else margin, least=least, most=most)
+    return Margin(kind, scale, margin)
 
 
 def center_cosines(embedding: Tensor, centers: Tensor) -> Tensor:

@@ -5,7 +5,9 @@ Every network reads float32 pixel values from 0 to 255 and returns logits; its f
 
 from __future__ import annotations
 
+import inspect
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -109,6 +111,12 @@ NO_MODEL = (
 )  # fmt: skip
 FAMILIES = ("multi_exit", "detector", "segmenter", "embedder")  # before the name of a network: multi_exit/resnet20
 ZOO = tuple(name for name in __all__ if name not in NO_MODEL)
+# What is built on a network of the zoo by a name such as "detector/resnet20".
+HEADS: dict[str, tuple[Callable[..., keras.Model], ...]] = {
+    "detector": (detector,),
+    "segmenter": (segmenter,),
+    "embedder": (embedder, recognizer),
+}
 
 
 def names() -> list[str]:
@@ -175,6 +183,8 @@ def build(
         expected = "an input_shape (height, width, channels) of positive integers"
         raise ValueError(explain_mismatch(expected, repr(input_shape), "pass for example (32, 32, 3)"))
     family, _, member = name.partition("/")
+    if member and family in HEADS:
+        _check_head_options(name, [option for part in HEADS[family] for option in _options_of(part)], options)
     if family == "detector" and member:
         backbone = build(member, input_shape, max(classes, 2), normalization, **options.pop("backbone", {}))
         return detector(backbone, classes, **options)
@@ -183,7 +193,7 @@ def build(
         return segmenter(backbone, classes, **options)
     if family == "embedder" and member:
         network = build(member, input_shape, max(classes, 2), normalization, **options.pop("backbone", {}))
-        own = {key: options.pop(key) for key in ("dimension", "dropout", "pooling") if key in options}
+        own = {key: options.pop(key) for key in _options_of(embedder) if key in options}
         return recognizer(embedder(network, **own), classes, **options)
     if classes < 2:
         raise ValueError(explain_mismatch("at least two classes", str(classes), "give a binary model two logits"))
@@ -204,3 +214,19 @@ def build(
     if name not in ZOO:
         raise ValueError(explain_mismatch("a model of the zoo", repr(name), suggest(name, names())))
     return getattr(sys.modules[__name__], name)(input_shape, classes, normalization=normalization, **options)
+
+
+def _options_of(head: Callable[..., keras.Model]) -> list[str]:
+    """The names of the options of a function that builds on a network."""
+    parameters = inspect.signature(head).parameters.values()
+    return [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+
+
+def _check_head_options(name: str, accepted: Sequence[str], options: Mapping[str, Any]) -> None:
+    """Rejects options that the head does not take, before its network is built."""
+    unknown = [option for option in options if option not in (*accepted, "backbone")]
+    if unknown:
+        raise TypeError(
+            f"{name!r} takes the options {', '.join(dict.fromkeys(accepted))}, but received {', '.join(unknown)}. "
+            "Options of the network belong in backbone={...}."
+        )

@@ -31,6 +31,11 @@ class Detector(keras.Model):
     """
 
     @property
+    def classes(self) -> int:
+        """K, the number of classes."""
+        return int(self.output["class_logits"].shape[-1])
+
+    @property
     def anchors(self) -> np.ndarray:
         """`(N, 4)` float32, "xyxy" in pixels of the input."""
         raise NotImplementedError(f"{type(self).__name__} does not define anchors.")

@@ -34,11 +34,33 @@ def stages_by_level(backbone: keras.Model) -> tuple[Any, dict[int, Tensor]]:
     graph = StagedGraph(backbone)
     stages = graph.stages()
     inputs, maps = on_own_layers(graph, stages)
-    levels: dict[int, Tensor] = {}
-    for stage, x in zip(stages, maps, strict=True):
-        x = layers.Permute((2, 3, 1))(x) if graph.is_channels_first(stage) else x
-        levels[round(math.log2(size[0] / x.shape[1]))] = x
-    return inputs, levels
+    maps = [
+        layers.Permute((2, 3, 1))(x) if graph.is_channels_first(stage) else x
+        for stage, x in zip(stages, maps, strict=True)
+    ]
+    return inputs, dict(zip(find_levels(size, [x.shape[1:3] for x in maps]), maps, strict=True))
+
+
+def find_levels(size: tuple[int, int], maps: Sequence[tuple[int, int]]) -> list[int]:
+    """The level l of each map of a network, whose stride is 2^l.
+
+    The sides of a map are those of the image divided by 2^l, all rounded up, as "same" convolutions do, or all rounded
+    down. The side of a small map alone does not tell: 40 pixels have a side of 2 at stride 16 rounded down, and at
+    stride 32 rounded up. If both are possible, the smaller levels are taken, which skip no stride; if neither is, as
+    after "valid" convolutions, the longer side decides.
+
+    >>> find_levels((40, 40), [(20, 20), (10, 10), (5, 5), (3, 3), (2, 2)])
+    [1, 2, 3, 4, 5]
+    >>> find_levels((40, 40), [(20, 20), (10, 10), (5, 5), (2, 2)])
+    [1, 2, 3, 4]
+    """
+    possible = []
+    for rounded in (math.ceil, math.floor):
+        scaled = [tuple(rounded(side / 2**level) for side in size) for level in range(max(size).bit_length() + 1)]
+        if all(tuple(sides) in scaled for sides in maps):
+            possible.append([scaled.index(tuple(sides)) for sides in maps])
+    longer = size.index(max(size))
+    return min(possible, default=[round(math.log2(size[longer] / sides[longer])) for sides in maps])
 
 
 def feature_pyramid(stages: dict[int, Tensor], pyramid: Sequence[int], width: int) -> dict[int, Tensor]:
@@ -75,10 +97,14 @@ def feature_pyramid(stages: dict[int, Tensor], pyramid: Sequence[int], width: in
 
 
 def _enlarge(x: Tensor, finer: Tensor, level: int) -> Tensor:
-    """A map at the size of the next finer one; an odd size has been rounded up."""
+    """A map at the size of the next finer one; an odd size has been rounded up, or down."""
     x = layers.UpSampling2D(2, name=f"fpn_upsample_p{level}")(x)
     excess = [x.shape[axis] - finer.shape[axis] for axis in (1, 2)]
-    return layers.Cropping2D([(0, size) for size in excess], name=f"fpn_crop_p{level}")(x) if any(excess) else x
+    if any(size < 0 for size in excess):
+        x = layers.ZeroPadding2D([(0, max(0, -size)) for size in excess], name=f"fpn_pad_p{level}")(x)
+    if any(size > 0 for size in excess):
+        x = layers.Cropping2D([(0, max(0, size)) for size in excess], name=f"fpn_crop_p{level}")(x)
+    return x
 
 
 def predict(

@@ -21,7 +21,7 @@ from kd_keras.runs.sweeps import Pair, finish_all, plan
 LOGGER = logging.getLogger("kd_keras")
 # Settings in which the runs of one group may differ: the seed, and those that do not change the training.
 NOT_COMPARED = ("data_dir", "seed", "checkpoint_every", "keep")
-NETWORKS = ("teacher", "student", "model")
+NETWORKS = ("teacher", "student", "model", "peer")
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,8 @@ def group_runs(paths: Sequence[Path], names: Mapping[Path, str] | None = None) -
         shared += [f"--{name}={text}" for name, texts in run.given_objects.items() for text in texts]
         teacher = settings.get("teacher", "")
         teacher = " + ".join(map(_without_seed, teacher)) if isinstance(teacher, list) else _without_seed(teacher)
-        student = str(settings.get("student") or settings.get("model", ""))
+        student = settings.get("student") or settings.get("model") or settings.get("peer", "")
+        student = " + ".join(student) if isinstance(student, list) else student
         name = (names or {}).get(path, "")
         key, seed = (teacher, student, name, *shared), str(settings.get("seed", Recipe.seed))
         group = groups.get(key, SeedGroup(teacher, student, tuple(shared), [], [], [], name))

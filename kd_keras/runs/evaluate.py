@@ -40,7 +40,7 @@ LOGGER = logging.getLogger("kd_keras")
 COMPARISONS = (
     "agreement", "kl", "agreement_by_class", "kl_by_class", "attention_correlation", "attention_overlap", "cka",
 )  # fmt: skip
-TEACHER_SETTINGS = ("teacher", "recording", "method")  # a run with one of these was distilled
+TEACHER_SETTINGS = ("teacher", "recording", "method", "scheme")  # a run with one of these was distilled
 OPTIONS = (
     "data_dir", "task", "test_split", "image_size", "batch_size", "strategy", "devices", "worker_timeout",
     "deterministic", "image_channels", "image_bits", "class_names", "ignored", "download_timeout",
@@ -229,7 +229,7 @@ def _subjects(networks: Mapping[str, Network], findings: Mapping[str, Any], teac
         commands: list[str] = []
         if run is not None:
             flagfile = run.path / "flags.txt"
-            program = "distill" if distilled else "train"
+            program = "scheme" if "scheme" in settings else "distill" if distilled else "train"
             commands = [f"python -m experiments.{program} --run=NEW --flagfile={flagfile}", ""]
             commands += flagfile.read_text().splitlines()
         shown = {finding: value for finding, value in findings[name].items() if finding not in omitted}

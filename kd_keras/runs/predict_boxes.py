@@ -148,7 +148,7 @@ def _of_network(network: keras.Model, loaded: LoadedModel) -> Callable[[np.ndarr
     """A function from images `(B, H, W, C)` uint8 to the detections, as the evaluation decodes them."""
     if not isinstance(network, Detector):
         raise ValueError(explain_mismatch("a detector of kd_keras", f"{loaded.name}, which is another network"))
-    check_names(loaded.class_names, network.output["class_logits"].shape[-1])
+    check_names(loaded.class_names, network.classes)
     signature = [tf.TensorSpec((None, *loaded.image_shape), tf.float32)]
     run = tf.function(partial(detect_finite, network), input_signature=signature)
 

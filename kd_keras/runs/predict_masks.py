@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kd_keras.errors import explain_mismatch
+from kd_keras.errors import explain_mismatch, shorten
 from kd_keras.evaluation.base import check_finite
 from kd_keras.primitives import resize_bilinear, resize_nearest
 from kd_keras.report.contact_sheet import write_sheet
@@ -24,6 +25,7 @@ from kd_keras.tasks.segmentation.counts import logits_of
 from kd_keras.tasks.segmentation.export import load_class_maps
 from kd_keras.tasks.segmentation.figures import class_colors, color_mask
 
+LOGGER = logging.getLogger("kd_keras")
 SIDE, SHEET = 256, 100  # of a sheet: pixels of an image, and the number of images
 
 
@@ -52,7 +54,8 @@ class FolderMasks(FolderPredictions):
 
     A table has the columns file, mask and share_<class>, the fraction of pixels, for each class; JSON is a list of
     `{"file", "mask", "shares"}`. A mask is a PNG of the original size, whose pixels are the numbers of the classes: of
-    a palette with the colors of the contact sheet, or 16-bit gray if a number is above 255.
+    a palette with the colors of the contact sheet, or 16-bit gray if a number is above 255. They count from 0 in the
+    order of the shares, also if the masks for training have other numbers or colors for the classes.
 
     Attributes:
         folder: the folder of the masks.
@@ -123,6 +126,9 @@ class MaskPredictor:
         """The shares of the classes in all masks."""
         classes = max(self.classes, *(len(counts) for _, counts in self._counts))
         titles = [class_name(self.loaded.class_names, number) for number in range(classes)]
+        if self.loaded.class_names is not None:
+            numbered = [f"{number} {title}" for number, title in enumerate(titles)]
+            LOGGER.info("The pixels of the masks are the numbers of the classes: %s.", shorten(numbered))
         rows = []
         for file, counts in self._counts:
             shares = np.pad(counts, (0, classes - len(counts))) / counts.sum()

@@ -49,7 +49,8 @@ class Recipe:
         image_channels: 1 to read gray images, 3 for colors; by default what the dataset has.
         image_bits: of a folder of images with 16 bits per channel, the number of low bits that their values use.
         class_names: of masks whose dataset does not name their classes, the names in the order of the values 0, 1, ...
-        ignored: values of the pixels of masks that belong to no class, such as (255,).
+        ignored: values of the pixels of masks that belong to no class, such as (255,). Colors can be ignored only by
+            `data.load_masks(ignored=...)`, whose source is then passed as `data`.
         download_timeout: seconds without progress after which the download of a dataset is given up.
         normalization: the first layer of a model of the zoo: "fit" (mean 0 and standard deviation 1 of each channel
             over the training images), "unit" (to 0..1), "symmetric" (to -1..1), or ((mean, ...), (standard deviation,

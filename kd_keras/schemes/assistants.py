@@ -14,6 +14,7 @@ import itertools
 import logging
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -29,7 +30,6 @@ from kd_keras.runs.teachers import TEACHER_OPTIONS
 from kd_keras.schemes.outcome import Outcome, as_texts, refuse, run_path
 
 LOGGER = logging.getLogger("kd_keras")
-NUMBERS = "0123456789_"  # what the names of a family differ in
 
 
 def distill_by_assistants(
@@ -137,8 +137,8 @@ def choose_assistants(teacher: Trained, student: str) -> list[str]:
     """
     network = load_network(teacher)
     shape, classes = network.input_shape[1:], network.output_shape[-1]
-    family = student.rstrip(NUMBERS)
-    names = [name for name in models.names() if name.rstrip(NUMBERS) == family] if "(" not in student else []
+    family = _family(student)
+    names = [name for name in models.names() if _family(name) == family] if "(" not in student else []
     counts = {name: models.build(name, shape, classes).count_params() for name in names}
     chosen = halving_path(counts, network.count_params(), counts.get(student, 0))
     if not chosen:
@@ -147,6 +147,15 @@ def choose_assistants(teacher: Trained, student: str) -> list[str]:
             f"student {student!r}, but its family has none. Pass assistants=."
         )
     return chosen
+
+
+def _family(name: str) -> str:
+    """What the names of a family have in common, which differ in numbers.
+
+    >>> _family("wrn_40_2") == _family("wrn_16_1"), _family("resnet18_imagenet") == _family("resnet20")
+    (True, False)
+    """
+    return re.sub(r"_?\d+", "", name)
 
 
 def halving_path(counts: Mapping[str, int], largest: int, smallest: int) -> list[str]:

@@ -79,11 +79,21 @@ class NetworkEvaluator(abc.ABC):
     def _sections(self, networks: Mapping[str, Network]) -> dict[str, tuple[str, Section | None]]:
         """The sections of the page, by the names of the candidates."""
 
-    def _check_classes(self, candidate: Candidate, kind: str) -> None:
-        """Raises a ValueError if a candidate, a network of some kind, has other classes than the images."""
+    def _check_classes(self, candidate: Candidate, kind: str, count: int | None) -> None:
+        """Raises a ValueError if a candidate, a network of some kind, has other classes than the images.
+
+        Args:
+            candidate: the network.
+            kind: for the message.
+            count: the number of its classes, if it is known.
+        """
         if order_classes(candidate.class_names, self.test.class_names) is not None:
             expected = f"{kind} of the classes {self.test.class_names} of {self.test.name}, in this order"
             raise ValueError(explain_mismatch(expected, f"{candidate.name} with {candidate.class_names}"))
+        if self.test.classes is not None and count not in (None, self.test.classes):
+            expected = f"{kind} of the {self.test.classes} classes of {self.test.name}"
+            advice = "if the images lack some of its classes, pass class_names= with the names of all"
+            raise ValueError(explain_mismatch(expected, f"{candidate.name} with {count}", advice))
 
     def _cost(self, name: str, network: keras.Model, kilobytes: float | None) -> dict[str, Any]:
         """The findings about the size of a candidate's network, which `measure_latency` then runs too."""

@@ -246,6 +246,20 @@ def test_gray_of_few_bits_keeps_its_numbers(bits, tmp_path):
     assert next(source.examples.as_numpy_iterator())["label"].tolist() == values.tolist()
 
 
+@pytest.mark.parametrize("highest", [1, 3, 4, 150, 255, 256, 1000, 65535])
+@pytest.mark.parametrize("plain", [False, True])
+def test_a_pgm_keeps_its_numbers(highest, plain, tmp_path):
+    values = np.minimum(np.array([[0, 1, 2], [2, 1, 3]]), highest)
+    stored = values.astype(">u2" if highest > 255 else "u1").tobytes()
+    content = " ".join(map(str, values.ravel())).encode() if plain else stored
+    write(tmp_path / "images", tmp_path / "masks", Image.fromarray(NUMBERS))
+    for name in ("a", "b"):
+        (tmp_path / "masks" / f"{name}.png").unlink()
+        (tmp_path / "masks" / f"{name}.pgm").write_bytes(b"P%d 3 2 %d\n" % (2 if plain else 5, highest) + content)
+    source = data.load_masks(tmp_path, "train", class_names=["sky", "road", "car", "tree"], ignored=255)
+    assert next(source.examples.as_numpy_iterator())["label"].tolist() == values.tolist()
+
+
 def test_colors_of_sixteen_bits_are_refused(tmp_path):
     write(tmp_path / "images", tmp_path / "masks", Image.fromarray(NUMBERS))
     deep = np.repeat(NUMBERS[..., None] % 3, 3, -1).astype("uint16")

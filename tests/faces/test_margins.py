@@ -133,6 +133,8 @@ def test_a_label_without_a_center_is_not_silently_ignored():
         ({"scale": 0}, "scale"),
         ({"margin": -0.1}, "margin"),
         ({"kind": "sphereface", "margin": 0.5}, "at least 1"),
+        ({"kind": "arcface", "margin": 28.6}, "at most 1.57"),  # degrees
+        ({"kind": "adaface", "margin": 3.5}, "at most 1.57"),
     ],
 )
 def test_invalid_constants(arguments, message):

@@ -56,6 +56,30 @@ def test_rows_are_in_the_order_of_the_anchors(network):
     np.testing.assert_allclose(middle[7, 5, 0], [22, 30], atol=1e-4)
 
 
+def strided(side, padding):
+    """A network of five stages of stride 2, whose sides are rounded up ("same") or down ("valid")."""
+    network = keras.Sequential([keras.Input((*side, 3))])
+    for _ in range(5):
+        network.add(keras.layers.MaxPooling2D(2, padding=padding))
+        network.add(keras.layers.Conv2D(4, 3, padding="same"))
+    return network
+
+
+@pytest.mark.parametrize("padding, rounded", [("same", np.ceil), ("valid", np.floor)])
+@pytest.mark.parametrize("side", [(40, 160), (42, 300), (91, 91), (40, 40), (65, 67), (64, 96), (95, 33)])
+def test_the_stride_of_a_map_is_that_of_its_stage(side, padding, rounded):
+    """The anchors of each map cover the image, also if its sides are not divisible by the stride."""
+    network = detector(strided(side, padding), 2, pyramid=(3, 4, 5), width=4, depth=1, anchor_scale=1.0)
+    sizes = [tuple(int(rounded(length / 2**level)) for length in side) for level in (3, 4, 5)]
+    assert [tuple(size) for size in network.get_layer("box_deltas").map_sizes] == sizes
+    middle = (network.anchors[:, :2] + network.anchors[:, 2:]) / 2
+    counts = np.cumsum([9 * height * width for height, width in sizes])[:-1]
+    for stride, level in zip((8, 16, 32), np.split(middle, counts), strict=True):
+        assert level.min() == pytest.approx(stride / 2)
+        assert (np.abs(level.max(0) - np.array(side)[::-1]) <= 1.5 * stride).all()
+    assert network(np.zeros((1, *side, 3), "float32"))["class_logits"].shape[1] == len(network.anchors)
+
+
 @pytest.mark.parametrize(
     "name, pyramid, levels",
     [

@@ -286,6 +286,8 @@ def test_invalid_arguments(arguments, error, message):
     [
         ("mobilenet_v2", {"widht": 0.5}, TypeError, "widht"),
         ("resnet8", {"depth": 9}, TypeError, "depth"),
+        ("embedder/mlp", {"hidden": (8,)}, TypeError, "dimension.*scale.*received hidden.*backbone="),
+        ("detector/mobilenet_v2", {"widht": 8}, TypeError, "width.*received widht.*backbone="),
         ("mobilenet_v1", {"width": 0.01}, ValueError, "1/32"),
         ("mobilenet_v3_small", {"width": 0}, ValueError, "greater than 0"),
         ("shufflenet_v1", {"groups": 5}, ValueError, "1, 2, 3, 4, 8"),

@@ -60,6 +60,18 @@ def test_methods_of_the_users_with_other_arguments_are_other_rows(tmp_path):
     assert "temperature=1" in rows[0]["recipe"] and "temperature=8" in rows[1]["recipe"]
 
 
+def test_a_network_that_taught_itself_is_no_baseline(runs, tmp_path):
+    taught = ["--scheme=mean_teacher", "--student=resnet8"]
+    itself = [complete(tmp_path, "mean", seed, a, a, *taught, "--decay=0.9") for seed, a in enumerate((0.91, 0.89))]
+    peers = complete(tmp_path, "peers", 0, 0.8, 0.8, "--scheme=mutual", "--peer=resnet8", "--peer=mlp(hidden=(4,))")
+    comparison = kd.compare([*itself, *runs, peers])
+    assert [row["recipe"] for row in comparison.rows] == ["mean_teacher", "baseline", "kd(temperature=4)", "mutual"]
+    gains = [row["gain"] for row in comparison.rows]
+    assert gains[0] == pytest.approx(90 - 100 * np.mean(BASELINE))
+    assert gains[2] == pytest.approx(100 * (np.mean(KD) - np.mean(BASELINE))) and math.isnan(gains[3])
+    assert comparison.rows[3]["student"] == "resnet8 + mlp(hidden=(4,))"
+
+
 def test_every_seed_can_have_its_own_recording(tmp_path):
     def recorded(name, seed, path):
         lines = [f"--teacher={tmp_path}/teacher", "--student=resnet8", "--method=kd", f"--recording={tmp_path}/{path}"]

@@ -116,6 +116,18 @@ def test_detectors_are_evaluated_on_their_boxes(runs, shapes, tmp_path):
         kd.evaluate(teacher, data=shapes, questions=["similarity"])
 
 
+def test_a_teacher_of_other_classes_teaches_maps_and_is_not_measured(shapes, tmp_path):
+    teacher = kd.models.build(DETECTOR.partition("(")[0], (32, 32, 3), 5, pyramid=(2,), width=8, depth=1)
+    bias = teacher.get_layer("class_predictions").bias
+    bias.assign([5.0 if number % 5 == 4 else -5.0 for number in range(bias.shape[0])])  # detects class 4 everywhere
+    options = {"data": shapes, "test_data": shapes, "batch_size": 4, "epochs": 1}
+    pkd = ["pkd(student_tap='pyramid_p*', teacher_tap='pyramid_p*')"]
+    student = kd.distill(teacher=teacher, student=DETECTOR, methods=pkd, run=tmp_path / "student", **options)
+    assert "val_ap" in student.history and "teacher_ap" not in student.result
+    with pytest.raises(ValueError, match="a detector of the 3 classes of shapes, but received .* with 5"):
+        kd.evaluate([student], teacher=teacher, data=shapes)
+
+
 def test_runs_of_detectors_are_compared_by_their_average_precision(runs):
     (row,) = kd.compare([runs[0]]).rows
     assert row["metric"] == "ap" and row["last"] == 100 * runs[0].result["last"]["val_ap"]

@@ -152,6 +152,15 @@ def test_a_student_follows_embeddings(runs):
     assert {"embedding", "hard", "val_auc"} <= student.history.keys()
 
 
+def test_a_teacher_of_other_people_teaches_embeddings(runs, known, strangers, tmp_path):
+    teacher, _ = runs
+    options = {"teacher": teacher, "data": strangers, "test_data": known, "task": "faces", "batch_size": 12}
+    student = kd.distill(student=RECOGNIZER, methods=["embedding"], run=tmp_path / "student", epochs=1, **options)
+    assert student.model().head.identities == 4 and np.isfinite(student.history["embedding"]).all()
+    with pytest.raises(ValueError, match=r"must have all classes.*lacks \['p6', 'p7', 'p8', 'p9'\]"):
+        kd.distill(student=RECOGNIZER, methods=["proxylesskd"], run=tmp_path / "centers", epochs=1, **options)
+
+
 def test_networks_of_faces_are_evaluated_on_strangers(runs, strangers, tmp_path):
     teacher, student = runs
     page = tmp_path / "page.html"
@@ -196,6 +205,7 @@ def test_networks_are_verified_on_the_pairs_of_a_file(runs, folder, tmp_path):
         for name in ("verification_accuracy", "auc", "equal_error_rate"):
             assert findings[name] == pytest.approx(expected[name], abs=1e-6)
     assert "8 test images of 4 people" in result.data and "4 genuine and 4 impostor pairs of a file." in result.data
+    assert "The same answer to all of them has a verification accuracy of 0.5000." in result.data
     assert "Hardest pairs" in page.read_text()
 
 

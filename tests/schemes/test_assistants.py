@@ -98,5 +98,7 @@ def test_the_default_assistants_halve_the_parameters():
     # Of WRN-40-2's 2.2 million parameters, the halves 1.1 and 0.56 million; WRN-16-1 has 0.17 million.
     teacher = models.build("wrn_40_2", (8, 8, 1), 10)
     assert schemes.choose_assistants(teacher, "wrn_16_1") == ["wrn_16_2", "wrn_40_1"]
+    teacher = models.build("resnet50_imagenet", (96, 96, 3), 10)
+    assert schemes.choose_assistants(teacher, "resnet18_imagenet") == ["resnet34_imagenet"]
     with pytest.raises(ValueError, match="between the teacher"):
         schemes.choose_assistants(models.build("wrn_16_1", (8, 8, 1), 10), "wrn_16_2")

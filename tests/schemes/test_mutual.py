@@ -42,6 +42,12 @@ def test_every_peer_is_saved_with_its_accuracy_and_the_model_is_their_ensemble(t
     assert len(lines) == 4 and lines[2] == f"Mean of the peers: accuracy {np.mean(accuracies):.4f}"
 
 
+def test_the_page_names_the_program_that_repeats_the_run(trained, tmp_path):
+    kd.evaluate([trained.student], report=tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert f"python -m experiments.scheme --run=NEW --flagfile={trained.student.path / 'flags.txt'}" in page
+
+
 def test_an_interrupted_run_resumes_with_all_peers(trained, small, tmp_path, interrupt):
     patch = interrupt("stopped")
     with pytest.raises(KeyboardInterrupt):

@@ -66,6 +66,12 @@ def test_a_single_sigmoid_channel_is_refused(scenes):
         ClassMaps(single)
 
 
+def test_a_network_of_another_number_of_classes_is_refused(scenes):
+    other = keras.Sequential([keras.Input((16, 16, 3)), keras.layers.Conv2D(5, 1)])
+    with pytest.raises(ValueError, match="a network of the 2 classes of scenes, but received other with 5"):
+        SegmentationEvaluator(scenes).evaluate([Candidate("other", other)])
+
+
 def test_masks_of_more_classes_than_the_network_has_are_refused(scenes):
     single = keras.Sequential([keras.Input((16, 16, 3)), keras.layers.Conv2D(1, 1)])
     with pytest.raises(ValueError, match="masks of the 1 classes of the network, .* but received values from 0 to 1"):

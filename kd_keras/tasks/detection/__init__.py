@@ -68,9 +68,9 @@ class Detection(Task):
             advice = f"write detector/{name}" if not is_given else "build one with models.build('detector/...')"
             received = f"{name}, which is another kind of network"
             raise ValueError(explain_mismatch("a detector for images whose labels are boxes", received, advice))
-        own_classes = network.output["class_logits"].shape[-1]
-        if own_classes != classes:
-            raise ValueError(explain_mismatch(f"a detector of {classes} classes", f"{name}, which has {own_classes}"))
+        if network.classes != classes:
+            received = f"{name}, which has {network.classes}"
+            raise ValueError(explain_mismatch(f"a detector of {classes} classes", received))
         check_image_shape(network, name, image_shape)
 
     def compile_options(self, has_soft_labels: bool, label_smoothing: float) -> dict[str, Any]:
@@ -87,7 +87,7 @@ class Detection(Task):
 
     def measure(self, network: Teacher, test: Source, batches: tf.data.Dataset) -> dict[str, float]:
         detector = network.networks[0]
-        if len(network.networks) > 1 or not isinstance(detector, Detector):
+        if len(network.networks) > 1 or not isinstance(detector, Detector) or detector.classes != test.classes:
             return {}  # such a teacher has features only
         values = precision_function(detector, batches, test.classes or 1, network.preprocess[0])()
         return {name: values[name] for name in self.metrics}
@@ -118,5 +118,4 @@ class Detection(Task):
         if labels is None or not isinstance(network, Detector):
             return None
         batches = batch_arrays(images, labels)
-        classes = network.output["class_logits"].shape[-1]
-        return precision_function(network, batches, classes)()["ap"]
+        return precision_function(network, batches, network.classes)()["ap"]

@@ -46,7 +46,7 @@ class DetectionEvaluator(NetworkEvaluator):
             if not isinstance(network, Detector):
                 expected = f"a detector to evaluate on {self.test.name}"
                 raise ValueError(explain_mismatch(expected, f"{name}, which is not a detector"))
-            self._check_classes(candidate, "a detector")
+            self._check_classes(candidate, "a detector", network.classes)
             self.teacher = self.teacher or name
             predictions = predict_boxes(network, self.images, classes=self.test.classes or 1)
             findings = evaluate_detections(predictions, self.predictions.get(self.teacher))

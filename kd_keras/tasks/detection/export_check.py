@@ -107,9 +107,8 @@ class BoxReference:
                 f"labels= must be those of the {len(self.sample)} sample images, but received labels of"
                 f" {len(labels['classes'])}."
             )
-        classes = self.network.output["class_logits"].shape[-1]
         images = tf.data.Dataset.from_tensor_slices(self.sample.astype("float32")).batch(BATCH)
-        predictions = predict_boxes(self.network, images, classes=classes, **served.options)
+        predictions = predict_boxes(self.network, images, classes=self.network.classes, **served.options)
         self.source = predictions._replace(labels=labels)
 
     def accept(self, name: str, staging: Path, path: Path, tolerance: BoxTolerance) -> BoxExport:

@@ -82,7 +82,10 @@ class Faces(Task):
         shared = sorted(set(train.class_names or ()) & set(test.class_names or ()))
         if shared:
             received = f"{len(shared)} people in both, such as {shared[0]!r}"
-            advice = "select people by train_split='train+test/identities[:30]' and test_split='...[30:]'"
+            advice = (
+                "select people by train_split='train+test/identities[:30]' and test_split='...[30:]', or rename the "
+                "folders of one if other people have the same names"
+            )
             raise ValueError(explain_mismatch("test images of people who are in no training image", received, advice))
 
     def check_network(

@@ -118,10 +118,12 @@ class FaceEvaluator(NetworkEvaluator):
     def describe_data(self) -> str:
         """Sentences about the test images."""
         genuine = int(np.count_nonzero(self.pairs.same))
+        same_answer = max(genuine, len(self.pairs.same) - genuine) / len(self.pairs.same)
         return (
             f"{len(self.labels):,} test images of {len(np.unique(self.labels))} people of {self.test.name}, who must be"
             f" in no training image: {genuine:,} genuine and {len(self.pairs.same) - genuine:,} impostor pairs"
-            f"{' of a file' if self.has_given_pairs else ''}."
+            f"{' of a file' if self.has_given_pairs else ''}. The same answer to all of them has a verification"
+            f" accuracy of {same_answer:.4f}."
         )
 
     def _sections(self, networks: Mapping[str, Network]) -> dict[str, tuple[str, Section | None]]:

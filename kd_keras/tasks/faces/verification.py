@@ -85,7 +85,8 @@ def tar_at_far(roc: Roc, far: float, impostors: int) -> float:
 def threshold_at_far(roc: Roc, far: float) -> float:
     """The lowest threshold whose FAR does not exceed a rate; a pair is accepted if its cosine is at least this.
 
-    It lies halfway to the next similarity below, so that the rounding of another runtime changes no decision.
+    It lies halfway to the next similarity below, so that the rounding of another runtime changes no decision. If too
+    many impostor pairs have a cosine of 1, it is above 1: no pair is accepted.
 
     >>> roc = measure_roc(np.array([0.9, 0.5, 0.4, 0.1]), np.array([True, False, True, False]))
     >>> round(threshold_at_far(roc, 0.4), 3)
@@ -93,7 +94,8 @@ def threshold_at_far(roc: Roc, far: float) -> float:
     """
     index = _last_within(roc, far)
     thresholds = np.append(roc.threshold, -1.0)
-    return float((min(thresholds[index], 1.0) + thresholds[index + 1]) / 2)
+    highest = 1.0 if thresholds[index + 1] < 1 - 1e-6 else 1.01
+    return float((min(thresholds[index], highest) + thresholds[index + 1]) / 2)
 
 
 def _last_within(roc: Roc, far: float) -> int:

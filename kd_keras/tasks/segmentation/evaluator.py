@@ -57,7 +57,9 @@ class SegmentationEvaluator(NetworkEvaluator):
         """
         candidates = list(candidates)
         for candidate in candidates:
-            self._check_classes(candidate, "a network")
+            shape = candidate.network.output_shape
+            has_classes = isinstance(shape, tuple) and shape[-1] > 1  # a single channel is refused as such
+            self._check_classes(candidate, "a network", shape[-1] if has_classes else None)
         self.networks = {candidate.name: candidate.network for candidate in candidates}
         self.counts, agreements = count_pixels(self.networks, self.images)
         self.teacher = candidates[0].name

@@ -66,6 +66,14 @@ def test_true_accepts_at_a_rate_of_false_ones(rate):
     assert far <= rate + 1e-12 and tar == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("impostors", [np.linspace(-1, 0.5, 100), np.repeat([0.2, 1.0], [98, 2]), np.ones(100)])
+def test_equal_images_under_two_names_do_not_exceed_the_rate(impostors):
+    similarity, same = np.append(impostors, np.ones(10)), np.arange(110) >= 100
+    threshold = threshold_at_far(measure_roc(similarity, same), 0.01)
+    accepted = similarity >= threshold
+    assert accepted[~same].mean() <= 0.01 and accepted[same].all() == (impostors.max() < 1)
+
+
 def test_a_rate_that_the_pairs_cannot_measure_is_refused():
     roc = measure_roc(SIMILARITY, SAME)
     with pytest.raises(ValueError, match=rf"1/{IMPOSTORS}.*far=0.001.*1000 or more"):
