@@ -72,6 +72,22 @@ def test_a_network_of_another_number_of_classes_is_refused(scenes):
         SegmentationEvaluator(scenes).evaluate([Candidate("other", other)])
 
 
+def test_a_network_that_is_no_graph_is_evaluated(scenes):
+    class Own(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.convolution = keras.layers.Conv2D(2, 1)
+
+        def call(self, images):
+            return self.convolution(images)
+
+    own = Own()
+    own(np.zeros((1, 16, 16, 3), "float32"))
+    evaluator = SegmentationEvaluator(scenes)
+    evaluator.evaluate([Candidate("own", own)])
+    assert 0 <= evaluator.findings["own"]["miou"] <= 1
+
+
 def test_masks_of_more_classes_than_the_network_has_are_refused(scenes):
     single = keras.Sequential([keras.Input((16, 16, 3)), keras.layers.Conv2D(1, 1)])
     with pytest.raises(ValueError, match="masks of the 1 classes of the network, .* but received values from 0 to 1"):

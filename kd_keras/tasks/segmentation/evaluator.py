@@ -57,7 +57,7 @@ class SegmentationEvaluator(NetworkEvaluator):
         """
         candidates = list(candidates)
         for candidate in candidates:
-            shape = candidate.network.output_shape
+            shape = getattr(candidate.network, "output_shape", None)  # a network that is not a graph has none
             has_classes = isinstance(shape, tuple) and shape[-1] > 1  # a single channel is refused as such
             self._check_classes(candidate, "a network", shape[-1] if has_classes else None)
         self.networks = {candidate.name: candidate.network for candidate in candidates}
