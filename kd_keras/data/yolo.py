@@ -26,8 +26,8 @@ def read_yolo(
         folder: the folder.
         split: the split; "all" only for a layout with a single one.
         class_names: the names in the order of their numbers; by default the lines of `classes.txt` or `obj.names` in
-            FOLDER or beside the labels, or `names` of a YAML file in FOLDER such as `data.yaml`, a list or the names by
-            their numbers. Other entries of that file, as the paths of the splits, are not read.
+            FOLDER or in the folder of the labels, or `names` of a YAML file in FOLDER such as `data.yaml`: a list, or
+            the names by their numbers. Other entries of that file, such as the paths of the splits, are not read.
 
     Returns:
         The images in the order of their names, and the names of the classes.
@@ -78,7 +78,7 @@ def _find_folders(folder: Path, split: str) -> tuple[Path, Path]:
 
 
 def _listed_names(folders: tuple[Path, Path]) -> dict[Path, list[str]]:
-    """The names of the classes in each file that lists them, in the folder or beside the labels."""
+    """The names of the classes in each file that lists them, in the folder or in that of the labels."""
     files = [folder / name for folder in dict.fromkeys(folders) for name in NAME_FILES]
     listed = {file: [line.strip() for line in read_lines(file) if line.strip()] for file in files if file.is_file()}
     for file in sorted((*folders[0].glob("*.yaml"), *folders[0].glob("*.yml"))):
@@ -91,9 +91,8 @@ def _listed_names(folders: tuple[Path, Path]) -> dict[Path, list[str]]:
 def _names_in_yaml(file: Path) -> list[str] | None:
     """`names` of a YAML file, a list or an object of the names by their numbers; `None` without this entry."""
     try:
-        content = yaml.load(
-            "\n".join(read_lines(file)), Loader=yaml.BaseLoader
-        )  # whose values are texts: "no" is a name
+        # BaseLoader reads every value as a text: "no" is a name, and not False.
+        content = yaml.load("\n".join(read_lines(file)), Loader=yaml.BaseLoader)
     except yaml.YAMLError as error:
         raise ValueError(explain_mismatch(f"a file in the format of YAML in {file}", str(error))) from error
     if not isinstance(content, dict) or "names" not in content:

@@ -109,7 +109,6 @@ NO_MODEL = (
     "Detector", "EarlyExit", "Recognizer", "build", "cohort", "detector", "embedder", "exit_count", "hub_detector",
     "multi_exit", "names", "recognizer", "resized", "segmenter", "single_exit", "takes_normalization",
 )  # fmt: skip
-FAMILIES = ("multi_exit", "detector", "segmenter", "embedder")  # before the name of a network: multi_exit/resnet20
 ZOO = tuple(name for name in __all__ if name not in NO_MODEL)
 # What is built on a network of the zoo by a name such as "detector/resnet20".
 HEADS: dict[str, tuple[Callable[..., keras.Model], ...]] = {
@@ -117,6 +116,7 @@ HEADS: dict[str, tuple[Callable[..., keras.Model], ...]] = {
     "segmenter": (segmenter,),
     "embedder": (embedder, recognizer),
 }
+FAMILIES = ("multi_exit", *HEADS)  # before the name of a network: multi_exit/resnet20
 
 
 def names() -> list[str]:
@@ -193,7 +193,7 @@ def build(
         return segmenter(backbone, classes, **options)
     if family == "embedder" and member:
         network = build(member, input_shape, max(classes, 2), normalization, **options.pop("backbone", {}))
-        own = {key: options.pop(key) for key in _options_of(embedder) if key in options}
+        own = {key: options.pop(key) for key in ("dimension", "dropout", "pooling") if key in options}
         return recognizer(embedder(network, **own), classes, **options)
     if classes < 2:
         raise ValueError(explain_mismatch("at least two classes", str(classes), "give a binary model two logits"))
@@ -217,9 +217,10 @@ def build(
 
 
 def _options_of(head: Callable[..., keras.Model]) -> list[str]:
-    """The names of the options of a function that builds on a network."""
+    """The names of the options of a function that builds on a network, without the name of the result."""
     parameters = inspect.signature(head).parameters.values()
-    return [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+    options = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+    return [option for option in options if option != "name"]
 
 
 def _check_head_options(name: str, accepted: Sequence[str], options: Mapping[str, Any]) -> None:
@@ -227,6 +228,6 @@ def _check_head_options(name: str, accepted: Sequence[str], options: Mapping[str
     unknown = [option for option in options if option not in (*accepted, "backbone")]
     if unknown:
         raise TypeError(
-            f"{name!r} takes the options {', '.join(dict.fromkeys(accepted))}, but received {', '.join(unknown)}. "
+            f"{name!r} takes the options {', '.join(accepted)}, but received {', '.join(unknown)}. "
             "Options of the network belong in backbone={...}."
         )

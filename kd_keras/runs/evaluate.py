@@ -40,7 +40,7 @@ LOGGER = logging.getLogger("kd_keras")
 COMPARISONS = (
     "agreement", "kl", "agreement_by_class", "kl_by_class", "attention_correlation", "attention_overlap", "cka",
 )  # fmt: skip
-TEACHER_SETTINGS = ("teacher", "recording", "method", "scheme")  # a run with one of these was distilled
+DISTILLED = ("teacher", "recording", "method", "scheme")  # a run with one of these was distilled
 OPTIONS = (
     "data_dir", "task", "test_split", "image_size", "batch_size", "strategy", "devices", "worker_timeout",
     "deterministic", "image_channels", "image_bits", "class_names", "ignored", "download_timeout",
@@ -224,7 +224,7 @@ def _subjects(networks: Mapping[str, Network], findings: Mapping[str, Any], teac
     for name, source in networks.items():
         run = find_run(source)
         settings = {} if run is None else run.settings
-        distilled = any(setting in settings for setting in TEACHER_SETTINGS)
+        distilled = any(setting in settings for setting in DISTILLED)
         role = "teacher" if name == teacher else "distilled" if distilled else "other" if run is None else "baseline"
         commands: list[str] = []
         if run is not None:

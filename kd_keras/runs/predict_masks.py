@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kd_keras.errors import explain_mismatch, shorten
+from kd_keras.errors import explain_mismatch
 from kd_keras.evaluation.base import check_finite
 from kd_keras.primitives import resize_bilinear, resize_nearest
 from kd_keras.report.contact_sheet import write_sheet
@@ -127,8 +127,8 @@ class MaskPredictor:
         classes = max(self.classes, *(len(counts) for _, counts in self._counts))
         titles = [class_name(self.loaded.class_names, number) for number in range(classes)]
         if self.loaded.class_names is not None:
-            numbered = [f"{number} {title}" for number, title in enumerate(titles)]
-            LOGGER.info("The pixels of the masks are the numbers of the classes: %s.", shorten(numbered))
+            numbered = ", ".join(f"{number} {title}" for number, title in enumerate(titles))
+            LOGGER.info("The pixels of the masks are the numbers of the classes: %s.", numbered)
         rows = []
         for file, counts in self._counts:
             shares = np.pad(counts, (0, classes - len(counts))) / counts.sum()

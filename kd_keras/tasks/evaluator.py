@@ -79,18 +79,14 @@ class NetworkEvaluator(abc.ABC):
     def _sections(self, networks: Mapping[str, Network]) -> dict[str, tuple[str, Section | None]]:
         """The sections of the page, by the names of the candidates."""
 
-    def _check_classes(self, candidate: Candidate, kind: str, count: int | None) -> None:
-        """Raises a ValueError if a candidate, a network of some kind, has other classes than the images.
-
-        Args:
-            candidate: the network.
-            kind: for the message.
-            count: the number of its classes, if it is known.
+    def _check_classes(self, candidate: Candidate, kind: str, count: int) -> None:
+        """Raises a ValueError if a candidate, a network of some kind and `count` classes, has other classes than the
+        images.
         """
         if order_classes(candidate.class_names, self.test.class_names) is not None:
             expected = f"{kind} of the classes {self.test.class_names} of {self.test.name}, in this order"
             raise ValueError(explain_mismatch(expected, f"{candidate.name} with {candidate.class_names}"))
-        if self.test.classes is not None and count not in (None, self.test.classes):
+        if self.test.classes is not None and count != self.test.classes:
             expected = f"{kind} of the {self.test.classes} classes of {self.test.name}"
             advice = "if the images lack some of its classes, pass class_names= with the names of all"
             raise ValueError(explain_mismatch(expected, f"{candidate.name} with {count}", advice))

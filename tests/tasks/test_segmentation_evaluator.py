@@ -74,18 +74,21 @@ def test_a_network_of_another_number_of_classes_is_refused(scenes):
 
 def test_a_network_that_is_no_graph_is_evaluated(scenes):
     class Own(keras.Model):
-        def __init__(self):
+        def __init__(self, classes):
             super().__init__()
-            self.convolution = keras.layers.Conv2D(2, 1)
+            self.convolution = keras.layers.Conv2D(classes, 1)
 
         def call(self, images):
             return self.convolution(images)
 
-    own = Own()
-    own(np.zeros((1, 16, 16, 3), "float32"))
+    own, other = Own(2), Own(5)
+    for model in (own, other):
+        model(np.zeros((1, 16, 16, 3), "float32"))
     evaluator = SegmentationEvaluator(scenes)
     evaluator.evaluate([Candidate("own", own)])
     assert 0 <= evaluator.findings["own"]["miou"] <= 1
+    with pytest.raises(ValueError, match="a network of the 2 classes of scenes, but received other with 5"):
+        SegmentationEvaluator(scenes).evaluate([Candidate("other", other)])
 
 
 def test_masks_of_more_classes_than_the_network_has_are_refused(scenes):

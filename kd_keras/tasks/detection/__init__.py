@@ -89,7 +89,7 @@ class Detection(Task):
         detector = network.networks[0]
         if len(network.networks) > 1 or not isinstance(detector, Detector) or detector.classes != test.classes:
             return {}  # such a teacher has features only
-        values = precision_function(detector, batches, test.classes or 1, network.preprocess[0])()
+        values = precision_function(detector, batches, detector.classes, network.preprocess[0])()
         return {name: values[name] for name in self.metrics}
 
     def evaluator(

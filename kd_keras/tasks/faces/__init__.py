@@ -83,8 +83,8 @@ class Faces(Task):
         if shared:
             received = f"{len(shared)} people in both, such as {shared[0]!r}"
             advice = (
-                "select people by train_split='train+test/identities[:30]' and test_split='...[30:]', or rename the "
-                "folders of one if other people have the same names"
+                "select people by train_split='train+test/identities[:30]' and test_split='...[30:]'; if they are "
+                "different people of the same names, rename their folders"
             )
             raise ValueError(explain_mismatch("test images of people who are in no training image", received, advice))
 

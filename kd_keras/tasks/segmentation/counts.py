@@ -169,6 +169,15 @@ def logits_of(model: keras.Model | Teacher, spec: Any) -> Callable[[Any], Tensor
     return _compile(_tap_logits(model), spec)
 
 
+def class_count(model: keras.Model) -> int:
+    """The number of classes of a segmentation network.
+
+    Raises:
+        ValueError: as `logits_of`.
+    """
+    return _tap_logits(model).specs["logits"].shape[-1]
+
+
 def _tap_logits(model: keras.Model | Teacher) -> Teacher:
     tapped = (model if isinstance(model, Teacher) else Teacher(model)).tapped(["logits"])
     check_logits(tapped.specs["logits"])

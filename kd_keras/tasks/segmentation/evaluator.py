@@ -13,7 +13,7 @@ from kd_keras.evaluation import Candidate
 from kd_keras.evaluation.text import describe_metric
 from kd_keras.report.sections import Network, Section
 from kd_keras.tasks.evaluator import NetworkEvaluator
-from kd_keras.tasks.segmentation.counts import AgreementCounts, PixelCounts, count_pixels
+from kd_keras.tasks.segmentation.counts import AgreementCounts, PixelCounts, class_count, count_pixels
 from kd_keras.tasks.segmentation.metrics import (
     pixel_calibration,
     segmentation_agreement,
@@ -57,9 +57,7 @@ class SegmentationEvaluator(NetworkEvaluator):
         """
         candidates = list(candidates)
         for candidate in candidates:
-            shape = getattr(candidate.network, "output_shape", None)  # a network that is not a graph has none
-            has_classes = isinstance(shape, tuple) and shape[-1] > 1  # a single channel is refused as such
-            self._check_classes(candidate, "a network", shape[-1] if has_classes else None)
+            self._check_classes(candidate, "a network", class_count(candidate.network))
         self.networks = {candidate.name: candidate.network for candidate in candidates}
         self.counts, agreements = count_pixels(self.networks, self.images)
         self.teacher = candidates[0].name
